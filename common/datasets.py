@@ -1,0 +1,192 @@
+"""Sets of slices for training: packed HDF5 files or lists, in memory where they fit, and batches of them."""
+
+import math
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+
+from common.cases import read_list
+from common.errors import InputError, summarise
+from common.images import class_count, read_mask, read_pair, read_slice, to_classes, to_unit
+from common.parallel import ordered_map, progress
+
+
+class SliceSet:
+    """Slices with masks.
+
+    Attributes:
+        path: file that it came from.
+        x, y: (N, H, W, 1) in the integer types of the files: arrays, or what gives a row when indexed by one number.
+        case, source: lists of N str.
+        classes: 1, or K for class numbers 0..K.
+        spacing: [row, column] of a pixel in mm, or None.
+        fit: how the slices were fitted to their size, "" where unknown.
+        in_memory: whether x and y are arrays.
+    """
+
+    def __init__(self, path, x, y, case, source, classes, spacing=None, fit="", in_memory=True):
+        self.path, self.x, self.y, self.case, self.source = path, x, y, case, source
+        self.classes, self.spacing, self.fit, self.in_memory = classes, spacing, fit, in_memory
+
+    def __len__(self):
+        return len(self.case)
+
+    @property
+    def shape(self):
+        """(height, width, channels) of a slice."""
+        return tuple(self.x.shape[1:])
+
+    def classes_in_words(self):
+        """Number of classes as text."""
+        return "one class" if self.classes == 1 else f"{self.classes} classes"
+
+    def about(self):
+        """What later steps need to know of the slices, as a dict for JSON."""
+        bits = 8 * self.x[0].dtype.itemsize
+        return {"classes": self.classes, "size": self.shape[0], "bits": bits, "spacing": self.spacing, "fit": self.fit}
+
+    def batch(self, indices):
+        """Slices scaled to 0..1, (B, H, W, 1) float32, and class numbers, (B, H, W, 1) uint8."""
+        x = np.stack([self.x[i] for i in indices]) if not self.in_memory else self.x[indices]
+        y = np.stack([self.y[i] for i in indices]) if not self.in_memory else self.y[indices]
+        return to_unit(x), to_classes(y, self.classes)
+
+
+def open_set(path, memory_gb=4.0, classes=None):
+    """Open a packed set (.h5, also one of AIS with <name>_X and <name>_Y) or a list (.csv).
+
+    Args:
+        path: the file.
+        memory_gb: sets of up to so many GB are read into memory, in their integer type; greater ones stay in the file.
+        classes: number of classes where it is known, from another set; None finds it in this one.
+
+    Returns:
+        SliceSet.
+
+    Raises:
+        InputError: if the file is missing, damaged, empty or of another kind.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"{path} does not exist; expected a packed set of 3_pack_hdf5.py or a list of 2_write_lists.py"
+        )
+    opener = _open_list if path.suffix.lower() == ".csv" else _open_packed
+    return opener(path, memory_gb, classes)
+
+
+def _open_packed(path, memory_gb, classes):
+    try:
+        file = h5py.File(path, "r")
+    except OSError:
+        raise InputError(f"{path} is no HDF5 file, or is cut short; pack it again with 3_pack_hdf5.py") from None
+    names = _dataset_names(path, file)
+    x, y = (file[name] for name in names)
+    if x.ndim != 4 or x.shape[-1] != 1 or y.shape != x.shape or not x.dtype.kind == y.dtype.kind == "u":
+        raise InputError(
+            f"{path} holds {names[0]} {x.shape} {x.dtype} and {names[1]} {y.shape} {y.dtype}; "
+            "expected (N, size, size, 1) unsigned integers twice"
+        )
+    if not len(x):
+        raise InputError(f"{path} holds no slice")
+    in_memory = x.nbytes + y.nbytes <= memory_gb * 1e9
+    try:
+        texts = {
+            name: [text.decode() for text in file[name][:]] if name in file else [""] * len(x)
+            for name in ("case", "source")
+        }
+        if in_memory:
+            x, y = x[:], y[:]
+    except OSError:
+        raise InputError(f"{path} is damaged or cut short; pack it again with 3_pack_hdf5.py") from None
+    classes = file.attrs.get("classes", classes)
+    if classes is None:  # a file of AIS
+        classes = class_count({int(value) for i in range(len(y)) for value in np.unique(y[i])}, path)
+    spacing = np.array(file.attrs.get("spacing", [np.nan]), float)
+    spacing = None if np.isnan(spacing).any() else spacing.tolist()
+    fit = str(file.attrs.get("fit", ""))
+    return SliceSet(path, x, y, texts["case"], texts["source"], int(classes), spacing, fit, in_memory)
+
+
+def _dataset_names(path, file):
+    for x in file:
+        y = x[:-1] + ("y" if x.endswith("x") else "Y")
+        if (x == "x" or x.endswith("_X")) and y in file:
+            return x, y
+    raise InputError(
+        f"{path} holds {', '.join(file) or 'nothing'}; expected datasets x and y, or <name>_X and <name>_Y"
+    )
+
+
+def _open_list(path, memory_gb, classes):
+    table = read_list(path)
+    like = (table["x"][0], read_slice(table["x"][0]))
+    shape, number = (len(table), *like[1].shape, 1), like[1].dtype
+    in_memory = np.prod(shape) * (number.itemsize + 1) <= memory_gb * 1e9
+    if in_memory:
+        x, y = np.empty(shape, number), np.empty(shape, np.uint8)
+    else:
+        x, y = _Files(table["x"], read_slice, shape), _Files(table["y"], read_mask, shape)
+    problems, values = [], set()
+    pairs = zip(table["x"], table["y"], strict=True)
+    decoded = ordered_map(lambda pair: read_pair(*pair, like), pairs, problems=problems)
+    for i, pair in enumerate(progress(decoded, len(table), f"reading {path.name}")):
+        if pair is None:
+            continue
+        if in_memory:
+            x[i, ..., 0], y[i, ..., 0] = pair
+        values.update(np.unique(pair[1]).tolist())
+    if problems:
+        raise InputError(summarise(problems, f"slices of {path} cannot be used"))
+    if not (classes and 1 < classes >= max(values)):
+        classes = class_count(values, path)
+    return SliceSet(path, x, y, list(table["case"]), list(table["x"]), classes, in_memory=in_memory)
+
+
+class _Files:
+    """Pictures that are read when they are asked for, as rows of (N, H, W, 1)."""
+
+    def __init__(self, paths, read, shape):
+        self.paths, self.read, self.shape = list(paths), read, shape
+
+    def __getitem__(self, index):
+        return self.read(self.paths[index])[..., None]
+
+
+class Batches(keras.utils.PyDataset):
+    """Batches of a set for `fit`, `evaluate` and `predict`.
+
+    All that is random in an epoch depends on (seed, epoch) alone, so that a run that was resumed goes on as if
+    it had never stopped.
+
+    Args:
+        slices: SliceSet.
+        batch_size: slices a batch; the last one of an epoch may be smaller.
+        seed: int for shuffled batches; None keeps the order of the set.
+        augment: function (x, y, seeds) to (x, y), or None; see `common.augmentation`.
+    """
+
+    def __init__(self, slices, batch_size, seed=None, augment=None):
+        super().__init__()
+        self.slices, self.batch_size, self.seed, self.augment = slices, batch_size, seed, augment
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch):
+        """Draw the order of an epoch; to be called before it begins."""
+        self.epoch = epoch
+        count = len(self.slices)
+        self.order = (
+            np.arange(count) if self.seed is None else np.random.default_rng([self.seed, epoch]).permutation(count)
+        )
+
+    def __len__(self):
+        return math.ceil(len(self.slices) / self.batch_size)
+
+    def __getitem__(self, index):
+        """Slices (B, H, W, 1) float32 in 0..1, and class numbers (B, H, W, 1) uint8."""
+        x, y = self.slices.batch(self.order[index * self.batch_size : (index + 1) * self.batch_size])
+        if self.augment:
+            x, y = self.augment(x, y, [self.seed or 0, self.epoch, index])
+        return x, y

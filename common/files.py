@@ -1,0 +1,133 @@
+"""Files that appear whole or not at all, and existing results that are not lost."""
+
+import json
+import os
+import re
+import shutil
+from contextlib import contextmanager
+from pathlib import Path
+
+from common.errors import InputError
+
+
+@contextmanager
+def whole_file(path):
+    """Write a file beside its place and rename it once it is complete.
+
+    Args:
+        path: where the file shall appear; its folder is made.
+
+    Yields:
+        Path to write to. Where the block raises, the file is removed and what stood at `path` stays.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{path.name}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path, replace=False):
+    """Fill a folder beside its place and rename it once it is complete.
+
+    Args:
+        path: where the folder shall appear.
+        replace: whether a folder that stands there is replaced.
+
+    Yields:
+        Path of the folder to fill, empty. Where the block raises, it is removed and what stood at `path` stays.
+
+    Raises:
+        InputError: if `path` exists and is not to be replaced.
+    """
+    path = Path(path)
+    refuse_existing(path, replace)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".part-{path.name}")
+    old = path.with_name(f".part-old-{path.name}")
+    remove(part)
+    part.mkdir()
+    try:
+        yield part
+        remove(old)
+        if path.exists():
+            path.rename(old)
+        part.rename(path)
+    finally:
+        remove(part)
+        remove(old)
+
+
+def remove(path):
+    """Remove a file or a folder, where there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def refuse_existing(path, replace):
+    """Raise InputError where something stands at `path`, other than an empty folder, that may not be replaced."""
+    path = Path(path)
+    empty = path.is_dir() and not any(path.iterdir())
+    if path.exists() and not empty and not replace:
+        raise InputError(f"{path} exists; name another place, or give --replace to write over it")
+
+
+def require_folder(path, setting):
+    """Path of a folder that must be there.
+
+    Args:
+        path: text or path; empty text stands for a setting that was left open.
+        setting: name of the setting that holds it, for the message.
+
+    Raises:
+        InputError: if there is no such folder.
+    """
+    if not str(path):
+        raise InputError(f"{setting} is not set; give {flag(setting)} a folder")
+    path = Path(path)
+    if not path.is_dir():
+        kind = "is a file, not a folder" if path.exists() else "does not exist"
+        raise InputError(f"{setting}: {path} {kind}; give {flag(setting)} an existing folder")
+    return path
+
+
+def require_choice(value, choices, setting):
+    """Raise InputError where a setting is none of its choices."""
+    if value not in choices:
+        raise InputError(f"{setting} is {value!r}; choose one of {', '.join(map(repr, choices))}")
+
+
+def flag(setting):
+    """Name of the flag of a setting."""
+    return "--" + setting.lower().replace("_", "-")
+
+
+def write_json(path, value):
+    """Write a JSON file, indented, whole or not at all."""
+    with whole_file(path) as part:
+        part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+
+
+def read_json(path):
+    """Read a JSON file.
+
+    Raises:
+        InputError: if it is not there or is no JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except ValueError:
+        raise InputError(f"{path} is damaged: it is not a JSON file") from None
+
+
+def natural_key(text):
+    """Sort key that puts `slice2` before `slice10`."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(text))]

@@ -1,0 +1,331 @@
+"""Pictures: reading with every way a file can be bad, writing, cutting to size, drawing masks."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from common.errors import InputError
+from common.files import whole_file
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+
+# Colours of classes 1, 2, ... in pictures, RGB (Okabe and Ito, safe for colour-blind readers).
+CLASS_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0))
+
+
+def read_picture(path):
+    """Read a picture as it is stored.
+
+    Args:
+        path: PNG, JPEG, TIFF or BMP file.
+
+    Returns:
+        uint8 or uint16, (H, W) or (H, W, channels) in RGB order.
+
+    Raises:
+        InputError: if it is missing, empty, cut short, no picture, or of another number type.
+    """
+    try:
+        data = np.fromfile(path, np.uint8)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    if not data.size:
+        raise InputError(f"{path} is empty (0 bytes); copy it again")
+    _refuse_cut(path, data)
+    try:
+        picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
+    except cv2.error:
+        picture = None
+    if picture is None:
+        raise InputError(f"{path} cannot be read as a picture; it is damaged or of another format")
+    if picture.dtype not in (np.uint8, np.uint16):
+        raise InputError(f"{path} holds {picture.dtype} numbers; expected 8-bit or 16-bit grey values")
+    if picture.ndim == 3:
+        order = {1: [0], 2: [0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[picture.shape[2]]
+        picture = picture[..., order] if picture.shape[2] > 1 else picture[..., 0]
+    return picture
+
+
+def _refuse_cut(path, data):
+    """OpenCV fills up a PNG or JPEG file that ends early without a word, so look at the end of it."""
+    tail = data[-4096:].tobytes()
+    is_png, is_jpeg = data[:4].tobytes() == b"\x89PNG", data[:2].tobytes() == b"\xff\xd8"
+    if (is_png and b"IEND" not in tail) or (is_jpeg and b"\xff\xd9" not in tail):
+        raise InputError(f"{path} is cut short; copy it again")
+
+
+def read_slice(path):
+    """Read a slice of a case folder: gray, 8-bit or 16-bit, square.
+
+    Returns:
+        (H, H) uint8 or uint16.
+
+    Raises:
+        InputError: as `read_picture`, and if it has several channels or is not square.
+    """
+    picture = read_picture(path)
+    if picture.ndim == 3:
+        raise InputError(
+            f"{path} has {picture.shape[2]} channels; expected one (gray, no alpha): import it with 0_import_images.py"
+        )
+    height, width = picture.shape
+    if height != width:
+        raise InputError(f"{path} is {width}x{height}; expected a square: import it with 0_import_images.py")
+    return picture
+
+
+def read_mask(path):
+    """Read a mask of a case folder: as `read_slice`, 8-bit only.
+
+    Returns:
+        (H, H) uint8.
+    """
+    mask = read_slice(path)
+    if mask.dtype != np.uint8:
+        raise InputError(f"{path} has 16 bits; a mask has 8: import it with 0_import_images.py")
+    return mask
+
+
+def read_pair(x_path, y_path, like=None):
+    """Read a slice with its mask.
+
+    Args:
+        x_path, y_path: files.
+        like: (path, slice) whose size and number type the slice must have, or None.
+
+    Returns:
+        (H, H) uint8 or uint16 and (H, H) uint8.
+
+    Raises:
+        InputError: as `read_slice`, and if sizes or number types differ.
+    """
+    x, y = read_slice(x_path), read_mask(y_path)
+    if like and (x.shape, x.dtype) != (like[1].shape, like[1].dtype):
+        expected = f"{len(like[1])} and {like[1].dtype} as {like[0]}; import them alike with 0_import_images.py"
+        raise InputError(f"{x_path} is {len(x)} pixels a side and {x.dtype}; expected {expected}")
+    if x.shape != y.shape:
+        raise InputError(f"{x_path} is {len(x)} pixels a side and its mask {y_path} {len(y)}; expected the same size")
+    return x, y
+
+
+def to_gray(picture):
+    """Make a picture gray.
+
+    Args:
+        picture: (H, W) or (H, W, 2..4), RGB order; a second or fourth channel is transparency and is left out.
+
+    Returns:
+        (H, W) of the same number type; channels that are equal pass unchanged, others by luminance (ITU-R BT.601).
+    """
+    if picture.ndim == 2:
+        return picture
+    first = picture[..., 0]
+    if picture.shape[2] == 2 or all(np.array_equal(first, picture[..., i]) for i in (1, 2)):
+        return np.ascontiguousarray(first)
+    return cv2.cvtColor(np.ascontiguousarray(picture[..., :3]), cv2.COLOR_RGB2GRAY)
+
+
+def write_png(path, picture):
+    """Write a picture, gray or RGB, as PNG: whole or not at all."""
+    data = encode_png(picture)
+    with whole_file(path) as part:
+        part.write_bytes(data)
+
+
+def encode_png(picture):
+    """PNG file as bytes of a picture, gray or RGB."""
+    if picture.ndim == 3:
+        picture = picture[..., ::-1]
+    return cv2.imencode(".png", np.ascontiguousarray(picture))[1].tobytes()
+
+
+def to_unit(images):
+    """Scale integer images to what the networks take.
+
+    Args:
+        images: uint8 or uint16, any shape.
+
+    Returns:
+        float32 in 0..1: the value over the greatest one of its number type.
+    """
+    return np.multiply(images, np.float32(1 / np.iinfo(images.dtype).max), dtype=np.float32)
+
+
+def to_eight_bit(image):
+    """8-bit form of an 8-bit or 16-bit image, for pictures."""
+    return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+
+
+# --- cutting to size
+
+
+def cut(picture, box, size, interpolation=None):
+    """Cut a box out of a picture, black where it reaches over the edge, and scale it to size x size.
+
+    Args:
+        picture: (H, W).
+        box: (left, top, width, height) in pixels of the picture; left and top may be negative.
+        size: side of the result in pixels.
+        interpolation: of OpenCV; None takes area averaging to shrink and bicubic to enlarge.
+
+    Returns:
+        (size, size) of the same number type.
+    """
+    left, top, width, height = box
+    rows, columns = picture.shape
+    inside = picture[max(top, 0) : top + height, max(left, 0) : left + width]
+    borders = (max(-top, 0), max(top + height - rows, 0), max(-left, 0), max(left + width - columns, 0))
+    if any(borders):
+        inside = cv2.copyMakeBorder(inside, *borders, cv2.BORDER_CONSTANT, value=0)
+    return resize(inside, (size, size), interpolation)
+
+
+def resize(picture, shape, interpolation=None):
+    """Scale a picture to (height, width); see `cut` for the interpolation."""
+    height, width = shape
+    if picture.shape[:2] == (height, width):
+        return picture
+    if interpolation is None:
+        shrinks = height * width < picture.shape[0] * picture.shape[1]
+        interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return cv2.resize(picture, (width, height), interpolation=interpolation)
+
+
+# --- masks
+
+
+def check_mask_values(values, where):
+    """Refuse values that no mask has.
+
+    Args:
+        values: set of int.
+        where: file or folder, for the message.
+
+    Raises:
+        InputError: unless they are within {0, 255} or all under 100.
+    """
+    if values <= {0, 255} or max(values) < 100:
+        return
+    shown = sorted(values)
+    shown = ", ".join(map(str, shown[:8])) + (", ..." if len(shown) > 8 else "")
+    raise InputError(
+        f"{where}: a mask with the values {shown}; expected 0 and 255, or class numbers from 0: import with "
+        "--mask-values, or with --mask-threshold where edges are soft (JPEG)"
+    )
+
+
+def class_count(values, where):
+    """Number of classes that mask values stand for.
+
+    Args:
+        values: set of int, the values found in all masks of a set.
+        where: file or folder, for the message.
+
+    Returns:
+        1 for values within {0, 255}; K for class numbers 0..K, K at least 2.
+
+    Raises:
+        InputError: for anything else; the message says what to do.
+    """
+    check_mask_values(values, where)
+    if values <= {0, 255}:
+        return 1
+    if values <= {0, 1}:
+        raise InputError(
+            f'{where}: masks with the values 0 and 1; expected 0 and 255: import with --mask-values "{{1: 255}}"'
+        )
+    return max(values)
+
+
+def to_classes(masks, classes):
+    """Turn masks of files into class numbers 0..K of the same shape: 255 becomes 1 where there is one class."""
+    return (masks > 127).astype(np.uint8) if classes == 1 else masks
+
+
+def from_classes(numbers, classes):
+    """Turn class numbers into masks for files: 0 and 255 where there is one class."""
+    return (numbers * 255 if classes == 1 else numbers).astype(np.uint8)
+
+
+def class_numbers(probabilities):
+    """Class numbers that probabilities say.
+
+    Args:
+        probabilities: (..., 1), foreground above 0.5; or (..., K + 1), the greatest.
+
+    Returns:
+        (...) uint8.
+    """
+    if probabilities.shape[-1] == 1:
+        return (probabilities[..., 0] > 0.5).astype(np.uint8)
+    return probabilities.argmax(-1).astype(np.uint8)
+
+
+def draw_outlines(image, numbers, colours=CLASS_COLOURS):
+    """Draw the outlines of a mask on a slice.
+
+    Args:
+        image: (H, W) uint8 or uint16, or (H, W, 3) uint8.
+        numbers: (H, W) class numbers.
+        colours: RGB of the classes from 1 on, taken in turn.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    picture = image.copy() if image.ndim == 3 else np.repeat(to_eight_bit(image)[..., None], 3, axis=2)
+    for number in np.unique(numbers[numbers > 0]):
+        contours = cv2.findContours((numbers == number).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
+        cv2.drawContours(picture, contours, -1, colours[(int(number) - 1) % len(colours)], 1)
+    return picture
+
+
+def paint(image, numbers, opacity=0.4, colours=CLASS_COLOURS):
+    """Paint a mask over a slice in translucent colour; arguments and result as `draw_outlines`."""
+    picture = np.repeat(to_eight_bit(image)[..., None], 3, axis=2)
+    palette = np.array([colours[i % len(colours)] for i in range(int(numbers.max(initial=0)))], np.float32)
+    inside = numbers > 0
+    picture[inside] = np.rint((1 - opacity) * picture[inside] + opacity * palette[numbers[inside].astype(int) - 1])
+    return picture
+
+
+def contact_sheet(pictures, columns, side, captions=None):
+    """Lay pictures out in a grid.
+
+    Args:
+        pictures: list of (H, W, 3) uint8, RGB.
+        columns: pictures in a row.
+        side: side of each in the sheet, in pixels.
+        captions: list of str, written at the top left of each.
+
+    Returns:
+        (rows * side, columns * side, 3) uint8, RGB.
+    """
+    rows = -(-len(pictures) // columns)
+    sheet = np.zeros((rows * side, columns * side, 3), np.uint8)
+    for i, picture in enumerate(pictures):
+        tile = resize(picture, (side, side)).copy()
+        if captions:
+            for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+                cv2.putText(tile, captions[i], (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, thickness, cv2.LINE_AA)
+        top, left = i // columns * side, i % columns * side
+        sheet[top : top + side, left : left + side] = tile
+    return sheet
+
+
+def pictures_in(folder):
+    """Picture files of a folder.
+
+    Returns:
+        dict of name without ending to Path, sorted by name.
+
+    Raises:
+        InputError: if two files differ in their ending only.
+    """
+    found = {}
+    for path in sorted(Path(folder).iterdir()):
+        if path.suffix.lower() in PICTURES and not path.name.startswith("."):
+            if path.stem in found:
+                raise InputError(f"{path} and {found[path.stem].name} have the same name; keep one of them")
+            found[path.stem] = path
+    return found

@@ -1,0 +1,66 @@
+"""The trained networks of a run folder."""
+
+import zipfile
+from pathlib import Path
+
+from common.errors import InputError
+
+MODELS = ("best_dice", "best_iou", "last")  # what train.py keeps of a run
+
+
+def model_file(run, which="best_dice"):
+    """Find a trained network.
+
+    Args:
+        run: run folder of train.py, or a .keras file, which is taken as it is.
+        which: one of MODELS, for a run folder.
+
+    Returns:
+        Path of the .keras file.
+
+    Raises:
+        InputError: if there is none.
+    """
+    if not str(run):
+        raise InputError("RUN is not set; give --run a run folder of train.py or a .keras file")
+    run = Path(run)
+    if not run.exists():
+        raise InputError(f"{run} does not exist; give --run a run folder of train.py or a .keras file")
+    if run.is_file():
+        if run.suffix != ".keras":
+            raise InputError(f"{run} is no .keras file; give --run a run folder of train.py or a .keras file")
+        return run
+    there = [name for name in MODELS if (run / f"{name}.keras").is_file()]
+    if not there:
+        raise InputError(f"{run} is no run folder of train.py: none of its models is there ({', '.join(MODELS)})")
+    if which not in there:
+        raise InputError(f"{run} holds no {which}.keras; it has {' and '.join(there)}")
+    return run / f"{which}.keras"
+
+
+def load_network(path):
+    """Load a trained network, uncompiled.
+
+    Args:
+        path: .keras file.
+
+    Returns:
+        keras.Model in the precision that it was trained in.
+
+    Raises:
+        InputError: if the file is damaged, or holds a layer that is not known here.
+    """
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is damaged or cut short: it is not a .keras file")
+    import keras
+
+    import models  # noqa: F401  (makes the own layers known to Keras)
+
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # whatever Keras, HDF5 or a layer make of a file that does not fit
+        reason = next(filter(None, str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"{path} cannot be loaded: {reason}\n"
+            "It is damaged, or has a layer of your own that is not in models/ and registered there."
+        ) from error

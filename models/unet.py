@@ -1,0 +1,72 @@
+"""U-net (Ronneberger et al., arXiv 1505.04597) with batch normalisation and drop-out."""
+
+import keras
+from keras import layers
+
+from models.layers import output_layer
+
+# What train.py uses where its own setting is None.
+RECOMMENDED = {"BATCH_SIZE": 8, "OPTIMIZER": "nadam", "LEARNING_RATE": 1e-3, "SCHEDULE": "constant"}
+
+
+def build_model(input_shape, classes=1, *, features=64, depth=4, dropout=0.2, normalisation=True):
+    """Build a U-net for images of any size: it pads with black and crops itself.
+
+    At (200, 200, 1) with the defaults it has 31,054,145 parameters, 31,042,369 of them trainable.
+
+    Args:
+        input_shape: (height, width, channels) of the images, scaled to 0..1.
+        classes: 1 gives one sigmoid channel; K > 1 gives a softmax over K + 1 channels.
+        features: channels of the first level; each level below has twice as many.
+        depth: how many times height and width are halved, at least 1.
+        dropout: rate after every activation, 0 <= dropout < 1.
+        normalisation: batch normalisation after every convolution.
+
+    Returns:
+        keras.Model with layers `input` and `output`; (B, H, W, C) to (B, H, W, 1 or K + 1) in float32.
+
+    Raises:
+        ValueError: for features or depth under 1, or a drop-out rate outside [0, 1).
+    """
+    if features < 1 or depth < 1 or not 0 <= dropout < 1:
+        raise ValueError(
+            "unet needs features >= 1, depth >= 1 and 0 <= dropout < 1, "
+            f"not features={features}, depth={depth}, dropout={dropout}"
+        )
+
+    def double_block(x, filters, name):
+        for i in (1, 2):
+            x = layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv{i}")(x)
+            if normalisation:
+                x = layers.BatchNormalization(name=f"{name}_norm{i}")(x)
+            x = layers.ReLU(name=f"{name}_relu{i}")(x)
+            if dropout:
+                x = layers.Dropout(dropout, name=f"{name}_drop{i}")(x)
+        return x
+
+    inputs = keras.Input(input_shape, name="input")
+    padding = [_padding(side, 2**depth) for side in input_shape[:2]]
+    padded = any(map(any, padding))
+    x = layers.ZeroPadding2D(padding, name="pad")(inputs) if padded else inputs
+
+    skips = []
+    for level in range(depth):
+        x = double_block(x, features * 2**level, f"down{level}")
+        skips.append(x)
+        x = layers.MaxPooling2D(2, name=f"pool{level}")(x)
+    x = double_block(x, features * 2**depth, "bottom")
+    for level in reversed(range(depth)):
+        x = layers.Conv2DTranspose(features * 2**level, 2, strides=2, name=f"up{level}_conv0")(x)
+        x = layers.Concatenate(name=f"up{level}_join")([x, skips[level]])
+        x = double_block(x, features * 2**level, f"up{level}")
+
+    x = layers.Conv2D(1 if classes == 1 else classes + 1, 1, name="logits")(x)
+    if padded:
+        x = layers.Cropping2D(padding, name="crop")(x)
+    return keras.Model(inputs, output_layer(classes)(x), name="unet")
+
+
+def _padding(side, step):
+    """Zeros (before, after) that bring `side` up to a multiple of `step`."""
+    missing = -side % step
+    return missing // 2, missing - missing // 2

@@ -1,0 +1,330 @@
+"""Step 2: check the data set and divide its cases into training, validation and test lists.
+
+Reads   CASES/<case>/x and y, and the variants x_*, y_O* of step 1
+Writes  LISTS/train.csv, validation.csv, test.csv (header x,y,case), data_check.png              for step 3
+        with FOLDS = 5, LISTS/fold1 to fold5, each with the same lists; the test cases are the same in all
+Takes   about a second for each 1,000 slices of 200x200 on two cores
+
+A case is never on both sides of a split; of a single case, runs of neighbouring slices go to each list.
+Variants go to training lists only. Look at data_check.png before you train.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common.settings import apply_command_line
+
+# --- where from, where to
+CASES = "data/cases"  # folder of the case folders
+LISTS = "data/lists"  # folder for the lists
+REPLACE = False  # True to write over lists that exist
+COPY_TO = ""  # folder to copy the listed pairs to, flat, with copied_files.csv; empty: no copies
+
+# --- how to divide
+VALIDATION_SHARE = 0.2  # share of the cases to validate on; 0: none
+TEST_SHARE = 0.1  # share of the cases to test on; 0: none
+VALIDATION_CASES = []  # names of the cases to validate on, instead of a share
+TEST_CASES = []  # names of the cases to test on, instead of a share
+FOLDS = 0  # divide into so many folds for cross-validation; 0: one division by VALIDATION_SHARE
+SEED = 1  # of the division; the same seed gives the same lists
+VARIANTS = True  # False to leave the variants of step 1 out of the training lists
+
+apply_command_line(globals())
+
+import os
+import shutil
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from common.cases import find_cases, pair_up, read_case_record
+from common.errors import InputError, summarise
+from common.files import natural_key, refuse_existing, whole_file, whole_folder
+from common.images import (
+    check_mask_values,
+    class_count,
+    contact_sheet,
+    draw_outlines,
+    encode_png,
+    read_mask,
+    read_pair,
+    read_slice,
+    to_classes,
+)
+from common.parallel import ordered_map, progress
+
+MADE_HERE = {"train.csv", "validation.csv", "test.csv", "data_check.png"}
+
+
+class Checked(NamedTuple):
+    """A slice with its mask, as it was found on disk."""
+
+    case: Path
+    name: str
+    x: Path
+    y: Path
+    group: str  # slices that must stay on one side together: the tiles of one picture
+    size: int
+    bits: int
+    values: frozenset  # of the mask
+    foreground: float  # share of the slice
+
+
+def main():
+    check_settings()
+    refuse_folder_of_others(Path(LISTS))
+    cases = find_cases(CASES)
+    print(f"checking {len(cases)} cases in {CASES}", flush=True)
+    slices = check_data(cases)
+    classes = class_count(set().union(*(s.values for s in slices)), CASES)
+    variants = {case: find_variants(case) if VARIANTS else [] for case in cases}
+
+    divisions = divide(slices)
+    with whole_folder(LISTS, replace=True) as part:
+        for folder, lists in divisions.items():
+            (part / folder).mkdir(exist_ok=True)
+            for name, members in lists.items():
+                rows = list_rows(members, variants if name == "train" else {})
+                write_list(part / folder / f"{name}.csv", rows, Path(LISTS, folder))
+        (part / "data_check.png").write_bytes(encode_png(data_check(slices, classes)))
+    for folder, lists in divisions.items():
+        print_table(folder, lists, variants)
+        if COPY_TO:
+            copy_pairs(Path(COPY_TO, folder), lists, variants)
+    what = "one class" if classes == 1 else f"{classes} classes"
+    size, bits = slices[0].size, slices[0].bits
+    lists = sum(map(len, divisions.values()))
+    print(f"wrote {lists} lists of {size}x{size} {bits}-bit slices, {what}, and data_check.png to {LISTS}")
+
+
+def check_settings():
+    for name, share in (("VALIDATION_SHARE", VALIDATION_SHARE), ("TEST_SHARE", TEST_SHARE)):
+        if not 0 <= share < 1:
+            raise InputError(f"{name} is {share}; expected 0 or more, and less than 1")
+    if VALIDATION_SHARE + TEST_SHARE >= 1:
+        raise InputError("VALIDATION_SHARE and TEST_SHARE leave nothing to train on; their sum must be under 1")
+    if FOLDS < 0 or FOLDS == 1:
+        raise InputError(f"FOLDS is {FOLDS}; expected 0, or 2 and more")
+    if FOLDS and VALIDATION_CASES:
+        raise InputError("FOLDS and VALIDATION_CASES are both set; give one of them")
+    if COPY_TO:
+        refuse_existing(COPY_TO, REPLACE)
+
+
+def refuse_folder_of_others(lists):
+    """REPLACE may remove lists, and nothing else that somebody keeps in the folder."""
+    refuse_existing(lists, REPLACE)
+    strange = [path for path in lists.rglob("*") if path.is_file() and path.name not in MADE_HERE]
+    if strange:
+        raise InputError(f"LISTS: {lists} holds other files such as {strange[0].name}; give --lists another folder")
+
+
+# --- checking
+
+
+def check_data(cases):
+    """Read every slice and mask.
+
+    Returns:
+        list of Checked.
+
+    Raises:
+        InputError: if one cannot be read, a partner is missing, sizes or bit depths differ, or values are no mask's.
+    """
+    pairs = []
+    problems = []
+    for case in cases:
+        slices = read_case_record(case).get("slices", {})
+        try:
+            found = pair_up(case / "x", case / "y", case)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        for name, x, y in sorted(found, key=lambda pair: natural_key(pair[0])):
+            pairs.append((case, name, x, y, f"{case}/{slices.get(name, {}).get('image') or name}"))
+    checked = ordered_map(check_slice, pairs, problems=problems)
+    slices = [result for result in progress(checked, len(pairs), "checking") if result]
+    if problems:
+        raise InputError(summarise(problems, "problems in the data set"))
+    if not slices:
+        raise InputError(f"the cases in {CASES} hold no slices")
+    for what, found in (("pixels a side", {s.size: s for s in slices}), ("bits", {s.bits: s for s in slices})):
+        if len(found) > 1:
+            examples = ", ".join(f"{s.x} has {number}" for number, s in sorted(found.items()))
+            raise InputError(f"the slices differ in {what}: {examples}; import them alike with 0_import_images.py")
+    return slices
+
+
+def check_slice(pair):
+    case, name, x, y, group = pair
+    image, mask = read_pair(x, y)
+    values = frozenset(int(value) for value in np.unique(mask))
+    check_mask_values(values, y)
+    return Checked(case, name, x, y, group, len(image), 8 * image.itemsize, values, float((mask > 0).mean()))
+
+
+def find_variants(case):
+    """Folder names (x, y) of the variants that step 1 made of a case.
+
+    Raises:
+        InputError: if a folder of images has none of masks, or the files in it are not those of x.
+    """
+    names = {path.stem for path in (case / "x").iterdir()}
+    variants = []
+    for folder in sorted(path.name for path in case.glob("x_*") if path.is_dir()):
+        shape = folder.split("_", 2)[2:]
+        masks = "_".join(["y_O", *shape])
+        if not (case / masks).is_dir():
+            raise InputError(f"{case / folder} has no masks in {masks}; run 1_augment_cases.py again")
+        if {path.stem for path in (case / folder).iterdir()} != names:
+            raise InputError(f"{case / folder} and {case / 'x'} hold other slices; run 1_augment_cases.py again")
+        variants.append((folder, masks))
+    return variants
+
+
+# --- dividing
+
+
+def divide(slices):
+    """Put every slice into a list.
+
+    Returns:
+        dict of subfolder ("" or "fold1" and so on) to a dict of list name to list of Checked.
+
+    Raises:
+        InputError: if there are too few cases, or a named case is not there.
+    """
+    by_case = {}
+    for s in slices:
+        by_case.setdefault(s.case.name, []).append(s)
+    if len(by_case) > 1:
+        units = list(by_case.values())
+        np.random.default_rng(SEED).shuffle(units)
+    else:  # one case: its pictures, in their order, so that each list gets a run of neighbours
+        by_group = {}
+        for s in slices:
+            by_group.setdefault(s.group, []).append(s)
+        units = list(by_group.values())
+        if TEST_CASES or VALIDATION_CASES:
+            raise InputError(f"TEST_CASES and VALIDATION_CASES name cases, and {CASES} holds only one")
+
+    test, units = take(units, TEST_SHARE, TEST_CASES, "TEST")
+    if not FOLDS:
+        validation, units = take(units, VALIDATION_SHARE, VALIDATION_CASES, "VALIDATION", len(test) + len(units))
+        if not units:
+            raise InputError(f"nothing is left to train on: {CASES} holds {len(by_case)} cases")
+        return {"": lists_of(units, validation, test)}
+    if len(units) < FOLDS:
+        raise InputError(f"FOLDS is {FOLDS}, but only {len(units)} cases are left to divide; take fewer folds")
+    folds = [[units[i] for i in chosen] for chosen in np.array_split(np.arange(len(units)), FOLDS)]
+    return {
+        f"fold{k + 1}": lists_of([unit for i, fold in enumerate(folds) if i != k for unit in fold], folds[k], test)
+        for k in range(FOLDS)
+    }
+
+
+def take(units, share, names, what, total=None):
+    """Split units into those that are named, or a share of `total` of them (at least one), and the rest."""
+    if names:
+        unknown = set(names) - {unit[0].case.name for unit in units}
+        if unknown:
+            raise InputError(f"{what}_CASES: {', '.join(sorted(unknown))} is not (or no longer) among the cases")
+        chosen = [unit for unit in units if unit[0].case.name in names]
+        return chosen, [unit for unit in units if unit[0].case.name not in names]
+    if not share:
+        return [], units
+    count = max(1, round(share * (total or len(units))))
+    if count >= len(units):
+        raise InputError(f"{what}_SHARE takes {count} of {len(units)}; too few cases: add some, or set it to 0")
+    return units[-count:], units[:-count]
+
+
+def lists_of(train, validation, test):
+    named = {"train": train, "validation": validation, "test": test}
+    lists = {name: [s for unit in units for s in unit] for name, units in named.items() if units}
+    return {name: sorted(members, key=lambda s: natural_key(s.x)) for name, members in lists.items()}
+
+
+# --- writing
+
+
+def list_rows(members, variants):
+    """Rows (x path, y path, case) of a list, each slice followed by its variants.
+
+    The undeformed copy x_O takes the place of x, since they are the same picture.
+    """
+    rows = []
+    for s in members:
+        folders = variants.get(s.case) or []
+        if "x_O" not in [x for x, _ in folders]:
+            rows.append((s.x, s.y, s.case.name))
+        rows += [(s.case / x / f"{s.name}.png", s.case / y / f"{s.name}.png", s.case.name) for x, y in folders]
+    return rows
+
+
+def write_list(path, rows, place):
+    """Write a list with paths relative to the folder where it will be read."""
+    relative = [(*(Path(os.path.relpath(file, place)).as_posix() for file in (x, y)), case) for x, y, case in rows]
+    pd.DataFrame(relative, columns=["x", "y", "case"]).to_csv(path, index=False)
+
+
+def print_table(folder, lists, variants):
+    rows = [
+        {
+            "list": f"{folder} {name}".strip(),
+            "cases": len({s.case for s in members}),
+            "slices": len(members),
+            "with variants": len(list_rows(members, variants if name == "train" else {})),
+            "empty masks": f"{np.mean([not s.foreground for s in members]):.0%}",
+            "foreground": f"{np.mean([s.foreground for s in members]):.2%}",
+        }
+        for name, members in lists.items()
+    ]
+    print(pd.DataFrame(rows).to_string(index=False))
+    for name in ("train", "validation"):
+        if name in lists and not any(s.foreground for s in lists[name]):
+            print(f"note: every mask in {name} is empty")
+
+
+def data_check(slices, classes, count=30, side=200):
+    """Contact sheet of slices from all over the set, most with a mask, with the outlines drawn.
+
+    Returns:
+        (rows * side, columns * side, 3) uint8, RGB.
+    """
+    filled = [s for s in slices if s.foreground] or slices
+    empty = [s for s in slices if not s.foreground]
+    chosen = spread(filled, count - min(len(empty), count // 6)) + spread(empty, count // 6)
+    chosen.sort(key=lambda s: natural_key(s.x))
+    pictures = [draw_outlines(read_slice(s.x), to_classes(read_mask(s.y), classes)) for s in chosen]
+    captions = [f"{s.case.name} {s.name}" for s in chosen]
+    return contact_sheet(pictures, min(6, len(pictures)), side, captions)
+
+
+def spread(items, count):
+    """At most `count` of the items, evenly spread over them."""
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, count).round().astype(int))] if items else []
+
+
+def copy_pairs(folder, lists, variants):
+    """Copy the listed pairs to <list>/x and <list>/y under running numbers, with their origin in copied_files.csv."""
+    for name, members in lists.items():
+        rows = list_rows(members, variants if name == "train" else {})
+        with whole_folder(folder / name, REPLACE) as part:
+            copied = []
+            for side in ("x", "y"):
+                (part / side).mkdir()
+            for number, (x, y, _) in enumerate(progress(rows, len(rows), f"copying {name}"), 1):
+                file = f"{number:04d}{x.suffix}"
+                shutil.copyfile(x, part / "x" / file)
+                shutil.copyfile(y, part / "y" / f"{number:04d}{y.suffix}")
+                copied.append((file, x.as_posix(), y.as_posix()))
+            with whole_file(part / "copied_files.csv") as csv:
+                pd.DataFrame(copied, columns=["file", "src_x", "src_y"]).to_csv(csv, index=False)
+        print(f"copied {len(rows)} pairs to {folder / name}")
+
+
+if __name__ == "__main__":
+    main()

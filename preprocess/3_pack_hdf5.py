@@ -1,0 +1,169 @@
+"""Step 3: pack the lists into HDF5, one file a list.
+
+Reads   LISTS/train.csv, validation.csv, test.csv, or those in LISTS/fold1 and so on             from step 2
+Writes  PACKED/train.h5, validation.h5, test.h5, or PACKED/fold1/train.h5 and so on              for train.py
+Takes   about a second for each 1,000 slices of 200x200 on two cores; holds 256 slices at a time
+
+Datasets x and y, (N, size, size, 1) in the number type of the slices; case and source, text;
+attributes classes, spacing, fit, settings and format. Training sets are shuffled once.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common.settings import apply_command_line, recorded_settings
+
+# --- where from, where to
+LISTS = "data/lists"  # folder with the lists of step 2
+PACKED = "data/packed"  # folder for the packed sets
+REPLACE = False  # True to write over packed sets that exist
+
+# --- storage
+COMPRESSION: str | None = None  # None reads fastest; "gzip" or "lzf" makes smaller files
+SEED = 1  # of the order of the training set
+
+apply_command_line(globals())
+
+import json
+from contextlib import ExitStack
+
+import h5py
+import numpy as np
+
+from common.cases import read_case_record, read_list, slice_identity
+from common.errors import InputError, summarise
+from common.files import natural_key, refuse_existing, require_choice, require_folder, whole_file
+from common.images import class_count, read_pair, read_slice
+from common.parallel import ordered_map, progress
+
+NAMES = ("train", "validation", "test")
+FORMAT = 1  # version of a packed set
+BLOCK = 256  # slices that are written together
+
+
+def main():
+    require_choice(COMPRESSION, (None, "gzip", "lzf"), "COMPRESSION")
+    divisions = find_lists()
+    for folder, lists in divisions.items():
+        for name, table in lists.items():
+            refuse_existing(Path(PACKED, folder, f"{name}.h5"), REPLACE)
+            print(f"packing {len(table)} slices of {Path(LISTS, folder, name)}.csv", flush=True)
+    for folder, lists in divisions.items():
+        pack_division(folder, lists)
+    slices = sum(len(table) for lists in divisions.values() for table in lists.values())
+    print(f"wrote {slices} slices in {sum(map(len, divisions.values()))} sets to {PACKED}")
+
+
+def find_lists():
+    """Lists to pack.
+
+    Returns:
+        dict of subfolder ("" or "fold1" and so on) to a dict of list name to DataFrame of `read_list`.
+
+    Raises:
+        InputError: if there is none, one cannot be used, or a slice is in two lists of a division.
+    """
+    root = require_folder(LISTS, "LISTS")
+    folds = sorted((path.name for path in root.glob("fold*") if path.is_dir()), key=natural_key)
+    divisions = {}
+    for folder in folds or [""]:
+        files = {name: root / folder / f"{name}.csv" for name in NAMES}
+        lists = {name: read_list(file) for name, file in files.items() if file.exists()}
+        if not lists:
+            raise InputError(f"{root / folder} holds no train.csv, validation.csv or test.csv; run 2_write_lists.py")
+        refuse_overlap(lists, root / folder)
+        divisions[folder] = lists
+    return divisions
+
+
+def refuse_overlap(lists, folder):
+    """A slice in two lists, in whatever variant, would make validation and test scores worthless."""
+    seen = {}
+    both = []
+    for name, table in lists.items():
+        for x in table["x"]:
+            like = seen.setdefault(slice_identity(x), name)
+            if like != name:
+                both.append(f"{x} is in {like}.csv and in {name}.csv")
+    if both:
+        raise InputError(summarise(both, f"slices are in two lists of {folder}"))
+
+
+def pack_division(folder, lists):
+    """Pack the lists of one division: all of them or, where a slice cannot be used, none."""
+    problems, values = [], set()
+    like = None
+    with ExitStack() as stack:
+        parts = {name: stack.enter_context(whole_file(Path(PACKED, folder, f"{name}.h5"))) for name in lists}
+        for name, part in parts.items():
+            table = lists[name].sample(frac=1, random_state=SEED) if name == "train" else lists[name]
+            like = like or (table["x"].iloc[0], read_slice(table["x"].iloc[0]))
+            values |= pack(part, table, name, like, problems)
+        if problems:
+            raise InputError(summarise(problems, "slices cannot be packed"))
+        classes = class_count(values, Path(LISTS, folder))
+        for part in parts.values():
+            with h5py.File(part, "a") as packed:
+                packed.attrs["classes"] = classes
+
+
+def pack(file, table, name, like, problems):
+    """Write one packed set, a block of slices at a time.
+
+    Args:
+        file: path of the HDF5 file.
+        table: DataFrame of `read_list`.
+        name: name of the list.
+        like: (path, slice) whose size and number type all slices must have.
+        problems: list that takes messages on slices that cannot be used.
+
+    Returns:
+        set of the values in the masks.
+    """
+    count, (side, _), number = len(table), like[1].shape, like[1].dtype
+    whole = (count, side, side, 1)
+    storage = {"chunks": (1, *whole[1:]), "compression": COMPRESSION} if COMPRESSION else {}
+    values = set()
+    pairs = zip(table["x"], table["y"], strict=True)
+    decoded = ordered_map(lambda pair: read_pair(*pair, like), pairs, problems=problems)
+    with h5py.File(file, "w") as packed:
+        sets = [packed.create_dataset("x", whole, number, **storage)]
+        sets += [packed.create_dataset("y", whole, np.uint8, **storage)]
+        blocks = [np.empty((min(BLOCK, count), *whole[1:]), dataset.dtype) for dataset in sets]
+        for i, result in enumerate(progress(decoded, count, f"packing {name}")):
+            if result is None:
+                continue
+            values.update(np.unique(result[1]).tolist())
+            row = i % BLOCK
+            for dataset, block, picture in zip(sets, blocks, result, strict=True):
+                block[row, ..., 0] = picture
+                if row == BLOCK - 1 or i == count - 1:
+                    dataset[i - row : i + 1] = block[: row + 1]
+        for column, texts in (("case", table["case"]), ("source", table["x"])):
+            packed.create_dataset(column, data=list(texts), dtype=h5py.string_dtype())
+        packed.attrs.update(format=FORMAT, settings=json.dumps(recorded_settings(globals())), **common_geometry(table))
+    return values
+
+
+def common_geometry(table):
+    """What the case.json files of a list agree on.
+
+    Returns:
+        dict of spacing, [row, column] in mm of a pixel of the slices, NaN where unknown or different; and fit, text,
+        empty where unknown or different.
+    """
+    spacings, fits = set(), set()
+    for case in {Path(x).parent.parent for x in table["x"]}:
+        record = read_case_record(case)
+        fits.add(record.get("fit") or "")
+        for entry in record.get("slices", {}).values() or [None]:
+            known = entry and record.get("spacing")
+            scale = entry and [entry["box"][3] / record["size"], entry["box"][2] / record["size"]]
+            spacings.add(tuple(np.round(np.multiply(record["spacing"], scale), 6)) if known else None)
+    spacing = spacings.pop() if len(spacings) == 1 else None
+    return {"spacing": spacing or (np.nan, np.nan), "fit": fits.pop() if len(fits) == 1 else ""}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,235 @@
+"""Train a network on the packed sets.
+
+Reads   TRAIN and VALIDATION: packed sets of step 3, or lists of step 2
+Writes  RUNS/<date-time>_<model>/: best_dice.keras, best_iou.keras, last.keras, training_log.csv, curves.png,
+        validation_slices.png, report.html, settings.json, environment.txt, code/, state.json, tensorboard/
+Takes   see the line of the first epoch; it also compiles the network, so the others are faster
+Expect  a validation Dice that climbs within the first ten epochs; watch it with tensorboard --logdir runs
+"""
+
+from common.settings import apply_command_line, recorded_settings, use_recorded_settings
+
+# --- data
+TRAIN = "data/packed/train.h5"  # packed set or list to train on
+VALIDATION = "data/packed/validation.h5"  # packed set or list to choose the best epoch by
+MEMORY_GB = 4.0  # sets of up to so many GB are held in memory; greater ones are read as needed
+AUGMENTATION = {}  # on the fly, for instance {"flip": "horizontal", "rotation": 10, "shift": 0.05, "zoom": 0.05};
+# also "shear", "elastic", "brightness", "contrast", "blur", and "fill": "constant", "nearest" or "reflect"
+
+# --- where to, and how to begin
+RUNS = "runs"  # folder of the run folders
+MODE = "new"  # "new"; "resume" goes on with RUN under its settings, changed by flags only; "retrain" takes its weights
+RUN = ""  # run folder (or, to retrain, a .keras file) to begin from
+
+# --- network and loss
+MODEL = "unet"  # a network of models/, or the path of a .py file with build_model(input_shape, classes, **settings)
+MODEL_SETTINGS = {}  # its own settings, for instance {"features": 32, "depth": 4, "dropout": 0.2}
+LOSS = "mse+dice"  # "mse", "bce", "cce" (several classes), "dice", "iou", or a sum
+
+# --- optimiser; None takes what the network's author recommends
+OPTIMIZER: str | dict | None = None  # "adam", or with settings {"name": "sgd", "momentum": 0.95, "nesterov": True}
+LEARNING_RATE: float | None = None  # to start from
+SCHEDULE: str | None = None  # "constant", "poly", "graph" or "cosine"
+SCHEDULE_SETTINGS = {}  # poly {"power": 0.9}; graph {"points": [[0, 5e-3], [50, 1e-3]]}, whose end is that of the run;
+# cosine {"period": 100, "factor": 2, "lowest": 1e-6}
+CONTROLLER = {}  # multiplier on top; {}: off; {"step": [0.1, 2.5], "patience": [10, 3], "limit": [0.001, 1]}
+BATCH_SIZE: int | None = None  # slices a step
+
+# --- how long
+EPOCHS = 50  # passes over the training set
+EARLY_STOP = 50  # stop after so many epochs without a new best Dice or IoU; 0: never
+MAX_MINUTES: float | None = None  # stop before an epoch that would end later than this; None: never
+
+# --- how to compute
+PRECISION = "auto"  # "float32", "mixed_bfloat16", "mixed_float16"; "auto": the fast one that the device has
+SEED = 1  # of weights, order, drop-out and augmentation
+DETERMINISTIC = True  # the same seed gives the same bits; False may be faster on a GPU
+
+given = apply_command_line(globals())
+
+from pathlib import Path
+
+from common import devices
+from common.errors import InputError, as_input_error
+from common.files import require_choice
+
+devices.import_keras()
+import keras
+
+import models
+from common.augmentation import make_augmentation
+from common.cases import slice_identity
+from common.datasets import Batches, open_set
+from common.recorder import Log, Recorder, make_run_folder, read_checkpoint
+from common.report import write_report
+from common.runs import load_network, model_file
+from common.schedules import Controller, learning_rate
+from losses import get_loss, training_metrics
+
+
+def main():
+    if MODE == "resume":
+        use_run_to_resume()
+    take_recommendations()
+    check_settings()
+    training, validation = open_sets()
+
+    devices.set_up(SEED, DETERMINISTIC)
+    globals()["PRECISION"] = devices.choose_precision(PRECISION)
+    with as_input_error("PRECISION"):
+        keras.config.set_dtype_policy(PRECISION)
+    with as_input_error("AUGMENTATION"):
+        batches = Batches(training, BATCH_SIZE, SEED, make_augmentation(AUGMENTATION))
+    model, log = make_model(training)
+    if len(log) >= EPOCHS:
+        raise InputError(f"{RUN} has all its {EPOCHS} epochs; give --epochs a greater number")
+    run = Path(RUN) if MODE == "resume" else make_run_folder(RUNS, MODEL, recorded_settings(globals()))
+    print(
+        f"{MODEL}, {model.count_params():,} parameters, {training.shape[0]}x{training.shape[1]}, {LOSS}; "
+        f"{len(training)} training and {len(validation)} validation slices, {training.classes_in_words()}; "
+        f"{devices.describe()}, {PRECISION}\n"
+        f"run folder {run}; " + (f"going on after epoch {len(log)}" if log else "the first epoch compiles the network"),
+        flush=True,
+    )
+    recorder = Recorder(
+        run, log, batches, rate_of_epoch, SEED, EPOCHS, EARLY_STOP, MAX_MINUTES, about={"data": training.about()}
+    )
+    try:
+        model.fit(
+            batches,
+            validation_data=Batches(validation, BATCH_SIZE),
+            initial_epoch=len(log),
+            epochs=EPOCHS,
+            shuffle=False,
+            verbose=0,
+            callbacks=[recorder],
+        )
+    except KeyboardInterrupt:
+        print(f"\nstopped after epoch {len(log)}; to go on: python train.py --mode resume --run {run}")
+        raise
+    recorder.close()
+    if recorder.failed:
+        raise InputError(recorder.why)
+    write_report(run, validation, BATCH_SIZE)
+    score, epoch = log.best("dice")
+    print(f"stopped, {recorder.why}; wrote {run}: best validation Dice {score:.4f} in epoch {epoch}")
+
+
+# --- settings
+
+
+def use_run_to_resume():
+    if not RUN or not Path(RUN, "settings.json").is_file():
+        raise InputError(
+            f"RUN: {RUN or 'not set'} is no run folder (it has no settings.json); give --run the run to resume"
+        )
+    use_recorded_settings(globals(), Path(RUN, "settings.json"), keep=given | {"MODE", "RUN", "RUNS"})
+
+
+def take_recommendations():
+    """Fill in what is None with what the network's author recommends."""
+    with as_input_error("MODEL"):
+        recommended = models.recommended(MODEL)
+    globals().update({name: value for name, value in recommended.items() if globals()[name] is None})
+    if SCHEDULE == "graph" and SCHEDULE_SETTINGS.get("points"):
+        globals()["EPOCHS"] = int(SCHEDULE_SETTINGS["points"][-1][0])
+
+
+def check_settings():
+    require_choice(MODE, ("new", "resume", "retrain"), "MODE")
+    for name, least in (("EPOCHS", 1), ("BATCH_SIZE", 1), ("SEED", 0), ("EARLY_STOP", 0), ("LEARNING_RATE", 0)):
+        if globals()[name] < least:
+            raise InputError(f"{name} is {globals()[name]}; expected at least {least}")
+    with as_input_error("LOSS"):
+        get_loss(LOSS)
+    with as_input_error("OPTIMIZER"):
+        make_optimizer()
+    with as_input_error("SCHEDULE"):
+        rate_of_epoch(0, Log())
+    if MODE == "retrain":
+        model_file(RUN)
+
+
+def rate_of_epoch(epoch, log):
+    """Learning rate of an epoch, counted from 0, after those in the log."""
+    try:
+        rate = learning_rate(SCHEDULE, epoch, EPOCHS, LEARNING_RATE, **SCHEDULE_SETTINGS)
+        return rate * log.multiplier(Controller(**CONTROLLER)) if CONTROLLER else rate
+    except TypeError as error:  # a name that the schedule or the controller does not have
+        raise ValueError(f"SCHEDULE_SETTINGS or CONTROLLER: {error}") from None
+
+
+# --- data and network
+
+
+def open_sets():
+    """Training and validation set, checked against each other."""
+    training = open_set(TRAIN, MEMORY_GB)
+    validation = open_set(VALIDATION, MEMORY_GB, training.classes)
+    for what, ours, theirs in (
+        ("slices of", training.shape, validation.shape),
+        ("classes:", training.classes, validation.classes),
+    ):
+        if ours != theirs:
+            raise InputError(f"{TRAIN} has {what} {ours} and {VALIDATION} {theirs}; they must be alike")
+    both = set(map(slice_identity, filter(None, training.source))) & set(
+        map(slice_identity, filter(None, validation.source))
+    )
+    if both:
+        raise InputError(
+            f"{len(both)} slices are in {TRAIN} and in {VALIDATION}, such as {min(both)}; divide them again"
+        )
+    if not any(validation.y[i].any() for i in range(len(validation))):
+        raise InputError(f"every mask in {VALIDATION} is empty; the best epoch cannot be chosen by it")
+    return training, validation
+
+
+def make_model(training):
+    """Build or load the network, compiled, and the log of the epochs that it has behind it."""
+    with as_input_error("MODEL_SETTINGS"):
+        model = models.build_model(MODEL, training.shape, training.classes, **MODEL_SETTINGS)
+    if MODE == "resume":
+        resumed, log = read_checkpoint(Path(RUN))
+        if resumed is not None:
+            if resumed.output_shape != model.output_shape:
+                raise InputError(f"{RUN} gives {resumed.output_shape}; {TRAIN} needs {model.output_shape}")
+            return resumed, log
+    if MODE == "retrain":
+        take_weights(model, load_network(model_file(RUN)))
+    model.compile(
+        optimizer=make_optimizer(),
+        loss=get_loss(LOSS),
+        metrics=training_metrics(),
+        jit_compile=devices.choose_jit(),
+    )
+    return model, Log()
+
+
+def make_optimizer():
+    setting = {"name": OPTIMIZER} if isinstance(OPTIMIZER, str) else dict(OPTIMIZER)
+    if "name" not in setting:
+        raise ValueError(f'{OPTIMIZER} has no name; expected for instance {{"name": "sgd", "momentum": 0.9}}')
+    name = setting.pop("name").lower()
+    return keras.optimizers.get({"class_name": name, "config": {"learning_rate": LEARNING_RATE} | setting})
+
+
+def take_weights(model, other):
+    """Give a network the weights of the layers of another one that have the same names and shapes."""
+    theirs = {layer.name: layer.get_weights() for layer in other.layers}
+    taken, left = 0, []
+    for layer in model.layers:
+        ours, weights = layer.get_weights(), theirs.get(layer.name, [])
+        if not ours:
+            continue
+        if [w.shape for w in ours] == [w.shape for w in weights]:
+            layer.set_weights(weights)
+            taken += 1
+        else:
+            left.append(layer.name)
+    if not taken:
+        raise InputError(f"no layer of {RUN} fits {MODEL}; retrain needs a run of the same network")
+    print(f"took the weights of {taken} layers of {RUN}" + (f"; new: {', '.join(left)}" if left else ""))
+
+
+if __name__ == "__main__":
+    main()
