@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from common.errors import InputError, summarise
@@ -21,15 +22,16 @@ class Slice(NamedTuple):
     path: Path
 
 
-def case_record(source, size, fit, slices, mask_values=None, spacing=None):
+def case_record(source, size, slices, fit=None, stretched=False, mask_values=None, spacing=None):
     """Content of `case.json`: where the slices of a case came from.
 
     Args:
         source: str, what they were made from; never anything that identifies a patient.
         size: side of the slices in pixels.
-        fit: how they were fitted to it ("resize", "crop", "pad", "tile"), or None.
         slices: dict of slice name to {"image", "mask": file names; "image_size": [height, width] of the source;
             "box": [left, top, width, height] that was cut from it and scaled to `size`}.
+        fit: how the slices were fitted to their size ("resize", "crop", "pad", "tile"), or None.
+        stretched: whether each source was stretched from its least value to its greatest.
         mask_values: how the values of the source's masks were mapped, or None.
         spacing: [row, column] distance of the source's pixels in mm, or None.
     """
@@ -38,12 +40,41 @@ def case_record(source, size, fit, slices, mask_values=None, spacing=None):
         "source": source,
         "size": size,
         "fit": fit,
+        "stretched": stretched,
         "spacing": spacing,
         "origin": None,
         "orientation": None,
         "window": None,
-        "mask_values": mask_values,
+        "mask_values": mask_values and repr(mask_values),
         "slices": slices,
+    }
+
+
+def common_preparation(table):
+    """What the case.json files of a list agree on.
+
+    Args:
+        table: DataFrame of `read_list`.
+
+    Returns:
+        dict of spacing, (row, column) in mm of a pixel of the slices, NaN where unknown or different; fit, text,
+        empty where unknown or different; stretched, bool, whether all were.
+    """
+    spacings, fits, stretched = set(), set(), set()
+    for case in {Path(x).parent.parent for x in table["x"]}:
+        record = read_case_record(case)
+        fits.add(record.get("fit") or "")
+        stretched.add(bool(record.get("stretched")))
+        for entry in record.get("slices", {}).values() or [None]:
+            if entry and record.get("spacing"):
+                scale = [entry["box"][3] / record["size"], entry["box"][2] / record["size"]]
+                spacings.add(tuple(np.round(np.multiply(record["spacing"], scale), 6).tolist()))
+            else:
+                spacings.add((np.nan, np.nan))
+    return {
+        "spacing": spacings.pop() if len(spacings) == 1 else (np.nan, np.nan),
+        "fit": fits.pop() if len(fits) == 1 else "",
+        "stretched": stretched == {True},
     }
 
 

@@ -7,7 +7,7 @@ import h5py
 import keras
 import numpy as np
 
-from common.cases import read_list
+from common.cases import common_preparation, read_list
 from common.errors import InputError, summarise
 from common.images import class_count, read_mask, read_pair, read_slice, to_classes, to_unit
 from common.parallel import ordered_map, progress
@@ -21,14 +21,13 @@ class SliceSet:
         x, y: (N, H, W, 1) in the integer types of the files: arrays, or what gives a row when indexed by one number.
         case, source: lists of N str.
         classes: 1, or K for class numbers 0..K.
-        spacing: [row, column] of a pixel in mm, or None.
-        fit: how the slices were fitted to their size, "" where unknown.
         in_memory: whether x and y are arrays.
+        preparation: dict of `common.cases.common_preparation`.
     """
 
-    def __init__(self, path, x, y, case, source, classes, spacing=None, fit="", in_memory=True):
+    def __init__(self, path, x, y, case, source, classes, in_memory, preparation):
         self.path, self.x, self.y, self.case, self.source = path, x, y, case, source
-        self.classes, self.spacing, self.fit, self.in_memory = classes, spacing, fit, in_memory
+        self.classes, self.in_memory, self.preparation = int(classes), in_memory, preparation
 
     def __len__(self):
         return len(self.case)
@@ -44,8 +43,15 @@ class SliceSet:
 
     def about(self):
         """What later steps need to know of the slices, as a dict for JSON."""
-        bits = 8 * self.x[0].dtype.itemsize
-        return {"classes": self.classes, "size": self.shape[0], "bits": bits, "spacing": self.spacing, "fit": self.fit}
+        spacing = [None if math.isnan(mm) else float(mm) for mm in self.preparation["spacing"]]
+        return {
+            "classes": self.classes,
+            "size": self.shape[0],
+            "bits": 8 * self.x[0].dtype.itemsize,
+            "spacing": None if None in spacing else spacing,
+            "fit": str(self.preparation["fit"]),
+            "stretched": bool(self.preparation["stretched"]),
+        }
 
     def batch(self, indices):
         """Slices scaled to 0..1, (B, H, W, 1) float32, and class numbers, (B, H, W, 1) uint8."""
@@ -104,10 +110,9 @@ def _open_packed(path, memory_gb, classes):
     classes = file.attrs.get("classes", classes)
     if classes is None:  # a file of AIS
         classes = class_count({int(value) for i in range(len(y)) for value in np.unique(y[i])}, path)
-    spacing = np.array(file.attrs.get("spacing", [np.nan]), float)
-    spacing = None if np.isnan(spacing).any() else spacing.tolist()
-    fit = str(file.attrs.get("fit", ""))
-    return SliceSet(path, x, y, texts["case"], texts["source"], int(classes), spacing, fit, in_memory)
+    unknown = {"spacing": (np.nan, np.nan), "fit": "", "stretched": False}
+    preparation = {name: file.attrs.get(name, value) for name, value in unknown.items()}
+    return SliceSet(path, x, y, texts["case"], texts["source"], classes, in_memory, preparation)
 
 
 def _dataset_names(path, file):
@@ -142,7 +147,8 @@ def _open_list(path, memory_gb, classes):
         raise InputError(summarise(problems, f"slices of {path} cannot be used"))
     if not (classes and 1 < classes >= max(values)):
         classes = class_count(values, path)
-    return SliceSet(path, x, y, list(table["case"]), list(table["x"]), classes, in_memory=in_memory)
+    preparation = common_preparation(table)
+    return SliceSet(path, x, y, list(table["case"]), list(table["x"]), classes, in_memory, preparation)
 
 
 class _Files:

@@ -31,12 +31,13 @@ def whole_file(path):
 
 
 @contextmanager
-def whole_folder(path, replace=False):
+def whole_folder(path, replace=False, marker=None):
     """Fill a folder beside its place and rename it once it is complete.
 
     Args:
         path: where the folder shall appear.
         replace: whether a folder that stands there is replaced.
+        marker: file that a folder must hold to be replaced, so that none of a user's own is; None: any.
 
     Yields:
         Path of the folder to fill, empty. Where the block raises, it is removed and what stood at `path` stays.
@@ -45,7 +46,7 @@ def whole_folder(path, replace=False):
         InputError: if `path` exists and is not to be replaced.
     """
     path = Path(path)
-    refuse_existing(path, replace)
+    refuse_existing(path, replace, marker)
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".part-{path.name}")
     old = path.with_name(f".part-old-{path.name}")
@@ -70,12 +71,15 @@ def remove(path):
         path.unlink(missing_ok=True)
 
 
-def refuse_existing(path, replace):
-    """Raise InputError where something stands at `path`, other than an empty folder, that may not be replaced."""
+def refuse_existing(path, replace, marker=None):
+    """Raise InputError where something stands at `path` that may not be replaced; arguments as `whole_folder`."""
     path = Path(path)
-    empty = path.is_dir() and not any(path.iterdir())
-    if path.exists() and not empty and not replace:
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not replace:
         raise InputError(f"{path} exists; name another place, or give --replace to write over it")
+    if marker and not (path / marker).is_file():
+        raise InputError(f"{path} was not made by this script (it has no {marker}); name another place")
 
 
 def require_folder(path, setting):

@@ -153,11 +153,51 @@ def to_unit(images):
 
 
 def to_eight_bit(image):
-    """8-bit form of an 8-bit or 16-bit image, for pictures."""
-    return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+    """8-bit form of an image, for pictures: 16 bits are stretched, since scanners often use few of them."""
+    return image if image.dtype == np.uint8 else (stretch(image) >> 8).astype(np.uint8)
+
+
+def stretch(image):
+    """Map the least value to 0 and the greatest to the top of the number type; a flat image becomes black."""
+    low, high = int(image.min()), int(image.max())
+    scale = np.iinfo(image.dtype).max / max(high - low, 1)
+    return np.rint((image - np.float32(low)) * np.float32(scale)).astype(image.dtype)
 
 
 # --- cutting to size
+
+FITS = ("resize", "crop", "pad", "tile")
+
+
+def fit_boxes(shape, size, fit, overlap=0):
+    """Boxes of a picture that become slices.
+
+    Args:
+        shape: (height, width) of the picture.
+        size: side of the slices in pixels.
+        fit: "resize", the whole picture; "crop", the central square of `size`; "pad", a square around all of it, at
+            least `size`; "tile", squares of `size` that cover it.
+        overlap: pixels that neighbouring tiles share at least.
+
+    Returns:
+        list of [left, top, width, height]; left and top are negative where a box reaches over the edge.
+    """
+    height, width = shape
+    if fit == "resize":
+        return [[0, 0, width, height]]
+    if fit == "tile":
+        tops, lefts = (_tile_starts(length, size, overlap) for length in shape)
+        return [[left, top, size, size] for top in tops for left in lefts]
+    side = size if fit == "crop" else max(size, height, width)
+    return [[(width - side) // 2, (height - side) // 2, side, side]]
+
+
+def _tile_starts(length, size, overlap):
+    """First pixels of as few tiles as cover a length, evenly spread; one, centred, where it is shorter than a tile."""
+    if length <= size:
+        return [(length - size) // 2]
+    count = -(-(length - overlap) // (size - overlap))
+    return [round(i * (length - size) / (count - 1)) for i in range(count)]
 
 
 def cut(picture, box, size, interpolation=None):
@@ -283,9 +323,10 @@ def draw_outlines(image, numbers, colours=CLASS_COLOURS):
 def paint(image, numbers, opacity=0.4, colours=CLASS_COLOURS):
     """Paint a mask over a slice in translucent colour; arguments and result as `draw_outlines`."""
     picture = np.repeat(to_eight_bit(image)[..., None], 3, axis=2)
-    palette = np.array([colours[i % len(colours)] for i in range(int(numbers.max(initial=0)))], np.float32)
+    palette = np.array(colours, np.float32)
     inside = numbers > 0
-    picture[inside] = np.rint((1 - opacity) * picture[inside] + opacity * palette[numbers[inside].astype(int) - 1])
+    tints = palette[(numbers[inside].astype(int) - 1) % len(palette)]
+    picture[inside] = np.rint((1 - opacity) * picture[inside] + opacity * tints)
     return picture
 
 

@@ -5,6 +5,9 @@ from keras import layers
 
 from models.layers import output_layer
 
+# Keras' 0.99 takes hundreds of steps to forget the first batches; small sets have few steps an epoch.
+NORM_MOMENTUM = 0.9
+
 # What train.py uses where its own setting is None.
 RECOMMENDED = {"BATCH_SIZE": 8, "OPTIMIZER": "nadam", "LEARNING_RATE": 1e-3, "SCHEDULE": "constant"}
 
@@ -38,7 +41,7 @@ def build_model(input_shape, classes=1, *, features=64, depth=4, dropout=0.2, no
         for i in (1, 2):
             x = layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv{i}")(x)
             if normalisation:
-                x = layers.BatchNormalization(name=f"{name}_norm{i}")(x)
+                x = layers.BatchNormalization(momentum=NORM_MOMENTUM, name=f"{name}_norm{i}")(x)
             x = layers.ReLU(name=f"{name}_relu{i}")(x)
             if dropout:
                 x = layers.Dropout(dropout, name=f"{name}_drop{i}")(x)

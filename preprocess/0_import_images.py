@@ -47,7 +47,18 @@ import numpy as np
 from common.cases import case_record, is_case_name
 from common.errors import InputError, summarise
 from common.files import natural_key, refuse_existing, require_choice, require_folder, whole_folder, write_json
-from common.images import PICTURES, check_mask_values, class_count, cut, encode_png, read_picture, to_gray
+from common.images import (
+    FITS,
+    PICTURES,
+    check_mask_values,
+    class_count,
+    cut,
+    encode_png,
+    fit_boxes,
+    read_picture,
+    stretch,
+    to_gray,
+)
 from common.parallel import ordered_map, progress
 
 IMAGE_FOLDERS = ("x", "image", "images", "img", "imgs")
@@ -76,13 +87,13 @@ def main():
     sources = match_sources()
     cases = sorted({source.case for source in sources}, key=natural_key)
     for case in cases:
-        refuse_existing(Path(CASES, case), REPLACE)
+        refuse_existing(Path(CASES, case), REPLACE, marker="case.json")
     print(f"importing {len(sources)} pictures as {len(cases)} cases, {FIT} to {SIZE}x{SIZE}, into {CASES}", flush=True)
 
     problems, values = [], set()
     records = {case: {} for case in cases}
     with ExitStack() as stack:  # no case folder appears before every picture has been read
-        folders = {case: stack.enter_context(whole_folder(Path(CASES, case), REPLACE)) for case in cases}
+        folders = {case: stack.enter_context(whole_folder(Path(CASES, case), REPLACE, "case.json")) for case in cases}
         for folder in folders.values():
             (folder / "x").mkdir()
             (folder / "y").mkdir()
@@ -101,7 +112,8 @@ def main():
             raise InputError(summarise(problems, "pictures cannot be used"))
         classes = class_count(values, MASKS)
         for case, folder in folders.items():
-            write_json(folder / "case.json", case_record("0_import_images.py", SIZE, FIT, records[case], MASK_VALUES))
+            record = case_record("0_import_images.py", SIZE, records[case], FIT, STRETCH, MASK_VALUES)
+            write_json(folder / "case.json", record)
     slices = sum(map(len, records.values()))
     what = "class" if classes == 1 else "classes"
     print(f"wrote {slices} slices of {SIZE}x{SIZE}, {classes} {what}, in {len(cases)} cases to {CASES}")
@@ -109,7 +121,7 @@ def main():
 
 def check_settings():
     require_choice(CASE_FROM, ("folder", "image"), "CASE_FROM")
-    require_choice(FIT, ("resize", "crop", "pad", "tile"), "FIT")
+    require_choice(FIT, FITS, "FIT")
     require_choice(UNMATCHED, ("stop", "skip", "empty"), "UNMATCHED")
     if SIZE < 8:
         raise InputError(f"SIZE is {SIZE}; expected at least 8 pixels")
@@ -248,7 +260,7 @@ def import_picture(source):
     if STRETCH:
         image = stretch(image)
     cuts = []
-    for box in boxes(image.shape):
+    for box in fit_boxes(image.shape, SIZE, FIT, TILE_OVERLAP):
         record = {
             "image": str(source.image.relative_to(root_and_name(IMAGES, "IMAGES")[0]).as_posix()),
             "mask": source.mask and str(source.mask.relative_to(root_and_name(MASKS, "MASKS")[0]).as_posix()),
@@ -284,32 +296,6 @@ def prepare_mask(path):
         return table[mask]
     check_mask_values(values, path)
     return mask.astype(np.uint8)
-
-
-def stretch(image):
-    """Map the least value to 0 and the greatest to the top of the number type; a flat picture becomes black."""
-    low, high = int(image.min()), int(image.max())
-    scale = np.iinfo(image.dtype).max / max(high - low, 1)
-    return np.rint((image - np.float32(low)) * scale).astype(image.dtype)
-
-
-def boxes(shape):
-    """Boxes [left, top, width, height] that FIT cuts out of a picture of (height, width)."""
-    height, width = shape
-    if FIT == "resize":
-        return [[0, 0, width, height]]
-    if FIT == "tile":
-        return [[left, top, SIZE, SIZE] for top in tile_starts(height) for left in tile_starts(width)]
-    side = SIZE if FIT == "crop" else max(SIZE, height, width)
-    return [[(width - side) // 2, (height - side) // 2, side, side]]
-
-
-def tile_starts(length):
-    """First pixels of as few tiles as cover a length, evenly spread; one, centred, where it is shorter than a tile."""
-    if length <= SIZE:
-        return [(length - SIZE) // 2]
-    count = -(-(length - TILE_OVERLAP) // (SIZE - TILE_OVERLAP))
-    return [round(i * (length - SIZE) / (count - 1)) for i in range(count)]
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Writes  PACKED/train.h5, validation.h5, test.h5, or PACKED/fold1/train.h5 and so
 Takes   about a second for each 1,000 slices of 200x200 on two cores; holds 256 slices at a time
 
 Datasets x and y, (N, size, size, 1) in the number type of the slices; case and source, text;
-attributes classes, spacing, fit, settings and format. Training sets are shuffled once.
+attributes classes, spacing, fit, stretched, settings and format. Training sets are shuffled once.
 """
 
 import sys
@@ -31,7 +31,7 @@ from contextlib import ExitStack
 import h5py
 import numpy as np
 
-from common.cases import read_case_record, read_list, slice_identity
+from common.cases import common_preparation, read_list, slice_identity
 from common.errors import InputError, summarise
 from common.files import natural_key, refuse_existing, require_choice, require_folder, whole_file
 from common.images import class_count, read_pair, read_slice
@@ -142,27 +142,10 @@ def pack(file, table, name, like, problems):
                     dataset[i - row : i + 1] = block[: row + 1]
         for column, texts in (("case", table["case"]), ("source", table["x"])):
             packed.create_dataset(column, data=list(texts), dtype=h5py.string_dtype())
-        packed.attrs.update(format=FORMAT, settings=json.dumps(recorded_settings(globals())), **common_geometry(table))
+        packed.attrs.update(
+            format=FORMAT, settings=json.dumps(recorded_settings(globals())), **common_preparation(table)
+        )
     return values
-
-
-def common_geometry(table):
-    """What the case.json files of a list agree on.
-
-    Returns:
-        dict of spacing, [row, column] in mm of a pixel of the slices, NaN where unknown or different; and fit, text,
-        empty where unknown or different.
-    """
-    spacings, fits = set(), set()
-    for case in {Path(x).parent.parent for x in table["x"]}:
-        record = read_case_record(case)
-        fits.add(record.get("fit") or "")
-        for entry in record.get("slices", {}).values() or [None]:
-            known = entry and record.get("spacing")
-            scale = entry and [entry["box"][3] / record["size"], entry["box"][2] / record["size"]]
-            spacings.add(tuple(np.round(np.multiply(record["spacing"], scale), 6)) if known else None)
-    spacing = spacings.pop() if len(spacings) == 1 else None
-    return {"spacing": spacing or (np.nan, np.nan), "fit": fits.pop() if len(fits) == 1 else ""}
 
 
 if __name__ == "__main__":
