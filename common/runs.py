@@ -19,23 +19,27 @@ def model_file(run, which="best_dice"):
         Path of the .keras file.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there is none, or it is no .keras file.
     """
     if not str(run):
         raise InputError("RUN is not set; give --run a run folder of train.py or a .keras file")
     run = Path(run)
     if not run.exists():
         raise InputError(f"{run} does not exist; give --run a run folder of train.py or a .keras file")
-    if run.is_file():
-        if run.suffix != ".keras":
-            raise InputError(f"{run} is no .keras file; give --run a run folder of train.py or a .keras file")
-        return run
-    there = [name for name in MODELS if (run / f"{name}.keras").is_file()]
-    if not there:
-        raise InputError(f"{run} is no run folder of train.py: none of its models is there ({', '.join(MODELS)})")
-    if which not in there:
-        raise InputError(f"{run} holds no {which}.keras; it has {' and '.join(there)}")
-    return run / f"{which}.keras"
+    if run.is_dir():
+        there = [name for name in MODELS if (run / f"{name}.keras").is_file()]
+        if not there:
+            raise InputError(
+                f"{run} is no run folder of train.py: none of {', '.join(MODELS)} is there as a .keras file"
+            )
+        if which not in there:
+            raise InputError(f"{run} holds no {which}.keras; it has {' and '.join(there)}")
+        run = run / f"{which}.keras"
+    if run.suffix != ".keras":
+        raise InputError(f"{run} is no .keras file; give --run a run folder of train.py or a .keras file")
+    if not zipfile.is_zipfile(run):
+        raise InputError(f"{run} is damaged or cut short: it is not what Keras writes; give --run another model")
+    return run
 
 
 def load_network(path):
@@ -50,8 +54,6 @@ def load_network(path):
     Raises:
         InputError: if the file is damaged, or holds a layer that is not known here.
     """
-    if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} is damaged or cut short: it is not a .keras file")
     import keras
 
     import models  # noqa: F401  (makes the own layers known to Keras)
