@@ -143,7 +143,7 @@ def _read_specifications(namespace):
     headings = {line: text.lstrip("- ") for line, (text, alone) in comments.items() if alone and text[:3] == "---"}
     specifications = []
     for node in ast.parse(source).body:
-        if isinstance(node, ast.Expr) and ast.unparse(node).startswith("apply_command_line"):
+        if f"{apply_command_line.__name__}(" in ast.unparse(node):
             break
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         name = getattr(target, "id", "")

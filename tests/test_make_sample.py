@@ -14,7 +14,7 @@ SMALL = ("--count", "2", "--slices", "6", "--size", "64")
 
 
 def run(*flags):
-    return subprocess.run([sys.executable, SCRIPT, *map(str, flags)], capture_output=True, text=True)
+    return subprocess.run([sys.executable, SCRIPT, *map(str, flags)], capture_output=True, text=True, check=False)
 
 
 def make(root, *flags):
@@ -96,13 +96,14 @@ def test_every_case_begins_and_ends_without_heart(pictures):
 def test_no_threshold_and_no_band_of_grey_values_finds_the_heart(pictures):
     images, masks = pictures
     heart = masks > 0
-    in_heart = np.bincount(images[heart], minlength=256)
-    anywhere = np.bincount(images.ravel(), minlength=256)
+    in_heart = np.cumsum(np.bincount(images[heart], minlength=256))
+    anywhere = np.cumsum(np.bincount(images.ravel(), minlength=256))
     best = 0
-    for low in range(256):
-        for high in range(low, 256):
-            band = slice(low, high + 1)
-            best = max(best, 2 * in_heart[band].sum() / max(1, anywhere[band].sum() + heart.sum()))
+    for below_band in range(-1, 255):  # -1: the band begins at grey value 0, as "below a threshold" does
+        both, band = (
+            sums[below_band + 1 :] - (sums[below_band] if below_band >= 0 else 0) for sums in (in_heart, anywhere)
+        )
+        best = max(best, (2 * both / (band + heart.sum())).max())
     assert best < 0.6
 
 
