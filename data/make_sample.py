@@ -5,7 +5,7 @@ Takes   about three seconds for 8 cases of 12 slices of 200x200
 
 The slices look like CT in a soft-tissue window. The heart is hardly brighter than muscle and no brighter than
 liver and great vessels, so grey values alone do not find it: over the whole set the best threshold has a Dice
-of 0.3, the best band between two thresholds 0.4. A U-net reaches 0.98 on cases that it has not seen.
+of about 0.3, the best band between two thresholds 0.4. A U-net reaches 0.98 on cases that it has not seen.
 The first and last slices of a case show no heart. The same SEED gives the same files.
 """
 
@@ -84,7 +84,7 @@ def invent_patient(rng):
         shift=rng.uniform(-6, 6, 2),
         fat=rng.uniform(8, 20),  # under the skin
         breast=max(0.0, rng.uniform(-25, 25)),
-        blood=rng.uniform(54, 82),
+        blood=rng.uniform(54, 82),  # Hounsfield units, as noise and bias
         noise=rng.uniform(11, 16),  # standard deviation
         heart_levels=(rng.uniform(0.11, 0.19), rng.uniform(0.79, 0.87)),  # where it begins and ends
         heart_shift=rng.uniform((-8, -3), (8, 3)),
@@ -322,7 +322,8 @@ def is_sample(root):
     if not root.is_dir():
         return False
     records = [read_case_record(path) for path in root.iterdir() if not path.name.startswith(".")]
-    return bool(records) and all(str(record.get("source")).startswith(SOURCE) for record in records)
+    sources = [str(record.get("source")) if isinstance(record, dict) else "" for record in records]
+    return bool(sources) and all(source.startswith(SOURCE) for source in sources)
 
 
 if __name__ == "__main__":

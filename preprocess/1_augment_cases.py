@@ -136,7 +136,7 @@ def denoise(image):
     """Non-local means (Buades et al., doi 10.5201/ipol.2011.bcm_nlm), template window 7, search window 21."""
     if image.dtype == np.uint8:
         return cv2.fastNlMeansDenoising(image, None, DENOISE, 7, 21)
-    return cv2.fastNlMeansDenoising(image, None, [DENOISE * 257], 7, 21, cv2.NORM_L1)
+    return cv2.fastNlMeansDenoising(image, [DENOISE * 257], None, 7, 21, cv2.NORM_L1)
 
 
 def smooth_three_times(image):
@@ -146,8 +146,16 @@ def smooth_three_times(image):
 
 
 def equalise(image):
-    """Contrast-limited adaptive histogram equalisation."""
-    return cv2.createCLAHE(CLAHE_LIMIT, (4, 4)).apply(image)
+    """Contrast-limited adaptive histogram equalisation.
+
+    16 bits get the change that their upper 8 bits get: 65,536 bins are more than a tile has pixels, and the limit fails.
+    """
+    clahe = cv2.createCLAHE(CLAHE_LIMIT, (4, 4))
+    if image.dtype == np.uint8:
+        return clahe.apply(image)
+    upper = (image >> 8).astype(np.uint8)
+    change = clahe.apply(upper).astype(np.int32) - upper
+    return (image + 257 * change).clip(0, 65535).astype(np.uint16)
 
 
 def posterise(image):

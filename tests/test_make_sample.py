@@ -1,38 +1,22 @@
 """data/make_sample.py, run as a user runs it."""
 
 import json
-import subprocess
-import sys
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from conftest import assert_refused, run_script
 
-SCRIPT = Path(__file__).resolve().parents[1] / "data" / "make_sample.py"
-SMALL = ("--count", "2", "--slices", "6", "--size", "64")
-
-
-def run(*flags):
-    return subprocess.run([sys.executable, SCRIPT, *map(str, flags)], capture_output=True, text=True, check=False)
+SCRIPT = "data/make_sample.py"
+SMALL = {"COUNT": 2, "SLICES": 6, "SIZE": 64}
 
 
-def make(root, *flags):
-    result = run("--cases", root, *flags)
-    assert result.returncode == 0, result.stderr
-    return result.stdout.splitlines()
+def make(root, **settings):
+    return run_script(SCRIPT, CASES=root, **settings).stdout.splitlines()
 
 
 def files_of(root):
     return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
-
-
-def assert_refused(result, *words, status=1):
-    assert result.returncode == status
-    assert len(result.stderr.splitlines()) == 1
-    assert "Traceback" not in result.stderr
-    for word in words:
-        assert word in result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -118,8 +102,8 @@ def test_heart_is_as_bright_as_what_is_around_it(pictures):
 
 
 def test_same_seed_gives_same_bytes(tmp_path):
-    for name, flags in {"a": (), "b": (), "other": ("--seed", "2"), "more": ("--count", "3")}.items():
-        make(tmp_path / name, *SMALL, *flags)
+    for name, settings in {"a": {}, "b": {}, "other": {"SEED": 2}, "more": {"COUNT": 3}}.items():
+        make(tmp_path / name, **(SMALL | settings))
     a, b, other, more = (files_of(tmp_path / name) for name in ("a", "b", "other", "more"))
     assert a == b
     assert a["case01/x/0003.png"] != other["case01/x/0003.png"]
@@ -129,47 +113,55 @@ def test_same_seed_gives_same_bytes(tmp_path):
 
 def test_replaces_its_own_data_set_only_when_told(tmp_path):
     root = tmp_path / "sample"
-    make(root, *SMALL)
+    make(root, **SMALL)
     before = files_of(root)
-    assert_refused(run("--cases", root, *SMALL, "--seed", 2), str(root), "--replace")
+    assert_refused(SCRIPT, root, "--replace", CASES=root, SEED=2, **SMALL)
     assert files_of(root) == before
-    make(root, *SMALL, "--seed", 2, "--replace")
+    make(root, SEED=2, REPLACE=True, **SMALL)
     assert files_of(root) != before
     assert [path.name for path in tmp_path.iterdir()] == ["sample"]
 
 
-@pytest.mark.parametrize("name", ["notes.txt", "case01/x/0001.png", "case01/case.json"])
-def test_never_replaces_a_folder_of_the_user(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("notes.txt", "mine"),
+        ("case01/x/0001.png", "mine"),
+        ("case01/case.json", '{"source": "pictures of the user"}'),
+        ("case01/case.json", "[1]"),
+    ],
+)
+def test_never_replaces_a_folder_of_the_user(tmp_path, name, content):
     file = tmp_path / "mine" / name
     file.parent.mkdir(parents=True)
-    file.write_text('{"source": "pictures of the user"}')
+    file.write_text(content)
     before = files_of(tmp_path)
-    assert_refused(run("--cases", tmp_path / "mine", *SMALL, "--replace"), "did not make")
+    assert_refused(SCRIPT, tmp_path / "mine", "did not make", CASES=tmp_path / "mine", REPLACE=True, **SMALL)
     assert files_of(tmp_path) == before
 
 
 def test_never_replaces_a_case_that_the_user_added(tmp_path):
     root = tmp_path / "sample"
-    make(root, *SMALL)
+    make(root, **SMALL)
     (root / "case_of_mine" / "x").mkdir(parents=True)
     before = files_of(root)
-    assert_refused(run("--cases", root, *SMALL, "--replace"), "did not make")
-    assert files_of(root) == before
+    assert_refused(SCRIPT, root, "did not make", CASES=root, REPLACE=True, **SMALL)
+    assert files_of(root) == before and (root / "case_of_mine" / "x").is_dir()
 
 
 @pytest.mark.parametrize(
-    ("flags", "words", "status"),
+    ("settings", "words", "status"),
     [
-        (("--count", 0), ("COUNT is 0", "1 to 99"), 1),
-        (("--count", 100), ("COUNT is 100",), 1),
-        (("--slices", 5), ("SLICES is 5", "6 to 99"), 1),
-        (("--size", 63), ("SIZE is 63", "64 to 512"), 1),
-        (("--seed", -1), ("SEED is -1",), 1),
-        (("--cases", ""), ("CASES is ''",), 1),
-        (("--count", "many"), ("--count", "'many'"), 2),
-        (("--slice", 12), ("--slices",), 2),
+        ({"COUNT": 0}, ("COUNT is 0", "1 to 99"), 1),
+        ({"SLICES": 5}, ("SLICES is 5", "6 to 99"), 1),
+        ({"SIZE": 513}, ("SIZE is 513", "64 to 512"), 1),
+        ({"SEED": -1}, ("SEED is -1",), 1),
+        ({"CASES": ""}, ("CASES is ''",), 1),
+        ({"COUNT": "many"}, ("--count", "'many'"), 2),
+        ({"SLICE": 12}, ("--slice", "--slices"), 2),
     ],
 )
-def test_bad_settings_end_with_one_line(tmp_path, flags, words, status):
-    assert_refused(run("--cases", tmp_path / "sample", *flags), *words, status=status)
+def test_bad_settings_end_with_one_message(tmp_path, settings, words, status):
+    message = assert_refused(SCRIPT, *words, status=status, **({"CASES": tmp_path / "sample"} | settings))
+    assert len(message.splitlines()) == 1
     assert not any(tmp_path.iterdir())
