@@ -24,7 +24,7 @@ RUN = ""  # run folder (or, to retrain, a .keras file) to begin from
 # --- network and loss
 MODEL = "unet"  # a network of models/, or the path of a .py file with build_model(input_shape, classes, **settings)
 MODEL_SETTINGS = {}  # its own settings, for instance {"features": 32, "depth": 4, "dropout": 0.2}
-LOSS = "mse+dice"  # "mse", "bce", "cce" (several classes), "dice", "iou", or a sum
+LOSS = "bce+dice"  # "mse", "bce", "cce" (several classes), "dice", "iou", or a sum of them
 
 # --- optimiser; None takes what the network's author recommends
 OPTIMIZER: str | dict | None = None  # "adam", or with settings {"name": "sgd", "momentum": 0.95, "nesterov": True}
@@ -81,8 +81,6 @@ def main():
     with as_input_error("AUGMENTATION"):
         batches = Batches(training, BATCH_SIZE, SEED, make_augmentation(AUGMENTATION))
     model, log = make_model(training)
-    if len(log) >= EPOCHS:
-        raise InputError(f"{RUN} has all its {EPOCHS} epochs; give --epochs a greater number")
     run = Path(RUN) if MODE == "resume" else make_run_folder(RUNS, MODEL, recorded_settings(globals()))
     print(
         f"{MODEL}, {model.count_params():,} parameters, {training.shape[0]}x{training.shape[1]}, {LOSS}; "
@@ -94,19 +92,20 @@ def main():
     recorder = Recorder(
         run, log, batches, rate_of_epoch, SEED, EPOCHS, EARLY_STOP, MAX_MINUTES, about={"data": training.about()}
     )
-    try:
-        model.fit(
-            batches,
-            validation_data=Batches(validation, BATCH_SIZE),
-            initial_epoch=len(log),
-            epochs=EPOCHS,
-            shuffle=False,
-            verbose=0,
-            callbacks=[recorder],
-        )
-    except KeyboardInterrupt:
-        print(f"\nstopped after epoch {len(log)}; to go on: python train.py --mode resume --run {run}")
-        raise
+    if not recorder.why:
+        try:
+            model.fit(
+                batches,
+                validation_data=Batches(validation, BATCH_SIZE),
+                initial_epoch=len(log),
+                epochs=EPOCHS,
+                shuffle=False,
+                verbose=0,
+                callbacks=[recorder],
+            )
+        except KeyboardInterrupt:
+            print(f"\nstopped after epoch {len(log)}; to go on: python train.py --mode resume --run {run}")
+            raise
     recorder.close()
     if recorder.failed:
         raise InputError(recorder.why)

@@ -3,7 +3,7 @@
 import os
 import platform
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 
 PACKAGES = ("tensorflow", "jax", "torch", "keras", "numpy", "h5py", "pandas", "opencv-python-headless", "coremltools")
@@ -30,7 +30,16 @@ def import_keras():
     with hushed():
         import keras
 
+        with suppress(ImportError):
+            import tensorflow  # noqa: F401  (TensorBoard takes it on every backend; loaded here, it is quiet)
         keras.distribution.list_devices()
+
+
+def accelerators():
+    """Names of the devices that are no CPU, such as `gpu:0`."""
+    import keras
+
+    return [name for name in keras.distribution.list_devices() if not name.startswith("cpu")]
 
 
 def set_up(seed, deterministic):
@@ -66,10 +75,9 @@ def choose_precision(setting):
         return setting
     import keras
 
-    accelerators = [kind for kind in ("gpu", "tpu") if keras.distribution.list_devices(kind)]
-    if not accelerators:
+    if not accelerators():
         return "float32"
-    if keras.backend.backend() == "tensorflow" and "gpu" in accelerators:
+    if keras.backend.backend() == "tensorflow" and accelerators()[0].startswith("gpu"):
         import tensorflow as tf
 
         gpu = tf.config.list_physical_devices("GPU")[0]
@@ -82,8 +90,7 @@ def choose_jit():
     """Whether to compile with XLA: not with TensorFlow on a CPU, where its own convolutions are faster."""
     import keras
 
-    on_cpu = not keras.distribution.list_devices("gpu") and not keras.distribution.list_devices("tpu")
-    return False if keras.backend.backend() in ("tensorflow", "torch") and on_cpu else "auto"
+    return False if keras.backend.backend() == "tensorflow" and not accelerators() else "auto"
 
 
 def describe():

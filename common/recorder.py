@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+import losses  # noqa: F401  (a checkpoint holds its loss and metrics)
 from common.devices import environment, hushed
 from common.errors import InputError
 from common.files import whole_file, whole_folder, write_json
@@ -80,9 +81,12 @@ class Log:
         """Whether the last epoch is the best one."""
         return self.best(metric)[1] == len(self.rows)
 
-    def epochs_since_best(self):
-        """Epochs since the last one that was the best by a monitored metric."""
-        return len(self.rows) - max(self.best(metric)[1] for metric in MONITORED)
+    def reason_to_stop(self, epochs, early_stop):
+        """Why training is over, as text: all epochs are done, or `early_stop` of them brought no best; or None."""
+        since_best = len(self.rows) - max(self.best(metric)[1] for metric in MONITORED)
+        if len(self.rows) >= epochs:
+            return f"all {epochs} epochs done"
+        return f"no new best for {early_stop} epochs" if early_stop and since_best >= early_stop else None
 
     def multiplier(self, controller):
         """Multiplier of the learning rate after the epochs so far, by a fresh `common.schedules.Controller`."""
@@ -97,8 +101,10 @@ class Log:
 
 def read_log(path, epochs):
     """First `epochs` rows of a log, exactly as they were written."""
-    table = pd.read_csv(path, float_precision="round_trip") if epochs else pd.DataFrame()
-    return Log(table.head(epochs).to_dict("records"))
+    if not epochs:
+        return Log()
+    rows = pd.read_csv(path, dtype=str).head(epochs).to_dict("records")
+    return Log([{name: int(text) if name == "epoch" else float(text) for name, text in row.items()} for row in rows])
 
 
 def save_checkpoint(model, log, run):
@@ -160,8 +166,7 @@ class Recorder(keras.callbacks.Callback):
         self.started = time.monotonic()
         self.drawn = -math.inf
         self.longest = 0.0
-        self.why = f"all {epochs} epochs done"
-        self.failed = False
+        self.why, self.failed = log.reason_to_stop(epochs, early_stop), False
         with hushed():
             from tensorboard.summary import Writer
         self.board = Writer(str(run / "tensorboard"))
@@ -205,12 +210,10 @@ class Recorder(keras.callbacks.Callback):
 
         now = time.monotonic()
         self.longest = max(self.longest, now - self.epoch_started)
-        if self.early_stop and self.log.epochs_since_best() >= self.early_stop:
-            self.why = f"no new best for {self.early_stop} epochs"
-            self.model.stop_training = True
-        elif self.max_minutes and now + self.longest > self.started + 60 * self.max_minutes and epoch + 1 < self.epochs:
+        self.why = self.log.reason_to_stop(self.epochs, self.early_stop)
+        if not self.why and self.max_minutes and now + self.longest > self.started + 60 * self.max_minutes:
             self.why = f"another epoch would end after {self.max_minutes:g} minutes"
-            self.model.stop_training = True
+        self.model.stop_training = self.why is not None
         self._write_state()
 
     def _say(self, row):

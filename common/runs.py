@@ -3,7 +3,8 @@
 import zipfile
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, as_input_error
+from common.files import read_json
 
 MODELS = ("best_dice", "best_iou", "last")  # what train.py keeps of a run
 
@@ -56,13 +57,18 @@ def load_network(path):
     """
     import keras
 
-    import models  # noqa: F401  (makes the own layers known to Keras)
+    import models  # makes the own layers known to Keras
 
+    record = Path(path).with_name("settings.json")
+    own = Path(read_json(record).get("MODEL", "")) if record.exists() else Path()
+    if own.suffix == ".py":  # a user's network, which may have layers of its own: the run keeps a copy
+        with as_input_error(path):
+            models.find_network(str(record.with_name("code") / own.name))
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # whatever Keras, HDF5 or a layer make of a file that does not fit
         reason = next(filter(None, str(error).splitlines()), type(error).__name__)
         raise InputError(
             f"{path} cannot be loaded: {reason}\n"
-            "It is damaged, or has a layer of your own that is not in models/ and registered there."
+            "It is damaged, or has a layer of your own without @keras.saving.register_keras_serializable()."
         ) from error

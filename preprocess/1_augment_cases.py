@@ -148,7 +148,7 @@ def smooth_three_times(image):
 def equalise(image):
     """Contrast-limited adaptive histogram equalisation.
 
-    16 bits get the change that their upper 8 bits get: 65,536 bins are more than a tile has pixels, and the limit fails.
+    16 bits get the change that their upper 8 bits get: with 65,536 bins, more than a tile has pixels, no limit works.
     """
     clahe = cv2.createCLAHE(CLAHE_LIMIT, (4, 4))
     if image.dtype == np.uint8:

@@ -33,8 +33,11 @@ def test_probabilities_come_back_to_their_place(fit, shape):
     stream = predict.predict_pictures([picture, picture[::-1]], [Brightness(), Brightness()], 32, fit)
     for image, probabilities in stream:
         assert probabilities.shape == (*shape, 1) and probabilities.dtype == np.float32
-        tolerance = 1e-6 if fit == "tile" or shape == (32, 32) else 0.06
-        assert np.abs(probabilities[..., 0] - to_unit(image)).max() <= tolerance
+        difference = np.abs(probabilities[..., 0] - to_unit(image))
+        if fit == "tile" or shape == (32, 32):
+            assert difference.max() <= 1e-6
+        else:  # scaling mixes the edge of a padded picture with black
+            assert difference[5:-5, 5:-5].max() <= 0.06
 
 
 def test_many_pictures_are_streamed():
