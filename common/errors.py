@@ -42,11 +42,12 @@ def show_in_one_line(kind, error, trace):
         print(f"\n{script}: stopped by Ctrl-C; nothing half-written was left", file=sys.stderr)
     elif issubclass(kind, InputError):
         print(f"{script}: error: {error}", file=sys.stderr)
-    elif issubclass(kind, OSError) and error.errno == errno.ENOSPC:
+    elif issubclass(kind, OSError) and (error.errno == errno.ENOSPC or "No space left" in str(error)):
         where = f" while writing {error.filename}" if error.filename else ""
         print(f"{script}: error: the disk is full{where}; free some space and run again", file=sys.stderr)
-    elif issubclass(kind, OSError) and error.filename:
-        print(f"{script}: error: {error.filename}: {error.strerror}", file=sys.stderr)
+    elif issubclass(kind, OSError):
+        reason = f"{error.filename}: {error.strerror}" if error.filename else error
+        print(f"{script}: error: {reason}", file=sys.stderr)
     elif issubclass(kind, MemoryError):
         print(f"{script}: error: out of memory; use a smaller size or batch", file=sys.stderr)
     else:
