@@ -25,7 +25,7 @@ MODEL_SETTINGS = {"features": 8, "depth": 4, "dropout": 0.0}  # of the U-net
 LOSS = "bce+dice"  # loss to train with
 LEARNING_RATE = 3e-3  # to start from; it falls to 0
 BATCH_SIZE = 4  # slices a step
-EPOCHS = 14  # passes over the training set
+EPOCHS = 10  # passes over the training set
 MAX_MINUTES = 3.5  # stop training before an epoch that would end later
 SEED = 1  # of the division and of the training
 

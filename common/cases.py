@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 
 from common.errors import InputError, summarise
 from common.files import natural_key, read_json, require_folder
@@ -192,6 +191,8 @@ def read_list(path):
     Raises:
         InputError: if it is missing, empty, has no such header, or names files that are gone.
     """
+    import pandas as pd  # takes half a second to load, which the scripts without lists save
+
     path = Path(path)
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)

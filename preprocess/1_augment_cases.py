@@ -106,22 +106,13 @@ def augment_slice(task, filters, shapes):
         for shape, deform in shapes.items():
             data = encode_png(deform(filtered, smooth=True))
             (part_of(case, f"x_{letter}{suffix(shape)}") / f"{name}.png").write_bytes(data)
+    one_class = np.isin(mask, (0, 255)).all()
     for shape, deform in shapes.items():
-        data = encode_png(deform_mask(mask, deform))
-        (part_of(case, f"y_O{suffix(shape)}") / f"{name}.png").write_bytes(data)
+        deformed = deform(mask, smooth=one_class)  # class numbers must not be mixed
+        if one_class:
+            deformed = cv2.threshold(deformed, 127, 255, cv2.THRESH_BINARY)[1]
+        (part_of(case, f"y_O{suffix(shape)}") / f"{name}.png").write_bytes(encode_png(deformed))
     return case
-
-
-def deform_mask(mask, deform):
-    """Deform a mask: of one class smoothly and back to 0/255 at 127, of class numbers by nearest neighbour.
-
-    Args:
-        mask: (H, H) uint8.
-        deform: function of `make_shapes`.
-    """
-    if np.isin(mask, (0, 255)).all():
-        return np.where(deform(mask, smooth=True) > 127, 255, 0).astype(np.uint8)
-    return deform(mask, smooth=False)
 
 
 # --- filters
