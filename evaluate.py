@@ -41,6 +41,7 @@ from common.images import (
     to_classes,
     to_eight_bit,
     to_gray,
+    values_of,
 )
 from common.parallel import ordered_map, progress
 from common.scores import SCORES, count_pixels, scores_of_counts
@@ -118,13 +119,13 @@ def read(path):
         InputError: if its values are no mask's.
     """
     mask = to_gray(read_picture(path))
-    check_mask_values(set(np.unique(mask).tolist()), path)
+    check_mask_values(values_of(mask), path)
     return mask.astype(np.uint8)
 
 
 def find_classes(pairs):
     values = set()
-    for found in ordered_map(lambda pair: set(np.unique(read(pair.truth)).tolist()), pairs):
+    for found in ordered_map(lambda pair: values_of(read(pair.truth)), pairs):
         values |= found
     return class_count(values, TRUTH)
 
@@ -135,7 +136,7 @@ def count(pair, classes):
     masks = []
     for path in (pair.predicted, pair.truth):
         mask = read(path)
-        if odd := sorted(set(np.unique(mask).tolist()) - allowed):
+        if odd := sorted(values_of(mask) - allowed):
             raise InputError(f"{path} holds the value {odd[0]}; the masks in {TRUTH} hold {sorted(allowed)}")
         masks.append(to_classes(mask, classes))
     predicted, truth = masks

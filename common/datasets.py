@@ -9,7 +9,7 @@ import numpy as np
 
 from common.cases import common_preparation, read_list
 from common.errors import InputError, summarise
-from common.images import class_count, read_mask, read_pair, read_slice, to_classes, to_unit
+from common.images import class_count, read_mask, read_pair, read_slice, to_classes, to_unit, values_of
 from common.parallel import ordered_map, progress
 
 
@@ -109,7 +109,7 @@ def _open_packed(path, memory_gb, classes):
         raise InputError(f"{path} is damaged or cut short; pack it again with 3_pack_hdf5.py") from None
     classes = file.attrs.get("classes", classes)
     if classes is None:  # a file of AIS
-        classes = class_count({int(value) for i in range(len(y)) for value in np.unique(y[i])}, path)
+        classes = class_count(set().union(*(values_of(y[i]) for i in range(len(y)))), path)
     unknown = {"spacing": (np.nan, np.nan), "fit": "", "stretched": False}
     preparation = {name: file.attrs.get(name, value) for name, value in unknown.items()}
     return SliceSet(path, x, y, texts["case"], texts["source"], classes, in_memory, preparation)
@@ -142,7 +142,7 @@ def _open_list(path, memory_gb, classes):
             continue
         if in_memory:
             x[i, ..., 0], y[i, ..., 0] = pair
-        values.update(np.unique(pair[1]).tolist())
+        values |= values_of(pair[1])
     if problems:
         raise InputError(summarise(problems, f"slices of {path} cannot be used"))
     if not (classes and 1 < classes >= max(values)):

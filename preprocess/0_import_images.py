@@ -58,6 +58,7 @@ from common.images import (
     read_picture,
     stretch,
     to_gray,
+    values_of,
 )
 from common.parallel import ordered_map, progress
 
@@ -269,7 +270,7 @@ def import_picture(source):
         }
         image_cut, mask_cut = cut(image, box, SIZE), cut(mask, box, SIZE, cv2.INTER_NEAREST)
         cuts.append(Cut(encode_png(image_cut), encode_png(mask_cut), record))
-    return cuts, {int(value) for value in np.unique(mask)}
+    return cuts, values_of(mask)
 
 
 def prepare_mask(path):
@@ -286,7 +287,7 @@ def prepare_mask(path):
         mask = gray
     if MASK_THRESHOLD is not None:
         return np.where(mask > MASK_THRESHOLD, 255, 0).astype(np.uint8)
-    values = {int(value) for value in np.unique(mask)}
+    values = values_of(mask)
     if MASK_VALUES is not None:
         mapping = {0: 0} | {int(key): int(value) for key, value in MASK_VALUES.items()}
         if unknown := sorted(values - mapping.keys()):

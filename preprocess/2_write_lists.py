@@ -52,6 +52,7 @@ from common.images import (
     read_pair,
     read_slice,
     to_classes,
+    values_of,
 )
 from common.parallel import ordered_map, progress
 
@@ -160,7 +161,7 @@ def check_data(cases):
 def check_slice(pair):
     case, name, x, y, group = pair
     image, mask = read_pair(x, y)
-    values = frozenset(int(value) for value in np.unique(mask))
+    values = frozenset(values_of(mask))
     check_mask_values(values, y)
     return Checked(case, name, x, y, group, len(image), 8 * image.itemsize, values, float((mask > 0).mean()))
 

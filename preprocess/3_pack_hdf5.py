@@ -34,12 +34,12 @@ import numpy as np
 from common.cases import common_preparation, read_list, slice_identity
 from common.errors import InputError, summarise
 from common.files import natural_key, refuse_existing, require_choice, require_folder, whole_file
-from common.images import class_count, read_pair, read_slice
+from common.images import class_count, read_pair, read_slice, values_of
 from common.parallel import ordered_map, progress
 
 NAMES = ("train", "validation", "test")
 FORMAT = 1  # version of a packed set
-BLOCK = 256  # slices that are written together
+BLOCK = 4  # slices that are written together: few, since HDF5 holds up the decoding threads meanwhile
 
 
 def main():
@@ -126,7 +126,7 @@ def pack(file, table, name, like, problems):
     storage = {"chunks": (1, *whole[1:]), "compression": COMPRESSION} if COMPRESSION else {}
     values = set()
     pairs = zip(table["x"], table["y"], strict=True)
-    decoded = ordered_map(lambda pair: read_pair(*pair, like), pairs, problems=problems)
+    decoded = ordered_map(lambda pair: read_with_values(*pair, like), pairs, problems=problems)
     with h5py.File(file, "w") as packed:
         sets = [packed.create_dataset("x", whole, number, **storage)]
         sets += [packed.create_dataset("y", whole, np.uint8, **storage)]
@@ -134,9 +134,10 @@ def pack(file, table, name, like, problems):
         for i, result in enumerate(progress(decoded, count, f"packing {name}")):
             if result is None:
                 continue
-            values.update(np.unique(result[1]).tolist())
+            *pictures, values_here = result
+            values |= values_here
             row = i % BLOCK
-            for dataset, block, picture in zip(sets, blocks, result, strict=True):
+            for dataset, block, picture in zip(sets, blocks, pictures, strict=True):
                 block[row, ..., 0] = picture
                 if row == BLOCK - 1 or i == count - 1:
                     dataset[i - row : i + 1] = block[: row + 1]
@@ -146,6 +147,12 @@ def pack(file, table, name, like, problems):
             format=FORMAT, settings=json.dumps(recorded_settings(globals())), **common_preparation(table)
         )
     return values
+
+
+def read_with_values(x_path, y_path, like):
+    """A slice, its mask, and the set of values in the mask; see `common.images.read_pair`."""
+    x, y = read_pair(x_path, y_path, like)
+    return x, y, values_of(y)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 
-def compare(what, ours, theirs, rounds=5):
+def compare(what, ours, theirs, rounds=3):
     """Run `ours` and `theirs` in turn and print how many times faster ours is.
 
     Args:
