@@ -2,7 +2,7 @@
 
 Reads   LISTS/train.csv, validation.csv, test.csv, or those in LISTS/fold1 and so on             from step 2
 Writes  PACKED/train.h5, validation.h5, test.h5, or PACKED/fold1/train.h5 and so on              for train.py
-Takes   about a second for each 1,000 slices of 200x200 on two cores; holds 256 slices at a time
+Takes   about a second for each 1,000 slices of 200x200 on two cores; holds a few slices at a time
 
 Datasets x and y, (N, size, size, 1) in the number type of the slices; case and source, text;
 attributes classes, spacing, fit, stretched, settings and format. Training sets are shuffled once.
@@ -26,7 +26,7 @@ SEED = 1  # of the order of the training set
 apply_command_line(globals())
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 
 import h5py
 import numpy as np
@@ -39,7 +39,6 @@ from common.parallel import ordered_map, progress
 
 NAMES = ("train", "validation", "test")
 FORMAT = 1  # version of a packed set
-BLOCK = 4  # slices that are written together: few, since HDF5 holds up the decoding threads meanwhile
 
 
 def main():
@@ -109,7 +108,10 @@ def pack_division(folder, lists):
 
 
 def pack(file, table, name, like, problems):
-    """Write one packed set, a block of slices at a time.
+    """Write one packed set.
+
+    Without compression, the decoding threads write each slice to its place in the file themselves: HDF5 lets only
+    one thread in at a time, and would keep the others waiting.
 
     Args:
         file: path of the HDF5 file.
@@ -122,37 +124,44 @@ def pack(file, table, name, like, problems):
         set of the values in the masks.
     """
     count, (side, _), number = len(table), like[1].shape, like[1].dtype
-    whole = (count, side, side, 1)
-    storage = {"chunks": (1, *whole[1:]), "compression": COMPRESSION} if COMPRESSION else {}
-    values = set()
-    pairs = zip(table["x"], table["y"], strict=True)
-    decoded = ordered_map(lambda pair: read_with_values(*pair, like), pairs, problems=problems)
     with h5py.File(file, "w") as packed:
-        sets = [packed.create_dataset("x", whole, number, **storage)]
-        sets += [packed.create_dataset("y", whole, np.uint8, **storage)]
-        blocks = [np.empty((min(BLOCK, count), *whole[1:]), dataset.dtype) for dataset in sets]
-        for i, result in enumerate(progress(decoded, count, f"packing {name}")):
-            if result is None:
-                continue
-            *pictures, values_here = result
-            values |= values_here
-            row = i % BLOCK
-            for dataset, block, picture in zip(sets, blocks, pictures, strict=True):
-                block[row, ..., 0] = picture
-                if row == BLOCK - 1 or i == count - 1:
-                    dataset[i - row : i + 1] = block[: row + 1]
+        for dataset, kind in (("x", number), ("y", np.uint8)):
+            create(packed, dataset, (count, side, side, 1), kind)
         for column, texts in (("case", table["case"]), ("source", table["x"])):
             packed.create_dataset(column, data=list(texts), dtype=h5py.string_dtype())
-        packed.attrs.update(
-            format=FORMAT, settings=json.dumps(recorded_settings(globals())), **common_preparation(table)
-        )
+        settings = json.dumps(recorded_settings(globals()))
+        packed.attrs.update(format=FORMAT, settings=settings, **common_preparation(table))
+        places = [] if COMPRESSION else [packed[dataset].id.get_offset() for dataset in ("x", "y")]
+
+    def store(task):
+        i, *pair = task
+        pictures = read_pair(*pair, like)
+        for place, picture in zip(places, pictures, strict=False):
+            with open(file, "r+b") as raw:
+                raw.seek(place + i * picture.nbytes)
+                raw.write(picture)
+        return values_of(pictures[1]), pictures
+
+    values = set()
+    stored = ordered_map(store, zip(range(count), table["x"], table["y"], strict=True), problems=problems)
+    with h5py.File(file, "r+") if COMPRESSION else nullcontext() as packed:
+        for i, result in enumerate(progress(stored, count, f"packing {name}")):
+            if result:
+                values |= result[0]
+                for dataset, picture in zip(("x", "y") if packed else (), result[1], strict=False):
+                    packed[dataset][i, ..., 0] = picture
     return values
 
 
-def read_with_values(x_path, y_path, like):
-    """A slice, its mask, and the set of values in the mask; see `common.images.read_pair`."""
-    x, y = read_pair(x_path, y_path, like)
-    return x, y, values_of(y)
+def create(packed, name, shape, number):
+    """Create a dataset; one without compression has its whole place in the file from the start, not filled."""
+    if COMPRESSION:
+        packed.create_dataset(name, shape, number, chunks=(1, *shape[1:]), compression=COMPRESSION)
+        return
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
+    properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)
+    packed.create_dataset(name, shape, number, dcpl=properties)
 
 
 if __name__ == "__main__":
