@@ -3,7 +3,7 @@
 Reads   RUN: run folder of train.py, several to average, or .keras files; INPUT: pictures, case folders or a list
 Writes  OUTPUT/<name>.png, masks of the size of the pictures, and OUTPUT/overlays/<name>.png;
         of several cases OUTPUT/<case>/<name>.png and OUTPUT/overlays/<case>/<name>.png
-Takes   about a second for each ten pictures of 200x200 with a U-net of 32 features on two cores
+Takes   20 seconds for 10 pictures of 512x512 in tiles with a U-net of 16 features on two cores
 """
 
 from common.settings import apply_command_line
