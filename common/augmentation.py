@@ -52,7 +52,7 @@ def make_augmentation(settings):
         words = np.random.SeedSequence(seeds).generate_state(len(steps))
         batch = {"images": x, "segmentation_masks": y.astype(np.float32)}
         for step, word in zip(steps, words, strict=True):
-            step.generator.state.assign([int(word), 0])
+            step.generator.state.assign([int(word) >> 1, 0])  # 31 bits, which every backend takes
             batch = step(batch, training=True)
         x, y = (keras.ops.convert_to_numpy(batch[name]) for name in ("images", "segmentation_masks"))
         return np.clip(x, 0, 1, dtype=np.float32), np.rint(y).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Backend, devices, precision and seeds. The only place beside convert_coreml.py that knows TensorFlow."""
+"""Backend, devices, precision and seeds: the one place, beside convert_coreml.py, that knows backends by name."""
 
 import os
 import platform
@@ -28,18 +28,27 @@ def import_keras():
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     with hushed():
-        import keras
+        import keras  # noqa: F401
 
         with suppress(ImportError):
             import tensorflow  # noqa: F401  (TensorBoard takes it on every backend; loaded here, it is quiet)
-        keras.distribution.list_devices()
+        list_devices()
+
+
+def list_devices():
+    """Names of the devices of the backend, such as `gpu:0`; `cpu:0` where there is nothing else."""
+    import keras
+
+    if keras.backend.backend() == "torch":  # Keras lists devices on TensorFlow and JAX only
+        import torch
+
+        return [f"gpu:{i}" for i in range(torch.cuda.device_count())] or ["cpu:0"]
+    return keras.distribution.list_devices()
 
 
 def accelerators():
-    """Names of the devices that are no CPU, such as `gpu:0`."""
-    import keras
-
-    return [name for name in keras.distribution.list_devices() if not name.startswith("cpu")]
+    """Names of the devices that are no CPU."""
+    return [name for name in list_devices() if not name.startswith("cpu")]
 
 
 def set_up(seed, deterministic):
@@ -97,8 +106,7 @@ def describe():
     """The backend and its devices in a few words."""
     import keras
 
-    devices = keras.distribution.list_devices()
-    return f"{keras.backend.backend()} on {', '.join(devices) or 'CPU'}"
+    return f"{keras.backend.backend()} on {', '.join(list_devices())}"
 
 
 def environment():
