@@ -72,7 +72,7 @@ def main():
             f"train, an epoch of a U-net of {FEATURES} features at 200x200, batch {BATCH}",
             lambda: whole_script(root / "packed", root / "runs"),
             bare,
-            rounds=3,
+            rounds=2,
         )
 
 
