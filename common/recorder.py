@@ -237,6 +237,7 @@ class Recorder(keras.callbacks.Callback):
         """Write what is only worth it at the end."""
         self.board.close()
         if self.log.rows:
+            self._write_state()  # a run killed right after its last checkpoint has that of the epoch before
             draw_curves(self.log, self.run / "curves.png")
 
 
