@@ -1,5 +1,6 @@
 """Case folders (`<name with "case">/x`, `y`, `case.json`) and lists of slices (`x,y,case`)."""
 
+import functools
 import os
 from pathlib import Path
 from typing import NamedTuple
@@ -205,10 +206,10 @@ def read_list(path):
     if table.empty:
         raise InputError(f"{path} is empty; expected a row for every slice")
     for column in ("x", "y"):
-        table[column] = [os.path.normpath(path.parent / name) for name in table[column]]
+        table[column] = [os.path.normpath(os.path.join(path.parent, name)) for name in table[column]]
     if "case" not in table:
         table["case"] = [Path(x).parent.parent.name for x in table["x"]]
-    gone = [f"{name} does not exist" for name in [*table["x"], *table["y"]] if not Path(name).is_file()]
+    gone = [f"{name} does not exist" for name in [*table["x"], *table["y"]] if not os.path.isfile(name)]
     if gone:
         raise InputError(summarise(gone, f"files in {path} are gone"))
     return table[["x", "y", "case"]]
@@ -220,5 +221,10 @@ def slice_identity(image_path):
     Args:
         image_path: path such as `case01/x_A_RTP/0001.png`.
     """
-    path = Path(image_path).resolve()
-    return str(path.parent.parent / path.stem)
+    if os.path.islink(image_path):
+        image_path = os.path.realpath(image_path)
+    folder, file = os.path.split(image_path)
+    return os.path.join(os.path.dirname(_real_path(folder)), os.path.splitext(file)[0])
+
+
+_real_path = functools.cache(os.path.realpath)  # a case has many slices

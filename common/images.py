@@ -243,7 +243,10 @@ def values_of(mask):
     """
     if mask.dtype != np.uint8:
         return set(np.unique(mask).tolist())
-    counts = cv2.calcHist([mask], [0], None, [256], [0, 256])  # many times faster than sorting, as np.unique does
+    full = cv2.countNonZero(cv2.compare(mask, 255, cv2.CMP_EQ))
+    if full == cv2.countNonZero(mask):  # the common case, found many times faster than by counting every value
+        return {value for value, is_there in ((0, full < mask.size), (255, full > 0)) if is_there}
+    counts = cv2.calcHist([mask], [0], None, [256], [0, 256])
     return set(np.flatnonzero(counts).tolist())
 
 

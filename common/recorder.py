@@ -164,7 +164,7 @@ class Recorder(keras.callbacks.Callback):
         self.run, self.log, self.training, self.rate, self.seed = run, log, training, rate, seed
         self.epochs, self.early_stop, self.max_minutes, self.about = epochs, early_stop, max_minutes, about or {}
         self.started = time.monotonic()
-        self.drawn = -math.inf
+        self.draw_after = -math.inf
         self.longest = 0.0
         self.why, self.failed = log.reason_to_stop(epochs, early_stop), False
         with hushed():
@@ -204,9 +204,7 @@ class Recorder(keras.callbacks.Callback):
                 self.board.add_scalar(name, value, step=epoch + 1)
         self.board.flush()
         self._say(row)
-        if time.monotonic() - self.drawn > 30:
-            draw_curves(self.log, self.run / "curves.png")
-            self.drawn = time.monotonic()
+        self._draw_now_and_then()
 
         now = time.monotonic()
         self.longest = max(self.longest, now - self.epoch_started)
@@ -225,6 +223,14 @@ class Recorder(keras.callbacks.Callback):
             f"rate {row['learning_rate']:.2g}  {row['seconds']:.1f} s{best}",
             flush=True,
         )
+
+    def _draw_now_and_then(self):
+        """Draw the curves so seldom that it takes at most a hundredth of the run's time."""
+        started = time.monotonic()
+        if started >= self.draw_after:
+            draw_curves(self.log, self.run / "curves.png")
+            now = time.monotonic()
+            self.draw_after = now + 100 * (now - started)
 
     def _write_state(self):
         best = {

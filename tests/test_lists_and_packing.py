@@ -10,10 +10,11 @@ import pandas as pd
 from conftest import ROOT, assert_refused, disc_slice, leftovers, make_cases, run_script, write_picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
-from common.cases import read_list
+from common.cases import read_list, slice_identity
 from common.errors import InputError
-from common.images import read_picture
+from common.images import read_picture, values_of
 
 LISTS, PACK = "preprocess/2_write_lists.py", "preprocess/3_pack_hdf5.py"
 
@@ -193,6 +194,23 @@ def test_more_slices_than_a_block_and_compression(tmp_path):
             assert file["x"].dtype == np.uint16 and file["y"].dtype == np.uint8
             for i in (0, 255, 256, 299):
                 assert np.array_equal(file["x"][i, ..., 0], read_picture(file["source"][i].decode()))
+
+
+@given(hnp.arrays(np.uint8, (3, 4), elements=st.sampled_from([0, 1, 2, 254, 255])))
+def test_values_of_a_mask(mask):
+    assert values_of(mask) == set(np.unique(mask).tolist())
+
+
+def test_what_a_slice_is_known_by(tmp_path):
+    """Variants of a slice and links to it are the same slice; its neighbour is not."""
+    case = make_cases(tmp_path, cases=1, slices=2, size=16) / "case01"
+    slice_, other = case / "x" / "0001.png", case / "x" / "0002.png"
+    (case / "x_A").mkdir()
+    copies = [shutil.copy(slice_, case / "x_A"), tmp_path / "link.png", tmp_path / "case09" / "x" / "0001.png"]
+    copies[1].symlink_to(slice_)
+    (tmp_path / "case09").symlink_to(case)
+    assert {slice_identity(str(copy)) for copy in copies} == {slice_identity(str(slice_))}
+    assert slice_identity(str(other)) != slice_identity(str(slice_))
 
 
 def test_spacing_of_the_slices_is_that_of_the_source_scaled(tmp_path):

@@ -1,6 +1,7 @@
 """3_pack_hdf5.py against decoding alone, and its memory by the number of images: python tests/benchmarks/pack.py"""
 
 import os
+import shutil
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
@@ -59,7 +60,8 @@ def main():
         lists = {count: write_list(root, count) for count in (500, 2000, 5000)}
 
         def pack(count):
-            return run(script, "--lists", lists[count], "--packed", root / "packed", "--replace")
+            shutil.rmtree(root / "packed", ignore_errors=True)
+            return run(script, "--lists", lists[count], "--packed", root / "packed")
 
         compare(
             "pack, 2,000 pairs of 512x512, whole process, against decoding them with two threads",
