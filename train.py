@@ -22,13 +22,16 @@ MODE = "new"  # "new"; "resume" goes on with RUN under its settings, changed by 
 RUN = ""  # run folder (or, to retrain, a .keras file) to begin from
 
 # --- network and loss
-MODEL = "unet"  # a network of models/, or the path of a .py file with build_model(input_shape, classes, **settings)
-MODEL_SETTINGS = {}  # its own settings, for instance {"features": 32, "depth": 4, "dropout": 0.2}
-LOSS = "bce+dice"  # "mse", "bce", "cce" (several classes), "dice", "iou", or a sum of them
+MODEL = "unet"  # "unet", "cvnet_synapse" (for 200x200), "cvnet_synapse_512", "deeplab_v3plus", or the path of a
+# .py file with build_model(input_shape, classes, **settings)
+MODEL_SETTINGS = {}  # its own settings, for instance {"features": 32, "depth": 4, "dropout": 0.2} or
+# {"backbone": "mobilenetv2"}; see models/
+LOSS = "bce+dice"  # "mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff", "series" (these in turn),
+# "bce", "cce" (several classes), "dice", "iou", "tversky", "focal_tversky", or a sum, for instance "hausdorff+dice"
 
 # --- optimiser; None takes what the network's author recommends
 OPTIMIZER: str | dict | None = None  # "adam", or with settings {"name": "sgd", "momentum": 0.95, "nesterov": True}
-LEARNING_RATE: float | None = None  # to start from
+LEARNING_RATE: float | None = None  # to start from; of SGD, None goes in proportion with BATCH_SIZE
 SCHEDULE: str | None = None  # "constant", "poly", "graph" or "cosine"
 SCHEDULE_SETTINGS = {}  # poly {"power": 0.9}; graph {"points": [[0, 5e-3], [50, 1e-3]]}, whose end is that of the run;
 # cosine {"period": 100, "factor": 2, "lowest": 1e-6}
@@ -41,7 +44,8 @@ EARLY_STOP = 50  # stop after so many epochs without a new best Dice or IoU; 0: 
 MAX_MINUTES: float | None = None  # stop before an epoch that would end later than this; None: never
 
 # --- how to compute
-PRECISION = "auto"  # "float32", "mixed_bfloat16", "mixed_float16"; "auto": the fast one that the device has
+PRECISION = "auto"  # "float32", "mixed_bfloat16", "mixed_float16"; "auto": the fast one that the device has, on
+# a CPU by a trial before runs of 500 steps and more
 SEED = 1  # of weights, order, drop-out and augmentation
 DETERMINISTIC = True  # the same seed gives the same bits; False may be faster on a GPU
 
@@ -61,10 +65,10 @@ from common.augmentation import make_augmentation
 from common.cases import slice_identity
 from common.datasets import Batches, open_set
 from common.recorder import Log, Recorder, make_run_folder, read_checkpoint
-from common.report import write_report
-from common.runs import load_network, model_file
+from common.report import draw_network, write_report
+from common.runs import load_network, model_file, take_weights
 from common.schedules import Controller, learning_rate
-from losses import get_loss, training_metrics
+from losses import follow_steps, get_loss, training_metrics
 
 
 def main():
@@ -74,14 +78,16 @@ def main():
     check_settings()
     training, validation = open_sets()
 
-    devices.set_up(SEED, DETERMINISTIC)
-    globals()["PRECISION"] = devices.choose_precision(PRECISION)
-    with as_input_error("PRECISION"):
-        keras.config.set_dtype_policy(PRECISION)
     with as_input_error("AUGMENTATION"):
         batches = Batches(training, BATCH_SIZE, SEED, make_augmentation(AUGMENTATION))
+    set_precision(training, batches)
+    devices.set_up(SEED, DETERMINISTIC)
     model, log = make_model(training)
-    run = Path(RUN) if MODE == "resume" else make_run_folder(RUNS, MODEL, recorded_settings(globals()))
+    if MODE == "resume":
+        run = Path(RUN)
+    else:
+        run = make_run_folder(RUNS, MODEL, recorded_settings(globals()))
+        draw_network(model, run)
     print(
         f"{MODEL}, {model.count_params():,} parameters, {training.shape[0]}x{training.shape[1]}, {LOSS}; "
         f"{len(training)} training and {len(validation)} validation slices, {training.classes_in_words()}; "
@@ -128,7 +134,12 @@ def use_run_to_resume():
 def take_recommendations():
     """Fill in what is None with what the network's author recommends."""
     with as_input_error("MODEL"):
-        recommended = models.recommended(MODEL)
+        recommended = models.recommended(MODEL, BATCH_SIZE)
+    if OPTIMIZER is not None and LEARNING_RATE is None:  # the recommended rate is that of the recommended optimizer
+        with as_input_error("OPTIMIZER"):
+            chosen = make_optimizer(OPTIMIZER)
+        if type(chosen) is not type(make_optimizer(recommended["OPTIMIZER"])):
+            globals()["LEARNING_RATE"] = float(chosen.learning_rate)
     globals().update({name: value for name, value in recommended.items() if globals()[name] is None})
     if SCHEDULE == "graph" and SCHEDULE_SETTINGS.get("points"):
         globals()["EPOCHS"] = int(SCHEDULE_SETTINGS["points"][-1][0])
@@ -142,7 +153,7 @@ def check_settings():
     with as_input_error("LOSS"):
         get_loss(LOSS)
     with as_input_error("OPTIMIZER"):
-        make_optimizer()
+        make_optimizer(OPTIMIZER, LEARNING_RATE)
     with as_input_error("SCHEDULE"):
         rate_of_epoch(0, Log())
     if MODE == "retrain":
@@ -183,51 +194,59 @@ def open_sets():
     return training, validation
 
 
+def set_precision(training, batches):
+    """Set the precision, and where it is "auto" choose it, on a CPU by a trial if the run is long enough for one."""
+
+    def compiled():
+        model = build(training)
+        compile_network(model)
+        return model
+
+    steps = EPOCHS * len(batches)
+    globals()["PRECISION"] = devices.choose_precision(PRECISION, compiled, lambda: batches[0], steps)
+    with as_input_error("PRECISION"):
+        keras.config.set_dtype_policy(PRECISION)
+
+
 def make_model(training):
     """Build or load the network, compiled, and the log of the epochs that it has behind it."""
-    with as_input_error("MODEL_SETTINGS"):
-        model = models.build_model(MODEL, training.shape, training.classes, **MODEL_SETTINGS)
+    model = build(training)
     if MODE == "resume":
         resumed, log = read_checkpoint(Path(RUN))
         if resumed is not None:
             if resumed.output_shape != model.output_shape:
                 raise InputError(f"{RUN} gives {resumed.output_shape}; {TRAIN} needs {model.output_shape}")
+            follow_steps(resumed)
             return resumed, log
     if MODE == "retrain":
-        take_weights(model, load_network(model_file(RUN)))
+        take_weights(model, load_network(model_file(RUN)), RUN)
+    compile_network(model)
+    return model, Log()
+
+
+def build(training):
+    with as_input_error("MODEL_SETTINGS"):
+        return models.build_model(MODEL, training.shape, training.classes, **MODEL_SETTINGS)
+
+
+def compile_network(model):
     model.compile(
-        optimizer=make_optimizer(),
+        optimizer=make_optimizer(OPTIMIZER, LEARNING_RATE),
         loss=get_loss(LOSS),
         metrics=training_metrics(),
         jit_compile=devices.choose_jit(),
     )
-    return model, Log()
+    follow_steps(model)
 
 
-def make_optimizer():
-    setting = {"name": OPTIMIZER} if isinstance(OPTIMIZER, str) else dict(OPTIMIZER)
+def make_optimizer(setting, rate=None):
+    """Optimizer of a name or of a dict with name and settings; None takes the rate that Keras gives it."""
+    setting = {"name": setting} if isinstance(setting, str) else dict(setting)
     if "name" not in setting:
-        raise ValueError(f'{OPTIMIZER} has no name; expected for instance {{"name": "sgd", "momentum": 0.9}}')
+        raise ValueError(f'{setting} has no name; expected for instance {{"name": "sgd", "momentum": 0.9}}')
     name = setting.pop("name").lower()
-    return keras.optimizers.get({"class_name": name, "config": {"learning_rate": LEARNING_RATE} | setting})
-
-
-def take_weights(model, other):
-    """Give a network the weights of the layers of another one that have the same names and shapes."""
-    theirs = {layer.name: layer.get_weights() for layer in other.layers}
-    taken, left = 0, []
-    for layer in model.layers:
-        ours, weights = layer.get_weights(), theirs.get(layer.name, [])
-        if not ours:
-            continue
-        if [w.shape for w in ours] == [w.shape for w in weights]:
-            layer.set_weights(weights)
-            taken += 1
-        else:
-            left.append(layer.name)
-    if not taken:
-        raise InputError(f"no layer of {RUN} fits {MODEL}; retrain needs a run of the same network")
-    print(f"took the weights of {taken} layers of {RUN}" + (f"; new: {', '.join(left)}" if left else ""))
+    rate = {} if rate is None else {"learning_rate": rate}
+    return keras.optimizers.get({"class_name": name, "config": rate | setting})
 
 
 if __name__ == "__main__":

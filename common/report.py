@@ -4,6 +4,7 @@ import base64
 import html
 from pathlib import Path
 
+import keras
 import pandas as pd
 
 from common.datasets import Batches
@@ -22,6 +23,19 @@ table { border-collapse: collapse } td, th { padding: .2rem .9rem .2rem 0; text-
 td { overflow-wrap: anywhere } tr { border-bottom: 1px solid #dde3e8 }
 @media print { body { margin: 0; max-width: none } img { break-inside: avoid } }
 """
+
+
+def draw_network(model, run):
+    """Write `model_summary.txt` and, where Graphviz is installed, `network.png` into a run folder."""
+    lines = []
+    model.summary(line_length=120, print_fn=lines.append)
+    with whole_file(run / "model_summary.txt") as part:
+        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    try:
+        with whole_file(run / "network.png") as part:
+            keras.utils.plot_model(model, part, show_shapes=True, dpi=60)
+    except ImportError:  # what Keras makes of a missing program too
+        print("no picture of the network: it needs Graphviz (https://graphviz.org/download)")
 
 
 def write_report(run, validation, batch_size):

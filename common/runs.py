@@ -72,3 +72,29 @@ def load_network(path):
             f"{path} cannot be loaded: {reason}\n"
             "It is damaged, or has a layer of your own without @keras.saving.register_keras_serializable()."
         ) from error
+
+
+def take_weights(model, other, source):
+    """Give a network the weights of the layers of another one that have the same names and shapes, and say which.
+
+    Args:
+        model, other: keras.Model.
+        source: where the other one came from, for messages.
+
+    Raises:
+        InputError: if no layer fits.
+    """
+    theirs = {layer.name: layer.get_weights() for layer in other.layers}
+    taken, left = 0, []
+    for layer in model.layers:
+        ours, weights = layer.get_weights(), theirs.get(layer.name, [])
+        if not ours:
+            continue
+        if [w.shape for w in ours] == [w.shape for w in weights]:
+            layer.set_weights(weights)
+            taken += 1
+        else:
+            left.append(layer.name)
+    if not taken:
+        raise InputError(f"no layer of {source} fits {model.name}; retrain needs a run of the same network")
+    print(f"took the weights of {taken} layers of {source}" + (f"; new: {', '.join(left)}" if left else ""))

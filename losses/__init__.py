@@ -1,50 +1,75 @@
-"""Losses by name: a pixel loss alone, or with an overlap term, such as "mse", "dice", "mse+dice"."""
+"""Losses by name: one alone, or a sum, such as "mse", "dice", "mse+dice", "hausdorff+iou"."""
 
 import keras
 from keras import ops
 
 from losses import overlap, pixel
+from losses.hausdorff import hausdorff
 from losses.metrics import training_metrics  # noqa: F401  (the metrics of a run are named beside its loss)
 from losses.targets import one_hot_like
 
-TERMS = {"mse": pixel.mse, "bce": pixel.bce, "cce": pixel.cce, "dice": overlap.dice, "iou": overlap.iou}
+TERMS = {
+    **{term.__name__: term for term in (pixel.mse, pixel.log_cosh, pixel.kld, pixel.bce, pixel.cce)},
+    **{term.__name__: term for term in (pixel.focal, pixel.constrained_focal, hausdorff)},
+    **{term.__name__: term for term in (overlap.dice, overlap.iou, overlap.tversky, overlap.focal_tversky)},
+}
+SERIES = ("mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff")  # in turn
+SERIES_STEPS = 10  # batches that each of them has its turn
 
 
 def get_loss(name):
     """Loss of a name.
 
     Args:
-        name: names of TERMS joined by "+"; their losses are added.
+        name: names of TERMS, or "series" for those of SERIES in turn, joined by "+"; their losses are added.
 
     Returns:
         keras.losses.Loss of class numbers (B, H, W, 1) and probabilities (B, H, W, 1 or K + 1): the loss of each image,
         averaged over the images; computed in float32 whatever the policy.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or "series" on JAX.
     """
     return SegmentationLoss(name)
 
 
 @keras.saving.register_keras_serializable(package="segmentation")
 class SegmentationLoss(keras.losses.Loss):
-    """Sum of the losses that `terms` names; see `get_loss`."""
+    """Sum of the losses that `terms` names; see `get_loss`.
+
+    Attributes:
+        steps: number of batches behind it, from which "series" takes whose turn it is; see `follow_steps`.
+    """
 
     def __init__(self, terms="mse+dice", **kwargs):
         parts = terms.split("+")
-        unknown = [part for part in parts if part not in TERMS]
+        unknown = [part for part in parts if part not in (*TERMS, "series")]
         if unknown or len(set(parts)) < len(parts):
             raise ValueError(
-                f'unknown loss "{terms}"; choose one of {", ".join(TERMS)}, or a sum of them such as "mse+dice"'
+                f'unknown loss "{terms}"; choose one of {", ".join(TERMS)}, series, or a sum of them such as "mse+dice"'
             )
+        if "series" in parts and keras.backend.backend() == "jax":
+            raise ValueError('the loss "series" works on TensorFlow and PyTorch: on JAX a loss cannot see the step')
         super().__init__(**{"name": "_".join(parts), "dtype": "float32", **kwargs})
         self.terms = terms
-        self.functions = [TERMS[part] for part in parts]
+        self.functions = [self.series if part == "series" else TERMS[part] for part in parts]
+        self.steps = 0
 
     def call(self, y_true, y_pred):
         y_pred = ops.cast(y_pred, "float32")
         targets = one_hot_like(y_true, y_pred)
         return sum(function(targets, y_pred) for function in self.functions)
 
+    def series(self, targets, probabilities):
+        """The loss of SERIES whose turn it is."""
+        turn = ops.cast(self.steps, "int32") // SERIES_STEPS % len(SERIES)
+        return ops.switch(turn, [TERMS[name] for name in SERIES], targets, probabilities)
+
     def get_config(self):
         return {"terms": self.terms, "name": self.name, "reduction": self.reduction}
+
+
+def follow_steps(model):
+    """Let the loss of a compiled network see at which step its optimizer is; a resumed run goes on from there."""
+    if isinstance(model.loss, SegmentationLoss):
+        model.loss.steps = model.optimizer.iterations

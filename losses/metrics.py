@@ -1,24 +1,25 @@
 """Streaming metrics of an epoch: exact means over its images, whatever the batches.
 
-Images with an empty mask are left out, since their Dice says nothing about how well an outline is found; with
-several classes, an image's score is the mean over the classes in its mask. With no such image the result is 0.
+Images with an empty mask are left out of the overlap scores, since their Dice says nothing about how well an outline
+is found; with several classes, an image's score is the mean over the classes in its mask. With no such image the
+result is 0. Images with an empty mask have a metric of their own.
 """
 
 import keras
 from keras import ops
 
 from losses import overlap
-from losses.targets import one_hot_like
+from losses.targets import harden, one_hot_like
 
-SCORES = {"dice": overlap.dice_of_sums, "iou": overlap.iou_of_sums}
+SCORES = {"dice": overlap.dice_of_sums, "iou": overlap.iou_of_sums, "rou": overlap.rou_of_sums}
 
 
 @keras.saving.register_keras_serializable(package="segmentation")
 class Overlap(keras.metrics.Metric):
-    """Mean Dice or IoU over the images with a non-empty mask.
+    """Mean Dice, IoU or residual over union (RoU) over the images with a non-empty mask.
 
     Args:
-        score: "dice" or "iou".
+        score: "dice", "iou" or "rou".
         soft: True takes the probabilities as they are, as the losses do; False takes the class that they say, which
             for one class is p > 0.5.
         name: of the metric; default: the score, with "soft_" before it where it is soft.
@@ -50,13 +51,32 @@ class Overlap(keras.metrics.Metric):
         return {**super().get_config(), "score": self.score, "soft": self.soft}
 
 
-def harden(probabilities):
-    """Probabilities (..., C) to zeros and ones: above 0.5 for one channel, else the greatest of the channels."""
-    if probabilities.shape[-1] == 1:
-        return ops.cast(probabilities > 0.5, probabilities.dtype)
-    return ops.one_hot(ops.argmax(probabilities, axis=-1), probabilities.shape[-1], dtype=probabilities.dtype)
+@keras.saving.register_keras_serializable(package="segmentation")
+class FalsePositivesOnEmpty(keras.metrics.Metric):
+    """False positives on empty truth: predicted area over image area, mean over the images with an empty mask.
+
+    0 where there is no such image; at threshold 0.5, or for several classes the greatest; the area is that of all
+    classes together.
+    """
+
+    def __init__(self, name="fpoet", **kwargs):
+        super().__init__(name=name, **kwargs)
+        self.total = self.add_weight(name="total", initializer="zeros")
+        self.count = self.add_weight(name="count", initializer="zeros")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Add a batch: class numbers (B, H, W, 1) and probabilities (B, H, W, 1 or K + 1)."""
+        predicted = overlap.foreground(harden(ops.cast(y_pred, self.dtype)))
+        share = ops.mean(ops.sum(predicted, axis=-1), axis=(1, 2))
+        empty = ops.cast(ops.logical_not(ops.any(y_true > 0, axis=(1, 2, 3))), self.dtype)
+        self.total.assign_add(ops.sum(share * empty))
+        self.count.assign_add(ops.sum(empty))
+
+    def result(self):
+        return self.total / ops.maximum(self.count, 1)
 
 
 def training_metrics():
-    """The metrics of every run: dice, iou, soft_dice, soft_iou."""
-    return [Overlap(score, soft) for soft in (False, True) for score in SCORES]
+    """The metrics of every run: dice, iou, rou, fpoet, soft_dice, soft_iou."""
+    hard = [Overlap(score) for score in SCORES]
+    return [*hard, FalsePositivesOnEmpty(), Overlap("dice", soft=True), Overlap("iou", soft=True)]

@@ -21,16 +21,31 @@ def overlap_sums(targets, probabilities):
     )
 
 
+def smoothing(target):
+    """What is added to both sides of a score, in pixels, so that it is 1 where mask and prediction are empty.
+
+    Nearly nothing where there is a mask. For an empty mask its inverse is the slope at an empty prediction, which half
+    precision must hold.
+    """
+    return ops.where(target > 0, 1e-7, 1e-4)
+
+
 def dice_of_sums(both, target, prediction):
     """2 sum(t p) / (sum t + sum p); 1 where both are empty."""
-    epsilon = keras.config.epsilon()
-    return (2 * both + epsilon) / (target + prediction + epsilon)
+    more = smoothing(target)
+    return (2 * both + more) / (target + prediction + more)
 
 
 def iou_of_sums(both, target, prediction):
     """sum(t p) / (sum t + sum p - sum(t p)); 1 where both are empty."""
-    epsilon = keras.config.epsilon()
-    return (both + epsilon) / (target + prediction - both + epsilon)
+    more = smoothing(target)
+    return (both + more) / (target + prediction - both + more)
+
+
+def rou_of_sums(both, target, prediction):
+    """Residual over union, (sum t - sum(t p)) / (sum t + sum p - sum(t p)): the part of the mask left uncovered over
+    the union; 0 is good, and is the value where both are empty."""
+    return (target - both) / (target + prediction - both + smoothing(target))
 
 
 def foreground(channels):
@@ -49,3 +64,26 @@ def iou(targets, probabilities):
     """1 - IoU, mean over the classes; shapes and empty masks as `dice`."""
     sums = overlap_sums(foreground(targets), foreground(probabilities))
     return 1 - ops.mean(iou_of_sums(*sums), axis=-1)
+
+
+def tversky_of_sums(both, target, prediction, alpha=0.3, beta=0.7):
+    """both / (both + alpha false positives + beta false negatives); 1 where both are empty."""
+    missed = alpha * (prediction - both) + beta * (target - both)
+    more = smoothing(target)
+    return (both + more) / (both + missed + more)
+
+
+def tversky(targets, probabilities):
+    """1 - Tversky index, mean over the classes, with alpha 0.3 and beta 0.7: what is missed weighs more than what is
+    too much (Salehi et al., arXiv 1706.05721). Shapes and empty masks as `dice`. Keras' own has the two the other way
+    round, and costs 1 where mask and prediction are empty."""
+    sums = overlap_sums(foreground(targets), foreground(probabilities))
+    return 1 - ops.mean(tversky_of_sums(*sums), axis=-1)
+
+
+def focal_tversky(targets, probabilities, gamma=4 / 3):
+    """(1 - Tversky index)^(1 / gamma), mean over the classes (Abraham and Khan, arXiv 1810.07842). Shapes and empty
+    masks as `dice`. Its slope has no bound at 0, so it is flat below Keras' epsilon."""
+    sums = overlap_sums(foreground(targets), foreground(probabilities))
+    missing = ops.maximum(1 - tversky_of_sums(*sums), keras.config.epsilon())
+    return ops.mean(ops.power(missing, 1 / gamma), axis=-1)

@@ -1,4 +1,4 @@
-"""Targets in the shape of predictions."""
+"""Targets and predictions in each other's shape."""
 
 from keras import ops
 
@@ -16,3 +16,10 @@ def one_hot_like(y_true, y_pred):
     if y_pred.shape[-1] == 1:
         return ops.cast(y_true, y_pred.dtype)
     return ops.one_hot(ops.cast(y_true[..., 0], "int32"), y_pred.shape[-1], dtype=y_pred.dtype)
+
+
+def harden(probabilities):
+    """Probabilities (..., C) to zeros and ones: above 0.5 for one channel, else the greatest of the channels."""
+    if probabilities.shape[-1] == 1:
+        return ops.cast(probabilities > 0.5, probabilities.dtype)
+    return ops.one_hot(ops.argmax(probabilities, axis=-1), probabilities.shape[-1], dtype=probabilities.dtype)

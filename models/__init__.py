@@ -5,9 +5,15 @@ import importlib.util
 import inspect
 from pathlib import Path
 
-from models import unet
+from models import cvnet_synapse, cvnet_synapse_512, deeplab_v3plus, unet
 
-NETWORKS = {"unet": unet}  # each a module with build_model(input_shape, classes, **settings) and RECOMMENDED
+# Each a module with build_model(input_shape, classes, **settings) and RECOMMENDED.
+NETWORKS = {
+    "unet": unet,
+    "cvnet_synapse": cvnet_synapse,
+    "cvnet_synapse_512": cvnet_synapse_512,
+    "deeplab_v3plus": deeplab_v3plus,
+}
 RECOMMENDED = {"BATCH_SIZE": 8, "OPTIMIZER": "adam", "LEARNING_RATE": 1e-3, "SCHEDULE": "constant"}
 
 
@@ -46,9 +52,25 @@ def build_model(name, input_shape, classes=1, **settings):
     return model
 
 
-def recommended(name):
-    """Settings of train.py that a network's author recommends: BATCH_SIZE, OPTIMIZER, LEARNING_RATE, SCHEDULE."""
-    return RECOMMENDED | getattr(find_network(name), "RECOMMENDED", {})
+def recommended(name, batch_size=None):
+    """Settings of train.py that a network's author recommends.
+
+    Args:
+        name: as in `build_model`.
+        batch_size: the one that is used, or None for the recommended one. The rate of a plain SGD goes with it in
+            proportion (Goyal et al., arXiv 1706.02677); those of optimizers that scale their own steps stay.
+
+    Returns:
+        dict of BATCH_SIZE, OPTIMIZER, LEARNING_RATE, SCHEDULE.
+
+    Raises:
+        ValueError: as `build_model`.
+    """
+    settings = RECOMMENDED | getattr(find_network(name), "RECOMMENDED", {})
+    optimizer = settings["OPTIMIZER"]
+    if batch_size and "sgd" in (optimizer, optimizer["name"] if isinstance(optimizer, dict) else None):
+        settings["LEARNING_RATE"] *= batch_size / settings["BATCH_SIZE"]
+    return settings
 
 
 @functools.cache

@@ -1,6 +1,10 @@
-"""Layers that several networks share."""
+"""Layers of the networks that Keras does not have, and pieces that several networks share."""
 
-from keras import layers
+import keras
+from keras import layers, ops
+
+# Keras' 0.99 takes hundreds of steps to forget the first batches; small sets have few steps an epoch.
+NORM_MOMENTUM = 0.9
 
 
 def output_layer(classes):
@@ -10,3 +14,140 @@ def output_layer(classes):
         classes: 1 for a sigmoid, K > 1 for a softmax over K + 1 channels (the first is the background).
     """
     return layers.Activation("sigmoid" if classes == 1 else "softmax", dtype="float32", name="output")
+
+
+def output_channels(classes):
+    """Channels before `output_layer`: 1 for one class, K + 1 for K > 1."""
+    return 1 if classes == 1 else classes + 1
+
+
+def pad_to_multiple(x, step):
+    """Pad images with black, evenly on both sides, so that `step` divides height and width.
+
+    Args:
+        x: Keras tensor (B, H, W, C).
+        step: int.
+
+    Returns:
+        The padded tensor, and a function that crops a tensor of its height and width back to those of `x`.
+    """
+    padding = [(-side % step // 2, -side % step - -side % step // 2) for side in x.shape[1:3]]
+    if not any(map(any, padding)):
+        return x, lambda tensor: tensor
+    return layers.ZeroPadding2D(padding, name="pad")(x), layers.Cropping2D(padding, name="crop")
+
+
+def _deviation(channels):
+    return (2 / max(channels, 32)) ** 0.5
+
+
+@keras.saving.register_keras_serializable(package="segmentation")
+class SynapticTransmissionRegulator(layers.Layer):
+    """y = w x + b, one w and one b a channel; any shape (..., C) to the same.
+
+    w starts around 1.2 and b around 0, truncated normal of deviation sqrt(2 / max(C, 32)); both have L2 decay.
+
+    Args:
+        l2: factor of the decay.
+    """
+
+    def __init__(self, l2=1e-4, **kwargs):
+        super().__init__(**kwargs)
+        self.l2 = l2
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        for name, mean in (("w", 1.2), ("b", 0.0)):
+            weight = self.add_weight(
+                name=name,
+                shape=(channels,),
+                initializer=keras.initializers.TruncatedNormal(mean, _deviation(channels)),
+                regularizer=keras.regularizers.L2(self.l2),
+            )
+            setattr(self, name, weight)
+
+    def call(self, x):
+        return x * self.w + self.b
+
+    def get_config(self):
+        return {**super().get_config(), "l2": self.l2}
+
+
+class _ElementwiseAlpha(layers.Layer):
+    """A layer with a learnt alpha for every element of the feature map, (H, W, C), which must be of fixed size."""
+
+    MEAN, CONSTRAINT = 0.0, None
+
+    def build(self, input_shape):
+        if None in input_shape[1:]:
+            raise ValueError(f"{type(self).__name__} needs images of a fixed size, not {input_shape}")
+        self.alpha = self.add_weight(
+            name="alpha",
+            shape=tuple(input_shape[1:]),
+            initializer=keras.initializers.TruncatedNormal(self.MEAN, _deviation(input_shape[-1])),
+            constraint=self.CONSTRAINT,
+        )
+
+
+@keras.saving.register_keras_serializable(package="segmentation")
+class ParametricSwish(_ElementwiseAlpha):
+    """y = x sigmoid(beta x), beta = 1.5 - 0.5^alpha; (B, H, W, C) to the same.
+
+    alpha is learnt for every element (H, W, C), at least 0, so that 0.5 <= beta < 1.5; it starts around 1, truncated
+    normal of deviation sqrt(2 / max(C, 32)).
+    """
+
+    MEAN, CONSTRAINT = 1.0, "non_neg"
+
+    def call(self, x):
+        beta = 1.5 - ops.power(ops.cast(0.5, self.compute_dtype), self.alpha)
+        return x * ops.sigmoid(beta * x)
+
+
+@keras.saving.register_keras_serializable(package="segmentation")
+class FullSizePReLU(_ElementwiseAlpha):
+    """y = relu(x) - alpha relu(-x); (B, H, W, C) to the same.
+
+    alpha is learnt for every element (H, W, C); it starts around 0.2, truncated normal of deviation
+    sqrt(2 / max(C, 32)).
+    """
+
+    MEAN = 0.2
+
+    def call(self, x):
+        return ops.relu(x) - self.alpha * ops.relu(-x)
+
+
+@keras.saving.register_keras_serializable(package="segmentation")
+class Swish(layers.Layer):
+    """y = x sigmoid(x), any shape (Ramachandran et al., arXiv 1710.05941)."""
+
+    def call(self, x):
+        return ops.silu(x)
+
+
+@keras.saving.register_keras_serializable(package="segmentation")
+class GELU(layers.Layer):
+    """y = x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), any shape (Hendrycks and Gimpel, arXiv 1606.08415).
+
+    The tanh form, since the exact one cannot be exported to Core ML.
+    """
+
+    def call(self, x):
+        return ops.gelu(x, approximate=True)
+
+
+@keras.saving.register_keras_serializable(package="segmentation")
+class Square(layers.Layer):
+    """y = x^2, any shape."""
+
+    def call(self, x):
+        return ops.square(x)
+
+
+@keras.saving.register_keras_serializable(package="segmentation")
+class SquareRoot(layers.Layer):
+    """y = sqrt(max(x, epsilon)), any shape; epsilon is Keras' own, so that slopes are finite."""
+
+    def call(self, x):
+        return ops.sqrt(ops.maximum(x, keras.config.epsilon()))

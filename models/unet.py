@@ -3,10 +3,7 @@
 import keras
 from keras import layers
 
-from models.layers import output_layer
-
-# Keras' 0.99 takes hundreds of steps to forget the first batches; small sets have few steps an epoch.
-NORM_MOMENTUM = 0.9
+from models.layers import NORM_MOMENTUM, output_channels, output_layer, pad_to_multiple
 
 # What train.py uses where its own setting is None.
 RECOMMENDED = {"BATCH_SIZE": 8, "OPTIMIZER": "nadam", "LEARNING_RATE": 1e-3, "SCHEDULE": "constant"}
@@ -48,9 +45,7 @@ def build_model(input_shape, classes=1, *, features=64, depth=4, dropout=0.2, no
         return x
 
     inputs = keras.Input(input_shape, name="input")
-    padding = [_padding(side, 2**depth) for side in input_shape[:2]]
-    padded = any(map(any, padding))
-    x = layers.ZeroPadding2D(padding, name="pad")(inputs) if padded else inputs
+    x, crop = pad_to_multiple(inputs, 2**depth)
 
     skips = []
     for level in range(depth):
@@ -63,13 +58,5 @@ def build_model(input_shape, classes=1, *, features=64, depth=4, dropout=0.2, no
         x = layers.Concatenate(name=f"up{level}_join")([x, skips[level]])
         x = double_block(x, features * 2**level, f"up{level}")
 
-    x = layers.Conv2D(1 if classes == 1 else classes + 1, 1, name="logits")(x)
-    if padded:
-        x = layers.Cropping2D(padding, name="crop")(x)
+    x = crop(layers.Conv2D(output_channels(classes), 1, name="logits")(x))
     return keras.Model(inputs, output_layer(classes)(x), name="unet")
-
-
-def _padding(side, step):
-    """Zeros (before, after) that bring `side` up to a multiple of `step`."""
-    missing = -side % step
-    return missing // 2, missing - missing // 2

@@ -15,6 +15,7 @@ from keras import layers
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import convert_coreml
+import models
 from common.errors import InputError
 from common.runs import load_network, model_file
 from models.unet import build_model
@@ -195,6 +196,24 @@ def test_no_half_precision_is_left_in_a_nested_network(tmp_path, convert):
         network = small_network(keras.Sequential([layers.Conv2D(4, 3, padding="same"), layers.ReLU()]))
     spec = convert(make_run(tmp_path / "run", network), FORMAT="mlpackage")
     assert set(convert_coreml.layer_kinds(spec)) == {"expand_dims", "conv", "relu", "sigmoid", "squeeze"}
+
+
+@on_tensorflow
+@pytest.mark.parametrize("kind", ["mlmodel", "mlpackage"])
+@pytest.mark.parametrize(
+    ("name", "side", "settings"),
+    [
+        ("cvnet_synapse", 72, {"width": 0.1}),
+        ("cvnet_synapse_512", 128, {"width": 0.1}),
+        ("deeplab_v3plus", 40, {"backbone": "mobilenetv2", "alpha": 0.35}),
+    ],
+)
+def test_every_network_converts(tmp_path, convert, name, side, settings, kind):
+    """Into layers that the viewer has: the own ones have become ordinary multiplications, additions and sigmoids."""
+    model = models.build_model(name, (side, side, 1), **settings)
+    spec = convert(make_run(tmp_path / "run", model), FORMAT=kind)
+    kinds = convert_coreml.layer_kinds(spec)
+    assert kinds and not [kind for kind in kinds if "custom" in kind or "random" in kind or "dropout" in kind]
 
 
 @on_tensorflow

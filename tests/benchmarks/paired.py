@@ -11,15 +11,17 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 
 
-def compare(what, ours, theirs, rounds=3):
+def compare(what, ours, theirs, rounds=3, warm_up=True):
     """Run `ours` and `theirs` in turn and print how many times faster ours is.
 
     Args:
         what: text for the line.
         ours, theirs: functions that do the work and return the seconds that it took.
         rounds: how often.
+        warm_up: whether to run both once before, not counted, since files and libraries are read for the first time.
     """
-    ours(), theirs()  # not counted: files and libraries are read for the first time
+    if warm_up:
+        ours(), theirs()
     pairs = [(ours(), theirs()) for _ in range(rounds)]
     ratios = sorted(b / a for a, b in pairs)
     print(

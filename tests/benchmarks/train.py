@@ -9,7 +9,7 @@ from pathlib import Path
 
 from paired import ROOT, compare, run
 
-EPOCHS, FEATURES, BATCH = 4, 16, 8
+CASES, EPOCHS, FEATURES, BATCH = 12, 3, 16, 8
 
 
 def whole_script(packed, runs):
@@ -43,7 +43,7 @@ def bare_fit(packed):
     from losses import get_loss
     from models import build_model
 
-    devices.set_up(1, deterministic=False)
+    keras.utils.set_random_seed(1)
     sets = [open_set(Path(packed, f"{name}.h5")) for name in ("train", "validation")]
     (x, y), validation = (Batches(s, len(s))[0] for s in sets)
     model = build_model("unet", x.shape[1:], 1, features=FEATURES)
@@ -58,7 +58,7 @@ def bare_fit(packed):
 def main():
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        run(ROOT / "data" / "make_sample.py", "--cases", root / "sample")
+        run(ROOT / "data" / "make_sample.py", "--cases", root / "sample", "--count", CASES)
         run(ROOT / "preprocess" / "2_write_lists.py", "--cases", root / "sample", "--lists", root / "lists")
         run(ROOT / "preprocess" / "3_pack_hdf5.py", "--lists", root / "lists", "--packed", root / "packed")
 
@@ -69,10 +69,11 @@ def main():
             return float(result.stdout.split()[-1])
 
         compare(
-            f"train, an epoch of a U-net of {FEATURES} features at 200x200, batch {BATCH}",
+            f"train, an epoch of a U-net of {FEATURES} features at 200x200, batch {BATCH}, {CASES} cases",
             lambda: whole_script(root / "packed", root / "runs"),
             bare,
-            rounds=2,
+            rounds=3,
+            warm_up=False,
         )
 
 

@@ -1,0 +1,60 @@
+"""Hausdorff distance loss (Karimi and Salcudean, doi 10.1109/TMI.2019.2930068), with distances by dilations."""
+
+from keras import ops
+
+from losses.overlap import foreground
+from losses.targets import harden
+
+CAP = 101  # pixels; greater distances, and those to an empty mask, count as this
+
+
+def hausdorff(targets, probabilities):
+    """Mean of (t - p)^2 (dt^2 + dp^2), mean over the classes; (B, H, W, C) float32 twice to (B,).
+
+    dt and dp are the distances of a pixel to the mask and to the thresholded prediction, see `distances`, over CAP.
+    No gradient goes through them.
+    """
+    errors = ops.square(foreground(targets) - foreground(probabilities))
+    masks = ops.concatenate([foreground(targets), foreground(harden(probabilities))], axis=-1)
+    squares = ops.square(distances(ops.stop_gradient(masks)) / CAP)
+    dt, dp = ops.split(squares, 2, axis=-1)
+    return ops.mean(errors * (dt + dp), axis=(1, 2, 3))
+
+
+def distances(masks, cap=CAP):
+    """Chessboard distance of every pixel to the mask: 0 within it, at most `cap`.
+
+    The sum of a mask's dilations by 0, 1, ... m - 1 pixels, S(m), is m less the distance capped at m. It doubles:
+    S(m + k) = S(m) + (S(k) dilated by m) for k <= m, and S(k) = max(S(m) - (m - k), 0). So `cap` rounds of dilation
+    become about log2(cap), and whole numbers keep every bit.
+
+    Args:
+        masks: (B, H, W, C), zeros and ones, float.
+        cap: pixels, at least 1.
+
+    Returns:
+        (B, H, W, C) whole numbers 0..cap of the same type.
+    """
+    total, reach = masks, 1  # S(reach)
+    while reach < cap:
+        more = min(reach, cap - reach)
+        total = total + dilate(ops.maximum(total - (reach - more), 0), reach)
+        reach += more
+    return cap - total
+
+
+def dilate(images, radius):
+    """Greatest value of the square of 2 radius + 1 pixels around every pixel; (B, H, W, C), at least 0, to the same."""
+    for axis in (1, 2):
+        images = ops.pad(images, [(radius, radius) if i == axis else (0, 0) for i in range(4)])
+        width, full = 1, 2 * radius + 1  # of the window whose greatest value each pixel holds
+        while width < full:
+            step = min(width, full - width)
+            side = images.shape[axis]
+            images = ops.maximum(_cut(images, axis, 0, side - step), _cut(images, axis, step, side))
+            width += step
+    return images
+
+
+def _cut(images, axis, start, end):
+    return images[:, start:end] if axis == 1 else images[:, :, start:end]
