@@ -80,8 +80,9 @@ def main():
 
     with as_input_error("AUGMENTATION"):
         batches = Batches(training, BATCH_SIZE, SEED, make_augmentation(AUGMENTATION))
-    set_precision(training, batches)
     devices.set_up(SEED, DETERMINISTIC)
+    set_precision(training, batches)
+    devices.set_up(SEED, DETERMINISTIC)  # again: a trial of precisions draws random numbers
     model, log = make_model(training)
     if MODE == "resume":
         run = Path(RUN)
@@ -189,6 +190,8 @@ def open_sets():
         raise InputError(
             f"{len(both)} slices are in {TRAIN} and in {VALIDATION}, such as {min(both)}; divide them again"
         )
+    with as_input_error("LOSS"):
+        get_loss(LOSS, training.classes)
     if not any(validation.y[i].any() for i in range(len(validation))):
         raise InputError(f"every mask in {VALIDATION} is empty; the best epoch cannot be chosen by it")
     return training, validation

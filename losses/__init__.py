@@ -17,20 +17,24 @@ SERIES = ("mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff")  
 SERIES_STEPS = 10  # batches that each of them has its turn
 
 
-def get_loss(name):
+def get_loss(name, classes=None):
     """Loss of a name.
 
     Args:
         name: names of TERMS, or "series" for those of SERIES in turn, joined by "+"; their losses are added.
+        classes: number of classes that it is for, where it is known, so that what does not suit them is refused.
 
     Returns:
         keras.losses.Loss of class numbers (B, H, W, 1) and probabilities (B, H, W, 1 or K + 1): the loss of each image,
         averaged over the images; computed in float32 whatever the policy.
 
     Raises:
-        ValueError: for an unknown name, or "series" on JAX.
+        ValueError: for an unknown name, "series" on JAX, or "cce" for one class.
     """
-    return SegmentationLoss(name)
+    loss = SegmentationLoss(name)
+    if classes == 1 and pixel.cce in loss.functions:
+        raise ValueError(pixel.CCE_NEEDS_CLASSES)
+    return loss
 
 
 @keras.saving.register_keras_serializable(package="segmentation")

@@ -8,6 +8,7 @@ import keras
 from keras import ops
 
 PIXELS = (1, 2)
+CCE_NEEDS_CLASSES = 'the loss "cce" is for several classes; take "bce" for one'
 
 
 def mse(targets, probabilities):
@@ -32,7 +33,7 @@ def cce(targets, probabilities):
         ValueError: for one channel.
     """
     if probabilities.shape[-1] == 1:
-        raise ValueError('the loss "cce" is for several classes; take "bce" for one')
+        raise ValueError(CCE_NEEDS_CLASSES)
     return ops.mean(keras.losses.categorical_crossentropy(targets, probabilities), axis=PIXELS)
 
 

@@ -39,8 +39,10 @@ def only_folder(runs):
 def test_run_folder_is_complete(trained):
     run, out = trained
     files = "settings.json environment.txt code training_log.csv curves.png best_dice.keras best_iou.keras last.keras "
-    files += "state.json tensorboard validation_slices.png report.html"
-    assert {path.name for path in run.iterdir()} == set(files.split())
+    files += "state.json tensorboard validation_slices.png report.html model_summary.txt"
+    assert {path.name for path in run.iterdir()} - {"network.png"} == set(files.split())
+    assert (run / "network.png").exists() == bool(shutil.which("dot")) != ("it needs Graphviz" in out)
+    assert "Total params" in (run / "model_summary.txt").read_text()
     settings = json.loads((run / "settings.json").read_text())
     assert settings["MODEL_SETTINGS"] == TINY_UNET and settings["PRECISION"] == "float32"
     assert settings["BATCH_SIZE"] == 3 and settings["OPTIMIZER"] == "nadam", "recommendations are filled in"
@@ -136,6 +138,17 @@ def test_a_network_of_ones_own_with_a_layer_of_its_own(packed, tmp_path):
     run = only_folder(tmp_path / "runs")
     assert run.name.endswith("_mine")
     run_script("predict.py", RUN=run, INPUT=packed["cases"] / "case01", OUTPUT=tmp_path / "out")
+
+
+def test_rate_follows_batch_and_optimizer_where_it_is_not_set(packed, tmp_path):
+    recommended = {"BATCH_SIZE": 4, "OPTIMIZER": {"name": "sgd", "momentum": 0.9}, "LEARNING_RATE": 0.4}
+    (tmp_path / "mine.py").write_text(f"{OWN_NETWORK}\nRECOMMENDED = {recommended}\n")
+    for settings, rate in (({}, 0.4), ({"BATCH_SIZE": 2}, 0.2), ({"OPTIMIZER": "adam"}, 0.001)):
+        runs = tmp_path / str(rate)
+        own = {"MODEL": tmp_path / "mine.py", "MODEL_SETTINGS": {}, "BATCH_SIZE": 4, "EPOCHS": 1, **settings}
+        run_script("train.py", **training(packed, runs, **own))
+        record = json.loads((only_folder(runs) / "settings.json").read_text())
+        assert record["LEARNING_RATE"] == pytest.approx(rate)
 
 
 def test_files_of_the_codeset_load(packed, tmp_path):
@@ -276,6 +289,8 @@ def test_bad_settings_and_sets(packed, tmp_path, monkeypatch):
     refused("does not exist", TRAIN=tmp_path / "gone.h5")
     refused("unknown loss", LOSS="dise")
     refused("unknown network", MODEL="vnet")
+    refused("no side of 24; the nearest sizes that fit are 72 and 136", MODEL="cvnet_synapse", MODEL_SETTINGS={})
+    refused("several classes", LOSS="cce")
     refused("no setting 'width'", MODEL_SETTINGS={"width": 3})
     refused("EPOCHS is 0", EPOCHS=0)
     refused("AUGMENTATION", "rotate", AUGMENTATION={"rotate": 3})

@@ -1,0 +1,39 @@
+"""common/devices.py: the choice of a precision."""
+
+import keras
+import numpy as np
+import pytest
+
+from common import devices
+
+
+@pytest.mark.parametrize(
+    ("setting", "steps", "half", "expected"),
+    [
+        ("mixed_float16", 9999, 0.1, "mixed_float16"),
+        ("auto", 499, 0.1, "float32"),
+        ("auto", 500, 0.89, "mixed_bfloat16"),
+        ("auto", 500, 0.91, "float32"),
+        ("auto", 500, 2.0, "float32"),
+    ],
+)
+def test_precision_on_a_cpu_is_the_faster_of_a_trial(monkeypatch, setting, steps, half, expected):
+    monkeypatch.setattr(devices, "accelerators", list)
+    monkeypatch.setattr(devices, "time_precisions", lambda *_: {"float32": 1.0, "mixed_bfloat16": half})
+    assert devices.choose_precision(setting, None, None, steps) == expected
+
+
+def test_trial_measures_both_precisions_and_leaves_the_policy_alone():
+    seen = []
+
+    def make_model():
+        model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+        model.compile("sgd", "mse")
+        seen.append(model.layers[0].compute_dtype)
+        return model
+
+    before = keras.config.dtype_policy().name
+    x = np.ones((2, 4), np.float32)
+    seconds = devices.time_precisions(make_model, lambda: (x, x[:, :1]), rounds=1)
+    assert seen == ["float32", "bfloat16"] and keras.config.dtype_policy().name == before
+    assert all(0 < seconds[policy] < 60 for policy in ("float32", "mixed_bfloat16"))
