@@ -102,14 +102,15 @@ def choose_precision(setting, make_model, make_batch, steps):
 
     Returns:
         The policy: for "auto" mixed_bfloat16 on a GPU or TPU that has it, mixed_float16 on an older GPU, and on a CPU
-        mixed_bfloat16 where a step takes less than nine tenths of one in float32.
+        mixed_bfloat16 where a step takes less than nine tenths of one in float32. A CPU that has no instructions for
+        bfloat16 is not tried, since a trial would take minutes.
     """
     if setting != "auto":
         return setting
     import keras
 
     if not accelerators():
-        if steps < 500:
+        if steps < 500 or slowdown_of_bfloat16() > 2:
             return "float32"
         print("trying out float32 and bfloat16", flush=True)
         seconds = time_precisions(make_model, make_batch)
@@ -123,8 +124,26 @@ def choose_precision(setting, make_model, make_batch, steps):
     return "mixed_bfloat16"
 
 
-def time_precisions(make_model, make_batch, rounds=3):
-    """Seconds of a training step in float32 and mixed_bfloat16, by policy: the least of `rounds`, which alternate.
+def slowdown_of_bfloat16():
+    """How many times longer a convolution takes in bfloat16 than in float32; found in a fraction of a second."""
+    import numpy as np
+    from keras import ops
+
+    seconds = {}
+    for kind in ("float32", "bfloat16"):
+        image = ops.cast(np.ones((1, 64, 64, 64), np.float32), kind)
+        kernel = ops.cast(np.ones((3, 3, 64, 64), np.float32), kind)
+        times = []
+        for _ in range(4):  # the first one prepares
+            started = time.perf_counter()
+            ops.convert_to_numpy(ops.cast(ops.conv(image, kernel, padding="same"), "float32"))
+            times.append(time.perf_counter() - started)
+        seconds[kind] = min(times)
+    return seconds["bfloat16"] / seconds["float32"]
+
+
+def time_precisions(make_model, make_batch, rounds=3, policies=("float32", "mixed_bfloat16")):
+    """Seconds of a training step by policy: the least of `rounds`, in which the policies alternate.
 
     Arguments as in `choose_precision`.
     """
@@ -132,7 +151,7 @@ def time_precisions(make_model, make_batch, rounds=3):
 
     kept = keras.config.dtype_policy()
     trained, batch = {}, make_batch()
-    for policy in ("float32", "mixed_bfloat16"):
+    for policy in policies:
         keras.config.set_dtype_policy(policy)
         trained[policy] = make_model()
         trained[policy].train_on_batch(*batch)  # compiles

@@ -8,17 +8,19 @@ from common import devices
 
 
 @pytest.mark.parametrize(
-    ("setting", "steps", "half", "expected"),
+    ("setting", "steps", "slowdown", "half", "expected"),
     [
-        ("mixed_float16", 9999, 0.1, "mixed_float16"),
-        ("auto", 499, 0.1, "float32"),
-        ("auto", 500, 0.89, "mixed_bfloat16"),
-        ("auto", 500, 0.91, "float32"),
-        ("auto", 500, 2.0, "float32"),
+        ("mixed_float16", 9999, 1, 0.1, "mixed_float16"),
+        ("auto", 499, 1, 0.1, "float32"),
+        ("auto", 500, 1, 0.89, "mixed_bfloat16"),
+        ("auto", 500, 1, 0.91, "float32"),
+        ("auto", 500, 1, 2.0, "float32"),
+        ("auto", 500, 10, 0.1, "float32"),
     ],
 )
-def test_precision_on_a_cpu_is_the_faster_of_a_trial(monkeypatch, setting, steps, half, expected):
+def test_precision_on_a_cpu_is_the_faster_of_a_trial(monkeypatch, setting, steps, slowdown, half, expected):
     monkeypatch.setattr(devices, "accelerators", list)
+    monkeypatch.setattr(devices, "slowdown_of_bfloat16", lambda: slowdown)
     monkeypatch.setattr(devices, "time_precisions", lambda *_: {"float32": 1.0, "mixed_bfloat16": half})
     assert devices.choose_precision(setting, None, None, steps) == expected
 
