@@ -39,3 +39,7 @@ def test_trial_measures_both_precisions_and_leaves_the_policy_alone():
     seconds = devices.time_precisions(make_model, lambda: (x, x[:, :1]), rounds=1)
     assert seen == ["float32", "bfloat16"] and keras.config.dtype_policy().name == before
     assert all(0 < seconds[policy] < 60 for policy in ("float32", "mixed_bfloat16"))
+
+
+def test_slowdown_is_a_ratio():
+    assert 0.01 < devices.slowdown_of_bfloat16() < 1000
