@@ -28,12 +28,12 @@ td { overflow-wrap: anywhere } tr { border-bottom: 1px solid #dde3e8 }
 def draw_network(model, run):
     """Write `model_summary.txt` and, where Graphviz is installed, `network.png` into a run folder."""
     lines = []
-    model.summary(line_length=120, print_fn=lines.append)
+    model.summary(line_length=80, print_fn=lines.append)  # wider is cut off where there is no terminal
     with whole_file(run / "model_summary.txt") as part:
         part.write_text("\n".join(lines) + "\n", encoding="utf-8")
     try:
         with whole_file(run / "network.png") as part:
-            keras.utils.plot_model(model, part, show_shapes=True, dpi=60)
+            keras.utils.plot_model(model, part, show_shapes=True, show_layer_names=True, dpi=60)
     except ImportError:  # what Keras makes of a missing program too
         print("no picture of the network: it needs Graphviz (https://graphviz.org/download)")
 

@@ -42,7 +42,8 @@ def test_run_folder_is_complete(trained):
     files += "state.json tensorboard validation_slices.png report.html model_summary.txt"
     assert {path.name for path in run.iterdir()} - {"network.png"} == set(files.split())
     assert (run / "network.png").exists() == bool(shutil.which("dot")) != ("it needs Graphviz" in out)
-    assert "Total params" in (run / "model_summary.txt").read_text()
+    summary = (run / "model_summary.txt").read_text(encoding="utf-8")
+    assert "Param #" in summary and "Total params" in summary
     settings = json.loads((run / "settings.json").read_text())
     assert settings["MODEL_SETTINGS"] == TINY_UNET and settings["PRECISION"] == "float32"
     assert settings["BATCH_SIZE"] == 3 and settings["OPTIMIZER"] == "nadam", "recommendations are filled in"
