@@ -88,8 +88,13 @@ def test_every_network_gives_probabilities_and_survives_saving(tmp_path, key, cl
     indirect=["policy"],
 )
 def test_twenty_steps_lower_the_loss(key, loss, policy):
-    """Judged on the same batch with normalisation by it, since running means lag behind for longer than that."""
+    """From nearly empty predictions, since at 0.5 everywhere those of the Hausdorff loss are near the mask by chance.
+
+    Judged on the same batch with normalisation by it, since running means lag behind for longer than that.
+    """
+    keras.utils.set_random_seed(0)
     model = small(key)
+    model.get_layer("logits").bias.assign(model.get_layer("logits").bias - 2)
     x, y = discs(model.input_shape[1], 4)
     judge = get_loss(loss)
     before = float(judge(y, model(x, training=True)))
