@@ -78,11 +78,11 @@ def main():
     check_settings()
     training, validation = open_sets()
 
+    devices.set_up(SEED, DETERMINISTIC)  # before anything is put on a device
     with as_input_error("AUGMENTATION"):
         batches = Batches(training, BATCH_SIZE, SEED, make_augmentation(AUGMENTATION))
-    devices.set_up(SEED, DETERMINISTIC)
     set_precision(training, batches)
-    devices.set_up(SEED, DETERMINISTIC)  # again: a trial of precisions draws random numbers
+    keras.utils.set_random_seed(SEED)  # again: a trial of precisions draws random numbers
     model, log = make_model(training)
     if MODE == "resume":
         run = Path(RUN)

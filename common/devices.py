@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of malloc.h
+GREATEST_SLOWDOWN = 2  # of bfloat16 in two convolutions, for which a trial of a whole network is worth its time
 PACKAGES = ("tensorflow", "jax", "torch", "keras", "numpy", "h5py", "pandas", "opencv-python-headless", "coremltools")
 
 
@@ -102,15 +103,15 @@ def choose_precision(setting, make_model, make_batch, steps):
 
     Returns:
         The policy: for "auto" mixed_bfloat16 on a GPU or TPU that has it, mixed_float16 on an older GPU, and on a CPU
-        mixed_bfloat16 where a step takes less than nine tenths of one in float32. A CPU that has no instructions for
-        bfloat16 is not tried, since a trial would take minutes.
+        mixed_bfloat16 where a step takes less than nine tenths of one in float32. A CPU that computes bfloat16
+        slowly is not tried, since a trial would take minutes.
     """
     if setting != "auto":
         return setting
     import keras
 
     if not accelerators():
-        if steps < 500 or slowdown_of_bfloat16() > 2:
+        if steps < 500 or slowdown_of_bfloat16() > GREATEST_SLOWDOWN:
             return "float32"
         print("trying out float32 and bfloat16", flush=True)
         seconds = time_precisions(make_model, make_batch)
@@ -127,8 +128,8 @@ def choose_precision(setting, make_model, make_batch, steps):
 def slowdown_of_bfloat16():
     """How many times longer a step of two convolutions takes in bfloat16 than in float32; found in a few seconds.
 
-    Backwards makes the difference: TensorFlow on a CPU without instructions for bfloat16 was seen to be as fast as in
-    float32 forwards, and twenty times slower backwards.
+    Backwards makes the difference: a convolution of TensorFlow on a CPU was seen to be as fast as in float32 forwards,
+    and 12 to 19 times slower backwards.
     """
     import keras
     import numpy as np

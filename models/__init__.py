@@ -68,7 +68,7 @@ def recommended(name, batch_size=None):
     """
     settings = RECOMMENDED | getattr(find_network(name), "RECOMMENDED", {})
     optimizer = settings["OPTIMIZER"]
-    if batch_size and "sgd" in (optimizer, optimizer["name"] if isinstance(optimizer, dict) else None):
+    if batch_size and (optimizer["name"] if isinstance(optimizer, dict) else optimizer) == "sgd":
         settings["LEARNING_RATE"] *= batch_size / settings["BATCH_SIZE"]
     return settings
 

@@ -31,7 +31,8 @@ def pad_to_multiple(x, step):
     Returns:
         The padded tensor, and a function that crops a tensor of its height and width back to those of `x`.
     """
-    padding = [(-side % step // 2, -side % step - -side % step // 2) for side in x.shape[1:3]]
+    missing = [-side % step for side in x.shape[1:3]]
+    padding = [(count // 2, count - count // 2) for count in missing]
     if not any(map(any, padding)):
         return x, lambda tensor: tensor
     return layers.ZeroPadding2D(padding, name="pad")(x), layers.Cropping2D(padding, name="crop")

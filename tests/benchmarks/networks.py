@@ -32,8 +32,8 @@ def main(wanted):
 
     devices.set_up(1, deterministic=False)
     slowdown = devices.slowdown_of_bfloat16()
-    policies = ("float32", "mixed_bfloat16") if slowdown <= 2 else ("float32",)
-    print(f"a convolution takes {slowdown:.1f} times as long in bfloat16 as in float32")
+    policies = ("float32", "mixed_bfloat16") if slowdown <= devices.GREATEST_SLOWDOWN else ("float32",)
+    print(f"a step of two convolutions takes {slowdown:.1f} times as long in bfloat16 as in float32")
     first = None
     for title in wanted or NETWORKS:
         name, side, settings = NETWORKS[title]
