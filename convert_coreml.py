@@ -1,11 +1,12 @@
-"""Convert a trained network to Core ML.
+"""Convert a trained network to Core ML, and check what was written on any computer.
 
 Reads   RUN: a run folder of train.py, or a .keras file
 Writes  OUTPUT: a .mlmodel with the ends that A.I.Segmentation expects, or a .mlpackage
-Takes   a minute and 4 GB of memory for a U-net of 200x200 and 31 million parameters on two cores
+Takes   half a minute and 4 GB of memory for a U-net of 200x200 and 31 million parameters on two cores
+Expect  a difference of 1e-6 in float32; a model beyond the limits keeps a name with -unverified, and the status is 1
 
-The model gives probabilities, 0..1: (1, H, W) for one class, (K + 1, H, W) for K classes with the background first.
-Core ML itself runs on macOS only; the conversion runs anywhere.
+The file is read back from disk and executed as Apple's specification says, without the network that it was made from,
+and its masks are compared with those of Keras. On macOS Core ML itself runs it too.
 """
 
 from common.settings import apply_command_line
@@ -19,61 +20,140 @@ REPLACE = False  # True to write over a model that exists
 # --- kind of model
 FORMAT = "mlmodel"  # "mlmodel": neural network, for A.I.Segmentation; "mlpackage": ML program, macOS 12 or later
 INPUT_KIND = "array"  # "array": (1, H, W) of grey/255; "image": a grey image, 0..255
+OUTPUT_KIND = "probabilities"  # "probabilities": (1, H, W) or, of K classes, (K + 1, H, W) with the background first;
+# "classes": (1, H, W) of class numbers; "image": a grey image of 255 times the probability, or of class numbers
+THRESHOLD = 0.5  # probability above which a pixel is foreground, with one class
+COMPRESSION = (
+    "float32"  # weights as "float32", "float16", "linear8", "palette8", "palette6" or "palette4"; a .mlpackage
+)
+# computes in half precision with all but the first
+TARGET: str | None = None  # oldest system that must run it, such as "macOS13" or "iOS16"; None: what COMPRESSION needs
+COMPARE = False  # True to write every COMPRESSION, each under its own name, and to print what each loses
+
+# --- the check
+SLICES = ""  # to check on: packed set, list, folder of cases or pictures; empty: the validation set of the run
+CHECKED = 8  # how many slices
+LARGEST_DIFFERENCE = 1e-3  # greatest difference of a probability, with float32 weights
+LEAST_DICE = 0.999  # least Dice between the masks of Keras and of the model
 
 # --- what the model says about itself
 AUTHOR = ""  # who made it
 LICENCE = ""  # terms of use
 DESCRIPTION = ""  # empty: network, size and classes
 INPUT_DESCRIPTION = ""  # empty: what INPUT_KIND asks for
-OUTPUT_DESCRIPTION = ""  # empty: what the probabilities are of
+OUTPUT_DESCRIPTION = ""  # empty: what OUTPUT_KIND gives
+CLASS_NAMES = []  # names of the classes, without the background
+WINDOW = []  # [low, high], what black and white of a slice stand for, such as HU; empty: what the run recorded
 
 apply_command_line(globals())
 
-import json
 import logging
 import os
-import re
-from collections import Counter
+import sys
 from pathlib import Path
 
+from common import coreml
+from common.coreml import compare, compress, export
 from common.devices import import_keras
 from common.errors import InputError
-from common.files import read_json, refuse_existing, require_choice, whole_file, whole_folder
+from common.files import read_json, refuse_existing, remove, require_choice
 from common.runs import MODELS, load_network, model_file
+
+FORMATS = ("mlmodel", "mlpackage")
+INPUT_KINDS = ("array", "image")
+OUTPUT_KINDS = ("probabilities", "classes", "image")
 
 
 def main():
-    source, output = check_settings()
+    source, paths = check_settings()
     settings, state = (read_record(source.with_name(name)) for name in ("settings.json", "state.json"))
-    print(f"converting {source} to {output}", flush=True)
+    print(f"converting {source} to {', '.join(map(str, paths.values()))}", flush=True)
     load_libraries()
+    from common.coreml.slices import gather_or_draw  # it needs Keras, whose backend has been chosen just now
+
+    targets = choose_targets(paths)
+    contract = export.Contract(FORMAT, INPUT_KIND, OUTPUT_KIND, THRESHOLD)
     network = load_network(source)
-    check_ends(network, source)
-    model = convert(single_precision(network), source)
-    spec = model.get_spec()
-    set_ends(spec, network.output_shape)
-    describe(spec.description, network, source, settings, state)
-    save(spec, model.weights_dir, output)
-    report(output)
+    contract.check(network, source)
+    shape, planes = network.input_shape[1:], network.output_shape[-1]
+    if CLASS_NAMES and len(CLASS_NAMES) != max(planes - 1, 1):
+        raise InputError(f"CLASS_NAMES has {len(CLASS_NAMES)} names; the network has {max(planes - 1, 1)} classes")
+    *slices, what = gather_or_draw(SLICES, settings.get("VALIDATION"), CHECKED, shape, planes)
+
+    network = export.single_precision(network)
+    about = facts(network, source, settings, state)
+    results, converted = {}, {}
+    for kind, path in paths.items():
+        way = compress.computes_in_half(kind, FORMAT), targets[kind]
+        if way not in converted:
+            converted = {way: export.convert(network, source, contract, *way)}  # one at a time is held
+        model = compress.compress(converted[way], kind)
+        spec = export.complete(model, contract, network.output_shape, texts(), about | {"compression": kind})
+        if TARGET:  # which layers a neural network has is known only now
+            compress.require_system(TARGET, spec.specificationVersion, f"{path.name}, by its layers,")
+        unverified = path.with_name(f"{path.stem}-unverified{path.suffix}")
+        export.save(spec, model.weights_dir, unverified)
+        if not results:
+            print(*export.describe_file(unverified), f"checking on {what}", sep="\n", flush=True)
+        comparison, faults = check(network, unverified, contract, slices, kind)
+        if not faults:
+            remove(path)
+            unverified.rename(path)
+        results[kind] = unverified if faults else path, comparison, faults
+    finish(results)
+
+
+# --- settings
 
 
 def check_settings():
     """Check the settings.
 
     Returns:
-        Path of the .keras file, Path of the model to write.
+        Path of the .keras file; dict of each kind of weights to the Path of its model.
     """
-    require_choice(FORMAT, ("mlmodel", "mlpackage"), "FORMAT")
-    require_choice(INPUT_KIND, ("array", "image"), "INPUT_KIND")
-    require_choice(WEIGHTS_FILE, MODELS, "WEIGHTS_FILE")
+    for name, choices in (
+        ("FORMAT", FORMATS),
+        ("INPUT_KIND", INPUT_KINDS),
+        ("OUTPUT_KIND", OUTPUT_KINDS),
+        ("WEIGHTS_FILE", MODELS),
+        ("COMPRESSION", compress.KINDS),
+    ):
+        require_choice(globals()[name], choices, name)
+    if OUTPUT_KIND == "image" and FORMAT == "mlmodel":
+        raise InputError("OUTPUT_KIND is 'image', which needs --format mlpackage")
+    if CHECKED < 1:
+        raise InputError(f"CHECKED is {CHECKED}; expected at least 1")
+    if not 0 < THRESHOLD < 1:
+        raise InputError(f"THRESHOLD is {THRESHOLD}; expected more than 0 and less than 1")
+    if WINDOW and not (len(WINDOW) == 2 and all(isinstance(v, (int, float)) for v in WINDOW) and WINDOW[0] < WINDOW[1]):
+        raise InputError(f"WINDOW is {WINDOW}; expected [low, high]")
     source = model_file(RUN, WEIGHTS_FILE)
     run = source.resolve().parent
     name = run.name if (run / "settings.json").is_file() else source.stem
     output = Path(OUTPUT) if OUTPUT else source.with_name(f"{name}.{FORMAT}")
     if output.suffix != f".{FORMAT}":
         raise InputError(f"OUTPUT: {output} does not end in .{FORMAT}; change the ending, or give another --format")
-    refuse_existing(output, REPLACE)
-    return source, output
+    paths = {COMPRESSION: output}
+    if COMPARE:
+        paths = {kind: output.with_name(f"{output.stem}-{kind}{output.suffix}") for kind in compress.KINDS}
+    for path in paths.values():
+        refuse_existing(path, REPLACE)
+    return source, paths
+
+
+def choose_targets(paths):
+    """Oldest system of each kind of weights; with COMPARE, those that TARGET does not allow are left out and named."""
+    targets = {}
+    for kind in list(paths):
+        try:
+            targets[kind] = compress.choose_target(kind, FORMAT, TARGET)
+        except InputError as error:
+            if len(paths) == 1:
+                raise
+            print(f"left out: {error}")
+            del paths[kind]
+    return targets
 
 
 def read_record(path):
@@ -91,160 +171,90 @@ def load_libraries():
     import_keras()
 
 
-# --- from Keras to Core ML
+# --- what the model says about itself
 
 
-def check_ends(network, source):
-    """Raise InputError for a network that does not take one image of fixed size and give planes of that size."""
-    ends = [*getattr(network, "inputs", ()), *getattr(network, "outputs", ())]  # a model of an own class may lack them
-    match shapes := [tuple(end.shape[1:]) for end in ends]:
-        case [(int(), int(), channels), (_, _, int())] if shapes[0][:2] == shapes[1][:2]:
-            if INPUT_KIND == "image" and channels != 1:
-                raise InputError(f"{source} takes {channels} channels, a grey image has one; give --input-kind array")
-        case _:
-            raise InputError(
-                f"{source} has the ends {' and '.join(map(str, shapes)) or 'that no image fits'}; expected one input "
-                "(height, width, channels) of fixed size and one output of the same height and width"
-            )
+def texts():
+    """Texts of the metadata."""
+    return {
+        "author": AUTHOR,
+        "licence": LICENCE,
+        "description": DESCRIPTION,
+        "input": INPUT_DESCRIPTION,
+        "output": OUTPUT_DESCRIPTION,
+    }
 
 
-def single_precision(network):
-    """Rebuild a network in float32 with the same weights: coremltools reads no bfloat16."""
-
-    def in_float32(config):
-        if isinstance(config, dict):
-            return {key: in_float32(value) for key, value in config.items()}
-        if isinstance(config, (list, tuple)):
-            return [in_float32(item) for item in config]
-        if isinstance(config, str) and re.fullmatch(r"(mixed_)?b?float16", config):  # a policy, or the type of an end
-            return "float32"
-        return config
-
-    copy = type(network).from_config(in_float32(network.get_config()))
-    copy.set_weights(network.get_weights())
-    return copy
-
-
-def convert(network, source):
-    """Convert a float32 network as it predicts: drop-out and noise layers fall away.
-
-    The ends are planes, (C, H, W); the layout of Keras, (1, H, W, C), is made inside.
-
-    Returns:
-        coremltools.models.MLModel.
-
-    Raises:
-        InputError: if an operation has no counterpart in Core ML.
-    """
-    import coremltools as ct
-    import tensorflow as tf
-
-    height, width, channels = network.input_shape[1:]
-    if INPUT_KIND == "image":
-        shape = (1, height, width, 1)
-        end = ct.ImageType("input", shape, scale=1 / 255, color_layout=ct.colorlayout.GRAYSCALE)
-    else:
-        shape = (channels, height, width)
-        end = ct.TensorType("input", shape)
-
-    @tf.function(input_signature=[tf.TensorSpec(shape, name="input")])
-    def planes(x):
-        if INPUT_KIND == "array":
-            x = tf.transpose(tf.expand_dims(x, 0), (0, 2, 3, 1))
-        return tf.squeeze(tf.transpose(network(x, training=False), (0, 3, 1, 2)), 0)
-
-    options = {"convert_to": "neuralnetwork"}
-    if FORMAT == "mlpackage":
-        options = {"convert_to": "mlprogram", "compute_precision": ct.precision.FLOAT32}
-    try:
-        traced = planes.get_concrete_function()
-        return ct.convert([traced], source="tensorflow", inputs=[end], skip_model_load=True, **options)
-    except Exception as error:  # coremltools raises whatever its rule for an operation runs into
-        unknown = re.match(r"Conversion for TF op '(\w+)' not implemented\.\s*name: \"(.+)\"", str(error))
-        reason = str(error).strip().split("\n")[0]
-        if unknown:
-            reason = "Core ML has no operation {} ({}); build that layer of others".format(*unknown.groups())
-        raise InputError(f"{source} does not convert: {reason}") from error
-
-
-# --- the contract
-
-
-def set_ends(spec, output_shape):
-    """Name the output, and state both arrays of a neural network as the plugin reads them, in double."""
-    import coremltools as ct
-
-    ct.utils.rename_feature(spec, spec.description.output[0].name, "output")
-    if FORMAT == "mlpackage":  # an ML program knows no double
-        return
-    _, height, width, planes = output_shape
-    spec.description.output[0].type.multiArrayType.shape[:] = (planes, height, width)
-    for end in (*spec.description.input, *spec.description.output):
-        if end.type.HasField("multiArrayType"):
-            end.type.multiArrayType.dataType = ct.proto.FeatureTypes_pb2.ArrayFeatureType.DOUBLE
-
-
-def describe(description, network, source, settings, state):
-    """Fill in the metadata: texts from the settings of this script, facts from those of the run and its state."""
-    _, height, width, planes = network.output_shape
-    classes = max(planes - 1, 1)
-    name = settings.get("MODEL") or network.name
-    what = "the mask" if planes == 1 else "background and classes"
-    grey = "grey values divided by 255" if INPUT_KIND == "array" else "a grey image of 0..255"
-    metadata = description.metadata
-    metadata.author, metadata.license = AUTHOR, LICENCE
-    metadata.shortDescription = DESCRIPTION or f"{name}, {height}x{width}, classes: {classes}"
-    description.input[0].shortDescription = INPUT_DESCRIPTION or f"slice, {grey}"
-    description.output[0].shortDescription = OUTPUT_DESCRIPTION or f"probability of {what}, 0..1"
-    facts = {
-        "network": name,
+def facts(network, source, settings, state):
+    """Facts of the metadata, from the run and its state."""
+    data, planes = state.get("data") or {}, network.output_shape[-1]
+    return {
+        "network": settings.get("MODEL") or network.name,
         "run": source.resolve().parent.name if settings else None,
         "weights": source.name,
         "score": (state.get(source.stem) or {}).get("score"),
-        "classes": classes,
-        "spacing": (state.get("data") or {}).get("spacing"),
+        "classes": max(planes - 1, 1),
+        "class_names": CLASS_NAMES or None,
+        "spacing": data.get("spacing"),
+        "window": WINDOW or data.get("window"),
+        "threshold": THRESHOLD if planes == 1 else None,
         "settings": settings or None,
     }
-    for key, value in facts.items():
-        if value is not None:
-            metadata.userDefined[key] = value if isinstance(value, str) else json.dumps(value)
 
 
-def save(spec, weights, output):
-    """Write a model; `weights` is the folder with the weights of an ML program."""
-    import coremltools as ct
-
-    with whole_file(output) if FORMAT == "mlmodel" else whole_folder(output, REPLACE) as part:
-        ct.utils.save_spec(spec, str(part), weights_dir=weights)
+# --- the check
 
 
-# --- what was written
+def check(network, path, contract, slices, kind):
+    """Compare a saved model with Keras.
+
+    Returns:
+        Comparison, and list of what is wrong, as texts.
+    """
+    limits = LARGEST_DIFFERENCE if kind == "float32" else None, LEAST_DICE
+    model = coreml.open_model(path)
+    comparison = compare.compare(network, model, contract, *slices)
+    faults = comparison.beyond(*limits)
+    if faults:
+        tolerance = 1e-3 if kind == "float32" else 0.05
+        found = compare.first_difference(network, model, contract, slices[0][0], tolerance)
+        faults.append(compare.difference_in_words(found))
+    if sys.platform == "darwin":
+        apple = compare.compare(network, compare.AppleModel(path), contract, *slices)
+        print(f"Core ML, {kind}: {apple.in_words()}", flush=True)
+        faults += [f"in Core ML itself, {fault}" for fault in apple.beyond(*limits)]
+    return comparison, faults
 
 
-def report(path):
-    """Read a model back and print its ends, its layers and its size."""
-    import coremltools as ct
+def finish(results):
+    """Print what was written and how it compares; raise InputError if nothing of it passed."""
+    if COMPARE:
+        print_table(results)
+    for kind, (path, comparison, faults) in results.items():
+        if not COMPARE:
+            print(f"check   {comparison.in_words()}")
+            if faults:
+                raise InputError(f"{path} is not what Keras computes: {'; '.join(faults)}")
+            print(f"wrote {path}, {kind} weights, {export.size_of(path) / 1e6:.3g} MB")
+    passed = {path: export.size_of(path) for path, _, faults in results.values() if not faults}
+    if not passed:
+        raise InputError("no kind of weights stayed within the limits")
+    if COMPARE:
+        print(
+            f"wrote {len(results)} models; the smallest that stays within the limits is {min(passed, key=passed.get)}"
+        )
 
-    spec = ct.utils.load_spec(str(path))
-    for end in (*spec.description.input, *spec.description.output):
-        image, array = end.type.imageType, end.type.multiArrayType
-        if end.type.HasField("imageType"):
-            print(f"{end.name:8}grey image of {image.height}x{image.width}")
-        else:
-            print(f"{end.name:8}array of {tuple(array.shape)}, {array.ArrayDataType.Name(array.dataType)}")
-    kinds = layer_kinds(spec)
-    print("layers ", ", ".join(f"{kind} {count}" for kind, count in kinds.most_common()))
-    size = sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
-    print(f"wrote {path}: {spec.WhichOneof('Type')}, {kinds.total()} layers, {size / 1e6:.3g} MB")
 
-
-def layer_kinds(spec):
-    """Layers of a neural network, or operations of an ML program, as a Counter of their kinds."""
-    if spec.WhichOneof("Type") == "neuralNetwork":
-        return Counter(layer.WhichOneof("layer") for layer in spec.neuralNetwork.layers)
-    main_function = spec.mlProgram.functions["main"]
-    operations = main_function.block_specializations[main_function.opset].operations
-    return Counter(operation.type for operation in operations if operation.type != "const")
+def print_table(results):
+    print(f"{'weights':10}{'MB':>8}{'largest':>10}{'mean':>10}{'Dice':>9}{'truth':>9}")
+    for kind, (path, comparison, faults) in results.items():
+        numbers = [f"{v:.2g}" if v is not None else "-" for v in (comparison.largest, comparison.mean)]
+        truth = f"{comparison.truth[1]:.4f}" if comparison.truth else "-"
+        size, note = export.size_of(path) / 1e6, "  unverified" if faults else ""
+        print(f"{kind:10}{size:8.1f}{numbers[0]:>10}{numbers[1]:>10}{comparison.dice:9.4f}{truth:>9}{note}")
+    first = next(iter(results.values()))[1]
+    keras = f"; Keras has {first.truth[0]:.4f}" if first.truth else ""
+    print(f"largest and mean difference of a probability; Dice against Keras, and against the truth{keras}")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import convert_coreml
 import models
+from common.coreml.export import layer_kinds
 from common.errors import InputError
 from common.runs import load_network, model_file
 from models.unet import build_model
@@ -24,7 +25,7 @@ ct = pytest.importorskip("coremltools")
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="coremltools reads TensorFlow only")
 DOUBLE = ct.proto.FeatureTypes_pb2.ArrayFeatureType.DOUBLE
 FLOAT32 = ct.proto.FeatureTypes_pb2.ArrayFeatureType.FLOAT32
-SETTINGS = {"MODEL": "unet", "MODEL_SETTINGS": {"features": 4, "depth": 2}, "LOSS": "mse+dice"}
+SETTINGS = {"MODEL": "unet", "MODEL_SETTINGS": {"features": 4, "depth": 2}, "LOSS": "mse+dice", "VALIDATION": "gone.h5"}
 STATE = {"epoch": 3, "best_dice": {"score": 0.75, "epoch": 2}, "data": {"classes": 1, "spacing": [0.5, 0.7]}}
 
 
@@ -81,9 +82,9 @@ def convert(monkeypatch):
     def run(run_folder, **settings):
         for name, value in {"RUN": str(run_folder), **settings}.items():
             monkeypatch.setattr(convert_coreml, name, value)
-        _, output = convert_coreml.check_settings()
+        _, paths = convert_coreml.check_settings()
         convert_coreml.main()
-        return ct.utils.load_spec(str(output))
+        return ct.utils.load_spec(str(next(iter(paths.values()))))
 
     return run
 
@@ -125,7 +126,8 @@ def test_script_writes_the_contract_of_the_plugin(tmp_path):
     done = script("--run", run, "--author", "A. Author", "--licence", "MIT", backend="jax")
     assert (done.returncode, done.stderr) == (0, "")
     output = run / "20250102-030405_unet.mlmodel"
-    assert done.stdout.strip().splitlines()[-1].startswith(f"wrote {output}: neuralNetwork, ")
+    assert done.stdout.strip().splitlines()[-1].startswith(f"wrote {output}, float32 weights, ")
+    assert "\nchecking on 8 drawn pictures, since the validation set of the run, gone.h5, is not here" in done.stdout
     assert "input   array of (1, 40, 40), DOUBLE\noutput  array of (1, 40, 40), DOUBLE\n" in done.stdout
     assert sorted(path.name for path in run.iterdir()) == sorted(
         ["best_dice.keras", "settings.json", "state.json", output.name]
@@ -135,7 +137,7 @@ def test_script_writes_the_contract_of_the_plugin(tmp_path):
     assert spec.WhichOneof("Type") == "neuralNetwork"
     assert [array(end) for end in spec.description.input] == [("input", (1, 40, 40), DOUBLE)]
     assert [array(end) for end in spec.description.output] == [("output", (1, 40, 40), DOUBLE)]
-    kinds = set(convert_coreml.layer_kinds(spec))
+    kinds = set(layer_kinds(spec))
     assert kinds == {"convolution", "activation", "pooling", "concat", "expandDims", "squeeze"}
 
     metadata = spec.description.metadata
@@ -149,6 +151,8 @@ def test_script_writes_the_contract_of_the_plugin(tmp_path):
         "network": "unet",
         "run": run.name,
         "weights": "best_dice.keras",
+        "compression": "float32",
+        "threshold": "0.5",
         "score": "0.75",
         "classes": "1",
         "spacing": "[0.5, 0.7]",
@@ -180,7 +184,7 @@ def test_package_is_a_float32_program(tmp_path, convert):
     assert spec.WhichOneof("Type") == "mlProgram"
     assert [array(end) for end in spec.description.input] == [("input", (1, 40, 40), FLOAT32)]
     assert [array(end) for end in spec.description.output] == [("output", (1, 40, 40), FLOAT32)]
-    kinds = convert_coreml.layer_kinds(spec)
+    kinds = layer_kinds(spec)
     assert kinds["conv"] == 11
     assert not [kind for kind in kinds if kind == "cast" or "random" in kind or "dropout" in kind]
     assert spec.description.metadata.userDefined["score"] == "0.75"
@@ -195,7 +199,7 @@ def test_no_half_precision_is_left_in_a_nested_network(tmp_path, convert):
     with precision("mixed_bfloat16"):  # the inner network casts its input to the type that it was built under
         network = small_network(keras.Sequential([layers.Conv2D(4, 3, padding="same"), layers.ReLU()]))
     spec = convert(make_run(tmp_path / "run", network), FORMAT="mlpackage")
-    assert set(convert_coreml.layer_kinds(spec)) == {"expand_dims", "conv", "relu", "sigmoid", "squeeze"}
+    assert set(layer_kinds(spec)) == {"expand_dims", "conv", "relu", "sigmoid", "squeeze"}
 
 
 @on_tensorflow
@@ -212,7 +216,7 @@ def test_every_network_converts(tmp_path, convert, name, side, settings, kind):
     """Into layers that the viewer has: the own ones have become ordinary multiplications, additions and sigmoids."""
     model = models.build_model(name, (side, side, 1), **settings)
     spec = convert(make_run(tmp_path / "run", model), FORMAT=kind)
-    kinds = convert_coreml.layer_kinds(spec)
+    kinds = layer_kinds(spec)
     assert kinds and not [kind for kind in kinds if "custom" in kind or "random" in kind or "dropout" in kind]
 
 
@@ -239,7 +243,7 @@ def test_image_input_is_grey_and_scaled_to_one(tmp_path, convert, kind):
         assert step.scaler.channelScale == pytest.approx(1 / 255)
         assert step.scaler.grayBias == 0
     else:
-        assert convert_coreml.layer_kinds(spec)["mul"] == 1
+        assert layer_kinds(spec)["mul"] == 1
     assert array(spec.description.output[0])[:2] == ("output", (1, 40, 40))
 
 
@@ -250,7 +254,7 @@ def test_noise_layers_are_gone_and_channels_are_planes(tmp_path, convert):
     spec = convert(run, DESCRIPTION="mine", INPUT_DESCRIPTION="in", OUTPUT_DESCRIPTION="out")
     assert array(spec.description.input[0]) == ("input", (2, 40, 48), DOUBLE)
     assert array(spec.description.output[0]) == ("output", (1, 40, 48), DOUBLE)
-    assert set(convert_coreml.layer_kinds(spec)) == {"expandDims", "convolution", "activation", "squeeze"}
+    assert set(layer_kinds(spec)) == {"expandDims", "convolution", "activation", "squeeze"}
     ends = spec.description.input[0], spec.description.output[0]
     assert spec.description.metadata.shortDescription == "mine"
     assert [end.shortDescription for end in ends] == ["in", "out"]
@@ -264,7 +268,7 @@ def test_model_alone_lands_beside_itself_and_sparse_state_will_do(tmp_path, conv
     spec = convert(tmp_path / "mine.keras")
     assert (tmp_path / "mine.mlmodel").is_file()
     facts = {key for key in spec.description.metadata.userDefined if not key.startswith("com.")}
-    assert facts == {"network", "weights", "classes"}
+    assert facts == {"network", "weights", "classes", "compression", "threshold"}
 
     run = make_run(tmp_path / "run", small_network(), state={}, name="last")
     spec = convert(run, WEIGHTS_FILE="last", OUTPUT=str(tmp_path / "new" / "named.mlmodel"))

@@ -1,0 +1,256 @@
+"""From a Keras network to a saved Core ML model: the conversion, the contracts of its ends, what it says of itself."""
+
+import json
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+from common.errors import InputError
+from common.files import whole_file, whole_folder
+
+# What to write instead of an operation of TensorFlow that Core ML does not have.
+INSTEAD = {
+    "Erf": "the tanh form of GELU, keras.ops.gelu(x, approximate=True), or models.layers.GELU",
+    "Erfc": "the tanh form of GELU, keras.ops.gelu(x, approximate=True), or models.layers.GELU",
+    "ResizeBicubic": 'bilinear interpolation, UpSampling2D(interpolation="bilinear")',
+    "ResizeArea": "average pooling",
+    "ScaleAndTranslate": 'bilinear interpolation, UpSampling2D(interpolation="bilinear")',
+    "Log1p": "keras.ops.log(1 + x)",
+    "Expm1": "keras.ops.exp(x) - 1",
+    "Xlogy": "x * keras.ops.log(y)",
+    "Atan2": "keras.ops.arctan(y / x)",
+    "SelectV2": "keras.ops.maximum, keras.ops.relu, or a product with a mask",
+    "PyFunc": "operations of keras.ops instead of NumPy",
+    "EagerPyFunc": "operations of keras.ops instead of NumPy",
+}
+OTHERWISE = "sums, products, convolutions and the activations of Keras"
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What goes in and out.
+
+    Attributes:
+        format: "mlmodel" (neural network, for A.I.Segmentation) or "mlpackage" (ML program).
+        input_kind: "array", planes (C, H, W) of grey/255; "image", a grey image of 0..255.
+        output_kind: "probabilities", planes (C, H, W); "classes", (1, H, W) of class numbers; "image", a grey image of
+            255 times the probability (one class) or of class numbers.
+        threshold: probability above which a pixel is foreground, with one class.
+    """
+
+    format: str
+    input_kind: str = "array"
+    output_kind: str = "probabilities"
+    threshold: float = 0.5
+
+    def check(self, network, source):
+        """Raise InputError for a network that does not take one image of fixed size and give planes of that size."""
+        ends = [*getattr(network, "inputs", ()), *getattr(network, "outputs", ())]  # an own class may lack them
+        match shapes := [tuple(end.shape[1:]) for end in ends]:
+            case [(int(), int(), channels), (_, _, int())] if shapes[0][:2] == shapes[1][:2]:
+                if self.input_kind == "image" and channels != 1:
+                    raise InputError(
+                        f"{source} takes {channels} channels, a grey image has one; give --input-kind array"
+                    )
+            case _:
+                raise InputError(
+                    f"{source} has the ends {' and '.join(map(str, shapes)) or 'that no image fits'}; expected one "
+                    "input (height, width, channels) of fixed size and one output of the same height and width"
+                )
+
+
+def single_precision(network):
+    """Rebuild a network in float32 with the same weights: coremltools reads no bfloat16."""
+
+    def in_float32(config):
+        if isinstance(config, dict):
+            return {key: in_float32(value) for key, value in config.items()}
+        if isinstance(config, (list, tuple)):
+            return [in_float32(item) for item in config]
+        if isinstance(config, str) and re.fullmatch(r"(mixed_)?b?float16", config):  # a policy, or the type of an end
+            return "float32"
+        return config
+
+    copy = type(network).from_config(in_float32(network.get_config()))
+    copy.set_weights(network.get_weights())
+    return copy
+
+
+def convert(network, source, contract, half, target):
+    """Convert a float32 network as it predicts: drop-out and noise layers fall away.
+
+    Args:
+        network: keras.Model in float32.
+        source: where it came from, for messages.
+        contract: Contract.
+        half: whether an ML program computes in half precision.
+        target: coremltools.target, the oldest system that an ML program is for.
+
+    Returns:
+        coremltools.models.MLModel; its ends are named and its metadata filled in by `complete`.
+
+    Raises:
+        InputError: if an operation has no counterpart in Core ML, naming its layer and what to write instead.
+    """
+    import coremltools as ct
+    import numpy as np
+
+    height, width, channels = network.input_shape[1:]
+    if contract.input_kind == "image":
+        shape = (1, height, width, 1)
+        end = ct.ImageType("input", shape, scale=1 / 255, color_layout=ct.colorlayout.GRAYSCALE)
+    else:
+        shape = (channels, height, width)
+        end = ct.TensorType("input", shape, dtype=np.float32)
+    options = {"convert_to": "neuralnetwork"}
+    if contract.format == "mlpackage":
+        precision = ct.precision.FLOAT16 if half else ct.precision.FLOAT32
+        image = contract.output_kind == "image"
+        output = ct.ImageType(color_layout=ct.colorlayout.GRAYSCALE) if image else ct.TensorType(dtype=np.float32)
+        options = {"convert_to": "mlprogram", "compute_precision": precision, "outputs": [output]}
+        options["minimum_deployment_target"] = target
+    try:
+        traced = _as_function(network, shape, contract).get_concrete_function()
+        with np.errstate(over="ignore"):  # ranges of float32 that half precision does not have
+            return ct.convert([traced], source="tensorflow", inputs=[end], skip_model_load=True, **options)
+    except Exception as error:  # coremltools raises whatever its rule for an operation runs into
+        raise InputError(f"{source} does not convert: {_explain(error, network)}") from error
+
+
+def _as_function(network, shape, contract):
+    """The network with the ends of the contract, as a function of TensorFlow."""
+    import tensorflow as tf
+
+    @tf.function(input_signature=[tf.TensorSpec(shape, name="input")])
+    def function(x):
+        if contract.input_kind == "array":  # the layout of Keras is made inside
+            x = tf.transpose(tf.expand_dims(x, 0), (0, 2, 3, 1))
+        y = network(x, training=False)
+        one_class = y.shape[-1] == 1
+        if contract.output_kind == "probabilities":
+            return tf.squeeze(tf.transpose(y, (0, 3, 1, 2)), 0)
+        if contract.output_kind == "image" and one_class:
+            return tf.transpose(255 * y, (0, 3, 1, 2))
+        classes = y[..., 0] > contract.threshold if one_class else tf.argmax(y, -1)
+        classes = tf.cast(classes, tf.float32)
+        return tf.expand_dims(classes, 1) if contract.output_kind == "image" else classes
+
+    return function
+
+
+def _explain(error, network):
+    """One line on why a network does not convert."""
+    reason = str(error).strip().split("\n")[0]
+    unknown = re.match(r"Conversion for TF op '(\w+)' not implemented\.\s*name: \"(.+)\"", str(error))
+    if not unknown:
+        return reason
+    operation, node = unknown.groups()
+    layer = layer_of(node, network)
+    where = f"layer {layer.name} ({type(layer).__name__})" if layer else node
+    return (
+        f"Core ML has no operation {operation}, which {where} uses; write {INSTEAD.get(operation, OTHERWISE)} instead"
+    )
+
+
+def layer_of(node, network):
+    """Layer of a network by the name of a node that TensorFlow or Core ML made of it; None where there is none."""
+    names = sorted((layer.name for layer in network.layers), key=len, reverse=True)
+    found = re.match(rf"{re.escape(network.name)}(?:_\d+)?[/_]({'|'.join(map(re.escape, names))})(?:_\d+)?[/_]", node)
+    return network.get_layer(found[1]) if found else None
+
+
+def complete(model, contract, output_shape, texts, facts):
+    """Name the ends of a model and fill in its metadata.
+
+    Args:
+        model: coremltools.models.MLModel.
+        contract: Contract.
+        output_shape: of the Keras network.
+        texts: dict of author, licence, description, input and output; an empty text is filled in.
+        facts: dict of what else is known; what is None is left out.
+
+    Returns:
+        Model message.
+    """
+    spec = model.get_spec()
+    _set_ends(spec, output_shape, contract)
+    _describe(spec.description, contract, output_shape, texts, facts)
+    return spec
+
+
+def _set_ends(spec, output_shape, contract):
+    """Name the output, and state both arrays of a neural network as the plugin reads them, in double."""
+    import coremltools as ct
+
+    ct.utils.rename_feature(spec, spec.description.output[0].name, "output")
+    if contract.format == "mlpackage":  # an ML program knows no double
+        return
+    _, height, width, planes = output_shape
+    planes = planes if contract.output_kind == "probabilities" else 1
+    spec.description.output[0].type.multiArrayType.shape[:] = (planes, height, width)
+    for end in (*spec.description.input, *spec.description.output):
+        if end.type.HasField("multiArrayType"):
+            end.type.multiArrayType.dataType = ct.proto.FeatureTypes_pb2.ArrayFeatureType.DOUBLE
+
+
+def _describe(description, contract, output_shape, texts, facts):
+    _, height, width, planes = output_shape
+    classes = max(planes - 1, 1)
+    grey = "grey values divided by 255" if contract.input_kind == "array" else "a grey image of 0..255"
+    meaning = f"probability of {'the mask' if planes == 1 else 'background and classes'}, 0..1"
+    if contract.output_kind == "image" and planes == 1:
+        meaning = "probability of the mask times 255, a grey image"
+    elif contract.output_kind != "probabilities":
+        meaning = f"class numbers, 0 (background) to {classes}"
+    metadata = description.metadata
+    metadata.author, metadata.license = texts["author"], texts["licence"]
+    metadata.shortDescription = texts["description"] or f"{facts['network']}, {height}x{width}, classes: {classes}"
+    description.input[0].shortDescription = texts["input"] or f"slice, {grey}"
+    description.output[0].shortDescription = texts["output"] or meaning
+    for key, value in facts.items():
+        if value is not None:
+            metadata.userDefined[key] = value if isinstance(value, str) else json.dumps(value)
+
+
+def save(spec, weights_dir, path):
+    """Write a model, whole or not at all, over one that is there.
+
+    Args:
+        spec: Model message.
+        weights_dir: folder with the weights of an ML program.
+        path: Path of a .mlmodel or .mlpackage.
+    """
+    import coremltools as ct
+
+    with whole_folder(path, replace=True) if path.suffix == ".mlpackage" else whole_file(path) as part:
+        ct.utils.save_spec(spec, str(part), weights_dir=weights_dir)
+
+
+def describe_file(path):
+    """Ends and layers of a saved model, as lines of text."""
+    import coremltools as ct
+
+    spec = ct.utils.load_spec(str(path))
+    for end in (*spec.description.input, *spec.description.output):
+        image, array = end.type.imageType, end.type.multiArrayType
+        if end.type.HasField("imageType"):
+            yield f"{end.name:8}grey image of {image.height}x{image.width}"
+        else:
+            yield f"{end.name:8}array of {tuple(array.shape)}, {array.ArrayDataType.Name(array.dataType)}"
+    kinds = layer_kinds(spec)
+    listed = ", ".join(f"{kind} {count}" for kind, count in kinds.most_common())
+    yield f"{spec.WhichOneof('Type')} of {kinds.total()} layers: {listed}"
+
+
+def layer_kinds(spec):
+    """Layers of a neural network, or operations of an ML program, as a Counter of their kinds."""
+    if spec.WhichOneof("Type") == "neuralNetwork":
+        return Counter(layer.WhichOneof("layer") for layer in spec.neuralNetwork.layers)
+    function = spec.mlProgram.functions["main"]
+    operations = function.block_specializations[function.opset].operations
+    return Counter(operation.type for operation in operations if operation.type != "const")
+
+
+def size_of(path):
+    """Bytes of a file, or of all files of a folder."""
+    return sum(file.stat().st_size for file in (path, *path.rglob("*")) if file.is_file())
