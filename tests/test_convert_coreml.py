@@ -16,6 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 import convert_coreml
 import models
+from common import coreml
+from common.coreml import export
 from common.coreml.export import layer_kinds
 from common.errors import InputError
 from common.runs import load_network, model_file
@@ -204,24 +206,6 @@ def test_no_half_precision_is_left_in_a_nested_network(tmp_path, convert):
 
 @on_tensorflow
 @pytest.mark.parametrize("kind", ["mlmodel", "mlpackage"])
-@pytest.mark.parametrize(
-    ("name", "side", "settings"),
-    [
-        ("cvnet_synapse", 72, {"width": 0.1}),
-        ("cvnet_synapse_512", 128, {"width": 0.1}),
-        ("deeplab_v3plus", 40, {"backbone": "mobilenetv2", "alpha": 0.35}),
-    ],
-)
-def test_every_network_converts(tmp_path, convert, name, side, settings, kind):
-    """Into layers that the viewer has: the own ones have become ordinary multiplications, additions and sigmoids."""
-    model = models.build_model(name, (side, side, 1), **settings)
-    spec = convert(make_run(tmp_path / "run", model), FORMAT=kind)
-    kinds = layer_kinds(spec)
-    assert kinds and not [kind for kind in kinds if "custom" in kind or "random" in kind or "dropout" in kind]
-
-
-@on_tensorflow
-@pytest.mark.parametrize("kind", ["mlmodel", "mlpackage"])
 def test_several_classes_are_planes_with_the_background_first(tmp_path, convert, kind):
     spec = convert(make_run(tmp_path / "run", unet(classes=3)), FORMAT=kind)
     assert array(spec.description.output[0])[:2] == ("output", (4, 40, 40))
@@ -293,6 +277,192 @@ def test_network_that_does_not_fit_is_named(tmp_path, convert, network, message)
     with pytest.raises(InputError, match=message):
         convert(run)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+# --- the check, and smaller weights
+
+
+@on_tensorflow
+def test_model_beyond_the_limits_stays_unverified(tmp_path, convert, monkeypatch, capsys):
+    run = make_run(tmp_path / "run", unet())
+    real = export.convert
+
+    def wrong(network, *rest):
+        weights = network.get_weights()
+        network.set_weights([weights[0] * 1.1, *weights[1:]])
+        model = real(network, *rest)
+        network.set_weights(weights)
+        return model
+
+    monkeypatch.setattr(export, "convert", wrong)
+    with pytest.raises(InputError) as raised:
+        convert(run)
+    assert "run-unverified.mlmodel is not what Keras computes: the probabilities differ by" in str(raised.value)
+    assert "they part company at layer down0_norm1, convolution unet" in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert sorted(path.name for path in run.iterdir() if path.suffix == ".mlmodel") == ["run-unverified.mlmodel"]
+    monkeypatch.setattr(export, "convert", real)
+    convert(run)  # an unverified model is in nobody's way
+    assert (run / "run.mlmodel").is_file()
+
+
+@on_tensorflow
+def test_check_uses_the_slices_of_the_run_and_their_masks(tmp_path, convert, packed, capsys):
+    network = with_random_weights(build_model((24, 24, 1), features=2, depth=1))
+    run = make_run(tmp_path / "run", network)
+    settings = SETTINGS | {"VALIDATION": str(packed["packed"] / "validation.h5")}
+    (run / "settings.json").write_text(json.dumps(settings))
+    convert(run, CHECKED=3)
+    printed = capsys.readouterr().out
+    assert f"checking on 3 slices of {settings['VALIDATION']}" in printed
+    assert "check   3 slices; largest difference " in printed and "; Dice against the truth 0." in printed
+    for name in ("cases", "lists"):
+        source = packed[name] / "validation.csv" if name == "lists" else packed[name]
+        convert(run, SLICES=str(source), REPLACE=True)
+        assert f"slices of {source}" in capsys.readouterr().out
+    convert(run, SLICES=str(packed["cases"] / "case01" / "x"), REPLACE=True, INPUT_KIND="image")
+    assert "checking on 4 slices of" in capsys.readouterr().out
+    with pytest.raises(InputError, match="gone does not exist"):
+        convert(run, SLICES=str(tmp_path / "gone"), REPLACE=True)
+    other = make_run(tmp_path / "other", unet())
+    with pytest.raises(InputError, match=r"has slices of \(24, 24, 1\); the network takes \(40, 40, 1\)"):
+        convert(other, SLICES=settings["VALIDATION"])
+    three = make_run(tmp_path / "three", with_random_weights(build_model((24, 24, 1), 3, features=2, depth=1)))
+    with pytest.raises(InputError, match="has one class; the network has 3"):
+        convert(three, SLICES=settings["VALIDATION"])
+
+
+@on_tensorflow
+def test_compare_writes_every_kind_and_prints_what_it_loses(tmp_path, convert, capsys):
+    model = with_random_weights(build_model((40, 40, 1), features=16, depth=2))
+    run = make_run(tmp_path / "run", model)
+    convert(run, FORMAT="mlpackage", COMPARE=True, TARGET="macOS13", LEAST_DICE=0.0, LARGEST_DIFFERENCE=1.0)
+    printed = capsys.readouterr().out
+    kinds = ["float32", "float16", "linear8", "palette8", "palette6", "palette4"]
+    lines = [line.split()[0] for line in printed.splitlines() if line.split()[0] in kinds]
+    assert lines == kinds
+    assert {path.name for path in run.glob("*.mlpackage")} == {f"run-{kind}.mlpackage" for kind in kinds}
+    assert "wrote 6 models; the smallest that stays within the limits is " in printed
+    assert "run-palette4.mlpackage" in printed.splitlines()[-1]
+    convert(run, FORMAT="mlpackage", COMPARE=True, TARGET="macOS12", REPLACE=True)
+    assert "left out: a .mlpackage with palette4 weights needs macOS13, not TARGET macOS12" in capsys.readouterr().out
+
+
+@on_tensorflow
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"FORMAT": "mlpackage", "COMPRESSION": "palette6", "TARGET": "iOS15"}, "needs iOS16, not TARGET iOS15"),
+        ({"FORMAT": "mlpackage", "TARGET": "macOS11"}, "needs macOS12, not TARGET macOS11"),
+        ({"TARGET": "macOS9"}, "TARGET is 'macOS9'; choose one of iOS13"),
+        ({"CLASS_NAMES": ["a", "b"]}, "CLASS_NAMES has 2 names; the network has 1 classes"),
+        ({"OUTPUT_KIND": "image"}, "needs --format mlpackage"),
+        ({"WINDOW": [200, -200]}, r"WINDOW is \[200, -200\]"),
+        ({"CHECKED": 0}, "CHECKED is 0"),
+        ({"THRESHOLD": 1.0}, "THRESHOLD is 1.0"),
+        ({"COMPRESSION": "zip"}, "COMPRESSION is 'zip'"),
+    ],
+)
+def test_settings_that_do_not_go_together(tmp_path, convert, settings, message):
+    run = make_run(tmp_path / "run", unet())
+    with pytest.raises(InputError, match=message):
+        convert(run, **settings)
+    assert not list(run.glob("*.ml*"))
+
+
+@on_tensorflow
+def test_metadata_carries_names_of_classes_and_window(tmp_path, convert):
+    run = make_run(tmp_path / "run", unet(classes=2))
+    spec = convert(run, CLASS_NAMES=["lung", "nodule"], WINDOW=[-1000, 400], OUTPUT_KIND="classes")
+    facts = spec.description.metadata.userDefined
+    assert (json.loads(facts["class_names"]), json.loads(facts["window"])) == (["lung", "nodule"], [-1000, 400])
+    assert "threshold" not in facts
+    assert spec.description.output[0].shortDescription == "class numbers, 0 (background) to 2"
+    assert array(spec.description.output[0]) == ("output", (1, 40, 40), DOUBLE)
+
+
+@on_tensorflow
+def test_on_a_mac_core_ml_itself_is_asked(tmp_path, convert, monkeypatch, capsys):
+    """The system is played by the interpreter, once as it is and once wrong."""
+
+    class Played:
+        def __init__(self, path):
+            self.model = coreml.open_model(path)
+
+        def predict(self, given):
+            given = {name: np.asarray(value) for name, value in given.items()}
+            return {name: value * Played.factor for name, value in self.model.run(given).items()}
+
+    run = make_run(tmp_path / "run", unet())
+    monkeypatch.setattr(ct.models, "MLModel", Played)
+    monkeypatch.setattr(sys, "platform", "darwin")
+    Played.factor = 1.0
+    monkeypatch.setattr(export, "complete", lambda *a, real=export.complete: real(*a))
+    convert(run, INPUT_KIND="image")
+    assert "Core ML, float32: 8 slices; largest difference" in capsys.readouterr().out
+    Played.factor = 0.5
+    with pytest.raises(InputError, match="in Core ML itself, the probabilities differ"):
+        convert(run, REPLACE=True)
+
+
+# --- own networks
+
+OWN_LAYERS = """
+import keras
+from keras import layers, ops
+
+
+@keras.saving.register_keras_serializable(package="mine")
+class Gate(layers.Layer):
+    def call(self, x):
+        return {body}
+
+
+def build_model(input_shape, classes):
+    inputs = keras.Input(input_shape, name="input")
+    x = layers.Conv2D(4, 3, padding="same")(inputs)
+    x = Gate(name="my_gate")(x)
+    x = layers.Dense(3, activation="swish")(layers.LayerNormalization()(x))
+    x = layers.Conv2D(1, 1)(layers.GlobalAveragePooling2D(keepdims=True)(x) * x)
+    return keras.Model(inputs, layers.Activation("sigmoid", name="output")(x))
+"""
+
+
+def own_network(folder, body):
+    """Run folder of a user's network with a layer whose `call` returns `body`."""
+    (folder / "code").mkdir(parents=True)
+    (folder / "code" / "mine.py").write_text(OWN_LAYERS.format(body=body))
+    models.find_network.cache_clear()
+    model = with_random_weights(models.build_model(str(folder / "code" / "mine.py"), (40, 40, 1)))
+    run = make_run(folder, model)
+    (run / "settings.json").write_text(json.dumps({"MODEL": "mine.py"}))
+    return run
+
+
+@on_tensorflow
+@pytest.mark.parametrize("kind", ["mlmodel", "mlpackage"])
+def test_own_layer_of_convertible_operations(tmp_path, convert, kind):
+    spec = convert(own_network(tmp_path / "run", "x * ops.sigmoid(ops.maximum(x, 0.1)) + ops.tanh(x)"), FORMAT=kind)
+    assert spec.description.metadata.userDefined["network"] == "mine.py"
+
+
+@on_tensorflow
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        (
+            "ops.gelu(x, approximate=False)",
+            r"no operation Erfc?, which layer my_gate \(Gate\) uses; write the tanh form",
+        ),
+        ("ops.arctan2(x, 2.0)", r"no operation Atan2, which layer my_gate \(Gate\) uses; write keras.ops.arctan"),
+        ("ops.image.resize(x, (40, 40), 'bicubic') + x", "my_gate"),
+    ],
+)
+def test_own_layer_that_does_not_convert_is_named_with_what_to_write(tmp_path, convert, body, message):
+    run = own_network(tmp_path / "run", body)
+    with pytest.raises(InputError, match=message):
+        convert(run)
+    assert not list(run.glob("*.ml*"))
 
 
 # --- bad input
