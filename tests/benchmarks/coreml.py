@@ -88,7 +88,9 @@ def convert(file, way):
     )
     printed = process.stdout.read()
     _, _, usage = os.wait4(process.pid, 0)
-    said = next((line for line in printed.splitlines() if line.startswith("check") or "error" in line), printed[-300:])
+    said = next(
+        (line for line in printed.splitlines() if line.startswith("check  ") or "error" in line), printed[-300:]
+    )
     return f"{said.removeprefix('check').strip()}; {time.monotonic() - started:.0f} s, {usage.ru_maxrss / 1e6:.1f} GB"
 
 
