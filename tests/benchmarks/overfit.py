@@ -71,8 +71,8 @@ def learn(title, name, side, settings, zoom):
         same = np.array_equal(loaded.predict(x, COUNT, verbose=0), model.predict(x, COUNT, verbose=0))
         kinds = [kind for kind in ("mlmodel", "mlpackage") if converts(file, kind)]
     print(
-        f"\r{title} {side}x{side} {settings}, {model.count_params():,} parameters: Dice {score:.3f} after {steps} steps "
-        f"of {COUNT} slices, {minutes:.1f} minutes; loaded predictions {'equal' if same else 'DIFFER'}; "
+        f"\r{title} {side}x{side} {settings}, {model.count_params():,} parameters: Dice {score:.3f} after {steps} "
+        f"steps of {COUNT} slices, {minutes:.1f} minutes; loaded predictions {'equal' if same else 'DIFFER'}; "
         f"converts to {', '.join(kinds) or 'NOTHING'}",
         flush=True,
     )

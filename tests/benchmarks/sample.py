@@ -11,8 +11,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pandas as pd
 import paired
+import pandas as pd
 
 EPOCHS = 10
 NETWORKS = {
@@ -44,7 +44,7 @@ def main(work):
         if not scores.is_dir():
             run("predict.py", "--run", trained, "--input", lists / "test.csv", "--output", predicted, "--replace")
             run("evaluate.py", "--predicted", predicted, "--truth", lists / "test.csv", "--output", scores)
-        dice = pd.read_csv(scores / "scores.csv").query("true_positive + false_negative > 0")["dice"].mean()
+        dice = pd.read_csv(scores / "scores.csv").query("tp + fn > 0")["dice"].mean()
         spent = log["seconds"].sum() / 60
         print(
             f"{title}: {len(log)} epochs, {spent:.1f} minutes, test Dice {dice:.3f} over slices with a mask", flush=True
