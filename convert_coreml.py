@@ -53,10 +53,10 @@ import sys
 from pathlib import Path
 
 from common import coreml
-from common.coreml import compare, compress, export
+from common.coreml import compare, compress, export, run_record
 from common.devices import import_keras
 from common.errors import InputError
-from common.files import read_json, refuse_existing, remove, require_choice
+from common.files import refuse_existing, remove, require_choice
 from common.runs import MODELS, load_network, model_file
 
 FORMATS = ("mlmodel", "mlpackage")
@@ -66,7 +66,7 @@ OUTPUT_KINDS = ("probabilities", "classes", "image")
 
 def main():
     source, paths = check_settings()
-    settings, state = (read_record(source.with_name(name)) for name in ("settings.json", "state.json"))
+    record = run_record.read(source)
     print(f"converting {source} to {', '.join(map(str, paths.values()))}", flush=True)
     load_libraries()
     from common.coreml.slices import gather_or_draw  # it needs Keras, whose backend has been chosen just now
@@ -78,10 +78,10 @@ def main():
     shape, planes = network.input_shape[1:], network.output_shape[-1]
     if CLASS_NAMES and len(CLASS_NAMES) != max(planes - 1, 1):
         raise InputError(f"CLASS_NAMES has {len(CLASS_NAMES)} names; the network has {max(planes - 1, 1)} classes")
-    *slices, what = gather_or_draw(SLICES, settings.get("VALIDATION"), CHECKED, shape, planes)
+    *slices, what = gather_or_draw(SLICES, record.settings.get("VALIDATION"), CHECKED, shape, planes)
 
     network = export.single_precision(network)
-    about = facts(network, source, settings, state)
+    about = record.facts(network) | own_facts(planes)
     results, converted = {}, {}
     for kind, path in paths.items():
         way = compress.computes_in_half(kind, FORMAT), targets[kind]
@@ -156,14 +156,6 @@ def choose_targets(paths):
     return targets
 
 
-def read_record(path):
-    """Read what train.py recorded beside a model; empty for a model that stands alone."""
-    record = read_json(path) if path.is_file() else {}
-    if not isinstance(record, dict):
-        raise InputError(f"{path} is damaged: it is not a JSON object")
-    return record
-
-
 def load_libraries():
     """Import Keras on TensorFlow, the only backend that coremltools reads, on the CPU and without chatter."""
     os.environ |= {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1", "TQDM_DISABLE": "1"}
@@ -185,21 +177,10 @@ def texts():
     }
 
 
-def facts(network, source, settings, state):
-    """Facts of the metadata, from the run and its state."""
-    data, planes = state.get("data") or {}, network.output_shape[-1]
-    return {
-        "network": settings.get("MODEL") or network.name,
-        "run": source.resolve().parent.name if settings else None,
-        "weights": source.name,
-        "score": (state.get(source.stem) or {}).get("score"),
-        "classes": max(planes - 1, 1),
-        "class_names": CLASS_NAMES or None,
-        "spacing": data.get("spacing"),
-        "window": WINDOW or data.get("window"),
-        "threshold": THRESHOLD if planes == 1 else None,
-        "settings": settings or None,
-    }
+def own_facts(planes):
+    """What the settings add to the facts of the run."""
+    facts = {"class_names": CLASS_NAMES, "window": WINDOW, "threshold": THRESHOLD if planes == 1 else None}
+    return {name: value for name, value in facts.items() if value}
 
 
 # --- the check

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -125,6 +126,8 @@ def convolutions(spec):
 def test_script_writes_the_contract_of_the_plugin(tmp_path):
     model = unet()
     run = make_run(tmp_path / "20250102-030405_unet", model)
+    log = "epoch,dice,val_dice,val_iou,val_fpoet\n1,0.1,0.2,0.3,\n2,0.6,0.75,0.6,\n3,0.6,0.5,0.4,0.1\n"
+    (run / "training_log.csv").write_text(log)
     done = script("--run", run, "--author", "A. Author", "--licence", "MIT", backend="jax")
     assert (done.returncode, done.stderr) == (0, "")
     output = run / "20250102-030405_unet.mlmodel"
@@ -132,7 +135,7 @@ def test_script_writes_the_contract_of_the_plugin(tmp_path):
     assert "\nchecking on 8 drawn pictures, since the validation set of the run, gone.h5, is not here" in done.stdout
     assert "input   array of (1, 40, 40), DOUBLE\noutput  array of (1, 40, 40), DOUBLE\n" in done.stdout
     assert sorted(path.name for path in run.iterdir()) == sorted(
-        ["best_dice.keras", "settings.json", "state.json", output.name]
+        ["best_dice.keras", "settings.json", "state.json", "training_log.csv", output.name]
     )
 
     spec = ct.utils.load_spec(str(output))
@@ -156,6 +159,7 @@ def test_script_writes_the_contract_of_the_plugin(tmp_path):
         "compression": "float32",
         "threshold": "0.5",
         "score": "0.75",
+        "scores": '{"dice": 0.75, "iou": 0.6}',
         "classes": "1",
         "spacing": "[0.5, 0.7]",
     }
@@ -488,6 +492,7 @@ def good_run(tmp_path_factory):
         (["--run", "{run}", "--output", "{tmp}/out.mlpackage"], "does not end in .mlmodel"),
         (["--run", "{run}", "--output", "{tmp}/there.mlmodel"], "there.mlmodel exists"),
         (["--run", "{tmp}/torn"], "settings.json is damaged"),
+        (["--run", "{tmp}/short"], "training_log.csv is damaged, or does not hold epoch 2"),
     ],
 )
 def test_bad_settings_end_in_one_message(tmp_path, good_run, arguments, message):
@@ -497,6 +502,8 @@ def test_bad_settings_end_in_one_message(tmp_path, good_run, arguments, message)
     (tmp_path / "torn").mkdir()
     (tmp_path / "torn" / "best_dice.keras").write_bytes((good_run / "best_dice.keras").read_bytes())
     (tmp_path / "torn" / "settings.json").write_text("[1, 2")
+    shutil.copytree(good_run, tmp_path / "short")
+    (tmp_path / "short" / "training_log.csv").write_text("epoch,val_dice\n1,0.5\n")
     before = {path: path.stat().st_mtime_ns for path in (*tmp_path.rglob("*"), *good_run.rglob("*"))}
     done = script(*(argument.format(tmp=tmp_path, run=good_run) for argument in arguments))
     assert done.returncode == 1
