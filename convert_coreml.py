@@ -28,6 +28,7 @@ COMPRESSION = (
 )
 # computes in half precision with all but the first
 TARGET: str | None = None  # oldest system that must run it, such as "macOS13" or "iOS16"; None: what COMPRESSION needs
+CHECK_ONLY = False  # True to check the model that is there under OUTPUT, and to write nothing
 COMPARE = False  # True to write every COMPRESSION, each under its own name, and to print what each loses
 
 # --- the check
@@ -67,7 +68,8 @@ OUTPUT_KINDS = ("probabilities", "classes", "image")
 def main():
     source, paths = check_settings()
     record = run_record.read(source)
-    print(f"converting {source} to {', '.join(map(str, paths.values()))}", flush=True)
+    doing = "checking {1} against {0}" if CHECK_ONLY else "converting {0} to {1}"
+    print(doing.format(source, ", ".join(map(str, paths.values()))), flush=True)
     load_libraries()
     from common.coreml.slices import gather_or_draw  # it needs Keras, whose backend has been chosen just now
 
@@ -84,23 +86,30 @@ def main():
     about = record.facts(network) | own_facts(planes)
     results, converted = {}, {}
     for kind, path in paths.items():
-        way = compress.computes_in_half(kind, FORMAT), targets[kind]
-        if way not in converted:
-            converted = {way: export.convert(network, source, contract, *way)}  # one at a time is held
-        model = compress.compress(converted[way], kind)
-        spec = export.complete(model, contract, network.output_shape, texts(), about | {"compression": kind})
-        if TARGET:  # which layers a neural network has is known only now
-            compress.require_system(TARGET, spec.specificationVersion, f"{path.name}, by its layers,")
-        unverified = path.with_name(f"{path.stem}-unverified{path.suffix}")
-        export.save(spec, model.weights_dir, unverified)
+        written = path
+        if not CHECK_ONLY:
+            way = compress.computes_in_half(kind, FORMAT), targets[kind]
+            if way not in converted:
+                converted = {way: export.convert(network, source, contract, *way)}  # one at a time is held
+            written = path.with_name(f"{path.stem}-unverified{path.suffix}")
+            write(compress.compress(converted[way], kind), written, contract, network, about | {"compression": kind})
+        model = coreml.open_model(written)
         if not results:
-            print(*export.describe_file(unverified), f"checking on {what}", sep="\n", flush=True)
-        comparison, faults = check(network, unverified, contract, slices, kind)
-        if not faults:
+            print(*export.describe_file(written), f"checking on {what}", sep="\n", flush=True)
+        comparison, faults = check(network, model, contract, slices, kind)
+        if not faults and not CHECK_ONLY:
             remove(path)
-            unverified.rename(path)
-        results[kind] = unverified if faults else path, comparison, faults
+            written = written.rename(path)
+        results[kind] = written, comparison, faults
     finish(results)
+
+
+def write(model, path, contract, network, about):
+    """Name the ends of a model, fill in its metadata and save it."""
+    spec = export.complete(model, contract, network.output_shape, texts(), about)
+    if TARGET:  # which layers a neural network has is known only now
+        compress.require_system(TARGET, spec.specificationVersion, f"{path.name}, by its layers,")
+    export.save(spec, model.weights_dir, path)
 
 
 # --- settings
@@ -122,6 +131,8 @@ def check_settings():
         require_choice(globals()[name], choices, name)
     if OUTPUT_KIND == "image" and FORMAT == "mlmodel":
         raise InputError("OUTPUT_KIND is 'image', which needs --format mlpackage")
+    if CHECK_ONLY and COMPARE:
+        raise InputError("CHECK_ONLY and COMPARE do not go together: one checks a model, the other writes several")
     if CHECKED < 1:
         raise InputError(f"CHECKED is {CHECKED}; expected at least 1")
     if not 0 < THRESHOLD < 1:
@@ -138,7 +149,10 @@ def check_settings():
     if COMPARE:
         paths = {kind: output.with_name(f"{output.stem}-{kind}{output.suffix}") for kind in compress.KINDS}
     for path in paths.values():
-        refuse_existing(path, REPLACE)
+        if not CHECK_ONLY:
+            refuse_existing(path, REPLACE)
+        elif not path.exists():
+            raise InputError(f"{path} does not exist; CHECK_ONLY checks a model that does")
     return source, paths
 
 
@@ -186,22 +200,24 @@ def own_facts(planes):
 # --- the check
 
 
-def check(network, path, contract, slices, kind):
+def check(network, model, contract, slices, kind):
     """Compare a saved model with Keras: what comes out of it for the slices, and for one of them every layer.
 
     Returns:
-        Comparison, and list of what is wrong, as texts.
+        Comparison, or None where the ends are not those of the contract; and list of what is wrong, as texts.
     """
     exact = kind == "float32"
     limits = LARGEST_DIFFERENCE if exact else None, LEAST_DICE
-    model = coreml.open_model(path)
+    faults = compare.faults_of_ends(model, network, contract)
+    if faults:
+        return None, faults
     comparison = compare.compare(network, model, contract, *slices)
     faults = comparison.beyond(*limits)
     if faults or exact:  # a fault inside may leave these slices as they are
         found = compare.first_difference(network, model, contract, slices[0][0], 1e-3 if exact else 0.05)
         faults += [compare.difference_in_words(found)] if faults or found else []
     if sys.platform == "darwin":
-        apple = compare.compare(network, compare.AppleModel(path), contract, *slices)
+        apple = compare.compare(network, compare.AppleModel(model.path), contract, *slices)
         print(f"Core ML, {kind}: {apple.in_words()}", flush=True)
         faults += [f"in Core ML itself, {fault}" for fault in apple.beyond(*limits)]
     return comparison, faults
@@ -211,19 +227,19 @@ def finish(results):
     """Print what was written and how it compares; raise InputError if nothing of it passed."""
     if COMPARE:
         print_table(results)
-    for kind, (path, comparison, faults) in results.items():
-        if not COMPARE:
-            print(f"check   {comparison.in_words()}")
-            if faults:
-                raise InputError(f"{path} is not what Keras computes: {'; '.join(faults)}")
-            print(f"wrote {path}, {kind} weights, {export.size_of(path) / 1e6:.3g} MB")
-    passed = {path: export.size_of(path) for path, _, faults in results.values() if not faults}
-    if not passed:
-        raise InputError("no kind of weights stayed within the limits")
-    if COMPARE:
-        print(
-            f"wrote {len(results)} models; the smallest that stays within the limits is {min(passed, key=passed.get)}"
-        )
+        passed = {path: export.size_of(path) for path, _, faults in results.values() if not faults}
+        if not passed:
+            raise InputError("no kind of weights stayed within the limits")
+        smallest = min(passed, key=passed.get)
+        print(f"wrote {len(results)} models; the smallest that stays within the limits is {smallest}")
+        return
+    ((kind, (path, comparison, faults)),) = results.items()
+    if comparison:
+        print(f"check   {comparison.in_words()}")
+    if faults:
+        raise InputError(f"{path} is not what Keras computes: {'; '.join(faults)}")
+    size = f"{kind} weights, {export.size_of(path) / 1e6:.3g} MB"
+    print(f"{path} is what Keras computes" if CHECK_ONLY else f"wrote {path}, {size}")
 
 
 def print_table(results):

@@ -337,6 +337,42 @@ def test_check_uses_the_slices_of_the_run_and_their_masks(tmp_path, convert, pac
 
 
 @on_tensorflow
+def test_model_that_is_there_is_checked_and_left_alone(tmp_path, convert, capsys):
+    run = make_run(tmp_path / "run", unet())
+    convert(run)
+    path = run / "run.mlmodel"
+    sound = path.read_bytes()
+    convert(run, CHECK_ONLY=True)
+    assert capsys.readouterr().out.splitlines()[-1] == f"{path} is what Keras computes"
+
+    def assert_refused(change, message, **settings):
+        spec = ct.utils.load_spec(str(path))
+        change(spec)
+        path.write_bytes(spec.SerializeToString())
+        with pytest.raises(InputError, match=message):
+            convert(run, CHECK_ONLY=True, **settings)
+        path.write_bytes(sound)
+
+    def lose_a_bias(spec):
+        layer = next(la for la in spec.neuralNetwork.layers if la.WhichOneof("layer") == "convolution")
+        layer.convolution.hasBias = False
+
+    def single(spec):
+        spec.description.input[0].type.multiArrayType.dataType = FLOAT32
+
+    assert_refused(lose_a_bias, "they part company at layer down0_norm1")
+    assert_refused(lambda spec: ct.utils.rename_feature(spec, "input", "x"), "its input is x, an array of")
+    assert_refused(single, r"its input is input, an array of \(1, 40, 40\), FLOAT32; expected .* DOUBLE")
+    assert_refused(lambda spec: None, "its input is .*; expected input, an image of", INPUT_KIND="image")
+    path.write_bytes(sound[:1000])
+    with pytest.raises(InputError, match="damaged"):
+        convert(run, CHECK_ONLY=True)
+    with pytest.raises(InputError, match=r"gone\.mlmodel does not exist"):
+        convert(run, CHECK_ONLY=True, OUTPUT=str(tmp_path / "gone.mlmodel"))
+    assert sorted(file.name for file in run.iterdir() if "ml" in file.suffix) == ["run.mlmodel"]
+
+
+@on_tensorflow
 def test_compare_writes_every_kind_and_prints_what_it_loses(tmp_path, convert, capsys):
     model = with_random_weights(build_model((40, 40, 1), features=16, depth=2))
     run = make_run(tmp_path / "run", model)

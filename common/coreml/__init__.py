@@ -22,6 +22,7 @@ class End:
         name: str.
         kind: "array", or "image" for a grey image of 0..255.
         shape: of the array, or (height, width).
+        number: type of the numbers of an array, such as "FLOAT32" or "DOUBLE"; "UINT8" for an image.
         factor, offset: a pixel of an image becomes factor * pixel + offset.
         inner_shape: the shape that the graph works with.
     """
@@ -29,6 +30,7 @@ class End:
     name: str
     kind: str
     shape: tuple
+    number: str = "FLOAT32"
     factor: float = 1.0
     offset: float = 0.0
     inner_shape: tuple | None = None
@@ -183,7 +185,8 @@ def _read_end(end, path):
         image = end.type.imageType
         if not image.ColorSpace.Name(image.colorSpace).startswith("GRAYSCALE"):
             raise InputError(f"{path}: {end.name} is a coloured image; only grey ones are known here")
-        return End(end.name, "image", (image.height, image.width))
+        return End(end.name, "image", (image.height, image.width), "UINT8")
     if end.type.HasField("multiArrayType"):
-        return End(end.name, "array", tuple(end.type.multiArrayType.shape))
+        array = end.type.multiArrayType
+        return End(end.name, "array", tuple(array.shape), array.ArrayDataType.Name(array.dataType))
     raise InputError(f"{path}: {end.name} is a {end.type.WhichOneof('Type')}; only arrays and images are known here")

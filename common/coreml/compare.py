@@ -47,6 +47,40 @@ class Comparison:
         return faults
 
 
+def faults_of_ends(model, network, contract):
+    """What of a model's ends is not as the contract says, as texts.
+
+    Args:
+        model: `common.coreml.Model`.
+        network: keras.Model.
+        contract: Contract.
+    """
+    (height, width, channels), planes = network.input_shape[1:], network.output_shape[-1]
+    number = "DOUBLE" if contract.format == "mlmodel" else "FLOAT32"
+    planes = planes if contract.output_kind == "probabilities" else 1
+    image, taken, given = (
+        ("image", (height, width), "UINT8"),
+        ("array", (channels, height, width), number),
+        ("array", (planes, height, width), number),
+    )
+    expected = {
+        "input": image if contract.input_kind == "image" else taken,
+        "output": image if contract.output_kind == "image" else given,
+    }
+    faults = []
+    for name, ends in (("input", model.inputs), ("output", model.outputs)):
+        found = {end.name: (end.kind, end.shape, end.number) for end in ends}
+        if found != {name: expected[name]}:
+            faults.append(f"its {name} is {_in_words(found)}; expected {_in_words({name: expected[name]})}")
+    return faults
+
+
+def _in_words(ends):
+    return (
+        ", ".join(f"{name}, an {kind} of {shape}, {number}" for name, (kind, shape, number) in ends.items()) or "none"
+    )
+
+
 def prepare(image, contract):
     """What the two are given for a slice.
 
