@@ -14,7 +14,10 @@ from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-from common.coreml import kernels, neuralnetwork, open_model, program
+from common.coreml import kernels, open_model
+from common.coreml.layers import LAYERS as KNOWN_LAYERS
+from common.coreml.operations import OPERATIONS as KNOWN_OPERATIONS
+from common.coreml.weights import weights
 from common.errors import InputError
 
 ct = pytest.importorskip("coremltools")
@@ -414,11 +417,11 @@ def kind_of(parameters):
 
 @pytest.mark.parametrize("parameters, inputs, expected", LAYERS, ids=[kind_of(p) for p, _, _ in LAYERS])
 def test_layer_of_a_neural_network(parameters, inputs, expected):
-    close(neuralnetwork.LAYERS[kind_of(parameters)](parameters)(*inputs), expected)
+    close(KNOWN_LAYERS[kind_of(parameters)](parameters)(*inputs), expected)
 
 
 def test_every_layer_that_is_known_has_been_tested():
-    assert set(neuralnetwork.LAYERS) == {kind_of(parameters) for parameters, _, _ in LAYERS}
+    assert set(KNOWN_LAYERS) == {kind_of(parameters) for parameters, _, _ in LAYERS}
 
 
 @settings(max_examples=25, deadline=None)
@@ -459,22 +462,22 @@ def test_weights_of_few_bits(bits):
     parameters.quantization.numberOfBits = bits
     palette = random(2**bits)
     parameters.quantization.lookupTableQuantization.floatValue.extend(palette.tolist())
-    close(neuralnetwork.weights(parameters, (5, 2)), np.array([palette[n] for n in numbers]).reshape(5, 2))
+    close(weights(parameters, (5, 2)), np.array([palette[n] for n in numbers]).reshape(5, 2))
 
     scale, bias = random(5, seed=1), random(5, seed=2)
     parameters.quantization.linearQuantization.scale.extend(scale.tolist())
     parameters.quantization.linearQuantization.bias.extend(bias.tolist())
-    close(neuralnetwork.weights(parameters, (5, 2)), numbers.reshape(5, 2) * scale[:, None] + bias[:, None])
+    close(weights(parameters, (5, 2)), numbers.reshape(5, 2) * scale[:, None] + bias[:, None])
     with pytest.raises(ValueError, match="bytes are there"):
-        neuralnetwork.weights(parameters, (50, 2))
+        weights(parameters, (50, 2))
 
 
 def test_weights_in_half_precision():
     values = random(3, 2).astype(np.float16)
     parameters = messages.WeightParams(float16Value=values.tobytes())
-    close(neuralnetwork.weights(parameters, (3, 2)), values)
+    close(weights(parameters, (3, 2)), values)
     with pytest.raises(ValueError, match=r"6 weights are there, .* needs 8"):
-        neuralnetwork.weights(parameters, (4, 2))
+        weights(parameters, (4, 2))
 
 
 def test_scales_of_a_transposed_convolution_run_along_its_outputs():
@@ -486,7 +489,7 @@ def test_scales_of_a_transposed_convolution_run_along_its_outputs():
     parameters.weights.quantization.linearQuantization.scale.extend(scale.tolist())
     parameters.weights.quantization.linearQuantization.bias.extend(bias.tolist())
     weight = numbers * scale.reshape(1, 3, 1, 1) + bias.reshape(1, 3, 1, 1)
-    got = neuralnetwork.LAYERS["convolution"](parameters)(X)
+    got = KNOWN_LAYERS["convolution"](parameters)(X)
     close(got, spread_by_hand(X, weight, None, (1, 1), (0, 0), 1, (8, 6)), 1e-3)
 
 
@@ -813,11 +816,11 @@ OPERATIONS = [
 
 @pytest.mark.parametrize("name, arguments, expected", OPERATIONS, ids=[name for name, _, _ in OPERATIONS])
 def test_operation_of_a_program(name, arguments, expected):
-    close(program.OPERATIONS[name](**arguments), expected)
+    close(KNOWN_OPERATIONS[name](**arguments), expected)
 
 
 def test_every_operation_that_is_known_has_been_tested():
-    assert set(program.OPERATIONS) == {name for name, _, _ in OPERATIONS}
+    assert set(KNOWN_OPERATIONS) == {name for name, _, _ in OPERATIONS}
 
 
 def save_program(function, path, *shapes, **options):
