@@ -221,6 +221,26 @@ def cut(picture, box, size, interpolation=None):
     return resize(inside, (size, size), interpolation)
 
 
+def paste(mask, box, shape):
+    """The way back of `cut`: a mask at its place in a picture, black around it.
+
+    Args:
+        mask: (size, size) class numbers.
+        box: (left, top, width, height) that it was cut from; parts outside the picture are left out.
+        shape: (height, width) of the picture.
+
+    Returns:
+        (height, width) uint8.
+    """
+    left, top, width, height = box
+    whole = np.zeros(shape, np.uint8)
+    mask = resize(np.ascontiguousarray(mask, np.uint8), (height, width), cv2.INTER_NEAREST)
+    rows, columns = slice(max(top, 0), top + height), slice(max(left, 0), left + width)
+    inside = whole[rows, columns]
+    inside[:] = mask[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]]
+    return whole
+
+
 def resize(picture, shape, interpolation=None):
     """Scale a picture to (height, width); see `cut` for the interpolation."""
     height, width = shape

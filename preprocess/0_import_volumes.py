@@ -1,0 +1,243 @@
+"""Step 0: bring volumes with label volumes into case folders of slices.
+
+Reads   IMAGES and LABELS: folders of DICOM series, NIfTI, NRRD or MetaImage files
+Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json                          for steps 1 and 2
+Takes   about two seconds for a volume of 512x512x100 on two cores
+
+A volume belongs to the labels of the same name; these may have a grid of their own. case.json keeps the geometry, so
+that a prediction finds its way back into the volume, and nothing that names a patient. One volume is held at a time.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common.settings import apply_command_line
+
+# --- where from, where to
+IMAGES = ""  # folder that is searched for volumes and DICOM series, or one volume
+LABELS = ""  # the same for the label volumes, by the names of the volumes; empty: masks are black
+LABEL_NAME = "{id}"  # name of the labels of a volume, for instance "{id}_seg"
+SERIES: int | None = None  # which series of a folder that holds several, by its number in the message that lists them
+CASES = "data/cases"  # folder for the case folders
+REPLACE = False  # True to write over case folders that exist
+SKIP_BROKEN = False  # True: volumes that cannot be used do not count as an error
+
+# --- slices
+PLANE = "axial"  # "axial", "coronal" or "sagittal"
+SPACING: float | list | None = None  # mm to resample to, one number or three (left, back, head); None: as it is
+SLICES = "labelled"  # "labelled": only slices with a label; "all"
+SIZE = 200  # side of the slices in pixels
+FIT = "pad"  # "resize" to SIZE whatever the shape; "crop" the centre; "pad" to a square, shrunk where larger than SIZE
+
+# --- grey values
+WINDOW: list | None = None  # [low, high] to map to black and white, for instance [-200, 200] HU
+PERCENTILES = [0.5, 99.5]  # of the volume, to map to black and white where WINDOW is None
+BITS = 8  # of the slices: 8 or 16
+
+# --- labels
+LABEL_VALUES: dict | None = None  # for instance {5: 1, 6: 1}, what is not named becomes 0; None takes them as they are
+
+apply_command_line(globals())
+
+import cv2
+import numpy as np
+import SimpleITK as sitk
+
+from common.cases import case_record, is_case_name
+from common.errors import InputError, summarise
+from common.files import refuse_existing, require_choice, whole_folder, write_json
+from common.images import cut, encode_png, fit_boxes
+from common.parallel import ordered_map, progress
+from common.volumes import (
+    PLANES,
+    Geometry,
+    find_volumes,
+    onto_grid,
+    orient,
+    planes_of,
+    read_volume,
+    resample,
+    spacing_of_plane,
+    tag_values,
+)
+
+
+def main():
+    check_settings()
+    volumes, labels = match_volumes()
+    cases = name_cases(volumes)
+    for case in cases.values():
+        refuse_existing(Path(CASES, case), REPLACE, "case.json")
+    problems = []
+    classes = count_classes(labels, problems)
+    print(f"importing {len(volumes)} volumes, {PLANE}, {FIT} to {SIZE}x{SIZE}, into {CASES}", flush=True)
+    written = done = 0
+    for name in progress(volumes, len(volumes), "importing"):
+        try:
+            written += import_volume(volumes[name], labels.get(name), Path(CASES, cases[name]), classes)
+            done += 1
+        except InputError as error:
+            problems.append(str(error))
+    problems = list(dict.fromkeys(problems))
+    print(f"wrote {written} slices of {SIZE}x{SIZE} in {done} cases to {CASES}")
+    if problems:
+        message = summarise(problems, "volumes cannot be used")
+        if not (SKIP_BROKEN and done):
+            raise InputError(
+                message + ("\nThe others were imported; --skip-broken makes this no error." if done else "")
+            )
+        print(message)
+
+
+def check_settings():
+    require_choice(PLANE, PLANES, "PLANE")
+    require_choice(SLICES, ("labelled", "all"), "SLICES")
+    require_choice(FIT, ("resize", "crop", "pad"), "FIT")
+    require_choice(BITS, (8, 16), "BITS")
+    if SIZE < 8:
+        raise InputError(f"SIZE is {SIZE}; expected at least 8 pixels")
+    for name, value, low, high in (("WINDOW", WINDOW, -np.inf, np.inf), ("PERCENTILES", PERCENTILES, 0, 100)):
+        if value is not None and not (len(value) == 2 and low <= value[0] < value[1] <= high):
+            raise InputError(f"{name} is {value}; expected [low, high]")
+    spacing = SPACING if isinstance(SPACING, list) else [SPACING] * 3
+    if len(spacing) != 3 or any(mm is not None and mm <= 0 for mm in spacing):
+        raise InputError(f"SPACING is {SPACING}; expected mm, one number or three")
+    if "{id}" not in LABEL_NAME:
+        raise InputError(f'LABEL_NAME is {LABEL_NAME!r}; expected {{id}} in it, such as "{{id}}_seg"')
+    if SLICES == "labelled" and not LABELS:
+        raise InputError('without LABELS no slice has a label; give --labels their folder, or --slices "all"')
+
+
+def match_volumes():
+    """Volumes by name, and the label volumes that go with them.
+
+    Raises:
+        InputError: if there are none, or one has no partner.
+    """
+    for setting, value in (("IMAGES", IMAGES), ("LABELS", LABELS)):
+        if (value or setting == "IMAGES") and not Path(value or "-").exists():
+            raise InputError(f"{setting}: {value or 'not set'} does not exist; give a folder of volumes, or one volume")
+    volumes = find_volumes(IMAGES)
+    if not LABELS:
+        return volumes, {}
+    found = find_volumes(LABELS)
+    if len(volumes) == len(found) == 1:
+        return volumes, dict.fromkeys(volumes, *found.values())
+    if Path(LABELS).resolve() == Path(IMAGES).resolve():
+        volumes = {name: path for name, path in volumes.items() if LABEL_NAME.format(id=name) in found}
+    expected = {name: LABEL_NAME.format(id=name) for name in volumes}
+    alone = [
+        f"{volumes[name]} has no labels {label} in {LABELS}" for name, label in expected.items() if label not in found
+    ]
+    if alone or not volumes:
+        raise InputError(summarise(alone or [f"no name in {LABELS} fits"], "volumes have no labels; see --label-name"))
+    return volumes, {name: found[label] for name, label in expected.items()}
+
+
+def name_cases(volumes):
+    """Name of the case folder of each volume: its own, or a number where that holds what a DICOM tag says."""
+    cases = {}
+    for number, (name, path) in enumerate(volumes.items(), 1):
+        own = name.replace("/", "_").replace(" ", "_")
+        if any(value in own.lower() for value in tag_values(path)):
+            own = f"{number:04d}"
+        cases[name] = own if is_case_name(own) else f"case_{own}"
+    if len(set(cases.values())) < len(cases):
+        raise InputError(f"two volumes of {IMAGES} would become the same case; rename one")
+    return cases
+
+
+def count_classes(labels, problems):
+    """Greatest label of all label volumes, at least 1; those that cannot be read are added to the problems."""
+    greatest = 1
+    for path in progress(labels.values(), len(labels), "looking at labels"):
+        try:
+            greatest = max(greatest, int(read_labels(path).max(initial=0)))
+        except InputError as error:
+            problems.append(str(error))
+    return greatest
+
+
+def read_labels(path, geometry=None):
+    """Labels as an array (S, P, L) uint8 in the grid of the file, or in another one, turned for slices."""
+    image = read_volume(path, SERIES)
+    if geometry:
+        image = orient(onto_grid(image, geometry)) if Geometry.of(image) != geometry else orient(image)
+    values = sitk.GetArrayViewFromImage(image)
+    if LABEL_VALUES is not None:
+        mapped = np.zeros(values.shape, np.uint8)
+        for old, new in LABEL_VALUES.items():
+            mapped[values == old] = new
+        return mapped
+    low, high = values.min(), values.max()
+    if low < 0 or high > 99 or (values.dtype.kind == "f" and not np.array_equal(values, np.rint(values))):
+        raise InputError(f"{path} holds values from {low:g} to {high:g}; expected labels 0 to 99: see --label-values")
+    return values.astype(np.uint8)
+
+
+# --- one volume
+
+
+def import_volume(path, label_path, case, classes):
+    """Write the case folder of a volume.
+
+    Returns:
+        number of slices.
+
+    Raises:
+        InputError: if it cannot be read, or has no label; nothing is written then.
+    """
+    image = read_volume(path, SERIES)
+    geometry = Geometry.of(image)
+    spacing = SPACING if isinstance(SPACING, list) else [SPACING] * 3
+    image = orient(image)
+    image = image if spacing == [None] * 3 else resample(image, spacing)
+    grid = Geometry.of(image)
+    voxels = sitk.GetArrayViewFromImage(image)
+    labels = read_labels(label_path, grid) if label_path else np.zeros(voxels.shape, np.uint8)
+    low, high = WINDOW or np.percentile(voxels, PERCENTILES).tolist()
+    if not low < high:
+        raise InputError(f"{path} holds the value {low:g} only, between the PERCENTILES {PERCENTILES}")
+
+    pictures, masks = planes_of(voxels, PLANE), planes_of(labels, PLANE)
+    wanted = [i for i in range(len(pictures)) if SLICES == "all" or masks[i].any()]
+    if not wanted:
+        raise InputError(f"{path}: no slice has a label")
+    (box,) = fit_boxes(pictures.shape[1:], SIZE, FIT)
+
+    def make(i):
+        mask = np.ascontiguousarray(masks[i])
+        mask = np.where(mask > 0, 255, 0).astype(np.uint8) if classes == 1 else mask
+        picture = cut(to_grey(pictures[i], low, high), box, SIZE)
+        return encode_png(picture), encode_png(cut(mask, box, SIZE, cv2.INTER_NEAREST))
+
+    entry = {"image": None, "mask": None, "image_size": list(pictures.shape[1:]), "box": list(box)}
+    slices = {f"{number:04d}": entry | {"index": i} for number, i in enumerate(wanted, 1)}
+    with whole_folder(case, REPLACE, "case.json") as part:
+        for side in ("x", "y"):
+            (part / side).mkdir()
+        for name, files in zip(slices, ordered_map(make, wanted), strict=True):
+            for side, file in zip(("x", "y"), files, strict=True):
+                (part / side / f"{name}.png").write_bytes(file)
+        record = case_record("0_import_volumes.py", SIZE, slices, FIT, False, LABEL_VALUES)
+        record |= {
+            "spacing": spacing_of_plane(grid.spacing, PLANE),
+            "origin": geometry.origin,
+            "orientation": geometry.direction,
+            "window": [low, high],
+            "volume": {"plane": PLANE, "geometry": geometry._asdict(), "grid": grid._asdict()},
+        }
+        write_json(part / "case.json", record)
+    return len(slices)
+
+
+def to_grey(values, low, high):
+    """Values mapped to the grey levels of BITS; outside the window black or white."""
+    top = 2**BITS - 1
+    grey = (np.asarray(values, np.float32) - np.float32(low)) * np.float32(top / (high - low))
+    return np.rint(grey.clip(0, top)).astype(np.uint8 if BITS == 8 else np.uint16)
+
+
+if __name__ == "__main__":
+    main()

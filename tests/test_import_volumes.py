@@ -1,0 +1,337 @@
+"""0_import_volumes.py: volumes of every kind to slices and back, and what it refuses."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+from conftest import REAL_DATA, assert_refused, leftovers, run_script
+
+sitk = pytest.importorskip("SimpleITK")
+from common.images import paste, read_mask, read_picture
+from common.volumes import (
+    PLANES,
+    Geometry,
+    from_planes,
+    labels_of_slices,
+    orient,
+    planes_of,
+    read_volume,
+    spacing_of_plane,
+    write_labels,
+)
+
+SCRIPT = "preprocess/0_import_volumes.py"
+SHAPE = (9, 24, 20)  # slices, rows, columns
+
+
+def rotation(*degrees):
+    """Direction matrix of turns about the three axes."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(np.radians(degrees)):
+        turn = np.eye(3)
+        a, b = [i for i in range(3) if i != axis]
+        turn[a, a] = turn[b, b] = np.cos(angle)
+        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
+        matrix = matrix @ turn
+    return matrix
+
+
+SKEWED = rotation(10, -15, 20) @ np.diag([1, -1, -1])
+
+
+def as_volume(array, direction=SKEWED, spacing=(0.7, 0.9, 2.5), origin=(-31.5, 12.25, 90.75)):
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    image.SetDirection(np.asarray(direction, float).ravel().tolist())
+    return image
+
+
+def block(shape=SHAPE, labels=1, seed=0):
+    """Values and labels of which every slice is different."""
+    rng = np.random.default_rng(seed)
+    values = rng.integers(-500, 500, shape).astype(np.int16)
+    return values, rng.integers(0, labels + 1, shape).astype(np.uint8)
+
+
+def write(folder, name, image):
+    folder.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(folder / name))
+
+
+def write_series(folder, image, names=None, series="1.2.3.4", **tags):
+    """A DICOM series, one file a slice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    direction = image.GetDirection()
+    cosines = "\\".join(str(direction[i]) for i in (0, 3, 6, 1, 4, 7))
+    for k in range(image.GetSize()[2]):
+        part = image[:, :, k]
+        place = "\\".join(map(str, image.TransformIndexToPhysicalPoint((0, 0, k))))
+        entries = {
+            "0008|0060": "CT",
+            "0020|000e": series,
+            "0020|000d": "1.2.3",
+            "0008|0018": f"{series}.{k + 1}",
+            "0020|0032": place,
+            "0020|0037": cosines,
+            "0020|0013": str(k),
+            "0018|0050": str(image.GetSpacing()[2]),
+        } | tags
+        for key, value in entries.items():
+            part.SetMetaData(key, value)
+        file = folder / f"{k:03d}.dcm"
+        writer.SetFileName(str(file))
+        writer.Execute(part)
+        if names:
+            file.rename(folder / names[k])
+
+
+def masks_of(case):
+    return {path.stem: read_mask(path) for path in sorted((case / "y").glob("*.png"))}
+
+
+def assert_same_geometry(image, other, tolerance=1e-6):
+    assert image.GetSize() == other.GetSize()
+    for ours, theirs in zip(Geometry.of(image), Geometry.of(other), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=tolerance)
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha", ".mhd"])
+@pytest.mark.parametrize("plane", PLANES)
+def test_labels_find_their_way_back(tmp_path, ending, plane):
+    values, labels = block(labels=3)
+    image, truth = as_volume(values), as_volume(labels)
+    write(tmp_path / "images", f"a{ending}", image)
+    write(tmp_path / "labels", f"a{ending}", truth)
+    kept = read_volume(tmp_path / "labels" / f"a{ending}")  # NIfTI holds directions in single precision
+    run_script(
+        SCRIPT, IMAGES=tmp_path / "images", LABELS=tmp_path / "labels", CASES=tmp_path / "cases", PLANE=plane, SIZE=32
+    )
+    (case,) = (tmp_path / "cases").iterdir()
+    record = json.loads((case / "case.json").read_text())
+    back = labels_of_slices(record, masks_of(case))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(back), labels)
+    assert_same_geometry(back, kept)
+    write_labels(back, tmp_path / f"back{ending}")
+    again = read_volume(tmp_path / f"back{ending}")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(again), labels)
+    assert_same_geometry(again, kept, 1e-5 if ending == ".nii.gz" else 1e-6)
+
+
+def test_real_slices_as_a_skewed_volume(tmp_path):
+    """The membranes as one volume, turned, with uneven spacing."""
+    folder = REAL_DATA / "membrane"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    stacks = [
+        np.stack(
+            [
+                read_picture(path)
+                for case in ("case01", "case02")
+                for path in sorted((folder / case / side).glob("*.png"))
+            ]
+        )
+        for side in ("x", "y")
+    ]
+    labels = (stacks[1] > 0).astype(np.uint8)
+    write(tmp_path, "image.nii.gz", as_volume(stacks[0], spacing=(0.004, 0.004, 0.05)))
+    write(tmp_path, "image_seg.nii.gz", as_volume(labels, spacing=(0.004, 0.004, 0.05)))
+    run_script(
+        SCRIPT,
+        IMAGES=tmp_path,
+        LABELS=tmp_path,
+        LABEL_NAME="{id}_seg",
+        CASES=tmp_path / "cases",
+        SIZE=512,
+        WINDOW=[0, 255],
+    )
+    case = tmp_path / "cases" / "case_image"
+    record = json.loads((case / "case.json").read_text())
+    back = labels_of_slices(record, masks_of(case))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(back), labels)
+    oriented = planes_of(sitk.GetArrayFromImage(orient(as_volume(stacks[0]))), "axial")
+    np.testing.assert_array_equal(read_picture(case / "x" / "0007.png"), oriented[6])
+
+
+def test_dicom_series_of_any_file_names(tmp_path):
+    values, labels = block()
+    image = as_volume(values)
+    names = [f"IM{number:05d}" for number in np.random.default_rng(0).permutation(SHAPE[0])]
+    write_series(tmp_path / "scans" / "one", image, names)
+    write(tmp_path / "labels", "one.nrrd", as_volume(labels))
+    run_script(SCRIPT, IMAGES=tmp_path / "scans", LABELS=tmp_path / "labels", CASES=tmp_path / "cases", SIZE=32)
+    case = tmp_path / "cases" / "case_one"
+    back = labels_of_slices(json.loads((case / "case.json").read_text()), masks_of(case))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(back), labels)
+    assert_same_geometry(back, image, 1e-4)  # DICOM holds decimal strings of 16 characters
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_planes_are_those_of_the_viewer(plane):
+    """A mark at the head, the front and the right of the body is shown where a radiologist expects it."""
+    array = np.zeros((4, 6, 8), np.uint8)  # S, P, L
+    array[3, 0, 0] = 1  # head, front, right
+    for axes in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
+        for flips in ((), (0,), (1, 2)):
+            turned = np.flip(array.transpose(axes), flips)
+            # directions of the axes of the turned array, in L, P, S
+            unit = np.eye(3)[::-1]  # rows: axis of the array (S, P, L) in (x, y, z)
+            directions = [(-1 if i in flips else 1) * unit[axis] for i, axis in enumerate(axes)]
+            image = as_volume(np.ascontiguousarray(turned), np.stack(directions[::-1], axis=1), (1, 1, 1), (0, 0, 0))
+            shown = planes_of(sitk.GetArrayFromImage(orient(image)), plane)
+            where = tuple(int(v[0]) for v in np.nonzero(shown))
+            assert where == {"axial": (3, 0, 0), "coronal": (0, 0, 0), "sagittal": (0, 0, 0)}[plane]
+    np.testing.assert_array_equal(from_planes(planes_of(array, plane), plane), array)
+    assert spacing_of_plane((1, 2, 3), plane) == {"axial": [2, 1], "coronal": [3, 1], "sagittal": [3, 2]}[plane]
+
+
+def test_labels_on_their_own_grid_and_another_spacing(tmp_path):
+    shape = (20, 40, 40)
+    ball = (np.indices(shape) - np.reshape([10, 20, 20], (3, 1, 1, 1))) * np.reshape([2, 1, 1], (3, 1, 1, 1))
+    labels = (np.square(ball).sum(0) < 144).astype(np.uint8)
+    image = as_volume((labels * 100).astype(np.int16), spacing=(1, 1, 2))
+    finer = sitk.Resample(
+        as_volume(labels, spacing=(1, 1, 2)),
+        [60, 60, 30],
+        sitk.Transform(),
+        sitk.sitkNearestNeighbor,
+        image.GetOrigin(),
+        [2 / 3, 2 / 3, 4 / 3],
+        image.GetDirection(),
+    )
+    write(tmp_path / "images", "a.mha", image)
+    write(tmp_path / "labels", "a.mha", finer)
+    settings = {"IMAGES": tmp_path / "images", "LABELS": tmp_path / "labels", "SIZE": 64, "WINDOW": [0, 100]}
+    run_script(SCRIPT, CASES=tmp_path / "cases", SPACING=1.5, SLICES="all", **settings)
+    case = tmp_path / "cases" / "case_a"
+    record = json.loads((case / "case.json").read_text())
+    assert record["volume"]["grid"]["spacing"] == [1.5, 1.5, 1.5] and record["spacing"] == [1.5, 1.5]
+    back = sitk.GetArrayFromImage(labels_of_slices(record, masks_of(case)))
+    assert back.shape == shape
+    assert 2 * (back & labels).sum() / (back.sum() + labels.sum()) > 0.9
+    pictures = np.stack([read_picture(path) for path in sorted((case / "x").glob("*.png"))])
+    masks = np.stack([read_mask(path) for path in sorted((case / "y").glob("*.png"))])
+    assert 2 * ((pictures > 127) & (masks > 0)).sum() / ((pictures > 127).sum() + (masks > 0).sum()) > 0.9
+
+
+def test_window_bits_and_values(tmp_path):
+    values, labels = block(labels=2)
+    write(tmp_path / "i", "a.nrrd", as_volume(values))
+    write(tmp_path / "l", "a.nrrd", as_volume(labels))
+    settings = {"IMAGES": tmp_path / "i", "LABELS": tmp_path / "l", "SIZE": 24, "BITS": 16, "WINDOW": [-100, 200]}
+    run_script(SCRIPT, CASES=tmp_path / "c", LABEL_VALUES={2: 1}, SLICES="all", **settings)
+    case = tmp_path / "c" / "case_a"
+    oriented = orient(as_volume(values)), orient(as_volume(labels))
+    shown, marked = (planes_of(sitk.GetArrayFromImage(image), "axial")[4] for image in oriented)
+    expected = np.rint((shown.clip(-100, 200) + 100) / 300 * 65535)
+    expected = cv2.copyMakeBorder(expected, 0, 0, 2, 2, cv2.BORDER_CONSTANT)  # 24 rows and 20 columns
+    assert np.abs(read_picture(case / "x" / "0005.png").astype(int) - expected).max() <= 1
+    mask = cv2.copyMakeBorder(np.where(marked == 2, 255, 0).astype(np.uint8), 0, 0, 2, 2, cv2.BORDER_CONSTANT)
+    np.testing.assert_array_equal(read_mask(case / "y" / "0005.png"), mask)
+    record = json.loads((case / "case.json").read_text())
+    assert record["window"] == [-100, 200]
+
+
+def test_nothing_that_names_a_patient_gets_out(tmp_path):
+    planted = {
+        "0010|0010": "Mustermann^Erika",
+        "0010|0020": "PAT4711X",
+        "0010|0030": "19561224",
+        "0008|0050": "ACC998877",
+        "0008|0080": "Klinikum Nirgendwo",
+        "0008|0090": "Doktor^Faust",
+        "0010|1040": "Hauptstrasse 77",
+        "0010|4000": "Kommentar geheim",
+        "0008|1030": "Verlauf Tumorboard",
+        "0020|4000": "Bildkommentar",
+        "0008|0020": "20240229",
+        "0020|0010": "STUDY5566",
+    }
+    values, labels = block()
+    write_series(tmp_path / "scans" / "Mustermann_Erika", as_volume(values), **planted)
+    write(tmp_path / "labels", "Mustermann_Erika.nrrd", as_volume(labels))
+    done = run_script(SCRIPT, IMAGES=tmp_path / "scans", LABELS=tmp_path / "labels", CASES=tmp_path / "cases", SIZE=32)
+    lists, packed = tmp_path / "lists", tmp_path / "packed"
+    run_script("preprocess/2_write_lists.py", CASES=tmp_path / "cases", LISTS=lists, TEST_SHARE=0)
+    run_script("preprocess/3_pack_hdf5.py", LISTS=lists, PACKED=packed)
+    secrets = [word.lower() for value in planted.values() for word in value.replace("^", " ").split() if len(word) > 3]
+    root = str(tmp_path).lower()
+    written = [path for folder in (tmp_path / "cases", lists, packed) for path in folder.rglob("*")]
+    assert written
+    texts = [done.stdout.lower().replace(root, "")]
+    texts += [str(path).lower().replace(root, "") for path in written]
+    texts += [path.read_bytes().decode("latin-1").lower().replace(root, "") for path in written if path.is_file()]
+    for secret in secrets:
+        assert not [text[:200] for text in texts if secret in text], secret
+
+
+def test_one_broken_volume_among_many(tmp_path):
+    for number in range(6):
+        values, labels = block((3, 16, 16), seed=number)
+        write(tmp_path / "i", f"v{number}.nrrd", as_volume(values))
+        write(tmp_path / "l", f"v{number}.nrrd", as_volume(labels))
+    broken = tmp_path / "i" / "v3.nrrd"
+    broken.write_bytes(broken.read_bytes()[:400])
+    settings = {"IMAGES": tmp_path / "i", "LABELS": tmp_path / "l", "CASES": tmp_path / "c", "SIZE": 16}
+    said = assert_refused(SCRIPT, "v3.nrrd cannot be read", "The others were imported", "--skip-broken", **settings)
+    assert "v2.nrrd" not in said
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [f"case_v{n}" for n in (0, 1, 2, 4, 5)]
+    run_script(SCRIPT, "--skip-broken", "--replace", **settings)
+    assert not leftovers(tmp_path)
+
+
+def test_series_that_make_no_volume(tmp_path):
+    values, _ = block()
+    image = as_volume(values)
+    settings = {"CASES": tmp_path / "c", "SLICES": "all", "SIZE": 32}
+
+    write_series(tmp_path / "gap", image)
+    (tmp_path / "gap" / "004.dcm").unlink()
+    assert_refused(SCRIPT, "slices 4 and 5 of 8 are 5 mm apart, others 2.5", IMAGES=tmp_path / "gap", **settings)
+
+    write_series(tmp_path / "two", image)
+    write_series(tmp_path / "two", image[:, :, :4], [f"x{k}.dcm" for k in range(4)], "1.2.9")
+    assert_refused(
+        SCRIPT, "holds 2 series (1: 9 files; 2: 4 files); give --series", IMAGES=tmp_path / "two", **settings
+    )
+    run_script(SCRIPT, IMAGES=tmp_path / "two", SERIES=2, **settings)
+    assert len(list((tmp_path / "c" / "case_two" / "x").iterdir())) == 4
+
+    (tmp_path / "empty").mkdir()
+    assert_refused(SCRIPT, "holds no volume", IMAGES=tmp_path / "empty", **settings)
+    assert_refused(SCRIPT, "gone does not exist", IMAGES=tmp_path / "gone", **settings)
+
+
+def test_bad_labels_and_settings(tmp_path):
+    values, labels = block()
+    write(tmp_path / "i", "a.nrrd", as_volume(values))
+    write(tmp_path / "l", "b.nrrd", as_volume(labels))
+    write(tmp_path / "i", "c.nrrd", as_volume(values))
+    settings = {"IMAGES": tmp_path / "i", "CASES": tmp_path / "cases"}
+    assert_refused(SCRIPT, "has no labels a in", LABELS=tmp_path / "l", **settings)
+    assert_refused(SCRIPT, "without LABELS no slice has a label", **settings)
+    write(tmp_path / "odd", "a.nrrd", as_volume(values))
+    one = settings | {"IMAGES": tmp_path / "i" / "a.nrrd"}
+    assert_refused(SCRIPT, "holds values from -500", "--label-values", LABELS=tmp_path / "odd", **one)
+    write(tmp_path / "none", "a.nrrd", as_volume(0 * labels))
+    assert_refused(SCRIPT, "no slice has a label", LABELS=tmp_path / "none", **one)
+    for name, value, said in (
+        ("WINDOW", [200, -200], "WINDOW is [200, -200]"),
+        ("PLANE", "oblique", "PLANE is 'oblique'"),
+        ("SPACING", [1, 2], "SPACING is [1, 2]"),
+        ("LABEL_NAME", "seg", "LABEL_NAME is 'seg'"),
+        ("BITS", 12, "BITS is 12"),
+    ):
+        assert_refused(SCRIPT, said, LABELS=tmp_path / "none", **one, **{name: value})
+    assert not (tmp_path / "cases").exists() or not list((tmp_path / "cases").iterdir())
+
+
+def test_paste_is_the_way_back_of_cut():
+    mask = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    whole = paste(mask, (-1, 2, 4, 4), (5, 6))
+    expected = np.zeros((5, 6), np.uint8)
+    expected[2:5, 0:3] = mask[:3, 1:]
+    np.testing.assert_array_equal(whole, expected)
