@@ -82,7 +82,7 @@ def write_series(folder, image, names=None, series="1.2.3.4", **tags):
         } | tags
         for key, value in entries.items():
             part.SetMetaData(key, value)
-        file = folder / f"{k:03d}.dcm"
+        file = folder / (f"renamed{k}.dcm" if names else f"{k:03d}.dcm")
         writer.SetFileName(str(file))
         writer.Execute(part)
         if names:
