@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import SimpleITK as sitk
 
+from common.cases import read_case_record
 from common.errors import InputError, summarise
 from common.images import paste
 from common.parallel import ordered_map
@@ -342,3 +344,56 @@ def tuple_of(values):
 def write_labels(image, path):
     """Write a label volume, compressed where the format can."""
     sitk.WriteImage(image, str(path), useCompression=True)
+
+
+class CaseVolumes:
+    """Collects predicted masks and writes a label volume of each case that came from a volume, one at a time.
+
+    Args:
+        folder: Path to write <case><ending> and volumes.csv to.
+        ending: one of WRITTEN, or "" to write none.
+    """
+
+    def __init__(self, folder, ending):
+        self.folder, self.ending = folder, ending
+        self.case, self.record, self.masks, self.rows = None, {}, {}, []
+
+    def add(self, case, path, numbers):
+        """Take the class numbers (SIZE, SIZE) of a slice; slices of a case come one after the other.
+
+        Args:
+            case: name for the file.
+            path: Path of the slice, <case folder>/x/<name>.png.
+        """
+        if not self.ending:
+            return
+        place = path.parent.parent
+        if place != self.case:
+            self._write()
+            self.case, self.masks = place, {}
+            self.name, self.record = case or place.name, read_case_record(place)
+        if "volume" in self.record and path.stem in self.record["slices"]:
+            self.masks[path.stem] = numbers
+
+    def close(self):
+        """Write what is left, and the table.
+
+        Returns:
+            number of label volumes.
+        """
+        self._write()
+        if self.rows:
+            pd.DataFrame(self.rows).to_csv(self.folder / "volumes.csv", index=False)
+        return len({row["case"] for row in self.rows})
+
+    def _write(self):
+        if not self.masks:
+            return
+        labels = labels_of_slices(self.record, self.masks)
+        write_labels(labels, self.folder / f"{self.name}{self.ending}")
+        millilitres = np.prod(labels.GetSpacing()) / 1000
+        counts = np.bincount(sitk.GetArrayViewFromImage(labels).ravel())
+        for number in range(1, max(len(counts), 2)):
+            voxels = int(counts[number]) if number < len(counts) else 0
+            self.rows.append({"case": self.name, "class": number, "voxels": voxels, "ml": voxels * millilitres})
+        self.masks = {}

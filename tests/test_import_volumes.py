@@ -4,6 +4,7 @@ import json
 
 import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import REAL_DATA, assert_refused, leftovers, run_script
 
@@ -327,6 +328,29 @@ def test_bad_labels_and_settings(tmp_path):
     ):
         assert_refused(SCRIPT, said, LABELS=tmp_path / "none", **one, **{name: value})
     assert not (tmp_path / "cases").exists() or not list((tmp_path / "cases").iterdir())
+
+
+def test_predicted_labels_are_on_the_grid_of_the_volume(tmp_path, trained):
+    """Through the script, with a network of 24x24: labels, geometry and millilitres."""
+    values, labels = block()
+    for name in ("a", "b"):
+        write(tmp_path / "i", f"{name}.nrrd", as_volume(values))
+        write(tmp_path / "l", f"{name}.nrrd", as_volume(labels))
+    cases, output = tmp_path / "cases", tmp_path / "out"
+    run_script(SCRIPT, IMAGES=tmp_path / "i", LABELS=tmp_path / "l", CASES=cases, SIZE=24, PLANE="sagittal")
+    run_script("predict.py", RUN=trained[0], INPUT=cases, OUTPUT=output, LABEL_VOLUMES=".nrrd")
+    record = json.loads((cases / "case_a" / "case.json").read_text())
+    masks = {path.stem: read_mask(path) for path in sorted((output / "case_a").glob("*.png"))}
+    expected = labels_of_slices(record, masks)
+    found = read_volume(output / "case_a.nrrd")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(expected))
+    assert_same_geometry(found, as_volume(values))
+    table = pd.read_csv(output / "volumes.csv").set_index("case")
+    voxels = int(sitk.GetArrayFromImage(found).sum())
+    assert list(table.index) == ["case_a", "case_b"] and table.loc["case_a", "voxels"] == voxels
+    assert table.loc["case_a", "ml"] == pytest.approx(voxels * 0.7 * 0.9 * 2.5 / 1000)
+    run_script("predict.py", RUN=trained[0], INPUT=cases / "case_b", OUTPUT=tmp_path / "one")
+    assert (tmp_path / "one" / "case_b.nii.gz").is_file()
 
 
 def test_paste_is_the_way_back_of_cut():
