@@ -169,6 +169,22 @@ def stretch(image):
 FITS = ("resize", "crop", "pad", "tile")
 
 
+def to_grey(values, low, high, bits):
+    """Map values such as HU to grey levels.
+
+    Args:
+        values: array.
+        low, high: what becomes black and white; what is outside is cut off.
+        bits: 8 or 16.
+
+    Returns:
+        uint8 or uint16 of the same shape.
+    """
+    top = 2**bits - 1
+    grey = (np.asarray(values, np.float32) - np.float32(low)) * np.float32(top / (high - low))
+    return np.rint(grey.clip(0, top)).astype(np.uint8 if bits == 8 else np.uint16)
+
+
 def fit_boxes(shape, size, fit, overlap=0):
     """Boxes of a picture that become slices.
 

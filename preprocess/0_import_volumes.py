@@ -47,7 +47,7 @@ import SimpleITK as sitk
 from common.cases import case_record, is_case_name
 from common.errors import InputError, summarise
 from common.files import refuse_existing, require_choice, whole_folder, write_json
-from common.images import cut, encode_png, fit_boxes
+from common.images import cut, encode_png, fit_boxes, to_grey
 from common.parallel import ordered_map, progress
 from common.volumes import (
     PLANES,
@@ -209,7 +209,7 @@ def import_volume(path, label_path, case, classes):
     def make(i):
         mask = np.ascontiguousarray(masks[i])
         mask = np.where(mask > 0, 255, 0).astype(np.uint8) if classes == 1 else mask
-        picture = cut(to_grey(pictures[i], low, high), box, SIZE)
+        picture = cut(to_grey(pictures[i], low, high, BITS), box, SIZE)
         return encode_png(picture), encode_png(cut(mask, box, SIZE, cv2.INTER_NEAREST))
 
     entry = {"image": None, "mask": None, "image_size": list(pictures.shape[1:]), "box": list(box)}
@@ -230,13 +230,6 @@ def import_volume(path, label_path, case, classes):
         }
         write_json(part / "case.json", record)
     return len(slices)
-
-
-def to_grey(values, low, high):
-    """Values mapped to the grey levels of BITS; outside the window black or white."""
-    top = 2**BITS - 1
-    grey = (np.asarray(values, np.float32) - np.float32(low)) * np.float32(top / (high - low))
-    return np.rint(grey.clip(0, top)).astype(np.uint8 if BITS == 8 else np.uint16)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,165 @@
+"""Step 0: bring slices that are files of comma-separated numbers into case folders.
+
+Reads   IMAGES and MASKS: files of the same names, a line a row of pixels, such as HU, without a header; any size
+Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json, each slice a case       for steps 1 and 2
+Takes   about ten seconds for each 100 slices of 512x512 on two cores
+
+A pair that does not fit (sizes differ, a row is short, a mask of odd values) is named and left out.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common.settings import apply_command_line
+
+# --- where from, where to
+IMAGES = ""  # folder of the files with grey values
+MASKS = ""  # folder of the files with masks, by the same names
+CASES = "data/cases"  # folder for the case folders
+REPLACE = False  # True to write over case folders that exist
+
+# --- slices
+SIZE = 512  # side of the slices in pixels
+FIT = (
+    "resize"  # "resize" to SIZE whatever the shape; "crop" the centre; "pad" to a square, shrunk where larger than SIZE
+)
+WINDOW: list | None = (
+    None  # [low, high] to map to black and white, for instance [-200, 200] HU; None: least to greatest
+)
+BITS = 8  # of the slices: 8 or 16
+
+# --- masks
+SMALLEST = 5  # pixels of the smallest part of a mask that is kept, over corners too; smaller specks are removed
+
+apply_command_line(globals())
+
+import cv2
+import numpy as np
+import pandas as pd
+
+from common.cases import case_record, is_case_name
+from common.errors import InputError, summarise
+from common.files import natural_key, refuse_existing, require_choice, require_folder, whole_folder, write_json
+from common.images import cut, encode_png, fit_boxes, to_grey
+from common.parallel import ordered_map, progress
+
+
+def main():
+    check_settings()
+    pairs = match_pairs()
+    for case, _, _ in pairs:
+        refuse_existing(Path(CASES, case), REPLACE, "case.json")
+    print(f"importing {len(pairs)} slices, {FIT} to {SIZE}x{SIZE}, into {CASES}", flush=True)
+    problems = []
+    written = ordered_map(import_pair, pairs, problems=problems)
+    count = sum(done is not None for done in progress(written, len(pairs), "importing"))
+    if problems:
+        print(summarise(problems, "pairs do not fit and were left out"))
+    if not count:
+        raise InputError(f"no slice of {IMAGES} could be used")
+    print(f"wrote {count} slices of {SIZE}x{SIZE}, each a case, to {CASES}")
+
+
+def check_settings():
+    require_choice(FIT, ("resize", "crop", "pad"), "FIT")
+    require_choice(BITS, (8, 16), "BITS")
+    if SIZE < 8:
+        raise InputError(f"SIZE is {SIZE}; expected at least 8 pixels")
+    if SMALLEST < 1:
+        raise InputError(f"SMALLEST is {SMALLEST}; expected at least 1 pixel")
+    if WINDOW is not None and not (len(WINDOW) == 2 and WINDOW[0] < WINDOW[1]):
+        raise InputError(f"WINDOW is {WINDOW}; expected [low, high]")
+
+
+def match_pairs():
+    """Pairs of files by name, in natural order, as (case, image, mask); files without a partner are named.
+
+    Raises:
+        InputError: if no file has a partner, or two names would become one case.
+    """
+    images, masks = (
+        {
+            path.name: path
+            for path in require_folder(folder, setting).iterdir()
+            if path.is_file() and path.name[0] != "."
+        }
+        for folder, setting in ((IMAGES, "IMAGES"), (MASKS, "MASKS"))
+    )
+    names = sorted(images.keys() & masks.keys(), key=natural_key)
+    if not names:
+        raise InputError(f"no file in {IMAGES} has the name of one in {MASKS}")
+    alone = [f"{images.get(name) or masks[name]} has no partner" for name in sorted(images.keys() ^ masks.keys())]
+    if alone:
+        print(summarise(alone, "files were left out"))
+    cases = {}
+    for name in names:
+        own = name.removesuffix(".csv").removesuffix(".txt").replace(" ", "_")
+        case = own if is_case_name(own) else f"case_{own}"
+        if case in cases:
+            raise InputError(f"{cases[case]} and {name} would become the same case; rename one")
+        cases[case] = name
+    return [(case, images[name], masks[name]) for case, name in cases.items()]
+
+
+def import_pair(pair):
+    """Write the case folder of a pair.
+
+    Returns:
+        its name.
+
+    Raises:
+        InputError: if the pair does not fit.
+    """
+    case, image_path, mask_path = pair
+    image, mask = read_matrix(image_path), read_matrix(mask_path)
+    if image.shape != mask.shape:
+        sizes = "{1}x{0} and {3}x{2}".format(*image.shape, *mask.shape)
+        raise InputError(f"{image_path} and {mask_path} differ in size: {sizes}")
+    values = np.unique(mask)
+    if not set(values.tolist()) <= {0, 1}:
+        raise InputError(f"{mask_path} holds the values {values[:5].tolist()}; expected 0 and 1")
+    low, high = WINDOW or (image.min(), image.max())
+    if not low < high:
+        raise InputError(f"{image_path} holds the value {low:g} only")
+    mask = without_specks(mask.astype(np.uint8))
+    (box,) = fit_boxes(image.shape, SIZE, FIT)
+    entry = {"image": image_path.name, "mask": mask_path.name, "image_size": list(image.shape), "box": list(box)}
+    record = case_record("0_import_matrices.py", SIZE, {"0001": entry}, FIT)
+    with whole_folder(Path(CASES, case), REPLACE, "case.json") as part:
+        for side, picture, interpolation in (
+            ("x", to_grey(image, low, high, BITS), None),
+            ("y", mask * np.uint8(255), cv2.INTER_NEAREST),
+        ):
+            (part / side).mkdir()
+            (part / side / "0001.png").write_bytes(encode_png(cut(picture, box, SIZE, interpolation)))
+        write_json(part / "case.json", record | {"window": [float(low), float(high)]})
+    return case
+
+
+def read_matrix(path):
+    """Numbers of a file, (H, W) float32.
+
+    Raises:
+        InputError: if it is empty, has rows of different length, or something else than numbers.
+    """
+    try:
+        matrix = pd.read_csv(path, header=None, dtype=np.float32, comment=None).to_numpy()
+    except (ValueError, UnicodeDecodeError) as error:  # also an empty file
+        raise InputError(f"{path} is no matrix of comma-separated numbers: {str(error).splitlines()[0]}") from None
+    if not np.isfinite(matrix).all():
+        row, column = np.argwhere(~np.isfinite(matrix))[0] + 1
+        raise InputError(f"{path} has no number in row {row}, column {column}; a row may be short")
+    return matrix
+
+
+def without_specks(mask):
+    """A mask of 0 and 1 without parts of fewer than SMALLEST pixels, which may touch at corners."""
+    _, parts, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
+    keep = statistics[:, cv2.CC_STAT_AREA] >= SMALLEST
+    keep[0] = False
+    return keep[parts].astype(np.uint8)
+
+
+if __name__ == "__main__":
+    main()
