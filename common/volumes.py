@@ -40,6 +40,11 @@ class Geometry(NamedTuple):
     def of(cls, image):
         return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
 
+    def to_voxels(self, points):
+        """Places in mm, (N, 3) LPS, as (N, 3) i, j, k; a whole number is the middle of a voxel."""
+        axes = np.reshape(self.direction, (3, 3)) * np.array(self.spacing)
+        return np.linalg.solve(axes, (np.asarray(points) - np.array(self.origin)).T).T
+
 
 def ending_of(path):
     """Ending of the name of a volume, such as ".nii.gz", or "" for none that is known."""
@@ -264,6 +269,15 @@ def onto_grid(labels, geometry):
     )
 
 
+def label_image(array, geometry):
+    """SimpleITK.Image of an array (k, j, i) of labels with a Geometry."""
+    labels = sitk.GetImageFromArray(np.ascontiguousarray(array, np.uint8))
+    labels.SetSpacing(geometry.spacing)
+    labels.SetOrigin(geometry.origin)
+    labels.SetDirection(geometry.direction)
+    return labels
+
+
 def labels_on(array, grid, geometry):
     """A label volume on the grid that a volume had before it was turned or resampled.
 
@@ -275,10 +289,7 @@ def labels_on(array, grid, geometry):
     Returns:
         SimpleITK.Image.
     """
-    labels = sitk.GetImageFromArray(np.ascontiguousarray(array))
-    labels.SetSpacing(grid.spacing)
-    labels.SetOrigin(grid.origin)
-    labels.SetDirection(grid.direction)
+    labels = label_image(array, grid)
     name = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(geometry.direction)
     turned = sitk.DICOMOrient(labels, name)
     if turned.GetSize() == tuple(geometry.size) and np.allclose(turned.GetOrigin(), geometry.origin, atol=1e-3):

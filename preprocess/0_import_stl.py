@@ -1,0 +1,162 @@
+"""Step 0: slice a closed surface (.stl) into masks, or put it onto the grid of a volume.
+
+Reads   SURFACE: .stl, .obj or .ply in mm; VOLUME, if it is to be on its grid
+Writes  OUTPUT/slice0001.png and so on, masks of 0 and 255; or, with VOLUME, the label volume OUTPUT, which is among
+        the LABELS of 0_import_volumes.py
+Takes   a few seconds for 100 slices of a surface of 100,000 triangles
+
+A pixel is inside where its centre is.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common.settings import apply_command_line
+
+# --- where from, where to
+SURFACE = ""  # the surface
+OUTPUT = "data/surface"  # folder for the masks; with VOLUME the label volume, such as "labels/scan1.nii.gz"
+REPLACE = False  # True to write over an OUTPUT that exists
+OPEN_SURFACE = "refuse"  # a surface that is not closed: "refuse" it, or "repair" its holes
+
+# --- masks
+AXIS = "z"  # axis to slice along: "x", "y" or "z"
+OFFSET = 0.0  # mm from the end of the surface to the first slice
+INTERVAL = 1.0  # mm between slices; negative: from the other end
+PIXEL: float | None = None  # mm of a pixel; None: as the longer side of the surface takes nine tenths of SIZE
+SIZE = 200  # side of the masks in pixels; the middle of the surface is in the middle
+FLIP = ""  # "" or "horizontal", "vertical" or "both"
+
+# --- onto a volume
+VOLUME = ""  # DICOM folder, NIfTI, NRRD or MetaImage
+SPACE = "LPS"  # axes of the surface: "LPS", as DICOM and 3D Slicer have them, or "RAS", as NIfTI tools
+
+apply_command_line(globals())
+
+import numpy as np
+import trimesh
+from skimage.draw import polygon
+
+from common.errors import InputError
+from common.files import refuse_existing, require_choice, whole_file, whole_folder, write_json
+from common.images import encode_png
+from common.parallel import ordered_map, progress
+from common.settings import recorded_settings
+from common.volumes import WRITTEN, Geometry, label_image, read_volume, write_labels
+
+ENDINGS = tuple(ending for ending in WRITTEN if ending != ".mhd")  # which is two files
+RECORD = "surface.json"
+
+
+def main():
+    check_settings()
+    surface = read_surface()
+    if VOLUME:
+        geometry = Geometry.of(read_volume(VOLUME))
+        print(f"putting {SURFACE} onto the grid of {VOLUME}, {geometry.size}", flush=True)
+        points = surface.vertices * ([1, 1, 1] if SPACE == "LPS" else [-1, -1, 1])
+        in_voxels = surface_in(surface, geometry.to_voxels(points))
+        columns, rows, count = geometry.size
+        masks = np.stack(list(slice_surface(in_voxels, range(count), (rows, columns))))
+        if not masks.any():
+            raise InputError(f"{SURFACE} is outside of {VOLUME}; is it in mm, and is SPACE ({SPACE}) right?")
+        with whole_file(OUTPUT) as part:
+            write_labels(label_image(masks, geometry), part)
+        print(f"wrote {OUTPUT}: {int(masks.sum())} voxels in {int(masks.any((1, 2)).sum())} of {count} slices")
+        return
+
+    in_pixels, places = to_pixels(surface)
+    print(f"slicing {SURFACE} along {AXIS} into {len(places)} masks of {SIZE}x{SIZE}, into {OUTPUT}", flush=True)
+    with whole_folder(OUTPUT, REPLACE, RECORD) as part:
+        masks = progress(slice_surface(in_pixels, places, (SIZE, SIZE)), len(places), "slicing")
+        for number, mask in enumerate(masks, 1):
+            mask = mask[::-1] if FLIP in ("vertical", "both") else mask
+            mask = mask[:, ::-1] if FLIP in ("horizontal", "both") else mask
+            (part / f"slice{number:04d}.png").write_bytes(encode_png(np.ascontiguousarray(mask) * np.uint8(255)))
+        write_json(part / RECORD, recorded_settings(globals()))
+    print(f"wrote {len(places)} masks to {OUTPUT}")
+
+
+def check_settings():
+    require_choice(AXIS, ("x", "y", "z"), "AXIS")
+    require_choice(FLIP, ("", "horizontal", "vertical", "both"), "FLIP")
+    require_choice(OPEN_SURFACE, ("refuse", "repair"), "OPEN_SURFACE")
+    require_choice(SPACE, ("LPS", "RAS"), "SPACE")
+    if INTERVAL == 0 or (PIXEL is not None and PIXEL <= 0) or SIZE < 8:
+        raise InputError(f"INTERVAL is {INTERVAL}, PIXEL {PIXEL}, SIZE {SIZE}; expected not 0, more than 0, at least 8")
+    if VOLUME and not OUTPUT.lower().endswith(ENDINGS):
+        raise InputError(f"OUTPUT is {OUTPUT}; with VOLUME expected a file that ends in {', '.join(ENDINGS)}")
+    refuse_existing(OUTPUT, REPLACE, None if VOLUME else RECORD)
+
+
+def read_surface():
+    """The surface, closed.
+
+    Raises:
+        InputError: if it cannot be read or is not closed.
+    """
+    path = Path(SURFACE)
+    if not path.is_file():
+        raise InputError(f"SURFACE: {SURFACE or 'not set'} does not exist; give --surface an .stl file")
+    try:
+        surface = trimesh.load_mesh(path)
+    except Exception as error:  # whatever a reader makes of a damaged file
+        raise InputError(f"{path} cannot be read as a surface: {str(error).splitlines()[0]}") from None
+    if not isinstance(surface, trimesh.Trimesh) or not len(surface.faces):
+        raise InputError(f"{path} holds no triangles")
+    surface.merge_vertices()
+    if not surface.is_watertight:
+        if OPEN_SURFACE == "refuse":
+            raise InputError(f"{path} is not closed; close it, or give --open-surface repair")
+        trimesh.repair.fill_holes(surface)
+        if not surface.is_watertight:
+            raise InputError(
+                f"{path} is not closed, and its holes cannot be filled; close it in the program it is from"
+            )
+        print(f"{path} was not closed; its holes were filled")
+    return surface
+
+
+# --- slicing
+
+
+def surface_in(surface, points):
+    """The same surface with its points elsewhere."""
+    return trimesh.Trimesh(points, surface.faces, process=False)
+
+
+def to_pixels(surface):
+    """The surface with its slices at the third coordinate and pixels in the other two, and the places of the slices."""
+    order = {"x": [1, 2, 0], "y": [0, 2, 1], "z": [0, 1, 2]}[AXIS]
+    points = surface.vertices[:, order]
+    low, high = points.min(0), points.max(0)
+    pixel = PIXEL or (high - low)[:2].max() / (0.9 * SIZE)
+    points = points - [*((low + high) / 2)[:2], 0]
+    points = points / [pixel, pixel, 1] + [(SIZE - 1) / 2, (SIZE - 1) / 2, 0]
+    length = high[2] - low[2]
+    steps = np.arange(OFFSET, length, abs(INTERVAL))
+    if not len(steps):
+        raise InputError(f"OFFSET is {OFFSET}; the surface is {length:.4g} mm long along {AXIS}")
+    places = low[2] + steps if INTERVAL > 0 else high[2] - steps
+    return surface_in(surface, points), places.tolist()
+
+
+def slice_surface(surface, places, shape):
+    """Masks (H, W) uint8 of a surface in pixels, at places along its third axis."""
+
+    def cut(place):
+        mask = np.zeros(shape, np.uint8)
+        section = surface.section(plane_normal=[0, 0, 1], plane_origin=[0, 0, place])
+        for line in section.discrete if section is not None else ():
+            inside = np.zeros(shape, np.uint8)
+            inside[polygon(line[:, 1], line[:, 0], shape)] = 1
+            mask ^= inside  # a hole is a line within a line
+        return mask
+
+    # exactly through a row of points a section falls apart: a hair beside it
+    return ordered_map(cut, [place + 1e-6 for place in places])
+
+
+if __name__ == "__main__":
+    main()
