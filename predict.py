@@ -22,37 +22,40 @@ FIT: str | None = None  # "resize" to the size of the network and back; "tile" b
 OVERLAP = 0.5  # share by which neighbouring tiles overlap at least
 THRESHOLD = 0.5  # probability above which a pixel is foreground, with one class
 BATCH_SIZE = 8  # slices or tiles a step
+
+# --- what is done to the masks
+CLEAN = {}  # for instance {"median": 3, "share": 0.1, "near": 10, "smallest": 50, "fill": True}: smooth; drop parts of
+# less than a tenth of the largest (1: all but the largest) unless within 10 pixels of one that stays; drop parts of
+# fewer than 50 pixels; fill holes
+CLEAN_IN = "2d"  # "2d": each mask by itself; "3d": label volumes as a whole, and the masks stay as they are
+
+# --- what is written
 OVERLAYS = True  # False to leave the overlays out
 LABEL_VOLUMES = ".nii.gz"  # kind of label volumes, ".nii.gz", ".nii", ".nrrd", ".mha" or ".mhd"; "": none
 
 apply_command_line(globals())
 
-import itertools
-
-import cv2
 import numpy as np
 
 from common.cases import find_slices
 from common.devices import import_keras
-from common.errors import InputError
+from common.errors import InputError, as_input_error
 from common.files import read_json, refuse_existing, require_choice, whole_folder, write_json
 from common.images import (
     class_numbers,
-    cut,
     draw_outlines,
     encode_png,
-    fit_boxes,
     from_classes,
     paint,
     read_picture,
-    resize,
     stretch,
     to_gray,
-    to_unit,
 )
 from common.parallel import ordered_map, progress
+from common.postprocess import STEPS, clean
 from common.runs import MODELS, load_network, model_file
 from common.settings import recorded_settings
+from common.tiling import predict_pictures
 from common.volumes import WRITTEN, CaseVolumes
 
 RECORD = "prediction.json"
@@ -73,11 +76,12 @@ def main():
         f"predicting {len(slices)} pictures of {INPUT} with {', '.join(map(str, files))}, {fit} at {size}", flush=True
     )
     pictures = ordered_map(lambda s: read_input(s.path, stretched), slices)
-    predicted = predict_pictures(pictures, networks, size, fit)
+    predicted = predict_pictures(pictures, networks, size, fit, OVERLAP, BATCH_SIZE)
     with whole_folder(OUTPUT, REPLACE, RECORD) as part:
-        volumes = CaseVolumes(part, LABEL_VOLUMES)
+        volumes = CaseVolumes(part, LABEL_VOLUMES, CLEAN if CLEAN_IN == "3d" else {})
         for s, (image, probabilities) in zip(slices, progress(predicted, len(slices), "predicting"), strict=True):
             numbers = choose_classes(probabilities)
+            numbers = clean(numbers, **CLEAN) if CLEAN_IN == "2d" else numbers
             write(part / s.case / f"{s.name}.png", from_classes(numbers, 1 if channels == 1 else channels - 1))
             if OVERLAYS:
                 write(part / "overlays" / s.case / f"{s.name}.png", draw_outlines(paint(image, numbers), numbers))
@@ -90,6 +94,11 @@ def main():
 
 def check_settings():
     require_choice(WEIGHTS_FILE, MODELS, "WEIGHTS_FILE")
+    require_choice(CLEAN_IN, ("2d", "3d"), "CLEAN_IN")
+    with as_input_error("CLEAN"):
+        if unknown := CLEAN.keys() - set(STEPS):
+            raise ValueError(f"no step is called {min(unknown)!r}; there are {', '.join(STEPS)}")
+        clean(np.zeros((1, 1), np.uint8), **CLEAN)
     require_choice(LABEL_VOLUMES, ("", *WRITTEN), "LABEL_VOLUMES")
     require_choice(FIT, (None, "resize", "tile", "pad"), "FIT")
     for name, value, low, high in (("OVERLAP", OVERLAP, 0, 0.9), ("THRESHOLD", THRESHOLD, 0, 1)):
@@ -147,93 +156,6 @@ def read_input(path, stretched):
     """A picture, gray; stretched as in training unless it is a slice of a case folder, where it has been."""
     image = to_gray(read_picture(path))
     return stretch(image) if stretched and not (path.parent.parent / "case.json").exists() else image
-
-
-def predict_pictures(pictures, networks, size, fit):
-    """Probabilities of pictures, streamed: it holds a few pictures at a time.
-
-    Args:
-        pictures: iterable of (H, W) uint8 or uint16, each of its own size.
-        networks: list of keras.Model, whose outputs are averaged.
-        size: side of the slices that they take.
-        fit: of `common.images.fit_boxes`; overlapping tiles are averaged with Gaussian weights.
-
-    Yields:
-        (picture, probabilities), the latter (H, W, C) float32.
-    """
-    window = gaussian_window(size) if fit == "tile" else np.ones((size, size), np.float32)
-    open_canvases = []
-
-    def pieces():
-        for picture in pictures:
-            boxes = [[0, 0, size, size]] if picture.shape == (size, size) else None
-            canvas = Canvas(picture, boxes or fit_boxes(picture.shape, size, fit, int(OVERLAP * size)))
-            open_canvases.append(canvas)
-            for box in canvas.boxes:
-                yield canvas, box, to_unit(cut(picture, box, size))
-
-    stream = pieces()
-    while batch := list(itertools.islice(stream, BATCH_SIZE)):
-        x = np.zeros((BATCH_SIZE, size, size, 1), np.float32)  # always full, so that the network is compiled once
-        for row, (_, _, piece) in enumerate(batch):
-            x[row, ..., 0] = piece
-        total = sum(np.asarray(network.predict_on_batch(x), np.float32) for network in networks)
-        for (canvas, box, _), probabilities in zip(batch, total / len(networks), strict=False):
-            canvas.add(box, probabilities, window)
-        while open_canvases and open_canvases[0].complete():
-            canvas = open_canvases.pop(0)
-            yield canvas.picture, canvas.probabilities()
-
-
-class Canvas:
-    """A picture whose pieces are being predicted.
-
-    Args:
-        picture: (H, W).
-        boxes: of its pieces.
-    """
-
-    def __init__(self, picture, boxes):
-        self.picture, self.boxes = picture, boxes
-        self.missing = len(boxes)
-        self.total = self.weights = 0
-
-    def add(self, box, probabilities, window):
-        """Add the probabilities of a piece, (size, size, C), scaled back to its box."""
-        left, top, width, height = box
-        rows, columns = self.picture.shape
-        probabilities = resize(probabilities, (height, width), cv2.INTER_LINEAR).reshape(height, width, -1)
-        weights = resize(window, (height, width), cv2.INTER_LINEAR)[..., None]
-        inside = slice(max(-top, 0), rows - top), slice(max(-left, 0), columns - left)
-        place = slice(max(top, 0), top + height), slice(max(left, 0), left + width)
-        if self.missing == len(self.boxes):
-            self.total = np.zeros((rows, columns, probabilities.shape[-1]), np.float32)
-            self.weights = np.zeros((rows, columns, 1), np.float32)
-        self.total[place] += (probabilities * weights)[inside]
-        self.weights[place] += weights[inside]
-        self.missing -= 1
-
-    def complete(self):
-        return self.missing == 0
-
-    def probabilities(self):
-        """(H, W, C) float32; background where no piece reached."""
-        outside = self.weights[..., 0] == 0
-        result = self.total / np.maximum(self.weights, np.finfo(np.float32).tiny)
-        if result.shape[-1] > 1:
-            result[outside, 0] = 1
-        return result
-
-
-def gaussian_window(size):
-    """Weights of a tile: a Gaussian of sigma size / 8 about its centre, as in nnU-Net (Isensee et al., doi
-    10.1038/s41592-020-01008-z), at least 0.001 so that the edges of the picture count.
-
-    Returns:
-        (size, size) float32, greatest 1.
-    """
-    line = np.exp(-0.5 * ((np.arange(size) - (size - 1) / 2) / (size / 8)) ** 2)
-    return np.maximum(np.outer(line, line), 1e-3).astype(np.float32)
 
 
 def choose_classes(probabilities):

@@ -11,6 +11,7 @@ from common.cases import read_case_record
 from common.errors import InputError, summarise
 from common.images import paste
 from common.parallel import ordered_map
+from common.postprocess import clean
 
 VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm")
 WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
@@ -363,10 +364,11 @@ class CaseVolumes:
     Args:
         folder: Path to write <case><ending> and volumes.csv to.
         ending: one of WRITTEN, or "" to write none.
+        cleaning: arguments of `common.postprocess.clean` for the volume as a whole.
     """
 
-    def __init__(self, folder, ending):
-        self.folder, self.ending = folder, ending
+    def __init__(self, folder, ending, cleaning=None):
+        self.folder, self.ending, self.cleaning = folder, ending, cleaning
         self.case, self.record, self.masks, self.rows = None, {}, {}, []
 
     def add(self, case, path, numbers):
@@ -401,6 +403,8 @@ class CaseVolumes:
         if not self.masks:
             return
         labels = labels_of_slices(self.record, self.masks)
+        if self.cleaning:
+            labels = label_image(clean(sitk.GetArrayFromImage(labels), **self.cleaning), Geometry.of(labels))
         write_labels(labels, self.folder / f"{self.name}{self.ending}")
         millilitres = np.prod(labels.GetSpacing()) / 1000
         counts = np.bincount(sitk.GetArrayViewFromImage(labels).ravel())
