@@ -31,6 +31,7 @@ CLEAN_IN = "2d"  # "2d": each mask by itself; "3d": label volumes as a whole, an
 
 # --- what is written
 OVERLAYS = True  # False to leave the overlays out
+PASTE = ""  # folder of the pictures that case folders were cut from: full/ gets masks of their size, overlays and areas
 LABEL_VOLUMES = ".nii.gz"  # kind of label volumes, ".nii.gz", ".nii", ".nrrd", ".mha" or ".mhd"; "": none
 
 apply_command_line(globals())
@@ -40,7 +41,8 @@ import numpy as np
 from common.cases import find_slices
 from common.devices import import_keras
 from common.errors import InputError, as_input_error
-from common.files import read_json, refuse_existing, require_choice, whole_folder, write_json
+from common.files import read_json, refuse_existing, require_choice, require_folder, whole_folder, write_json
+from common.fullscale import FullPictures
 from common.images import (
     class_numbers,
     draw_outlines,
@@ -78,22 +80,26 @@ def main():
     pictures = ordered_map(lambda s: read_input(s.path, stretched), slices)
     predicted = predict_pictures(pictures, networks, size, fit, OVERLAP, BATCH_SIZE)
     with whole_folder(OUTPUT, REPLACE, RECORD) as part:
+        pictures_at_full_scale = FullPictures(part, PASTE, max(channels - 1, 1))
         volumes = CaseVolumes(part, LABEL_VOLUMES, CLEAN if CLEAN_IN == "3d" else {})
         for s, (image, probabilities) in zip(slices, progress(predicted, len(slices), "predicting"), strict=True):
             numbers = choose_classes(probabilities)
             numbers = clean(numbers, **CLEAN) if CLEAN_IN == "2d" else numbers
-            write(part / s.case / f"{s.name}.png", from_classes(numbers, 1 if channels == 1 else channels - 1))
+            write(part / s.case / f"{s.name}.png", from_classes(numbers, max(channels - 1, 1)))
             if OVERLAYS:
                 write(part / "overlays" / s.case / f"{s.name}.png", draw_outlines(paint(image, numbers), numbers))
             volumes.add(s.case, s.path, numbers)
-        written = volumes.close()
+            pictures_at_full_scale.add(s.path, numbers)
+        written = [(volumes.close(), "label volumes"), (pictures_at_full_scale.close(), "pictures at full scale")]
         write_json(part / RECORD, recorded_settings(globals()))
-    also = (" and overlays" if OVERLAYS else "") + (f", and {written} label volumes," if written else "")
+    also = (" and overlays" if OVERLAYS else "") + "".join(f", {count} {what}" for count, what in written if count)
     print(f"wrote {len(slices)} masks{also} to {OUTPUT}")
 
 
 def check_settings():
     require_choice(WEIGHTS_FILE, MODELS, "WEIGHTS_FILE")
+    if PASTE:
+        require_folder(PASTE, "PASTE")
     require_choice(CLEAN_IN, ("2d", "3d"), "CLEAN_IN")
     with as_input_error("CLEAN"):
         if unknown := CLEAN.keys() - set(STEPS):

@@ -1,5 +1,7 @@
 """predict.py and evaluate.py: pictures of any size in, masks, overlays and scores out."""
 
+import json
+
 import cv2
 import keras
 import numpy as np
@@ -61,6 +63,39 @@ def test_masks_and_overlays_have_the_names_and_sizes_of_the_pictures(trained, tm
         mask = read_picture(tmp_path / "out" / f"{name}.png")
         assert mask.shape == size and set(np.unique(mask)) <= {0, 255}
         assert read_picture(tmp_path / "out" / "overlays" / f"{name}.png").shape == (*size, 3)
+
+
+def test_masks_are_pasted_into_the_full_pictures(trained, tmp_path):
+    """Crops of larger pictures: the mask lies where the crop was, also where tiles overlap."""
+    for number in range(3):
+        image, mask = disc_slice(60, number)
+        write_picture(tmp_path / "images" / f"p{number}.tif", image[:40])
+        write_picture(tmp_path / "masks" / f"p{number}.tif", mask[:40])
+    source = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "SIZE": 24}
+    for fit in ("crop", "tile"):
+        cases, output = tmp_path / fit, tmp_path / f"{fit}_out"
+        run_script("preprocess/0_import_images.py", CASES=cases, FIT=fit, **source)
+        run_script("predict.py", RUN=trained[0], INPUT=cases, OUTPUT=output, PASTE=tmp_path / "images")
+        (case,) = cases.iterdir()
+        record = json.loads((case / "case.json").read_text())
+        expected = {f"p{number}": np.zeros((40, 60), np.uint8) for number in range(3)}
+        for name, entry in record["slices"].items():
+            left, top, width, height = entry["box"]
+            found = next(path for path in (output / f"{name}.png", output / case.name / f"{name}.png") if path.exists())
+            place = expected[entry["image"].removesuffix(".tif")]
+            rows, columns = slice(max(top, 0), top + height), slice(max(left, 0), left + width)
+            mask = cv2.resize(read_mask(found), (width, height), interpolation=cv2.INTER_NEAREST)
+            place[rows, columns] |= mask[max(-top, 0) :, max(-left, 0) :][: 40 - max(top, 0), : 60 - max(left, 0)]
+        areas = pd.read_csv(output / "full" / "areas.csv").set_index("picture")
+        for name, mask in expected.items():
+            np.testing.assert_array_equal(read_picture(output / "full" / case.name / f"{name}.png"), mask)
+            assert read_picture(output / "full" / "overlays" / case.name / f"{name}.png").shape == (40, 60, 3)
+            assert areas.loc[f"{name}.tif", "pixels"] == (mask > 0).sum()
+    (tmp_path / "images" / "p1.tif").unlink()
+    settings = {"RUN": trained[0], "INPUT": tmp_path / "crop", "OUTPUT": tmp_path / "x"}
+    assert_refused("predict.py", "p1.tif", PASTE=tmp_path / "images", **settings)
+    assert_refused("predict.py", "gone does not exist", PASTE=tmp_path / "gone", **settings)
+    assert not (tmp_path / "x").exists() and not leftovers(tmp_path)
 
 
 def test_masks_are_those_of_the_network(trained, packed, tmp_path):

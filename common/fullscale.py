@@ -1,0 +1,81 @@
+"""Masks of slices pasted into the full-scale pictures that the slices were cut from."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from common.cases import read_case_record
+from common.errors import InputError
+from common.images import draw_outlines, encode_png, from_classes, paint, paste, read_picture, to_gray
+
+
+class FullPictures:
+    """Collects the masks of a picture's slices and writes them at their place, one picture at a time.
+
+    Args:
+        folder: Path; masks go to full/, overlays to full/overlays/, areas to full/areas.csv.
+        pictures: folder of the pictures that 0_import_images.py was given; "" writes nothing.
+        classes: of the masks.
+    """
+
+    def __init__(self, folder, pictures, classes):
+        self.folder, self.pictures, self.classes = folder / "full", pictures and Path(pictures), classes
+        self.current, self.mask, self.rows = None, None, []
+
+    def add(self, path, numbers):
+        """Take the class numbers of a slice; slices of a picture come one after the other.
+
+        Args:
+            path: Path of the slice, <case folder>/x/<name>.png.
+
+        Raises:
+            InputError: if the picture is not there, or has another size than it had.
+        """
+        if not self.pictures:
+            return
+        case = path.parent.parent
+        record = read_case_record(case)
+        entry = record.get("slices", {}).get(path.stem) or {}
+        if not entry.get("image"):
+            raise InputError(f"{path}: its case.json names no picture; PASTE is for cases of 0_import_images.py")
+        if self.current != (case, entry["image"]):
+            self._write()
+            self.current, self.mask = (case, entry["image"]), np.zeros(entry["image_size"], np.uint8)
+            self.spacing = record.get("spacing")
+        self.mask = np.maximum(self.mask, paste(numbers, entry["box"], entry["image_size"]))
+
+    def close(self):
+        """Write what is left, and the table of areas.
+
+        Returns:
+            number of pictures.
+        """
+        self._write()
+        if self.rows:
+            pd.DataFrame(self.rows).to_csv(self.folder / "areas.csv", index=False)
+        return len({(row["case"], row["picture"]) for row in self.rows})
+
+    def _write(self):
+        if self.mask is None:
+            return
+        case, name = self.current
+        picture = read_picture(self.pictures / name)
+        grey = to_gray(picture)
+        if grey.shape != self.mask.shape:
+            raise InputError(
+                f"{self.pictures / name} is {grey.shape[::-1]}, it was {self.mask.shape[::-1]} when imported"
+            )
+        target = Path(case.name, f"{Path(name).stem}.png")
+        for place, image in (
+            (self.folder / target, from_classes(self.mask, self.classes)),
+            (self.folder / "overlays" / target, draw_outlines(paint(grey, self.mask), self.mask)),
+        ):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(encode_png(image))
+        area = np.prod(self.spacing) if self.spacing else np.nan
+        for number in range(1, self.classes + 1):
+            pixels = int((self.mask == number).sum())
+            row = {"case": case.name, "picture": name, "class": number, "pixels": pixels, "mm2": pixels * area}
+            self.rows.append(row)
+        self.mask = None
