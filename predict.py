@@ -12,7 +12,8 @@ from common.settings import apply_command_line
 # --- where from, where to
 RUN: str | list = ""  # run folder or .keras file; a list of them is averaged
 WEIGHTS_FILE = "best_dice"  # which model of a run: "best_dice", "best_iou" or "last"
-INPUT = ""  # folder of pictures, case folder, folder of cases, or list (.csv)
+INPUT = ""  # folder of pictures, case folder, folder of cases, list (.csv), or a volume (DICOM folder, NIfTI, NRRD,
+# MetaImage)
 OUTPUT = "predictions"  # folder for the masks
 REPLACE = False  # True to write over an OUTPUT that exists
 
@@ -22,6 +23,10 @@ FIT: str | None = None  # "resize" to the size of the network and back; "tile" b
 OVERLAP = 0.5  # share by which neighbouring tiles overlap at least
 THRESHOLD = 0.5  # probability above which a pixel is foreground, with one class
 BATCH_SIZE = 8  # slices or tiles a step
+
+# --- volumes
+PLANE = "axial"  # slices of a volume as in training: "axial", "coronal" or "sagittal"
+WINDOW: list | None = None  # [low, high] of a volume's black and white; None: as in training, or else by percentiles
 
 # --- what is done to the masks
 CLEAN = {}  # for instance {"median": 3, "share": 0.1, "near": 10, "smallest": 50, "fill": True}: smooth; drop parts of
@@ -36,9 +41,12 @@ LABEL_VOLUMES = ".nii.gz"  # kind of label volumes, ".nii.gz", ".nii", ".nrrd", 
 
 apply_command_line(globals())
 
+import functools
+from pathlib import Path
+
 import numpy as np
 
-from common.cases import find_slices
+from common.cases import Slice, find_slices, read_case_record
 from common.devices import import_keras
 from common.errors import InputError, as_input_error
 from common.files import read_json, refuse_existing, require_choice, require_folder, whole_folder, write_json
@@ -52,13 +60,15 @@ from common.images import (
     read_picture,
     stretch,
     to_gray,
+    to_grey,
 )
+from common.label_volumes import WRITTEN, CaseVolumes
 from common.parallel import ordered_map, progress
 from common.postprocess import STEPS, clean
 from common.runs import MODELS, load_network, model_file
 from common.settings import recorded_settings
 from common.tiling import predict_pictures
-from common.volumes import WRITTEN, CaseVolumes
+from common.volumes import PLANES, ending_of, is_volume, open_slices
 
 RECORD = "prediction.json"
 
@@ -67,9 +77,9 @@ def main():
     check_settings()
     runs = RUN if isinstance(RUN, list) else [RUN]
     files = [model_file(run, WEIGHTS_FILE) for run in runs]
-    slices = find_slices(INPUT, "x", "INPUT")
     refuse_existing(OUTPUT, REPLACE, RECORD)
-    fit, stretched = preparation(files)
+    fit, stretched, window = preparation(files)
+    slices, read, record_of = open_input(stretched, window)
 
     import_keras()
     networks = [load_network(file) for file in files]
@@ -77,7 +87,7 @@ def main():
     print(
         f"predicting {len(slices)} pictures of {INPUT} with {', '.join(map(str, files))}, {fit} at {size}", flush=True
     )
-    pictures = ordered_map(lambda s: read_input(s.path, stretched), slices)
+    pictures = ordered_map(read, slices)
     predicted = predict_pictures(pictures, networks, size, fit, OVERLAP, BATCH_SIZE)
     with whole_folder(OUTPUT, REPLACE, RECORD) as part:
         pictures_at_full_scale = FullPictures(part, PASTE, max(channels - 1, 1))
@@ -88,7 +98,8 @@ def main():
             write(part / s.case / f"{s.name}.png", from_classes(numbers, max(channels - 1, 1)))
             if OVERLAYS:
                 write(part / "overlays" / s.case / f"{s.name}.png", draw_outlines(paint(image, numbers), numbers))
-            volumes.add(s.case, s.path, numbers)
+            name, record = record_of(s)
+            volumes.add(name, s.name, record, numbers)
             pictures_at_full_scale.add(s.path, numbers)
         written = [(volumes.close(), "label volumes"), (pictures_at_full_scale.close(), "pictures at full scale")]
         write_json(part / RECORD, recorded_settings(globals()))
@@ -98,6 +109,9 @@ def main():
 
 def check_settings():
     require_choice(WEIGHTS_FILE, MODELS, "WEIGHTS_FILE")
+    require_choice(PLANE, PLANES, "PLANE")
+    if WINDOW is not None and not (len(WINDOW) == 2 and WINDOW[0] < WINDOW[1]):
+        raise InputError(f"WINDOW is {WINDOW}; expected [low, high]")
     if PASTE:
         require_folder(PASTE, "PASTE")
     require_choice(CLEAN_IN, ("2d", "3d"), "CLEAN_IN")
@@ -120,7 +134,7 @@ def check_settings():
 
 
 def preparation(files):
-    """How pictures are brought to the network: the fit, and whether they are stretched, as in training."""
+    """How pictures are brought to the network: the fit, whether they are stretched, and the window, as in training."""
     found = []
     for file in files:
         state = file.with_name("state.json")
@@ -134,7 +148,7 @@ def preparation(files):
         fit = "tile"
     else:
         fit = "pad" if trained == {"pad"} else "resize"
-    return fit, found[0].get("stretched", False)
+    return fit, found[0].get("stretched", False), found[0].get("window")
 
 
 def ends(networks, files):
@@ -156,6 +170,35 @@ def ends(networks, files):
 
 
 # --- pictures in, probabilities out
+
+
+def open_input(stretched, window):
+    """What is to be predicted.
+
+    Returns:
+        list of `common.cases.Slice`; function of one of them that reads its picture; and function that gives the name
+        of its case and the content of its case.json.
+    """
+    if INPUT and is_volume(INPUT):
+        values, levels, record = open_slices(INPUT, PLANE, WINDOW or window)
+        slices = [Slice("", name, Path(INPUT)) for name in record["slices"]]
+        path = Path(INPUT).resolve()
+        name = path.name[: -len(ending_of(path)) or None]
+        return (
+            slices,
+            lambda s: to_grey(values[record["slices"][s.name]["index"]], *levels, 8),
+            lambda s: (name, record),
+        )
+
+    @functools.cache
+    def record_in(folder):
+        return read_case_record(folder)
+
+    def record_of(s):
+        folder = s.path.parent.parent
+        return s.case or folder.name, record_in(folder)
+
+    return find_slices(INPUT, "x", "INPUT"), lambda s: read_input(s.path, stretched), record_of
 
 
 def read_input(path, stretched):

@@ -24,9 +24,10 @@ from common.cases import find_slices
 from common.errors import InputError
 from common.files import refuse_existing, require_choice, require_folder, whole_file
 from common.images import read_mask
+from common.label_volumes import WRITTEN
 from common.nodules import candidates, run_lengths
 from common.parallel import ordered_map, progress
-from common.volumes import WRITTEN, ending_of, read_volume
+from common.volumes import ending_of, read_volume
 
 
 def main():

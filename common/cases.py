@@ -57,13 +57,15 @@ def common_preparation(table):
         table: DataFrame of `read_list`.
 
     Returns:
-        dict of spacing, (row, column) in mm of a pixel of the slices, NaN where unknown or different; fit, text,
-        empty where unknown or different; stretched, bool, whether all were.
+        dict of spacing, (row, column) in mm of a pixel of the slices, NaN where unknown or different; window,
+        (low, high) that became black and white, likewise; fit, text, empty where unknown or different; stretched,
+        bool, whether all were.
     """
-    spacings, fits, stretched = set(), set(), set()
+    spacings, windows, fits, stretched = set(), set(), set(), set()
     for case in {Path(x).parent.parent for x in table["x"]}:
         record = read_case_record(case)
         fits.add(record.get("fit") or "")
+        windows.add(tuple(map(float, record.get("window") or (np.nan, np.nan))))
         stretched.add(bool(record.get("stretched")))
         for entry in record.get("slices", {}).values() or [None]:
             if entry and record.get("spacing"):
@@ -73,6 +75,7 @@ def common_preparation(table):
                 spacings.add((np.nan, np.nan))
     return {
         "spacing": spacings.pop() if len(spacings) == 1 else (np.nan, np.nan),
+        "window": windows.pop() if len(windows) == 1 else (np.nan, np.nan),
         "fit": fits.pop() if len(fits) == 1 else "",
         "stretched": stretched == {True},
     }

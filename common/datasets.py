@@ -43,12 +43,17 @@ class SliceSet:
 
     def about(self):
         """What later steps need to know of the slices, as a dict for JSON."""
-        spacing = [None if math.isnan(mm) else float(mm) for mm in self.preparation["spacing"]]
+
+        def known(name):
+            values = [float(value) for value in self.preparation[name]]
+            return None if any(map(math.isnan, values)) else values
+
         return {
             "classes": self.classes,
             "size": self.shape[0],
             "bits": 8 * self.x[0].dtype.itemsize,
-            "spacing": None if None in spacing else spacing,
+            "spacing": known("spacing"),
+            "window": known("window"),
             "fit": str(self.preparation["fit"]),
             "stretched": bool(self.preparation["stretched"]),
         }
@@ -110,7 +115,7 @@ def _open_packed(path, memory_gb, classes):
     classes = file.attrs.get("classes", classes)
     if classes is None:  # a file of AIS
         classes = class_count(set().union(*(values_of(y[i]) for i in range(len(y)))), path)
-    unknown = {"spacing": (np.nan, np.nan), "fit": "", "stretched": False}
+    unknown = {"spacing": (np.nan, np.nan), "window": (np.nan, np.nan), "fit": "", "stretched": False}
     preparation = {name: file.attrs.get(name, value) for name, value in unknown.items()}
     return SliceSet(path, x, y, texts["case"], texts["source"], classes, in_memory, preparation)
 

@@ -1,20 +1,15 @@
-"""Volumes: reading them with SimpleITK, their planes as slices, and masks of slices back on the volume's own grid."""
+"""Volumes: reading them with SimpleITK, their planes as slices, and other spacings."""
 
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import SimpleITK as sitk
 
-from common.cases import read_case_record
 from common.errors import InputError, summarise
-from common.images import paste
 from common.parallel import ordered_map
-from common.postprocess import clean
 
 VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm")
-WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 MODALITIES = {"DERIVED", "SECONDARY", "ORIGINAL", "PRIMARY", "AXIAL"}  # words of tags that name nobody
 TOLERANCE = 0.01  # share by which distances between the slices of a series may differ
 
@@ -270,35 +265,47 @@ def onto_grid(labels, geometry):
     )
 
 
-def label_image(array, geometry):
-    """SimpleITK.Image of an array (k, j, i) of labels with a Geometry."""
-    labels = sitk.GetImageFromArray(np.ascontiguousarray(array, np.uint8))
-    labels.SetSpacing(geometry.spacing)
-    labels.SetOrigin(geometry.origin)
-    labels.SetDirection(geometry.direction)
-    return labels
+# --- a volume to predict
 
 
-def labels_on(array, grid, geometry):
-    """A label volume on the grid that a volume had before it was turned or resampled.
+def is_volume(path):
+    """Whether a path is a volume: a file of a known ending, or a folder of DICOM files."""
+    path = Path(path)
+    if path.is_file():
+        return bool(ending_of(path))
+    inside = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else []
+    return any(ending_of(file) in ("", ".dcm") and _is_dicom(file) for file in inside)
+
+
+def open_slices(path, plane, window, series=None):
+    """Slices of a volume as pictures of 8 bits.
 
     Args:
-        array: (S, P, L) uint8 on the grid of the slices.
-        grid: Geometry of the slices.
-        geometry: Geometry of the result; on the same voxels as `grid` they are copied, not interpolated.
+        path: as `read_volume`.
+        plane: a name of PLANES.
+        window: [low, high] of black and white; None takes the 0.5 and 99.5 percentiles, as 0_import_volumes.py does.
+        series: as `read_volume`.
 
     Returns:
-        SimpleITK.Image.
+        pictures, (slices, H, W) view of the values, low and high; and a record as in case.json, for `CaseVolumes`.
     """
-    labels = label_image(array, grid)
-    name = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(geometry.direction)
-    turned = sitk.DICOMOrient(labels, name)
-    if turned.GetSize() == tuple(geometry.size) and np.allclose(turned.GetOrigin(), geometry.origin, atol=1e-3):
-        turned.SetSpacing(geometry.spacing)
-        turned.SetOrigin(geometry.origin)
-        turned.SetDirection(geometry.direction)
-        return turned
-    return onto_grid(labels, geometry)
+    image = read_volume(path, series)
+    geometry = Geometry.of(image)
+    image = orient(image)
+    values = planes_of(sitk.GetArrayFromImage(image), plane)
+    low, high = window or np.percentile(values, [0.5, 99.5]).tolist()
+    if not low < high:
+        raise InputError(f"{path} holds the value {low:g} only")
+    size = list(values.shape[1:])
+    entry = {"image_size": size, "box": [0, 0, size[1], size[0]]}
+    return (
+        values,
+        (low, high),
+        {
+            "slices": {f"{i + 1:04d}": entry | {"index": i} for i in range(len(values))},
+            "volume": {"plane": plane, "geometry": geometry._asdict(), "grid": Geometry.of(image)._asdict()},
+        },
+    )
 
 
 # --- what names a patient
@@ -324,91 +331,3 @@ def tag_values(path):
     keys = [key for key in reader.GetMetaDataKeys() if key.startswith(("0010|", "0008|00", "0008|10", "0020|0010"))]
     text = " ".join(reader.GetMetaData(key) for key in keys if not key.startswith(("0008|0005", "0008|0016")))
     return {word.lower() for word in text.replace("^", " ").split() if len(word) > 2 and word not in MODALITIES}
-
-
-# --- the way back
-
-
-def labels_of_slices(record, masks):
-    """Label volume of the masks of a case.
-
-    Args:
-        record: content of case.json, of a case that 0_import_volumes.py made.
-        masks: dict of the name of a slice to its mask (SIZE, SIZE), 0 and 255 or class numbers.
-
-    Returns:
-        SimpleITK.Image uint8 on the grid of the volume that the case came from; 255 becomes 1, and 0 stands where no
-        slice is.
-    """
-    grid, geometry = (Geometry(*map(tuple_of, record["volume"][name].values())) for name in ("grid", "geometry"))
-    array = np.zeros(grid.size[::-1], np.uint8)
-    slices = planes_of(array, record["volume"]["plane"])
-    for name, mask in masks.items():
-        entry = record["slices"][name]
-        slices[entry["index"]] = paste(np.where(mask == 255, 1, mask), entry["box"], entry["image_size"])
-    return labels_on(array, grid, geometry)
-
-
-def tuple_of(values):
-    return tuple(values) if isinstance(values, list) else values
-
-
-def write_labels(image, path):
-    """Write a label volume, compressed where the format can."""
-    sitk.WriteImage(image, str(path), useCompression=True)
-
-
-class CaseVolumes:
-    """Collects predicted masks and writes a label volume of each case that came from a volume, one at a time.
-
-    Args:
-        folder: Path to write <case><ending> and volumes.csv to.
-        ending: one of WRITTEN, or "" to write none.
-        cleaning: arguments of `common.postprocess.clean` for the volume as a whole.
-    """
-
-    def __init__(self, folder, ending, cleaning=None):
-        self.folder, self.ending, self.cleaning = folder, ending, cleaning
-        self.case, self.record, self.masks, self.rows = None, {}, {}, []
-
-    def add(self, case, path, numbers):
-        """Take the class numbers (SIZE, SIZE) of a slice; slices of a case come one after the other.
-
-        Args:
-            case: name for the file.
-            path: Path of the slice, <case folder>/x/<name>.png.
-        """
-        if not self.ending:
-            return
-        place = path.parent.parent
-        if place != self.case:
-            self._write()
-            self.case, self.masks = place, {}
-            self.name, self.record = case or place.name, read_case_record(place)
-        if "volume" in self.record and path.stem in self.record["slices"]:
-            self.masks[path.stem] = numbers
-
-    def close(self):
-        """Write what is left, and the table.
-
-        Returns:
-            number of label volumes.
-        """
-        self._write()
-        if self.rows:
-            pd.DataFrame(self.rows).to_csv(self.folder / "volumes.csv", index=False)
-        return len({row["case"] for row in self.rows})
-
-    def _write(self):
-        if not self.masks:
-            return
-        labels = labels_of_slices(self.record, self.masks)
-        if self.cleaning:
-            labels = label_image(clean(sitk.GetArrayFromImage(labels), **self.cleaning), Geometry.of(labels))
-        write_labels(labels, self.folder / f"{self.name}{self.ending}")
-        millilitres = np.prod(labels.GetSpacing()) / 1000
-        counts = np.bincount(sitk.GetArrayViewFromImage(labels).ravel())
-        for number in range(1, max(len(counts), 2)):
-            voxels = int(counts[number]) if number < len(counts) else 0
-            self.rows.append({"case": self.name, "class": number, "voxels": voxels, "ml": voxels * millilitres})
-        self.masks = {}

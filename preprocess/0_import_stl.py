@@ -41,9 +41,10 @@ from skimage.draw import polygon
 from common.errors import InputError
 from common.files import refuse_existing, require_choice, whole_file, whole_folder, write_json
 from common.images import encode_png
+from common.label_volumes import WRITTEN, label_image, write_labels
 from common.parallel import ordered_map, progress
 from common.settings import recorded_settings
-from common.volumes import WRITTEN, Geometry, label_image, read_volume, write_labels
+from common.volumes import Geometry, read_volume
 
 ENDINGS = tuple(ending for ending in WRITTEN if ending != ".mhd")  # which is two files
 RECORD = "surface.json"

@@ -14,8 +14,8 @@ from test_import_volumes import SKEWED, as_volume, masks_of
 
 from common import lungs
 from common.images import read_mask, read_picture
+from common.label_volumes import labels_of_slices, write_labels
 from common.nodules import run_lengths
-from common.volumes import labels_of_slices, write_labels
 
 sitk = pytest.importorskip("SimpleITK")
 SCRIPT = "preprocess/0_import_nodules.py"

@@ -9,18 +9,10 @@ import pytest
 from conftest import REAL_DATA, assert_refused, leftovers, run_script
 
 sitk = pytest.importorskip("SimpleITK")
+from common.datasets import open_set
 from common.images import paste, read_mask, read_picture
-from common.volumes import (
-    PLANES,
-    Geometry,
-    from_planes,
-    labels_of_slices,
-    orient,
-    planes_of,
-    read_volume,
-    spacing_of_plane,
-    write_labels,
-)
+from common.label_volumes import labels_of_slices, write_labels
+from common.volumes import PLANES, Geometry, from_planes, orient, planes_of, read_volume, spacing_of_plane
 
 SCRIPT = "preprocess/0_import_volumes.py"
 SHAPE = (9, 24, 20)  # slices, rows, columns
@@ -351,6 +343,41 @@ def test_predicted_labels_are_on_the_grid_of_the_volume(tmp_path, trained):
     assert table.loc["case_a", "ml"] == pytest.approx(voxels * 0.7 * 0.9 * 2.5 / 1000)
     run_script("predict.py", RUN=trained[0], INPUT=cases / "case_b", OUTPUT=tmp_path / "one")
     assert (tmp_path / "one" / "case_b.nii.gz").is_file()
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_a_volume_is_predicted_as_its_slices_are(tmp_path, trained, plane):
+    """A NIfTI file and a DICOM folder, straight to predict.py, against the way through a case folder."""
+    values, _ = block((24, 24, 24))
+    volume = as_volume(values, spacing=(1, 1, 1))
+    write(tmp_path, "scan.nii.gz", volume)
+    write_series(tmp_path / "dicom", volume)
+    shared = {"PLANE": plane, "WINDOW": [-400, 300]}
+    run_script(SCRIPT, IMAGES=tmp_path / "scan.nii.gz", CASES=tmp_path / "c", SLICES="all", SIZE=24, **shared)
+    run_script("predict.py", RUN=trained[0], INPUT=tmp_path / "c" / "case_scan", OUTPUT=tmp_path / "a")
+    run_script("predict.py", RUN=trained[0], INPUT=tmp_path / "scan.nii.gz", OUTPUT=tmp_path / "b", **shared)
+    run_script("predict.py", RUN=trained[0], INPUT=tmp_path / "dicom", OUTPUT=tmp_path / "d", **shared)
+    found = [read_volume(tmp_path / name) for name in ("a/case_scan.nii.gz", "b/scan.nii.gz", "d/dicom.nii.gz")]
+    arrays = [sitk.GetArrayFromImage(image) for image in found]
+    np.testing.assert_array_equal(arrays[0], arrays[1])
+    np.testing.assert_array_equal(arrays[0], arrays[2])
+    assert_same_geometry(found[1], volume, 1e-5)
+    assert len(list((tmp_path / "b").glob("0*.png"))) == 24
+
+
+def test_window_goes_from_the_cases_into_the_run(tmp_path):
+    values, labels = block((24, 24, 24))
+    for name in ("a", "b", "c", "d"):
+        write(tmp_path / "i", f"{name}.nrrd", as_volume(values))
+        write(tmp_path / "l", f"{name}.nrrd", as_volume(labels))
+    settings = {"IMAGES": tmp_path / "i", "LABELS": tmp_path / "l", "SIZE": 24, "WINDOW": [-150, 250]}
+    run_script(SCRIPT, CASES=tmp_path / "cases", **settings)
+    lists, packed = tmp_path / "lists", tmp_path / "packed"
+    run_script("preprocess/2_write_lists.py", CASES=tmp_path / "cases", LISTS=lists)
+    run_script("preprocess/3_pack_hdf5.py", LISTS=lists, PACKED=packed)
+    for path in (packed / "train.h5", lists / "train.csv"):
+        about = open_set(path).about()
+        assert about["window"] == [-150, 250] and about["spacing"] == [0.9, 0.7]
 
 
 def test_paste_is_the_way_back_of_cut():
