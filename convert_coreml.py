@@ -44,7 +44,7 @@ DESCRIPTION = ""  # empty: network, size and classes
 INPUT_DESCRIPTION = ""  # empty: what INPUT_KIND asks for
 OUTPUT_DESCRIPTION = ""  # empty: what OUTPUT_KIND gives
 CLASS_NAMES = []  # names of the classes, without the background
-WINDOW = []  # [low, high], what black and white of a slice stand for, such as HU; empty: what the run recorded
+WINDOW = []  # what black and white of a slice stand for, [low, high], such as HU; empty: what the run recorded
 
 apply_command_line(globals())
 

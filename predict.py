@@ -26,7 +26,7 @@ BATCH_SIZE = 8  # slices or tiles a step
 
 # --- volumes
 PLANE = "axial"  # slices of a volume as in training: "axial", "coronal" or "sagittal"
-WINDOW: list | None = None  # [low, high] of a volume's black and white; None: as in training, or else by percentiles
+WINDOW: list | None = None  # black and white of a volume, [low, high]; None: as in training, or else by percentiles
 
 # --- what is done to the masks
 CLEAN = {}  # for instance {"median": 3, "share": 0.1, "near": 10, "smallest": 50, "fill": True}: smooth; drop parts of

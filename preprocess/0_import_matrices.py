@@ -24,9 +24,7 @@ SIZE = 512  # side of the slices in pixels
 FIT = (
     "resize"  # "resize" to SIZE whatever the shape; "crop" the centre; "pad" to a square, shrunk where larger than SIZE
 )
-WINDOW: list | None = (
-    None  # [low, high] to map to black and white, for instance [-200, 200] HU; None: least to greatest
-)
+WINDOW: list | None = None  # values of black and white, [low, high], such as [-200, 200] HU; None: least and greatest
 BITS = 8  # of the slices: 8 or 16
 
 # --- masks

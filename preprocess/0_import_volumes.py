@@ -31,7 +31,7 @@ SIZE = 200  # side of the slices in pixels
 FIT = "pad"  # "resize" to SIZE whatever the shape; "crop" the centre; "pad" to a square, shrunk where larger than SIZE
 
 # --- grey values
-WINDOW: list | None = None  # [low, high] to map to black and white, for instance [-200, 200] HU
+WINDOW: list | None = None  # values to map to black and white, [low, high], for instance [-200, 200] HU
 PERCENTILES = [0.5, 99.5]  # of the volume, to map to black and white where WINDOW is None
 BITS = 8  # of the slices: 8 or 16
 

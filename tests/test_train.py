@@ -51,7 +51,15 @@ def test_run_folder_is_complete(trained):
     assert list(log["epoch"]) == [1, 2] and {"loss", "val_dice", "val_iou", "learning_rate", "seconds"} <= set(log)
     state = json.loads((run / "state.json").read_text())
     assert state["epoch"] == 2 and state["best_dice"]["score"] == pytest.approx(log["val_dice"].max())
-    assert state["data"] == {"classes": 1, "size": 24, "bits": 8, "spacing": None, "fit": "", "stretched": False}
+    assert state["data"] == {
+        "classes": 1,
+        "size": 24,
+        "bits": 8,
+        "spacing": None,
+        "window": None,
+        "fit": "",
+        "stretched": False,
+    }
     assert (run / "code" / "train.py").exists() and (run / "code" / "models" / "unet.py").exists()
     assert "keras 3" in (run / "environment.txt").read_text()
     for name in ("curves.png", "validation_slices.png"):
