@@ -112,14 +112,14 @@ def test_ordered_map_takes_only_a_few_items_ahead():
 
 
 def test_ctrl_c_in_the_middle_leaves_nothing_half_written(tmp_path):
-    cases = make_cases(tmp_path, cases=2, slices=60, size=160)
+    cases = make_cases(tmp_path, cases=6, slices=60, size=160)
     command = [sys.executable, str(ROOT / "preprocess" / "1_augment_cases.py"), "--cases", str(cases)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while not list(cases.glob("case01/.part-x_C/0005.png")):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=30)
+    _, err = process.communicate(timeout=300)
     assert process.returncode != 0 and "Traceback" not in err and "Ctrl-C" in err
     assert not leftovers(tmp_path)
     for case in cases.iterdir():
