@@ -7,10 +7,8 @@ Takes   a second for each 100 masks
 
 from common.settings import apply_command_line
 
-KIND = (
-    "run_lengths"  # "run_lengths" of masks: down the columns, from 1, none for fewer than 10 pixels; "nodules": centres
-)
-# of the connected parts of label volumes in mm (LPS), with diameters in mm
+KIND = "run_lengths"  # "run_lengths" of masks: down the columns, from 1, none for fewer than 10 pixels; "nodules": the
+# centres of the connected parts of label volumes in mm (LPS), with diameters in mm
 PREDICTED = "predictions"  # folder that predict.py wrote
 OUTPUT = "submission.csv"  # table to write
 REPLACE = False  # True to write over a table that exists
@@ -23,7 +21,7 @@ import pandas as pd
 from common.cases import find_slices
 from common.errors import InputError
 from common.files import refuse_existing, require_choice, require_folder, whole_file
-from common.images import read_mask
+from common.images import read_picture
 from common.label_volumes import WRITTEN
 from common.nodules import candidates, run_lengths
 from common.parallel import ordered_map, progress
@@ -43,7 +41,7 @@ def main():
 
 def run_length_rows():
     masks = [s for s in find_slices(PREDICTED, "y", "PREDICTED") if s.path.parts[-2] != "overlays"]
-    runs = ordered_map(lambda s: run_lengths(read_mask(s.path)), masks)
+    runs = ordered_map(lambda s: run_lengths(read_picture(s.path)), masks)
     names = [f"{s.case}/{s.name}" if s.case else s.name for s in masks]
     return pd.DataFrame({"img": names, "pixels": list(progress(runs, len(masks), "reading"))})
 

@@ -21,9 +21,7 @@ REPLACE = False  # True to write over case folders that exist
 
 # --- slices
 SIZE = 512  # side of the slices in pixels
-FIT = (
-    "resize"  # "resize" to SIZE whatever the shape; "crop" the centre; "pad" to a square, shrunk where larger than SIZE
-)
+FIT = "resize"  # "resize" to SIZE whatever the shape; "crop" the centre; "pad" to a square, shrunk where larger
 WINDOW: list | None = None  # values of black and white, [low, high], such as [-200, 200] HU; None: least and greatest
 BITS = 8  # of the slices: 8 or 16
 

@@ -183,7 +183,7 @@ def test_run_lengths_are_those_of_the_mask(mask):
 def test_run_length_table(tmp_path):
     mask = np.zeros((6, 5), np.uint8)
     mask[1:6, 1:3] = 255
-    write_picture(tmp_path / "p" / "a.png", np.pad(mask, ((0, 0), (0, 1))))
+    write_picture(tmp_path / "p" / "a.png", mask)  # masks have the size of the pictures, which need not be square
     write_picture(tmp_path / "p" / "b.png", np.zeros((6, 6), np.uint8))
     run_script("submission.py", PREDICTED=tmp_path / "p", OUTPUT=tmp_path / "s.csv")
     assert (tmp_path / "s.csv").read_text() == "img,pixels\na,8 5 14 5\nb,\n"
