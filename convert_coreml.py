@@ -23,10 +23,8 @@ INPUT_KIND = "array"  # "array": (1, H, W) of grey/255; "image": a grey image, 0
 OUTPUT_KIND = "probabilities"  # "probabilities": (1, H, W) or, of K classes, (K + 1, H, W) with the background first;
 # "classes": (1, H, W) of class numbers; "image": a grey image of 255 times the probability, or of class numbers
 THRESHOLD = 0.5  # probability above which a pixel is foreground, with one class
-COMPRESSION = (
-    "float32"  # weights as "float32", "float16", "linear8", "palette8", "palette6" or "palette4"; with all but
-)
-# the first a .mlpackage computes in half precision
+COMPRESSION = "float32"  # weights as "float32", "float16", "linear8", "palette8", "palette6" or "palette4"; with all
+# but the first a .mlpackage computes in half precision
 TARGET: str | None = None  # oldest system that must run it, such as "macOS13" or "iOS16"; None: what COMPRESSION needs
 CHECK_ONLY = False  # True to check the model that is there under OUTPUT, and to write nothing
 COMPARE = False  # True to write every COMPRESSION, each under its own name, and to print what each loses
@@ -245,12 +243,15 @@ def finish(results):
 def print_table(results):
     print(f"{'weights':10}{'MB':>8}{'largest':>10}{'mean':>10}{'Dice':>9}{'truth':>9}")
     for kind, (path, comparison, faults) in results.items():
+        if comparison is None:
+            print(f"{kind:10}{'; '.join(faults)}")
+            continue
         numbers = [f"{v:.2g}" if v is not None else "-" for v in (comparison.largest, comparison.mean)]
         truth = f"{comparison.truth[1]:.4f}" if comparison.truth else "-"
         size, note = export.size_of(path) / 1e6, "  unverified" if faults else ""
         print(f"{kind:10}{size:8.1f}{numbers[0]:>10}{numbers[1]:>10}{comparison.dice:9.4f}{truth:>9}{note}")
-    first = next(iter(results.values()))[1]
-    keras = f"; Keras has {first.truth[0]:.4f}" if first.truth else ""
+    truths = [comparison.truth for _, comparison, _ in results.values() if comparison and comparison.truth]
+    keras = f"; Keras has {truths[0][0]:.4f}" if truths else ""
     print(f"largest and mean difference of a probability; Dice against Keras, and against the truth{keras}")
 
 

@@ -100,7 +100,7 @@ def main():
                 write(part / "overlays" / s.case / f"{s.name}.png", draw_outlines(paint(image, numbers), numbers))
             name, record = record_of(s)
             volumes.add(name, s.name, record, numbers)
-            pictures_at_full_scale.add(s.path, numbers)
+            pictures_at_full_scale.add(name, s.name, record, numbers)
         written = [(volumes.close(), "label volumes"), (pictures_at_full_scale.close(), "pictures at full scale")]
         write_json(part / RECORD, recorded_settings(globals()))
     also = (" and overlays" if OVERLAYS else "") + "".join(f", {count} {what}" for count, what in written if count)
@@ -190,9 +190,7 @@ def open_input(stretched, window):
             lambda s: (name, record),
         )
 
-    @functools.cache
-    def record_in(folder):
-        return read_case_record(folder)
+    record_in = functools.cache(read_case_record)
 
     def record_of(s):
         folder = s.path.parent.parent

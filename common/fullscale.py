@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from common.cases import read_case_record
 from common.errors import InputError
 from common.images import draw_outlines, encode_png, from_classes, paint, paste, read_picture, to_gray
 
@@ -23,22 +22,22 @@ class FullPictures:
         self.folder, self.pictures, self.classes = folder / "full", pictures and Path(pictures), classes
         self.current, self.mask, self.rows = None, None, []
 
-    def add(self, path, numbers):
+    def add(self, case, name, record, numbers):
         """Take the class numbers of a slice; slices of a picture come one after the other.
 
         Args:
-            path: Path of the slice, <case folder>/x/<name>.png.
+            case: name of the case.
+            name: of the slice.
+            record: content of its case.json.
 
         Raises:
             InputError: if the picture is not there, or has another size than it had.
         """
         if not self.pictures:
             return
-        case = path.parent.parent
-        record = read_case_record(case)
-        entry = record.get("slices", {}).get(path.stem) or {}
+        entry = record.get("slices", {}).get(name) or {}
         if not entry.get("image"):
-            raise InputError(f"{path}: its case.json names no picture; PASTE is for cases of 0_import_images.py")
+            raise InputError(f"{case}, {name}: case.json names no picture; PASTE is for cases of 0_import_images.py")
         if self.current != (case, entry["image"]):
             self._write()
             self.current, self.mask = (case, entry["image"]), np.zeros(entry["image_size"], np.uint8)
@@ -66,7 +65,7 @@ class FullPictures:
             raise InputError(
                 f"{self.pictures / name} is {grey.shape[::-1]}, it was {self.mask.shape[::-1]} when imported"
             )
-        target = Path(case.name, f"{Path(name).stem}.png")
+        target = Path(case, f"{Path(name).stem}.png")
         for place, image in (
             (self.folder / target, from_classes(self.mask, self.classes)),
             (self.folder / "overlays" / target, draw_outlines(paint(grey, self.mask), self.mask)),
@@ -76,6 +75,6 @@ class FullPictures:
         area = np.prod(self.spacing) if self.spacing else np.nan
         for number in range(1, self.classes + 1):
             pixels = int((self.mask == number).sum())
-            row = {"case": case.name, "picture": name, "class": number, "pixels": pixels, "mm2": pixels * area}
+            row = {"case": case, "picture": name, "class": number, "pixels": pixels, "mm2": pixels * area}
             self.rows.append(row)
         self.mask = None

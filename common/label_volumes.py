@@ -13,11 +13,15 @@ WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")  # kinds that are written
 
 def label_image(array, geometry):
     """SimpleITK.Image of an array (k, j, i) of labels with a Geometry."""
-    labels = sitk.GetImageFromArray(np.ascontiguousarray(array, np.uint8))
-    labels.SetSpacing(geometry.spacing)
-    labels.SetOrigin(geometry.origin)
-    labels.SetDirection(geometry.direction)
-    return labels
+    return placed(sitk.GetImageFromArray(np.ascontiguousarray(array, np.uint8)), geometry)
+
+
+def placed(image, geometry):
+    """The image given, at the place of a Geometry of its size."""
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    return image
 
 
 def labels_on(array, grid, geometry):
@@ -35,10 +39,7 @@ def labels_on(array, grid, geometry):
     name = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(geometry.direction)
     turned = sitk.DICOMOrient(labels, name)
     if turned.GetSize() == tuple(geometry.size) and np.allclose(turned.GetOrigin(), geometry.origin, atol=1e-3):
-        turned.SetSpacing(geometry.spacing)
-        turned.SetOrigin(geometry.origin)
-        turned.SetDirection(geometry.direction)
-        return turned
+        return placed(turned, geometry)
     return onto_grid(labels, geometry)
 
 
@@ -53,17 +54,16 @@ def labels_of_slices(record, masks):
         SimpleITK.Image uint8 on the grid of the volume that the case came from; 255 becomes 1, and 0 stands where no
         slice is.
     """
-    grid, geometry = (Geometry(*map(tuple_of, record["volume"][name].values())) for name in ("grid", "geometry"))
+    grid, geometry = (
+        Geometry(**{field: tuple(values) for field, values in record["volume"][name].items()})
+        for name in ("grid", "geometry")
+    )
     array = np.zeros(grid.size[::-1], np.uint8)
     slices = planes_of(array, record["volume"]["plane"])
     for name, mask in masks.items():
         entry = record["slices"][name]
         slices[entry["index"]] = paste(np.where(mask == 255, 1, mask), entry["box"], entry["image_size"])
     return labels_on(array, grid, geometry)
-
-
-def tuple_of(values):
-    return tuple(values) if isinstance(values, list) else values
 
 
 def write_labels(image, path):
