@@ -55,7 +55,7 @@ from common import coreml
 from common.coreml import compare, compress, export, run_record
 from common.devices import import_keras
 from common.errors import InputError
-from common.files import refuse_existing, remove, require_choice
+from common.files import refuse_existing, remove, require_choice, require_range
 from common.runs import MODELS, load_network, model_file
 
 FORMATS = ("mlmodel", "mlpackage")
@@ -135,8 +135,8 @@ def check_settings():
         raise InputError(f"CHECKED is {CHECKED}; expected at least 1")
     if not 0 < THRESHOLD < 1:
         raise InputError(f"THRESHOLD is {THRESHOLD}; expected more than 0 and less than 1")
-    if WINDOW and not (len(WINDOW) == 2 and all(isinstance(v, (int, float)) for v in WINDOW) and WINDOW[0] < WINDOW[1]):
-        raise InputError(f"WINDOW is {WINDOW}; expected [low, high]")
+    if WINDOW:
+        require_range(WINDOW, "WINDOW")
     source = model_file(RUN, WEIGHTS_FILE)
     run = source.resolve().parent
     name = run.name if (run / "settings.json").is_file() else source.stem

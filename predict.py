@@ -25,8 +25,10 @@ THRESHOLD = 0.5  # probability above which a pixel is foreground, with one class
 BATCH_SIZE = 8  # slices or tiles a step
 
 # --- volumes
-PLANE = "axial"  # slices of a volume as in training: "axial", "coronal" or "sagittal"
+PLANE: str | None = None  # "axial", "coronal" or "sagittal"; None: as in training, or else axial
 WINDOW: list | None = None  # black and white of a volume, [low, high]; None: as in training, or else by percentiles
+SPACING: float | list | None = None  # mm to resample to, one number or three (left, back, head); None: as in training
+SERIES: int | None = None  # which series of a folder that holds several, by its number in the message that lists them
 
 # --- what is done to the masks
 CLEAN = {}  # for instance {"median": 3, "share": 0.1, "near": 10, "smallest": 50, "fill": True}: smooth; drop parts of
@@ -36,7 +38,7 @@ CLEAN_IN = "2d"  # "2d": each mask by itself; "3d": label volumes as a whole, an
 
 # --- what is written
 OVERLAYS = True  # False to leave the overlays out
-PASTE = ""  # folder of the pictures that case folders were cut from: full/ gets masks of their size, overlays and areas
+PASTE = ""  # folder of the pictures that cases or crops were cut from: full/ gets masks of their size, overlays, areas
 LABEL_VOLUMES = ".nii.gz"  # kind of label volumes, ".nii.gz", ".nii", ".nrrd", ".mha" or ".mhd"; "": none
 
 apply_command_line(globals())
@@ -49,7 +51,15 @@ import numpy as np
 from common.cases import Slice, find_slices, read_case_record
 from common.devices import import_keras
 from common.errors import InputError, as_input_error
-from common.files import read_json, refuse_existing, require_choice, require_folder, whole_folder, write_json
+from common.files import (
+    read_json,
+    refuse_existing,
+    require_choice,
+    require_folder,
+    require_range,
+    whole_folder,
+    write_json,
+)
 from common.fullscale import FullPictures
 from common.images import (
     class_numbers,
@@ -68,9 +78,10 @@ from common.postprocess import STEPS, clean
 from common.runs import MODELS, load_network, model_file
 from common.settings import recorded_settings
 from common.tiling import predict_pictures
-from common.volumes import PLANES, ending_of, is_volume, open_slices
+from common.volumes import PLANES, ending_of, is_volume, open_slices, require_spacing, slice_entry, three
 
 RECORD = "prediction.json"
+LIKE_TRAINING = {"tile": "tile", "crop": "tile", "pad": "pad"}  # FIT by that of the importer, which else is "resize"
 
 
 def main():
@@ -78,8 +89,9 @@ def main():
     runs = RUN if isinstance(RUN, list) else [RUN]
     files = [model_file(run, WEIGHTS_FILE) for run in runs]
     refuse_existing(OUTPUT, REPLACE, RECORD)
-    fit, stretched, window = preparation(files)
-    slices, read, record_of = open_input(stretched, window)
+    prepared = preparation(files)
+    fit = FIT or prepared["fit"] or "resize"
+    slices, read, record_of = open_input(prepared)
 
     import_keras()
     networks = [load_network(file) for file in files]
@@ -100,7 +112,7 @@ def main():
                 write(part / "overlays" / s.case / f"{s.name}.png", draw_outlines(paint(image, numbers), numbers))
             name, record = record_of(s)
             volumes.add(name, s.name, record, numbers)
-            pictures_at_full_scale.add(name, s.name, record, numbers)
+            pictures_at_full_scale.add(name if record else s.case, s.name, record, numbers, s.path)
         written = [(volumes.close(), "label volumes"), (pictures_at_full_scale.close(), "pictures at full scale")]
         write_json(part / RECORD, recorded_settings(globals()))
     also = (" and overlays" if OVERLAYS else "") + "".join(f", {count} {what}" for count, what in written if count)
@@ -109,9 +121,10 @@ def main():
 
 def check_settings():
     require_choice(WEIGHTS_FILE, MODELS, "WEIGHTS_FILE")
-    require_choice(PLANE, PLANES, "PLANE")
-    if WINDOW is not None and not (len(WINDOW) == 2 and WINDOW[0] < WINDOW[1]):
-        raise InputError(f"WINDOW is {WINDOW}; expected [low, high]")
+    require_choice(PLANE, (None, *PLANES), "PLANE")
+    if WINDOW is not None:
+        require_range(WINDOW, "WINDOW")
+    require_spacing(SPACING)
     if PASTE:
         require_folder(PASTE, "PASTE")
     require_choice(CLEAN_IN, ("2d", "3d"), "CLEAN_IN")
@@ -134,21 +147,29 @@ def check_settings():
 
 
 def preparation(files):
-    """How pictures are brought to the network: the fit, whether they are stretched, and the window, as in training."""
-    found = []
-    for file in files:
-        state = file.with_name("state.json")
-        found.append(read_json(state).get("data", {}) if state.exists() else {})
-    if len({data.get("stretched", False) for data in found}) > 1:
-        raise InputError("some of the runs were trained on stretched pictures and some were not; predict one by one")
-    trained = {data.get("fit") for data in found}
-    if FIT:
-        fit = FIT
-    elif trained <= {"tile", "crop"}:
-        fit = "tile"
-    else:
-        fit = "pad" if trained == {"pad"} else "resize"
-    return fit, found[0].get("stretched", False), found[0].get("window")
+    """How the slices of the training sets were made.
+
+    Returns:
+        dict of fit, the value of FIT that does the same; window, plane, resampled and stretched, as
+        `SliceSet.about` has them; None for what no run knows.
+
+    Raises:
+        InputError: if the runs differ, and no setting says what is meant.
+    """
+    states = [file.with_name("state.json") for file in files]
+    found = [read_json(state).get("data", {}) for state in states if state.exists()]
+    found = [data | {"fit": data.get("fit") and LIKE_TRAINING.get(data["fit"], "resize")} for data in found]
+    prepared = {}
+    settings = {"fit": FIT, "window": WINDOW, "plane": PLANE, "resampled": SPACING, "stretched": None}
+    for name, setting in settings.items():
+        known = [data[name] for data in found if data.get(name) not in (None, "")]
+        prepared[name] = known[0] if known else None
+        if setting is None and any(value != known[0] for value in known):
+            kinds = " and ".join(dict.fromkeys(map(str, known)))
+            raise InputError(
+                f"the runs were trained on slices of different kinds: {name} is {kinds}; predict one by one"
+            )
+    return prepared
 
 
 def ends(networks, files):
@@ -172,21 +193,28 @@ def ends(networks, files):
 # --- pictures in, probabilities out
 
 
-def open_input(stretched, window):
+def open_input(prepared):
     """What is to be predicted.
+
+    Args:
+        prepared: dict of `preparation`.
 
     Returns:
         list of `common.cases.Slice`; function of one of them that reads its picture; and function that gives the name
         of its case and the content of its case.json.
     """
     if INPUT and is_volume(INPUT):
-        values, levels, record = open_slices(INPUT, PLANE, WINDOW or window)
-        slices = [Slice("", name, Path(INPUT)) for name in record["slices"]]
+        plane, window = PLANE or prepared["plane"] or "axial", WINDOW or prepared["window"]
+        spacing = prepared["resampled"] if SPACING is None else three(SPACING)
+        values, levels, volume = open_slices(INPUT, plane, window, spacing=spacing, series=SERIES)
+        entries = {f"{i + 1:04d}": slice_entry(values.shape[1:], i) for i in range(len(values))}
+        record = {"slices": entries, "volume": volume}
+        slices = [Slice("", name, Path(INPUT)) for name in entries]
         path = Path(INPUT).resolve()
         name = path.name[: -len(ending_of(path)) or None]
         return (
             slices,
-            lambda s: to_grey(values[record["slices"][s.name]["index"]], *levels, 8),
+            lambda s: to_grey(values[entries[s.name]["index"]], *levels, 8),
             lambda s: (name, record),
         )
 
@@ -196,7 +224,7 @@ def open_input(stretched, window):
         folder = s.path.parent.parent
         return s.case or folder.name, record_in(folder)
 
-    return find_slices(INPUT, "x", "INPUT"), lambda s: read_input(s.path, stretched), record_of
+    return find_slices(INPUT, "x", "INPUT"), lambda s: read_input(s.path, prepared["stretched"]), record_of
 
 
 def read_input(path, stretched):

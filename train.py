@@ -239,6 +239,7 @@ def compile_network(model):
         metrics=training_metrics(),
         jit_compile=devices.choose_jit(),
     )
+    model.optimizer.build(model.trainable_variables)  # else within the first step, which is then traced twice
     follow_steps(model)
 
 

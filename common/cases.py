@@ -8,10 +8,20 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError, summarise
-from common.files import natural_key, read_json, require_folder
+from common.files import natural_key, read_json, require_folder, whole_folder, write_json
 from common.images import PICTURES, pictures_in
 
 FORMAT = 1  # version of case.json
+
+# How slices were made from their sources, with the value that stands for not known.
+UNKNOWN = {
+    "spacing": (np.nan, np.nan),  # (row, column) in mm of a pixel of the slices
+    "window": (np.nan, np.nan),  # (low, high) that became black and white
+    "resampled": (np.nan, np.nan, np.nan),  # mm to the left, the back, the head of volumes; 0: as it was
+    "plane": "",  # of volumes
+    "fit": "",
+    "stretched": False,  # whether each was stretched from its least value to its greatest
+}
 
 
 class Slice(NamedTuple):
@@ -22,7 +32,9 @@ class Slice(NamedTuple):
     path: Path
 
 
-def case_record(source, size, slices, fit=None, stretched=False, mask_values=None, spacing=None):
+def case_record(
+    source, size, slices, fit=None, stretched=False, mask_values=None, spacing=None, window=None, volume=None
+):
     """Content of `case.json`: where the slices of a case came from.
 
     Args:
@@ -34,6 +46,8 @@ def case_record(source, size, slices, fit=None, stretched=False, mask_values=Non
         stretched: whether each source was stretched from its least value to its greatest.
         mask_values: how the values of the source's masks were mapped, or None.
         spacing: [row, column] distance of the source's pixels in mm, or None.
+        window: [low, high], values of the source that became black and white, or None.
+        volume: entry of `common.volumes.volume_entry` for slices of a volume, or None.
     """
     return {
         "format": FORMAT,
@@ -42,12 +56,31 @@ def case_record(source, size, slices, fit=None, stretched=False, mask_values=Non
         "fit": fit,
         "stretched": stretched,
         "spacing": spacing,
-        "origin": None,
-        "orientation": None,
-        "window": None,
+        "origin": volume and volume["geometry"]["origin"],
+        "orientation": volume and volume["geometry"]["direction"],
+        "window": window,
         "mask_values": mask_values and repr(mask_values),
+        **({"volume": volume} if volume else {}),
         "slices": slices,
     }
+
+
+def write_case(case, replace, record, files):
+    """Write a case folder, whole or not at all.
+
+    Args:
+        case: Path of the folder.
+        replace: whether one that stands there is replaced.
+        record: content of its case.json.
+        files: the slice and its mask, encoded as PNG, of each of the record's slices in their order.
+    """
+    with whole_folder(case, replace, "case.json") as part:
+        for side in ("x", "y"):
+            (part / side).mkdir()
+        for name, (image, mask) in zip(record["slices"], files, strict=True):
+            (part / "x" / f"{name}.png").write_bytes(image)
+            (part / "y" / f"{name}.png").write_bytes(mask)
+        write_json(part / "case.json", record)
 
 
 def common_preparation(table):
@@ -57,28 +90,24 @@ def common_preparation(table):
         table: DataFrame of `read_list`.
 
     Returns:
-        dict of spacing, (row, column) in mm of a pixel of the slices, NaN where unknown or different; window,
-        (low, high) that became black and white, likewise; fit, text, empty where unknown or different; stretched,
-        bool, whether all were.
+        dict with the names of UNKNOWN, whose values stand where cases differ or say nothing.
     """
-    spacings, windows, fits, stretched = set(), set(), set(), set()
+    found = {name: set() for name in UNKNOWN}
     for case in {Path(x).parent.parent for x in table["x"]}:
         record = read_case_record(case)
-        fits.add(record.get("fit") or "")
-        windows.add(tuple(map(float, record.get("window") or (np.nan, np.nan))))
-        stretched.add(bool(record.get("stretched")))
+        volume = record.get("volume") or {}
+        found["window"].add(tuple(map(float, record.get("window") or UNKNOWN["window"])))
+        found["resampled"].add(tuple(float(mm or 0) for mm in volume.get("resampled") or UNKNOWN["resampled"]))
+        found["plane"].add(volume.get("plane", ""))
+        found["fit"].add(record.get("fit") or "")
+        found["stretched"].add(bool(record.get("stretched")))
         for entry in record.get("slices", {}).values() or [None]:
             if entry and record.get("spacing"):
                 scale = [entry["box"][3] / record["size"], entry["box"][2] / record["size"]]
-                spacings.add(tuple(np.round(np.multiply(record["spacing"], scale), 6).tolist()))
+                found["spacing"].add(tuple(np.round(np.multiply(record["spacing"], scale), 6).tolist()))
             else:
-                spacings.add((np.nan, np.nan))
-    return {
-        "spacing": spacings.pop() if len(spacings) == 1 else (np.nan, np.nan),
-        "window": windows.pop() if len(windows) == 1 else (np.nan, np.nan),
-        "fit": fits.pop() if len(fits) == 1 else "",
-        "stretched": stretched == {True},
-    }
+                found["spacing"].add(UNKNOWN["spacing"])
+    return {name: values.pop() if len(values) == 1 else UNKNOWN[name] for name, values in found.items()}
 
 
 def read_case_record(case):
@@ -123,6 +152,11 @@ def find_cases(root):
 def is_case_name(name):
     """Whether a folder of this name counts as a case folder."""
     return "case" in name.lower() and not name.startswith(".")
+
+
+def as_case_name(text):
+    """Name of the case folder for something of that name."""
+    return text if is_case_name(text) else f"case_{text}"
 
 
 def pair_up(images, masks, case):

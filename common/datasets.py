@@ -7,7 +7,7 @@ import h5py
 import keras
 import numpy as np
 
-from common.cases import common_preparation, read_list
+from common.cases import UNKNOWN, common_preparation, read_list
 from common.errors import InputError, summarise
 from common.images import class_count, read_mask, read_pair, read_slice, to_classes, to_unit, values_of
 from common.parallel import ordered_map, progress
@@ -54,6 +54,8 @@ class SliceSet:
             "bits": 8 * self.x[0].dtype.itemsize,
             "spacing": known("spacing"),
             "window": known("window"),
+            "resampled": known("resampled"),
+            "plane": str(self.preparation["plane"]),
             "fit": str(self.preparation["fit"]),
             "stretched": bool(self.preparation["stretched"]),
         }
@@ -115,8 +117,7 @@ def _open_packed(path, memory_gb, classes):
     classes = file.attrs.get("classes", classes)
     if classes is None:  # a file of AIS
         classes = class_count(set().union(*(values_of(y[i]) for i in range(len(y)))), path)
-    unknown = {"spacing": (np.nan, np.nan), "window": (np.nan, np.nan), "fit": "", "stretched": False}
-    preparation = {name: file.attrs.get(name, value) for name, value in unknown.items()}
+    preparation = {name: file.attrs.get(name, value) for name, value in UNKNOWN.items()}
     return SliceSet(path, x, y, texts["case"], texts["source"], classes, in_memory, preparation)
 
 

@@ -35,6 +35,22 @@ def summarise(problems, what):
     return "\n".join(lines)
 
 
+def name_broken(problems, what, done, skip):
+    """Name the files that an importer could not use: an error, unless others were imported and `skip` is set.
+
+    Args:
+        problems, what: as `summarise`.
+        done: number of those that were imported.
+        skip: the setting SKIP_BROKEN.
+    """
+    if not problems:
+        return
+    message = summarise(problems, what)
+    if not (skip and done):
+        raise InputError(message + ("\nThe others were imported; --skip-broken makes this no error." if done else ""))
+    print(message)
+
+
 def show_in_one_line(kind, error, trace):
     """Hook for `sys.excepthook`: a user's mistake as one message, our own as a traceback."""
     script = Path(sys.argv[0]).name

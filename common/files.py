@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and existing results that are not lost."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -40,7 +41,8 @@ def whole_folder(path, replace=False, marker=None):
         marker: file that a folder must hold to be replaced, so that none of a user's own is; None: any.
 
     Yields:
-        Path of the folder to fill, empty. Where the block raises, it is removed and what stood at `path` stays.
+        Path of the folder to fill, empty. Where the block raises, it is removed and what stood at `path` stays; a
+        block that wants no folder removes it itself.
 
     Raises:
         InputError: if `path` exists and is not to be replaced.
@@ -54,6 +56,8 @@ def whole_folder(path, replace=False, marker=None):
     part.mkdir()
     try:
         yield part
+        if not part.exists():
+            return
         remove(old)
         if path.exists():
             path.rename(old)
@@ -105,6 +109,14 @@ def require_choice(value, choices, setting):
     """Raise InputError where a setting is none of its choices."""
     if value not in choices:
         raise InputError(f"{setting} is {value!r}; choose one of {', '.join(map(repr, choices))}")
+
+
+def require_range(value, setting, low=-math.inf, high=math.inf):
+    """Raise InputError where a setting is not [lower, upper], two numbers from `low` to `high`."""
+    numbers = isinstance(value, list | tuple) and all(isinstance(number, int | float) for number in value)
+    if not (numbers and len(value) == 2 and low <= value[0] < value[1] <= high):
+        within = f" within {low:g} to {high:g}" if math.isfinite(low) else ""
+        raise InputError(f"{setting} is {value!r}; expected [lower, upper], two numbers{within}")
 
 
 def flag(setting):

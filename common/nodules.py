@@ -29,11 +29,16 @@ def read_annotations(path):
     return table.assign(**numbers)
 
 
-def discs(image, nodules, neighbours):
+def no_annotations():
+    """The table of `read_annotations` without a row."""
+    return pd.DataFrame({name: pd.Series(dtype=str if name == "seriesuid" else float) for name in COLUMNS})
+
+
+def discs(grid, nodules, neighbours):
     """Masks of the slices through nodules.
 
     Args:
-        image: SimpleITK.Image whose third axis is that of the slices.
+        grid: common.volumes.Geometry whose third axis is that of the slices.
         nodules: rows of the table of one scan.
         neighbours: slices on each side of that of the centre.
 
@@ -43,12 +48,12 @@ def discs(image, nodules, neighbours):
     Raises:
         InputError: if a centre is outside of the volume.
     """
-    columns, rows, count = image.GetSize()
-    spacing = np.array(image.GetSpacing())
+    columns, rows, count = grid.size
+    spacing = grid.spacing
     masks = {}
     for nodule in nodules.itertuples():
         world = (nodule.coordX, nodule.coordY, nodule.coordZ)
-        i, j, k = image.TransformPhysicalPointToContinuousIndex(world)
+        i, j, k = grid.to_voxels([world])[0]
         if not (-0.5 <= i < columns - 0.5 and -0.5 <= j < rows - 0.5 and -0.5 <= k < count - 0.5):
             raise InputError(f"{nodule.seriesuid}: the nodule at {world} is outside of the scan")
         x, y = (np.arange(columns) - i) * spacing[0], (np.arange(rows) - j) * spacing[1]

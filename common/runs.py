@@ -13,7 +13,7 @@ def model_file(run, which="best_dice"):
     """Find a trained network.
 
     Args:
-        run: run folder of train.py, or a .keras file, which is taken as it is.
+        run: run folder of train.py; a folder of such, whose newest is taken; or a .keras file, taken as it is.
         which: one of MODELS, for a run folder.
 
     Returns:
@@ -28,6 +28,7 @@ def model_file(run, which="best_dice"):
     if not run.exists():
         raise InputError(f"{run} does not exist; give --run a run folder of train.py or a .keras file")
     if run.is_dir():
+        run = newest_run(run)
         there = [name for name in MODELS if (run / f"{name}.keras").is_file()]
         if not there:
             raise InputError(
@@ -41,6 +42,12 @@ def model_file(run, which="best_dice"):
     if not zipfile.is_zipfile(run):
         raise InputError(f"{run} is damaged or cut short: it is not what Keras writes; give --run another model")
     return run
+
+
+def newest_run(folder):
+    """The newest run folder in a folder of runs, whose names begin with their dates; any other folder is itself."""
+    runs = [path for path in folder.iterdir() if (path / "settings.json").is_file()]
+    return folder if (folder / "settings.json").is_file() or not runs else max(runs, key=lambda path: path.name)
 
 
 def load_network(path):

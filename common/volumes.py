@@ -11,6 +11,7 @@ from common.parallel import ordered_map
 
 VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm")
 MODALITIES = {"DERIVED", "SECONDARY", "ORIGINAL", "PRIMARY", "AXIAL"}  # words of tags that name nobody
+PERCENTILES = (0.5, 99.5)  # that become black and white, where no window is given
 TOLERANCE = 0.01  # share by which distances between the slices of a series may differ
 
 # Axis of an array (S, P, L) that a plane runs along, and the axes that are turned round for display: head and front up.
@@ -214,11 +215,22 @@ def from_planes(slices, plane):
 
 def spacing_of_plane(spacing, plane):
     """(row, column) distance in mm of the pixels of a plane; `spacing` is that of the oriented volume, i, j, k."""
-    rest = [mm for axis, mm in enumerate(spacing[::-1]) if axis != PLANES[plane][0]]
-    return rest
+    return [mm for axis, mm in enumerate(spacing[::-1]) if axis != PLANES[plane][0]]
 
 
 # --- resampling
+
+
+def three(spacing):
+    """A setting SPACING, one number or three, as a list of three."""
+    return list(spacing) if isinstance(spacing, list | tuple) else [spacing] * 3
+
+
+def require_spacing(spacing):
+    """Raise InputError where a setting SPACING is not in mm, one number or three; None stands for as it is."""
+    good = all(mm is None or (isinstance(mm, int | float) and mm > 0) for mm in three(spacing))
+    if not good or len(three(spacing)) != 3:
+        raise InputError(f"SPACING is {spacing}; expected mm, one number or three")
 
 
 def resample(image, spacing):
@@ -265,7 +277,7 @@ def onto_grid(labels, geometry):
     )
 
 
-# --- a volume to predict
+# --- a volume as slices
 
 
 def is_volume(path):
@@ -277,35 +289,54 @@ def is_volume(path):
     return any(ending_of(file) in ("", ".dcm") and _is_dicom(file) for file in inside)
 
 
-def open_slices(path, plane, window, series=None):
-    """Slices of a volume as pictures of 8 bits.
+def open_slices(path, plane, window=None, percentiles=PERCENTILES, spacing=None, series=None):
+    """Slices of a volume, as 0_import_volumes.py makes them and predict.py takes them.
 
     Args:
         path: as `read_volume`.
         plane: a name of PLANES.
-        window: [low, high] of black and white; None takes the 0.5 and 99.5 percentiles, as 0_import_volumes.py does.
+        window: [low, high], values of black and white; None takes the percentiles.
+        percentiles: [low, high] of the volume, in percent.
+        spacing: mm to resample to, to the left, the back and the head; None: as it is, also for one of the three.
         series: as `read_volume`.
 
     Returns:
-        pictures, (slices, H, W) view of the values, low and high; and a record as in case.json, for `CaseVolumes`.
+        values, (slices, H, W) array; low and high, of black and white; and the entry of the volume for case.json.
+
+    Raises:
+        InputError: as `read_volume`, or if low is not less than high.
     """
     image = read_volume(path, series)
     geometry = Geometry.of(image)
     image = orient(image)
+    if spacing and any(spacing):
+        image = resample(image, spacing)
     values = planes_of(sitk.GetArrayFromImage(image), plane)
-    low, high = window or np.percentile(values, [0.5, 99.5]).tolist()
+    low, high = window or np.percentile(values, percentiles).tolist()
     if not low < high:
-        raise InputError(f"{path} holds the value {low:g} only")
-    size = list(values.shape[1:])
-    entry = {"image_size": size, "box": [0, 0, size[1], size[0]]}
-    return (
-        values,
-        (low, high),
-        {
-            "slices": {f"{i + 1:04d}": entry | {"index": i} for i in range(len(values))},
-            "volume": {"plane": plane, "geometry": geometry._asdict(), "grid": Geometry.of(image)._asdict()},
-        },
-    )
+        raise InputError(f"{path} holds the value {low:g} only, between its percentiles {list(percentiles)}")
+    grid = Geometry.of(image)
+    resampled = list(spacing) if spacing and any(spacing) else None
+    volume = {"plane": plane, "geometry": geometry._asdict(), "grid": grid._asdict(), "resampled": resampled}
+    return values, (low, high), volume
+
+
+def slice_entry(shape, index, box=None):
+    """Entry of a slice of a volume in case.json.
+
+    Args:
+        shape: (height, width) of the slice.
+        index: of the slice in the order of `planes_of`.
+        box: (left, top, width, height) that was cut from it; None: all of it.
+    """
+    height, width = shape
+    return {
+        "image": None,
+        "mask": None,
+        "image_size": [height, width],
+        "box": list(box or (0, 0, width, height)),
+        "index": index,
+    }
 
 
 # --- what names a patient

@@ -20,6 +20,7 @@ MASKS = ""  # folder of the masks, or with a name pattern: "pictures/{id}_mask.p
 CASES = "data/cases"  # folder for the case folders
 CASE_FROM = "folder"  # "folder": a subfolder is a case, loose pictures are one; "image": each picture is one
 REPLACE = False  # True to write over case folders that exist
+SKIP_BROKEN = False  # True: pictures that cannot be used do not count as an error
 
 # --- size
 SIZE = 200  # side of the slices in pixels
@@ -44,9 +45,17 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from common.cases import case_record, is_case_name
-from common.errors import InputError, summarise
-from common.files import natural_key, refuse_existing, require_choice, require_folder, whole_folder, write_json
+from common.cases import as_case_name, case_record
+from common.errors import InputError, name_broken, summarise
+from common.files import (
+    natural_key,
+    refuse_existing,
+    remove,
+    require_choice,
+    require_folder,
+    whole_folder,
+    write_json,
+)
 from common.images import (
     FITS,
     PICTURES,
@@ -93,7 +102,7 @@ def main():
 
     problems, values = [], set()
     records = {case: {} for case in cases}
-    with ExitStack() as stack:  # no case folder appears before every picture has been read
+    with ExitStack() as stack:  # no case folder appears before its last picture has been read
         folders = {case: stack.enter_context(whole_folder(Path(CASES, case), REPLACE, "case.json")) for case in cases}
         for folder in folders.values():
             (folder / "x").mkdir()
@@ -109,15 +118,17 @@ def main():
                 (folders[source.case] / "x" / f"{name}.png").write_bytes(cut_out.image)
                 (folders[source.case] / "y" / f"{name}.png").write_bytes(cut_out.mask)
                 records[source.case][name] = cut_out.record
-        if problems:
-            raise InputError(summarise(problems, "pictures cannot be used"))
         classes = class_count(values, MASKS)
         for case, folder in folders.items():
+            if not records[case]:
+                remove(folder)
+                continue
             record = case_record("0_import_images.py", SIZE, records[case], FIT, STRETCH, MASK_VALUES)
             write_json(folder / "case.json", record)
-    slices = sum(map(len, records.values()))
+    slices, filled = sum(map(len, records.values())), sum(map(bool, records.values()))
     what = "class" if classes == 1 else "classes"
-    print(f"wrote {slices} slices of {SIZE}x{SIZE}, {classes} {what}, in {len(cases)} cases to {CASES}")
+    print(f"wrote {slices} slices of {SIZE}x{SIZE}, {classes} {what}, in {filled} cases to {CASES}")
+    name_broken(problems, "pictures cannot be used", slices, SKIP_BROKEN)
 
 
 def check_settings():
@@ -240,8 +251,7 @@ def without_files(some, others):
 
 def case_name(folder, name):
     parts = [part for part in (folder, name if CASE_FROM == "image" else "") if part]
-    text = "_".join(parts) or "case01"
-    return text if is_case_name(text) else f"case_{text}"
+    return as_case_name("_".join(parts) or "case01")
 
 
 # --- one picture

@@ -34,9 +34,9 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from common.cases import case_record, is_case_name
+from common.cases import as_case_name, case_record, write_case
 from common.errors import InputError, summarise
-from common.files import natural_key, refuse_existing, require_choice, require_folder, whole_folder, write_json
+from common.files import natural_key, refuse_existing, require_choice, require_folder, require_range
 from common.images import cut, encode_png, fit_boxes, to_grey
 from common.parallel import ordered_map, progress
 
@@ -64,8 +64,8 @@ def check_settings():
         raise InputError(f"SIZE is {SIZE}; expected at least 8 pixels")
     if SMALLEST < 1:
         raise InputError(f"SMALLEST is {SMALLEST}; expected at least 1 pixel")
-    if WINDOW is not None and not (len(WINDOW) == 2 and WINDOW[0] < WINDOW[1]):
-        raise InputError(f"WINDOW is {WINDOW}; expected [low, high]")
+    if WINDOW is not None:
+        require_range(WINDOW, "WINDOW")
 
 
 def match_pairs():
@@ -90,8 +90,7 @@ def match_pairs():
         print(summarise(alone, "files were left out"))
     cases = {}
     for name in names:
-        own = name.removesuffix(".csv").removesuffix(".txt").replace(" ", "_")
-        case = own if is_case_name(own) else f"case_{own}"
+        case = as_case_name(name.removesuffix(".csv").removesuffix(".txt"))
         if case in cases:
             raise InputError(f"{cases[case]} and {name} would become the same case; rename one")
         cases[case] = name
@@ -121,15 +120,10 @@ def import_pair(pair):
     mask = without_specks(mask.astype(np.uint8))
     (box,) = fit_boxes(image.shape, SIZE, FIT)
     entry = {"image": image_path.name, "mask": mask_path.name, "image_size": list(image.shape), "box": list(box)}
-    record = case_record("0_import_matrices.py", SIZE, {"0001": entry}, FIT)
-    with whole_folder(Path(CASES, case), REPLACE, "case.json") as part:
-        for side, picture, interpolation in (
-            ("x", to_grey(image, low, high, BITS), None),
-            ("y", mask * np.uint8(255), cv2.INTER_NEAREST),
-        ):
-            (part / side).mkdir()
-            (part / side / "0001.png").write_bytes(encode_png(cut(picture, box, SIZE, interpolation)))
-        write_json(part / "case.json", record | {"window": [float(low), float(high)]})
+    record = case_record("0_import_matrices.py", SIZE, {"0001": entry}, FIT, window=[float(low), float(high)])
+    slice_file = encode_png(cut(to_grey(image, low, high, BITS), box, SIZE))
+    mask_file = encode_png(cut(mask * np.uint8(255), box, SIZE, cv2.INTER_NEAREST))
+    write_case(Path(CASES, case), REPLACE, record, [(slice_file, mask_file)])
     return case
 
 

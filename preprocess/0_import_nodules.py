@@ -16,11 +16,13 @@ from common.settings import apply_command_line
 
 # --- where from, where to
 SCANS = ""  # folder that is searched for scans
-ANNOTATIONS = ""  # the table (.csv)
+ANNOTATIONS = ""  # the table (.csv); may be empty where SLICES is "all": masks are black
 CASES = "data/cases"  # folder for the case folders
 REPLACE = False  # True to write over case folders that exist
+SKIP_BROKEN = False  # True: scans that cannot be used do not count as an error
 
 # --- slices
+SLICES = "nodules"  # "nodules": those through a nodule; "all": every slice of every scan, for instance to predict
 NEIGHBOURS = 1  # slices on each side of that of a centre
 SIZE = 512  # side of the slices in pixels
 WINDOW = [-1000, 400]  # HU of black and white
@@ -31,53 +33,71 @@ apply_command_line(globals())
 
 import cv2
 import numpy as np
-import SimpleITK as sitk
 
 from common import lungs
-from common.cases import case_record, is_case_name
-from common.errors import InputError, summarise
-from common.files import refuse_existing, require_choice, require_folder, whole_folder, write_json
+from common.cases import as_case_name, case_record, write_case
+from common.errors import InputError, name_broken
+from common.files import refuse_existing, require_choice, require_folder, require_range
 from common.images import cut, encode_png, fit_boxes, to_grey
-from common.nodules import discs, read_annotations
+from common.nodules import discs, no_annotations, read_annotations
 from common.parallel import ordered_map, progress
-from common.volumes import Geometry, find_volumes, orient, read_volume, spacing_of_plane
+from common.volumes import Geometry, find_volumes, open_slices, slice_entry, spacing_of_plane
 
 
 def main():
     check_settings()
-    scans = find_volumes(require_folder(SCANS, "SCANS"))
-    table = read_annotations(ANNOTATIONS)
-    of_scan = {name: table[table["seriesuid"] == name.split("/")[-1]] for name in scans}
-    tell("scans have no row", [name for name, rows in of_scan.items() if rows.empty])
-    known = {name.split("/")[-1] for name in scans}
-    tell("series of the table have no scan", [name for name in table["seriesuid"].unique() if name not in known])
-    wanted = [name for name, rows in of_scan.items() if not rows.empty]
-    if not wanted:
-        raise InputError(f"no scan of {SCANS} has the name of a seriesuid in {ANNOTATIONS}")
-    paths = {name: Path(CASES, case_name(name.split("/")[-1])) for name in wanted}
+    of_scan, scans = match_rows()
+    paths = {name: Path(CASES, as_case_name(series_of(name))) for name in of_scan}
+    if len(set(paths.values())) < len(paths):
+        raise InputError(f"two scans of {SCANS} have the same name; rename one")
     for path in paths.values():
         refuse_existing(path, REPLACE, "case.json")
 
-    print(f"importing {len(wanted)} scans with {sum(len(of_scan[n]) for n in wanted)} nodules into {CASES}", flush=True)
+    print(f"importing {len(of_scan)} scans with {sum(map(len, of_scan.values()))} nodules into {CASES}", flush=True)
     problems, written = [], 0
-    for name in progress(wanted, len(wanted), "importing"):
+    for name, rows in progress(of_scan.items(), len(of_scan), "importing"):
         try:
-            written += import_scan(scans[name], of_scan[name], paths[name])
+            written += import_scan(scans[name], rows, paths[name])
         except InputError as error:
             problems.append(str(error))
-    print(f"wrote {written} slices of {SIZE}x{SIZE} in {len(wanted) - len(problems)} cases to {CASES}")
-    if problems:
-        raise InputError(summarise(problems, "scans cannot be used; the others were imported"))
+    done = len(of_scan) - len(problems)
+    print(f"wrote {written} slices of {SIZE}x{SIZE} in {done} cases to {CASES}")
+    name_broken(problems, "scans cannot be used", done, SKIP_BROKEN)
+
+
+def match_rows():
+    """Rows of the table by the name of the scan, and the scans themselves; who has no partner is named.
+
+    Raises:
+        InputError: if no slice is wanted of any.
+    """
+    scans = find_volumes(require_folder(SCANS, "SCANS"))
+    table = read_annotations(ANNOTATIONS) if ANNOTATIONS else no_annotations()
+    of_scan = {name: table[table["seriesuid"] == series_of(name)] for name in scans}
+    known = {series_of(name) for name in scans}
+    if ANNOTATIONS:
+        tell("scans have no row", [name for name, rows in of_scan.items() if rows.empty])
+        tell("series of the table have no scan", [name for name in table["seriesuid"].unique() if name not in known])
+    of_scan = {name: rows for name, rows in of_scan.items() if SLICES == "all" or not rows.empty}
+    if not of_scan:
+        raise InputError(f"no scan of {SCANS} has the name of a seriesuid in {ANNOTATIONS}")
+    return of_scan, scans
+
+
+def series_of(name):
+    return name.split("/")[-1]
 
 
 def check_settings():
+    require_choice(SLICES, ("nodules", "all"), "SLICES")
     require_choice(LUNGS, ("", *lungs.WAYS), "LUNGS")
+    if not ANNOTATIONS and SLICES == "nodules":
+        raise InputError("ANNOTATIONS is not set; give --annotations the table, or --slices all")
     if CUT and not LUNGS:
         raise InputError("CUT needs LUNGS; give --lungs clusters or --lungs thresholds")
     if NEIGHBOURS < 0 or SIZE < 8:
         raise InputError(f"NEIGHBOURS is {NEIGHBOURS}, SIZE {SIZE}; expected at least 0 and at least 8")
-    if not (len(WINDOW) == 2 and WINDOW[0] < WINDOW[1]):
-        raise InputError(f"WINDOW is {WINDOW}; expected [low, high]")
+    require_range(WINDOW, "WINDOW")
 
 
 def tell(what, names):
@@ -86,41 +106,27 @@ def tell(what, names):
         print(f"{len(names)} {what}: {shown}")
 
 
-def case_name(name):
-    return name if is_case_name(name) else f"case_{name}"
-
-
 def import_scan(path, nodules, case):
     """Write the case folder of a scan.
 
     Returns:
         number of slices.
     """
-    image = read_volume(path)
-    geometry = Geometry.of(image)
-    image = orient(image)
-    grid, voxels = Geometry.of(image), sitk.GetArrayViewFromImage(image)
-    masks = discs(image, nodules, NEIGHBOURS)
-    wanted = sorted(masks)
-    made = ordered_map(lambda k: make_slice(voxels[k], masks[k]), wanted)
-    slices = {}
-    with whole_folder(case, REPLACE, "case.json") as part:
-        for side in ("x", "y"):
-            (part / side).mkdir()
-        for number, (k, (picture, mask, box)) in enumerate(zip(wanted, made, strict=True), 1):
-            (part / "x" / f"{number:04d}.png").write_bytes(picture)
-            (part / "y" / f"{number:04d}.png").write_bytes(mask)
-            entry = {"image": None, "mask": None, "image_size": list(voxels.shape[1:]), "box": list(box), "index": k}
-            slices[f"{number:04d}"] = entry
-        record = case_record("0_import_nodules.py", SIZE, slices, "crop" if CUT else "resize")
-        record |= {
-            "spacing": spacing_of_plane(grid.spacing, "axial"),
-            "origin": geometry.origin,
-            "orientation": geometry.direction,
-            "window": WINDOW,
-            "volume": {"plane": "axial", "geometry": geometry._asdict(), "grid": grid._asdict()},
-        }
-        write_json(part / "case.json", record)
+    voxels, _, volume = open_slices(path, "axial", WINDOW)
+    grid = Geometry(**volume["grid"])
+    masks = discs(grid, nodules, NEIGHBOURS)
+    empty = np.zeros(voxels.shape[1:], np.uint8)
+    wanted = range(len(voxels)) if SLICES == "all" else sorted(masks)
+    made = list(ordered_map(lambda k: make_slice(voxels[k], masks.get(k, empty)), wanted))
+    boxes = [box for _, _, box in made]
+    slices = {
+        f"{number:04d}": slice_entry(voxels.shape[1:], k, box)
+        for number, (k, box) in enumerate(zip(wanted, boxes, strict=True), 1)
+    }
+    spacing = spacing_of_plane(grid.spacing, "axial")
+    fit = "crop" if CUT else "resize"
+    record = case_record("0_import_nodules.py", SIZE, slices, fit, False, None, spacing, WINDOW, volume)
+    write_case(case, REPLACE, record, [files for *files, _ in made])
     return len(slices)
 
 

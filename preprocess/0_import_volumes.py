@@ -44,9 +44,9 @@ import cv2
 import numpy as np
 import SimpleITK as sitk
 
-from common.cases import case_record, is_case_name
-from common.errors import InputError, summarise
-from common.files import refuse_existing, require_choice, whole_folder, write_json
+from common.cases import as_case_name, case_record, write_case
+from common.errors import InputError, name_broken, summarise
+from common.files import refuse_existing, require_choice, require_range
 from common.images import cut, encode_png, fit_boxes, to_grey
 from common.parallel import ordered_map, progress
 from common.volumes import (
@@ -54,12 +54,15 @@ from common.volumes import (
     Geometry,
     find_volumes,
     onto_grid,
+    open_slices,
     orient,
     planes_of,
     read_volume,
-    resample,
+    require_spacing,
+    slice_entry,
     spacing_of_plane,
     tag_values,
+    three,
 )
 
 
@@ -81,13 +84,7 @@ def main():
             problems.append(str(error))
     problems = list(dict.fromkeys(problems))
     print(f"wrote {written} slices of {SIZE}x{SIZE} in {done} cases to {CASES}")
-    if problems:
-        message = summarise(problems, "volumes cannot be used")
-        if not (SKIP_BROKEN and done):
-            raise InputError(
-                message + ("\nThe others were imported; --skip-broken makes this no error." if done else "")
-            )
-        print(message)
+    name_broken(problems, "volumes cannot be used", done, SKIP_BROKEN)
 
 
 def check_settings():
@@ -97,12 +94,10 @@ def check_settings():
     require_choice(BITS, (8, 16), "BITS")
     if SIZE < 8:
         raise InputError(f"SIZE is {SIZE}; expected at least 8 pixels")
-    for name, value, low, high in (("WINDOW", WINDOW, -np.inf, np.inf), ("PERCENTILES", PERCENTILES, 0, 100)):
-        if value is not None and not (len(value) == 2 and low <= value[0] < value[1] <= high):
-            raise InputError(f"{name} is {value}; expected [low, high]")
-    spacing = SPACING if isinstance(SPACING, list) else [SPACING] * 3
-    if len(spacing) != 3 or any(mm is not None and mm <= 0 for mm in spacing):
-        raise InputError(f"SPACING is {SPACING}; expected mm, one number or three")
+    if WINDOW is not None:
+        require_range(WINDOW, "WINDOW")
+    require_range(PERCENTILES, "PERCENTILES", 0, 100)
+    require_spacing(SPACING)
     if "{id}" not in LABEL_NAME:
         raise InputError(f'LABEL_NAME is {LABEL_NAME!r}; expected {{id}} in it, such as "{{id}}_seg"')
     if SLICES == "labelled" and not LABELS:
@@ -139,10 +134,9 @@ def name_cases(volumes):
     """Name of the case folder of each volume: its own, or a number where that holds what a DICOM tag says."""
     cases = {}
     for number, (name, path) in enumerate(volumes.items(), 1):
-        own = name.replace("/", "_").replace(" ", "_")
-        if any(value in own.lower() for value in tag_values(path)):
-            own = f"{number:04d}"
-        cases[name] = own if is_case_name(own) else f"case_{own}"
+        cases[name] = as_case_name(name.replace("/", "_"))
+        if any(value in cases[name].lower() for value in tag_values(path)):
+            cases[name] = as_case_name(f"{number:04d}")
     if len(set(cases.values())) < len(cases):
         raise InputError(f"two volumes of {IMAGES} would become the same case; rename one")
     return cases
@@ -188,19 +182,9 @@ def import_volume(path, label_path, case, classes):
     Raises:
         InputError: if it cannot be read, or has no label; nothing is written then.
     """
-    image = read_volume(path, SERIES)
-    geometry = Geometry.of(image)
-    spacing = SPACING if isinstance(SPACING, list) else [SPACING] * 3
-    image = orient(image)
-    image = image if spacing == [None] * 3 else resample(image, spacing)
-    grid = Geometry.of(image)
-    voxels = sitk.GetArrayViewFromImage(image)
-    labels = read_labels(label_path, grid) if label_path else np.zeros(voxels.shape, np.uint8)
-    low, high = WINDOW or np.percentile(voxels, PERCENTILES).tolist()
-    if not low < high:
-        raise InputError(f"{path} holds the value {low:g} only, between the PERCENTILES {PERCENTILES}")
-
-    pictures, masks = planes_of(voxels, PLANE), planes_of(labels, PLANE)
+    pictures, levels, volume = open_slices(path, PLANE, WINDOW, PERCENTILES, three(SPACING), SERIES)
+    grid = Geometry(**volume["grid"])
+    masks = planes_of(read_labels(label_path, grid), PLANE) if label_path else np.zeros(pictures.shape, np.uint8)
     wanted = [i for i in range(len(pictures)) if SLICES == "all" or masks[i].any()]
     if not wanted:
         raise InputError(f"{path}: no slice has a label")
@@ -209,26 +193,13 @@ def import_volume(path, label_path, case, classes):
     def make(i):
         mask = np.ascontiguousarray(masks[i])
         mask = np.where(mask > 0, 255, 0).astype(np.uint8) if classes == 1 else mask
-        picture = cut(to_grey(pictures[i], low, high, BITS), box, SIZE)
+        picture = cut(to_grey(pictures[i], *levels, BITS), box, SIZE)
         return encode_png(picture), encode_png(cut(mask, box, SIZE, cv2.INTER_NEAREST))
 
-    entry = {"image": None, "mask": None, "image_size": list(pictures.shape[1:]), "box": list(box)}
-    slices = {f"{number:04d}": entry | {"index": i} for number, i in enumerate(wanted, 1)}
-    with whole_folder(case, REPLACE, "case.json") as part:
-        for side in ("x", "y"):
-            (part / side).mkdir()
-        for name, files in zip(slices, ordered_map(make, wanted), strict=True):
-            for side, file in zip(("x", "y"), files, strict=True):
-                (part / side / f"{name}.png").write_bytes(file)
-        record = case_record("0_import_volumes.py", SIZE, slices, FIT, False, LABEL_VALUES)
-        record |= {
-            "spacing": spacing_of_plane(grid.spacing, PLANE),
-            "origin": geometry.origin,
-            "orientation": geometry.direction,
-            "window": [low, high],
-            "volume": {"plane": PLANE, "geometry": geometry._asdict(), "grid": grid._asdict()},
-        }
-        write_json(part / "case.json", record)
+    slices = {f"{number:04d}": slice_entry(pictures.shape[1:], i, box) for number, i in enumerate(wanted, 1)}
+    spacing = spacing_of_plane(grid.spacing, PLANE)
+    record = case_record("0_import_volumes.py", SIZE, slices, FIT, False, LABEL_VALUES, spacing, list(levels), volume)
+    write_case(case, REPLACE, record, ordered_map(make, wanted))
     return len(slices)
 
 

@@ -166,17 +166,8 @@ def test_bad_pictures_are_refused_and_nothing_is_written(tmp_path):
     refused("FIT", "'tile'", FIT="stretch")
     refused("MASK_VALUES", MASK_VALUES={"a": 1})
 
-    good = (tmp_path / "images" / "1.png").read_bytes()
-    (tmp_path / "images" / "1.png").write_bytes(good[: len(good) // 2])
-    refused("1.png is cut short")
-    (tmp_path / "images" / "1.png").write_bytes(b"no picture at all")
-    refused("1.png cannot be read")
-    (tmp_path / "images" / "1.png").write_bytes(b"")
-    refused("1.png is empty")
     (tmp_path / "images" / "1.png").unlink()
     refused("1_mask.png has no picture")
-    write_picture(tmp_path / "images" / "1.png", np.zeros((9, 9), np.uint8))
-    refused("differ in size")
     pictures(tmp_path)
     write_picture(tmp_path / "images" / "extra.png", np.zeros((30, 40), np.uint8))
     refused("extra.png has no mask")
@@ -184,8 +175,36 @@ def test_bad_pictures_are_refused_and_nothing_is_written(tmp_path):
     for name in ("1", "2", "10"):
         write_picture(tmp_path / "masks" / f"{name}_mask.png", np.eye(30, 40, dtype=np.uint8))
     refused("0 and 1", '--mask-values "{1: 255}"')
-    write_picture(tmp_path / "masks" / "2_mask.png", np.full((30, 40), 200, np.uint8))
-    refused("2_mask.png", "200", "--mask-threshold")
+    assert not leftovers(tmp_path)
+
+
+@pytest.mark.parametrize("case_from", ["folder", "image"])
+def test_one_broken_picture_among_many(tmp_path, case_from):
+    for number in range(100):
+        write_picture(tmp_path / "images" / f"{number:03d}.png", np.full((8, 8), number, np.uint8))
+        write_picture(tmp_path / "masks" / f"{number:03d}.png", 255 * np.eye(8, dtype=np.uint8))
+    broken = tmp_path / "images" / "042.png"
+    good = broken.read_bytes()
+    places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases"}
+    settings = places | {"SIZE": 8, "CASE_FROM": case_from}
+    for content, said in (
+        (good[: len(good) // 2], "042.png is cut short"),
+        (b"no picture at all", "042.png cannot be read"),
+        (b"", "042.png is empty"),
+    ):
+        broken.write_bytes(content)
+        message = assert_refused(SCRIPT, said, "The others were imported", "--skip-broken", **settings, REPLACE=True)
+        assert message.count(".png") == 1
+        written = sorted((tmp_path / "cases").rglob("x/*.png"))
+        assert {int(read_picture(path)[0, 0]) for path in written} == set(range(100)) - {42}
+        assert len(list((tmp_path / "cases").iterdir())) == (1 if case_from == "folder" else 99)
+    said = run_script(SCRIPT, "--skip-broken", "--replace", **settings).stdout
+    assert "042.png is empty" in said and "wrote 99 slices" in said
+    write_picture(broken, np.zeros((9, 9), np.uint8))
+    assert_refused(SCRIPT, "differ in size", **settings, REPLACE=True)
+    broken.write_bytes(good)
+    write_picture(tmp_path / "masks" / "042.png", np.full((8, 8), 200, np.uint8))
+    assert_refused(SCRIPT, "042.png", "200", "--mask-threshold", **settings, REPLACE=True)
     assert not leftovers(tmp_path)
 
 

@@ -60,7 +60,7 @@ def test_nodules_come_back(tmp_path, direction):
     found = pd.read_csv(tmp_path / "s.csv")
     assert list(found["seriesuid"]) == ["1.2.840.1"] * 2
     for nodule in nodules:
-        distances = np.linalg.norm(found[["coordX", "coordY", "coordZ"]] - nodule[:3], axis=1)
+        distances = np.linalg.norm(found[["coordX", "coordY", "coordZ"]].to_numpy() - nodule[:3], axis=1)
         nearest = distances.argmin()
         assert distances[nearest] < 0.5 * min(SPACING)
         assert abs(found["diameter_mm"][nearest] - nodule[3]) < SPACING[0]

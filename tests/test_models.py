@@ -100,6 +100,7 @@ def test_twenty_steps_lower_the_loss(key, loss, policy):
     judge = get_loss(loss)
     before = float(judge(y, model(x, training=True)))
     model.compile(keras.optimizers.Adam(3e-3), get_loss(loss), jit_compile=devices.choose_jit())
+    model.optimizer.build(model.trainable_variables)
     follow_steps(model)
     for _ in range(20):
         assert np.isfinite(model.train_on_batch(x, y))

@@ -1,0 +1,82 @@
+"""The recipes of docs/, each run as written on small drawn data, but for smaller networks and fewer epochs."""
+
+import subprocess
+import sys
+
+import drawn
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import ROOT, leftovers
+from test_import_volumes import assert_same_geometry
+
+from common.fullscale import find_crop
+from common.images import read_picture
+from common.volumes import read_volume
+
+SMALL = {
+    "0_import_images.py": ["--size", "32"],
+    "0_import_nodules.py": ["--size", "48"],
+    "0_import_matrices.py": ["--size", "48"],
+    "train.py": ["--epochs", "2", "--model-settings", "{'features': 4, 'depth': 2, 'dropout': 0}"],
+}
+
+
+def cook(page, work):
+    """Run the commands of a page in `work`; the last value of a flag counts."""
+    for _, script, *flags in drawn.commands_of(page):
+        command = [sys.executable, str(ROOT / script), *flags, *SMALL.get(script.split("/")[-1], [])]
+        done = subprocess.run(command, cwd=work, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+    assert not leftovers(work)
+
+
+def test_head_and_neck(tmp_path):
+    drawn.head_and_neck(tmp_path / "head_neck", pictures=(4, 2, 2), shape=(96, 128), crop=66)
+    cook("head_and_neck.md", tmp_path)
+    predictions, full = tmp_path / "head_neck" / "predictions", tmp_path / "head_neck" / "full"
+    names = [path.stem for path in sorted((tmp_path / "head_neck" / "data" / "test" / "image").iterdir())]
+    for name in names:
+        crop = read_picture(tmp_path / "head_neck" / "data" / "test" / "image" / f"{name}.tif")
+        left, top = find_crop(crop, read_picture(full / f"{name}.png"))
+        whole, mask = (read_picture(folder / f"{name}.png") for folder in (predictions / "full", predictions))
+        np.testing.assert_array_equal(whole[top : top + 66, left : left + 66], mask)
+        assert whole.shape == (96, 128) and whole.sum() == mask.sum()
+    areas = pd.read_csv(predictions / "full" / "areas.csv")
+    assert list(areas["picture"]) == [f"{name}.png" for name in names]
+    assert (tmp_path / "head_neck" / "scores" / "scores.csv").is_file()
+
+
+def test_nodules(tmp_path):
+    drawn.lung_scans(tmp_path / "luna", train=4, test=1, shape=(10, 64, 64), pixel=5.5)
+    cook("nodules.md", tmp_path)
+    (scan,) = (tmp_path / "luna" / "test").glob("*.mhd")
+    labels = read_volume(tmp_path / "luna" / "predictions" / f"case_{scan.stem}.nii.gz")
+    assert_same_geometry(labels, read_volume(scan), 1e-4)
+    found = pd.read_csv(tmp_path / "luna" / "nodules.csv", dtype={"seriesuid": str})
+    assert list(found.columns) == ["seriesuid", "coordX", "coordY", "coordZ", "probability", "diameter_mm"]
+    assert set(found["seriesuid"]) <= {scan.stem}
+    assert len(pd.read_csv(tmp_path / "luna" / "run_lengths.csv")) == 10
+
+
+def test_muscle(tmp_path):
+    drawn.muscle(tmp_path / "muscle", slices=8, side=64)
+    cook("muscle.md", tmp_path)
+    assert len(list((tmp_path / "muscle" / "predictions").rglob("0001.png"))) == 2 * 2  # masks and overlays
+    assert len(pd.read_csv(tmp_path / "muscle" / "scores" / "scores.csv")) == 2
+
+
+def test_a_crop_is_found_by_its_pixels():
+    picture = np.random.default_rng(0).integers(0, 65536, (60, 90)).astype(np.uint16)
+    for left, top in ((0, 0), (70, 47), (31, 12)):
+        crop = picture[top : top + 13, left : left + 20]
+        assert find_crop(crop, picture) == (left, top)
+        noisy = np.clip(crop + np.random.default_rng(1).normal(0, 300, crop.shape), 0, 65535)
+        assert find_crop(noisy, picture) == (left, top)
+    assert find_crop(picture[::-1, ::-1][:20, :20], picture) is None
+    assert find_crop(picture, picture[:20]) is None
+
+
+@pytest.mark.parametrize("page", ["head_and_neck.md", "nodules.md", "muscle.md"])
+def test_the_readme_names_the_recipe(page):
+    assert f"docs/{page}" in (ROOT / "README.md").read_text(encoding="utf-8")
