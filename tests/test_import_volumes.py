@@ -16,6 +16,7 @@ from common.volumes import PLANES, Geometry, from_planes, orient, planes_of, rea
 
 SCRIPT = "preprocess/0_import_volumes.py"
 SHAPE = (9, 24, 20)  # slices, rows, columns
+SIDE = 128  # of the part of each real slice that is used
 
 
 def rotation(*degrees):
@@ -53,11 +54,14 @@ def write(folder, name, image):
     sitk.WriteImage(image, str(folder / name))
 
 
-def write_series(folder, image, names=None, series="1.2.3.4", **tags):
+def write_series(folder, image, names=None, series="1.2.3.4", compressor="", **tags):
     """A DICOM series, one file a slice."""
     folder.mkdir(parents=True, exist_ok=True)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
+    if compressor:
+        writer.UseCompressionOn()
+        writer.SetCompressor(compressor)
     direction = image.GetDirection()
     cosines = "\\".join(str(direction[i]) for i in (0, 3, 6, 1, 4, 7))
     for k in range(image.GetSize()[2]):
@@ -89,7 +93,7 @@ def masks_of(case):
 def assert_same_geometry(image, other, tolerance=1e-6):
     assert image.GetSize() == other.GetSize()
     for ours, theirs in zip(Geometry.of(image), Geometry.of(other), strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=tolerance)
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
 @pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha", ".mhd"])
@@ -114,39 +118,66 @@ def test_labels_find_their_way_back(tmp_path, ending, plane):
     assert_same_geometry(again, kept, 1e-5 if ending == ".nii.gz" else 1e-6)
 
 
-def test_real_slices_as_a_skewed_volume(tmp_path):
-    """The membranes as one volume, turned, with uneven spacing."""
+@pytest.fixture(scope="module")
+def real_volume():
+    """The 20 membranes as one volume, turned, with uneven spacing and an origin, and their labels."""
     folder = REAL_DATA / "membrane"
     if not folder.is_dir():
         pytest.skip(f"{folder} is not there")
-    stacks = [
+    images, masks = (
         np.stack(
             [
-                read_picture(path)
+                read_picture(path)[:SIDE, :SIDE]
                 for case in ("case01", "case02")
                 for path in sorted((folder / case / side).glob("*.png"))
             ]
         )
         for side in ("x", "y")
-    ]
-    labels = (stacks[1] > 0).astype(np.uint8)
-    write(tmp_path, "image.nii.gz", as_volume(stacks[0], spacing=(0.004, 0.004, 0.05)))
-    write(tmp_path, "image_seg.nii.gz", as_volume(labels, spacing=(0.004, 0.004, 0.05)))
-    run_script(
-        SCRIPT,
-        IMAGES=tmp_path,
-        LABELS=tmp_path,
-        LABEL_NAME="{id}_seg",
-        CASES=tmp_path / "cases",
-        SIZE=512,
-        WINDOW=[0, 255],
     )
-    case = tmp_path / "cases" / "case_image"
-    record = json.loads((case / "case.json").read_text())
-    back = labels_of_slices(record, masks_of(case))
-    np.testing.assert_array_equal(sitk.GetArrayFromImage(back), labels)
-    oriented = planes_of(sitk.GetArrayFromImage(orient(as_volume(stacks[0]))), "axial")
-    np.testing.assert_array_equal(read_picture(case / "x" / "0007.png"), oriented[6])
+    return [as_volume(array, spacing=(0.4, 0.45, 5)) for array in (images.astype(np.int16), masks // 255)]
+
+
+def write_copying_network(path, side):
+    """A network that gives back its picture: the truth as the prediction, where the picture is the mask."""
+    keras = pytest.importorskip("keras")
+    picture = keras.Input((side, side, 1), name="input")
+    start = {
+        "kernel_initializer": keras.initializers.Constant(20),
+        "bias_initializer": keras.initializers.Constant(-10),
+    }
+    copied = keras.layers.Conv2D(1, 1, activation="sigmoid", name="output", **start)(picture)
+    keras.Model(picture, copied).save(path)
+    return path
+
+
+@pytest.mark.parametrize("source", ["nifti", "dicom"])
+@pytest.mark.parametrize("plane", PLANES)
+def test_the_truth_as_the_prediction_finds_its_way_back(tmp_path, real_volume, source, plane):
+    """Import, predict and export by the scripts: every voxel and the geometry are those of the source."""
+    image, labels = real_volume
+    if source == "nifti":
+        write(tmp_path, "scan.nii.gz", image)
+        scan = tmp_path / "scan.nii.gz"
+    else:
+        names = [f"IM{number:05d}" for number in np.random.default_rng(0).permutation(image.GetSize()[2])]
+        write_series(tmp_path / "scan", image, names)
+        scan = tmp_path / "scan"
+    write(tmp_path, "truth.nrrd", labels)
+    cases = tmp_path / "cases"
+    run_script(SCRIPT, IMAGES=scan, LABELS=tmp_path / "truth.nrrd", CASES=cases, PLANE=plane, SIZE=SIDE)
+    (case,) = cases.iterdir()
+    for mask in (case / "y").iterdir():
+        mask.replace(case / "x" / mask.name)
+    network = write_copying_network(tmp_path / "copying.keras", SIDE)
+    settings = {"OUTPUT": tmp_path / "out", "OVERLAYS": False, "LABEL_VOLUMES": ".nrrd"}
+    run_script("predict.py", RUN=network, INPUT=case, **settings)
+    expected = read_volume(scan)
+    back = read_volume(tmp_path / "out" / f"{case.name}.nrrd")
+    for ending in (".nii.gz", ".nrrd", ".mha"):
+        write_labels(back, tmp_path / f"again{ending}")
+        found = read_volume(tmp_path / f"again{ending}")
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(labels))
+        assert_same_geometry(found, expected)
 
 
 def test_dicom_series_of_any_file_names(tmp_path):
@@ -160,6 +191,36 @@ def test_dicom_series_of_any_file_names(tmp_path):
     back = labels_of_slices(json.loads((case / "case.json").read_text()), masks_of(case))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(back), labels)
     assert_same_geometry(back, image, 1e-4)  # DICOM holds decimal strings of 16 characters
+
+
+@pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
+def test_compressed_dicom(tmp_path, compressor):
+    values, labels = block()
+    image = as_volume(values, np.eye(3))
+    write_series(tmp_path / "scans" / "one", image, compressor=compressor)
+    content = (tmp_path / "scans" / "one" / "000.dcm").read_bytes()
+    assert {"JPEG": b"1.2.840.10008.1.2.4.70", "JPEG2000": b"1.2.840.10008.1.2.4.90"}[compressor] in content
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "scans" / "one")), values)
+    write(tmp_path / "labels", "one.nrrd", as_volume(labels, np.eye(3)))
+    run_script(SCRIPT, IMAGES=tmp_path / "scans", LABELS=tmp_path / "labels", CASES=tmp_path / "cases", SIZE=32)
+    case = tmp_path / "cases" / "case_one"
+    back = labels_of_slices(json.loads((case / "case.json").read_text()), masks_of(case))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(back), labels)
+
+
+def test_all_frames_of_one_dicom_file(tmp_path):
+    values, labels = block()
+    image = sitk.Cast(as_volume(values, np.eye(3)) + 500, sitk.sitkUInt16)
+    write(tmp_path / "scans", "frames.dcm", image)
+    write(tmp_path / "labels", "scans.nrrd", as_volume(labels, np.eye(3)))
+    settings = {"IMAGES": tmp_path / "scans", "LABELS": tmp_path / "labels", "CASES": tmp_path / "cases"}
+    run_script(SCRIPT, SIZE=24, WINDOW=[0, 1000], SLICES="all", **settings)
+    case = tmp_path / "cases" / "case_scans"
+    back = labels_of_slices(json.loads((case / "case.json").read_text()), masks_of(case))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(back), labels)
+    assert_same_geometry(back, image)
+    shown = read_picture(case / "x" / "0003.png")[:, 2:22]
+    assert np.abs(shown - np.rint((values[2] + 500) / 1000 * 255)).max() <= 1
 
 
 @pytest.mark.parametrize("plane", PLANES)
@@ -378,6 +439,31 @@ def test_window_goes_from_the_cases_into_the_run(tmp_path):
     for path in (packed / "train.h5", lists / "train.csv"):
         about = open_set(path).about()
         assert about["window"] == [-150, 250] and about["spacing"] == [0.9, 0.7]
+
+
+def test_a_volume_is_predicted_at_the_spacing_of_training(tmp_path):
+    """A network that was trained on 1.4 mm, coronal, predicts a volume of 0.7 mm so, and gives its own grid back."""
+    values, labels = block((24, 24, 24))
+    for name in ("a", "b", "c", "d"):
+        write(tmp_path / "i", f"{name}.nrrd", as_volume(values, spacing=(0.7, 0.7, 0.7)))
+        write(tmp_path / "l", f"{name}.nrrd", as_volume(labels, spacing=(0.7, 0.7, 0.7)))
+    cases, lists, scan = tmp_path / "cases", tmp_path / "lists", tmp_path / "i" / "a.nrrd"
+    prepared = {"PLANE": "coronal", "SPACING": 1.4, "WINDOW": [-150, 250]}
+    run_script(SCRIPT, IMAGES=tmp_path / "i", LABELS=tmp_path / "l", CASES=cases, SIZE=24, SLICES="all", **prepared)
+    run_script("preprocess/2_write_lists.py", CASES=cases, LISTS=lists, TEST_SHARE=0)
+    run = tmp_path / "run"
+    run.mkdir()
+    write_copying_network(run / "best_dice.keras", 24)
+    (run / "state.json").write_text(json.dumps({"data": open_set(lists / "train.csv").about()}))
+    run_script("predict.py", RUN=run, INPUT=cases / "case_a", OUTPUT=tmp_path / "a")
+    run_script("predict.py", RUN=run, INPUT=scan, OUTPUT=tmp_path / "b")
+    assert len(list((tmp_path / "b").glob("0*.png"))) == 12
+    found = [read_volume(path) for path in (tmp_path / "a" / "case_a.nii.gz", tmp_path / "b" / "a.nii.gz")]
+    for image in found:
+        assert_same_geometry(image, read_volume(scan), 1e-5)
+    arrays = [sitk.GetArrayFromImage(image) for image in found]
+    np.testing.assert_array_equal(*arrays)
+    assert 0.1 < arrays[0].mean() < 0.9
 
 
 def test_paste_is_the_way_back_of_cut():
