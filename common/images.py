@@ -173,16 +173,18 @@ def to_grey(values, low, high, bits):
     """Map values such as HU to grey levels.
 
     Args:
-        values: array.
+        values: (H, W) array of numbers.
         low, high: what becomes black and white; what is outside is cut off.
         bits: 8 or 16.
 
     Returns:
         uint8 or uint16 of the same shape.
     """
-    top = 2**bits - 1
-    grey = (np.asarray(values, np.float32) - np.float32(low)) * np.float32(top / (high - low))
-    return np.rint(grey.clip(0, top)).astype(np.uint8 if bits == 8 else np.uint16)
+    if values.dtype not in (np.uint8, np.int8, np.uint16, np.int16, np.float32, np.float64):
+        values = values.astype(np.float64)
+    values, scale = np.ascontiguousarray(values), (2**bits - 1) / (high - low)
+    kind = cv2.CV_8U if bits == 8 else cv2.CV_16U
+    return cv2.addWeighted(values, scale, values, 0, -low * scale, dtype=kind)  # rounds, and cuts off what is outside
 
 
 def fit_boxes(shape, size, fit, overlap=0):

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import SimpleITK as sitk
 
@@ -312,13 +313,42 @@ def open_slices(path, plane, window=None, percentiles=PERCENTILES, spacing=None,
     if spacing and any(spacing):
         image = resample(image, spacing)
     values = planes_of(sitk.GetArrayFromImage(image), plane)
-    low, high = window or np.percentile(values, percentiles).tolist()
+    low, high = window or percentiles_of(values, percentiles)
     if not low < high:
         raise InputError(f"{path} holds the value {low:g} only, between its percentiles {list(percentiles)}")
     grid = Geometry.of(image)
     resampled = list(spacing) if spacing and any(spacing) else None
     volume = {"plane": plane, "geometry": geometry._asdict(), "grid": grid._asdict(), "resampled": resampled}
     return values, (low, high), volume
+
+
+def percentiles_of(values, percentiles):
+    """Percentiles of a volume, as `numpy.percentile` gives them; of 16 bits by a histogram, which is faster.
+
+    Args:
+        values: (slices, H, W) array.
+        percentiles: in percent.
+
+    Returns:
+        list of float.
+    """
+    if values.dtype not in (np.int16, np.uint16):
+        return np.percentile(values, percentiles).tolist()
+    lowest = np.iinfo(values.dtype).min
+    counts = np.zeros(65536, np.int64)
+    for found in ordered_map(lambda plane: _histogram(plane, lowest), values):
+        counts += found
+    ranks = np.asarray(percentiles) / 100 * (values.size - 1)
+    below, above = (
+        np.searchsorted(counts.cumsum(), side, "right") + lowest for side in (np.floor(ranks), np.ceil(ranks))
+    )
+    return (below + (ranks - np.floor(ranks)) * (above - below)).tolist()
+
+
+def _histogram(plane, lowest):
+    plane = np.ascontiguousarray(plane).view(np.uint16)
+    counts = cv2.calcHist([plane], [0], None, [65536], [0, 65536]).ravel().astype(np.int64)
+    return np.roll(counts, lowest)  # negative numbers are the upper half of the unsigned ones
 
 
 def slice_entry(shape, index, box=None):

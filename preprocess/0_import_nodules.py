@@ -23,7 +23,7 @@ SKIP_BROKEN = False  # True: scans that cannot be used do not count as an error
 
 # --- slices
 SLICES = "nodules"  # "nodules": those through a nodule; "all": every slice of every scan, for instance to predict
-NEIGHBOURS = 1  # slices on each side of that of a centre
+NEIGHBOURS = 1  # slices on each side of that of a centre, where SLICES is "nodules"
 SIZE = 512  # side of the slices in pixels
 WINDOW = [-1000, 400]  # HU of black and white
 LUNGS = ""  # what is outside of the lungs turns black: "clusters" or "thresholds" finds them; "": all stays
@@ -114,7 +114,7 @@ def import_scan(path, nodules, case):
     """
     voxels, _, volume = open_slices(path, "axial", WINDOW)
     grid = Geometry(**volume["grid"])
-    masks = discs(grid, nodules, NEIGHBOURS)
+    masks = discs(grid, nodules, NEIGHBOURS if SLICES == "nodules" else len(voxels))
     empty = np.zeros(voxels.shape[1:], np.uint8)
     wanted = range(len(voxels)) if SLICES == "all" else sorted(masks)
     made = list(ordered_map(lambda k: make_slice(voxels[k], masks.get(k, empty)), wanted))

@@ -192,7 +192,7 @@ def import_volume(path, label_path, case, classes):
 
     def make(i):
         mask = np.ascontiguousarray(masks[i])
-        mask = np.where(mask > 0, 255, 0).astype(np.uint8) if classes == 1 else mask
+        mask = cv2.compare(mask, 0, cv2.CMP_GT) if classes == 1 else mask
         picture = cut(to_grey(pictures[i], *levels, BITS), box, SIZE)
         return encode_png(picture), encode_png(cut(mask, box, SIZE, cv2.INTER_NEAREST))
 

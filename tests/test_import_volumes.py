@@ -7,15 +7,28 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import REAL_DATA, assert_refused, leftovers, run_script
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 sitk = pytest.importorskip("SimpleITK")
 from common.datasets import open_set
-from common.images import paste, read_mask, read_picture
+from common.images import paste, read_mask, read_picture, to_grey
 from common.label_volumes import labels_of_slices, write_labels
-from common.volumes import PLANES, Geometry, from_planes, orient, planes_of, read_volume, spacing_of_plane
+from common.volumes import (
+    PLANES,
+    Geometry,
+    from_planes,
+    orient,
+    percentiles_of,
+    planes_of,
+    read_volume,
+    spacing_of_plane,
+)
 
 SCRIPT = "preprocess/0_import_volumes.py"
 SHAPE = (9, 24, 20)  # slices, rows, columns
+KINDS = [np.int16, np.uint16, np.int32, np.float32]
 SIDE = 128  # of the part of each real slice that is used
 
 
@@ -464,6 +477,28 @@ def test_a_volume_is_predicted_at_the_spacing_of_training(tmp_path):
     arrays = [sitk.GetArrayFromImage(image) for image in found]
     np.testing.assert_array_equal(*arrays)
     assert 0.1 < arrays[0].mean() < 0.9
+
+
+@given(
+    arrays.arrays(
+        st.sampled_from([np.int16, np.uint16, np.int32, np.float32]), (3, 4, 5), elements=st.integers(0, 32767)
+    ),
+    st.tuples(st.floats(0, 49), st.floats(50, 100)),
+)
+def test_percentiles_are_those_of_numpy(values, percentiles):
+    for array in (values, -values) if values.dtype != np.uint16 else (values, values * 2):
+        np.testing.assert_allclose(percentiles_of(array, percentiles), np.percentile(array, percentiles), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.int32, np.int64, np.float32, np.float64])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grey_levels_are_rounded_and_cut_off(kind, bits):
+    values = np.random.default_rng(0).integers(0, 200, (50, 61)).astype(kind)
+    top = 2**bits - 1
+    expected = np.clip((values.astype(np.float64) - 20) / 130 * top, 0, top)
+    grey = to_grey(values, 20, 150, bits)
+    assert grey.dtype == (np.uint8 if bits == 8 else np.uint16)
+    assert np.abs(grey - expected).max() <= 0.5 + 1e-3
 
 
 def test_paste_is_the_way_back_of_cut():
