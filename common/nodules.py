@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
+from scipy import ndimage
 
 from common.errors import InputError
 
@@ -80,8 +81,8 @@ def candidates(labels):
     parts = sitk.ConnectedComponent(labels != 0, True)
     array = sitk.GetArrayViewFromImage(parts)
     found = []
-    for number in range(1, int(array.max(initial=0)) + 1):
-        k, j, i = np.nonzero(array == number)
+    for number, box in enumerate(ndimage.find_objects(array), 1):
+        k, j, i = (inside + part.start for inside, part in zip(np.nonzero(array[box] == number), box, strict=True))
         area = np.bincount(k).max() * labels.GetSpacing()[0] * labels.GetSpacing()[1]
         centre = labels.TransformContinuousIndexToPhysicalPoint((float(i.mean()), float(j.mean()), float(k.mean())))
         found.append((*centre, 2 * float(np.sqrt(area / np.pi)), len(k)))

@@ -3,7 +3,7 @@
 Reads   SURFACE: .stl, .obj or .ply in mm; VOLUME, if it is to be on its grid
 Writes  OUTPUT/slice0001.png and so on, masks of 0 and 255; or, with VOLUME, the label volume OUTPUT, which is among
         the LABELS of 0_import_volumes.py
-Takes   a few seconds for 100 slices of a surface of 100,000 triangles
+Takes   about two seconds for 160 slices of 512x512 of a surface of 20,000 triangles, on two cores
 
 A pixel is inside where its centre is.
 """
@@ -36,14 +36,14 @@ apply_command_line(globals())
 
 import numpy as np
 import trimesh
-from skimage.draw import polygon
 
 from common.errors import InputError
 from common.files import refuse_existing, require_choice, whole_file, whole_folder, write_json
 from common.images import encode_png
 from common.label_volumes import WRITTEN, label_image, write_labels
-from common.parallel import ordered_map, progress
+from common.parallel import progress
 from common.settings import recorded_settings
+from common.surfaces import slice_surface, surface_in
 from common.volumes import Geometry, read_volume
 
 ENDINGS = tuple(ending for ending in WRITTEN if ending != ".mhd")  # which is two files
@@ -122,11 +122,6 @@ def read_surface():
 # --- slicing
 
 
-def surface_in(surface, points):
-    """The same surface with its points elsewhere."""
-    return trimesh.Trimesh(points, surface.faces, process=False)
-
-
 def to_pixels(surface):
     """The surface with its slices at the third coordinate and pixels in the other two, and the places of the slices."""
     order = {"x": [1, 2, 0], "y": [0, 2, 1], "z": [0, 1, 2]}[AXIS]
@@ -141,22 +136,6 @@ def to_pixels(surface):
         raise InputError(f"OFFSET is {OFFSET}; the surface is {length:.4g} mm long along {AXIS}")
     places = low[2] + steps if INTERVAL > 0 else high[2] - steps
     return surface_in(surface, points), places.tolist()
-
-
-def slice_surface(surface, places, shape):
-    """Masks (H, W) uint8 of a surface in pixels, at places along its third axis."""
-
-    def cut(place):
-        mask = np.zeros(shape, np.uint8)
-        section = surface.section(plane_normal=[0, 0, 1], plane_origin=[0, 0, place])
-        for line in section.discrete if section is not None else ():
-            inside = np.zeros(shape, np.uint8)
-            inside[polygon(line[:, 1], line[:, 0], shape)] = 1
-            mask ^= inside  # a hole is a line within a line
-        return mask
-
-    # exactly through a row of points a section falls apart: a hair beside it
-    return ordered_map(cut, [place + 1e-6 for place in places])
 
 
 if __name__ == "__main__":

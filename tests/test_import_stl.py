@@ -3,9 +3,13 @@
 import numpy as np
 import pytest
 from conftest import assert_refused, run_script
+from hypothesis import given
+from hypothesis import strategies as st
+from skimage.measure import grid_points_in_poly
 from test_import_volumes import as_volume, assert_same_geometry
 
 from common.images import read_mask
+from common.surfaces import fill
 from common.volumes import read_volume
 
 sitk = pytest.importorskip("SimpleITK")
@@ -113,3 +117,19 @@ def test_bad_input(tmp_path):
     assert_refused(SCRIPT, "INTERVAL is 0", SURFACE=whole, OUTPUT=tmp_path / "o", INTERVAL=0.0)
     assert_refused(SCRIPT, "expected a file that ends in", SURFACE=whole, OUTPUT=tmp_path / "o", VOLUME=tmp_path)
     assert not (tmp_path / "o").exists()
+
+
+@given(st.integers(0, 2**31), st.integers(3, 12), st.booleans())
+def test_outlines_are_filled_by_the_even_odd_rule(seed, corners, hole):
+    """Any polygon, also one that crosses itself, against scikit-image; its pieces in any order."""
+    rng = np.random.default_rng(seed)
+    outlines = [rng.uniform(-5, 30, (corners, 2))]
+    if hole:
+        outlines.append(rng.uniform(5, 15, (3, 2)))
+    lines = np.concatenate([np.stack([outline, np.roll(outline, -1, 0)], 1) for outline in outlines])
+    rng.shuffle(lines)
+    shape = (20, 26)
+    expected = np.zeros(shape, bool)
+    for outline in outlines:
+        expected ^= grid_points_in_poly(shape, outline[:, ::-1])
+    np.testing.assert_array_equal(fill(lines, shape), expected)
