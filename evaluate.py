@@ -1,229 +1,263 @@
 """Score predicted masks against true ones.
 
-Reads   PREDICTED: masks of predict.py; TRUTH: masks, case folder, folder of cases, or list
-Writes  OUTPUT/scores.csv (case,image,dice,iou,precision,recall,...), cases.csv, worst.png
+Reads   PREDICTED: masks or label volumes of predict.py; TRUTH: masks, case folder, folder of cases, list, or volumes
+Writes  OUTPUT/report.html, scores.csv (case,image,dice,iou,...), cases.csv, summary.csv, worst.png
 Takes   about three seconds for 1,000 masks of 200x200 on two cores
-Expect  a table of the scores; look at worst.png before you believe a mean
+Expect  a table of the scores; look at the pictures in report.html before you believe a mean
 
-True positives are green, false positives red, false negatives blue. Images whose mask is empty are not
-in the means over images (a Dice says nothing there); they are counted, and they are in the scores of cases.
+True positives are green, false positives red, false negatives blue. Images whose mask is empty are not in the means
+over images (a Dice says nothing there); they are counted, and they are in the scores of cases. The report says what
+each score is, and what it is where a mask is empty.
 """
 
 from common.settings import apply_command_line, recorded_settings
 
 # --- where from, where to
-PREDICTED = "predictions"  # folder of predicted masks
-TRUTH = ""  # true masks: folder of masks, case folder, folder of cases, or list (.csv)
-IMAGES = ""  # pictures for worst.png, where TRUTH has none: folder of pictures
+PREDICTED = "predictions"  # folder of predicted masks or label volumes
+TRUTH = ""  # true masks: folder of masks, case folder, folder of cases, list (.csv), or folder of label volumes
+LABEL_NAME = "{id}"  # name of the true labels of a volume, for instance "{id}_seg"
+IMAGES = ""  # pictures to show errors on, where TRUTH has none: folder of pictures or of volumes
 OUTPUT = "scores"  # folder for the scores
 REPLACE = False  # True to write over an OUTPUT that exists
+AGAINST = ""  # OUTPUT of another evaluation of the same cases, to compare with
+
+# --- distances
+SPACING: list | float | None = None  # mm between the pixels of slices, [row, column]; None: as the cases or volumes say
+TOLERANCE = 1.0  # of the surface Dice, in mm, or in pixels where the spacing is not known
 
 # --- pictures
-WORST = 12  # how many images worst.png shows
+SHOW = "worst"  # which images are shown: "worst", "first" or "random"
+WORST = 12  # how many
+WINDOW: list | None = None  # black and white of IMAGES, [low, high]; None: as they are
+HAUSDORFF_LINE = False  # True to draw the line that realises the Hausdorff distance
 
 apply_command_line(globals())
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from common.cases import find_slices
-from common.errors import InputError, summarise
-from common.files import natural_key, refuse_existing, whole_folder, write_json
-from common.images import (
-    check_mask_values,
-    class_count,
-    contact_sheet,
-    encode_png,
-    read_picture,
-    to_classes,
-    to_eight_bit,
-    to_gray,
-    values_of,
-)
+from common.devices import environment
+from common.errors import InputError
+from common.files import refuse_existing, require_choice, require_range, whole_folder, write_json
+from common.images import contact_sheet, encode_png
+from common.judging import find_backgrounds, show_errors, write_report
+from common.pairs import find_classes, match_pairs, read_pair
 from common.parallel import ordered_map, progress
-from common.scores import SCORES, count_pixels, scores_of_counts
+from common.scores import DISTANCES, OVERLAPS, SCORES, count_pixels, scores_of_counts, scores_of_surfaces
+from common.statistics import compare_scores, summarise_scores
 
 RECORD = "evaluation.json"
-COUNTS = ["tp", "fp", "fn"]
-TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = (0, 200, 80), (230, 50, 40), (60, 110, 255)
+COUNTS = ["tp", "fp", "fn", "pixels"]
 
 
-class Pair(NamedTuple):
-    """A predicted mask and the true one."""
+@dataclass
+class Result:
+    """What an evaluation found.
 
-    case: str
-    name: str
-    predicted: Path
-    truth: Path
+    Attributes:
+        what: text, slices or volumes.
+        unit: of distances, "mm" or "pixels".
+        tolerance: of the surface Dice.
+        element: size of a pixel or voxel, and element_unit, its name.
+        images, cases: DataFrames of the scores.
+        over_images, over_cases: what they come to.
+        empties: dict of a kind of empty masks to how many there are, and which, as text.
+        differences, against: DataFrame and name of what was compared with; None and "" for nothing.
+    """
+
+    what: str
+    unit: str
+    tolerance: float
+    element: float
+    element_unit: str
+    images: pd.DataFrame
+    cases: pd.DataFrame
+    over_images: pd.DataFrame
+    over_cases: pd.DataFrame
+    empties: dict
+    differences: pd.DataFrame | None
+    against: str
 
 
 def main():
-    refuse_existing(OUTPUT, REPLACE, RECORD)
-    pairs = match()
+    check_settings()
+    pairs = match_pairs(PREDICTED, TRUTH, LABEL_NAME)
     print(f"scoring {len(pairs)} masks of {PREDICTED} against {TRUTH}", flush=True)
-    classes = find_classes(pairs)
-    counted = ordered_map(lambda pair: count(pair, classes), pairs)
-    rows = [row for rows in progress(counted, len(pairs), "scoring") for row in rows]
-    images = with_scores(pd.DataFrame(rows))
-    cases = with_scores(images.groupby(["case", "class"], sort=False)[COUNTS].sum().reset_index())
+    classes = find_classes(pairs, TRUTH)
+    result = evaluate(pairs, classes)
     with whole_folder(OUTPUT, REPLACE, RECORD) as part:
-        order = ["case", "image", *SCORES, "class", *COUNTS]
-        images[order].to_csv(part / "scores.csv", index=False)
-        cases[["case", *SCORES, "class", *COUNTS]].to_csv(part / "cases.csv", index=False)
-        sheet = worst_images(images, pairs, classes)
-        if sheet is not None:
-            (part / "worst.png").write_bytes(encode_png(sheet))
-        write_json(part / RECORD, recorded_settings(globals()))
-    print_tables(images, cases)
-    print(f"wrote the scores of {len(pairs)} images and {cases['case'].nunique()} cases to {OUTPUT}")
+        result.images.to_csv(part / "scores.csv", index=False)
+        result.cases.to_csv(part / "cases.csv", index=False)
+        both = (("cases", result.over_cases), ("images", result.over_images))
+        pd.concat([t.assign(over=name) for name, t in both]).to_csv(part / "summary.csv", index=False)
+        if result.differences is not None:
+            result.differences.to_csv(part / "differences.csv", index=False)
+        pictures = show(result.images, pairs, classes)
+        if pictures:
+            shown, captions = zip(*pictures, strict=True)
+            (part / "worst.png").write_bytes(encode_png(contact_sheet(shown, min(6, len(shown)), 240, captions)))
+        settings = recorded_settings(globals())
+        write_json(part / RECORD, settings)
+        write_report(part / "report.html", result, pictures, settings, environment(backend=False))
+    print_tables(result)
+    print(f"wrote the scores of {len(pairs)} images and {result.cases['case'].nunique()} cases to {OUTPUT}")
 
 
-# --- pairs
-
-
-def match():
-    """Pair predicted and true masks by case and name.
-
-    Raises:
-        InputError: if a predicted mask has no true one, a true one no predicted one, or none is there.
-    """
-    predicted = {(s.case, s.name): s.path for s in find_slices(PREDICTED, "y", "PREDICTED")}
-    truth = {(s.case, s.name): s.path for s in find_slices(TRUTH, "y", "TRUTH")}
-    if not predicted.keys() & truth.keys():  # the one side may be in case folders and the other loose
-        predicted, truth = (without_only_case(side) for side in (predicted, truth))
-    alone = [f"{path} has no true mask in {TRUTH}" for key, path in predicted.items() if key not in truth]
-    alone += [f"{path} has no predicted mask in {PREDICTED}" for key, path in truth.items() if key not in predicted]
-    if alone:
-        raise InputError(summarise(alone, "masks have no partner"))
-    return [Pair(*key, predicted[key], truth[key]) for key in sorted(predicted, key=natural_key_of_pair)]
-
-
-def without_only_case(masks):
-    return {("", name): path for (_, name), path in masks.items()} if len({case for case, _ in masks}) == 1 else masks
-
-
-def natural_key_of_pair(key):
-    return natural_key(key[0]), natural_key(key[1])
+def check_settings():
+    refuse_existing(OUTPUT, REPLACE, RECORD)
+    require_choice(SHOW, ("worst", "first", "random"), "SHOW")
+    if WINDOW is not None:
+        require_range(WINDOW, "WINDOW")
+    numbers = SPACING if isinstance(SPACING, list) else [SPACING] * 2
+    if SPACING is not None and not (
+        len(numbers) == 2 and all(isinstance(mm, int | float) and mm > 0 for mm in numbers)
+    ):
+        raise InputError(f"SPACING is {SPACING}; expected mm, one number or [row, column]")
+    if TOLERANCE < 0:
+        raise InputError(f"TOLERANCE is {TOLERANCE}; expected at least 0")
+    if AGAINST and not Path(AGAINST, "cases.csv").is_file():
+        raise InputError(f"AGAINST: {AGAINST} is no OUTPUT of evaluate.py (it has no cases.csv)")
 
 
 # --- scores
 
 
-def read(path):
-    """A mask, gray.
-
-    Raises:
-        InputError: if its values are no mask's.
-    """
-    mask = to_gray(read_picture(path))
-    check_mask_values(values_of(mask), path)
-    return mask.astype(np.uint8)
-
-
-def find_classes(pairs):
-    values = set()
-    for found in ordered_map(lambda pair: values_of(read(pair.truth)), pairs):
-        values |= found
-    return class_count(values, TRUTH)
-
-
-def count(pair, classes):
-    """Rows of counts, one a class, of an image."""
-    allowed = {0, 255} if classes == 1 else set(range(classes + 1))
-    masks = []
-    for path in (pair.predicted, pair.truth):
-        mask = read(path)
-        if odd := sorted(values_of(mask) - allowed):
-            raise InputError(f"{path} holds the value {odd[0]}; the masks in {TRUTH} hold {sorted(allowed)}")
-        masks.append(to_classes(mask, classes))
-    predicted, truth = masks
-    if predicted.shape != truth.shape:
-        sizes = "{1}x{0} and {3}x{2}".format(*predicted.shape, *truth.shape)
-        raise InputError(f"{pair.predicted} and {pair.truth} differ in size: {sizes}")
-    return [
-        {"case": pair.case, "image": pair.name, "class": c}
-        | dict(zip(COUNTS, count_pixels(predicted == c, truth == c), strict=True))
-        for c in range(1, classes + 1)
-    ]
-
-
-def with_scores(table):
-    """Table with columns of SCORES for its columns of COUNTS."""
-    scores = [scores_of_counts(*counts) for counts in table[COUNTS].itertuples(index=False)]
-    return pd.concat([table, pd.DataFrame(scores)], axis=1)
-
-
-def print_tables(images, cases):
-    """One screen: the scores by class over images and over cases, and what the empty masks got."""
-    filled = images[images["tp"] + images["fn"] > 0]
-    for title, table in (("images with a mask", filled), ("cases, all pixels of a case together", cases)):
-        lines = []
-        for number, rows in table.groupby("class"):
-            for score in SCORES:
-                values = rows[score].dropna()
-                lines.append(
-                    {
-                        "class": number,
-                        "score": score,
-                        "n": len(values),
-                        "mean": values.mean(),
-                        "median": values.median(),
-                        "least": values.min(),
-                    }
-                )
-        print(f"\n{title}\n{pd.DataFrame(lines).round(4).to_string(index=False)}")
-    empty = images[images["tp"] + images["fn"] == 0]
-    print(f"\nempty masks: {len(empty)}, of which predicted empty too: {(empty['fp'] == 0).sum()}")
-
-
-# --- pictures
-
-
-def worst_images(images, pairs, classes):
-    """Sheet of the images with the least Dice; false positives on empty masks come first, as they score 0.
+def evaluate(pairs, classes):
+    """Score all pairs.
 
     Returns:
-        (H, W, 3) uint8, RGB, or None where nothing was scored.
+        Result.
     """
-    scores = images.groupby(["case", "image"], sort=False)["dice"].mean().dropna().sort_values(kind="stable")
-    by_key = {(pair.case, pair.name): pair for pair in pairs}
-    backgrounds = find_backgrounds()
-    pictures, captions = [], []
-    for key, dice in scores.head(WORST).items():
-        pair = by_key[key]
-        predicted, truth = (to_classes(read(path), classes) for path in (pair.predicted, pair.truth))
-        picture = paint_errors(backgrounds.get(key), predicted, truth)
-        pictures.append(picture)
-        captions.append(f"{dice:.3f} {pair.case} {pair.name}")
-    return contact_sheet(pictures, min(6, len(pictures)), 240, captions) if pictures else None
+    volumes = pairs[0].name == "volume" and pairs[0].spacing is None
+    spacings = {pair.spacing for pair in pairs}
+    given = SPACING and (tuple(SPACING) if isinstance(SPACING, list) else (SPACING, SPACING))
+    known = volumes or given or None not in spacings
+    if not known and len(spacings) > 1:
+        print("the spacing of some cases is not known: distances of all are in pixels")
+
+    def score(pair):
+        predicted, truth, own = read_pair(pair, classes)
+        spacing = ((own if volumes else given or own) if known else None) or (1,) * truth.ndim
+        return [score_class(pair, c, predicted == c, truth == c, spacing) for c in range(1, classes + 1)]
+
+    found = progress(ordered_map(score, pairs), len(pairs), "scoring")
+    images = pd.DataFrame([row for rows in found for row in rows])
+    elements = images.pop("element")
+    cases = of_cases(images)
+    filled = images.copy()  # means over images leave out those whose mask is empty
+    filled.loc[images["tp"] + images["fn"] == 0, [name for name in SCORES if name != "fpoet"]] = np.nan
+    return Result(
+        what="label volumes" if volumes else "slices",
+        unit="mm" if known else "pixels",
+        tolerance=TOLERANCE,
+        element=float(elements.iloc[0]) if elements.nunique() == 1 else 1.0,
+        element_unit=("mm³" if volumes else "mm²") if known and elements.nunique() == 1 else "pixels",
+        images=images,
+        cases=cases,
+        over_images=summarise_scores(filled, SCORES),
+        over_cases=summarise_scores(cases, SCORES),
+        empties=describe_empties(images, cases),
+        differences=compare_scores(cases, read_other(), SCORES) if AGAINST else None,
+        against=AGAINST,
+    )
 
 
-def find_backgrounds():
-    """dict of (case, name) to picture path; empty where TRUTH has no pictures and IMAGES is not set."""
-    slices = find_slices(IMAGES or TRUTH, "x", "IMAGES")
-    if not IMAGES and {s.path for s in slices} == {s.path for s in find_slices(TRUTH, "y", "TRUTH")}:
-        return {}
-    return {(s.case, s.name): s.path for s in slices}
+def score_class(pair, number, predicted, truth, spacing):
+    counts = count_pixels(predicted, truth)
+    return {
+        "case": pair.case,
+        "image": pair.name,
+        **scores_of_counts(*counts, truth.size),
+        **scores_of_surfaces(predicted, truth, spacing, TOLERANCE),
+        "class": number,
+        **dict(zip(COUNTS, (*counts, truth.size), strict=True)),
+        "element": float(np.prod(spacing)),
+    }
 
 
-def paint_errors(background, predicted, truth):
-    """Colour true positives, false positives and false negatives on a slice, or on black.
+def of_cases(images):
+    """Scores of cases: overlaps of all pixels together, distances as the mean over the images that have them."""
+    groups = images.groupby(["case", "class"], sort=False)
+    counts, distances = groups[COUNTS].sum(), groups[list(DISTANCES)].mean()
+    overlaps = pd.DataFrame([scores_of_counts(*row) for row in counts.itertuples(index=False)], index=counts.index)
+    table = pd.concat([overlaps, distances, counts], axis=1).reset_index()
+    return table[["case", *OVERLAPS, *DISTANCES, "class", *COUNTS]]
 
-    Returns:
-        (H, W, 3) uint8, RGB.
-    """
-    image = to_eight_bit(to_gray(read_picture(background))) if background else np.zeros(truth.shape, np.uint8)
-    picture = np.repeat(image[..., None], 3, axis=2)
-    for where, colour in (
-        ((predicted == truth) & (truth > 0), TRUE_POSITIVE),
-        ((predicted > 0) & (predicted != truth), FALSE_POSITIVE),
-        ((truth > 0) & (predicted == 0), FALSE_NEGATIVE),
+
+def read_other():
+    """cases.csv of AGAINST."""
+    table = pd.read_csv(Path(AGAINST, "cases.csv"), dtype={"case": str}, keep_default_na=False, na_values=[""])
+    missing = {"case", "class", *SCORES} - set(table.columns)
+    if missing:
+        raise InputError(f"AGAINST: {AGAINST}/cases.csv has no column {min(missing)}; evaluate it again")
+    return table.assign(case=table["case"].fillna(""))
+
+
+def describe_empties(images, cases):
+    """Who is empty on either side: dict of the kind to how many there are, and which."""
+    found = {}
+    for what, table, names in (
+        ("images", images, images["case"] + " " + images["image"]),
+        ("cases", cases, cases["case"]),
     ):
-        picture[where] = np.rint(0.6 * picture[where] + 0.4 * np.array(colour))
-    return picture
+        truth, predicted = table["tp"] + table["fn"] == 0, table["tp"] + table["fp"] == 0
+        for title, here in (
+            ("empty mask and empty prediction", truth & predicted),
+            ("empty mask, but a prediction", truth & ~predicted),
+            ("a mask, but an empty prediction", predicted & ~truth),
+        ):
+            listed = sorted({name.strip() for name in names[here]})
+            shown = ", ".join(filter(None, listed[:20])) + (", ..." if len(listed) > 20 else "")
+            found[f"{what}: {title}"] = f"{int(here.sum())}" + (f": {shown}" if shown else "")
+    return found
+
+
+# --- what is shown
+
+
+def print_tables(result):
+    """One screen: the scores by class over images and over cases, and what the empty masks got."""
+    columns = ["class", "score", "n", "mean", "low", "high", "median", "q1", "q3", "least"]
+    for title, table in (
+        ("images with a mask", result.over_images),
+        ("cases, all pixels of a case together", result.over_cases),
+    ):
+        print(f"\n{title}\n{table[table['n'] > 0][columns].round(4).to_string(index=False)}")
+    empty = result.images[result.images["tp"] + result.images["fn"] == 0]
+    print(f"\nempty masks: {len(empty)}, of which predicted empty too: {(empty['fp'] == 0).sum()}")
+    if result.differences is not None:
+        print(f"\nless those of {AGAINST}\n{result.differences.round(4).to_string(index=False)}")
+
+
+def show(images, pairs, classes):
+    """Pictures of WORST images, with their scores as captions; false positives on empty masks score 0.
+
+    Returns:
+        list of (RGB picture, caption).
+    """
+    scores = images.groupby(["case", "image"], sort=False)[["dice", "hausdorff"]].mean()
+    scores = scores[scores["dice"].notna()]
+    if SHOW == "worst":
+        scores = scores.sort_values("dice", kind="stable")
+    elif SHOW == "random":
+        scores = scores.sample(frac=1, random_state=1)
+    by_key = {(pair.case, pair.name): pair for pair in pairs}
+    backgrounds = find_backgrounds(IMAGES, TRUTH)
+    chosen = list(scores.head(WORST).itertuples())
+
+    def draw(row):
+        key = row.Index
+        background = backgrounds.get(key) or backgrounds.get(("", key[1]))
+        return show_errors(by_key[key], classes, background, WINDOW, HAUSDORFF_LINE)
+
+    captions = [
+        f"{row.dice:.3f} {' '.join(row.Index)}" + (f", HD {row.hausdorff:.1f}" if np.isfinite(row.hausdorff) else "")
+        for row in chosen
+    ]
+    return list(zip(ordered_map(draw, chosen), captions, strict=True))
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ from common.augmentation import make_augmentation
 from common.cases import slice_identity
 from common.datasets import Batches, open_set
 from common.recorder import Log, Recorder, make_run_folder, read_checkpoint
-from common.report import draw_network, write_report
+from common.report import draw_network, finish_report
 from common.runs import load_network, model_file, take_weights
 from common.schedules import Controller, learning_rate
 from losses import follow_steps, get_loss, training_metrics
@@ -116,7 +116,7 @@ def main():
     recorder.close()
     if recorder.failed:
         raise InputError(recorder.why)
-    write_report(run, validation, BATCH_SIZE)
+    finish_report(run, log, validation, BATCH_SIZE)
     score, epoch = log.best("dice")
     print(f"stopped, {recorder.why}; wrote {run}: best validation Dice {score:.4f} in epoch {epoch}")
 

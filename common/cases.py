@@ -101,13 +101,23 @@ def common_preparation(table):
         found["plane"].add(volume.get("plane", ""))
         found["fit"].add(record.get("fit") or "")
         found["stretched"].add(bool(record.get("stretched")))
-        for entry in record.get("slices", {}).values() or [None]:
-            if entry and record.get("spacing"):
-                scale = [entry["box"][3] / record["size"], entry["box"][2] / record["size"]]
-                found["spacing"].add(tuple(np.round(np.multiply(record["spacing"], scale), 6).tolist()))
-            else:
-                found["spacing"].add(UNKNOWN["spacing"])
+        for name in record.get("slices", {}) or [None]:
+            found["spacing"].add(pixel_spacing(record, name) or UNKNOWN["spacing"])
     return {name: values.pop() if len(values) == 1 else UNKNOWN[name] for name, values in found.items()}
+
+
+def pixel_spacing(record, name):
+    """(row, column) distance in mm of the pixels of a slice of a case; None where it is not known.
+
+    Args:
+        record: content of its case.json.
+        name: of the slice.
+    """
+    entry = record.get("slices", {}).get(name)
+    if not entry or not record.get("spacing"):
+        return None
+    scale = [entry["box"][3] / record["size"], entry["box"][2] / record["size"]]
+    return tuple(np.round(np.multiply(record["spacing"], scale), 6).tolist())
 
 
 def read_case_record(case):

@@ -182,13 +182,13 @@ def describe():
     return f"{keras.backend.backend()} on {', '.join(list_devices())}"
 
 
-def environment():
-    """Versions and machine as text, one a line, for a run's `environment.txt`."""
+def environment(backend=True):
+    """Versions and machine as text, one a line; `backend` loads Keras to say what it computes on."""
     lines = [
         f"python {sys.version.split()[0]}",
         f"system {platform.system()} {platform.release()} {platform.machine()}",
     ]
-    lines += [f"cores {os.cpu_count()}", f"backend {describe()}"]
+    lines += [f"cores {os.cpu_count()}"] + ([f"backend {describe()}"] if backend else [])
     for package in PACKAGES:
         try:
             lines.append(f"{package} {version(package)}")

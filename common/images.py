@@ -140,6 +140,13 @@ def encode_png(picture):
     return cv2.imencode(".png", np.ascontiguousarray(picture))[1].tobytes()
 
 
+def encode_jpeg(picture, quality=88):
+    """JPEG file as bytes of a picture, RGB."""
+    return cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])[
+        1
+    ].tobytes()
+
+
 def to_unit(images):
     """Scale integer images to what the networks take.
 

@@ -17,6 +17,7 @@ import losses  # noqa: F401  (a checkpoint holds its loss and metrics)
 from common.devices import environment, hushed
 from common.errors import InputError
 from common.files import whole_file, whole_folder, write_json
+from common.report import write_report
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -213,6 +214,7 @@ class Recorder(keras.callbacks.Callback):
             self.why = f"another epoch would end after {self.max_minutes:g} minutes"
         self.model.stop_training = self.why is not None
         self._write_state()
+        write_report(self.run, self.log)
 
     def _say(self, row):
         best = " best" if self.log.is_best("dice") else ""

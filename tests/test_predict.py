@@ -1,4 +1,4 @@
-"""predict.py and evaluate.py: pictures of any size in, masks, overlays and scores out."""
+"""predict.py: pictures of any size in, masks and overlays out."""
 
 import json
 
@@ -7,16 +7,10 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import assert_refused, disc_slice, leftovers, make_cases, run_script, write_picture
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
+from conftest import assert_refused, disc_slice, leftovers, run_script, write_picture
 
 from common.images import read_mask, read_picture, to_unit
-from common.scores import count_pixels, scores_of_counts
 from common.tiling import predict_pictures
-
-# --- predict.py
 
 
 class Brightness:
@@ -131,70 +125,3 @@ def test_bad_input_of_predict(trained, packed, tmp_path):
     assert_refused("predict.py", "not made by this script", **{**good, "OUTPUT": tmp_path / "mine"}, REPLACE=True)
     assert (tmp_path / "mine" / "notes.txt").exists() and not (tmp_path / "out").exists()
     assert not leftovers(tmp_path)
-
-
-# --- evaluate.py
-
-
-@given(hnp.arrays(bool, (6, 7)), hnp.arrays(bool, (6, 7)))
-def test_scores_are_those_of_the_formulas(predicted, truth):
-    scores = scores_of_counts(*count_pixels(predicted, truth))
-    p, t = set(map(tuple, np.argwhere(predicted))), set(map(tuple, np.argwhere(truth)))
-    expected = {
-        "dice": (2 * len(p & t), len(p) + len(t)),
-        "iou": (len(p & t), len(p | t)),
-        "precision": (len(p & t), len(p)),
-        "recall": (len(p & t), len(t)),
-    }
-    for name, (part, whole) in expected.items():
-        assert scores[name] == pytest.approx(part / whole if whole else np.nan, nan_ok=True)
-
-
-@given(st.integers(0, 50), st.integers(0, 50), st.integers(0, 50))
-def test_dice_and_iou_agree(tp, fp, fn):
-    scores = scores_of_counts(tp, fp, fn)
-    if tp + fp + fn:
-        assert scores["dice"] == pytest.approx(2 * scores["iou"] / (1 + scores["iou"]))
-
-
-def test_evaluate_tables_and_files(tmp_path):
-    truth = make_cases(tmp_path / "truth", cases=2, slices=3, size=32)
-    for file in sorted(truth.glob("case*/y/*.png")):
-        mask = read_mask(file)
-        write_picture(tmp_path / "out" / file.parent.parent.name / file.name, np.roll(mask, 2, axis=0))
-    write_picture(truth / "case01" / "y" / "0001.png", np.zeros((32, 32), np.uint8))
-    write_picture(truth / "case02" / "y" / "0002.png", np.zeros((32, 32), np.uint8))
-    write_picture(tmp_path / "out" / "case02" / "0002.png", np.zeros((32, 32), np.uint8))
-    out = run_script("evaluate.py", PREDICTED=tmp_path / "out", TRUTH=truth, OUTPUT=tmp_path / "scores").stdout
-    images = pd.read_csv(tmp_path / "scores" / "scores.csv", dtype={"image": str})
-    assert list(images.columns[:4]) == ["case", "image", "dice", "iou"] and len(images) == 6
-    row = images[(images["case"] == "case01") & (images["image"] == "0002")].iloc[0]
-    a, b = (read_mask(f) > 0 for f in (tmp_path / "out/case01/0002.png", truth / "case01/y/0002.png"))
-    assert row["dice"] == pytest.approx(2 * (a & b).sum() / (a.sum() + b.sum()))
-    rows = images.set_index(["case", "image"])
-    assert rows.loc[("case01", "0001"), "dice"] == 0 and np.isnan(rows.loc[("case01", "0001"), "recall"])
-    assert np.isnan(rows.loc[("case02", "0002"), "dice"]), "both empty: nothing to score"
-    assert "empty masks: 2, of which predicted empty too: 1" in out
-    cases = pd.read_csv(tmp_path / "scores" / "cases.csv")
-    counts = images[images["case"] == "case01"][["tp", "fp", "fn"]].sum()
-    assert cases["dice"][0] == pytest.approx(2 * counts["tp"] / (2 * counts["tp"] + counts["fp"] + counts["fn"]))
-    sheet = read_picture(tmp_path / "scores" / "worst.png").astype(int)
-    red, green, blue = sheet[..., 0], sheet[..., 1], sheet[..., 2]
-    assert ((green > red + 40) & (green > blue + 20)).any() and (red > green + 40).any() and (blue > red + 40).any()
-
-
-def test_bad_input_of_evaluate(tmp_path):
-    for side in ("a", "b"):
-        for name in ("1", "2"):
-            write_picture(tmp_path / side / f"{name}.png", disc_slice(24, 1)[1])
-    good = {"PREDICTED": tmp_path / "a", "TRUTH": tmp_path / "b", "OUTPUT": tmp_path / "scores"}
-    assert_refused("evaluate.py", "TRUTH is not set", **{**good, "TRUTH": ""})
-    (tmp_path / "a" / "2.png").unlink()
-    assert_refused("evaluate.py", "2.png has no predicted mask", **good)
-    write_picture(tmp_path / "a" / "2.png", disc_slice(32, 1)[1])
-    assert_refused("evaluate.py", "differ in size", "32x32 and 24x24", **good)
-    write_picture(tmp_path / "a" / "2.png", np.full((24, 24), 3, np.uint8))
-    assert_refused("evaluate.py", "holds the value 3", **good)
-    write_picture(tmp_path / "a" / "2.png", np.full((24, 24), 200, np.uint8))
-    assert_refused("evaluate.py", "200", **good)
-    assert not (tmp_path / "scores").exists() and not leftovers(tmp_path)
