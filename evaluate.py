@@ -21,6 +21,11 @@ OUTPUT = "scores"  # folder for the scores
 REPLACE = False  # True to write over an OUTPUT that exists
 AGAINST = ""  # OUTPUT of another evaluation of the same cases, to compare with
 
+# --- what to predict with
+CHOOSE: str | list = ""  # folder of train.py --fold all, or several: instead of scoring, choose networks, flips and
+# cleaning by the cases that each fold has not seen; choice.json there is what predict.py takes, choice.csv the scores
+CLEANINGS = [{}, {"share": 1}, {"share": 0.1}, {"smallest": 50}, {"fill": True}, {"median": 5}]  # to choose from
+
 # --- distances
 SPACING: list | float | None = None  # mm between the pixels of slices, [row, column]; None: as the cases or volumes say
 TOLERANCE = 1.0  # of the surface Dice, in mm, or in pixels where the spacing is not known
@@ -39,13 +44,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from common.devices import environment
-from common.errors import InputError
+from common.devices import environment, import_keras
+from common.errors import InputError, as_input_error
 from common.files import refuse_existing, require_choice, require_range, whole_folder, write_json
 from common.images import contact_sheet, encode_png
 from common.judging import find_backgrounds, show_errors, write_report
 from common.pairs import find_classes, match_pairs, read_pair
 from common.parallel import ordered_map, progress
+from common.postprocess import check_cleaning
 from common.scores import DISTANCES, OVERLAPS, SCORES, count_pixels, scores_of_counts, scores_of_surfaces
 from common.statistics import compare_scores, summarise_scores
 
@@ -83,6 +89,9 @@ class Result:
 
 
 def main():
+    if CHOOSE:
+        choose_what_helps()
+        return
     check_settings()
     pairs = match_pairs(PREDICTED, TRUTH, LABEL_NAME)
     print(f"scoring {len(pairs)} masks of {PREDICTED} against {TRUTH}", flush=True)
@@ -120,6 +129,25 @@ def check_settings():
         raise InputError(f"TOLERANCE is {TOLERANCE}; expected at least 0")
     if AGAINST and not Path(AGAINST, "cases.csv").is_file():
         raise InputError(f"AGAINST: {AGAINST} is no OUTPUT of evaluate.py (it has no cases.csv)")
+
+
+def choose_what_helps():
+    """Write choice.json and choice.csv into the first of the cross-validations CHOOSE."""
+    import_keras()
+    from common.choosing import choose
+    from common.folds import write_choice
+
+    with as_input_error("CLEANINGS"):
+        for cleaning in CLEANINGS:
+            check_cleaning(cleaning)
+    folders = CHOOSE if isinstance(CHOOSE, list) else [CHOOSE]
+    choice, table = choose(folders, CLEANINGS if {} in CLEANINGS else [{}, *CLEANINGS])
+    table.to_csv(Path(folders[0], "choice.csv"), index=False)
+    write_choice(choice, folders[0])
+    shown = pd.concat([table.head(1), table.nlargest(8, "dice"), table[table["chosen"] == "yes"]]).drop_duplicates()
+    print(f"the first, the best eight of {len(table)} ways, and the chosen one")
+    print(shown.round(4).to_string(index=False))
+    print(f"wrote {Path(folders[0], 'choice.json')}; predict.py --run {folders[0]} takes it")
 
 
 # --- scores

@@ -1,6 +1,7 @@
 """Predict masks for pictures of any size.
 
-Reads   RUN: run folder of train.py, several to average, or .keras files; INPUT: pictures, case folders or a list
+Reads   RUN: run folder of train.py, several to average, a cross-validation, or .keras files; INPUT: pictures, case
+        folders, a list or a volume
 Writes  OUTPUT/<name>.png, masks of the size of the pictures, and OUTPUT/overlays/<name>.png;
         of several cases OUTPUT/<case>/<name>.png and OUTPUT/overlays/<case>/<name>.png; of a case that came from a
         volume OUTPUT/<case>.nii.gz, labels on the volume's own grid, and OUTPUT/volumes.csv, what they measure
@@ -10,7 +11,10 @@ Takes   20 seconds for 10 pictures of 512x512 in tiles with a U-net of 16 featur
 from common.settings import apply_command_line
 
 # --- where from, where to
-RUN: str | list = ""  # run folder or .keras file; a list of them is averaged
+RUN: str | list = (
+    ""  # run folder, folder of runs (the newest), or .keras file; a list of them is averaged; or the folder
+)
+# of a cross-validation, whose folds are averaged as evaluate.py --choose has chosen
 WEIGHTS_FILE = "best_dice"  # which model of a run: "best_dice", "best_iou" or "last"
 INPUT = ""  # folder of pictures, case folder, folder of cases, list (.csv), or a volume (DICOM folder, NIfTI, NRRD,
 # MetaImage)
@@ -21,6 +25,8 @@ REPLACE = False  # True to write over an OUTPUT that exists
 FIT: str | None = None  # "resize" to the size of the network and back; "tile" by overlapping tiles of that size;
 # None: "tile" if the network was trained on tiles, else "resize"
 OVERLAP = 0.5  # share by which neighbouring tiles overlap at least
+FLIPS: str | None = None  # average over "flips" of each picture (4 times as long) or "turns", quarter turns and flips
+# (8 times); "none"; None: as chosen for a cross-validation, else none
 THRESHOLD = 0.5  # probability above which a pixel is foreground, with one class
 BATCH_SIZE = 8  # slices or tiles a step
 
@@ -31,9 +37,11 @@ SPACING: float | list | None = None  # mm to resample to, one number or three (l
 SERIES: int | None = None  # which series of a folder that holds several, by its number in the message that lists them
 
 # --- what is done to the masks
-CLEAN = {}  # for instance {"median": 3, "share": 0.1, "near": 10, "smallest": 50, "fill": True}: smooth; drop parts of
+CLEAN: dict | None = (
+    None  # for instance {"median": 3, "share": 0.1, "near": 10, "smallest": 50, "fill": True}: smooth; drop parts of
+)
 # less than a tenth of the largest (1: all but the largest) unless within 10 pixels of one that stays; drop parts of
-# fewer than 50 pixels; fill holes
+# fewer than 50 pixels; fill holes; None: as chosen for a cross-validation, else nothing
 CLEAN_IN = "2d"  # "2d": each mask by itself; "3d": label volumes as a whole, and the masks stay as they are
 
 # --- what is written
@@ -48,6 +56,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.averaging import Ensemble
 from common.cases import Slice, find_slices, read_case_record
 from common.devices import import_keras
 from common.errors import InputError, as_input_error
@@ -60,6 +69,7 @@ from common.files import (
     whole_folder,
     write_json,
 )
+from common.folds import is_cross_validation, read_choice
 from common.fullscale import FullPictures
 from common.images import (
     class_numbers,
@@ -74,10 +84,10 @@ from common.images import (
 )
 from common.label_volumes import WRITTEN, CaseVolumes
 from common.parallel import ordered_map, progress
-from common.postprocess import STEPS, clean
-from common.runs import MODELS, load_network, model_file
+from common.postprocess import check_cleaning, clean
+from common.runs import MODELS, model_file
 from common.settings import recorded_settings
-from common.tiling import predict_pictures
+from common.tiling import TRANSFORMS
 from common.volumes import PLANES, ending_of, is_volume, open_slices, require_spacing, slice_entry, three
 
 RECORD = "prediction.json"
@@ -86,28 +96,31 @@ LIKE_TRAINING = {"tile": "tile", "crop": "tile", "pad": "pad"}  # FIT by that of
 
 def main():
     check_settings()
-    runs = RUN if isinstance(RUN, list) else [RUN]
-    files = [model_file(run, WEIGHTS_FILE) for run in runs]
+    files, flips, cleaning = find_networks()
     refuse_existing(OUTPUT, REPLACE, RECORD)
     prepared = preparation(files)
     fit = FIT or prepared["fit"] or "resize"
     slices, read, record_of = open_input(prepared)
 
     import_keras()
-    networks = [load_network(file) for file in files]
-    size, channels = ends(networks, files)
+    ensemble = Ensemble(files)
+    size, classes = ensemble.size, max(ensemble.channels - 1, 1)
+    averaged = {"none": "", "flips": ", averaged over flips", "turns": ", averaged over flips and quarter turns"}[flips]
     print(
-        f"predicting {len(slices)} pictures of {INPUT} with {', '.join(map(str, files))}, {fit} at {size}", flush=True
+        f"predicting {len(slices)} pictures of {INPUT} with {', '.join(map(str, files))}, {fit} at {size}{averaged}",
+        flush=True,
     )
-    pictures = ordered_map(read, slices)
-    predicted = predict_pictures(pictures, networks, size, fit, OVERLAP, BATCH_SIZE)
+    settings = {"fit": fit, "overlap": OVERLAP, "batch_size": BATCH_SIZE, "flips": flips}
+    steps = ensemble.predict(lambda: ordered_map(read, slices), **settings)
+    steps = progress(steps, len(slices) * len(files), "predicting")
+    predicted = ((image, probabilities) for image, probabilities in steps if image is not None)
     with whole_folder(OUTPUT, REPLACE, RECORD) as part:
-        pictures_at_full_scale = FullPictures(part, PASTE, max(channels - 1, 1))
-        volumes = CaseVolumes(part, LABEL_VOLUMES, CLEAN if CLEAN_IN == "3d" else {})
-        for s, (image, probabilities) in zip(slices, progress(predicted, len(slices), "predicting"), strict=True):
+        pictures_at_full_scale = FullPictures(part, PASTE, classes)
+        volumes = CaseVolumes(part, LABEL_VOLUMES, cleaning if CLEAN_IN == "3d" else {})
+        for s, (image, probabilities) in zip(slices, predicted, strict=True):
             numbers = choose_classes(probabilities)
-            numbers = clean(numbers, **CLEAN) if CLEAN_IN == "2d" else numbers
-            write(part / s.case / f"{s.name}.png", from_classes(numbers, max(channels - 1, 1)))
+            numbers = clean(numbers, **cleaning) if CLEAN_IN == "2d" else numbers
+            write(part / s.case / f"{s.name}.png", from_classes(numbers, classes))
             if OVERLAYS:
                 write(part / "overlays" / s.case / f"{s.name}.png", draw_outlines(paint(image, numbers), numbers))
             name, record = record_of(s)
@@ -129,10 +142,9 @@ def check_settings():
         require_folder(PASTE, "PASTE")
     require_choice(CLEAN_IN, ("2d", "3d"), "CLEAN_IN")
     with as_input_error("CLEAN"):
-        if unknown := CLEAN.keys() - set(STEPS):
-            raise ValueError(f"no step is called {min(unknown)!r}; there are {', '.join(STEPS)}")
-        clean(np.zeros((1, 1), np.uint8), **CLEAN)
+        check_cleaning(CLEAN or {})
     require_choice(LABEL_VOLUMES, ("", *WRITTEN), "LABEL_VOLUMES")
+    require_choice(FLIPS, (None, *TRANSFORMS), "FLIPS")
     require_choice(FIT, (None, "resize", "tile", "pad"), "FIT")
     for name, value, low, high in (("OVERLAP", OVERLAP, 0, 0.9), ("THRESHOLD", THRESHOLD, 0, 1)):
         if not low <= value <= high:
@@ -144,6 +156,17 @@ def check_settings():
 
 
 # --- what the runs say
+
+
+def find_networks():
+    """Files of the networks to average, a name of TRANSFORMS, and how masks are cleaned."""
+    runs = RUN if isinstance(RUN, list) else [RUN]
+    choices = [read_choice(run) for run in runs if run and is_cross_validation(run)]
+    if choices and len(runs) > 1:
+        raise InputError("RUN: a cross-validation stands alone; evaluate.py --choose averages several")
+    chosen = choices[0] if choices else {"files": [model_file(run, WEIGHTS_FILE) for run in runs]}
+    flips = chosen.get("flips", "none") if FLIPS is None else FLIPS
+    return chosen["files"], flips, chosen.get("clean", {}) if CLEAN is None else CLEAN
 
 
 def preparation(files):
@@ -170,24 +193,6 @@ def preparation(files):
                 f"the runs were trained on slices of different kinds: {name} is {kinds}; predict one by one"
             )
     return prepared
-
-
-def ends(networks, files):
-    """Input size and output channels that the networks share.
-
-    Raises:
-        InputError: if they differ, or one takes other than square gray slices.
-    """
-    shapes = [(network.input_shape[1:], network.output_shape[-1]) for network in networks]
-    for shape, file in zip(shapes, files, strict=True):
-        if shape != shapes[0]:
-            raise InputError(
-                f"{file} takes {shape[0]} and gives {shape[1]} channels, unlike {files[0]}; they must agree"
-            )
-    (height, width, gray), channels = shapes[0]
-    if height != width or height is None or gray != 1:
-        raise InputError(f"{files[0]} takes {shapes[0][0]}; expected square slices of one channel")
-    return height, channels
 
 
 # --- pictures in, probabilities out

@@ -32,15 +32,11 @@ SEED = 1  # of the division and of the training
 apply_command_line(globals())
 
 import shlex
-import subprocess
-import sys
 import time
 from pathlib import Path
 
-from common.errors import InputError
 from common.files import require_folder
-
-ROOT = Path(__file__).resolve().parent
+from common.scripts import call
 
 
 def main():
@@ -85,18 +81,9 @@ def main():
 
 
 def run(script, **settings):
-    """Run a step; its output goes where ours goes.
-
-    Raises:
-        InputError: if it fails.
-    """
-    arguments = flags_of(settings)
-    print(f"\n$ python {script} {shlex.join(arguments)}", flush=True)
-    status = subprocess.run([sys.executable, str(ROOT / script), *arguments], check=False).returncode
-    if status in (-2, 130):
-        raise KeyboardInterrupt
-    if status:
-        raise InputError(f"{script} failed with exit status {status}; its message stands above")
+    """Say what is run, and run it."""
+    print(f"\n$ python {script} {shlex.join(flags_of(settings))}", flush=True)
+    call(script, **settings)
 
 
 if __name__ == "__main__":

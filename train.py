@@ -13,6 +13,7 @@ from common.settings import apply_command_line, recorded_settings, use_recorded_
 TRAIN = "data/packed/train.h5"  # packed set or list to train on
 VALIDATION = "data/packed/validation.h5"  # packed set or list to choose the best epoch by
 MEMORY_GB = 4.0  # sets of up to so many GB are held in memory; greater ones are read as needed
+FOLD: int | str | None = None  # fold to train of those beside TRAIN, from 1; "all": a cross-validation over all in turn
 AUGMENTATION = {}  # on the fly, for instance {"flip": "horizontal", "rotation": 10, "shift": 0.05, "zoom": 0.05};
 # also "shear", "elastic", "brightness", "contrast", "blur", and "fill": "constant", "nearest" or "reflect"
 
@@ -64,6 +65,7 @@ import models
 from common.augmentation import make_augmentation
 from common.cases import slice_identity
 from common.datasets import Batches, open_set
+from common.folds import cross_validate, find_folds, fold_file, is_cross_validation
 from common.recorder import Log, Recorder, make_run_folder, read_checkpoint
 from common.report import draw_network, finish_report
 from common.runs import load_network, model_file, take_weights
@@ -72,8 +74,13 @@ from losses import follow_steps, get_loss, training_metrics
 
 
 def main():
+    if FOLD == "all":
+        cross_validate(recorded_settings(globals()))
+        return
     if MODE == "resume":
         use_run_to_resume()
+    elif FOLD is not None:
+        take_fold()
     take_recommendations()
     check_settings()
     training, validation = open_sets()
@@ -87,7 +94,8 @@ def main():
     if MODE == "resume":
         run = Path(RUN)
     else:
-        run = make_run_folder(RUNS, MODEL, recorded_settings(globals()))
+        name = f"fold{FOLD}" if is_cross_validation(RUNS) else None
+        run = make_run_folder(RUNS, MODEL, recorded_settings(globals()), name)
         draw_network(model, run)
     print(
         f"{MODEL}, {model.count_params():,} parameters, {training.shape[0]}x{training.shape[1]}, {LOSS}; "
@@ -130,6 +138,14 @@ def use_run_to_resume():
             f"RUN: {RUN or 'not set'} is no run folder (it has no settings.json); give --run the run to resume"
         )
     use_recorded_settings(globals(), Path(RUN, "settings.json"), keep=given | {"MODE", "RUN", "RUNS"})
+
+
+def take_fold():
+    """Take the sets of a fold."""
+    folds = find_folds(TRAIN) if Path(TRAIN).parent.name != f"fold{FOLD}" else [FOLD]
+    if FOLD not in folds:
+        raise InputError(f'FOLD is {FOLD!r}; {Path(TRAIN).parent} has {", ".join(map(str, folds))}, or say "all"')
+    globals().update(TRAIN=fold_file(TRAIN, FOLD), VALIDATION=fold_file(VALIDATION, FOLD))
 
 
 def take_recommendations():

@@ -6,6 +6,13 @@ from scipy import ndimage
 STEPS = ("median", "share", "near", "smallest", "fill")
 
 
+def check_cleaning(settings):
+    """Raise ValueError where a dict holds other than arguments of `clean` in their ranges."""
+    if unknown := settings.keys() - set(STEPS):
+        raise ValueError(f"no step is called {min(unknown)!r}; there are {', '.join(STEPS)}")
+    clean(np.zeros((1, 1), np.uint8), **settings)
+
+
 def clean(numbers, median=0, share=0.0, near=0.0, smallest=0, fill=False):
     """Clean class numbers, each class by itself and the steps in this order.
 

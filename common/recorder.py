@@ -30,18 +30,19 @@ STATE_IN_CHECKPOINT = (
 )
 
 
-def make_run_folder(runs, model, settings):
+def make_run_folder(runs, model, settings, name=None):
     """Make a run folder with the settings, the environment and the code.
 
     Args:
         runs: folder of the runs.
         model: name of the network, or path of a .py file, which is copied too.
         settings: dict for `settings.json`.
+        name: of the folder; None: made of date, time and network.
 
     Returns:
         Path of `<runs>/<yyyymmdd-hhmmss>_<model>`, with a number behind it where there is one of that second.
     """
-    stem = f"{time.strftime('%Y%m%d-%H%M%S')}_{Path(model).stem}"
+    stem = name or f"{time.strftime('%Y%m%d-%H%M%S')}_{Path(model).stem}"
     run = Path(runs, stem)
     number = 1
     while run.exists():

@@ -7,17 +7,47 @@ import numpy as np
 
 from common.images import cut, fit_boxes, resize, to_unit
 
+# How a picture is shown to the network to average over: quarter turns, and whether it is mirrored.
+TRANSFORMS = {
+    "none": [(0, False)],
+    "flips": [(0, False), (0, True), (2, False), (2, True)],
+    "turns": [(turns, mirrored) for turns in range(4) for mirrored in (False, True)],
+}
 
-def predict_pictures(pictures, networks, size, fit, overlap=0.5, batch_size=8):
+
+def average_over(network, x, flips):
+    """Mean of a network's probabilities over turned and mirrored forms of square pictures.
+
+    Args:
+        network: keras.Model.
+        x: (B, H, H, 1) float32.
+        flips: name of TRANSFORMS.
+
+    Returns:
+        (B, H, H, C) float32.
+    """
+    return sum(predict_turned(network, x, *form) for form in TRANSFORMS[flips]) / np.float32(len(TRANSFORMS[flips]))
+
+
+def predict_turned(network, x, turns, mirrored):
+    """Probabilities of pictures that are shown turned and mirrored, turned back; arguments as `average_over`."""
+    shown = np.rot90(x, turns, (1, 2))
+    shown = np.ascontiguousarray(shown[:, :, ::-1] if mirrored else shown)
+    probabilities = np.asarray(network.predict_on_batch(shown), np.float32)
+    return np.rot90(probabilities[:, :, ::-1] if mirrored else probabilities, -turns, (1, 2))
+
+
+def predict_pictures(pictures, network, size, fit, overlap=0.5, batch_size=8, flips="none"):
     """Probabilities of pictures, streamed: it holds a few pictures at a time.
 
     Args:
         pictures: iterable of (H, W) uint8 or uint16, each of its own size.
-        networks: list of keras.Model, whose outputs are averaged.
-        size: side of the slices that they take.
+        network: keras.Model.
+        size: side of the slices that it takes.
         fit: of `common.images.fit_boxes`; overlapping tiles are averaged with Gaussian weights.
         overlap: share by which neighbouring tiles overlap at least.
         batch_size: slices or tiles a step.
+        flips: name of TRANSFORMS.
 
     Yields:
         (picture, probabilities), the latter (H, W, C) float32.
@@ -38,8 +68,7 @@ def predict_pictures(pictures, networks, size, fit, overlap=0.5, batch_size=8):
         x = np.zeros((batch_size, size, size, 1), np.float32)  # always full, so that the network is compiled once
         for row, (_, _, piece) in enumerate(batch):
             x[row, ..., 0] = piece
-        total = sum(np.asarray(network.predict_on_batch(x), np.float32) for network in networks)
-        for (canvas, box, _), probabilities in zip(batch, total / len(networks), strict=False):
+        for (canvas, box, _), probabilities in zip(batch, average_over(network, x, flips), strict=False):
             canvas.add(box, probabilities, window)
         while open_canvases and open_canvases[0].complete():
             canvas = open_canvases.pop(0)

@@ -26,7 +26,7 @@ def test_probabilities_come_back_to_their_place(fit, shape):
     """A smooth picture must come back as it went in, whatever was cut, scaled and pasted."""
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     picture = (127 + 60 * np.sin(rows / 25) + 60 * np.cos(columns / 25)).astype(np.uint8)
-    stream = predict_pictures([picture, picture[::-1]], [Brightness(), Brightness()], 32, fit)
+    stream = predict_pictures([picture, picture[::-1]], Brightness(), 32, fit)
     for image, probabilities in stream:
         assert probabilities.shape == (*shape, 1) and probabilities.dtype == np.float32
         difference = np.abs(probabilities[..., 0] - to_unit(image))
@@ -44,7 +44,7 @@ def test_many_pictures_are_streamed():
             taken.append(i)
             yield np.zeros((32, 32), np.uint8)
 
-    for i, _ in enumerate(predict_pictures(pictures(), [Brightness()], 32, "resize", batch_size=8)):
+    for i, _ in enumerate(predict_pictures(pictures(), Brightness(), 32, "resize", batch_size=8)):
         assert len(taken) <= i + 2 * 8
 
 
