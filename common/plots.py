@@ -32,9 +32,7 @@ def box_plots(table, groups):
     classes = sorted(table["class"].unique())
     with plt.rc_context(STYLE):
         widths = [len(names) for names, _ in groups]
-        figure, axes = plt.subplots(
-            1, len(groups), figsize=(10.5, 3.6), width_ratios=widths, layout="constrained", squeeze=False
-        )
+        figure, axes = plt.subplots(1, len(groups), figsize=(10.5, 3.6), width_ratios=widths, squeeze=False)
         rng = np.random.default_rng(0)
         for axis, (names, label) in zip(axes[0], groups, strict=True):
             for c, number in enumerate(classes):
@@ -82,7 +80,7 @@ def dice_by_size(table, sizes, label):
         content of an SVG file.
     """
     with plt.rc_context(STYLE):
-        figure, axis = plt.subplots(figsize=(10.5, 3.2), layout="constrained")
+        figure, axis = plt.subplots(figsize=(10.5, 3.2))
         for c, number in enumerate(sorted(table["class"].unique())):
             here = (table["class"] == number).to_numpy()
             axis.plot(
@@ -104,6 +102,7 @@ def dice_by_size(table, sizes, label):
 
 
 def _svg(figure):
+    figure.subplots_adjust(left=0.055, right=0.99, top=0.96, bottom=0.2, wspace=0.16)  # a layout engine draws twice
     content = io.BytesIO()
     figure.savefig(content, format="svg", metadata={"Date": None})
     plt.close(figure)
