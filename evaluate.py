@@ -49,7 +49,7 @@ from common.errors import InputError, as_input_error
 from common.files import refuse_existing, require_choice, require_range, whole_folder, write_json
 from common.images import contact_sheet, encode_png
 from common.judging import find_backgrounds, show_errors, write_report
-from common.pairs import find_classes, match_pairs, read_pair
+from common.pairs import count_classes, match_pairs, read_pair
 from common.parallel import ordered_map, progress
 from common.postprocess import check_cleaning
 from common.scores import DISTANCES, OVERLAPS, SCORES, count_pixels, scores_of_counts, scores_of_surfaces
@@ -95,8 +95,7 @@ def main():
     check_settings()
     pairs = match_pairs(PREDICTED, TRUTH, LABEL_NAME)
     print(f"scoring {len(pairs)} masks of {PREDICTED} against {TRUTH}", flush=True)
-    classes = find_classes(pairs, TRUTH)
-    result = evaluate(pairs, classes)
+    result = evaluate(pairs)
     with whole_folder(OUTPUT, REPLACE, RECORD) as part:
         result.images.to_csv(part / "scores.csv", index=False)
         result.cases.to_csv(part / "cases.csv", index=False)
@@ -104,7 +103,7 @@ def main():
         pd.concat([t.assign(over=name) for name, t in both]).to_csv(part / "summary.csv", index=False)
         if result.differences is not None:
             result.differences.to_csv(part / "differences.csv", index=False)
-        pictures = show(result.images, pairs, classes)
+        pictures = show(result.images, pairs)
         if pictures:
             shown, captions = zip(*pictures, strict=True)
             (part / "worst.png").write_bytes(encode_png(contact_sheet(shown, min(6, len(shown)), 240, captions)))
@@ -153,7 +152,7 @@ def choose_what_helps():
 # --- scores
 
 
-def evaluate(pairs, classes):
+def evaluate(pairs):
     """Score all pairs.
 
     Returns:
@@ -167,12 +166,14 @@ def evaluate(pairs, classes):
         print("the spacing of some cases is not known: distances of all are in pixels")
 
     def score(pair):
-        predicted, truth, own = read_pair(pair, classes)
+        predicted, truth, own, values = read_pair(pair)
         spacing = ((own if volumes else given or own) if known else None) or (1,) * truth.ndim
-        return [score_class(pair, c, predicted == c, truth == c, spacing) for c in range(1, classes + 1)]
+        there = ({1 if value == 255 else value for value in set().union(*values)} | {1}) - {0}
+        return [score_class(pair, c, predicted == c, truth == c, spacing) for c in sorted(there)], values
 
-    found = progress(ordered_map(score, pairs), len(pairs), "scoring")
-    images = pd.DataFrame([row for rows in found for row in rows])
+    rows, values = zip(*progress(ordered_map(score, pairs), len(pairs), "scoring"), strict=True)
+    classes = count_classes(pairs, values, TRUTH)
+    images = pd.DataFrame([row for of_pair in rows for row in with_all_classes(of_pair, classes)])
     elements = images.pop("element")
     cases = of_cases(images)
     filled = images.copy()  # means over images leave out those whose mask is empty
@@ -204,6 +205,14 @@ def score_class(pair, number, predicted, truth, spacing):
         **dict(zip(COUNTS, (*counts, truth.size), strict=True)),
         "element": float(np.prod(spacing)),
     }
+
+
+def with_all_classes(rows, classes):
+    """Rows of an image for every class: those that neither of its masks holds have counts of 0 and no score."""
+    there = {row["class"]: row for row in rows}
+    counts = dict.fromkeys(COUNTS, 0) | {"pixels": rows[0]["pixels"]}
+    nothing = rows[0] | dict.fromkeys(SCORES, np.nan) | counts | {"fpoet": 0.0}
+    return [there.get(c, nothing | {"class": c}) for c in range(1, classes + 1)]
 
 
 def of_cases(images):
@@ -260,7 +269,7 @@ def print_tables(result):
         print(f"\nless those of {AGAINST}\n{result.differences.round(4).to_string(index=False)}")
 
 
-def show(images, pairs, classes):
+def show(images, pairs):
     """Pictures of WORST images, with their scores as captions; false positives on empty masks score 0.
 
     Returns:
@@ -279,7 +288,7 @@ def show(images, pairs, classes):
     def draw(row):
         key = row.Index
         background = backgrounds.get(key) or backgrounds.get(("", key[1]))
-        return show_errors(by_key[key], classes, background, WINDOW, HAUSDORFF_LINE)
+        return show_errors(by_key[key], background, WINDOW, HAUSDORFF_LINE)
 
     captions = [
         f"{row.dice:.3f} {' '.join(row.Index)}" + (f", HD {row.hausdorff:.1f}" if np.isfinite(row.hausdorff) else "")

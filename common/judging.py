@@ -43,12 +43,11 @@ def find_backgrounds(images, truth):
     return {(s.case, s.name): s.path for s in slices} | {("", s.name): s.path for s in slices if images}
 
 
-def show_errors(pair, classes, background, window, line):
+def show_errors(pair, background, window, line):
     """Colour what is right and wrong in a slice, or in the slice of a volume with the most errors.
 
     Args:
         pair: Pair.
-        classes: number of classes.
         background: Path of the picture or volume, or None for black.
         window: [low, high] of black and white, or None.
         line: whether to draw the line that realises the Hausdorff distance.
@@ -56,7 +55,7 @@ def show_errors(pair, classes, background, window, line):
     Returns:
         (H, W, 3) uint8, RGB.
     """
-    predicted, truth, spacing = read_pair(pair, classes)
+    predicted, truth, spacing, _ = read_pair(pair)
     index = ()
     if truth.ndim == 3:
         index = int(np.argmax((predicted != truth).sum((1, 2))))

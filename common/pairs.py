@@ -10,7 +10,6 @@ from common.cases import find_slices, pixel_spacing, read_case_record
 from common.errors import InputError, summarise
 from common.files import natural_key, require_folder
 from common.images import check_mask_values, class_count, read_picture, to_gray, values_of
-from common.parallel import ordered_map
 from common.volumes import Geometry, ending_of, find_volumes, read_volume
 
 PLACE = 1e-3  # by which the geometry of a predicted volume may differ from that of the true one
@@ -100,14 +99,6 @@ def _spacing_of(mask):
 # --- reading
 
 
-def find_classes(pairs, truth):
-    """Number of classes in the true masks; `truth` is for messages."""
-    values = set()
-    for found in ordered_map(lambda pair: values_in(read_mask(pair.truth)[0]), pairs):
-        values |= found
-    return 1 if holds_volumes(truth) and values <= {0, 1} else class_count(values, truth)
-
-
 def read_mask(path):
     """A mask or label volume.
 
@@ -135,27 +126,46 @@ def values_in(mask):
     return values_of(mask.reshape(-1, mask.shape[-1]))
 
 
-def read_pair(pair, classes):
-    """Class numbers of both masks of a pair, and the spacing.
+def read_pair(pair):
+    """Class numbers of both masks of a pair, the spacing, and the values that the files hold.
 
     Returns:
-        predicted and truth, uint8 arrays of the same shape; mm along each axis, or None.
+        predicted and truth, uint8 arrays of the same shape, in which 255 has become 1; mm along each axis, or None;
+        and the sets of values of both.
 
     Raises:
         InputError: if one cannot be read, or they do not fit.
     """
-    masks, geometries = [], []
-    for path in (pair.predicted, pair.truth):
-        mask, geometry = read_mask(path)
-        allowed = {0, 255} | ({1} if geometry else set()) if classes == 1 else set(range(classes + 1))
-        if odd := sorted(values_in(mask) - allowed):
-            raise InputError(f"{path} holds the value {odd[0]}; expected {sorted(allowed)}, as in the true masks")
-        masks.append((mask > 0).astype(np.uint8) if classes == 1 else mask)
-        geometries.append(geometry)
-    if masks[0].shape != masks[1].shape:
-        sizes = " and ".join("x".join(map(str, mask.shape[::-1])) for mask in masks)
+    (ours, here), (theirs, there) = (read_mask(path) for path in (pair.predicted, pair.truth))
+    if ours.shape != theirs.shape:
+        sizes = " and ".join("x".join(map(str, mask.shape[::-1])) for mask in (ours, theirs))
         raise InputError(f"{pair.predicted} and {pair.truth} differ in size: {sizes}")
-    ours, theirs = geometries
-    if ours and not all(np.allclose(a, b, rtol=PLACE, atol=PLACE) for a, b in zip(ours, theirs, strict=True)):
+    if here and not all(np.allclose(a, b, rtol=PLACE, atol=PLACE) for a, b in zip(here, there, strict=True)):
         raise InputError(f"{pair.predicted} and {pair.truth} lie at different places, or differ in spacing")
-    return *masks, ours.spacing[::-1] if ours else pair.spacing
+    values = values_in(ours), values_in(theirs)
+    ours, theirs = (
+        np.where(mask == 255, np.uint8(1), mask) if 255 in found else mask
+        for mask, found in zip((ours, theirs), values, strict=True)
+    )
+    return ours, theirs, there.spacing[::-1] if there else pair.spacing, values
+
+
+def count_classes(pairs, values, truth):
+    """Number of classes of a set of pairs.
+
+    Args:
+        pairs: list of Pair.
+        values: what `read_pair` found in each.
+        truth: place of the true masks, for messages.
+
+    Raises:
+        InputError: if the true masks hold no such numbers, or a predicted one holds others.
+    """
+    known = set().union(*(there for _, there in values))
+    whole = pairs[0].name == "volume"
+    classes = 1 if whole and known <= {0, 1} else class_count(known, truth)
+    allowed = {0, 255} | ({1} if whole else set()) if classes == 1 else set(range(classes + 1))
+    for pair, (here, _) in zip(pairs, values, strict=True):
+        if odd := sorted(here - allowed):
+            raise InputError(f"{pair.predicted} holds the value {odd[0]}; the true masks hold {sorted(known)}")
+    return classes

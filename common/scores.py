@@ -115,9 +115,9 @@ def surface_distances(predicted, truth, spacing):
         twice (distances, (N,) array; places (N, axes) of the elements and of their nearest, in pixels): from the
         prediction to the mask, and from the mask to the prediction.
     """
-    box = tuple(
-        slice(*_ends((predicted | truth).any(tuple(set(range(truth.ndim)) - {axis})))) for axis in range(truth.ndim)
-    )
+    union = predicted | truth
+    others = (tuple(set(range(truth.ndim)) - {axis}) for axis in range(truth.ndim))
+    box = tuple(slice(*_ends(union.any(axes))) for axes in others)
     corner = np.array([part.start for part in box])
     places = [np.argwhere(surface_of(mask[box])) for mask in (predicted, truth)]
     trees = [KDTree(place * np.asarray(spacing)) for place in places]
