@@ -77,7 +77,9 @@ def cross_validate(settings):
     for fold in folds:
         run = folder / f"fold{fold}"
         print(f"\nfold {fold} of {len(folds)}", flush=True)
-        if (run / "settings.json").is_file():
+        if has_ended(run):
+            print(f"{run} is complete", flush=True)
+        elif (run / "settings.json").is_file():
             call("train.py", MODE="resume", RUN=run, FOLD=fold, RUNS=folder)
         else:
             remove(run)
@@ -86,6 +88,12 @@ def cross_validate(settings):
     table = fold_scores(folder)
     print(f"\n{table.round(4).to_string(index=False)}\nmean validation Dice {table['val_dice'].mean():.4f}")
     print(f"wrote {folder}: the folds, out_of_fold, scores/report.html; predict.py --run {folder} averages the folds")
+
+
+def has_ended(run):
+    """Whether a run has all that it ends with."""
+    state = run / "state.json"
+    return state.is_file() and bool(read_json(state).get("ended")) and (run / "validation_slices.png").is_file()
 
 
 def fold_scores(folder):

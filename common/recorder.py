@@ -239,7 +239,7 @@ class Recorder(keras.callbacks.Callback):
         best = {
             f"best_{metric}": dict(zip(("score", "epoch"), self.log.best(metric), strict=True)) for metric in MONITORED
         }
-        state = {"epoch": len(self.log), "epochs": self.epochs, **best, **self.about}
+        state = {"epoch": len(self.log), "epochs": self.epochs, "ended": self.why, **best, **self.about}
         write_json(self.run / "state.json", state)
 
     def close(self):
@@ -253,7 +253,8 @@ class Recorder(keras.callbacks.Callback):
 def draw_curves(log, path):
     """Plot loss, Dice and IoU, and the learning rate over the epochs."""
     table = pd.DataFrame(log.rows)
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.5), layout="constrained")
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.5))
+    figure.subplots_adjust(left=0.045, right=0.99, top=0.9, bottom=0.15, wspace=0.16)  # a layout engine draws twice
     for axis, names in zip(axes[:2], (("loss",), ("dice", "iou")), strict=True):
         for name, colour in zip(names, ("tab:blue", "tab:orange"), strict=False):
             axis.plot(table["epoch"], table[name], "--", color=colour, label=f"training {name}")
