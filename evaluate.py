@@ -38,7 +38,6 @@ HAUSDORFF_LINE = False  # True to draw the line that realises the Hausdorff dist
 
 apply_command_line(globals())
 
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -46,46 +45,15 @@ import pandas as pd
 
 from common.devices import environment, import_keras
 from common.errors import InputError, as_input_error
+from common.evaluation import compare_with, score_pairs
 from common.files import refuse_existing, require_choice, require_range, whole_folder, write_json
 from common.images import contact_sheet, encode_png
 from common.judging import find_backgrounds, show_errors, write_report
-from common.pairs import count_classes, match_pairs, read_pair
-from common.parallel import ordered_map, progress
+from common.pairs import match_pairs
+from common.parallel import ordered_map
 from common.postprocess import check_cleaning
-from common.scores import DISTANCES, OVERLAPS, SCORES, count_pixels, scores_of_counts, scores_of_surfaces
-from common.statistics import compare_scores, summarise_scores
 
 RECORD = "evaluation.json"
-COUNTS = ["tp", "fp", "fn", "pixels"]
-
-
-@dataclass
-class Result:
-    """What an evaluation found.
-
-    Attributes:
-        what: text, slices or volumes.
-        unit: of distances, "mm" or "pixels".
-        tolerance: of the surface Dice.
-        element: size of a pixel or voxel, and element_unit, its name.
-        images, cases: DataFrames of the scores.
-        over_images, over_cases: what they come to.
-        empties: dict of a kind of empty masks to how many there are, and which, as text.
-        differences, against: DataFrame and name of what was compared with; None and "" for nothing.
-    """
-
-    what: str
-    unit: str
-    tolerance: float
-    element: float
-    element_unit: str
-    images: pd.DataFrame
-    cases: pd.DataFrame
-    over_images: pd.DataFrame
-    over_cases: pd.DataFrame
-    empties: dict
-    differences: pd.DataFrame | None
-    against: str
 
 
 def main():
@@ -95,7 +63,9 @@ def main():
     check_settings()
     pairs = match_pairs(PREDICTED, TRUTH, LABEL_NAME)
     print(f"scoring {len(pairs)} masks of {PREDICTED} against {TRUTH}", flush=True)
-    result = evaluate(pairs)
+    result = score_pairs(pairs, TRUTH, SPACING and tuple(pair_of(SPACING)), TOLERANCE)
+    if AGAINST:
+        compare_with(result, AGAINST)
     with whole_folder(OUTPUT, REPLACE, RECORD) as part:
         result.images.to_csv(part / "scores.csv", index=False)
         result.cases.to_csv(part / "cases.csv", index=False)
@@ -119,15 +89,15 @@ def check_settings():
     require_choice(SHOW, ("worst", "first", "random"), "SHOW")
     if WINDOW is not None:
         require_range(WINDOW, "WINDOW")
-    numbers = SPACING if isinstance(SPACING, list) else [SPACING] * 2
-    if SPACING is not None and not (
-        len(numbers) == 2 and all(isinstance(mm, int | float) and mm > 0 for mm in numbers)
-    ):
+    good = all(isinstance(mm, int | float) and mm > 0 for mm in pair_of(SPACING))
+    if SPACING is not None and not (good and len(pair_of(SPACING)) == 2):
         raise InputError(f"SPACING is {SPACING}; expected mm, one number or [row, column]")
     if TOLERANCE < 0:
         raise InputError(f"TOLERANCE is {TOLERANCE}; expected at least 0")
-    if AGAINST and not Path(AGAINST, "cases.csv").is_file():
-        raise InputError(f"AGAINST: {AGAINST} is no OUTPUT of evaluate.py (it has no cases.csv)")
+
+
+def pair_of(spacing):
+    return spacing if isinstance(spacing, list) else [spacing] * 2
 
 
 def choose_what_helps():
@@ -147,109 +117,6 @@ def choose_what_helps():
     print(f"the first, the best eight of {len(table)} ways, and the chosen one")
     print(shown.round(4).to_string(index=False))
     print(f"wrote {Path(folders[0], 'choice.json')}; predict.py --run {folders[0]} takes it")
-
-
-# --- scores
-
-
-def evaluate(pairs):
-    """Score all pairs.
-
-    Returns:
-        Result.
-    """
-    volumes = pairs[0].name == "volume" and pairs[0].spacing is None
-    spacings = {pair.spacing for pair in pairs}
-    given = SPACING and (tuple(SPACING) if isinstance(SPACING, list) else (SPACING, SPACING))
-    known = volumes or given or None not in spacings
-    if not known and len(spacings) > 1:
-        print("the spacing of some cases is not known: distances of all are in pixels")
-
-    def score(pair):
-        predicted, truth, own, values = read_pair(pair)
-        spacing = ((own if volumes else given or own) if known else None) or (1,) * truth.ndim
-        there = ({1 if value == 255 else value for value in set().union(*values)} | {1}) - {0}
-        return [score_class(pair, c, predicted == c, truth == c, spacing) for c in sorted(there)], values
-
-    rows, values = zip(*progress(ordered_map(score, pairs), len(pairs), "scoring"), strict=True)
-    classes = count_classes(pairs, values, TRUTH)
-    images = pd.DataFrame([row for of_pair in rows for row in with_all_classes(of_pair, classes)])
-    elements = images.pop("element")
-    cases = of_cases(images)
-    filled = images.copy()  # means over images leave out those whose mask is empty
-    filled.loc[images["tp"] + images["fn"] == 0, [name for name in SCORES if name != "fpoet"]] = np.nan
-    return Result(
-        what="label volumes" if volumes else "slices",
-        unit="mm" if known else "pixels",
-        tolerance=TOLERANCE,
-        element=float(elements.iloc[0]) if elements.nunique() == 1 else 1.0,
-        element_unit=("mm³" if volumes else "mm²") if known and elements.nunique() == 1 else "pixels",
-        images=images,
-        cases=cases,
-        over_images=summarise_scores(filled, SCORES),
-        over_cases=summarise_scores(cases, SCORES),
-        empties=describe_empties(images, cases),
-        differences=compare_scores(cases, read_other(), SCORES) if AGAINST else None,
-        against=AGAINST,
-    )
-
-
-def score_class(pair, number, predicted, truth, spacing):
-    counts = count_pixels(predicted, truth)
-    return {
-        "case": pair.case,
-        "image": pair.name,
-        **scores_of_counts(*counts, truth.size),
-        **scores_of_surfaces(predicted, truth, spacing, TOLERANCE),
-        "class": number,
-        **dict(zip(COUNTS, (*counts, truth.size), strict=True)),
-        "element": float(np.prod(spacing)),
-    }
-
-
-def with_all_classes(rows, classes):
-    """Rows of an image for every class: those that neither of its masks holds have counts of 0 and no score."""
-    there = {row["class"]: row for row in rows}
-    counts = dict.fromkeys(COUNTS, 0) | {"pixels": rows[0]["pixels"]}
-    nothing = rows[0] | dict.fromkeys(SCORES, np.nan) | counts | {"fpoet": 0.0}
-    return [there.get(c, nothing | {"class": c}) for c in range(1, classes + 1)]
-
-
-def of_cases(images):
-    """Scores of cases: overlaps of all pixels together, distances as the mean over the images that have them."""
-    groups = images.groupby(["case", "class"], sort=False)
-    counts, distances = groups[COUNTS].sum(), groups[list(DISTANCES)].mean()
-    overlaps = pd.DataFrame([scores_of_counts(*row) for row in counts.itertuples(index=False)], index=counts.index)
-    table = pd.concat([overlaps, distances, counts], axis=1).reset_index()
-    return table[["case", *OVERLAPS, *DISTANCES, "class", *COUNTS]]
-
-
-def read_other():
-    """cases.csv of AGAINST."""
-    table = pd.read_csv(Path(AGAINST, "cases.csv"), dtype={"case": str}, keep_default_na=False, na_values=[""])
-    missing = {"case", "class", *SCORES} - set(table.columns)
-    if missing:
-        raise InputError(f"AGAINST: {AGAINST}/cases.csv has no column {min(missing)}; evaluate it again")
-    return table.assign(case=table["case"].fillna(""))
-
-
-def describe_empties(images, cases):
-    """Who is empty on either side: dict of the kind to how many there are, and which."""
-    found = {}
-    for what, table, names in (
-        ("images", images, images["case"] + " " + images["image"]),
-        ("cases", cases, cases["case"]),
-    ):
-        truth, predicted = table["tp"] + table["fn"] == 0, table["tp"] + table["fp"] == 0
-        for title, here in (
-            ("empty mask and empty prediction", truth & predicted),
-            ("empty mask, but a prediction", truth & ~predicted),
-            ("a mask, but an empty prediction", predicted & ~truth),
-        ):
-            listed = sorted({name.strip() for name in names[here]})
-            shown = ", ".join(filter(None, listed[:20])) + (", ..." if len(listed) > 20 else "")
-            found[f"{what}: {title}"] = f"{int(here.sum())}" + (f": {shown}" if shown else "")
-    return found
 
 
 # --- what is shown

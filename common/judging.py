@@ -109,7 +109,7 @@ def write_report(path, result, pictures, settings, environment):
 
     Args:
         path: of the file.
-        result: Result of evaluate.py.
+        result: common.evaluation.Result.
         pictures: list of (RGB picture, caption).
         settings: dict of the settings.
         environment: text.

@@ -31,6 +31,10 @@ class Pair(NamedTuple):
     truth: Path
     spacing: tuple | None
 
+    @property
+    def is_volume(self):
+        return bool(ending_of(self.truth))
+
 
 def match_pairs(predicted, truth, label_name="{id}"):
     """Pair predicted and true masks by case and name, or label volumes by name.
@@ -162,7 +166,7 @@ def count_classes(pairs, values, truth):
         InputError: if the true masks hold no such numbers, or a predicted one holds others.
     """
     known = set().union(*(there for _, there in values))
-    whole = pairs[0].name == "volume"
+    whole = pairs[0].is_volume
     classes = 1 if whole and known <= {0, 1} else class_count(known, truth)
     allowed = {0, 255} | ({1} if whole else set()) if classes == 1 else set(range(classes + 1))
     for pair, (here, _) in zip(pairs, values, strict=True):
