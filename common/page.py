@@ -170,7 +170,7 @@ def number(value):
     """A number as text: whole, with three decimals, or, from 100 on, with one."""
     if float(value).is_integer() and not isinstance(value, float):
         return str(int(value))
-    return f"{value:.3g}" if 0 < abs(value) < 1e-3 else f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
+    return f"{value:.3g}" if 1e-6 < abs(value) < 1e-3 else f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
 
 
 def picture(data, kind, alternative):
