@@ -1,0 +1,91 @@
+"""Twelve short trials on the sample, killed twice at random moments and finished by two processes.
+
+python tests/benchmarks/tune.py WORK
+
+WORK is a folder for all that is made; the sample there is not made again, and the search is a new one every time.
+Takes about nine minutes on two cores.
+"""
+
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pandas as pd
+from paired import ROOT, run
+
+TRIALS, EPOCHS = 12, 4
+SETTINGS = {
+    "--models": ["unet", "deeplab_v3plus"],
+    "--model-settings": {
+        "unet": {"features": [2, 4, 8], "depth": [2, 3]},
+        "deeplab_v3plus": {"backbone": "mobilenetv2", "alpha": 0.35},
+    },
+    "--losses": ["bce+dice", "focal+dice"],
+    "--learning-rate": [1e-3, 3e-2],
+    "--augmentation": {"flip": [None, "horizontal"]},
+    "--precisions": ["float32"],
+    "--others": {"BATCH_SIZE": 4, "OPTIMIZER": "adam"},
+    "--patience": 2,
+    "--trials": TRIALS,
+    "--epochs": EPOCHS,
+}
+
+
+def main(work):
+    cases, lists, packed, study = work / "sample", work / "lists", work / "packed", work / "study"
+    if not packed.is_dir():
+        run(ROOT / "data" / "make_sample.py", "--cases", cases)
+        run(ROOT / "preprocess" / "2_write_lists.py", "--cases", cases, "--lists", lists, "--validation-share", 0.125)
+        run(ROOT / "preprocess" / "3_pack_hdf5.py", "--lists", lists, "--packed", packed)
+    shutil.rmtree(study, ignore_errors=True)
+    command = [sys.executable, ROOT / "tune.py", "--study", study]
+    command += ["--train", packed / "train.h5", "--validation", packed / "validation.h5"]
+    command = [*map(str, command), *(f"{flag}={value}" for flag, value in SETTINGS.items())]
+
+    begun = time.monotonic()
+    process = subprocess.Popen(command)
+    wait_for(study / "runs" / "trial-000")
+    for _ in range(2):
+        time.sleep(random.uniform(10, 60))
+        assert process.poll() is None, "it was done before it was killed; take longer trials"
+        process.send_signal(signal.SIGKILL)
+        print("killed", flush=True)
+        process = subprocess.Popen(command)
+    pair = [process, subprocess.Popen(command)]
+    assert [p.wait() for p in pair] == [0, 0], "a process failed"
+    print(f"{judge(study)} in {(time.monotonic() - begun) / 60:.1f} minutes")
+
+
+def wait_for(path):
+    while not path.exists():
+        time.sleep(0.5)
+
+
+def judge(study):
+    """Compare the study with what lies in its folder; a line of what was found."""
+    sys.path.insert(0, str(ROOT))
+    from common import tuning
+
+    trials = tuning.open_study(study, {}, (), None, None).get_trials()
+    states = Counter(trial.state.name.lower() for trial in trials)
+    lost = set(range(TRIALS)) - {trial.number for trial in trials if trial.state.is_finished()}
+    twice = []
+    for trial in trials:
+        runs = [path for path in tuning.trial_folder(study, trial.number).iterdir() if path.is_dir()]
+        epochs = pd.read_csv(runs[0] / "training_log.csv")["epoch"].to_list()
+        if len(runs) != 1 or epochs != list(range(1, len(epochs) + 1)) or set(epochs) != set(trial.intermediate_values):
+            twice.append(trial.number)
+    again = sum(trial.params in [other.params for other in trials[: trial.number]] for trial in trials)
+    counts = ", ".join(f"{count} {state}" for state, count in states.items())
+    return f"{len(trials)} trials of {TRIALS}, {counts}; {len(lost)} lost, {len(twice)} run twice, {again} drawn twice"
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    main(Path(sys.argv[1]).resolve())
