@@ -1,4 +1,4 @@
-"""Processes that know of each other: locks that end with their process, and scripts that end with the one before them.
+"""Processes that know of each other: locks that end with their process, and scripts that end with who started them.
 
     python common/processes.py LOCK SCRIPT [ARGUMENT ...]
 

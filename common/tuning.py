@@ -342,18 +342,19 @@ def importances(trials):
         trials: list of FrozenTrial, those that failed left out.
 
     Returns:
-        dict of parameter to its share, greatest first; empty for fewer than four trials.
+        dict of parameter to its share, greatest first; empty where trials are too few or too much alike to tell.
     """
-    names = dict.fromkeys(name for trial in trials for name in trial.params)
-    if len(trials) < 4 or not names:
+    scores = sorted((best_epoch(trial)[0] for trial in trials), reverse=True)
+    good = min(max(math.ceil(len(scores) / 4), 5), len(scores) // 2)  # of fewer than five, the shares jump about
+    while good and scores[good - 1] == scores[good]:  # equals are all good or all not
+        good -= 1
+    if good < 2 or not any(trial.params for trial in trials):
         return {}
     study = optuna.create_study(direction="maximize")
-    for trial in trials:
-        study.add_trial(
-            create_trial(params=trial.params, distributions=trial.distributions, value=best_epoch(trial)[0])
-        )
-    quantile = min(max(0.25, 5 / len(trials)), 0.5)  # at least about five good ones: fewer, and the shares jump about
-    return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator(target_quantile=quantile))
+    for trial, score in ((trial, best_epoch(trial)[0]) for trial in trials):
+        study.add_trial(create_trial(params=trial.params, distributions=trial.distributions, value=score))
+    evaluator = PedAnovaImportanceEvaluator(target_quantile=(good - 0.5) / len(trials))
+    return get_param_importances(study, evaluator=evaluator)
 
 
 def draw_importances(trials, path):
@@ -383,7 +384,7 @@ def draw_importances(trials, path):
 def _draw_shares(axis, shares):
     if not shares:
         axis.axis("off")
-        axis.text(0.5, 0.5, "too few trials or choices to tell", ha="center", transform=axis.transAxes)
+        axis.text(0.5, 0.5, "too few trials, or too much alike, to tell", ha="center", transform=axis.transAxes)
         return
     names, values = list(shares)[::-1], list(shares.values())[::-1]
     bars = axis.barh(names, values, color="tab:blue")

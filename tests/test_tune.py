@@ -176,10 +176,14 @@ EPOCHS = 1
 SEED = 1
 apply_command_line(globals())
 
-import os, time
+import os, signal, time
 from pathlib import Path
 from common.files import whole_folder, write_json, whole_file
 
+once = Path(__file__).with_name("once")
+if not once.exists():
+    once.touch()
+    os.kill(os.getpid(), signal.SIGTERM)  # as when the machine is shut down
 run = Path(RUN) if MODE == "resume" else Path(RUNS, time.strftime("%Y%m%d-%H%M%S_unet"))
 if MODE == "new":
     with whole_folder(run) as part:
@@ -219,6 +223,7 @@ def test_ctrl_c_and_kills_at_random_moments(packed, tmp_path, stub, monkeypatch)
     out, err = process.communicate()
     assert process.returncode == -signal.SIGINT and "Traceback" not in err
     assert "stopped; the same command goes on" in out and "tune.py: stopped by Ctrl-C" in err
+    assert out.count("trial 0 was ended by signal 15") == 1, "and is begun again"
     assert Lock(tuning.trial_folder(folder, 0) / "training.lock").take(), "the training has ended"
     for _ in range(2):
         pair = [start(settings, stub), start(settings, stub)]
@@ -252,6 +257,37 @@ def test_when_all_fail_the_message_says_why(packed, tmp_path, stub, monkeypatch)
     _, err = process.communicate()
     assert process.returncode == 1 and "the disk is full" in err
     assert trials_of(tmp_path / "study")[2].state == TrialState.RUNNING, "a full disk is not the trial's fault"
+
+
+def test_a_trial_that_never_gets_on_is_given_up():
+    study = optuna.create_study()
+    study.add_trial(create_trial(state=TrialState.RUNNING))
+    live = optuna.trial.Trial(study, 0)
+
+    def starts(count):
+        return [tuning.count_start(live, study.get_trials()[0]) for _ in range(count)]
+
+    assert starts(4) == [True] * 4
+    live.report(0.5, 1)
+    assert starts(6) == [True] * 5 + [False]
+
+
+def test_what_mattered_is_found_also_where_most_trials_came_to_nothing():
+    spaces = {
+        "LEARNING_RATE": optuna.distributions.FloatDistribution(1e-4, 1, log=True),
+        "LOSS": optuna.distributions.CategoricalDistribution(("mse", "dice")),
+    }
+
+    def trials(scores):
+        for number, score in enumerate(scores):
+            params = {"LEARNING_RATE": 10 ** (-number / 4), "LOSS": ("mse", "dice")[number % 2]}
+            yield create_trial(params=params, distributions=spaces, value=score, intermediate_values={1: score})
+
+    for scores in ([0.9, 0.8, 0.7] + 9 * [0.0], [0.9 - number / 20 for number in range(12)]):
+        shares = tuning.importances(list(trials(scores)))
+        assert list(shares) == ["LEARNING_RATE", "LOSS"] and shares["LEARNING_RATE"] > 0.6
+    for scores in ([0.9, 0.8], 12 * [0.0], [0.5, *(11 * [0.0])], []):
+        assert tuning.importances(list(trials(scores))) == {}
 
 
 # --- bad input

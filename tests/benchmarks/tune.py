@@ -30,7 +30,7 @@ SETTINGS = {
     "--augmentation": {"flip": [None, "horizontal"]},
     "--precisions": ["float32"],
     "--others": {"BATCH_SIZE": 4, "OPTIMIZER": "adam"},
-    "--patience": 2,
+    "--patience": 3,
     "--trials": TRIALS,
     "--epochs": EPOCHS,
 }
