@@ -9,6 +9,8 @@ import pytest
 from conftest import TINY_UNET, assert_refused, leftovers, make_cases, run_script, write_picture
 from test_import_volumes import write_copying_network
 
+from common.errors import InputError
+from common.folds import cross_validate
 from common.images import read_mask, read_picture, to_unit
 from common.tiling import TRANSFORMS, average_over
 
@@ -145,8 +147,10 @@ def test_bad_input(folded, tmp_path):
     root, folder, settings, _ = folded
     settings = settings | {"RUNS": tmp_path / "runs"}
     assert_refused("train.py", "FOLD is 7", "has 1, 2", FOLD=7, **settings)
-    assert_refused("train.py", "holds 0 folds", FOLD="all", **settings | {"TRAIN": root / "lists" / "x.csv"})
-    assert_refused("train.py", "is no cross-validation", FOLD="all", MODE="resume", RUN=tmp_path)
+    with pytest.raises(InputError, match="holds 0 folds"):
+        cross_validate({"MODE": "new", "TRAIN": root / "lists" / "x.csv"})
+    with pytest.raises(InputError, match="is no cross-validation"):
+        cross_validate({"MODE": "resume", "RUN": tmp_path})
     assert_refused("evaluate.py", "is no folder of train.py --fold all", CHOOSE=folder / "fold1")
     assert_refused("evaluate.py", "CLEANINGS", "no step is called 'polish'", CHOOSE=folder, CLEANINGS=[{"polish": 1}])
     both = [str(folder), str(folder / "fold1")]
