@@ -191,7 +191,7 @@ def uninterrupted(packed, tmp_path_factory):
 
 
 @on_tensorflow
-@pytest.mark.parametrize("attempt", range(3))
+@pytest.mark.parametrize("attempt", range(2))
 def test_a_killed_run_goes_on_as_if_it_had_not_been(packed, tmp_path, uninterrupted, attempt):
     settings, whole = uninterrupted
     command = [sys.executable, str(ROOT / "train.py"), *flags_of(training(packed, tmp_path, **settings))]
