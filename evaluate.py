@@ -45,13 +45,15 @@ import pandas as pd
 
 from common.devices import environment, import_keras
 from common.errors import InputError, as_input_error
-from common.evaluation import compare_with, score_pairs
-from common.files import refuse_existing, require_choice, require_range, whole_folder, write_json
+from common.evaluation import read_other, score_pairs
+from common.files import refuse_existing, require_choice, require_range, whole_file, whole_folder, write_json
 from common.images import contact_sheet, encode_png
 from common.judging import find_backgrounds, show_errors, write_report
 from common.pairs import match_pairs
 from common.parallel import ordered_map
 from common.postprocess import check_cleaning
+from common.scores import SCORES
+from common.statistics import compare_scores
 
 RECORD = "evaluation.json"
 
@@ -62,10 +64,11 @@ def main():
         return
     check_settings()
     pairs = match_pairs(PREDICTED, TRUTH, LABEL_NAME)
+    others = read_other(AGAINST, {pair.case for pair in pairs}) if AGAINST else None
     print(f"scoring {len(pairs)} masks of {PREDICTED} against {TRUTH}", flush=True)
     result = score_pairs(pairs, TRUTH, SPACING and tuple(pair_of(SPACING)), TOLERANCE)
     if AGAINST:
-        compare_with(result, AGAINST)
+        result.differences, result.against = compare_scores(result.cases, others, SCORES), AGAINST
     with whole_folder(OUTPUT, REPLACE, RECORD) as part:
         result.images.to_csv(part / "scores.csv", index=False)
         result.cases.to_csv(part / "cases.csv", index=False)
@@ -111,7 +114,8 @@ def choose_what_helps():
             check_cleaning(cleaning)
     folders = CHOOSE if isinstance(CHOOSE, list) else [CHOOSE]
     choice, table = choose(folders, CLEANINGS if {} in CLEANINGS else [{}, *CLEANINGS])
-    table.to_csv(Path(folders[0], "choice.csv"), index=False)
+    with whole_file(Path(folders[0], "choice.csv")) as part:
+        table.to_csv(part, index=False)
     write_choice(choice, folders[0])
     shown = pd.concat([table.head(1), table.nlargest(8, "dice"), table[table["chosen"] == "yes"]]).drop_duplicates()
     print(f"the first, the best eight of {len(table)} ways, and the chosen one")
@@ -149,13 +153,11 @@ def show(images, pairs):
     elif SHOW == "random":
         scores = scores.sample(frac=1, random_state=1)
     by_key = {(pair.case, pair.name): pair for pair in pairs}
-    backgrounds = find_backgrounds(IMAGES, TRUTH)
+    backgrounds = find_backgrounds(IMAGES, TRUTH, by_key)
     chosen = list(scores.head(WORST).itertuples())
 
     def draw(row):
-        key = row.Index
-        background = backgrounds.get(key) or backgrounds.get(("", key[1]))
-        return show_errors(by_key[key], background, WINDOW, HAUSDORFF_LINE)
+        return show_errors(by_key[row.Index], backgrounds.get(row.Index), WINDOW, HAUSDORFF_LINE)
 
     captions = [
         f"{row.dice:.3f} {' '.join(row.Index)}" + (f", HD {row.hausdorff:.1f}" if np.isfinite(row.hausdorff) else "")

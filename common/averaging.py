@@ -39,7 +39,7 @@ class Ensemble:
 
     def __init__(self, files):
         self.files, self.loaded = files, None
-        ends = [ends_of(self._load(i), file) for i, file in enumerate(files)]
+        ends = [ends_of(self._load(i), files[i]) for i in reversed(range(len(files)))][::-1]  # the first stays loaded
         for (size, channels), file in zip(ends, files, strict=True):
             if (size, channels) != ends[0]:
                 raise InputError(

@@ -47,7 +47,7 @@ def case_record(
         mask_values: how the values of the source's masks were mapped, or None.
         spacing: [row, column] distance of the source's pixels in mm, or None.
         window: [low, high], values of the source that became black and white, or None.
-        volume: entry of `common.volumes.volume_entry` for slices of a volume, or None.
+        volume: entry that `common.volumes.open_slices` gives for slices of a volume, or None.
     """
     return {
         "format": FORMAT,

@@ -44,8 +44,11 @@ def choose(folders, cleanings, batch_size=8):
     for folder in folders:
         if not is_cross_validation(folder):
             raise InputError(f"CHOOSE: {folder} is no folder of train.py --fold all")
+    names = [[run.name for run in fold_runs(folder)] for folder in folders]
+    if any(found != names[0] for found in names):
+        raise InputError(f"CHOOSE: {' and '.join(map(str, folders))} have different folds; train the missing ones")
     members = members_of(folders)
-    counts = [count_fold(number, members, cleanings, batch_size) for number in range(len(fold_runs(folders[0])))]
+    counts = [count_fold(number, members, cleanings, batch_size) for number in range(len(names[0]))]
     counts = pd.concat(counts)
     keys = ["networks", "flips", "clean"]
     cases = counts.groupby([*keys, "case", "class"], sort=False)[COUNTS].sum()
@@ -72,12 +75,8 @@ def describe(table, chosen):
     first = table.iloc[0]
     for way, dice in table.iterrows():
         low, high = interval_of_mean(dice.to_numpy(), dice.index)
-        row = dict(zip(table.index.names, way, strict=True)) | {
-            "n": len(dice),
-            "dice": dice.mean(),
-            "low": low,
-            "high": high,
-        }
+        row = dict(zip(table.index.names, way, strict=True))
+        row |= {"n": len(dice), "dice": dice.mean(), "low": low, "high": high}
         difference = (dice - first).to_numpy()
         low, high = interval_of_mean(difference, dice.index)
         row |= {"difference": difference.mean(), "difference_low": low, "difference_high": high}
@@ -91,12 +90,11 @@ def members_of(folders):
     Returns:
         dict of title to list of [folder, name of the checkpoint].
     """
-    names = {folder: Path(folder).resolve().name for folder in folders}
-    members = {f"{names[folder]}": [[str(folder), "best_dice"]] for folder in folders}
+    members = {str(folder): [[str(folder), "best_dice"]] for folder in folders}
     if len(folders) > 1:
         members["all averaged"] = [[str(folder), "best_dice"] for folder in folders]
     for folder in folders:
-        members[f"{names[folder]}, checkpoints averaged"] = [[str(folder), which] for which in MODELS]
+        members[f"{folder}, checkpoints averaged"] = [[str(folder), which] for which in MODELS]
     return members
 
 
@@ -118,7 +116,7 @@ def count_fold(number, members, cleanings, batch_size):
         for folder, which in progress(wanted, len(wanted), f"fold {number + 1}, networks"):
             sums.add((folder, which), load_network(model_file(runs[folder], which)), slices, batch_size)
             gc.collect()  # one network at a time
-        for title, flips, mean in sums.means():
+        for (title, flips), mean in sums.totals.items():
             count = functools.partial(count_slice, mean, slices, cleanings)
             for found in ordered_map(count, range(len(slices))):
                 rows += [{"networks": title, "flips": flips, **row} for row in found]
@@ -126,11 +124,14 @@ def count_fold(number, members, cleanings, batch_size):
 
 
 class Sums:
-    """Sums of probabilities, in a file for each group of networks and each of TRANSFORMS.
+    """Means of probabilities as they grow, in a file for each group of networks and each of TRANSFORMS.
 
     Args:
         place: Path of a folder for the files.
         members: of `members_of`.
+
+    Attributes:
+        totals: dict of (title of the group, name of TRANSFORMS) to probabilities (N, H, W, C).
     """
 
     def __init__(self, place, members):
@@ -152,11 +153,6 @@ class Sums:
                     if form in forms:
                         share = len(forms) * len(self.members[title])
                         self.totals[title, flips][here] += probabilities / np.float32(share)
-
-    def means(self):
-        """Title of the group, name of TRANSFORMS, and probabilities (N, H, W, C), for each."""
-        for (title, flips), total in self.totals.items():
-            yield title, flips, total
 
 
 def count_slice(probabilities, slices, cleanings, i):

@@ -10,7 +10,7 @@ from common.errors import InputError
 from common.pairs import count_classes, read_pair
 from common.parallel import ordered_map, progress
 from common.scores import DISTANCES, OVERLAPS, SCORES, count_pixels, scores_of_counts, scores_of_surfaces
-from common.statistics import compare_scores, summarise_scores
+from common.statistics import summarise_scores
 
 COUNTS = ["tp", "fp", "fn", "pixels"]
 
@@ -61,13 +61,13 @@ def score_pairs(pairs, truth_place, given, tolerance):
     """
     volumes = pairs[0].is_volume
     spacings = {pair.spacing for pair in pairs}
-    known = volumes or given or None not in spacings
+    known = volumes or bool(given) or None not in spacings
     if not known and len(spacings) > 1:
         print("the spacing of some cases is not known: distances of all are in pixels")
 
     def score(pair):
         predicted, truth, own, values = read_pair(pair)
-        spacing = ((own if volumes else given or own) if known else None) or (1,) * truth.ndim
+        spacing = own if volumes else given or (own if known else (1, 1))
         there = ({1 if value == 255 else value for value in set().union(*values)} | {1}) - {0}
         return [score_class(pair, c, predicted == c, truth == c, spacing, tolerance) for c in sorted(there)], values
 
@@ -122,14 +122,18 @@ def of_cases(images):
     return table[["case", *OVERLAPS, *DISTANCES, "class", *COUNTS]]
 
 
-def compare_with(result, folder):
-    """Give a Result the differences to another evaluation.
+def read_other(folder, cases):
+    """Scores of the cases of another evaluation.
 
     Args:
         folder: that evaluate.py wrote.
+        cases: set of the names that are to be compared.
+
+    Returns:
+        DataFrame of its cases.csv.
 
     Raises:
-        InputError: if it is none.
+        InputError: if it is none, or has none of the cases.
     """
     path = Path(folder, "cases.csv")
     if not path.is_file():
@@ -138,10 +142,10 @@ def compare_with(result, folder):
     missing = {"case", "class", *SCORES} - set(table.columns)
     if missing:
         raise InputError(f"AGAINST: {path} has no column {min(missing)}; evaluate it again")
-    others = table.assign(case=table["case"].fillna(""))
-    result.differences, result.against = compare_scores(result.cases, others, SCORES), str(folder)
-    if result.differences.empty:
+    table["case"] = table["case"].fillna("")
+    if not cases & set(table["case"]):
         raise InputError(f"AGAINST: {folder} has none of the cases that are scored here")
+    return table
 
 
 def describe_empties(images, cases):

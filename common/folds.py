@@ -7,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from common.errors import InputError
-from common.files import natural_key, read_json, remove, whole_file, write_json
+from common.files import natural_key, read_json, remove, whole_file, whole_folder, write_json
 from common.runs import model_file
 from common.scripts import call
 
@@ -113,38 +113,24 @@ def predict_out_of_fold(folder):
     """Write out_of_fold/, the prediction of each validation slice by its fold's network, and scores/."""
     from common.datasets import open_set
 
-    remove(folder / "out_of_fold")
-    (folder / "out_of_fold").mkdir()
-    tables = []
+    lists = {}
     for run in fold_runs(folder):
         validation = open_set(read_json(run / "settings.json")["VALIDATION"], memory_gb=0)
-        listed = list_of_set(validation)
-        if listed is None:
+        lists[run] = list_of_set(validation)
+        if lists[run] is None:
             print(f"no out-of-fold predictions: the slices that {validation.path} was packed from are gone")
             return
-        write_list(run / "validation.csv", listed)
-        call(
-            "predict.py",
-            RUN=run,
-            INPUT=run / "validation.csv",
-            OUTPUT=run / "predicted",
-            REPLACE=True,
-            FLIPS="none",
-            CLEAN={},
-        )
-        for path in (run / "predicted").iterdir():
-            if path.name not in ("overlays", "prediction.json", "volumes.csv"):
-                path.rename(folder / "out_of_fold" / path.name)
-        remove(run / "predicted")
-        tables.append(listed)
-    write_list(folder / "validation.csv", pd.concat(tables))
-    call(
-        "evaluate.py",
-        PREDICTED=folder / "out_of_fold",
-        TRUTH=folder / "validation.csv",
-        OUTPUT=folder / "scores",
-        REPLACE=True,
-    )
+    with whole_folder(folder / "out_of_fold", replace=True) as part:
+        for run, listed in lists.items():
+            write_list(run / "validation.csv", listed)
+            call("predict.py", "--replace", RUN=run, INPUT=run / "validation.csv", OUTPUT=run / "predicted")
+            for path in (run / "predicted").iterdir():
+                if path.name not in ("overlays", "prediction.json", "volumes.csv"):
+                    path.rename(part / path.name)
+            remove(run / "predicted")
+    truth = folder / "validation.csv"
+    write_list(truth, pd.concat(lists.values()))
+    call("evaluate.py", "--replace", PREDICTED=folder / "out_of_fold", TRUTH=truth, OUTPUT=folder / "scores")
 
 
 def list_of_set(packed):

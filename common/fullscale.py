@@ -1,5 +1,6 @@
 """Masks of slices pasted into the full-scale pictures that the slices were cut from."""
 
+import functools
 from pathlib import Path
 
 import cv2
@@ -60,8 +61,12 @@ class FullPictures:
             pd.DataFrame(self.rows).to_csv(self.folder / "areas.csv", index=False)
         return len({(row["case"], row["picture"]) for row in self.rows})
 
+    @functools.cached_property
+    def _by_name(self):
+        return pictures_in(self.pictures)
+
     def _entry_of_crop(self, path):
-        found = pictures_in(self.pictures)
+        found = self._by_name
         if path.stem not in found:
             raise InputError(f"PASTE: {self.pictures} holds no picture {path.stem}, in which {path} could be pasted")
         crop, picture = (to_gray(read_picture(file)) for file in (path, found[path.stem]))

@@ -135,16 +135,18 @@ def write_png(path, picture):
 
 def encode_png(picture):
     """PNG file as bytes of a picture, gray or RGB."""
+    return _encode(".png", picture)
+
+
+def _encode(ending, picture, settings=()):
     if picture.ndim == 3:
         picture = picture[..., ::-1]
-    return cv2.imencode(".png", np.ascontiguousarray(picture))[1].tobytes()
+    return cv2.imencode(ending, np.ascontiguousarray(picture), settings)[1].tobytes()
 
 
 def encode_jpeg(picture, quality=88):
     """JPEG file as bytes of a picture, RGB."""
-    return cv2.imencode(".jpg", np.ascontiguousarray(picture[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, quality])[
-        1
-    ].tobytes()
+    return _encode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
 def to_unit(images):

@@ -8,10 +8,11 @@ import SimpleITK as sitk
 
 from common import page, plots
 from common.cases import find_slices
+from common.errors import InputError
 from common.images import encode_jpeg, read_picture, resize, to_eight_bit, to_gray, to_grey
 from common.pairs import holds_volumes, read_pair
 from common.scores import DISTANCES, LOW_IS_GOOD, RULES, SCORES, hausdorff_line
-from common.volumes import find_volumes, percentiles_of, read_volume
+from common.volumes import PERCENTILES, find_volumes, percentiles_of, read_volume
 
 TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = (0, 200, 80), (230, 50, 40), (60, 110, 255)
 LARGEST = 640  # side of a picture in the page, at most
@@ -21,26 +22,27 @@ NARROW = ("case", "image", "class", "score", "n", "mean", "dice", "difference", 
 # --- pictures
 
 
-def find_backgrounds(images, truth):
+def find_backgrounds(images, truth, keys):
     """Pictures or volumes to show errors on.
 
     Args:
         images: setting IMAGES, "" for those beside the true masks.
         truth: setting TRUTH.
+        keys: (case, name) of what is scored; of one case there, and one here, the names of the cases do not matter.
 
     Returns:
         dict of (case, name) to Path, empty where there are none.
     """
     if holds_volumes(truth):
-        return (
-            {(name.removeprefix("case_"), "volume"): path for name, path in find_volumes(images).items()}
-            if images
-            else {}
-        )
-    slices = find_slices(images or truth, "x", "IMAGES")
-    if not images and {s.path for s in slices} == {s.path for s in find_slices(truth, "y", "TRUTH")}:
+        found = find_volumes(images) if images else {}
+        return {(name.removeprefix("case_"), "volume"): path for name, path in found.items()}
+    found = {(s.case, s.name): s.path for s in find_slices(images or truth, "x", "IMAGES")}
+    if not images and set(found.values()) == {s.path for s in find_slices(truth, "y", "TRUTH")}:
         return {}
-    return {(s.case, s.name): s.path for s in slices} | {("", s.name): s.path for s in slices if images}
+    cases = {case for case, _ in keys}
+    if len(cases) == len({case for case, _ in found}) == 1:
+        return {(*cases, name): path for (_, name), path in found.items()}
+    return found
 
 
 def show_errors(pair, background, window, line):
@@ -56,12 +58,13 @@ def show_errors(pair, background, window, line):
         (H, W, 3) uint8, RGB.
     """
     predicted, truth, spacing, _ = read_pair(pair)
-    index = ()
     if truth.ndim == 3:
         index = int(np.argmax((predicted != truth).sum((1, 2))))
-        predicted, truth = predicted[index], truth[index]
-        spacing = spacing and spacing[1:]
-    picture = paint_errors(_background(background, index, window, truth.shape), predicted, truth)
+        grey = _slice_of(background, index, window, truth.shape)
+        predicted, truth, spacing = predicted[index], truth[index], spacing[1:]
+    else:
+        grey = _picture(background, window, truth.shape)
+    picture = paint_errors(grey, predicted, truth)
     ends = hausdorff_line(predicted > 0, truth > 0, spacing or (1, 1)) if line else None
     if ends is not None:
         points = [tuple(int(v) for v in end[::-1]) for end in ends]
@@ -69,16 +72,22 @@ def show_errors(pair, background, window, line):
     return picture
 
 
-def _background(path, index, window, shape):
+def _picture(path, window, shape):
     if path is None:
         return np.zeros(shape, np.uint8)
-    if index == ():
-        grey = to_gray(read_picture(path))
-        grey = to_grey(grey, *window, 8) if window else to_eight_bit(grey)
-    else:
-        values = sitk.GetArrayViewFromImage(read_volume(path))
-        grey = to_grey(values[index], *(window or percentiles_of(values, (0.5, 99.5))), 8)
+    grey = to_gray(read_picture(path))
+    grey = to_grey(grey, *window, 8) if window else to_eight_bit(grey)
     return grey if grey.shape == shape else resize(grey, shape)
+
+
+def _slice_of(path, index, window, shape):
+    if path is None:
+        return np.zeros(shape[1:], np.uint8)
+    values = sitk.GetArrayViewFromImage(read_volume(path))
+    if values.shape != shape:
+        sizes = " and ".join("x".join(map(str, size[::-1])) for size in (values.shape, shape))
+        raise InputError(f"IMAGES: {path} and its labels differ in size: {sizes}")
+    return to_grey(values[index], *(window or percentiles_of(values, PERCENTILES)), 8)
 
 
 def paint_errors(grey, predicted, truth):
@@ -155,7 +164,7 @@ def _headlines(result):
             if row.n:
                 unit = f" {result.unit}" if score in DISTANCES and score != "surface_dice" else ""
                 interval = f"{row.low:.3g} to {row.high:.3g} (95 %)" if row.n > 1 else "one case"
-                shown.append((score.replace("_", " "), f"{row.mean:.3f}"[:6] + unit, interval))
+                shown.append((score.replace("_", " "), page.number(row.mean) + unit, interval))
     cases = result.cases["case"].nunique()
     return [*shown, ("cases", str(cases), "the first class" if result.cases["class"].nunique() > 1 else "")]
 

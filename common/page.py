@@ -2,6 +2,7 @@
 
 import base64
 import html
+from numbers import Integral
 
 import pandas as pd
 
@@ -168,8 +169,8 @@ def sorted_table(table, narrow):
 
 def number(value):
     """A number as text: whole, with three decimals, or, from 100 on, with one."""
-    if float(value).is_integer() and not isinstance(value, float):
-        return str(int(value))
+    if isinstance(value, Integral):
+        return str(value)
     return f"{value:.3g}" if 1e-6 < abs(value) < 1e-3 else f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
 
 

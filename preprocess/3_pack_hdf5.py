@@ -5,7 +5,8 @@ Writes  PACKED/train.h5, validation.h5, test.h5, or PACKED/fold1/train.h5 and so
 Takes   about a second for each 1,000 slices of 200x200 on two cores; holds a few slices at a time
 
 Datasets x and y, (N, size, size, 1) in the number type of the slices; case and source, text;
-attributes classes, spacing, window, fit, stretched, settings, format. Training sets are shuffled once.
+attributes classes, settings, format, and how the slices were made (spacing, window, resampled, plane, fit, stretched).
+Training sets are shuffled once.
 """
 
 import sys

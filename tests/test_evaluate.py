@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 from test_import_volumes import as_volume, write
 
 from common.images import read_mask, read_picture
+from common.judging import find_backgrounds
 from common.scores import (
     DISTANCES,
     RULES,
@@ -229,6 +230,32 @@ def test_comparison_with_another_result(tmp_path):
         )  # fmt: skip
 
 
+def test_another_result_without_the_same_cases(tmp_path):
+    for name, first in (("a", "case01"), ("b", "case77")):
+        write_picture(tmp_path / name / first / "x" / "0001.png", disc_slice(24, 1)[0])
+        write_picture(tmp_path / name / first / "y" / "0001.png", disc_slice(24, 1)[1])
+    for name in ("a", "b"):
+        settings = {"PREDICTED": tmp_path / name, "TRUTH": tmp_path / name, "OUTPUT": tmp_path / f"s{name}"}
+        against = {"AGAINST": tmp_path / "sa"} if name == "b" else {}
+        write_picture(tmp_path / name / "case50" / "x" / "1.png", disc_slice(24, 2)[0])
+        write_picture(tmp_path / name / "case50" / "y" / "1.png", disc_slice(24, 2)[1])
+        run_script("evaluate.py", **settings, **against)
+    (tmp_path / "sa" / "cases.csv").write_text("case,class," + ",".join(SCORES) + "\n")
+    assert_refused("evaluate.py", "none of the cases", **settings | {"OUTPUT": tmp_path / "t"}, **against)
+
+
+def test_backgrounds_are_those_of_the_case(tmp_path):
+    for name in ("case01", "case02"):
+        for side in ("x", "y"):
+            write_picture(tmp_path / "c" / name / side / "1.png", disc_slice(24, 1)[side == "y"])
+            write_picture(tmp_path / "m" / name / "1.png", disc_slice(24, 1)[1])
+    keys = [("case01", "1"), ("case02", "1")]
+    assert find_backgrounds("", tmp_path / "c", keys)["case02", "1"] == tmp_path / "c" / "case02" / "x" / "1.png"
+    loose = find_backgrounds(tmp_path / "m" / "case01", tmp_path / "c", keys)
+    assert not loose.keys() & set(keys), "loose pictures of one case are not those of two"
+    assert find_backgrounds(tmp_path / "m" / "case01", tmp_path / "c", keys[:1]).keys() == {("case01", "1")}
+
+
 def ball(shape, centre, radius):
     squares = sum((axis - c) ** 2 for axis, c in zip(np.indices(shape), centre, strict=True))
     return (squares <= radius**2).astype(np.uint8)
@@ -250,6 +277,9 @@ def test_volumes_are_scored_in_three_dimensions_and_millimetres(tmp_path):
     expected = distances_by_hand(guess, truth, (2.5, 0.8, 0.5), 1.0)
     for name in DISTANCES:
         assert cases.loc["b", name] == pytest.approx(expected[name], abs=1e-5)
+    run_script("evaluate.py", **settings, OUTPUT=tmp_path / "u", IMAGES=tmp_path / "scans")
+    write(tmp_path / "scans", "b.nrrd", as_volume(np.zeros((5, 20, 22), np.int16), spacing=spacing))
+    assert_refused("evaluate.py", "differ in size", **settings, OUTPUT=tmp_path / "t", IMAGES=tmp_path / "scans")
     write(tmp_path / "out", "case_b.nii.gz", as_volume(ball(shape, (6, 9, 10), 5), spacing=(0.5, 0.9, 2.5)))
     assert_refused("evaluate.py", "different places", **settings, OUTPUT=tmp_path / "t")
     write(tmp_path / "out", "case_b.nii.gz", as_volume(ball((12, 20, 20), (6, 9, 10), 5), spacing=spacing))

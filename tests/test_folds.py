@@ -10,6 +10,7 @@ from conftest import TINY_UNET, assert_refused, leftovers, make_cases, run_scrip
 from test_import_volumes import write_copying_network
 
 from common.errors import InputError
+from common.files import write_json
 from common.folds import cross_validate
 from common.images import read_mask, read_picture, to_unit
 from common.tiling import TRANSFORMS, average_over
@@ -152,6 +153,10 @@ def test_bad_input(folded, tmp_path):
     with pytest.raises(InputError, match="is no cross-validation"):
         cross_validate({"MODE": "resume", "RUN": tmp_path})
     assert_refused("evaluate.py", "is no folder of train.py --fold all", CHOOSE=folder / "fold1")
+    write_json(tmp_path / "other" / "cross_validation.json", {})
+    write_json(tmp_path / "other" / "fold1" / "settings.json", {})
+    others = [str(folder), str(tmp_path / "other")]
+    assert_refused("evaluate.py", "have different folds", CHOOSE=others)
     assert_refused("evaluate.py", "CLEANINGS", "no step is called 'polish'", CHOOSE=folder, CLEANINGS=[{"polish": 1}])
     both = [str(folder), str(folder / "fold1")]
     good = {"INPUT": root / "cases" / "case01", "OUTPUT": tmp_path / "out"}
