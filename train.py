@@ -1,6 +1,6 @@
 """Train a network on the packed sets.
 
-Reads   TRAIN and VALIDATION: packed sets of step 3, or lists of step 2
+Reads   TRAIN and VALIDATION: packed sets of step 3, of slices or of volumes, or lists of step 2
 Writes  RUNS/<date-time>_<model>/: best_dice.keras, best_iou.keras, last.keras, training_log.csv, curves.png,
         validation_slices.png, report.html, settings.json, environment.txt, code/, state.json, tensorboard/
 Takes   see the line of the first epoch; it also compiles the network, so the others are faster
@@ -15,7 +15,9 @@ VALIDATION = "data/packed/validation.h5"  # packed set or list to choose the bes
 MEMORY_GB = 4.0  # sets of up to so many GB are held in memory; greater ones are read as needed
 FOLD: int | str | None = None  # fold to train of those beside TRAIN, from 1; "all": a cross-validation over all in turn
 AUGMENTATION = {}  # on the fly, for instance {"flip": "horizontal", "rotation": 10, "shift": 0.05, "zoom": 0.05};
-# also "shear", "elastic", "brightness", "contrast", "blur", and "fill": "constant", "nearest" or "reflect"
+# also "shear", "elastic", "brightness", "contrast", "blur", and "fill": "constant", "nearest" or "reflect"; of volumes
+# {"rotation": 5, "zoom": 0.1, "shift": 0.1, "shear": 0.05, "flip": "x", "gamma": 0.5, "margins": [0.1, 0.2, 0.3]}
+CROP: list | None = None  # of packed volumes: voxels (up, back, left) of the crops to train on; None: whole cases
 
 # --- where to, and how to begin
 RUNS = "runs"  # folder of the run folders
@@ -23,12 +25,12 @@ MODE = "new"  # "new"; "resume" goes on with RUN under its settings, changed by 
 RUN = ""  # run folder (or, to retrain, a .keras file) to begin from
 
 # --- network and loss
-MODEL = "unet"  # "unet", "cvnet_synapse" (for 200x200), "cvnet_synapse_512", "deeplab_v3plus", or the path of a
-# .py file with build_model(input_shape, classes, **settings)
+MODEL = "unet"  # "unet", "cvnet_synapse" (for 200x200), "cvnet_synapse_512", "deeplab_v3plus"; for volumes
+# "se_resunet3d"; or the path of a .py file with build_model(input_shape, classes, **settings)
 MODEL_SETTINGS = {}  # its own settings, for instance {"features": 32, "depth": 4, "dropout": 0.2} or
 # {"backbone": "mobilenetv2"}; see models/
 LOSS = "bce+dice"  # "mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff", "series" (these in turn),
-# "bce", "cce" (several classes), "dice", "iou", "tversky", "focal_tversky", or a sum, for instance "hausdorff+dice"
+# "bce", "cce" (several classes), "dice", "smooth_dice", "iou", "tversky", "focal_tversky", or a sum, "hausdorff+dice"
 
 # --- optimiser; None takes what the network's author recommends
 OPTIMIZER: str | dict | None = None  # "adam", or with settings {"name": "sgd", "momentum": 0.95, "nesterov": True}
@@ -37,7 +39,7 @@ SCHEDULE: str | None = None  # "constant", "poly", "graph" or "cosine"
 SCHEDULE_SETTINGS = {}  # poly {"power": 0.9}; graph {"points": [[0, 5e-3], [50, 1e-3]]}, whose end is that of the run;
 # cosine {"period": 100, "factor": 2, "lowest": 1e-6}
 CONTROLLER = {}  # multiplier on top; {}: off; {"step": [0.1, 2.5], "patience": [10, 3], "limit": [0.001, 1]}
-BATCH_SIZE: int | None = None  # slices a step
+BATCH_SIZE: int | None = None  # slices, crops or volumes a step
 
 # --- how long
 EPOCHS = 50  # passes over the training set
@@ -62,9 +64,7 @@ devices.import_keras()
 import keras
 
 import models
-from common.augmentation import make_augmentation
-from common.cases import slice_identity
-from common.datasets import Batches, open_set
+from common.datasets import open_set
 from common.folds import cross_validate, find_folds, fold_file, is_cross_validation
 from common.recorder import Log, Recorder, make_run_folder, read_checkpoint
 from common.report import draw_network, finish_report
@@ -86,8 +86,7 @@ def main():
     training, validation = open_sets()
 
     devices.set_up(SEED, DETERMINISTIC)  # before anything is put on a device
-    with as_input_error("AUGMENTATION"):
-        batches = Batches(training, BATCH_SIZE, SEED, make_augmentation(AUGMENTATION))
+    batches, validation_batches = make_batches(training, validation)
     set_precision(training, batches)
     keras.utils.set_random_seed(SEED)  # again: a trial of precisions draws random numbers
     model, log = make_model(training)
@@ -98,8 +97,8 @@ def main():
         run = make_run_folder(RUNS, MODEL, recorded_settings(globals()), name)
         draw_network(model, run)
     print(
-        f"{MODEL}, {model.count_params():,} parameters, {training.shape[0]}x{training.shape[1]}, {LOSS}; "
-        f"{len(training)} training and {len(validation)} validation slices, {training.classes_in_words()}; "
+        f"{MODEL}, {model.count_params():,} parameters, {LOSS}; training on {training.in_words()}, validation on "
+        f"{validation.in_words()}, {'one class' if training.classes == 1 else f'{training.classes} classes'}; "
         f"{devices.describe()}, {PRECISION}\n"
         f"run folder {run}; " + (f"going on after epoch {len(log)}" if log else "the first epoch compiles the network"),
         flush=True,
@@ -111,7 +110,7 @@ def main():
         try:
             model.fit(
                 batches,
-                validation_data=Batches(validation, BATCH_SIZE),
+                validation_data=validation_batches,
                 initial_epoch=len(log),
                 epochs=EPOCHS,
                 shuffle=False,
@@ -194,23 +193,24 @@ def open_sets():
     training = open_set(TRAIN, MEMORY_GB)
     validation = open_set(VALIDATION, MEMORY_GB, training.classes)
     for what, ours, theirs in (
-        ("slices of", training.shape, validation.shape),
+        ("images of", training.shape, validation.shape),
         ("classes:", training.classes, validation.classes),
     ):
         if ours != theirs:
             raise InputError(f"{TRAIN} has {what} {ours} and {VALIDATION} {theirs}; they must be alike")
-    both = set(map(slice_identity, filter(None, training.source))) & set(
-        map(slice_identity, filter(None, validation.source))
-    )
-    if both:
-        raise InputError(
-            f"{len(both)} slices are in {TRAIN} and in {VALIDATION}, such as {min(both)}; divide them again"
-        )
+    if both := training.identities() & validation.identities():
+        raise InputError(f"{len(both)} are in {TRAIN} and in {VALIDATION}, such as {min(both)}; divide them again")
     with as_input_error("LOSS"):
-        get_loss(LOSS, training.classes)
-    if not any(validation.y[i].any() for i in range(len(validation))):
+        get_loss(LOSS, training.classes, training.axes)
+    if not validation.has_foreground():
         raise InputError(f"every mask in {VALIDATION} is empty; the best epoch cannot be chosen by it")
     return training, validation
+
+
+def make_batches(training, validation):
+    with as_input_error("AUGMENTATION, BATCH_SIZE or CROP"):
+        batches = training.batches(BATCH_SIZE, SEED, AUGMENTATION, CROP)
+        return batches, validation.batches(BATCH_SIZE, crop=CROP)
 
 
 def set_precision(training, batches):

@@ -7,10 +7,25 @@ import h5py
 import keras
 import numpy as np
 
-from common.cases import UNKNOWN, common_preparation, read_list
+from common.augmentation import make_augmentation
+from common.cases import UNKNOWN, common_preparation, read_list, slice_identity
 from common.errors import InputError, summarise
-from common.images import class_count, read_mask, read_pair, read_slice, to_classes, to_unit, values_of
+from common.images import (
+    PREDICTED_COLOUR,
+    TRUTH_COLOUR,
+    class_count,
+    class_numbers,
+    draw_outlines,
+    read_mask,
+    read_pair,
+    read_slice,
+    to_classes,
+    to_eight_bit,
+    to_unit,
+    values_of,
+)
 from common.parallel import ordered_map, progress
+from common.scores import mean_dice
 
 
 class SliceSet:
@@ -23,7 +38,11 @@ class SliceSet:
         classes: 1, or K for class numbers 0..K.
         in_memory: whether x and y are arrays.
         preparation: dict of `common.cases.common_preparation`.
+
+    `common.volume_sets.VolumeSet` has the same methods, and the attributes classes, shape and axes.
     """
+
+    axes = 2
 
     def __init__(self, path, x, y, case, source, classes, in_memory, preparation):
         self.path, self.x, self.y, self.case, self.source = path, x, y, case, source
@@ -37,9 +56,17 @@ class SliceSet:
         """(height, width, channels) of a slice."""
         return tuple(self.x.shape[1:])
 
-    def classes_in_words(self):
-        """Number of classes as text."""
-        return "one class" if self.classes == 1 else f"{self.classes} classes"
+    def in_words(self):
+        """Size and number of the slices as text."""
+        return f"{len(self)} slices of {self.shape[0]}x{self.shape[1]}"
+
+    def has_foreground(self):
+        """Whether any mask holds any."""
+        return any(self.y[i].any() for i in range(len(self)))
+
+    def identities(self):
+        """What may not be in two sets, as a set of str."""
+        return set(map(slice_identity, filter(None, self.source)))
 
     def about(self):
         """What later steps need to know of the slices, as a dict for JSON."""
@@ -66,9 +93,46 @@ class SliceSet:
         y = np.stack([self.y[i] for i in indices]) if not self.in_memory else self.y[indices]
         return to_unit(x), to_classes(y, self.classes)
 
+    def batches(self, batch_size, seed=None, augmentation=None, crop=None):
+        """Batches of the slices; arguments as the settings of train.py, `seed` None for the order of the set.
+
+        Raises:
+            ValueError: for an augmentation that there is not, or a crop, which is for volumes.
+        """
+        if crop:
+            raise ValueError("CROP is for packed volumes; slices are of one size")
+        return Batches(self, batch_size, seed, make_augmentation(augmentation or {}))
+
+    def best_and_worst(self, model, batch_size, count=6):
+        """The `count` worst and the `count` best slices with a mask, with the outlines of mask and prediction.
+
+        Returns:
+            list of ((H, W, 3) uint8, RGB; caption).
+        """
+        batches = self.batches(batch_size)
+        scores = {}
+        for b in range(len(batches)):
+            x, y = batches[b]
+            predicted = class_numbers(model.predict_on_batch(x))
+            for i, (mask, guess) in enumerate(zip(y[..., 0], predicted, strict=True)):
+                if mask.any():
+                    scores[b * batch_size + i] = mean_dice(guess, mask)
+        pictures = []
+        for i in first_and_last(sorted(scores, key=scores.get), count):
+            x, y = self.batch([i])
+            picture = draw_outlines(to_eight_bit(self.x[i][..., 0]), y[0, ..., 0], [TRUTH_COLOUR])
+            picture = draw_outlines(picture, class_numbers(model.predict_on_batch(x))[0], [PREDICTED_COLOUR])
+            pictures.append((picture, f"{scores[i]:.3f} {self.case[i]} {Path(self.source[i]).stem}"))
+        return pictures
+
+
+def first_and_last(ranked, count):
+    """The first and the last `count` of a list, each once."""
+    return ranked[:count] + [item for item in ranked[-count:] if item not in ranked[:count]]
+
 
 def open_set(path, memory_gb=4.0, classes=None):
-    """Open a packed set (.h5, also one of AIS with <name>_X and <name>_Y) or a list (.csv).
+    """Open a packed set (.h5, also one of AIS with <name>_X and <name>_Y), packed volumes (.h5) or a list (.csv).
 
     Args:
         path: the file.
@@ -76,7 +140,7 @@ def open_set(path, memory_gb=4.0, classes=None):
         classes: number of classes where it is known, from another set; None finds it in this one.
 
     Returns:
-        SliceSet.
+        SliceSet or `common.volume_sets.VolumeSet`.
 
     Raises:
         InputError: if the file is missing, damaged, empty or of another kind.
@@ -95,6 +159,10 @@ def _open_packed(path, memory_gb, classes):
         file = h5py.File(path, "r")
     except OSError:
         raise InputError(f"{path} is no HDF5 file, or is cut short; pack it again with 3_pack_hdf5.py") from None
+    if "step" in file.attrs:
+        from common.volume_sets import VolumeSet  # with SimpleITK, which slices do not need
+
+        return VolumeSet(path, file, memory_gb)
     names = _dataset_names(path, file)
     x, y = (file[name] for name in names)
     if x.ndim != 4 or x.shape[-1] != 1 or y.shape != x.shape or not x.dtype.kind == y.dtype.kind == "u":

@@ -12,6 +12,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 # Colours of classes 1, 2, ... in pictures, RGB (Okabe and Ito, safe for colour-blind readers).
 CLASS_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0))
+TRUTH_COLOUR, PREDICTED_COLOUR = (0, 200, 120), (255, 150, 0)
 
 
 def read_picture(path):

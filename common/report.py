@@ -1,18 +1,13 @@
 """Pictures and page of a finished run."""
 
-from pathlib import Path
-
 import keras
 import pandas as pd
 
 from common import page
-from common.datasets import Batches
 from common.files import read_json, whole_file
-from common.images import class_numbers, contact_sheet, draw_outlines, encode_jpeg, to_eight_bit, write_png
+from common.images import contact_sheet, encode_jpeg, write_png
 from common.runs import load_network, model_file
-from common.scores import mean_dice
 
-TRUTH_COLOUR, PREDICTED_COLOUR = (0, 200, 120), (255, 150, 0)
 REFRESH = 20  # seconds after which a browser loads the page of a run that is going on again
 NARROW = ("epoch", "loss", "val_loss", "val_dice", "val_iou")
 
@@ -36,7 +31,7 @@ def write_report(run, log, pictures=(), refresh=REFRESH):
     Args:
         run: Path of the run folder.
         log: common.recorder.Log with at least one epoch.
-        pictures: of `best_and_worst`, once there are any.
+        pictures: of `SliceSet.best_and_worst`, once there are any.
         refresh: seconds after which a browser loads it again; None once the run has ended.
     """
     settings, last, epochs = read_json(run / "settings.json"), log.rows[-1], read_json(run / "state.json")["epochs"]
@@ -67,36 +62,11 @@ def finish_report(run, log, validation, batch_size):
     """Write `validation_slices.png` and the last form of `report.html`.
 
     Args:
-        validation: SliceSet.
+        validation: SliceSet or VolumeSet.
         batch_size: slices that are predicted at a time.
     """
-    pictures = best_and_worst(load_network(model_file(run)), validation, batch_size)
+    pictures = validation.best_and_worst(load_network(model_file(run)), batch_size)
     if pictures:
         shown, captions = zip(*pictures, strict=True)
         write_png(run / "validation_slices.png", contact_sheet(shown, min(6, len(shown)), 200, captions))
     write_report(run, log, pictures, refresh=None)
-
-
-def best_and_worst(model, slices, batch_size, count=6):
-    """The `count` worst and the `count` best slices with a mask, with the outlines of mask and prediction.
-
-    Returns:
-        list of ((H, W, 3) uint8, RGB; caption).
-    """
-    batches = Batches(slices, batch_size)
-    scores = {}
-    for b in range(len(batches)):
-        x, y = batches[b]
-        predicted = class_numbers(model.predict_on_batch(x))
-        for i, (mask, guess) in enumerate(zip(y[..., 0], predicted, strict=True)):
-            if mask.any():
-                scores[b * batch_size + i] = mean_dice(guess, mask)
-    ranked = sorted(scores, key=scores.get)
-    chosen = ranked[:count] + [i for i in ranked[-count:] if i not in ranked[:count]]
-    pictures = []
-    for i in chosen:
-        x, y = slices.batch([i])
-        picture = draw_outlines(to_eight_bit(slices.x[i][..., 0]), y[0, ..., 0], [TRUTH_COLOUR])
-        pictures.append(draw_outlines(picture, class_numbers(model.predict_on_batch(x))[0], [PREDICTED_COLOUR]))
-    captions = [f"{scores[i]:.3f} {slices.case[i]} {Path(slices.source[i]).stem}" for i in chosen]
-    return list(zip(pictures, captions, strict=True))

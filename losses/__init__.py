@@ -11,29 +11,34 @@ from losses.targets import one_hot_like
 TERMS = {
     **{term.__name__: term for term in (pixel.mse, pixel.log_cosh, pixel.kld, pixel.bce, pixel.cce)},
     **{term.__name__: term for term in (pixel.focal, pixel.constrained_focal, hausdorff)},
-    **{term.__name__: term for term in (overlap.dice, overlap.iou, overlap.tversky, overlap.focal_tversky)},
+    **{term.__name__: term for term in (overlap.dice, overlap.smooth_dice, overlap.iou)},
+    **{term.__name__: term for term in (overlap.tversky, overlap.focal_tversky)},
 }
+FOR_VOLUMES = ("mse", "log_cosh", "bce", "dice", "smooth_dice", "iou", "tversky", "focal_tversky")
 SERIES = ("mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff")  # in turn
 SERIES_STEPS = 10  # batches that each of them has its turn
 
 
-def get_loss(name, classes=None):
+def get_loss(name, classes=None, axes=2):
     """Loss of a name.
 
     Args:
         name: names of TERMS, or "series" for those of SERIES in turn, joined by "+"; their losses are added.
         classes: number of classes that it is for, where it is known, so that what does not suit them is refused.
+        axes: 2 for slices, 3 for volumes.
 
     Returns:
-        keras.losses.Loss of class numbers (B, H, W, 1) and probabilities (B, H, W, 1 or K + 1): the loss of each image,
+        keras.losses.Loss of class numbers and probabilities as `losses.targets` has them: the loss of each image,
         averaged over the images; computed in float32 whatever the policy.
 
     Raises:
-        ValueError: for an unknown name, "series" on JAX, or "cce" for one class.
+        ValueError: for an unknown name, "series" on JAX, "cce" for one class, or for volumes one that is not for them.
     """
     loss = SegmentationLoss(name)
     if classes == 1 and pixel.cce in loss.functions:
         raise ValueError(pixel.CCE_NEEDS_CLASSES)
+    if axes == 3 and (flat := [term for term in name.split("+") if term not in FOR_VOLUMES]):
+        raise ValueError(f'the loss "{flat[0]}" is for slices; those for volumes are {", ".join(FOR_VOLUMES)}')
     return loss
 
 

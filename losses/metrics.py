@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from losses import overlap
-from losses.targets import harden, one_hot_like
+from losses.targets import foreground, harden, one_hot_like
 
 SCORES = {"dice": overlap.dice_of_sums, "iou": overlap.iou_of_sums, "rou": overlap.rou_of_sums}
 
@@ -32,12 +32,12 @@ class Overlap(keras.metrics.Metric):
         self.count = self.add_weight(name="count", initializer="zeros")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Add a batch: class numbers (B, H, W, 1) and probabilities (B, H, W, 1 or K + 1)."""
+        """Add a batch: class numbers and probabilities, as `losses.targets` has them."""
         y_pred = ops.cast(y_pred, self.dtype)
         targets = one_hot_like(y_true, y_pred)
         if not self.soft:
             y_pred = harden(y_pred)
-        sums = overlap.overlap_sums(overlap.foreground(targets), overlap.foreground(y_pred))
+        sums = overlap.overlap_sums(foreground(targets), foreground(y_pred))
         present = ops.cast(sums[1] > 0, self.dtype)
         classes = ops.sum(present, axis=-1)
         scores = ops.sum(SCORES[self.score](*sums) * present, axis=-1) / ops.maximum(classes, 1)
@@ -65,10 +65,10 @@ class FalsePositivesOnEmpty(keras.metrics.Metric):
         self.count = self.add_weight(name="count", initializer="zeros")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Add a batch: class numbers (B, H, W, 1) and probabilities (B, H, W, 1 or K + 1)."""
-        predicted = overlap.foreground(harden(ops.cast(y_pred, self.dtype)))
-        share = ops.mean(ops.sum(predicted, axis=-1), axis=(1, 2))
-        empty = ops.cast(ops.logical_not(ops.any(y_true > 0, axis=(1, 2, 3))), self.dtype)
+        """Add a batch: class numbers and probabilities, as `losses.targets` has them."""
+        predicted = foreground(harden(ops.cast(y_pred, self.dtype)))
+        share = ops.mean(ops.sum(predicted, axis=-1), axis=tuple(range(1, len(predicted.shape) - 1)))
+        empty = ops.cast(ops.logical_not(ops.any(y_true > 0, axis=tuple(range(1, len(y_true.shape))))), self.dtype)
         self.total.assign_add(ops.sum(share * empty))
         self.count.assign_add(ops.sum(empty))
 

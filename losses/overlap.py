@@ -3,17 +3,19 @@
 import keras
 from keras import ops
 
+from losses.targets import foreground
+
 
 def overlap_sums(targets, probabilities):
     """Sums over the pixels of every image and channel.
 
     Args:
-        targets, probabilities: (B, H, W, C) float32 in 0..1.
+        targets, probabilities: (B, H, W, C) or (B, S, H, W, C) float32 in 0..1.
 
     Returns:
         sum of t * p, sum of t, sum of p; each (B, C).
     """
-    pixels = (1, 2)
+    pixels = tuple(range(1, len(targets.shape) - 1))
     return (
         ops.sum(targets * probabilities, axis=pixels),
         ops.sum(targets, axis=pixels),
@@ -48,16 +50,18 @@ def rou_of_sums(both, target, prediction):
     return (target - both) / (target + prediction - both + smoothing(target))
 
 
-def foreground(channels):
-    """Channels of the classes 1..K: all of a sigmoid, without the first of a softmax."""
-    return channels if channels.shape[-1] == 1 else channels[..., 1:]
-
-
 def dice(targets, probabilities):
-    """1 - Dice, mean over the classes; (B, H, W, C) float32 twice to (B,). An empty mask gives 0 for an empty
-    prediction, and nearly 1 for any other."""
+    """1 - Dice, mean over the classes; shapes of `overlap_sums`, to (B,). An empty mask gives 0 for an empty guess,
+    and nearly 1 for any other."""
     sums = overlap_sums(foreground(targets), foreground(probabilities))
     return 1 - ops.mean(dice_of_sums(*sums), axis=-1)
+
+
+def smooth_dice(targets, probabilities):
+    """1 - (2 sum(t p) + 1) / (sum t + sum p + 1), mean over the classes; shapes as `dice`. The one keeps the slope of a
+    class that is not there small, so that one voxel too many does not outweigh the other classes."""
+    both, target, prediction = overlap_sums(foreground(targets), foreground(probabilities))
+    return 1 - ops.mean((2 * both + 1) / (target + prediction + 1), axis=-1)
 
 
 def iou(targets, probabilities):

@@ -1,29 +1,28 @@
 """Losses of single pixels.
 
 Each takes targets and probabilities, (B, H, W, C) float32, and gives a mean per image, (B,). C is 1 for
-one class, or K + 1 with the background first.
+one class, or K + 1 with the background first. `mse`, `log_cosh` and `bce` take volumes too, (B, S, H, W, K).
 """
 
 import keras
 from keras import ops
 
-PIXELS = (1, 2)
 CCE_NEEDS_CLASSES = 'the loss "cce" is for several classes; take "bce" for one'
 
 
 def mse(targets, probabilities):
     """Mean squared error."""
-    return ops.mean(keras.losses.mean_squared_error(targets, probabilities), axis=PIXELS)
+    return mean_of_pixels(keras.losses.mean_squared_error(targets, probabilities))
 
 
 def log_cosh(targets, probabilities):
     """Mean of log(cosh(p - t))."""
-    return ops.mean(keras.losses.log_cosh(targets, probabilities), axis=PIXELS)
+    return mean_of_pixels(keras.losses.log_cosh(targets, probabilities))
 
 
 def bce(targets, probabilities):
     """Binary cross-entropy of every channel."""
-    return ops.mean(keras.losses.binary_crossentropy(targets, probabilities), axis=PIXELS)
+    return mean_of_pixels(keras.losses.binary_crossentropy(targets, probabilities))
 
 
 def cce(targets, probabilities):
@@ -34,7 +33,7 @@ def cce(targets, probabilities):
     """
     if probabilities.shape[-1] == 1:
         raise ValueError(CCE_NEEDS_CLASSES)
-    return ops.mean(keras.losses.categorical_crossentropy(targets, probabilities), axis=PIXELS)
+    return mean_of_pixels(keras.losses.categorical_crossentropy(targets, probabilities))
 
 
 def kld(targets, probabilities):
@@ -43,7 +42,7 @@ def kld(targets, probabilities):
     One channel p stands for the two classes 1 - p and p: without the first, p = 1 everywhere would cost nothing.
     """
     t, p = with_background(targets), with_background(probabilities)
-    return ops.mean(keras.losses.kl_divergence(t, p), axis=PIXELS)
+    return mean_of_pixels(keras.losses.kl_divergence(t, p))
 
 
 def focal(targets, probabilities, alpha=0.25, gamma=2.0):
@@ -57,7 +56,7 @@ def focal(targets, probabilities, alpha=0.25, gamma=2.0):
     else:
         weights = [1 - alpha] + [alpha] * (classes - 1)
         losses = keras.losses.categorical_focal_crossentropy(targets, probabilities, alpha=weights, gamma=gamma)
-    return ops.mean(losses, axis=PIXELS)
+    return mean_of_pixels(losses)
 
 
 def constrained_focal(targets, probabilities, power=1 / 2.5):
@@ -67,14 +66,19 @@ def constrained_focal(targets, probabilities, power=1 / 2.5):
     """
     t, p = with_background(targets), with_background(probabilities)
     area = t.shape[1] * t.shape[2]
-    counts = ops.maximum(ops.sum(t[..., 1:], axis=PIXELS, keepdims=True), 1)
+    counts = ops.maximum(ops.sum(t[..., 1:], axis=(1, 2), keepdims=True), 1)
     weights = ops.power((area - counts) / counts, power)
     weight = t[..., 0] + ops.sum(t[..., 1:] * weights, axis=-1)
     epsilon = keras.config.epsilon()
     true = ops.clip(ops.sum(t * p, axis=-1), epsilon, 1 - epsilon)
-    return ops.mean(-weight * ops.log(true), axis=PIXELS)
+    return mean_of_pixels(-weight * ops.log(true))
 
 
 def with_background(channels):
     """Channels with the background first: one channel p becomes 1 - p and p; several have it already."""
     return channels if channels.shape[-1] > 1 else ops.concatenate([1 - channels, channels], axis=-1)
+
+
+def mean_of_pixels(losses):
+    """Mean over all axes but the first."""
+    return ops.mean(losses, axis=tuple(range(1, len(losses.shape))))
