@@ -1,7 +1,7 @@
 """Predict masks for pictures of any size.
 
 Reads   RUN: run folder of train.py, several to average, a cross-validation, or .keras files; INPUT: pictures, case
-        folders, a list or a volume
+        folders, a list or a volume; with 3-D networks ["first", "second"], of the steps whole and patch, and volumes
 Writes  OUTPUT/<name>.png, masks of the size of the pictures, and OUTPUT/overlays/<name>.png;
         of several cases OUTPUT/<case>/<name>.png and OUTPUT/overlays/<case>/<name>.png; of a case that came from a
         volume OUTPUT/<case>.nii.gz, labels on the volume's own grid, and OUTPUT/volumes.csv, what they measure
@@ -29,6 +29,7 @@ FLIPS: str | None = None  # average over "flips" of each picture (4 times as lon
 # (8 times); "none"; None: as chosen for a cross-validation, else none
 THRESHOLD = 0.5  # probability above which a pixel is foreground, with one class
 BATCH_SIZE = 8  # slices or tiles a step
+TILE: list | None = None  # of 3-D networks: voxels (up, back, left) of the tiles; None: the crops of training, or whole
 
 # --- volumes
 PLANE: str | None = None  # "axial", "coronal" or "sagittal"; None: as in training, or else axial
@@ -59,7 +60,7 @@ import numpy as np
 from common.averaging import Ensemble
 from common.cases import Slice, find_slices, read_case_record
 from common.devices import import_keras
-from common.errors import InputError, as_input_error
+from common.errors import InputError, as_input_error, summarise
 from common.files import (
     read_json,
     refuse_existing,
@@ -88,7 +89,8 @@ from common.postprocess import check_cleaning, clean
 from common.runs import MODELS, model_file
 from common.settings import recorded_settings
 from common.tiling import TRANSFORMS
-from common.volumes import PLANES, ending_of, is_volume, open_slices, require_spacing, slice_entry, three
+from common.volume_prediction import Options, find_volume_networks, predict_volumes
+from common.volumes import PLANES, ending_of, find_volumes, is_volume, open_slices, require_spacing, slice_entry, three
 
 RECORD = "prediction.json"
 LIKE_TRAINING = {"tile": "tile", "crop": "tile", "pad": "pad"}  # FIT by that of the importer, which else is "resize"
@@ -96,6 +98,9 @@ LIKE_TRAINING = {"tile": "tile", "crop": "tile", "pad": "pad"}  # FIT by that of
 
 def main():
     check_settings()
+    if networks := find_volume_networks(RUN if isinstance(RUN, list) else [RUN], WEIGHTS_FILE):
+        predict_in_3d(networks)
+        return
     files, flips, cleaning = find_networks()
     refuse_existing(OUTPUT, REPLACE, RECORD)
     prepared = preparation(files)
@@ -153,6 +158,26 @@ def check_settings():
         raise InputError(f"BATCH_SIZE is {BATCH_SIZE}; expected at least 1")
     if RUN == []:
         raise InputError("RUN is an empty list; give --run a run folder or several")
+
+
+def predict_in_3d(networks):
+    """Predict volumes by 3-D networks; what cannot be predicted is named once the others are written."""
+    if FLIPS not in (None, "none") or FIT or PASTE:
+        raise InputError("FLIPS, FIT and PASTE are for networks of slices; these were trained on volumes")
+    if not INPUT or not Path(INPUT).exists():
+        raise InputError(f"INPUT: {INPUT or 'not set'} does not exist; give a volume, or a folder of volumes")
+    volumes = find_volumes(INPUT)
+    refuse_existing(OUTPUT, REPLACE, RECORD)
+    import_keras()
+    steps = ", then ".join(f"{step} with {len(files)}" for step, (files, _) in sorted(networks.items(), reverse=True))
+    print(f"predicting {len(volumes)} volumes of {INPUT}, networks: {steps}", flush=True)
+    options = Options(THRESHOLD, OVERLAP, TILE, LABEL_VOLUMES or ".nii.gz", CLEAN or {}, OVERLAYS, SERIES)
+    with whole_folder(OUTPUT, REPLACE, RECORD) as part:
+        problems = predict_volumes(networks, volumes, part, options)
+        write_json(part / RECORD, recorded_settings(globals()))
+    print(f"wrote {len(volumes) - len(problems)} label volumes to {OUTPUT}")
+    if problems:
+        raise InputError(summarise(problems, "volumes cannot be predicted") + "\nThe others were.")
 
 
 # --- what the runs say

@@ -16,6 +16,7 @@ from common.images import (
     class_count,
     class_numbers,
     draw_outlines,
+    first_and_last,
     read_mask,
     read_pair,
     read_slice,
@@ -124,11 +125,6 @@ class SliceSet:
             picture = draw_outlines(picture, class_numbers(model.predict_on_batch(x))[0], [PREDICTED_COLOUR])
             pictures.append((picture, f"{scores[i]:.3f} {self.case[i]} {Path(self.source[i]).stem}"))
         return pictures
-
-
-def first_and_last(ranked, count):
-    """The first and the last `count` of a list, each once."""
-    return ranked[:count] + [item for item in ranked[-count:] if item not in ranked[:count]]
 
 
 def open_set(path, memory_gb=4.0, classes=None):

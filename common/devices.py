@@ -175,6 +175,13 @@ def choose_jit():
     return False if keras.backend.backend() == "tensorflow" and not accelerators() else "auto"
 
 
+def conv3d_is_slow():
+    """Whether a 3-D convolution is slower than a 2-D one over its planes: with TensorFlow on a CPU, backwards most."""
+    import keras
+
+    return keras.backend.backend() == "tensorflow" and not accelerators()
+
+
 def describe():
     """The backend and its devices in a few words."""
     import keras

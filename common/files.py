@@ -1,10 +1,12 @@
 """Files that appear whole or not at all, and existing results that are not lost."""
 
+import gzip
 import json
 import math
 import os
 import re
 import shutil
+import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -117,6 +119,27 @@ def require_range(value, setting, low=-math.inf, high=math.inf):
     if not (numbers and len(value) == 2 and low <= value[0] < value[1] <= high):
         within = f" within {low:g} to {high:g}" if math.isfinite(low) else ""
         raise InputError(f"{setting} is {value!r}; expected [lower, upper], two numbers{within}")
+
+
+def require_whole_gzip(path, least=None):
+    """Raise InputError where a gzip file was cut short or damaged, which some readers pass over in silence.
+
+    Args:
+        path: the file.
+        least: bytes that it holds at least once it is unpacked; where its last four bytes, the length, agree with that,
+            it is not unpacked to look.
+    """
+    with open(path, "rb") as file:
+        file.seek(-min(4, os.path.getsize(path)), os.SEEK_END)
+        length = int.from_bytes(file.read(), "little")
+    if least is not None and (length - least) % 2**32 < 2**16:  # a header is small, and the length is modulo 2^32
+        return
+    try:
+        with gzip.open(path) as file:
+            while file.read(2**20):
+                pass
+    except (EOFError, OSError, zlib.error):
+        raise InputError(f"{path} is damaged or cut short; copy or make it again") from None
 
 
 def flag(setting):

@@ -393,6 +393,11 @@ def paint(image, numbers, opacity=0.4, colours=CLASS_COLOURS):
     return picture
 
 
+def first_and_last(ranked, count):
+    """The first and the last `count` of a list, each once."""
+    return ranked[:count] + [item for item in ranked[-count:] if item not in ranked[:count]]
+
+
 def contact_sheet(pictures, columns, side, captions=None):
     """Lay pictures out in a grid.
 

@@ -4,24 +4,17 @@ import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 
+from common.grids import Geometry, image_at, onto_grid
 from common.images import paste
 from common.postprocess import clean
-from common.volumes import Geometry, onto_grid, planes_of
+from common.volumes import planes_of
 
 WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")  # kinds that are written
 
 
 def label_image(array, geometry):
     """SimpleITK.Image of an array (k, j, i) of labels with a Geometry."""
-    return placed(sitk.GetImageFromArray(np.ascontiguousarray(array, np.uint8)), geometry)
-
-
-def placed(image, geometry):
-    """The image given, at the place of a Geometry of its size."""
-    image.SetSpacing(geometry.spacing)
-    image.SetOrigin(geometry.origin)
-    image.SetDirection(geometry.direction)
-    return image
+    return image_at(np.asarray(array, np.uint8), geometry)
 
 
 def labels_on(array, grid, geometry):
@@ -39,7 +32,7 @@ def labels_on(array, grid, geometry):
     name = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(geometry.direction)
     turned = sitk.DICOMOrient(labels, name)
     if turned.GetSize() == tuple(geometry.size) and np.allclose(turned.GetOrigin(), geometry.origin, atol=1e-3):
-        return placed(turned, geometry)
+        return label_image(sitk.GetArrayViewFromImage(turned), geometry)  # at its place to the last digit
     return onto_grid(labels, geometry)
 
 
@@ -69,6 +62,22 @@ def labels_of_slices(record, masks):
 def write_labels(image, path):
     """Write a label volume, compressed where the format can."""
     sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def measure(case, labels, classes=1):
+    """Rows of volumes.csv, one a class: how much of it a label volume holds.
+
+    Args:
+        case: its name.
+        labels: SimpleITK.Image.
+        classes: number of rows at least.
+    """
+    counts = np.bincount(sitk.GetArrayViewFromImage(labels).ravel(), minlength=classes + 1)
+    millilitres = np.prod(labels.GetSpacing()) / 1000
+    return [
+        {"case": case, "class": number, "voxels": int(voxels), "ml": voxels * millilitres}
+        for number, voxels in enumerate(counts[1:], 1)
+    ]
 
 
 class CaseVolumes:
@@ -117,9 +126,5 @@ class CaseVolumes:
         if self.cleaning:
             labels = label_image(clean(sitk.GetArrayFromImage(labels), **self.cleaning), Geometry.of(labels))
         write_labels(labels, self.folder / f"{self.name}{self.ending}")
-        millilitres = np.prod(labels.GetSpacing()) / 1000
-        counts = np.bincount(sitk.GetArrayViewFromImage(labels).ravel())
-        for number in range(1, max(len(counts), 2)):
-            voxels = int(counts[number]) if number < len(counts) else 0
-            self.rows.append({"case": self.name, "class": number, "voxels": voxels, "ml": voxels * millilitres})
+        self.rows += measure(self.name, labels)
         self.masks = {}

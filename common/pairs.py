@@ -9,8 +9,9 @@ import SimpleITK as sitk
 from common.cases import find_slices, pixel_spacing, read_case_record
 from common.errors import InputError, summarise
 from common.files import natural_key, require_folder
+from common.grids import Geometry
 from common.images import check_mask_values, class_count, read_picture, to_gray, values_of
-from common.volumes import Geometry, ending_of, find_volumes, read_volume
+from common.volumes import ending_of, find_volumes, read_volume
 
 PLACE = 1e-3  # by which the geometry of a predicted volume may differ from that of the true one
 

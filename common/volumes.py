@@ -1,13 +1,14 @@
 """Volumes: reading them with SimpleITK, their planes as slices, and other spacings."""
 
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import SimpleITK as sitk
 
 from common.errors import InputError, summarise
+from common.files import require_whole_gzip
+from common.grids import Geometry, at_spacing, onto_grid
 from common.parallel import ordered_map
 
 VOLUMES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm")
@@ -17,31 +18,6 @@ TOLERANCE = 0.01  # share by which distances between the slices of a series may 
 
 # Axis of an array (S, P, L) that a plane runs along, and the axes that are turned round for display: head and front up.
 PLANES = {"axial": (0, ()), "coronal": (1, (0,)), "sagittal": (2, (0,))}
-
-
-class Geometry(NamedTuple):
-    """Where the voxels of a volume are.
-
-    Attributes:
-        size: voxels along the axes i, j, k.
-        spacing: mm between them.
-        origin: place of the first voxel in mm, LPS.
-        direction: the three axes as the columns of a matrix, row by row.
-    """
-
-    size: tuple
-    spacing: tuple
-    origin: tuple
-    direction: tuple
-
-    @classmethod
-    def of(cls, image):
-        return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
-
-    def to_voxels(self, points):
-        """Places in mm, (N, 3) LPS, as (N, 3) i, j, k; a whole number is the middle of a voxel."""
-        axes = np.reshape(self.direction, (3, 3)) * np.array(self.spacing)
-        return np.linalg.solve(axes, (np.asarray(points) - np.array(self.origin)).T).T
 
 
 def ending_of(path):
@@ -67,21 +43,35 @@ def read_volume(path, series=None):
         InputError: if it cannot be read or is no volume; for a series with missing or uneven slices or mixed
             orientations; for several series without a choice, listing them.
     """
+    channels = read_channels(path, series)
+    if len(channels) > 1:
+        raise InputError(f"{path} has {len(channels)} channels; expected a volume of three axes and one channel")
+    return channels[0]
+
+
+def read_channels(path, series=None):
+    """Read a volume of one or more channels, along the fourth axis or in each voxel; arguments and errors as above.
+
+    Returns:
+        list of SimpleITK.Image of three axes.
+    """
     path = Path(path)
     try:
         image = _read_series(path, series) if path.is_dir() else sitk.ReadImage(str(path))
     except RuntimeError as error:
         raise InputError(f"{path} cannot be read: {_reason(error)}") from None
-    if image.GetDimension() == 4 and image.GetSize()[3] == 1:
-        image = image[..., 0]
+    if path.suffix.lower() == ".gz":
+        components = image.GetNumberOfComponentsPerPixel()
+        require_whole_gzip(path, image.GetNumberOfPixels() * components * image.GetSizeOfPixelComponent())
     if image.GetDimension() == 2:
         image = sitk.JoinSeries(image)
-    if image.GetDimension() != 3 or image.GetNumberOfComponentsPerPixel() != 1:
-        raise InputError(
-            f"{path} has {image.GetDimension()} axes and {image.GetNumberOfComponentsPerPixel()} channels; "
-            "expected a volume of three axes and one channel"
-        )
-    return image
+    if image.GetDimension() == 4 and image.GetNumberOfComponentsPerPixel() == 1:
+        return [image[..., channel] for channel in range(image.GetSize()[3])]
+    if image.GetDimension() != 3:
+        raise InputError(f"{path} has {image.GetDimension()} axes; expected a volume of three")
+    if image.GetNumberOfComponentsPerPixel() == 1:
+        return [image]
+    return [sitk.VectorIndexSelectionCast(image, i) for i in range(image.GetNumberOfComponentsPerPixel())]
 
 
 def _reason(error):
@@ -235,47 +225,9 @@ def require_spacing(spacing):
 
 
 def resample(image, spacing):
-    """Resample a volume linearly to a spacing in mm, three numbers of which None keeps its own.
-
-    The outer faces of the volume stay where they are, to a voxel.
-    """
-    spacing = [new or old for new, old in zip(spacing, image.GetSpacing(), strict=True)]
-    size = [
-        max(1, round(n * old / new)) for n, old, new in zip(image.GetSize(), image.GetSpacing(), spacing, strict=True)
-    ]
-    shift = [(new - old) / 2 for old, new in zip(image.GetSpacing(), spacing, strict=True)]
-    origin = np.array(image.GetOrigin()) + np.reshape(image.GetDirection(), (3, 3)) @ shift
-    return sitk.Resample(
-        image,
-        size,
-        sitk.Transform(),
-        sitk.sitkLinear,
-        origin.tolist(),
-        spacing,
-        image.GetDirection(),
-        float(sitk.GetArrayViewFromImage(image).min()),
-        image.GetPixelID(),
-    )
-
-
-def onto_grid(labels, geometry):
-    """Labels on another grid: the nearest voxel's, 0 outside.
-
-    Args:
-        labels: SimpleITK.Image.
-        geometry: Geometry of the result.
-    """
-    return sitk.Resample(
-        labels,
-        list(geometry.size),
-        sitk.Transform(),
-        sitk.sitkNearestNeighbor,
-        list(geometry.origin),
-        list(geometry.spacing),
-        list(geometry.direction),
-        0,
-        labels.GetPixelID(),
-    )
+    """Resample a volume linearly to a spacing in mm, as `at_spacing` takes it."""
+    grid = at_spacing(Geometry.of(image), spacing)
+    return onto_grid(image, grid, sitk.sitkLinear, sitk.GetArrayViewFromImage(image).min())
 
 
 # --- a volume as slices

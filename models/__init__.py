@@ -5,7 +5,7 @@ import importlib.util
 import inspect
 from pathlib import Path
 
-from models import cvnet_synapse, cvnet_synapse_512, deeplab_v3plus, unet
+from models import cvnet_synapse, cvnet_synapse_512, deeplab_v3plus, se_resunet3d, unet
 
 # Each a module with build_model(input_shape, classes, **settings) and RECOMMENDED.
 NETWORKS = {
@@ -13,7 +13,9 @@ NETWORKS = {
     "cvnet_synapse": cvnet_synapse,
     "cvnet_synapse_512": cvnet_synapse_512,
     "deeplab_v3plus": deeplab_v3plus,
+    "se_resunet3d": se_resunet3d,
 }
+FOR_VOLUMES = ("se_resunet3d",)
 RECOMMENDED = {"BATCH_SIZE": 8, "OPTIMIZER": "adam", "LEARNING_RATE": 1e-3, "SCHEDULE": "constant"}
 
 
@@ -23,16 +25,22 @@ def build_model(name, input_shape, classes=1, **settings):
     Args:
         name: a name of NETWORKS, or the path of a Python file that defines
             `build_model(input_shape, classes, **settings)`.
-        input_shape: (height, width, channels).
-        classes: 1 for one sigmoid channel, K > 1 for a softmax over K + 1 channels.
+        input_shape: (height, width, channels); of volumes (None, None, None, channels).
+        classes: 1 for one sigmoid channel, K > 1 for a softmax over K + 1 channels; of volumes a sigmoid channel each.
         settings: keyword arguments of the network's own `build_model`.
 
     Returns:
-        keras.Model, float images scaled to 0..1 to probabilities, with layers `input` and `output`.
+        keras.Model, float images scaled to 0..1, or standardised volumes, to probabilities, with layers `input` and
+        `output`.
 
     Raises:
-        ValueError: for an unknown name or setting, a file without such a function, or a network without such layers.
+        ValueError: for an unknown name or setting, a network for other images, a file without such a function, or a
+            network without such layers.
     """
+    volumes = len(input_shape) == 4
+    if name in NETWORKS and (name in FOR_VOLUMES) != volumes:
+        fit = [other for other in NETWORKS if (other in FOR_VOLUMES) == volumes]
+        raise ValueError(f"{name} is not for {'volumes' if volumes else 'slices'}; take {', '.join(fit)}")
     build = find_network(name).build_model
     parameters = inspect.signature(build).parameters
     if "name" in parameters:  # a file may follow the signature of this function as well
@@ -46,9 +54,9 @@ def build_model(name, input_shape, classes=1, **settings):
     names = {layer.name for layer in model.layers}
     if not {"input", "output"} <= names:
         raise ValueError(f"the first and last layers of {name} must be called input and output")
-    channels = 1 if classes == 1 else classes + 1
-    if tuple(model.output_shape[1:]) != (*input_shape[:2], channels):
-        raise ValueError(f"{name} gives {model.output_shape[1:]}; expected {(*input_shape[:2], channels)}")
+    expected = (*input_shape[:-1], classes if volumes or classes == 1 else classes + 1)
+    if tuple(model.output_shape[1:]) != expected:
+        raise ValueError(f"{name} gives {model.output_shape[1:]}; expected {expected}")
     return model
 
 

@@ -38,10 +38,11 @@ from common import lungs
 from common.cases import as_case_name, case_record, write_case
 from common.errors import InputError, name_broken
 from common.files import refuse_existing, require_choice, require_folder, require_range
+from common.grids import Geometry
 from common.images import cut, encode_png, fit_boxes, to_grey
 from common.nodules import discs, no_annotations, read_annotations
 from common.parallel import ordered_map, progress
-from common.volumes import Geometry, find_volumes, open_slices, slice_entry, spacing_of_plane
+from common.volumes import find_volumes, open_slices, slice_entry, spacing_of_plane
 
 
 def main():

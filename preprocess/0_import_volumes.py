@@ -47,13 +47,12 @@ import SimpleITK as sitk
 from common.cases import as_case_name, case_record, write_case
 from common.errors import InputError, name_broken, summarise
 from common.files import refuse_existing, require_choice, require_range
+from common.grids import Geometry, onto_grid
 from common.images import cut, encode_png, fit_boxes, to_grey
 from common.parallel import ordered_map, progress
 from common.volumes import (
     PLANES,
-    Geometry,
     find_volumes,
-    onto_grid,
     open_slices,
     orient,
     planes_of,

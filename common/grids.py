@@ -1,0 +1,184 @@
+"""Grids of voxels: where they are, coarser ones and parts of them, and volumes on another grid."""
+
+from typing import NamedTuple
+
+import numpy as np
+import SimpleITK as sitk
+
+
+class Geometry(NamedTuple):
+    """Where the voxels of a volume are.
+
+    Attributes:
+        size: voxels along the axes i, j, k.
+        spacing: mm between them.
+        origin: place of the first voxel in mm, LPS.
+        direction: the three axes as the columns of a matrix, row by row.
+    """
+
+    size: tuple
+    spacing: tuple
+    origin: tuple
+    direction: tuple
+
+    @classmethod
+    def of(cls, image):
+        return cls(image.GetSize(), image.GetSpacing(), image.GetOrigin(), image.GetDirection())
+
+    @property
+    def axes(self):
+        """(3, 3), the step in mm from voxel to voxel along i, j, k as columns."""
+        return np.reshape(self.direction, (3, 3)) * np.array(self.spacing)
+
+    @property
+    def shape(self):
+        """Shape of its array, (k, j, i)."""
+        return tuple(self.size[::-1])
+
+    def to_voxels(self, points):
+        """Places in mm, (N, 3) LPS, as (N, 3) i, j, k; a whole number is the middle of a voxel."""
+        return np.linalg.solve(self.axes, (np.asarray(points) - np.array(self.origin)).T).T
+
+    def to_points(self, voxels):
+        """The way back of `to_voxels`."""
+        return np.asarray(voxels) @ self.axes.T + np.array(self.origin)
+
+
+def at_spacing(geometry, spacing):
+    """Grid of another spacing in mm, three numbers of which None keeps its own, with the same faces to a voxel."""
+    spacing = [new or old for new, old in zip(spacing, geometry.spacing, strict=True)]
+    size = [max(1, round(n * old / new)) for n, old, new in zip(geometry.size, geometry.spacing, spacing, strict=True)]
+    return _placed_at_corner(geometry, size, spacing)
+
+
+def excess(geometry, voxels):
+    """Factor, at least 1, by which the steps of a grid must grow so that it has at most so many voxels; None: 1."""
+    return 1.0 if voxels is None else max(1.0, (np.prod(geometry.size, dtype=np.int64) / voxels) ** (1 / 3))
+
+
+def coarser(geometry, factor):
+    """Grid whose steps are longer by a factor of 1 or more, with the same faces to a voxel."""
+    if factor == 1:
+        return geometry
+    size = [max(1, int(n / factor)) for n in geometry.size]
+    return _placed_at_corner(geometry, size, [mm * factor for mm in geometry.spacing])
+
+
+def _placed_at_corner(geometry, size, spacing):
+    shift = (np.array(spacing) - geometry.spacing) / 2
+    origin = np.array(geometry.origin) + np.reshape(geometry.direction, (3, 3)) @ shift
+    return Geometry(tuple(map(int, size)), tuple(map(float, spacing)), tuple(origin.tolist()), geometry.direction)
+
+
+# --- boxes
+
+
+class Box(NamedTuple):
+    """Part of a grid, from the voxel `start` to before `stop`, each (i, j, k)."""
+
+    start: tuple
+    stop: tuple
+
+    @classmethod
+    def of(cls, array):
+        """The smallest box around what is not 0 in an array (k, j, i); None where all is."""
+        spans = []
+        for axis in (2, 1, 0):
+            there = np.flatnonzero(array.any(axis=tuple({0, 1, 2} - {axis})))
+            if not len(there):
+                return None
+            spans.append((int(there[0]), int(there[-1]) + 1))
+        return cls(*map(tuple, zip(*spans, strict=True)))
+
+    @property
+    def size(self):
+        return tuple(b - a for a, b in zip(self.start, self.stop, strict=True))
+
+    @property
+    def slices(self):
+        """Index into an array (k, j, i)."""
+        return tuple(slice(a, b) for a, b in zip(self.start[::-1], self.stop[::-1], strict=True))
+
+
+def whole_box(geometry):
+    return Box((0, 0, 0), tuple(geometry.size))
+
+
+def part_of(geometry, box):
+    """The grid of a box of a grid."""
+    (origin,) = geometry.to_points([box.start])
+    return geometry._replace(size=box.size, origin=tuple(origin.tolist()))
+
+
+def carry_box(box, source, target):
+    """The box of another grid that covers a box, at most all of the grid; None where they do not meet.
+
+    Args:
+        box: Box of `source`.
+        source, target: Geometry; their axes may differ in order and direction.
+    """
+    corners = np.array(np.meshgrid(*zip(box.start, box.stop, strict=True))).reshape(3, 8).T - 0.5
+    there = target.to_voxels(source.to_points(corners)) + 0.5
+    start = np.clip(np.floor(there.min(axis=0) + 1e-6), 0, target.size).astype(int)
+    stop = np.clip(np.ceil(there.max(axis=0) - 1e-6), 0, target.size).astype(int)
+    return Box(tuple(start.tolist()), tuple(stop.tolist())) if (stop > start).all() else None
+
+
+def grow_box(box, geometry, smallest, margin):
+    """A box grown to at least `smallest` voxels a side, then by a share of its sides on each side, within the grid."""
+    start, stop = np.array(box.start), np.array(box.stop)
+    missing = np.maximum(smallest - (stop - start), 0)
+    start, stop = start - missing // 2, stop + missing - missing // 2
+    more = np.ceil(margin * (stop - start)).astype(int)
+    start, stop = np.maximum(start - more, 0), np.minimum(stop + more, geometry.size)
+    return Box(tuple(start.tolist()), tuple(stop.tolist()))
+
+
+# --- volumes on another grid
+
+
+def onto_grid(image, geometry, interpolator=sitk.sitkNearestNeighbor, outside=0):
+    """A volume on another grid.
+
+    Args:
+        image: SimpleITK.Image.
+        geometry: Geometry of the result.
+        interpolator: of SimpleITK; of labels the nearest voxel's, or each label linear and then the largest,
+            `sitkLabelLinear`, which has no staircase.
+        outside: value where the image does not reach.
+    """
+    size, spacing, origin, direction = map(list, geometry)
+    return sitk.Resample(
+        image, size, sitk.Transform(), interpolator, origin, spacing, direction, float(outside), image.GetPixelID()
+    )
+
+
+def picture_on(image, geometry):
+    """Grey values on a coarser or finer grid of the same directions: linear, and smoothed before where it is coarser.
+
+    The deviation of the smoothing is half of what the step grows by, as in scikit-image, so that no noise is picked up
+    between the voxels.
+
+    Args:
+        image: SimpleITK.Image.
+        geometry: Geometry.
+
+    Returns:
+        (k, j, i) float32.
+    """
+    image = sitk.Cast(image, sitk.sitkFloat32)
+    outside = float(sitk.GetArrayViewFromImage(image).min())
+    for axis, (old, new) in enumerate(zip(image.GetSpacing(), geometry.spacing, strict=True)):
+        sigma = (new - old) / 2
+        if sigma > 0.1 * old and image.GetSize()[axis] >= 4:  # the filter needs four voxels
+            image = sitk.RecursiveGaussian(image, sigma, False, sitk.RecursiveGaussianImageFilter.ZeroOrder, axis)
+    return sitk.GetArrayFromImage(onto_grid(image, geometry, sitk.sitkLinear, outside))
+
+
+def image_at(array, geometry):
+    """SimpleITK.Image of an array (k, j, i) at the place of a Geometry."""
+    image = sitk.GetImageFromArray(np.ascontiguousarray(array))
+    image.SetSpacing(geometry.spacing)
+    image.SetOrigin(geometry.origin)
+    image.SetDirection(geometry.direction)
+    return image

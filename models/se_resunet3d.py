@@ -1,0 +1,84 @@
+"""Residual 3-D U-net with squeeze and excitation, as in the second place of the Medical Segmentation Decathlon 2018.
+
+It follows Isensee et al., arXiv 1809.10486 (instance normalisation, leaky ReLU), He et al., arXiv 1512.03385 (residual
+blocks) and Hu et al., arXiv 1709.01507 (squeeze and excitation).
+"""
+
+import keras
+from keras import layers
+
+from models.layers import CropLike, PlanarConv3D
+
+# What train.py uses where its own setting is None.
+RECOMMENDED = {"BATCH_SIZE": 1, "OPTIMIZER": "adam", "LEARNING_RATE": 1e-4, "SCHEDULE": "constant"}
+SLOPE = 0.3  # of the leaky ReLU
+
+
+def build_model(input_shape, classes=1, *, features=32, depth=3, ratio=16, noise=0.1):
+    """Build the network, for volumes of any size: what does not divide evenly is rounded up on the way down, and
+    cropped on the way up.
+
+    At one channel and one label with the defaults it has 13,040,409 parameters, all of them trainable.
+
+    Args:
+        input_shape: (None, None, None, channels) of standardised volumes, or a fixed size.
+        classes: K labels, one sigmoid channel each; none for the background.
+        features: channels of the first level; each level below has twice as many.
+        depth: how many times the size is halved, at least 1.
+        ratio: by which squeeze and excitation narrows the channels.
+        noise: deviation of the Gaussian noise on the input while training; 0: none.
+
+    Returns:
+        keras.Model with layers `input` and `output`; (B, S, H, W, C) to (B, S, H, W, K) in float32.
+
+    Raises:
+        ValueError: for features, depth or ratio under 1, or a negative noise.
+    """
+    if features < 1 or depth < 1 or ratio < 1 or noise < 0:
+        raise ValueError(
+            "se_resunet3d needs features, depth and ratio >= 1 and noise >= 0, "
+            f"not features={features}, depth={depth}, ratio={ratio}, noise={noise}"
+        )
+
+    def convolution(x, filters, name):
+        """3x3x3 without bias, which the normalisation would take away, and instance normalisation."""
+        x = PlanarConv3D(filters, 3, padding="same", use_bias=False, name=f"{name}_conv")(x)
+        return instance_norm(x, f"{name}_norm")
+
+    def instance_norm(x, name):
+        return layers.GroupNormalization(groups=-1, name=name)(x)
+
+    def relu(x, name):
+        return layers.LeakyReLU(SLOPE, name=name)(x)
+
+    def squeeze_and_excite(x, filters, name):
+        weights = layers.GlobalAveragePooling3D(keepdims=True, name=f"{name}_squeeze")(x)
+        weights = layers.Dense(max(1, filters // ratio), activation="relu", name=f"{name}_narrow")(weights)
+        weights = layers.Dense(filters, activation="sigmoid", name=f"{name}_excite")(weights)
+        return layers.Multiply(name=f"{name}_scale")([x, weights])
+
+    def residual_block(x, filters, name):
+        y = relu(convolution(x, filters, f"{name}_1"), f"{name}_1_relu")
+        y = convolution(y, filters, f"{name}_2")
+        y = squeeze_and_excite(y, filters, name)
+        y = layers.Add(name=f"{name}_add")([y, convolution(x, filters, f"{name}_shortcut")])
+        return relu(y, f"{name}_relu")
+
+    inputs = keras.Input(input_shape, name="input")
+    x = layers.GaussianNoise(noise, name="noise")(inputs) if noise else inputs
+    x = relu(convolution(x, features, "first"), "first_relu")
+    skips = []
+    for level in range(1, depth + 1):
+        skips.append(x)
+        x = layers.MaxPooling3D(2, padding="same", name=f"pool{level}")(x)
+        x = residual_block(x, features * 2**level, f"down{level}")
+    for level in reversed(range(depth)):
+        filters = features * 2**level
+        x = layers.Conv3DTranspose(filters, 2, strides=2, use_bias=False, name=f"up{level}_conv")(x)
+        x = relu(instance_norm(x, f"up{level}_norm"), f"up{level}_relu")
+        x = CropLike(name=f"up{level}_crop")([x, skips[level]])
+        x = layers.Concatenate(name=f"up{level}_join")([skips[level], x])
+        x = residual_block(x, filters, f"up{level}_block")
+    x = layers.Conv3D(classes, 1, name="logits")(x)
+    outputs = layers.Activation("sigmoid", dtype="float32", name="output")(x)
+    return keras.Model(inputs, outputs, name="se_resunet3d")

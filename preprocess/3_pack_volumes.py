@@ -1,0 +1,301 @@
+"""Step 3 for 3-D networks: pack volumes with label volumes into HDF5.
+
+Reads   DATA: a data set of the Medical Segmentation Decathlon; or IMAGES and LABELS, folders of volumes
+Writes  PACKED/cases.h5, and train.h5 and validation.h5 (or fold1/train.h5 and so on), which link to it     for train.py
+Takes   about two seconds for a volume of 512x512x200 on two cores, twice that where grey values are worked out;
+        holds one volume at a time, in about ten times the memory of its file unpacked
+
+STEP says what a network is to learn: "whole" finds the region of all labels in the whole volume, "patch" finds each
+label in the box around them, and predict.py does one after the other; "single" finds each label in the whole volume.
+A group a case: image (up, back, left, channels) float16, standardised; label uint8; where it lay, and the box around
+its labels. Cases are divided as a whole.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common.settings import apply_command_line, recorded_settings
+
+# --- where from, where to
+DATA = ""  # folder with dataset.json, imagesTr and labelsTr; or else
+IMAGES = ""  # folder that is searched for volumes, whose channels are the fourth axis, and DICOM series
+LABELS = ""  # the same for the label volumes, by the names of the volumes
+LABEL_NAME = "{id}"  # name of the labels of a volume, for instance "{id}_seg"
+PACKED = "data/volumes"  # folder for the packed volumes
+REPLACE = False  # True to write over packed volumes that exist
+
+# --- what a network gets to see
+STEP = "whole"  # "whole", then "patch"; or "single"
+SPACING: float | list | None = 1.0  # mm to resample to, one number or three (left, back, head); None: as it is
+VOXELS: int | None = 5832000  # greater volumes (or boxes, with "patch") are scaled down to so many; None: never
+SMALLEST_BOX = 24  # voxels a side to which the box around the labels is grown at least
+MARGIN = 0.2  # share of its sides by which it is then grown on each side
+LARGEST_MARGIN = 0.3  # the same as far as it is packed, for the "margins" of train.py's AUGMENTATION
+
+# --- grey values
+INTENSITY: str | dict = "auto"  # "ct": cut and standardised as the labelled voxels of all cases say; "mr": each volume
+# by itself; "auto": as dataset.json says, or else "mr"; "liver", "lung", "pancreas": CT as in these tasks; or
+# {"low": -100, "high": 240, "mean": 0.5, "sd": 0.2}, the last two in units of low to high
+
+# --- labels
+LABEL_VALUES: dict | None = None  # for instance {5: 1, 6: 1}, what is not named becomes 0; None takes them as they are
+EMPTY = "refuse"  # volumes without any label: "refuse", "skip", or "keep" them (not with "patch")
+
+# --- division
+VALIDATION_SHARE = 0.2  # share of the cases to choose the best epoch by
+VALIDATION_CASES: list | None = None  # names of these cases instead
+FOLDS = 0  # 0: one division; 2 or more: so many, each case once on the side of validation
+SEED = 1  # of the division
+
+apply_command_line(globals())
+
+import json
+
+import h5py
+import numpy as np
+import SimpleITK as sitk
+
+from common.errors import InputError, as_input_error, summarise
+from common.files import natural_key, refuse_existing, require_choice, require_folder, whole_folder
+from common.grids import Box, Geometry, at_spacing, carry_box, coarser, excess, grow_box, onto_grid, part_of, picture_on
+from common.intensity import TASKS, ForegroundStatistics, Scale, fixed_rule, scales_of
+from common.parallel import progress
+from common.volume_cases import read_case, read_decathlon, read_folders
+from common.volumes import orient, require_spacing, three
+
+FORMAT = 1  # version of packed volumes
+PLACES = 500  # voxels of each label of which the place is kept, to put crops around
+
+
+def main():
+    check_settings()
+    data = find_data()
+    divisions = divide(sorted((case.name for case in data.cases), key=natural_key))
+    refuse_existing(PACKED, REPLACE, "cases.h5")
+    rule, labels = look_at(data)
+    print(f"packing {len(data.cases)} volumes, step {STEP}, {len(labels)} labels, into {PACKED}", flush=True)
+    attributes = {
+        "format": FORMAT,
+        "settings": json.dumps(recorded_settings(globals())),
+        "step": STEP,
+        "labels": json.dumps(["foreground"] if STEP == "whole" else list(labels.values())),
+        "intensity": json.dumps(rule),
+        "spacing": json.dumps(three(SPACING)),
+        "voxels": VOXELS or 0,
+        "smallest_box": SMALLEST_BOX,
+        "margin": MARGIN,
+    }
+    with whole_folder(PACKED, REPLACE, "cases.h5") as part:
+        written = pack_all(part / "cases.h5", data, labels, rule, attributes)
+        for folder, sets in divisions.items():
+            for name, cases in sets.items():
+                write_links(part, folder, name, [case for case in cases if case in written], attributes)
+    sizes = ", ".join(f"{name} {len(cases)}" for name, cases in next(iter(divisions.values())).items())
+    print(f"wrote {len(written)} volumes to {PACKED}" + (f" in {FOLDS} folds" if FOLDS else f": {sizes}"))
+
+
+def check_settings():
+    require_choice(STEP, ("whole", "patch", "single"), "STEP")
+    require_choice(EMPTY, ("refuse", "skip", "keep"), "EMPTY")
+    require_spacing(SPACING)
+    if isinstance(INTENSITY, str):
+        require_choice(INTENSITY, ("auto", "ct", "mr", *TASKS), "INTENSITY")
+    elif set(INTENSITY) != set(Scale._fields) or not (INTENSITY["low"] < INTENSITY["high"] and INTENSITY["sd"] > 0):
+        raise InputError(f"INTENSITY is {INTENSITY}; expected low < high, mean and sd > 0")
+    for name, low, high in (
+        ("VOXELS", 4096, np.inf),
+        ("SMALLEST_BOX", 1, np.inf),
+        ("MARGIN", 0, LARGEST_MARGIN),
+        ("LARGEST_MARGIN", 0, 2),
+        ("VALIDATION_SHARE", 0.001, 0.999),
+        ("SEED", 0, np.inf),
+    ):
+        if globals()[name] is not None and not low <= globals()[name] <= high:
+            raise InputError(f"{name} is {globals()[name]}; expected {low} to {high}")
+    if FOLDS < 0 or FOLDS == 1:
+        raise InputError(f"FOLDS is {FOLDS}; expected 0 or at least 2")
+    if "{id}" not in LABEL_NAME:
+        raise InputError(f'LABEL_NAME is {LABEL_NAME!r}; expected {{id}} in it, such as "{{id}}_seg"')
+
+
+def find_data():
+    if DATA:
+        return read_decathlon(require_folder(DATA, "DATA"))
+    if not IMAGES:
+        raise InputError("DATA is not set; give --data a folder with dataset.json, or --images and --labels")
+    return read_folders(require_folder(IMAGES, "IMAGES"), require_folder(LABELS, "LABELS"), LABEL_NAME)
+
+
+def divide(names):
+    """Divide cases.
+
+    Args:
+        names: list of str.
+
+    Returns:
+        dict of subfolder ("" or "fold1" and so on) to a dict of set to names.
+    """
+    if VALIDATION_CASES is not None:
+        if unknown := set(VALIDATION_CASES) - set(names):
+            raise InputError(f"VALIDATION_CASES: there is no case {min(unknown)}; there are {', '.join(names[:10])}")
+        kept = {"": set(VALIDATION_CASES)}
+    else:
+        count = FOLDS or max(1, round(VALIDATION_SHARE * len(names)))
+        drawn = np.random.default_rng(SEED).permutation(names).tolist()
+        parts = {f"fold{i + 1}": drawn[i::FOLDS] for i in range(FOLDS)} if FOLDS else {"": drawn[:count]}
+        kept = {folder: set(part) for folder, part in parts.items()}
+    divisions = {}
+    for folder, validation in kept.items():
+        train = [name for name in names if name not in validation]
+        if not train or not validation:
+            raise InputError(f"{len(names)} cases cannot be divided: none would be left to train on, or to validate")
+        divisions[folder] = {"train": train, "validation": [name for name in names if name in validation]}
+    return divisions
+
+
+def look_at(data):
+    """The rule of the grey values, and the labels by number; reads all volumes once where they do not stand already.
+
+    Raises:
+        InputError: if volumes cannot be used, or hold no labels.
+    """
+    kind = ("ct" if data.ct else "mr") if INTENSITY == "auto" else INTENSITY
+    rule = {"kind": "volume"} if kind == "mr" else None
+    if isinstance(kind, dict) or kind in TASKS:
+        rule = fixed_rule([Scale(**kind) if isinstance(kind, dict) else TASKS[kind]])
+    if rule and data.labels:
+        return rule, data.labels
+    statistics, greatest, problems = [], 0, []
+    for case in progress(data.cases, len(data.cases), "looking at volumes"):
+        try:
+            channels, label = read_case(case, data.labels, LABEL_VALUES)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        numbers = sitk.GetArrayViewFromImage(label)
+        greatest = max(greatest, int(numbers.max()))
+        statistics += [ForegroundStatistics() for _ in range(len(channels) - len(statistics))]
+        for channel, image in zip(statistics, channels, strict=False):
+            channel.add(sitk.GetArrayViewFromImage(image)[numbers > 0])
+    if problems:
+        raise InputError(summarise(problems, "volumes cannot be used"))
+    if not greatest:
+        raise InputError("all label volumes are empty; there is nothing to learn")
+    with as_input_error("INTENSITY"):
+        rule = rule or fixed_rule([channel.scale() for channel in statistics])
+    return rule, data.labels or {number: str(number) for number in range(1, greatest + 1)}
+
+
+def pack_all(file, data, labels, rule, attributes):
+    """Write cases.h5.
+
+    Returns:
+        set of the names of the cases in it.
+
+    Raises:
+        InputError: if volumes cannot be used; all are looked at.
+    """
+    problems, written, channels = [], set(), None
+    with h5py.File(file, "w") as packed:
+        for case in progress(data.cases, len(data.cases), "packing"):
+            try:
+                volume = prepare(case, labels, rule)
+            except InputError as error:
+                problems.append(str(error))
+                continue
+            if volume is None:
+                print(f"{case.label} holds no label and is left out")
+                continue
+            channels = channels or (volume["image"].shape[-1], case.image)
+            if volume["image"].shape[-1] != channels[0]:
+                have = volume["image"].shape[-1]
+                problems.append(f"{case.image} has {have} channels; {channels[1]} has {channels[0]}")
+                continue
+            group = packed.create_group(f"cases/{case.name}")
+            for name in ("image", "label", "places"):
+                group[name] = volume.pop(name)
+            group.attrs.update(volume)
+            written.add(case.name)
+        attributes["channels"] = channels[0] if channels else 0
+        packed.attrs.update(attributes)
+    if problems or not written:
+        raise InputError(summarise(problems or ["no volume holds a label"], "volumes cannot be packed"))
+    return written
+
+
+def prepare(case, labels, rule):
+    """What is packed of a case: image, label and places, arrays, and its attributes; None for one that is left out."""
+    channels, label = read_case(case, labels, LABEL_VALUES)
+    original = Geometry.of(label)
+    if not sitk.GetArrayViewFromImage(label).any():
+        if EMPTY == "skip":
+            return None
+        if EMPTY == "refuse" or STEP == "patch":
+            raise InputError(f'{case.label} holds no label; leave the case out, or give --empty "skip"')
+    label = orient(label)
+    label = sitk.Cast(label > 0, sitk.sitkUInt8) if STEP == "whole" else label
+    with as_input_error(case.image):
+        scales = scales_of(rule, channels)
+    geometry = Geometry.of(label)
+    working = at_spacing(geometry, three(SPACING))
+    around = Box.of(sitk.GetArrayViewFromImage(label))
+    around = around and carry_box(around, geometry, working)
+    grid, factor = choose_grid(working, around)
+    image = np.empty((*grid.shape, len(channels)), np.float16)
+    for i, scale in enumerate(scales):
+        image[..., i] = scale.apply(picture_on(orient(channels[i]), grid))
+        channels[i] = None
+    numbers = sitk.GetArrayFromImage(onto_grid(label, grid, sitk.sitkLabelLinear))
+    inside = (around and carry_box(around, working, grid)) or Box((0, 0, 0), (0, 0, 0))
+    return {
+        "image": image,
+        "label": numbers,
+        "places": places_of(numbers),
+        "source": str(case.image),
+        "label_source": str(case.label),
+        "original": json.dumps(original._asdict()),
+        "grid": json.dumps(grid._asdict()),
+        "box": [inside.start, inside.stop],
+        "factor": factor,
+    }
+
+
+def choose_grid(working, around):
+    """Grid on which a case is packed, and the factor by which it is coarser than the working one.
+
+    Args:
+        working: Geometry of the volume at SPACING.
+        around: Box of its labels, or None.
+    """
+    if STEP != "patch":
+        factor = excess(working, VOXELS)
+        return coarser(working, factor), factor
+    factor = excess(part_of(working, grow_box(around, working, SMALLEST_BOX, MARGIN)), VOXELS)
+    return coarser(part_of(working, grow_box(around, working, SMALLEST_BOX, LARGEST_MARGIN)), factor), factor
+
+
+def places_of(numbers):
+    """Some voxels of each label, (N, 4) int16: up, back, left, and the label."""
+    rng = np.random.default_rng(0)
+    found = [np.zeros((0, 4), np.int16)]
+    for label in filter(None, np.flatnonzero(np.bincount(numbers.ravel()))):
+        voxels = np.argwhere(numbers == label)
+        voxels = voxels[np.sort(rng.choice(len(voxels), min(PLACES, len(voxels)), replace=False))]
+        found.append(np.column_stack([voxels, np.full(len(voxels), label)]).astype(np.int16))
+    return np.concatenate(found)
+
+
+def write_links(root, folder, name, cases, attributes):
+    """Write a set: links to its cases, which stand in cases.h5 once."""
+    if not cases:
+        raise InputError(f"{name}.h5 would hold no case: all of them are empty")
+    (root / folder).mkdir(exist_ok=True)
+    with h5py.File(root / folder / f"{name}.h5", "w") as packed:
+        packed.attrs.update(attributes)
+        for case in cases:
+            packed[f"cases/{case}"] = h5py.ExternalLink("../cases.h5" if folder else "cases.h5", f"cases/{case}")
+
+
+if __name__ == "__main__":
+    main()
