@@ -125,10 +125,13 @@ def carry_box(box, source, target):
 
 
 def grow_box(box, geometry, smallest, margin):
-    """A box grown to at least `smallest` voxels a side, then by a share of its sides on each side, within the grid."""
-    start, stop = np.array(box.start), np.array(box.stop)
-    missing = np.maximum(smallest - (stop - start), 0)
-    start, stop = start - missing // 2, stop + missing - missing // 2
+    """A box grown to at least `smallest` voxels a side, then by a share of its sides on each side, within the grid.
+
+    Near a face of the grid it grows to the other side.
+    """
+    start, side = np.array(box.start), np.minimum(np.maximum(box.size, smallest), geometry.size)
+    start = np.clip(start - (side - box.size) // 2, 0, geometry.size - side)
+    stop = start + side
     more = np.ceil(margin * (stop - start)).astype(int)
     start, stop = np.maximum(start - more, 0), np.minimum(stop + more, geometry.size)
     return Box(tuple(start.tolist()), tuple(stop.tolist()))
