@@ -85,14 +85,15 @@ class Change:
         return ((image - low) / span) ** np.float32(self.exponent) * span + low
 
 
-def show(read, geometry, grid, change=None):
+def show(read, geometry, grid, change=None, outside=0.0):
     """A grid of a volume, changed.
 
     Args:
         read: function of a Box to image (s, h, w, C) and labels (s, h, w) of that part.
         geometry: Geometry of the volume, whose axes are those of space.
-        grid: Geometry of the result; where it reaches out of the volume, the image has its least value.
+        grid: Geometry of the result, which may reach out of the volume.
         change: Change, or None.
+        outside: value of each channel out there, or of all.
 
     Returns:
         image (S, H, W, C) float32, labels (S, H, W) uint8.
@@ -103,16 +104,11 @@ def show(read, geometry, grid, change=None):
     if transform is None and part_of(geometry, box) == grid:
         image = image.astype(np.float32)
     else:
-        place = part_of(geometry, box)
+        place, values = part_of(geometry, box), np.broadcast_to(outside, image.shape[-1:])
+        image = image.astype(np.float32)
+        channels = [image_at(image[..., c], place) for c in range(image.shape[-1])]
         channels = [
-            _resample(
-                image_at(image[..., c].astype(np.float32), place),
-                grid,
-                transform,
-                sitk.sitkLinear,
-                float(image[..., c].min()),
-            )
-            for c in range(image.shape[-1])
+            _resample(c, grid, transform, sitk.sitkLinear, float(v)) for c, v in zip(channels, values, strict=True)
         ]
         image = np.stack(channels, axis=-1)
         labels = _resample(image_at(labels, place), grid, transform, sitk.sitkLabelLinear, 0)

@@ -60,6 +60,7 @@ class VolumeSet:
             plain_geometry(group["label"].shape, json.loads(group.attrs["grid"])["spacing"]) for group in self.groups
         ]
         self.boxes = [Box(*(tuple(map(int, corner)) for corner in group.attrs["box"])) for group in self.groups]
+        self.lowest = [group.attrs["lowest"] for group in self.groups]  # of each channel: what lies outside
         size = sum(group[name].nbytes for group in self.groups for name in ("image", "label"))
         self.in_memory = size <= memory_gb * 1e9
         try:
@@ -134,6 +135,8 @@ class VolumeSet:
             )
         if crop is not None and (len(crop) != 3 or not all(isinstance(n, int) and n >= 8 for n in crop)):
             raise ValueError(f"CROP is {crop}; expected three whole numbers of at least 8, up, back and left")
+        if seed is not None and len(self) == 1 and (augmentation or {}).get("margins"):
+            raise ValueError("margins make volumes of several sizes, and need two volumes to train on at least")
         if seed is None:
             return ValidationBatches(self, batch_size, crop)
         return TrainingBatches(self, batch_size, seed, augmentation or {}, crop)
@@ -157,9 +160,11 @@ class VolumeSet:
 
     def shown_volume(self, i):
         """What a network is shown of a case without augmentation: image (S, H, W, C) float32, labels (S, H, W)."""
-        geometry = self.geometries[i]
-        grid = within(geometry, self.shown(i), self.voxels)
-        return show(lambda box: self.read(i, box), geometry, grid)
+        return self.show(i, within(self.geometries[i], self.shown(i), self.voxels))
+
+    def show(self, i, grid, change=None):
+        """A grid of a case, changed; see `common.volume_augmentation.show`."""
+        return show(lambda box: self.read(i, box), self.geometries[i], grid, change, self.lowest[i])
 
 
 class TrainingBatches(keras.utils.PyDataset):
@@ -194,7 +199,7 @@ class TrainingBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         """Images (B, S, H, W, C) float32 and labels (B, S, H, W, 1) uint8."""
-        if not self.begun and not self.crop:
+        if not (self.begun or self.crop or len(self) == 1):
             return probe(self.volumes.channels, index)
         cases = self.order[index * self.batch_size : (index + 1) * self.batch_size]
         return stack([self.draw(i) for i in cases])
@@ -210,7 +215,7 @@ class TrainingBatches(keras.utils.PyDataset):
             grid = part_of(geometry, self.draw_crop(volumes.places[i], box, rng))
         else:
             grid = within(geometry, box, volumes.voxels)
-        return show(lambda part: volumes.read(i, part), geometry, grid, change)
+        return volumes.show(i, grid, change)
 
     def draw_crop(self, places, box, rng):
         """Box of the size of a crop within another, often around a voxel of a label, each label equally often."""
@@ -258,15 +263,14 @@ class ValidationBatches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         """As `TrainingBatches`."""
-        if not self.begun and not self.crop:
+        if not (self.begun or self.crop or len(self) == 1):
             return probe(self.volumes.channels, index)
         return stack([self.take(*item) for item in self.items[index * self.batch_size : (index + 1) * self.batch_size]])
 
     def take(self, i, box):
         if not self.crop:
             return self.volumes.shown_volume(i)
-        geometry = self.volumes.geometries[i]
-        return show(lambda part: self.volumes.read(i, part), geometry, part_of(geometry, box))
+        return self.volumes.show(i, part_of(self.volumes.geometries[i], box))
 
 
 def probe(channels, index):

@@ -258,6 +258,7 @@ def prepare(case, labels, rule):
         "grid": json.dumps(grid._asdict()),
         "box": [inside.start, inside.stop],
         "factor": factor,
+        "lowest": image.min(axis=(0, 1, 2)),
     }
 
 

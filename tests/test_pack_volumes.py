@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from conftest import assert_refused, leftovers, run_script
 from hypothesis import given
 from hypothesis import strategies as st
-from volumes import TURNED, ball, write_decathlon
+from volumes import STRAIGHT, TURNED, ball, write_decathlon
 
 from common.grids import (
     Box,
@@ -52,13 +52,13 @@ def geometry_of(group, name):
 # --- what is packed
 
 
-@pytest.mark.parametrize("direction", [None, TURNED])
+@pytest.mark.parametrize("direction", [STRAIGHT, TURNED])
 def test_labels_come_back_onto_their_own_grid(tmp_path, direction):
     """From 0.8 x 0.8 x 2.5 mm to 1 mm and back."""
     size, spacing = (120, 110, 44), (0.8, 0.8, 2.5)
     labels = ball(size[::-1], (60, 55, 22), 34, spacing).astype(np.uint8)
     labels[ball(size[::-1], (75, 60, 24), 15, spacing)] = 2
-    place = Geometry(size, spacing, (-31.7, 12.25, 804.5), direction or tuple(np.eye(3).ravel()))
+    place = Geometry(size, spacing, (-31.7, 12.25, 804.5), direction)
     image = np.array([-100, 40, 90], np.int16)[labels]
     for folder, volume in (("images", image), ("labels", labels)):
         (tmp_path / folder).mkdir()
@@ -250,7 +250,6 @@ def test_bad_settings(decathlon, tmp_path):
 # --- grids
 
 SIZES = st.tuples(*[st.integers(1, 40)] * 3)
-STRAIGHT = tuple(np.eye(3).ravel())
 STEPS = st.tuples(*[st.floats(0.3, 4)] * 3)
 
 

@@ -7,6 +7,7 @@ import SimpleITK as sitk
 
 from common.grids import Geometry, image_at
 
+STRAIGHT = tuple(np.eye(3).ravel())
 TURNED = (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0)  # a quarter turn about the axis of the body
 
 
@@ -27,7 +28,7 @@ def draw_case(seed, size=(30, 28, 20), spacing=(1.0, 1.1, 1.6), channels=1, dire
     centre = np.array(size) / 2 + rng.uniform(-2, 2, 3)
     labels = ball(shape, centre, 8, spacing).astype(np.uint8)
     labels[ball(shape, centre + 2, 3.5, spacing)] = 2
-    geometry = Geometry(size, spacing, tuple(rng.uniform(-90, 90, 3)), direction or tuple(np.eye(3).ravel()))
+    geometry = Geometry(size, spacing, tuple(rng.uniform(-90, 90, 3)), direction or STRAIGHT)
     images = []
     for channel in range(channels):
         grey = np.array([100, 300, 500])[labels] * (channel + 1) + rng.normal(0, 25, shape)
