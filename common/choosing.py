@@ -108,6 +108,8 @@ def count_fold(number, members, cleanings, batch_size):
     runs = {folder: fold_runs(folder)[number] for folder, _ in wanted}
     sets = {folder: open_set(read_json(run / "settings.json")["VALIDATION"]) for folder, run in runs.items()}
     slices = next(iter(sets.values()))
+    if slices.axes == 3:
+        raise InputError("CHOOSE: these networks are for volumes; predict.py and evaluate.py judge both steps together")
     if any(len(s) != len(slices) or s.case != slices.case or s.shape != slices.shape for s in sets.values()):
         raise InputError(f"CHOOSE: fold {number + 1} of {' and '.join(runs)} differ; train them on the same folds")
     rows = []

@@ -116,6 +116,9 @@ def predict_out_of_fold(folder):
     lists = {}
     for run in fold_runs(folder):
         validation = open_set(read_json(run / "settings.json")["VALIDATION"], memory_gb=0)
+        if validation.axes == 3:
+            print("no out-of-fold predictions of volumes: predict.py and evaluate.py judge both steps together")
+            return
         lists[run] = list_of_set(validation)
         if lists[run] is None:
             print(f"no out-of-fold predictions: the slices that {validation.path} was packed from are gone")
