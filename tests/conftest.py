@@ -1,9 +1,13 @@
 """What the tests share: running scripts as a user does, and small case folders."""
 
+import contextlib
+import io
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from unittest import mock
 
 import cv2
 import numpy as np
@@ -14,6 +18,10 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 REAL_DATA = ROOT.parent / "shared" / "data"
+SCRIPTS = sorted(
+    str(path.relative_to(ROOT))
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("preprocess/*.py"), ROOT / "data" / "make_sample.py"]
+)
 TINY_UNET = {"features": 2, "depth": 1, "dropout": 0.2}
 
 
@@ -39,9 +47,40 @@ def run_script(script, *flags, expect=0, backend=None, **settings):
     return result
 
 
-def assert_refused(script, *words, status=1, **settings):
+def run_here(script, *flags, expect=0, **settings):
+    """Run a script as `run_script` does, but in this process, where what it imports has been loaded already.
+
+    The file is executed as `__main__` with its flags, and an error is shown by the hook that it sets. What only a
+    process of its own shows (that its imports are complete, its status, a quiet start) is for `run_script`:
+    test_errors_and_files.py refuses something by every script so.
+    """
+    from common.settings import flags_of
+
+    path = ROOT / script
+    command = [str(path), *map(str, flags), *flags_of(settings)]
+    status, out, err = 0, io.StringIO(), io.StringIO()
+    with contextlib.ExitStack() as kept:
+        for name, value in (("argv", command), ("path", [str(path.parent), *sys.path]), ("excepthook", sys.excepthook)):
+            kept.enter_context(mock.patch.object(sys, name, value))
+        kept.enter_context(mock.patch.dict(os.environ))
+        if keras := sys.modules.get("keras"):
+            kept.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
+        kept.enter_context(contextlib.redirect_stdout(out))
+        kept.enter_context(contextlib.redirect_stderr(err))
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as end:
+            status = end.code or 0
+        except Exception:
+            status = 1
+            sys.excepthook(*sys.exc_info())
+    assert status == expect, f"{command}\n{out.getvalue()}\n{err.getvalue()}"
+    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
+
+
+def assert_refused(script, *words, status=1, run=run_here, **settings):
     """Run a script on bad input: one clear message with `words` in it, and no traceback."""
-    result = run_script(script, expect=status, **settings)
+    result = run(script, expect=status, **settings)
     assert "Traceback" not in result.stderr
     assert result.stderr.startswith(f"{Path(script).name}: error: ")
     for word in words:

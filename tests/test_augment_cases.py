@@ -3,7 +3,7 @@
 import cv2
 import numpy as np
 import pytest
-from conftest import assert_refused, disc_slice, leftovers, make_cases, run_script, write_picture
+from conftest import assert_refused, disc_slice, leftovers, make_cases, run_here, run_script, write_picture
 
 from common.images import read_mask, read_picture
 
@@ -83,7 +83,7 @@ def test_parts_at_size_512_are_those_of_the_codeset(tmp_path):
     white = np.full((512, 512), 255, np.uint8)
     write_picture(tmp_path / "case1" / "x" / "0001.png", white)
     write_picture(tmp_path / "case1" / "y" / "0001.png", white)
-    run_script(SCRIPT, CASES=tmp_path, FILTERS=["O"], SHAPES=["CP0", "CP1", "CP4", "_CP2"])
+    run_here(SCRIPT, CASES=tmp_path, FILTERS=["O"], SHAPES=["CP0", "CP1", "CP4", "_CP2"])
     for shape, rows, columns in (
         ("CP0", (128, 384), (128, 384)),
         ("CP1", (10, 266), (10, 266)),
@@ -100,13 +100,13 @@ def test_rotation_plus_is_counter_clockwise(tmp_path):
     mask[28:36, 48:60] = 255  # on the right: counter-clockwise takes it up
     write_picture(tmp_path / "case1" / "x" / "0001.png", mask)
     write_picture(tmp_path / "case1" / "y" / "0001.png", mask)
-    run_script(SCRIPT, CASES=tmp_path, FILTERS=["O"], SHAPES=["RTP"])
+    run_here(SCRIPT, CASES=tmp_path, FILTERS=["O"], SHAPES=["RTP"])
     assert np.argwhere(read_mask(tmp_path / "case1" / "y_O_RTP" / "0001.png"))[:, 0].mean() < 30
 
 
 def test_the_number_of_workers_changes_nothing(augmented, tmp_path):
     cases = make_cases(tmp_path, cases=2, slices=2, size=64)
-    run_script(SCRIPT, CASES=cases, FILTERS=["O", "A", "B", "C", "D"], WORKERS=1)
+    run_here(SCRIPT, CASES=cases, FILTERS=["O", "A", "B", "C", "D"], WORKERS=1)
     files = sorted(path.relative_to(cases) for path in cases.rglob("*.png"))
     assert files == sorted(path.relative_to(augmented) for path in augmented.rglob("*.png"))
     assert len(files) == 4 * 2 + 4 * 14 * 6
@@ -116,12 +116,12 @@ def test_the_number_of_workers_changes_nothing(augmented, tmp_path):
 
 def test_class_numbers_stay_class_numbers_and_16_bits_stay(tmp_path):
     make_cases(tmp_path, cases=1, slices=1, size=64, classes=3, bits=16)
-    run_script(SCRIPT, CASES=tmp_path, FILTERS=["O", "A", "B", "C", "D"])
+    run_here(SCRIPT, CASES=tmp_path, FILTERS=["O", "A", "B", "C", "D"])
     case = tmp_path / "case01"
     assert set(np.unique(read_mask(case / "y_O_RTP" / "0001.png"))) <= {0, 1, 2, 3}
     image = read_picture(case / "x" / "0001.png")
     write_picture(case / "x" / "0001.png", (image >> 8) * 257)  # the same picture in 8 bits is known
-    run_script(SCRIPT, CASES=tmp_path, FILTERS=["O", "A", "B", "C", "D"], SHAPES=[""])
+    run_here(SCRIPT, CASES=tmp_path, FILTERS=["O", "A", "B", "C", "D"], SHAPES=[""])
     for letter in "OABCD":
         found = read_picture(case / f"x_{letter}" / "0001.png")
         expected = reference_filter(letter, (image >> 8).astype(np.uint8)) * 257.0
@@ -131,7 +131,7 @@ def test_class_numbers_stay_class_numbers_and_16_bits_stay(tmp_path):
 @pytest.mark.parametrize(("trim", "axis"), [(5, 0), (-5, 1)])
 def test_trimming_blacks_out_two_sides(tmp_path, trim, axis):
     make_cases(tmp_path, cases=1, slices=1, size=64)
-    run_script(SCRIPT, CASES=tmp_path, FILTERS=["O"], SHAPES=[""], TRIM=trim)
+    run_here(SCRIPT, CASES=tmp_path, FILTERS=["O"], SHAPES=[""], TRIM=trim)
     image = read_picture(tmp_path / "case01" / "x_O" / "0001.png")
     lines = np.moveaxis(image, axis, 0)
     assert not lines[:5].any() and not lines[-5:].any() and lines[5].any() and lines[-6].any()
@@ -139,9 +139,9 @@ def test_trimming_blacks_out_two_sides(tmp_path, trim, axis):
 
 def test_again_replaces_only_folders_that_it_made(tmp_path):
     case = make_cases(tmp_path, cases=1, slices=1, size=64) / "case01"
-    run_script(SCRIPT, CASES=tmp_path, FILTERS=["O", "C"], SHAPES=["", "HT"])
+    run_here(SCRIPT, CASES=tmp_path, FILTERS=["O", "C"], SHAPES=["", "HT"])
     (case / "x_mine").mkdir()
-    run_script(SCRIPT, CASES=tmp_path, FILTERS=["O"], SHAPES=[""])
+    run_here(SCRIPT, CASES=tmp_path, FILTERS=["O"], SHAPES=[""])
     assert sorted(p.name for p in case.iterdir() if p.is_dir()) == ["x", "x_O", "x_mine", "y", "y_O"]
     (case / "x_B").mkdir()
     assert_refused(SCRIPT, "x_B", "not made by this script", CASES=tmp_path, FILTERS=["B"])

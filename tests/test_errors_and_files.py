@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, leftovers, make_cases, run_script
+from conftest import ROOT, SCRIPTS, assert_refused, leftovers, make_cases, run_script
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +36,33 @@ def shown(capsys, error):
 def test_what_a_user_can_cause_is_one_line(capsys, error, words):
     text = shown(capsys, error)
     assert words in text and len(text.strip().splitlines()) == 1
+
+
+BAD = {  # a setting that each script refuses; train.py and tune.py have such tests of their own
+    "convert_coreml.py": {"RUN": "gone"},
+    "data/make_sample.py": {"COUNT": 0},
+    "evaluate.py": {"SHOW": "best"},
+    "predict.py": {"RUN": "gone"},
+    "preprocess/0_import_images.py": {"IMAGES": "gone", "MASKS": "gone"},
+    "preprocess/0_import_matrices.py": {"IMAGES": "gone"},
+    "preprocess/0_import_nodules.py": {"LUNGS": "gone"},
+    "preprocess/0_import_stl.py": {"SURFACE": "gone"},
+    "preprocess/0_import_volumes.py": {"BITS": 12},
+    "preprocess/1_augment_cases.py": {"CASES": "gone"},
+    "preprocess/2_write_lists.py": {"CASES": "gone"},
+    "preprocess/3_pack_hdf5.py": {"LISTS": "gone"},
+    "run_pipeline.py": {"CASES": "gone"},
+    "submission.py": {"KIND": "x"},
+}
+
+
+@pytest.mark.parametrize("script", sorted(set(SCRIPTS) - {"train.py", "tune.py"}))
+def test_every_script_refuses_as_a_process(tmp_path, monkeypatch, script):
+    """The other tests of what is refused stay in their own process."""
+    monkeypatch.chdir(tmp_path)
+    ((_, bad), *_) = BAD[script].items()
+    assert len(assert_refused(script, bad, run=run_script, **BAD[script]).splitlines()) == 1
+    assert not list(tmp_path.iterdir())
 
 
 def test_our_own_mistakes_keep_their_traceback(capsys):

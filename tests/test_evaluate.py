@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import assert_refused, disc_slice, leftovers, make_cases, run_script, write_picture
+from conftest import assert_refused, disc_slice, leftovers, make_cases, run_here, run_script, write_picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -214,8 +214,8 @@ def test_comparison_with_another_result(tmp_path):
     shutil.copytree(tmp_path / "a", tmp_path / "b")
     for case in range(1, 6):
         shutil.copy(truth / f"case0{case}" / "y" / "0001.png", tmp_path / "b" / f"case0{case}" / "0001.png")
-    run_script("evaluate.py", PREDICTED=tmp_path / "a", TRUTH=truth, OUTPUT=tmp_path / "sa")
-    said = run_script(
+    run_here("evaluate.py", PREDICTED=tmp_path / "a", TRUTH=truth, OUTPUT=tmp_path / "sa")
+    said = run_here(
         "evaluate.py", PREDICTED=tmp_path / "b", TRUTH=truth, OUTPUT=tmp_path / "sb", AGAINST=tmp_path / "sa"
     )
     found = pd.read_csv(tmp_path / "sb" / "differences.csv").set_index("score")
@@ -239,7 +239,7 @@ def test_another_result_without_the_same_cases(tmp_path):
         against = {"AGAINST": tmp_path / "sa"} if name == "b" else {}
         write_picture(tmp_path / name / "case50" / "x" / "1.png", disc_slice(24, 2)[0])
         write_picture(tmp_path / name / "case50" / "y" / "1.png", disc_slice(24, 2)[1])
-        run_script("evaluate.py", **settings, **against)
+        run_here("evaluate.py", **settings, **against)
     (tmp_path / "sa" / "cases.csv").write_text("case,class," + ",".join(SCORES) + "\n")
     assert_refused("evaluate.py", "none of the cases", **settings | {"OUTPUT": tmp_path / "t"}, **against)
 
@@ -270,14 +270,14 @@ def test_volumes_are_scored_in_three_dimensions_and_millimetres(tmp_path):
         write(tmp_path / "out", f"case_{name}.nii.gz", as_volume(guess, spacing=spacing))
         write(tmp_path / "scans", f"{name}.nrrd", as_volume((truth * 100).astype(np.int16), spacing=spacing))
     settings = {"PREDICTED": tmp_path / "out", "TRUTH": tmp_path / "truth", "LABEL_NAME": "{id}_seg"}
-    run_script("evaluate.py", **settings, OUTPUT=tmp_path / "s", HAUSDORFF_LINE=True)
+    run_here("evaluate.py", **settings, OUTPUT=tmp_path / "s", HAUSDORFF_LINE=True)
     cases = pd.read_csv(tmp_path / "s" / "cases.csv").set_index("case")
     assert cases.loc["a", "dice"] == 1 and cases.loc["a", "hausdorff"] == 0
     guess, truth = ball(shape, (6, 11, 10), 5) > 0, ball(shape, (6, 9, 10), 5) > 0
     expected = distances_by_hand(guess, truth, (2.5, 0.8, 0.5), 1.0)
     for name in DISTANCES:
         assert cases.loc["b", name] == pytest.approx(expected[name], abs=1e-5)
-    run_script("evaluate.py", **settings, OUTPUT=tmp_path / "u", IMAGES=tmp_path / "scans")
+    run_here("evaluate.py", **settings, OUTPUT=tmp_path / "u", IMAGES=tmp_path / "scans")
     write(tmp_path / "scans", "b.nrrd", as_volume(np.zeros((5, 20, 22), np.int16), spacing=spacing))
     assert_refused("evaluate.py", "differ in size", **settings, OUTPUT=tmp_path / "t", IMAGES=tmp_path / "scans")
     write(tmp_path / "out", "case_b.nii.gz", as_volume(ball(shape, (6, 9, 10), 5), spacing=(0.5, 0.9, 2.5)))
@@ -294,12 +294,12 @@ def test_spacing_of_slices_is_that_of_their_cases(tmp_path):
     write(tmp_path / "i", "a.nrrd", as_volume((labels * 100).astype(np.int16), np.eye(3), (0.5, 0.8, 2.5)))
     write(tmp_path / "l", "a.nrrd", as_volume(labels, np.eye(3), (0.5, 0.8, 2.5)))
     settings = {"IMAGES": tmp_path / "i", "LABELS": tmp_path / "l", "CASES": tmp_path / "c", "SIZE": 24}
-    run_script("preprocess/0_import_volumes.py", **settings)
+    run_here("preprocess/0_import_volumes.py", **settings)
     predictions_of(tmp_path / "c", tmp_path / "out")
     settings = {"PREDICTED": tmp_path / "out" / "case_a", "TRUTH": tmp_path / "c"}
-    run_script("evaluate.py", **settings, OUTPUT=tmp_path / "s")
+    run_here("evaluate.py", **settings, OUTPUT=tmp_path / "s")
     assert pd.read_csv(tmp_path / "s" / "scores.csv")["hausdorff"].tolist() == pytest.approx([1.6] * 3)
-    run_script("evaluate.py", **settings, OUTPUT=tmp_path / "t", SPACING=[3, 1])
+    run_here("evaluate.py", **settings, OUTPUT=tmp_path / "t", SPACING=[3, 1])
     assert (pd.read_csv(tmp_path / "t" / "scores.csv")["hausdorff"] > 3).all()
 
 
@@ -342,8 +342,8 @@ def scored(tmp_path_factory):
     root = tmp_path_factory.mktemp("scored")
     truth = make_cases(root / "truth", cases=12, slices=2, size=48, classes=2)
     predictions_of(truth, root / "a")
-    run_script("evaluate.py", PREDICTED=root / "a", TRUTH=truth, OUTPUT=root / "first")
-    run_script("evaluate.py", PREDICTED=root / "a", TRUTH=truth, OUTPUT=root / "scores", AGAINST=root / "first")
+    run_here("evaluate.py", PREDICTED=root / "a", TRUTH=truth, OUTPUT=root / "first")
+    run_here("evaluate.py", PREDICTED=root / "a", TRUTH=truth, OUTPUT=root / "scores", AGAINST=root / "first")
     return root / "scores" / "report.html"
 
 

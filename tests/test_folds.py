@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import TINY_UNET, assert_refused, leftovers, make_cases, run_script, write_picture
+from conftest import TINY_UNET, assert_refused, leftovers, make_cases, run_here, run_script, write_picture
 from test_import_volumes import write_copying_network
 
 from common.errors import InputError
@@ -50,7 +50,7 @@ def test_networks_are_averaged_one_at_a_time(tmp_path):
     for name, shape in (("a", (24, 24)), ("b", (24, 24)), ("c", (40, 30))):
         write_picture(tmp_path / "in" / f"{name}.png", rng.integers(0, 256, shape).astype(np.uint8))
     runs = [str(tmp_path / f"{k}.keras") for k in range(3)]
-    run_script("predict.py", RUN=runs, INPUT=tmp_path / "in", OUTPUT=tmp_path / "out", FLIPS="turns", OVERLAYS=False)
+    run_here("predict.py", RUN=runs, INPUT=tmp_path / "in", OUTPUT=tmp_path / "out", FLIPS="turns", OVERLAYS=False)
     x = to_unit(read_picture(tmp_path / "in" / "a.png")).astype(np.float64)
     mean = sum(1 / (1 + np.exp(-(20 * x + bias))) for bias in (-10, -4, -16)) / 3
     sure = np.abs(mean - 0.5) > 1e-4
@@ -70,11 +70,11 @@ def folded(tmp_path_factory):
     """Lists and packed sets in two folds, and a cross-validation over them."""
     root = tmp_path_factory.mktemp("folded")
     cases = make_cases(root / "cases", cases=5, slices=2)
-    run_script("preprocess/2_write_lists.py", CASES=cases, LISTS=root / "lists", FOLDS=2, TEST_SHARE=0.2)
-    run_script("preprocess/3_pack_hdf5.py", LISTS=root / "lists", PACKED=root / "packed")
+    run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=root / "lists", FOLDS=2, TEST_SHARE=0.2)
+    run_here("preprocess/3_pack_hdf5.py", LISTS=root / "lists", PACKED=root / "packed")
     settings = {"TRAIN": root / "packed" / "train.h5", "VALIDATION": root / "packed" / "validation.h5"}
     settings |= {"MODEL_SETTINGS": TINY_UNET, "EPOCHS": 1, "LEARNING_RATE": 0.01, "BATCH_SIZE": 4}
-    said = run_script("train.py", RUNS=root / "runs", FOLD="all", **settings).stdout
+    said = run_here("train.py", RUNS=root / "runs", FOLD="all", **settings).stdout  # the folds are processes
     (folder,) = (root / "runs").iterdir()
     return root, folder, settings, said
 
@@ -109,7 +109,7 @@ def test_a_cross_validation_goes_on_where_it_was(folded, tmp_path):
     for gone in ("fold2", "out_of_fold", "scores", "folds.csv"):
         shutil.rmtree(copy / gone) if (copy / gone).is_dir() else (copy / gone).unlink()
     kept = (copy / "fold1" / "best_dice.keras").read_bytes()
-    assert "fold1 is complete" in run_script("train.py", MODE="resume", RUN=copy, FOLD="all").stdout
+    assert "fold1 is complete" in run_here("train.py", MODE="resume", RUN=copy, FOLD="all").stdout
     assert (copy / "fold1" / "best_dice.keras").read_bytes() == kept
     ours, theirs = (keras.saving.load_model(f / "fold2" / "last.keras", compile=False) for f in (copy, folder))
     for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
@@ -135,10 +135,10 @@ def test_choice_is_made_on_cases_not_seen_and_predict_takes_it(folded, tmp_path)
     choice = {"networks": [[".", "best_dice"], [".", "last"]], "flips": "flips", "clean": {"share": 1}}
     (folder / "choice.json").write_text(json.dumps(choice))
     case = root / "cases" / "case01"
-    said = run_script("predict.py", RUN=folder, INPUT=case, OUTPUT=tmp_path / "a").stdout
+    said = run_here("predict.py", RUN=folder, INPUT=case, OUTPUT=tmp_path / "a").stdout
     assert said.count("best_dice.keras") == said.count("last.keras") == 2 and "averaged over flips" in said
     runs = [str(folder / f"fold{k}" / f"{which}.keras") for which in ("best_dice", "last") for k in (1, 2)]
-    run_script("predict.py", RUN=runs, INPUT=case, OUTPUT=tmp_path / "b", FLIPS="flips", CLEAN={"share": 1})
+    run_here("predict.py", RUN=runs, INPUT=case, OUTPUT=tmp_path / "b", FLIPS="flips", CLEAN={"share": 1})
     for name in ("0001.png", "0002.png"):
         np.testing.assert_array_equal(*(read_picture(tmp_path / side / name) for side in "ab"))
     (folder / "choice.json").unlink()

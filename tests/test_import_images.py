@@ -6,7 +6,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import pytest
-from conftest import REAL_DATA, assert_refused, disc_slice, leftovers, run_script, write_picture
+from conftest import REAL_DATA, assert_refused, disc_slice, leftovers, run_here, run_script, write_picture
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -30,7 +30,7 @@ def pictures(root, names=("1", "2", "10"), size=(30, 40), ending=".png", masks="
 
 def run_import(root, **settings):
     settings = {"IMAGES": root / "images", "MASKS": root / "masks", "CASES": root / "cases", "SIZE": 32, **settings}
-    return run_script(SCRIPT, **settings)
+    return run_here(SCRIPT, **settings)
 
 
 def test_loose_pictures_become_one_case_in_natural_order(tmp_path):
@@ -198,7 +198,7 @@ def test_one_broken_picture_among_many(tmp_path, case_from):
         written = sorted((tmp_path / "cases").rglob("x/*.png"))
         assert {int(read_picture(path)[0, 0]) for path in written} == set(range(100)) - {42}
         assert len(list((tmp_path / "cases").iterdir())) == (1 if case_from == "folder" else 99)
-    said = run_script(SCRIPT, "--skip-broken", "--replace", **settings).stdout
+    said = run_here(SCRIPT, "--skip-broken", "--replace", **settings).stdout
     assert "042.png is empty" in said and "wrote 99 slices" in said
     write_picture(broken, np.zeros((9, 9), np.uint8))
     assert_refused(SCRIPT, "differ in size", **settings, REPLACE=True)
@@ -222,13 +222,11 @@ def test_an_existing_case_is_not_lost(tmp_path):
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"{REAL_DATA} is not there")
 def test_real_pictures(tmp_path):
     membrane, brain = REAL_DATA / "membrane", REAL_DATA / "brain_tumour"
-    run_script(SCRIPT, IMAGES=membrane, MASKS=membrane, CASES=tmp_path / "m", SIZE=256, FIT="tile")
+    run_here(SCRIPT, IMAGES=membrane, MASKS=membrane, CASES=tmp_path / "m", SIZE=256, FIT="tile")
     for case in ("case01", "case02"):
         assert len(list((tmp_path / "m" / case / "x").iterdir())) == 40
         whole = read_picture(membrane / case / "x" / "0003.png")
         assert np.array_equal(read_slice(tmp_path / "m" / case / "x" / "0010.png"), whole[:256, 256:])
-    run_script(
-        SCRIPT, IMAGES=brain / "images", MASKS=brain / "masks", CASES=tmp_path / "b", SIZE=256, CASE_FROM="image"
-    )
+    run_here(SCRIPT, IMAGES=brain / "images", MASKS=brain / "masks", CASES=tmp_path / "b", SIZE=256, CASE_FROM="image")
     assert len(list((tmp_path / "b").iterdir())) == 44
     assert set(np.unique(read_mask(tmp_path / "b" / "case_3000" / "y" / "0001.png"))) == {0, 255}

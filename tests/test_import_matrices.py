@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import assert_refused, leftovers, run_script
+from conftest import assert_refused, leftovers, run_here, run_script
 
 from common.images import read_mask, read_picture
 
@@ -51,7 +51,7 @@ def test_whole_range_and_other_sizes(muscle, tmp_path):
     image, mask = scan((30, 50))
     write(muscle["IMAGES"] / "wide.csv", image)
     write(muscle["MASKS"] / "wide.csv", mask)
-    run_script(SCRIPT, FIT="pad", BITS=16, **muscle | {"SIZE": 50})
+    run_here(SCRIPT, FIT="pad", BITS=16, **muscle | {"SIZE": 50})
     picture = read_picture(muscle["CASES"] / "case_wide" / "x" / "0001.png")
     assert picture.shape == (50, 50) and picture.dtype == np.uint16
     assert picture.max() == 65535 and not picture[:10].any() and not picture[40:].any()
@@ -70,7 +70,7 @@ def test_pairs_that_do_not_fit_are_named_and_left_out(muscle):
     (muscle["IMAGES"] / "empty").write_text("")
     for name in ("short", "words", "empty"):
         write(muscle["MASKS"] / name, mask)
-    said = run_script(SCRIPT, **muscle).stdout
+    said = run_here(SCRIPT, **muscle).stdout
     for words in (
         "alone has no partner",
         "differ in size: 40x40 and 40x39",
@@ -90,7 +90,7 @@ def test_bad_input(muscle, tmp_path):
     assert_refused(SCRIPT, "has the name of one", **muscle | {"MASKS": tmp_path / "empty"})
     assert_refused(SCRIPT, "WINDOW is [200, -200]", WINDOW=[200, -200], **muscle)
     assert_refused(SCRIPT, "SMALLEST is 0", SMALLEST=0, **muscle)
-    run_script(SCRIPT, **muscle)
+    run_here(SCRIPT, **muscle)
     assert_refused(SCRIPT, "exists", **muscle)
     for number in range(3):
         write(muscle["MASKS"] / f"L3_{number}", np.full((40, 40), 7))

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import assert_refused, run_script, write_picture
+from conftest import assert_refused, run_here, run_script, write_picture
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -50,13 +50,13 @@ def test_nodules_come_back(tmp_path, direction):
     sitk.WriteImage(image, str(tmp_path / "scans" / "1.2.840.1.mhd"))
     annotations = table(tmp_path / "annotations.csv", [("1.2.840.1", *nodule) for nodule in nodules])
     cases = tmp_path / "cases"
-    run_script(SCRIPT, SCANS=tmp_path / "scans", ANNOTATIONS=annotations, CASES=cases, NEIGHBOURS=12, SIZE=96)
+    run_here(SCRIPT, SCANS=tmp_path / "scans", ANNOTATIONS=annotations, CASES=cases, NEIGHBOURS=12, SIZE=96)
     case = cases / "case_1.2.840.1"
     record = json.loads((case / "case.json").read_text())
     (tmp_path / "predicted").mkdir()
     back = labels_of_slices(record, masks_of(case))
     write_labels(back, tmp_path / "predicted" / "case_1.2.840.1.nii.gz")
-    run_script("submission.py", KIND="nodules", PREDICTED=tmp_path / "predicted", OUTPUT=tmp_path / "s.csv")
+    run_here("submission.py", KIND="nodules", PREDICTED=tmp_path / "predicted", OUTPUT=tmp_path / "s.csv")
     found = pd.read_csv(tmp_path / "s.csv")
     assert list(found["seriesuid"]) == ["1.2.840.1"] * 2
     for nodule in nodules:
@@ -155,7 +155,7 @@ def test_slices_are_cut_to_the_lungs(tmp_path, way):
     sitk.WriteImage(image, str(tmp_path / "scans" / "a.nrrd"))
     annotations = table(tmp_path / "t.csv", [("a", 165 * 0.7, 250 * 0.7, 2.0, 10.0)])
     settings = {"SCANS": tmp_path / "scans", "ANNOTATIONS": annotations, "LUNGS": way, "SIZE": 128}
-    run_script(SCRIPT, CASES=tmp_path / "cases", CUT=True, **settings)
+    run_here(SCRIPT, CASES=tmp_path / "cases", CUT=True, **settings)
     record = json.loads((tmp_path / "cases" / "case_a" / "case.json").read_text())
     left, top, side, _ = record["slices"]["0001"]["box"]
     assert 60 < left < 110 and 60 < top < 110 and 310 < side < 380
@@ -185,7 +185,7 @@ def test_run_length_table(tmp_path):
     mask[1:6, 1:3] = 255
     write_picture(tmp_path / "p" / "a.png", mask)  # masks have the size of the pictures, which need not be square
     write_picture(tmp_path / "p" / "b.png", np.zeros((6, 6), np.uint8))
-    run_script("submission.py", PREDICTED=tmp_path / "p", OUTPUT=tmp_path / "s.csv")
+    run_here("submission.py", PREDICTED=tmp_path / "p", OUTPUT=tmp_path / "s.csv")
     assert (tmp_path / "s.csv").read_text() == "img,pixels\na,8 5 14 5\nb,\n"
     assert_refused("submission.py", "exists", PREDICTED=tmp_path / "p", OUTPUT=tmp_path / "s.csv")
     assert_refused("submission.py", "KIND is 'x'", KIND="x", PREDICTED=tmp_path / "p", OUTPUT=tmp_path / "t.csv")

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from conftest import assert_refused, run_script
+from conftest import assert_refused, run_here, run_script
 from hypothesis import given
 from hypothesis import strategies as st
 from skimage.measure import grid_points_in_poly
@@ -43,7 +43,7 @@ def masks_in(folder):
 @pytest.mark.parametrize("axis", ["x", "y", "z"])
 def test_ball_with_a_cavity(tmp_path, axis):
     surface = save(tmp_path / "ball.stl", *hollow(20.0, 8.0))
-    run_script(SCRIPT, SURFACE=surface, OUTPUT=tmp_path / "m", AXIS=axis, INTERVAL=2.0, PIXEL=0.5, SIZE=100)
+    run_here(SCRIPT, SURFACE=surface, OUTPUT=tmp_path / "m", AXIS=axis, INTERVAL=2.0, PIXEL=0.5, SIZE=100)
     masks = masks_in(tmp_path / "m")
     assert masks.shape == (20, 100, 100)
     places = (np.arange(100) - 49.5) * 0.5
@@ -60,14 +60,14 @@ def test_order_offset_flip_and_size(tmp_path):
     surface = save(tmp_path / "box.stl", box)
     settings = {"SURFACE": surface, "PIXEL": 1.0, "SIZE": 60, "INTERVAL": 3.0, "OFFSET": 1.0}
     run_script(SCRIPT, OUTPUT=tmp_path / "up", **settings)
-    run_script(SCRIPT, OUTPUT=tmp_path / "down", **settings | {"INTERVAL": -3.0})
-    run_script(SCRIPT, OUTPUT=tmp_path / "flipped", FLIP="both", **settings)
+    run_here(SCRIPT, OUTPUT=tmp_path / "down", **settings | {"INTERVAL": -3.0})
+    run_here(SCRIPT, OUTPUT=tmp_path / "flipped", FLIP="both", **settings)
     up, down, flipped = (masks_in(tmp_path / name) for name in ("up", "down", "flipped"))
     areas = up.sum((1, 2))
     assert len(up) == 3 and (np.diff(areas) < 0).all()
     assert (np.diff(down.sum((1, 2))) > 0).all()
     np.testing.assert_array_equal(flipped, up[:, ::-1, ::-1])
-    run_script(SCRIPT, SURFACE=surface, OUTPUT=tmp_path / "fitted", INTERVAL=5.0)
+    run_here(SCRIPT, SURFACE=surface, OUTPUT=tmp_path / "fitted", INTERVAL=5.0)
     fitted = masks_in(tmp_path / "fitted")
     assert fitted.shape[1:] == (200, 200) and abs(fitted[0].any(0).sum() - 180) <= 2
 
@@ -79,7 +79,7 @@ def test_onto_the_grid_of_a_turned_volume(tmp_path, space):
     centre = np.array(volume.TransformContinuousIndexToPhysicalPoint((24.3, 20.6, 14.1)))
     surface = save(tmp_path / "ball.stl", sphere(9.0, centre * ([1, 1, 1] if space == "LPS" else [-1, -1, 1])))
     settings = {"SURFACE": surface, "VOLUME": tmp_path / "scan.nrrd"}
-    run_script(SCRIPT, OUTPUT=tmp_path / "labels.nii.gz", SPACE=space, **settings)
+    run_here(SCRIPT, OUTPUT=tmp_path / "labels.nii.gz", SPACE=space, **settings)
     labels = read_volume(tmp_path / "labels.nii.gz")
     assert_same_geometry(labels, volume, 1e-5)
     found = sitk.GetArrayFromImage(labels)
@@ -99,9 +99,9 @@ def test_surfaces_that_are_not_closed(tmp_path):
     ball.faces = ball.faces[1:]
     surface = save(tmp_path / "open.stl", ball)
     assert_refused(SCRIPT, "is not closed", "--open-surface repair", SURFACE=surface, OUTPUT=tmp_path / "o")
-    done = run_script(SCRIPT, SURFACE=surface, OUTPUT=tmp_path / "o", OPEN_SURFACE="repair")
+    done = run_here(SCRIPT, SURFACE=surface, OUTPUT=tmp_path / "o", OPEN_SURFACE="repair")
     assert "its holes were filled" in done.stdout
-    run_script(SCRIPT, SURFACE=whole, OUTPUT=tmp_path / "w")
+    run_here(SCRIPT, SURFACE=whole, OUTPUT=tmp_path / "w")
     assert (masks_in(tmp_path / "o") != masks_in(tmp_path / "w")).mean() < 1e-3
 
 

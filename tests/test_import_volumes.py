@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REAL_DATA, assert_refused, leftovers, run_script
+from conftest import REAL_DATA, assert_refused, leftovers, run_here, run_script
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -117,7 +117,7 @@ def test_labels_find_their_way_back(tmp_path, ending, plane):
     write(tmp_path / "images", f"a{ending}", image)
     write(tmp_path / "labels", f"a{ending}", truth)
     kept = read_volume(tmp_path / "labels" / f"a{ending}")  # NIfTI holds directions in single precision
-    run_script(
+    run_here(
         SCRIPT, IMAGES=tmp_path / "images", LABELS=tmp_path / "labels", CASES=tmp_path / "cases", PLANE=plane, SIZE=32
     )
     (case,) = (tmp_path / "cases").iterdir()
@@ -177,13 +177,13 @@ def test_the_truth_as_the_prediction_finds_its_way_back(tmp_path, real_volume, s
         scan = tmp_path / "scan"
     write(tmp_path, "truth.nrrd", labels)
     cases = tmp_path / "cases"
-    run_script(SCRIPT, IMAGES=scan, LABELS=tmp_path / "truth.nrrd", CASES=cases, PLANE=plane, SIZE=SIDE)
+    run_here(SCRIPT, IMAGES=scan, LABELS=tmp_path / "truth.nrrd", CASES=cases, PLANE=plane, SIZE=SIDE)
     (case,) = cases.iterdir()
     for mask in (case / "y").iterdir():
         mask.replace(case / "x" / mask.name)
     network = write_copying_network(tmp_path / "copying.keras", SIDE)
     settings = {"OUTPUT": tmp_path / "out", "OVERLAYS": False, "LABEL_VOLUMES": ".nrrd"}
-    run_script("predict.py", RUN=network, INPUT=case, **settings)
+    run_here("predict.py", RUN=network, INPUT=case, **settings)
     expected = read_volume(scan)
     back = read_volume(tmp_path / "out" / f"{case.name}.nrrd")
     for ending in (".nii.gz", ".nrrd", ".mha"):
@@ -215,7 +215,7 @@ def test_compressed_dicom(tmp_path, compressor):
     assert {"JPEG": b"1.2.840.10008.1.2.4.70", "JPEG2000": b"1.2.840.10008.1.2.4.90"}[compressor] in content
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "scans" / "one")), values)
     write(tmp_path / "labels", "one.nrrd", as_volume(labels, np.eye(3)))
-    run_script(SCRIPT, IMAGES=tmp_path / "scans", LABELS=tmp_path / "labels", CASES=tmp_path / "cases", SIZE=32)
+    run_here(SCRIPT, IMAGES=tmp_path / "scans", LABELS=tmp_path / "labels", CASES=tmp_path / "cases", SIZE=32)
     case = tmp_path / "cases" / "case_one"
     back = labels_of_slices(json.loads((case / "case.json").read_text()), masks_of(case))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(back), labels)
@@ -227,7 +227,7 @@ def test_all_frames_of_one_dicom_file(tmp_path):
     write(tmp_path / "scans", "frames.dcm", image)
     write(tmp_path / "labels", "scans.nrrd", as_volume(labels, np.eye(3)))
     settings = {"IMAGES": tmp_path / "scans", "LABELS": tmp_path / "labels", "CASES": tmp_path / "cases"}
-    run_script(SCRIPT, SIZE=24, WINDOW=[0, 1000], SLICES="all", **settings)
+    run_here(SCRIPT, SIZE=24, WINDOW=[0, 1000], SLICES="all", **settings)
     case = tmp_path / "cases" / "case_scans"
     back = labels_of_slices(json.loads((case / "case.json").read_text()), masks_of(case))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(back), labels)
@@ -272,7 +272,7 @@ def test_labels_on_their_own_grid_and_another_spacing(tmp_path):
     write(tmp_path / "images", "a.mha", image)
     write(tmp_path / "labels", "a.mha", finer)
     settings = {"IMAGES": tmp_path / "images", "LABELS": tmp_path / "labels", "SIZE": 64, "WINDOW": [0, 100]}
-    run_script(SCRIPT, CASES=tmp_path / "cases", SPACING=1.5, SLICES="all", **settings)
+    run_here(SCRIPT, CASES=tmp_path / "cases", SPACING=1.5, SLICES="all", **settings)
     case = tmp_path / "cases" / "case_a"
     record = json.loads((case / "case.json").read_text())
     assert record["volume"]["grid"]["spacing"] == [1.5, 1.5, 1.5] and record["spacing"] == [1.5, 1.5]
@@ -289,7 +289,7 @@ def test_window_bits_and_values(tmp_path):
     write(tmp_path / "i", "a.nrrd", as_volume(values))
     write(tmp_path / "l", "a.nrrd", as_volume(labels))
     settings = {"IMAGES": tmp_path / "i", "LABELS": tmp_path / "l", "SIZE": 24, "BITS": 16, "WINDOW": [-100, 200]}
-    run_script(SCRIPT, CASES=tmp_path / "c", LABEL_VALUES={2: 1}, SLICES="all", **settings)
+    run_here(SCRIPT, CASES=tmp_path / "c", LABEL_VALUES={2: 1}, SLICES="all", **settings)
     case = tmp_path / "c" / "case_a"
     oriented = orient(as_volume(values)), orient(as_volume(labels))
     shown, marked = (planes_of(sitk.GetArrayFromImage(image), "axial")[4] for image in oriented)
@@ -346,7 +346,7 @@ def test_one_broken_volume_among_many(tmp_path):
     said = assert_refused(SCRIPT, "v3.nrrd cannot be read", "The others were imported", "--skip-broken", **settings)
     assert "v2.nrrd" not in said
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [f"case_v{n}" for n in (0, 1, 2, 4, 5)]
-    run_script(SCRIPT, "--skip-broken", "--replace", **settings)
+    run_here(SCRIPT, "--skip-broken", "--replace", **settings)
     assert not leftovers(tmp_path)
 
 
@@ -364,7 +364,7 @@ def test_series_that_make_no_volume(tmp_path):
     assert_refused(
         SCRIPT, "holds 2 series (1: 9 files; 2: 4 files); give --series", IMAGES=tmp_path / "two", **settings
     )
-    run_script(SCRIPT, IMAGES=tmp_path / "two", SERIES=2, **settings)
+    run_here(SCRIPT, IMAGES=tmp_path / "two", SERIES=2, **settings)
     assert len(list((tmp_path / "c" / "case_two" / "x").iterdir())) == 4
 
     (tmp_path / "empty").mkdir()
@@ -403,8 +403,8 @@ def test_predicted_labels_are_on_the_grid_of_the_volume(tmp_path, trained):
         write(tmp_path / "i", f"{name}.nrrd", as_volume(values))
         write(tmp_path / "l", f"{name}.nrrd", as_volume(labels))
     cases, output = tmp_path / "cases", tmp_path / "out"
-    run_script(SCRIPT, IMAGES=tmp_path / "i", LABELS=tmp_path / "l", CASES=cases, SIZE=24, PLANE="sagittal")
-    run_script("predict.py", RUN=trained[0], INPUT=cases, OUTPUT=output, LABEL_VOLUMES=".nrrd")
+    run_here(SCRIPT, IMAGES=tmp_path / "i", LABELS=tmp_path / "l", CASES=cases, SIZE=24, PLANE="sagittal")
+    run_here("predict.py", RUN=trained[0], INPUT=cases, OUTPUT=output, LABEL_VOLUMES=".nrrd")
     record = json.loads((cases / "case_a" / "case.json").read_text())
     masks = {path.stem: read_mask(path) for path in sorted((output / "case_a").glob("*.png"))}
     expected = labels_of_slices(record, masks)
@@ -415,7 +415,7 @@ def test_predicted_labels_are_on_the_grid_of_the_volume(tmp_path, trained):
     voxels = int(sitk.GetArrayFromImage(found).sum())
     assert list(table.index) == ["case_a", "case_b"] and table.loc["case_a", "voxels"] == voxels
     assert table.loc["case_a", "ml"] == pytest.approx(voxels * 0.7 * 0.9 * 2.5 / 1000)
-    run_script("predict.py", RUN=trained[0], INPUT=cases / "case_b", OUTPUT=tmp_path / "one")
+    run_here("predict.py", RUN=trained[0], INPUT=cases / "case_b", OUTPUT=tmp_path / "one")
     assert (tmp_path / "one" / "case_b.nii.gz").is_file()
 
 
@@ -426,10 +426,10 @@ def test_a_volume_is_predicted_as_its_slices_are(tmp_path, trained):
     write(tmp_path, "scan.nii.gz", volume)
     write_series(tmp_path / "dicom", volume)
     shared = {"PLANE": "coronal", "WINDOW": [-400, 300]}
-    run_script(SCRIPT, IMAGES=tmp_path / "scan.nii.gz", CASES=tmp_path / "c", SLICES="all", SIZE=24, **shared)
-    run_script("predict.py", RUN=trained[0], INPUT=tmp_path / "c" / "case_scan", OUTPUT=tmp_path / "a")
-    run_script("predict.py", RUN=trained[0], INPUT=tmp_path / "scan.nii.gz", OUTPUT=tmp_path / "b", **shared)
-    run_script("predict.py", RUN=trained[0], INPUT=tmp_path / "dicom", OUTPUT=tmp_path / "d", **shared)
+    run_here(SCRIPT, IMAGES=tmp_path / "scan.nii.gz", CASES=tmp_path / "c", SLICES="all", SIZE=24, **shared)
+    run_here("predict.py", RUN=trained[0], INPUT=tmp_path / "c" / "case_scan", OUTPUT=tmp_path / "a")
+    run_here("predict.py", RUN=trained[0], INPUT=tmp_path / "scan.nii.gz", OUTPUT=tmp_path / "b", **shared)
+    run_here("predict.py", RUN=trained[0], INPUT=tmp_path / "dicom", OUTPUT=tmp_path / "d", **shared)
     found = [read_volume(tmp_path / name) for name in ("a/case_scan.nii.gz", "b/scan.nii.gz", "d/dicom.nii.gz")]
     arrays = [sitk.GetArrayFromImage(image) for image in found]
     np.testing.assert_array_equal(arrays[0], arrays[1])
@@ -444,10 +444,10 @@ def test_window_goes_from_the_cases_into_the_run(tmp_path):
         write(tmp_path / "i", f"{name}.nrrd", as_volume(values))
         write(tmp_path / "l", f"{name}.nrrd", as_volume(labels))
     settings = {"IMAGES": tmp_path / "i", "LABELS": tmp_path / "l", "SIZE": 24, "WINDOW": [-150, 250]}
-    run_script(SCRIPT, CASES=tmp_path / "cases", **settings)
+    run_here(SCRIPT, CASES=tmp_path / "cases", **settings)
     lists, packed = tmp_path / "lists", tmp_path / "packed"
-    run_script("preprocess/2_write_lists.py", CASES=tmp_path / "cases", LISTS=lists)
-    run_script("preprocess/3_pack_hdf5.py", LISTS=lists, PACKED=packed)
+    run_here("preprocess/2_write_lists.py", CASES=tmp_path / "cases", LISTS=lists)
+    run_here("preprocess/3_pack_hdf5.py", LISTS=lists, PACKED=packed)
     for path in (packed / "train.h5", lists / "train.csv"):
         about = open_set(path).about()
         assert about["window"] == [-150, 250] and about["spacing"] == [0.9, 0.7]
@@ -461,14 +461,14 @@ def test_a_volume_is_predicted_at_the_spacing_of_training(tmp_path):
         write(tmp_path / "l", f"{name}.nrrd", as_volume(labels, spacing=(0.7, 0.7, 0.7)))
     cases, lists, scan = tmp_path / "cases", tmp_path / "lists", tmp_path / "i" / "a.nrrd"
     prepared = {"PLANE": "coronal", "SPACING": 1.4, "WINDOW": [-150, 250]}
-    run_script(SCRIPT, IMAGES=tmp_path / "i", LABELS=tmp_path / "l", CASES=cases, SIZE=24, SLICES="all", **prepared)
-    run_script("preprocess/2_write_lists.py", CASES=cases, LISTS=lists, TEST_SHARE=0)
+    run_here(SCRIPT, IMAGES=tmp_path / "i", LABELS=tmp_path / "l", CASES=cases, SIZE=24, SLICES="all", **prepared)
+    run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=lists, TEST_SHARE=0)
     run = tmp_path / "run"
     run.mkdir()
     write_copying_network(run / "best_dice.keras", 24)
     (run / "state.json").write_text(json.dumps({"data": open_set(lists / "train.csv").about()}))
-    run_script("predict.py", RUN=run, INPUT=cases / "case_a", OUTPUT=tmp_path / "a")
-    run_script("predict.py", RUN=run, INPUT=scan, OUTPUT=tmp_path / "b")
+    run_here("predict.py", RUN=run, INPUT=cases / "case_a", OUTPUT=tmp_path / "a")
+    run_here("predict.py", RUN=run, INPUT=scan, OUTPUT=tmp_path / "b")
     assert len(list((tmp_path / "b").glob("0*.png"))) == 12
     found = [read_volume(path) for path in (tmp_path / "a" / "case_a.nii.gz", tmp_path / "b" / "a.nii.gz")]
     for image in found:

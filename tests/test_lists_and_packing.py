@@ -7,7 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pandas as pd
-from conftest import ROOT, assert_refused, disc_slice, leftovers, make_cases, run_script, write_picture
+from conftest import ROOT, assert_refused, disc_slice, leftovers, make_cases, run_here, run_script, write_picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -107,12 +107,12 @@ def test_lists_hold_pairs_with_variants_for_training_only(tmp_path):
 
 def test_named_cases_folds_and_tables(tmp_path):
     cases = make_cases(tmp_path / "cases", cases=5, slices=2)
-    run_script(LISTS, CASES=cases, LISTS=tmp_path / "a", VALIDATION_CASES=["case02"], TEST_CASES=["case05", "case01"])
+    run_here(LISTS, CASES=cases, LISTS=tmp_path / "a", VALIDATION_CASES=["case02"], TEST_CASES=["case05", "case01"])
     assert set(read_list(tmp_path / "a" / "validation.csv")["case"]) == {"case02"}
     assert set(read_list(tmp_path / "a" / "test.csv")["case"]) == {"case01", "case05"}
-    run_script(LISTS, CASES=cases, LISTS=tmp_path / "b", FOLDS=2, TEST_SHARE=0.2)
+    run_here(LISTS, CASES=cases, LISTS=tmp_path / "b", FOLDS=2, TEST_SHARE=0.2)
     assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["data_check.png", "fold1", "fold2"]
-    run_script(PACK, LISTS=tmp_path / "b", PACKED=tmp_path / "p")
+    run_here(PACK, LISTS=tmp_path / "b", PACKED=tmp_path / "p")
     assert (tmp_path / "p" / "fold2" / "validation.h5").exists()
 
 
@@ -155,14 +155,14 @@ def test_bad_data_sets(tmp_path):
 
 def test_lists_are_replaced_only_when_told_and_strange_files_never(tmp_path):
     cases = make_cases(tmp_path / "cases", cases=4, slices=2)
-    run_script(LISTS, CASES=cases, LISTS=tmp_path / "lists")
+    run_here(LISTS, CASES=cases, LISTS=tmp_path / "lists")
     before = (tmp_path / "lists" / "train.csv").read_bytes()
     assert_refused(LISTS, "exists", CASES=cases, LISTS=tmp_path / "lists")
     (tmp_path / "lists" / "notes.txt").write_text("mine")
     assert_refused(LISTS, "notes.txt", CASES=cases, LISTS=tmp_path / "lists", REPLACE=True)
     assert (tmp_path / "lists" / "train.csv").read_bytes() == before
     (tmp_path / "lists" / "notes.txt").unlink()
-    run_script(LISTS, CASES=cases, LISTS=tmp_path / "lists", REPLACE=True, TEST_SHARE=0)
+    run_here(LISTS, CASES=cases, LISTS=tmp_path / "lists", REPLACE=True, TEST_SHARE=0)
     assert not (tmp_path / "lists" / "test.csv").exists(), "a list of the division before must not stay"
 
 
@@ -187,9 +187,9 @@ def test_packed_sets_hold_the_slices_of_the_lists(packed):
 
 def test_more_slices_than_a_block_and_compression(tmp_path):
     cases = make_cases(tmp_path / "cases", cases=2, slices=300, size=16, bits=16)
-    run_script(LISTS, CASES=cases, LISTS=tmp_path / "lists", VALIDATION_SHARE=0.5, TEST_SHARE=0)
+    run_here(LISTS, CASES=cases, LISTS=tmp_path / "lists", VALIDATION_SHARE=0.5, TEST_SHARE=0)
     for compression in ("None", "gzip"):
-        run_script(PACK, LISTS=tmp_path / "lists", PACKED=tmp_path / compression, COMPRESSION=compression)
+        run_here(PACK, LISTS=tmp_path / "lists", PACKED=tmp_path / compression, COMPRESSION=compression)
         with h5py.File(tmp_path / compression / "validation.h5") as file:
             assert file["x"].dtype == np.uint16 and file["y"].dtype == np.uint8
             for i in (0, 255, 256, 299):
@@ -221,8 +221,8 @@ def test_spacing_of_the_slices_is_that_of_the_source_scaled(tmp_path):
         entry = {"image": None, "mask": None, "image_size": [32, 64], "box": [0, 0, 64, 32]}
         record = {"size": 16, "fit": "resize", "spacing": [0.5, 0.25], "slices": {"0001": entry, "0002": entry}}
         (case / "case.json").write_text(json.dumps(record))
-    run_script(LISTS, CASES=cases, LISTS=tmp_path / "lists")
-    run_script(PACK, LISTS=tmp_path / "lists", PACKED=tmp_path / "packed")
+    run_here(LISTS, CASES=cases, LISTS=tmp_path / "lists")
+    run_here(PACK, LISTS=tmp_path / "lists", PACKED=tmp_path / "packed")
     with h5py.File(tmp_path / "packed" / "train.h5") as file:
         assert file.attrs["spacing"].tolist() == [1.0, 1.0] and file.attrs["fit"] == "resize"
 
@@ -230,7 +230,7 @@ def test_spacing_of_the_slices_is_that_of_the_source_scaled(tmp_path):
 def test_bad_lists(tmp_path):
     cases = make_cases(tmp_path / "cases", cases=4, slices=2)
     lists = tmp_path / "lists"
-    run_script(LISTS, CASES=cases, LISTS=lists, VALIDATION_SHARE=0.25, TEST_SHARE=0.25)
+    run_here(LISTS, CASES=cases, LISTS=lists, VALIDATION_SHARE=0.25, TEST_SHARE=0.25)
     kept = tmp_path / "kept"
     shutil.copytree(lists, kept)
     train = lists / "train.csv"
@@ -261,6 +261,6 @@ def test_bad_lists(tmp_path):
     write_picture(bad, disc_slice(32, 0)[0])
     refused("32 pixels a side")
     bad.write_bytes(good)
-    run_script(PACK, LISTS=lists, PACKED=tmp_path / "packed")
+    run_here(PACK, LISTS=lists, PACKED=tmp_path / "packed")
     assert_refused(PACK, "exists", LISTS=lists, PACKED=tmp_path / "packed")
     assert not leftovers(tmp_path)

@@ -5,14 +5,14 @@ import json
 import cv2
 import numpy as np
 import pytest
-from conftest import assert_refused, run_script
+from conftest import assert_refused, run_here, run_script
 
 SCRIPT = "data/make_sample.py"
 SMALL = {"COUNT": 2, "SLICES": 6, "SIZE": 64}
 
 
-def make(root, **settings):
-    return run_script(SCRIPT, CASES=root, **settings).stdout.splitlines()
+def make(root, run=run_here, **settings):
+    return run(SCRIPT, CASES=root, **settings).stdout.splitlines()
 
 
 def files_of(root):
@@ -23,7 +23,7 @@ def files_of(root):
 def sample(tmp_path_factory):
     """The data set that the script makes by default: its folder, and what was printed."""
     root = tmp_path_factory.mktemp("data") / "sample"
-    return root, make(root)
+    return root, make(root, run_script)
 
 
 @pytest.fixture(scope="module")

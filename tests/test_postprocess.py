@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import assert_refused, run_script
+from conftest import assert_refused, run_here
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -80,11 +80,11 @@ def test_predictions_are_cleaned(tmp_path, trained):
     write(tmp_path / "i", "a.nrrd", as_volume(values))
     write(tmp_path / "l", "a.nrrd", as_volume(labels))
     cases = tmp_path / "cases"
-    run_script("preprocess/0_import_volumes.py", IMAGES=tmp_path / "i", LABELS=tmp_path / "l", CASES=cases, SIZE=24)
+    run_here("preprocess/0_import_volumes.py", IMAGES=tmp_path / "i", LABELS=tmp_path / "l", CASES=cases, SIZE=24)
     settings = {"RUN": trained[0], "INPUT": cases / "case_a"}
-    run_script("predict.py", OUTPUT=tmp_path / "raw", **settings)
-    run_script("predict.py", OUTPUT=tmp_path / "flat", CLEAN={"share": 1.0}, **settings)
-    run_script("predict.py", OUTPUT=tmp_path / "solid", CLEAN={"share": 1.0}, CLEAN_IN="3d", **settings)
+    run_here("predict.py", OUTPUT=tmp_path / "raw", **settings)
+    run_here("predict.py", OUTPUT=tmp_path / "flat", CLEAN={"share": 1.0}, **settings)
+    run_here("predict.py", OUTPUT=tmp_path / "solid", CLEAN={"share": 1.0}, CLEAN_IN="3d", **settings)
     for path in (tmp_path / "raw").glob("*.png"):
         raw = read_mask(path) > 0
         np.testing.assert_array_equal(

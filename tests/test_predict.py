@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import assert_refused, disc_slice, leftovers, run_script, write_picture
+from conftest import assert_refused, disc_slice, leftovers, run_here, run_script, write_picture
 
 from common.images import read_mask, read_picture, to_unit
 from common.tiling import predict_pictures
@@ -68,8 +68,8 @@ def test_masks_are_pasted_into_the_full_pictures(trained, tmp_path):
     source = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "SIZE": 24}
     for fit in ("crop", "tile"):
         cases, output = tmp_path / fit, tmp_path / f"{fit}_out"
-        run_script("preprocess/0_import_images.py", CASES=cases, FIT=fit, **source)
-        run_script("predict.py", RUN=trained[0], INPUT=cases, OUTPUT=output, PASTE=tmp_path / "images")
+        run_here("preprocess/0_import_images.py", CASES=cases, FIT=fit, **source)
+        run_here("predict.py", RUN=trained[0], INPUT=cases, OUTPUT=output, PASTE=tmp_path / "images")
         (case,) = cases.iterdir()
         record = json.loads((case / "case.json").read_text())
         expected = {f"p{number}": np.zeros((40, 60), np.uint8) for number in range(3)}
@@ -95,7 +95,7 @@ def test_masks_are_pasted_into_the_full_pictures(trained, tmp_path):
 def test_masks_are_those_of_the_network(trained, packed, tmp_path):
     run, _ = trained
     model = keras.saving.load_model(run / "best_dice.keras", compile=False)
-    run_script("predict.py", RUN=run, INPUT=packed["cases"], OUTPUT=tmp_path / "out", OVERLAYS=False, THRESHOLD=0.3)
+    run_here("predict.py", RUN=run, INPUT=packed["cases"], OUTPUT=tmp_path / "out", OVERLAYS=False, THRESHOLD=0.3)
     images = sorted(packed["cases"].glob("*/x/*.png"))
     assert len(images) == len(list(tmp_path.glob("out/case*/*.png"))) == 16
     for image in images[:5]:

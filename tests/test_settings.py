@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT
+from conftest import ROOT, SCRIPTS
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -150,16 +150,10 @@ def test_importing_a_script_reads_no_flags(script, monkeypatch):
     assert module.COUNT == 3 and module.given == set()
 
 
-SCRIPTS = sorted(
-    str(path.relative_to(ROOT))
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("preprocess/*.py"), ROOT / "data" / "make_sample.py"]
-)
-
-
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_help_of_every_script_is_immediate_and_complete(name):
     times = []
-    for _ in range(2):  # the machine may be busy once
+    while len(times) < 2 and min(times, default=9) >= 1.0:  # the machine may be busy once
         started = time.monotonic()
         result = run(ROOT / name, "--help")
         times.append(time.monotonic() - started)

@@ -14,7 +14,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, TINY_UNET, assert_refused, leftovers, make_cases, run_script, training
+from conftest import ROOT, TINY_UNET, assert_refused, leftovers, make_cases, run_here, run_script, training
 
 from common.datasets import Batches, open_set
 from common.images import read_picture
@@ -116,12 +116,12 @@ def test_schedule_controller_lists_augmentation_and_early_stop(packed, tmp_path)
 
 def test_several_classes_and_16_bits(tmp_path):
     cases = make_cases(tmp_path / "cases", cases=3, slices=4, classes=2, bits=16)
-    run_script("preprocess/2_write_lists.py", CASES=cases, LISTS=tmp_path / "lists", TEST_SHARE=0.3)
-    run_script("preprocess/3_pack_hdf5.py", LISTS=tmp_path / "lists", PACKED=tmp_path / "packed")
+    run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=tmp_path / "lists", TEST_SHARE=0.3)
+    run_here("preprocess/3_pack_hdf5.py", LISTS=tmp_path / "lists", PACKED=tmp_path / "packed")
     run_script("train.py", **training({"packed": tmp_path / "packed"}, tmp_path / "runs", LOSS="cce+dice"))
     run = only_folder(tmp_path / "runs")
-    run_script("predict.py", RUN=run, INPUT=tmp_path / "lists" / "test.csv", OUTPUT=tmp_path / "out")
-    run_script("evaluate.py", PREDICTED=tmp_path / "out", TRUTH=tmp_path / "lists" / "test.csv", OUTPUT=tmp_path / "s")
+    run_here("predict.py", RUN=run, INPUT=tmp_path / "lists" / "test.csv", OUTPUT=tmp_path / "out")
+    run_here("evaluate.py", PREDICTED=tmp_path / "out", TRUTH=tmp_path / "lists" / "test.csv", OUTPUT=tmp_path / "s")
     assert set(pd.read_csv(tmp_path / "s" / "scores.csv")["class"]) == {1, 2}
 
 
@@ -148,7 +148,7 @@ def test_a_network_of_ones_own_with_a_layer_of_its_own(packed, tmp_path):
     (tmp_path / "mine.py").unlink()
     run = only_folder(tmp_path / "runs")
     assert run.name.endswith("_mine")
-    run_script("predict.py", RUN=run, INPUT=packed["cases"] / "case01", OUTPUT=tmp_path / "out")
+    run_here("predict.py", RUN=run, INPUT=packed["cases"] / "case01", OUTPUT=tmp_path / "out")
 
 
 def test_rate_follows_batch_and_optimizer_where_it_is_not_set(packed, tmp_path):
@@ -332,7 +332,7 @@ def test_bad_settings_and_sets(packed, tmp_path, monkeypatch):
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_message(packed, tmp_path):
     settings = training(packed, tmp_path, LEARNING_RATE=1e38, OPTIMIZER="sgd", EPOCHS=5)
-    assert_refused("train.py", "LEARNING_RATE", **settings)
+    assert_refused("train.py", "LEARNING_RATE", run=run_script, **settings)
 
 
 # --- the parts

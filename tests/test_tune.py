@@ -295,7 +295,7 @@ def test_what_mattered_is_found_also_where_most_trials_came_to_nothing():
 
 def test_a_value_that_train_does_not_take_is_refused_before_the_search(packed, tmp_path):
     settings = search(packed, tmp_path / "study", LOSSES=["bce+dice", "dise"])
-    assert_refused("tune.py", 'unknown loss "dise"', **settings)
+    assert_refused("tune.py", 'unknown loss "dise"', run=run_script, **settings)
     assert not (tmp_path / "study").exists()
 
 
