@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -125,13 +126,40 @@ def make_cases(root, cases=3, slices=4, size=24, classes=1, bits=8, empty=False)
 
 
 @pytest.fixture(scope="session")
-def packed(tmp_path_factory):
+def made_once(tmp_path_factory, worker_id):
+    """Function that makes a folder of a name once for all workers: the first makes it while the others wait.
+
+    Its second argument is called with the empty folder; what it returns, text, comes back with the folder. No test may
+    change such a folder.
+    """
+    from common.processes import Lock
+
+    base = tmp_path_factory.getbasetemp()
+    base = base if worker_id == "master" else base.parent
+
+    def make(name, maker):
+        folder, said = base / name, base / f"{name}.txt"
+        with Lock(base / f"{name}.lock"):
+            if not said.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
+                folder.mkdir()
+                said.write_text(maker(folder), encoding="utf-8")
+        return folder, said.read_text(encoding="utf-8")
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def packed(made_once):
     """Case folders, lists and packed sets of small discs: dict of cases, lists, packed."""
-    root = tmp_path_factory.mktemp("packed")
-    cases = make_cases(root / "cases", cases=4, slices=4, empty=True)
-    run_script("preprocess/2_write_lists.py", CASES=cases, LISTS=root / "lists", VALIDATION_SHARE=0.25, TEST_SHARE=0.25)
-    run_script("preprocess/3_pack_hdf5.py", LISTS=root / "lists", PACKED=root / "packed")
-    return {"cases": cases, "lists": root / "lists", "packed": root / "packed"}
+
+    def pack(root):
+        cases, lists = make_cases(root / "cases", cases=4, slices=4, empty=True), root / "lists"
+        run_script("preprocess/2_write_lists.py", CASES=cases, LISTS=lists, VALIDATION_SHARE=0.25, TEST_SHARE=0.25)
+        return run_script("preprocess/3_pack_hdf5.py", LISTS=lists, PACKED=root / "packed").stdout
+
+    root, _ = made_once("packed", pack)
+    return {name: root / name for name in ("cases", "lists", "packed")}
 
 
 def training(packed, runs, **settings):
@@ -148,9 +176,8 @@ def training(packed, runs, **settings):
 
 
 @pytest.fixture(scope="session")
-def trained(packed, tmp_path_factory):
+def trained(packed, made_once):
     """Run folder of a tiny network, and what train.py printed."""
-    runs = tmp_path_factory.mktemp("runs")
-    result = run_script("train.py", **training(packed, runs))
+    runs, said = made_once("runs", lambda runs: run_script("train.py", **training(packed, runs)).stdout)
     (run,) = runs.iterdir()
-    return run, result.stdout
+    return run, said

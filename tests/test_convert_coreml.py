@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
+from conftest import run_here
 from keras import layers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -541,8 +542,7 @@ def test_bad_settings_end_in_one_message(tmp_path, good_run, arguments, message)
     shutil.copytree(good_run, tmp_path / "short")
     (tmp_path / "short" / "training_log.csv").write_text("epoch,val_dice\n1,0.5\n")
     before = {path: path.stat().st_mtime_ns for path in (*tmp_path.rglob("*"), *good_run.rglob("*"))}
-    done = script(*(argument.format(tmp=tmp_path, run=good_run) for argument in arguments))
-    assert done.returncode == 1
+    done = run_here("convert_coreml.py", *(word.format(tmp=tmp_path, run=good_run) for word in arguments), expect=1)
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""

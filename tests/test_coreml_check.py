@@ -61,8 +61,11 @@ def slices(side, count=2, classes=1):
 
 @pytest.fixture(scope="module")
 def exported(networks, tmp_path_factory):
-    """Function that exports a network once and gives the network, the path and the contract."""
-    made = {}
+    """Function that exports a network once and gives the network, the path and the contract.
+
+    As in the script, kinds of weights that compute alike are made of one conversion.
+    """
+    made, converted = {}, {}
 
     def get(title, *ends, kind="float32"):
         contract = export.Contract(*ends)
@@ -70,7 +73,10 @@ def exported(networks, tmp_path_factory):
             network = networks(title)
             target = compress.choose_target(kind, contract.format, None)
             half = compress.computes_in_half(kind, contract.format)
-            model = compress.compress(export.convert(network, title, contract, half, target), kind)
+            way = title, contract, half, target
+            if way not in converted:
+                converted[way] = export.convert(network, *way)
+            model = compress.compress(converted[way], kind)
             texts = dict.fromkeys(("author", "licence", "description", "input", "output"), "")
             spec = export.complete(model, contract, network.output_shape, texts, {"network": title})
             path = tmp_path_factory.mktemp("exported") / f"model.{contract.format}"

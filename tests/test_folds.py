@@ -1,6 +1,7 @@
 """Cross-validation, averaging of networks, flips and turns, and the choice of what helps."""
 
 import json
+import shutil
 
 import keras
 import numpy as np
@@ -65,18 +66,25 @@ def test_networks_are_averaged_one_at_a_time(tmp_path):
 # --- cross-validation
 
 
-@pytest.fixture(scope="module")
-def folded(tmp_path_factory):
+@pytest.fixture(scope="session")
+def folded(made_once):
     """Lists and packed sets in two folds, and a cross-validation over them."""
-    root = tmp_path_factory.mktemp("folded")
+    root, said = made_once("folded", cross_validation)
+    (folder,) = (root / "runs").iterdir()
+    return root, folder, settings_of_folds(root), said
+
+
+def settings_of_folds(root):
+    settings = {"TRAIN": root / "packed" / "train.h5", "VALIDATION": root / "packed" / "validation.h5"}
+    return settings | {"MODEL_SETTINGS": TINY_UNET, "EPOCHS": 1, "LEARNING_RATE": 0.01, "BATCH_SIZE": 4}
+
+
+def cross_validation(root):
     cases = make_cases(root / "cases", cases=5, slices=2)
     run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=root / "lists", FOLDS=2, TEST_SHARE=0.2)
     run_here("preprocess/3_pack_hdf5.py", LISTS=root / "lists", PACKED=root / "packed")
-    settings = {"TRAIN": root / "packed" / "train.h5", "VALIDATION": root / "packed" / "validation.h5"}
-    settings |= {"MODEL_SETTINGS": TINY_UNET, "EPOCHS": 1, "LEARNING_RATE": 0.01, "BATCH_SIZE": 4}
-    said = run_here("train.py", RUNS=root / "runs", FOLD="all", **settings).stdout  # the folds are processes
-    (folder,) = (root / "runs").iterdir()
-    return root, folder, settings, said
+    # the folds are processes
+    return run_here("train.py", RUNS=root / "runs", FOLD="all", **settings_of_folds(root)).stdout
 
 
 def test_every_case_is_predicted_by_the_network_that_has_not_seen_it(folded):
@@ -101,11 +109,8 @@ def test_every_case_is_predicted_by_the_network_that_has_not_seen_it(folded):
 
 
 def test_a_cross_validation_goes_on_where_it_was(folded, tmp_path):
-    import shutil
-
     _, folder, _, _ = folded
-    copy = tmp_path / "copy"
-    shutil.copytree(folder, copy)
+    copy = shutil.copytree(folder, tmp_path / "copy")
     for gone in ("fold2", "out_of_fold", "scores", "folds.csv"):
         shutil.rmtree(copy / gone) if (copy / gone).is_dir() else (copy / gone).unlink()
     kept = (copy / "fold1" / "best_dice.keras").read_bytes()
@@ -119,6 +124,7 @@ def test_a_cross_validation_goes_on_where_it_was(folded, tmp_path):
 
 def test_choice_is_made_on_cases_not_seen_and_predict_takes_it(folded, tmp_path):
     root, folder, _, _ = folded
+    folder = shutil.copytree(folder, tmp_path / "copy")
     cleanings = [{"share": 1}, {"median": 3}]
     said = run_script("evaluate.py", CHOOSE=folder, CLEANINGS=cleanings).stdout
     table = pd.read_csv(folder / "choice.csv")
@@ -141,11 +147,11 @@ def test_choice_is_made_on_cases_not_seen_and_predict_takes_it(folded, tmp_path)
     run_here("predict.py", RUN=runs, INPUT=case, OUTPUT=tmp_path / "b", FLIPS="flips", CLEAN={"share": 1})
     for name in ("0001.png", "0002.png"):
         np.testing.assert_array_equal(*(read_picture(tmp_path / side / name) for side in "ab"))
-    (folder / "choice.json").unlink()
 
 
 def test_bad_input(folded, tmp_path):
     root, folder, settings, _ = folded
+    folder = shutil.copytree(folder, tmp_path / "copy")
     settings = settings | {"RUNS": tmp_path / "runs"}
     assert_refused("train.py", "FOLD is 7", "has 1, 2", FOLD=7, **settings)
     with pytest.raises(InputError, match="holds 0 folds"):
@@ -163,5 +169,4 @@ def test_bad_input(folded, tmp_path):
     assert_refused("predict.py", "a cross-validation stands alone", RUN=both, **good)
     (folder / "choice.json").write_text('{"networks": [')
     assert_refused("predict.py", "choice.json is damaged", RUN=folder, **good)
-    (folder / "choice.json").unlink()
     assert not (tmp_path / "runs").exists() and not (tmp_path / "out").exists()

@@ -16,10 +16,12 @@ import pandas as pd
 import pytest
 from conftest import ROOT, TINY_UNET, assert_refused, leftovers, make_cases, run_here, run_script, training
 
+import train
 from common.datasets import Batches, open_set
+from common.errors import InputError
 from common.images import read_picture
 from common.recorder import Log, read_checkpoint, read_log
-from common.settings import flags_of
+from common.settings import flags_of, recorded_settings
 
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="bit for bit on TensorFlow only")
 
@@ -151,62 +153,81 @@ def test_a_network_of_ones_own_with_a_layer_of_its_own(packed, tmp_path):
     run_here("predict.py", RUN=run, INPUT=packed["cases"] / "case01", OUTPUT=tmp_path / "out")
 
 
-def test_rate_follows_batch_and_optimizer_where_it_is_not_set(packed, tmp_path):
+def use(patch, **settings):
+    """Set settings of train.py, imported here."""
+    for name, value in settings.items():
+        patch.setattr(train, name, str(value) if isinstance(value, os.PathLike) else value)
+
+
+def test_rate_follows_batch_and_optimizer_where_it_is_not_set(tmp_path, monkeypatch):
     recommended = {"BATCH_SIZE": 4, "OPTIMIZER": {"name": "sgd", "momentum": 0.9}, "LEARNING_RATE": 0.4}
     (tmp_path / "mine.py").write_text(f"{OWN_NETWORK}\nRECOMMENDED = {recommended}\n")
     for settings, rate in (({}, 0.4), ({"BATCH_SIZE": 2}, 0.2), ({"OPTIMIZER": "adam"}, 0.001)):
-        runs = tmp_path / str(rate)
-        own = {"MODEL": tmp_path / "mine.py", "MODEL_SETTINGS": {}, "BATCH_SIZE": 4, "EPOCHS": 1, **settings}
-        run_script("train.py", **training(packed, runs, **own))
-        record = json.loads((only_folder(runs) / "settings.json").read_text())
-        assert record["LEARNING_RATE"] == pytest.approx(rate)
+        with monkeypatch.context() as patch:
+            for name in (*recommended, "SCHEDULE"):  # which are put back
+                patch.setattr(train, name, None)
+            use(patch, MODEL=tmp_path / "mine.py", **settings)
+            train.take_recommendations()
+            assert pytest.approx(rate) == train.LEARNING_RATE
+            recorded = recorded_settings(vars(train))
+            assert recorded["LEARNING_RATE"] == train.LEARNING_RATE and recorded["BATCH_SIZE"] == train.BATCH_SIZE
 
 
-def test_files_of_the_codeset_load(packed, tmp_path):
+def test_files_of_the_codeset_load(packed, tmp_path, monkeypatch):
+    ours, theirs = {}, {}
     for name in ("train", "validation"):
-        with (
-            h5py.File(packed["packed"] / f"{name}.h5") as ours,
-            h5py.File(tmp_path / f"image_{name}.h5", "w") as theirs,
-        ):
-            theirs[f"image_{name}_X"], theirs[f"image_{name}_Y"] = ours["x"][:], ours["y"][:]
-    sets = {"TRAIN": tmp_path / "image_train.h5", "VALIDATION": tmp_path / "image_validation.h5"}
-    run_script("train.py", **{**training(packed, tmp_path / "runs", EPOCHS=1), **sets})
+        ours[name.upper()] = packed["packed"] / f"{name}.h5"
+        theirs[name.upper()] = tmp_path / f"image_{name}.h5"
+        with h5py.File(ours[name.upper()]) as file, h5py.File(theirs[name.upper()], "w") as copy:
+            copy[f"image_{name}_X"], copy[f"image_{name}_Y"] = file["x"][:], file["y"][:]
+    opened = []
+    for sets in (ours, theirs):
+        use(monkeypatch, **sets)
+        opened.append(train.open_sets())
+    for own, other in zip(*opened, strict=True):
+        assert own.classes == other.classes and len(own) == len(other)
+        for a, b in zip(own.batch(range(len(own))), other.batch(range(len(own))), strict=True):
+            np.testing.assert_array_equal(a, b)
 
 
 # --- going on
 
 
-@pytest.fixture(scope="module")
-def uninterrupted(packed, tmp_path_factory):
-    """Settings of a run with everything that is random, and the weights that it ends with."""
-    runs = tmp_path_factory.mktemp("uninterrupted")
+@pytest.fixture(scope="session")
+def uninterrupted(packed, made_once):
+    """Settings of a run with everything that is random, and its folder."""
     settings = {
         "EPOCHS": 6,
         "SCHEDULE": "poly",
         "AUGMENTATION": {"rotation": 10, "flip": "horizontal"},
         "CONTROLLER": {"step": [0.5, 2.0], "patience": [1, 2], "limit": [0.1, 1]},
     }
-    run_script("train.py", **training(packed, runs, **settings))
+    runs, _ = made_once(
+        "uninterrupted", lambda runs: run_script("train.py", **training(packed, runs, **settings)).stdout
+    )
     return settings, only_folder(runs)
 
 
 @on_tensorflow
-@pytest.mark.parametrize("attempt", range(2))
-def test_a_killed_run_goes_on_as_if_it_had_not_been(packed, tmp_path, uninterrupted, attempt):
+def test_a_killed_run_goes_on_as_if_it_had_not_been(packed, tmp_path, uninterrupted):
+    """Killed twice: about the first epoch, and after one."""
     settings, whole = uninterrupted
-    command = [sys.executable, str(ROOT / "train.py"), *flags_of(training(packed, tmp_path, **settings))]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not list(tmp_path.glob("2*/settings.json")):
-        assert process.poll() is None
-        time.sleep(0.02)
-    run = only_folder(tmp_path)
-    epochs = (0, 1, 3)[attempt]
-    while epochs and not ((run / "training_log.csv").exists() and len(pd.read_csv(run / "training_log.csv")) >= epochs):
-        time.sleep(0.02)
-    time.sleep(random.random())
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    run_script("train.py", MODE="resume", RUN=run)
+    settings = training(packed, tmp_path, **settings)
+    for epochs in (0, 1):
+        command = [sys.executable, str(ROOT / "train.py"), *flags_of(settings)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not list(tmp_path.glob("2*/settings.json")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        run = only_folder(tmp_path)
+        log = run / "training_log.csv"
+        while epochs and not (log.exists() and len(pd.read_csv(log)) >= epochs):
+            time.sleep(0.02)
+        time.sleep(random.random())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        settings = {"MODE": "resume", "RUN": run}
+    run_script("train.py", **settings)
     for name in ("last", "best_dice", "best_iou"):
         for ours, theirs in zip(weights(run / f"{name}.keras"), weights(whole / f"{name}.keras"), strict=True):
             assert np.array_equal(ours, theirs)
@@ -283,13 +304,10 @@ def test_other_backends_train_resume_and_predict(packed, tmp_path, backend):
 
 def test_bad_settings_and_sets(packed, tmp_path, monkeypatch):
     """One import of the script stands for many runs of it: what it raises, the hook shows in one line."""
-    import train
-    from common.errors import InputError
 
     def refused(*words, **settings):
         with monkeypatch.context() as patch:
-            for name, value in training(packed, tmp_path / "runs", **settings).items():
-                patch.setattr(train, name, str(value) if isinstance(value, os.PathLike) else value)
+            use(patch, **training(packed, tmp_path / "runs", **settings))
             for name in ("OPTIMIZER", "LEARNING_RATE", "SCHEDULE", "PRECISION"):
                 patch.setattr(train, name, settings.get(name, getattr(train, name)))
             with pytest.raises(InputError) as raised:
