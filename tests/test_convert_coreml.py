@@ -323,9 +323,9 @@ def test_check_uses_the_slices_of_the_run_and_their_masks(tmp_path, convert, pac
     assert "check   3 slices; largest difference " in printed and "; Dice against the truth 0." in printed
     for name in ("cases", "lists"):
         source = packed[name] / "validation.csv" if name == "lists" else packed[name]
-        convert(run, SLICES=str(source), REPLACE=True)
+        convert(run, SLICES=str(source), CHECK_ONLY=True)
         assert f"slices of {source}" in capsys.readouterr().out
-    convert(run, SLICES=str(packed["cases"] / "case01" / "x"), REPLACE=True, INPUT_KIND="image")
+    convert(run, SLICES=str(packed["cases"] / "case01" / "x"), CHECK_ONLY=False, REPLACE=True, INPUT_KIND="image")
     assert "checking on 3 slices of" in capsys.readouterr().out
     with pytest.raises(InputError, match="gone does not exist"):
         convert(run, SLICES=str(tmp_path / "gone"), REPLACE=True)
@@ -375,7 +375,7 @@ def test_model_that_is_there_is_checked_and_left_alone(tmp_path, convert, capsys
 
 @on_tensorflow
 def test_compare_writes_every_kind_and_prints_what_it_loses(tmp_path, convert, capsys):
-    model = with_random_weights(build_model((40, 40, 1), features=16, depth=2))
+    model = with_random_weights(build_model((40, 40, 1), features=16, depth=1))
     run = make_run(tmp_path / "run", model)
     convert(run, FORMAT="mlpackage", COMPARE=True, TARGET="macOS13", LEAST_DICE=0.0, LARGEST_DIFFERENCE=1.0)
     printed = capsys.readouterr().out
@@ -385,6 +385,7 @@ def test_compare_writes_every_kind_and_prints_what_it_loses(tmp_path, convert, c
     assert {path.name for path in run.glob("*.mlpackage")} == {f"run-{kind}.mlpackage" for kind in kinds}
     assert "wrote 6 models; the smallest that stays within the limits is " in printed
     assert "run-palette4.mlpackage" in printed.splitlines()[-1]
+    make_run(run, small_network())
     convert(run, FORMAT="mlpackage", COMPARE=True, TARGET="macOS12", REPLACE=True)
     assert "left out: a .mlpackage with palette4 weights needs macOS13, not TARGET macOS12" in capsys.readouterr().out
 

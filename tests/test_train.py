@@ -279,7 +279,7 @@ def test_it_stops_in_time_and_ctrl_c_loses_nothing(packed, tmp_path):
     while not list(tmp_path.glob("b/*/last.keras")):
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=60)
+    out, err = process.communicate(timeout=300)
     assert process.returncode != 0 and "Traceback" not in err and "--mode resume" in out and "Ctrl-C" in err
     assert not leftovers(tmp_path)
     read_checkpoint(only_folder(tmp_path / "b"))
