@@ -27,6 +27,7 @@ from common.images import (
 )
 from common.parallel import ordered_map, progress
 from common.scores import mean_dice
+from common.stored import Rows, open_rows, refuse_broken_shards
 
 
 class SliceSet:
@@ -34,7 +35,8 @@ class SliceSet:
 
     Attributes:
         path: file that it came from.
-        x, y: (N, H, W, 1) in the integer types of the files: arrays, or what gives a row when indexed by one number.
+        x, y: (N, H, W, 1) in the integer types of the files: arrays, or what gives rows when indexed like one, see
+            `common.stored`.
         case, source: lists of N str.
         classes: 1, or K for class numbers 0..K.
         in_memory: whether x and y are arrays.
@@ -90,9 +92,7 @@ class SliceSet:
 
     def batch(self, indices):
         """Slices scaled to 0..1, (B, H, W, 1) float32, and class numbers, (B, H, W, 1) uint8."""
-        x = np.stack([self.x[i] for i in indices]) if not self.in_memory else self.x[indices]
-        y = np.stack([self.y[i] for i in indices]) if not self.in_memory else self.y[indices]
-        return to_unit(x), to_classes(y, self.classes)
+        return to_unit(self.x[indices]), to_classes(self.y[indices], self.classes)
 
     def batches(self, batch_size, seed=None, augmentation=None, crop=None):
         """Batches of the slices; arguments as the settings of train.py, `seed` None for the order of the set.
@@ -174,8 +174,9 @@ def _open_packed(path, memory_gb, classes):
             name: [text.decode() for text in file[name][:]] if name in file else [""] * len(x)
             for name in ("case", "source")
         }
-        if in_memory:
-            x, y = x[:], y[:]
+        for dataset in (x, y):
+            refuse_broken_shards(path, dataset)
+        x, y = (dataset[:] if in_memory else open_rows(path, dataset) for dataset in (x, y))
     except OSError:
         raise InputError(f"{path} is damaged or cut short; pack it again with 3_pack_hdf5.py") from None
     classes = file.attrs.get("classes", classes)
@@ -203,7 +204,8 @@ def _open_list(path, memory_gb, classes):
     if in_memory:
         x, y = np.empty(shape, number), np.empty(shape, np.uint8)
     else:
-        x, y = _Files(table["x"], read_slice, shape), _Files(table["y"], read_mask, shape)
+        x = Rows(lambda i: read_slice(table["x"][i])[..., None], shape, number)
+        y = Rows(lambda i: read_mask(table["y"][i])[..., None], shape, np.uint8)
     problems, values = [], set()
     pairs = zip(table["x"], table["y"], strict=True)
     decoded = ordered_map(lambda pair: read_pair(*pair, like), pairs, problems=problems)
@@ -219,16 +221,6 @@ def _open_list(path, memory_gb, classes):
         classes = class_count(values, path)
     preparation = common_preparation(table)
     return SliceSet(path, x, y, list(table["case"]), list(table["x"]), classes, in_memory, preparation)
-
-
-class _Files:
-    """Pictures that are read when they are asked for, as rows of (N, H, W, 1)."""
-
-    def __init__(self, paths, read, shape):
-        self.paths, self.read, self.shape = list(paths), read, shape
-
-    def __getitem__(self, index):
-        return self.read(self.paths[index])[..., None]
 
 
 class Batches(keras.utils.PyDataset):
