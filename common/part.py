@@ -1,0 +1,208 @@
+"""Work that several processes or machines share: PART = "2/8" does the second of eight parts.
+
+The parts write to a place that all of them see, at any time and in any order; the one that ends last joins them.
+"""
+
+import os
+import shutil
+import time
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from common.errors import InputError
+from common.files import read_json, refuse_existing, remove, whole_folder, write_json
+
+LOCK = ".part-lock"
+SETTINGS = "settings.json"  # of all parts, beside them
+OWN = ("PART", "REPLACE")  # settings in which parts may differ
+
+
+class Part(NamedTuple):
+    """The part of the work that a process does: its number, from 1, and how many there are."""
+
+    number: int = 1
+    count: int = 1
+
+    @classmethod
+    def read(cls, text):
+        """Part of a setting PART; "" is the whole.
+
+        Raises:
+            InputError: if it is no such text as "2/8".
+        """
+        if not text:
+            return cls()
+        number, _, count = text.partition("/")
+        if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+            raise InputError(f'PART is {text!r}; expected for instance "2/8", the second of eight parts')
+        return cls(int(number), int(count))
+
+    def __str__(self):
+        return f"{self.number} of {self.count}"
+
+    @property
+    def is_whole(self):
+        return self.count == 1
+
+    def share(self, items, unit=None):
+        """The items of this part: neighbours, so that the parts one after the other are the items in their order.
+
+        Args:
+            items: list.
+            unit: function of an item to what must stay together, such as its case; equal ones are neighbours. None:
+                each item stands alone.
+
+        Returns:
+            list, as long as that of any other part to a unit; empty where there are fewer units than parts.
+        """
+        units = []
+        for item in items:
+            key = unit(item) if unit else None
+            if not unit or not units or units[-1][0] != key:
+                units.append((key, []))
+            units[-1][1].append(item)
+        mine, done = [], 0
+        for _, members in units:
+            if (2 * done + len(members)) * self.count // (2 * len(items)) == self.number - 1:
+                mine += members
+            done += len(members)
+        return mine
+
+
+def do_part(output, part, settings, fill, join=None, replace=False, marker=None):
+    """Fill the folder of a part and, once all parts are there, the folder `output`, which appears whole or not at all.
+
+    Until then the parts wait in `<output>.parts`. A part that is there already is not done again unless `replace`.
+
+    Args:
+        output: folder to write.
+        part: Part; of the whole, `fill` fills `output` itself.
+        settings: dict of the settings, in which all parts must agree.
+        fill: function of a Path that fills this folder.
+        join: function of the list of the parts' folders, in order, and of the Path to fill from them; None:
+            `merge`. What it is given must stay as it is.
+        replace, marker: as `common.files.whole_folder`.
+
+    Returns:
+        whether `output` was written.
+
+    Raises:
+        InputError: as `whole_folder`; if parts that wait there had other settings.
+    """
+    if part.is_whole:
+        with whole_folder(output, replace, marker) as folder:
+            fill(folder)
+        return True
+    refuse_existing(output, replace, marker)
+    place = Path(f"{Path(output)}.parts")
+    folders = [place / str(Part(number, part.count)) for number in range(1, part.count + 1)]
+    mine = folders[part.number - 1]
+    with locked(place):
+        agree_on_settings(place, settings | {"parts": part.count})
+    if mine.exists() and not replace:
+        print(f"{mine} is there already, and is not made again", flush=True)
+    else:
+        with whole_folder(mine, replace=True) as folder:
+            fill(folder)
+    with locked(place):
+        if not mine.exists():  # another part, which ended at the same moment, has joined them
+            return True
+        missing = [folder.name for folder in folders if not folder.exists()]
+        if not missing:
+            with whole_folder(output, replace, marker) as folder:
+                (join or merge)(folders, folder)
+            for inside in place.iterdir():
+                if inside.name != LOCK:
+                    remove(inside)
+    if missing:
+        print(f"part {part} is done; {len(missing)} are missing: {', '.join(missing[:10])}")
+    return not missing
+
+
+def agree_on_settings(place, settings):
+    """Keep the settings of the first part, and refuse others; under the lock of `place`."""
+    settings = {name: value for name, value in settings.items() if name not in OWN}
+    path = place / SETTINGS
+    if not path.exists():
+        write_json(path, settings)
+    before = read_json(path)
+    for name in settings:
+        if before.get(name) != settings[name]:
+            raise InputError(
+                f"{place} holds parts with {name} {before.get(name)!r}, here it is {settings[name]!r}; give all parts "
+                "the same settings, or remove that folder to begin anew"
+            )
+
+
+def merge(folders, target):
+    """Put the files of several folders into one: tables of one name are joined, of other files the first is taken."""
+    for folder in folders:
+        for source in sorted(path for path in folder.rglob("*") if path.is_file()):
+            copy = target / source.relative_to(folder)
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            if source.suffix == ".csv":
+                header, _, rows = source.read_bytes().partition(b"\n")
+                with copy.open("ab") as table:
+                    table.write(rows if table.tell() else header + b"\n" + rows)
+            elif not copy.exists():
+                link_or_copy(source, copy)
+
+
+def link_or_copy(source, copy):
+    try:
+        os.link(source, copy)
+    except OSError:  # a file system without links
+        shutil.copyfile(source, copy)
+
+
+@contextmanager
+def locked(folder):
+    """Let one process at a time, of those that see a folder, do what follows; a process that is killed lets go.
+
+    Args:
+        folder: Path; it is made where it is not there, and goes in the end if nothing is in it.
+    """
+    path = folder / LOCK
+    while (file := open_lock(path)) is None:
+        time.sleep(0.01)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no file that is open
+            path.unlink()
+        file.close()
+        if os.name == "nt":
+            with suppress(OSError):
+                path.unlink()
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def open_lock(path):
+    """Open and lock a file; None where the process that had it before has removed it meanwhile."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with suppress(FileNotFoundError), ExitStack() as stack:
+        file = stack.enter_context(path.open("ab"))
+        wait_for_lock(file)
+        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+            stack.pop_all()
+            return file
+    return None
+
+
+def wait_for_lock(file):
+    """Wait until a file is ours alone; closing it lets go."""
+    if os.name != "nt":
+        import fcntl
+
+        fcntl.flock(file, fcntl.LOCK_EX)
+        return
+    import msvcrt
+
+    while True:
+        try:
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            return
+        except OSError:
+            time.sleep(0.05)
