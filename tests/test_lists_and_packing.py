@@ -2,19 +2,26 @@
 
 import importlib.util
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pandas as pd
+import pytest
 from conftest import ROOT, assert_refused, disc_slice, leftovers, make_cases, run_here, run_script, write_picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from common.cases import read_list, slice_identity
+from common.datasets import open_set
 from common.errors import InputError
 from common.images import read_picture, values_of
+from common.settings import flags_of
 
 LISTS, PACK = "preprocess/2_write_lists.py", "preprocess/3_pack_hdf5.py"
 
@@ -194,6 +201,93 @@ def test_more_slices_than_a_block_and_compression(tmp_path):
             assert file["x"].dtype == np.uint16 and file["y"].dtype == np.uint8
             for i in (0, 255, 256, 299):
                 assert np.array_equal(file["x"][i, ..., 0], read_picture(file["source"][i].decode()))
+
+
+def contents(path):
+    """All that a packed set holds but the settings; of compressed or joined ones too."""
+    with h5py.File(path) as file:
+        attributes = {name: np.array(value).tolist() for name, value in file.attrs.items() if name != "settings"}
+        return {name: file[name][:].tolist() for name in ("x", "y", "case", "source")}, repr(attributes)
+
+
+def assert_packed_alike(ours, theirs):
+    names = sorted(path.name for path in theirs.glob("*.h5"))
+    assert names and sorted(path.name for path in ours.glob("*.h5")) == names
+    for name in names:
+        assert contents(ours / name) == contents(theirs / name)
+    assert not leftovers(ours)
+
+
+def test_shards_are_shown_as_one_set_and_are_made_once(packed, tmp_path):
+    settings = {"LISTS": packed["lists"], "PACKED": tmp_path / "a", "SHARD_GB": 3 * 24 * 24 * 2 / 1e9}
+    run_script(PACK, **settings)
+    assert len(list((tmp_path / "a" / "shards").glob("train-*.h5"))) == 3
+    assert_packed_alike(tmp_path / "a", packed["packed"])
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    assert_packed_alike(tmp_path / "b", packed["packed"])
+    inside, outside = (open_set(tmp_path / "b" / "train.h5", memory_gb) for memory_gb in (1, 0))
+    for ours, theirs in zip(inside.batch([7, 0, 3, 5]), outside.batch([7, 0, 3, 5]), strict=True):
+        assert np.array_equal(ours, theirs)
+    settings["PACKED"] = tmp_path / "b"
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "b").rglob("*.h5")}
+    assert "7 of 7 shards are there already" in run_script(PACK, **settings).stdout
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "b").rglob("*.h5")} == before
+    assert_refused(PACK, "exists", **{**settings, "SEED": 2})
+    run_script(PACK, **{**settings, "SEED": 2}, REPLACE=True)
+    assert len(list((tmp_path / "b" / "shards").iterdir())) == 7, "shards of the set before are gone"
+    shard = max((tmp_path / "b" / "shards").glob("train-*.h5"))
+    whole = shard.read_bytes()
+    for content, words in ((whole[: len(whole) // 2], "cut short"), (None, "is gone")):
+        shard.unlink()
+        if content:
+            shard.write_bytes(content)
+        with pytest.raises(InputError, match=words):
+            open_set(tmp_path / "b" / "train.h5", memory_gb=0)
+    run_script(PACK, LISTS=packed["lists"], PACKED=tmp_path / "b", REPLACE=True)
+    assert not (tmp_path / "b" / "shards").exists()
+    assert_packed_alike(tmp_path / "b", packed["packed"])
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_parts_pack_what_one_run_packs(packed, tmp_path, compression):
+    """All at the same time: whichever ends last joins them."""
+    settings = {"LISTS": packed["lists"], "PACKED": tmp_path, "COMPRESSION": compression}
+    commands = [
+        [sys.executable, str(ROOT / PACK), *flags_of({**settings, "PART": f"{number}/3"})] for number in (1, 2, 3)
+    ]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert any("wrote 16 slices in 3 sets" in output for output in outputs)
+    assert_packed_alike(tmp_path, packed["packed"])
+    assert_refused(PACK, "PART is '4/3'", **settings, PART="4/3")
+    assert_refused(PACK, "SHARD_GB is 0.0", **settings, SHARD_GB=0)
+
+
+def test_packing_that_was_killed_goes_on_at_its_shard(tmp_path):
+    cases = make_cases(tmp_path / "cases", cases=4, slices=100, size=64)
+    run_script(LISTS, CASES=cases, LISTS=tmp_path / "lists")
+    settings = {"LISTS": tmp_path / "lists", "PACKED": tmp_path / "a", "SHARD_GB": 20 * 64 * 64 * 2 / 1e9}
+    command = [sys.executable, str(ROOT / PACK), *flags_of(settings)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    shards = tmp_path / "a" / "shards"
+    while len(list(shards.glob("train-*.h5"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list((tmp_path / "a").glob("*.h5"))
+    whole = {path: path.stat().st_mtime_ns for path in shards.glob("train-*.h5")}
+    bad = Path(read_list(tmp_path / "lists" / "test.csv")["x"][0])
+    good = bad.read_bytes()
+    bad.write_bytes(good[:-20])
+    assert_refused(PACK, "cut short", **settings)
+    assert not list((tmp_path / "a").glob("*.h5"))
+    bad.write_bytes(good)
+    assert "shards are there already" in run_script(PACK, **settings).stdout
+    assert all(path.stat().st_mtime_ns == before for path, before in whole.items())
+    run_script(PACK, LISTS=tmp_path / "lists", PACKED=tmp_path / "b")
+    assert_packed_alike(tmp_path / "a", tmp_path / "b")
 
 
 @given(hnp.arrays(np.uint8, (3, 4), elements=st.sampled_from([0, 1, 2, 254, 255])))
