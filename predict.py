@@ -20,6 +20,7 @@ INPUT = ""  # folder of pictures, case folder, folder of cases, list (.csv), or 
 # MetaImage)
 OUTPUT = "predictions"  # folder for the masks
 REPLACE = False  # True to write over an OUTPUT that exists
+PART = ""  # "2/8": the second of eight parts of the cases or pictures; the part that ends last joins them; "": all
 
 # --- how
 FIT: str | None = None  # "resize" to the size of the network and back; "tile" by overlapping tiles of that size;
@@ -67,7 +68,6 @@ from common.files import (
     require_choice,
     require_folder,
     require_range,
-    whole_folder,
     write_json,
 )
 from common.folds import is_cross_validation, read_choice
@@ -85,6 +85,7 @@ from common.images import (
 )
 from common.label_volumes import WRITTEN, CaseVolumes
 from common.parallel import ordered_map, progress
+from common.part import Part, do_part
 from common.postprocess import check_cleaning, clean
 from common.runs import MODELS, model_file
 from common.settings import recorded_settings
@@ -104,12 +105,44 @@ def main():
     files, flips, cleaning = find_networks()
     refuse_existing(OUTPUT, REPLACE, RECORD)
     prepared = preparation(files)
-    fit = FIT or prepared["fit"] or "resize"
     slices, read, record_of = open_input(prepared)
+    part = Part.read(PART)
+    mine = part.share(slices, functools.partial(what_stays_together, record_of=record_of))
+    settings = recorded_settings(globals()) | {"PART": ""}
+    written = [f"{len(slices)} masks, in {part.count} parts,"]
 
+    def fill(folder):
+        if mine:
+            written.append(predict(folder, mine, read, record_of, files, prepared["fit"], flips, cleaning))
+        write_json(folder / RECORD, settings)
+
+    same = settings | {"networks": list(map(str, files)), "pictures": len(slices)}  # in all parts
+    if do_part(OUTPUT, part, same, fill, replace=REPLACE, marker=RECORD):
+        print(f"wrote {written[-1] if part.is_whole else written[0]} to {OUTPUT}")
+
+
+def what_stays_together(s, record_of):
+    """What slice `s` must not be parted from: its case, or the picture or volume that it was cut from."""
+    name, record = record_of(s)
+    return name if s.case or "volume" in record or (PASTE and record) else s.path
+
+
+def predict(folder, slices, read, record_of, files, fit, flips, cleaning):
+    """Write the masks of slices, and what is made of them, into a folder.
+
+    Args:
+        folder: Path.
+        slices, read, record_of: of `open_input`.
+        files, flips, cleaning: of `find_networks`.
+        fit: of the training sets, where FIT does not say another.
+
+    Returns:
+        what was written, as text.
+    """
     import_keras()
     ensemble = Ensemble(files)
     size, classes = ensemble.size, max(ensemble.channels - 1, 1)
+    fit = FIT or fit or "resize"
     averaged = {"none": "", "flips": ", averaged over flips", "turns": ", averaged over flips and quarter turns"}[flips]
     print(
         f"predicting {len(slices)} pictures of {INPUT} with {', '.join(map(str, files))}, {fit} at {size}{averaged}",
@@ -119,22 +152,20 @@ def main():
     steps = ensemble.predict(lambda: ordered_map(read, slices), **settings)
     steps = progress(steps, len(slices) * len(files), "predicting")
     predicted = ((image, probabilities) for image, probabilities in steps if image is not None)
-    with whole_folder(OUTPUT, REPLACE, RECORD) as part:
-        pictures_at_full_scale = FullPictures(part, PASTE, classes)
-        volumes = CaseVolumes(part, LABEL_VOLUMES, cleaning if CLEAN_IN == "3d" else {})
-        for s, (image, probabilities) in zip(slices, predicted, strict=True):
-            numbers = choose_classes(probabilities)
-            numbers = clean(numbers, **cleaning) if CLEAN_IN == "2d" else numbers
-            write(part / s.case / f"{s.name}.png", from_classes(numbers, classes))
-            if OVERLAYS:
-                write(part / "overlays" / s.case / f"{s.name}.png", draw_outlines(paint(image, numbers), numbers))
-            name, record = record_of(s)
-            volumes.add(name, s.name, record, numbers)
-            pictures_at_full_scale.add(name if record else s.case, s.name, record, numbers, s.path)
-        written = [(volumes.close(), "label volumes"), (pictures_at_full_scale.close(), "pictures at full scale")]
-        write_json(part / RECORD, recorded_settings(globals()))
-    also = (" and overlays" if OVERLAYS else "") + "".join(f", {count} {what}" for count, what in written if count)
-    print(f"wrote {len(slices)} masks{also} to {OUTPUT}")
+    pictures_at_full_scale = FullPictures(folder, PASTE, classes)
+    volumes = CaseVolumes(folder, LABEL_VOLUMES, cleaning if CLEAN_IN == "3d" else {})
+    for s, (image, probabilities) in zip(slices, predicted, strict=True):
+        numbers = choose_classes(probabilities)
+        numbers = clean(numbers, **cleaning) if CLEAN_IN == "2d" else numbers
+        write(folder / s.case / f"{s.name}.png", from_classes(numbers, classes))
+        if OVERLAYS:
+            write(folder / "overlays" / s.case / f"{s.name}.png", draw_outlines(paint(image, numbers), numbers))
+        name, record = record_of(s)
+        volumes.add(name, s.name, record, numbers)
+        pictures_at_full_scale.add(name if record else s.case, s.name, record, numbers, s.path)
+    others = [(volumes.close(), "label volumes"), (pictures_at_full_scale.close(), "pictures at full scale")]
+    also = (" and overlays" if OVERLAYS else "") + "".join(f", {count} {what}" for count, what in others if count)
+    return f"{len(slices)} masks{also}"
 
 
 def check_settings():

@@ -46,24 +46,20 @@ class Part(NamedTuple):
         return self.count == 1
 
     def share(self, items, unit=None):
-        """The items of this part: neighbours, so that the parts one after the other are the items in their order.
+        """The items of this part: a run of them, so that the parts one after the other are the items in their order.
 
         Args:
             items: list.
-            unit: function of an item to what must stay together, such as its case; equal ones are neighbours. None:
-                each item stands alone.
+            unit: function of an item to what must stay together, such as its case; None: each item stands alone.
 
         Returns:
-            list, as long as that of any other part to a unit; empty where there are fewer units than parts.
+            list, about as long as that of any other part; empty where there are fewer units than parts.
         """
-        units = []
-        for item in items:
-            key = unit(item) if unit else None
-            if not unit or not units or units[-1][0] != key:
-                units.append((key, []))
-            units[-1][1].append(item)
+        units = {}
+        for number, item in enumerate(items):
+            units.setdefault(unit(item) if unit else number, []).append(item)
         mine, done = [], 0
-        for _, members in units:
+        for members in units.values():
             if (2 * done + len(members)) * self.count // (2 * len(items)) == self.number - 1:
                 mine += members
             done += len(members)

@@ -1,15 +1,21 @@
 """predict.py: pictures of any size in, masks and overlays out."""
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import assert_refused, disc_slice, leftovers, run_here, run_script, write_picture
+from conftest import ROOT, assert_refused, disc_slice, leftovers, run_here, run_script, write_picture
 
+from common.files import write_json
 from common.images import read_mask, read_picture, to_unit
+from common.settings import flags_of
 from common.tiling import predict_pictures
 
 
@@ -102,6 +108,47 @@ def test_masks_are_those_of_the_network(trained, packed, tmp_path):
         p = model.predict(to_unit(read_picture(image))[None, ..., None], verbose=0)[0, ..., 0]
         mask = read_mask(tmp_path / "out" / image.parent.parent.name / image.name)
         assert (mask > 0)[np.abs(p - 0.3) > 1e-5].tolist() == (p > 0.3)[np.abs(p - 0.3) > 1e-5].tolist()
+
+
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_parts_predict_what_one_run_predicts(trained, packed, tmp_path):
+    """Cases of which one came from a volume: it stays whole, and so does the table of volumes."""
+    cases = tmp_path / "cases"
+    shutil.copytree(packed["cases"], cases)
+    grid = {
+        "size": [24, 24, 4],
+        "spacing": [1.0, 1.0, 2.0],
+        "origin": [0.0] * 3,
+        "direction": np.eye(3).ravel().tolist(),
+    }
+    entries = {f"{i + 1:04d}": {"index": i, "image_size": [24, 24], "box": [0, 0, 24, 24]} for i in range(4)}
+    for case in ("case02", "case03"):
+        volume = {"plane": "axial", "grid": grid, "geometry": grid}
+        write_json(cases / case / "case.json", {"slices": entries, "volume": volume})
+    settings = {"RUN": trained[0], "INPUT": cases}
+    run_script("predict.py", **settings, OUTPUT=tmp_path / "whole")
+    whole = files_of(tmp_path / "whole")
+    assert whole[Path("volumes.csv")].count(b"case0") == 2
+    settings["OUTPUT"] = tmp_path / "out"
+    commands = [
+        [sys.executable, str(ROOT / "predict.py"), *flags_of({**settings, "PART": f"{number}/2"})] for number in (1, 2)
+    ]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert any("wrote 16 masks, in 2 parts" in output for output in outputs)
+    found = files_of(tmp_path / "out")
+    assert found.keys() == whole.keys()
+    for path, content in whole.items():
+        if path.name == "prediction.json":
+            content = content.replace(str(tmp_path / "whole").encode(), str(tmp_path / "out").encode())
+        assert found[path] == content, path
+    assert not leftovers(tmp_path) and not (tmp_path / "out.parts").exists()
+    assert_refused("predict.py", "PART is '3/2'", **settings, PART="3/2", REPLACE=True)
+    assert_refused("predict.py", "exists", **settings, PART="1/2")
 
 
 def test_bad_input_of_predict(trained, packed, tmp_path):
