@@ -22,6 +22,7 @@ FILTERS = ["O", "A", "B", "C"]  # O none, A non-local means, B bilateral, C CLAH
 SHAPES = ["", "HT", "WD", "DKP", "DKM", "HSR", "HSL", "RTP", "RTM", "CP0", "CP1", "CP2", "CP3", "CP4"]
 # "" undeformed, HT and WD stretch, DKP and DKM trapezoid, HSR and HSL parallelogram, RTP and RTM rotation, CP parts
 WORKERS = 0  # slices at a time; 0: one a core
+PART = ""  # "2/8": the second of eight parts of the cases, each for a process or machine of its own; "": all
 
 # --- amounts of the shapes
 STRETCH = 0.05  # share of the size by which HT and WD stretch at each end
@@ -49,6 +50,7 @@ from common.errors import InputError, summarise
 from common.files import read_json, remove, write_json
 from common.images import encode_png, read_pair
 from common.parallel import ordered_map, progress
+from common.part import Part
 
 RECORD = "augmented.json"
 
@@ -56,7 +58,11 @@ RECORD = "augmented.json"
 def main():
     shapes, filters = choose(SHAPES, make_shapes(), "SHAPES"), choose(FILTERS, make_filters(), "FILTERS")
     check_amounts()
-    cases = find_cases(CASES)
+    part = Part.read(PART)
+    cases = part.share(find_cases(CASES))
+    if not cases:
+        print(f"nothing to do in part {part}: {CASES} has fewer cases")
+        return
     folders = [*(f"x_{f}{suffix(s)}" for f in filters for s in shapes), *(f"y_O{suffix(s)}" for s in shapes)]
     for case in cases:
         refuse_foreign_folders(case, folders)

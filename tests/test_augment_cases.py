@@ -1,11 +1,15 @@
 """1_augment_cases.py against the definitions of the AIS codeset, written again with plain OpenCV and NumPy."""
 
+import subprocess
+import sys
+
 import cv2
 import numpy as np
 import pytest
-from conftest import assert_refused, disc_slice, leftovers, make_cases, run_here, run_script, write_picture
+from conftest import ROOT, assert_refused, disc_slice, leftovers, make_cases, run_here, run_script, write_picture
 
 from common.images import read_mask, read_picture
+from common.settings import flags_of
 
 SCRIPT = "preprocess/1_augment_cases.py"
 SHAPES = ["", "HT", "WD", "DKP", "DKM", "HSR", "HSL", "RTP", "RTM", "CP0", "CP1", "CP2", "CP3", "CP4"]
@@ -126,6 +130,24 @@ def test_class_numbers_stay_class_numbers_and_16_bits_stay(tmp_path):
         found = read_picture(case / f"x_{letter}" / "0001.png")
         expected = reference_filter(letter, (image >> 8).astype(np.uint8)) * 257.0
         assert found.dtype == np.uint16 and np.abs(found - expected).mean() < 2 * 257
+
+
+def test_parts_make_what_one_run_makes(tmp_path):
+    few = {"FILTERS": ["O", "C"], "SHAPES": ["", "RTP"]}
+    whole, shared = (make_cases(tmp_path / name, cases=3, slices=2, size=64) for name in ("whole", "shared"))
+    run_script(SCRIPT, CASES=whole, **few)
+    commands = [
+        [sys.executable, str(ROOT / SCRIPT), *flags_of({"CASES": shared, **few, "PART": f"{number}/4"})]
+        for number in range(1, 5)
+    ]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0] * 4
+    assert sum("nothing to do" in output for output in outputs) == 1, "there are three cases"
+    files = sorted(path.relative_to(whole) for path in whole.rglob("*.*"))
+    assert files == sorted(path.relative_to(shared) for path in shared.rglob("*.*"))
+    assert all((whole / file).read_bytes() == (shared / file).read_bytes() for file in files)
+    assert_refused(SCRIPT, "PART is '5/4'", CASES=shared, PART="5/4")
 
 
 @pytest.mark.parametrize(("trim", "axis"), [(5, 0), (-5, 1)])
