@@ -19,6 +19,7 @@ LABEL_NAME = "{id}"  # name of the true labels of a volume, for instance "{id}_s
 IMAGES = ""  # pictures to show errors on, where TRUTH has none: folder of pictures or of volumes
 OUTPUT = "scores"  # folder for the scores
 REPLACE = False  # True to write over an OUTPUT that exists
+PART = ""  # "2/8": score the second of eight parts of the masks; the part that ends last writes OUTPUT; "": all
 AGAINST = ""  # OUTPUT of another evaluation of the same cases, to compare with
 
 # --- what to predict with
@@ -45,17 +46,19 @@ import pandas as pd
 
 from common.devices import environment, import_keras
 from common.errors import InputError, as_input_error
-from common.evaluation import read_other, score_pairs
-from common.files import refuse_existing, require_choice, require_range, whole_file, whole_folder, write_json
+from common.evaluation import read_other, score_pairs, summarise
+from common.files import read_json, refuse_existing, require_choice, require_range, whole_file, write_json
 from common.images import contact_sheet, encode_png
 from common.judging import find_backgrounds, show_errors, write_report
 from common.pairs import match_pairs
 from common.parallel import ordered_map
+from common.part import Part, do_part
 from common.postprocess import check_cleaning
 from common.scores import SCORES
 from common.statistics import compare_scores
 
 RECORD = "evaluation.json"
+SCORED = "scored.json"  # of a part
 
 
 def main():
@@ -65,26 +68,48 @@ def main():
     check_settings()
     pairs = match_pairs(PREDICTED, TRUTH, LABEL_NAME)
     others = read_other(AGAINST, {pair.case for pair in pairs}) if AGAINST else None
-    print(f"scoring {len(pairs)} masks of {PREDICTED} against {TRUTH}", flush=True)
-    result = score_pairs(pairs, TRUTH, SPACING and tuple(pair_of(SPACING)), TOLERANCE)
-    if AGAINST:
-        result.differences, result.against = compare_scores(result.cases, others, SCORES), AGAINST
-    with whole_folder(OUTPUT, REPLACE, RECORD) as part:
-        result.images.to_csv(part / "scores.csv", index=False)
-        result.cases.to_csv(part / "cases.csv", index=False)
-        both = (("cases", result.over_cases), ("images", result.over_images))
-        pd.concat([t.assign(over=name) for name, t in both]).to_csv(part / "summary.csv", index=False)
-        if result.differences is not None:
-            result.differences.to_csv(part / "differences.csv", index=False)
-        pictures = show(result.images, pairs)
-        if pictures:
-            shown, captions = zip(*pictures, strict=True)
-            (part / "worst.png").write_bytes(encode_png(contact_sheet(shown, min(6, len(shown)), 240, captions)))
-        settings = recorded_settings(globals())
-        write_json(part / RECORD, settings)
-        write_report(part / "report.html", result, pictures, settings, environment(backend=False))
-    print_tables(result)
-    print(f"wrote the scores of {len(pairs)} images and {result.cases['case'].nunique()} cases to {OUTPUT}")
+    part, spacing, results = Part.read(PART), SPACING and tuple(pair_of(SPACING)), []
+    mine = part.share(pairs)
+    print(f"scoring {len(mine)} masks of {PREDICTED} against {TRUTH}", flush=True)
+    settings = recorded_settings(globals()) | {"PART": ""}
+
+    def fill(folder):
+        scored = score_pairs(mine, pairs, spacing, TOLERANCE)
+        if part.is_whole:
+            write(folder, scored)
+        else:
+            write_json(folder / SCORED, scored)
+
+    def join(folders, folder):
+        write(folder, [scored for part in folders for scored in read_json(part / SCORED)])
+
+    def write(folder, scored):
+        result = summarise(scored, pairs, TRUTH, spacing, TOLERANCE)
+        if AGAINST:
+            result.differences, result.against = compare_scores(result.cases, others, SCORES), AGAINST
+        write_result(folder, result, pairs, settings)
+        results.append(result)
+
+    do_part(OUTPUT, part, settings | {"masks": len(pairs)}, fill, join, REPLACE, RECORD)
+    for result in results:
+        print_tables(result)
+        print(f"wrote the scores of {len(pairs)} images and {result.cases['case'].nunique()} cases to {OUTPUT}")
+
+
+def write_result(folder, result, pairs, settings):
+    """Write the tables, the pictures and the report of a `common.evaluation.Result` into a folder."""
+    result.images.to_csv(folder / "scores.csv", index=False)
+    result.cases.to_csv(folder / "cases.csv", index=False)
+    both = (("cases", result.over_cases), ("images", result.over_images))
+    pd.concat([t.assign(over=name) for name, t in both]).to_csv(folder / "summary.csv", index=False)
+    if result.differences is not None:
+        result.differences.to_csv(folder / "differences.csv", index=False)
+    pictures = show(result.images, pairs)
+    if pictures:
+        shown, captions = zip(*pictures, strict=True)
+        (folder / "worst.png").write_bytes(encode_png(contact_sheet(shown, min(6, len(shown)), 240, captions)))
+    write_json(folder / RECORD, settings)
+    write_report(folder / "report.html", result, pictures, settings, environment(backend=False))
 
 
 def check_settings():
@@ -105,6 +130,8 @@ def pair_of(spacing):
 
 def choose_what_helps():
     """Write choice.json and choice.csv into the first of the cross-validations CHOOSE."""
+    if PART:
+        raise InputError("PART divides the scoring of masks; CHOOSE is done by one process")
     import_keras()
     from common.choosing import choose
     from common.folds import write_choice

@@ -44,35 +44,59 @@ class Result:
     against: str = ""
 
 
-def score_pairs(pairs, truth_place, given, tolerance):
-    """Score all pairs; each mask is read once, and a few are held at a time.
+def score_pairs(pairs, everything, given, tolerance):
+    """Score pairs; each mask is read once, and a few are held at a time.
 
     Args:
-        pairs: list of Pair, not empty.
-        truth_place: place of the true masks, for messages.
+        pairs: list of Pair.
+        everything: list of all pairs of the evaluation, of which those are some or all.
         given: (row, column) spacing of slices in mm, or None to take what the cases say.
         tolerance: of the surface Dice.
 
     Returns:
-        Result, without differences.
+        list of [rows, values] of each pair, for `summarise`, as JSON keeps them: a dict for each class, and the lists
+        of the values that the predicted and the true file hold.
 
     Raises:
-        InputError: as `read_pair` and `count_classes`.
+        InputError: as `read_pair`.
     """
-    volumes = pairs[0].is_volume
-    spacings = {pair.spacing for pair in pairs}
-    known = volumes or bool(given) or None not in spacings
-    if not known and len(spacings) > 1:
+    volumes, known = everything[0].is_volume, knows_spacing(everything, given)
+    if not known and len({pair.spacing for pair in everything}) > 1:
         print("the spacing of some cases is not known: distances of all are in pixels")
 
     def score(pair):
         predicted, truth, own, values = read_pair(pair)
         spacing = own if volumes else given or (own if known else (1, 1))
         there = ({1 if value == 255 else value for value in set().union(*values)} | {1}) - {0}
-        return [score_class(pair, c, predicted == c, truth == c, spacing, tolerance) for c in sorted(there)], values
+        rows = [score_class(pair, c, predicted == c, truth == c, spacing, tolerance) for c in sorted(there)]
+        return [rows, list(map(sorted, values))]
 
-    rows, values = zip(*progress(ordered_map(score, pairs), len(pairs), "scoring"), strict=True)
-    classes = count_classes(pairs, values, truth_place)
+    return list(progress(ordered_map(score, pairs), len(pairs), "scoring"))
+
+
+def knows_spacing(pairs, given):
+    """Whether distances are in mm: of volumes, of a spacing that was given, or where all cases know theirs."""
+    return pairs[0].is_volume or bool(given) or None not in {pair.spacing for pair in pairs}
+
+
+def summarise(scored, pairs, truth_place, given, tolerance):
+    """What the scores of all pairs come to.
+
+    Args:
+        scored: what `score_pairs` gives for the pairs.
+        pairs: list of Pair, not empty.
+        truth_place: place of the true masks, for messages.
+        given, tolerance: as `score_pairs`.
+
+    Returns:
+        Result, without differences.
+
+    Raises:
+        InputError: as `count_classes`.
+    """
+    volumes, known = pairs[0].is_volume, knows_spacing(pairs, given)
+    rows, values = zip(*scored, strict=True)
+    classes = count_classes(pairs, [list(map(set, both)) for both in values], truth_place)
     images = pd.DataFrame([row for of_pair in rows for row in with_all_classes(of_pair, classes)])
     elements = images.pop("element")
     cases = of_cases(images)

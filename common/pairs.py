@@ -1,5 +1,6 @@
 """Predicted masks and the true ones that they belong to: slices or label volumes."""
 
+import functools
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,7 +71,9 @@ def _match_slices(predicted, truth):
     if not guesses.keys() & masks.keys():  # the one side may be in case folders and the other loose
         guesses, masks = (_without_only_case(side) for side in (guesses, masks))
     _refuse_alone(guesses, masks, predicted, truth)
-    return [Pair(*key, guesses[key], masks[key], _spacing_of(masks[key])) for key in guesses]
+    record_in = functools.cache(read_case_record)  # a case has many slices
+    spacings = {key: pixel_spacing(record_in(mask.parent.parent), mask.stem) for key, mask in masks.items()}
+    return [Pair(*key, guesses[key], masks[key], spacings[key]) for key in guesses]
 
 
 def _match_volumes(predicted, truth, label_name):
@@ -94,11 +97,6 @@ def _refuse_alone(guesses, masks, predicted, truth):
 
 def _without_only_case(masks):
     return {("", name): path for (_, name), path in masks.items()} if len({case for case, _ in masks}) == 1 else masks
-
-
-def _spacing_of(mask):
-    """(row, column) spacing of a slice of a case folder in mm; None where it is not known."""
-    return pixel_spacing(read_case_record(mask.parent.parent), mask.stem)
 
 
 # --- reading

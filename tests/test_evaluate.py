@@ -208,6 +208,26 @@ def test_tables_and_files(tmp_path):
     assert "case01 0001" in report and "images: empty mask, but a prediction" in report
 
 
+def test_parts_score_what_one_run_scores(tmp_path):
+    truth = make_cases(tmp_path / "truth", cases=3, slices=3, size=32, classes=2)
+    predictions_of(truth, tmp_path / "out")
+    write_picture(truth / "case02" / "y" / "0002.png", np.zeros((32, 32), np.uint8))
+    settings = {"PREDICTED": tmp_path / "out", "TRUTH": truth}
+    run_script("evaluate.py", **settings, OUTPUT=tmp_path / "whole")
+    for number in (2, 1, 3):
+        run_script("evaluate.py", **settings, OUTPUT=tmp_path / "parts", PART=f"{number}/3")
+        assert (tmp_path / "parts").exists() == (number == 3)
+    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
+    assert names == sorted(path.name for path in (tmp_path / "parts").iterdir())
+    for name in set(names) - {"report.html", "evaluation.json"}:
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
+    assert not leftovers(tmp_path) and not (tmp_path / "parts.parts").exists()
+    settings["OUTPUT"] = tmp_path / "other"
+    run_script("evaluate.py", **settings, PART="1/2")
+    assert_refused("evaluate.py", "TOLERANCE 1.0, here it is 2.0", **settings, PART="2/2", TOLERANCE=2.0)
+    assert_refused("evaluate.py", "PART is '0/2'", **settings, PART="0/2")
+
+
 def test_comparison_with_another_result(tmp_path):
     truth = make_cases(tmp_path / "truth", cases=6, slices=2, size=32)
     predictions_of(truth, tmp_path / "a")
