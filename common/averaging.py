@@ -2,11 +2,13 @@
 
 import gc
 import tempfile
+import zipfile
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import InputError
+from common.files import read_json
 from common.runs import load_network
 from common.tiling import predict_pictures
 
@@ -21,6 +23,18 @@ def ends_of(network, file):
     if height != width or height is None or gray != 1:
         raise InputError(f"{file} takes {network.input_shape[1:]}; expected square slices of one channel")
     return height, channels
+
+
+def ends_on_record(file):
+    """The same, as state.json beside a network of a run says; None where there is none or the file is damaged."""
+    state = Path(file).with_name("state.json")
+    data = read_json(state).get("data", {}) if state.exists() else {}
+    if not {"size", "classes"} <= data.keys():
+        return None
+    with zipfile.ZipFile(file) as archive:
+        if archive.testzip():
+            return None
+    return data["size"], 1 if data["classes"] == 1 else data["classes"] + 1
 
 
 class Ensemble:
@@ -39,7 +53,8 @@ class Ensemble:
 
     def __init__(self, files):
         self.files, self.loaded = files, None
-        ends = [ends_of(self._load(i), files[i]) for i in reversed(range(len(files)))][::-1]  # the first stays loaded
+        others = [ends_on_record(files[i]) or ends_of(self._load(i), files[i]) for i in range(1, len(files))]
+        ends = [ends_of(self._load(0), files[0]), *others]  # the first one stays loaded
         for (size, channels), file in zip(ends, files, strict=True):
             if (size, channels) != ends[0]:
                 raise InputError(

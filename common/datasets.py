@@ -227,7 +227,8 @@ class Batches(keras.utils.PyDataset):
     """Batches of a set for `fit`, `evaluate` and `predict`.
 
     All that is random in an epoch depends on (seed, epoch) alone, so that a run that was resumed goes on as if
-    it had never stopped.
+    it had never stopped. Each epoch has an order of its own, of all slices, drawn without regard to where they are:
+    sets that are read from their files are shuffled as those in memory, and one batch of them is held at a time.
 
     Args:
         slices: SliceSet.

@@ -13,8 +13,10 @@ import pandas as pd
 import pytest
 from conftest import ROOT, assert_refused, disc_slice, leftovers, run_here, run_script, write_picture
 
+from common import averaging
 from common.files import write_json
 from common.images import read_mask, read_picture, to_unit
+from common.runs import load_network
 from common.settings import flags_of
 from common.tiling import predict_pictures
 
@@ -108,6 +110,15 @@ def test_masks_are_those_of_the_network(trained, packed, tmp_path):
         p = model.predict(to_unit(read_picture(image))[None, ..., None], verbose=0)[0, ..., 0]
         mask = read_mask(tmp_path / "out" / image.parent.parent.name / image.name)
         assert (mask > 0)[np.abs(p - 0.3) > 1e-5].tolist() == (p > 0.3)[np.abs(p - 0.3) > 1e-5].tolist()
+
+
+def test_each_of_several_networks_is_loaded_once(trained, monkeypatch):
+    files, loaded = [trained[0] / "best_dice.keras", trained[0] / "last.keras"], []
+    monkeypatch.setattr(averaging, "load_network", lambda file: loaded.append(file) or load_network(file))
+    ensemble = averaging.Ensemble(files)
+    assert (ensemble.size, ensemble.channels) == (24, 1)
+    pictures = [np.zeros((24, 24), np.uint8)]
+    assert len(list(ensemble.predict(lambda: pictures, fit="resize"))) == 2 and loaded == files
 
 
 def files_of(folder):

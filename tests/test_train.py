@@ -370,12 +370,21 @@ def test_batches_are_drawn_from_seed_and_epoch(packed):
     assert [len(a[i][0]) for i in range(len(a))] == [3, 3, 2]
 
 
+def test_neighbours_in_an_epoch_are_strangers():
+    for epoch in range(5):
+        batches = Batches(range(20000), 8, seed=1)
+        batches.set_epoch(epoch)
+        assert abs(np.corrcoef(batches.order[:-1], batches.order[1:])[0, 1]) < 0.03
+
+
 def test_sets_in_memory_and_in_files_give_the_same(packed):
     for path in (packed["packed"] / "train.h5", packed["lists"] / "train.csv"):
         inside, outside = open_set(path), open_set(path, memory_gb=0)
         assert inside.in_memory and not outside.in_memory
         for ours, theirs in zip(inside.batch([5, 0, 3]), outside.batch([5, 0, 3]), strict=True):
             assert np.array_equal(ours, theirs) and ours.dtype == theirs.dtype
+        for i in range(3):
+            assert all(map(np.array_equal, Batches(inside, 3, seed=1)[i], Batches(outside, 3, seed=1)[i]))
 
 
 def test_log_knows_the_best_epoch():

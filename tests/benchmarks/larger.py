@@ -1,14 +1,16 @@
 """Sets larger than memory, and what more images cost.
 
-    python tests/benchmarks/larger.py [--images 20000] [--subset 1000] [--sizes 1000,3000,10000,30000] [--place FOLDER]
+    python tests/benchmarks/larger.py [--images 20000] [--subset 300] [--sizes 1000,3000,10000,30000] [--place FOLDER]
 
 First, a set of --images slices of 512x512 (0.5 GB a thousand, with masks as much again) is read for an epoch with
 MEMORY_GB 1, and on --subset of it an epoch of training from the file is timed against one from memory, as the reading
-alone is. Then, for each of --sizes, that many slices of 32x32 are listed, packed, read and evaluated.
+alone is. Then, for each of --sizes, that many slices of 32x32 are listed, packed, read and evaluated. 0 leaves
+a part out.
 """
 
 import argparse
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -18,7 +20,8 @@ from pathlib import Path
 
 from paired import ROOT, compare, run
 
-SIDE, BATCH, BLOCK = 512, 8, 250
+SIDE, BATCH, BLOCK, ROUNDS = 512, 8, 250, 15
+READ = "read"  # word of the command line for the process that reads the large set
 SMALL, OF_CASE, FEW = 32, 100, 100  # side and number of the slices of a case; images of a run that is all start-up
 EPOCHS = 5  # of reading small slices, since one is short
 
@@ -47,23 +50,27 @@ def memory(name):
     return next(int(line.split()[1]) / 1024 for line in lines if line.startswith(name))
 
 
-def read_epoch(path, memory_gb, epochs=1):
-    """Read a set for some epochs, in batches; print seconds an epoch and the memory above that at the start in MB."""
+def read_epochs(batches, epochs=1):
+    """Seconds of reading a set, an epoch in the mean."""
+    started = time.perf_counter()
+    for epoch in range(epochs):
+        batches.set_epoch(epoch)
+        for index in range(len(batches)):
+            batches[index]
+    return (time.perf_counter() - started) / epochs
+
+
+def read_large(path):
+    """Read a set for an epoch with MEMORY_GB 1; print seconds, and the most memory above that at the start, in MB."""
     from common.datasets import Batches, open_set
 
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
     before = memory("VmRSS")
-    batches = Batches(open_set(path, float(memory_gb)), BATCH, seed=1)
-    started = time.perf_counter()
-    for epoch in range(int(epochs)):
-        batches.set_epoch(epoch)
-        for index in range(len(batches)):
-            batches[index]
-    print((time.perf_counter() - started) / int(epochs), memory("VmHWM") - before)
+    print(read_epochs(Batches(open_set(path, 1.0), BATCH, seed=1)), memory("VmHWM") - before)
 
 
-def train_epoch(path, memory_gb):
-    """Train the smallest of networks; print the seconds of its second epoch."""
+def compare_places(path, count):
+    """Time epochs of training and of reading alone, from the file and from memory by turns."""
     from common import devices
 
     devices.import_keras()
@@ -72,22 +79,24 @@ def train_epoch(path, memory_gb):
     from common.datasets import Batches, open_set
 
     devices.set_up(1, False)
-    batches = Batches(open_set(path, float(memory_gb)), BATCH, seed=1)
+    file, inside = (Batches(open_set(path, gb), BATCH, seed=1) for gb in (0.0, 100.0))
     inputs = keras.Input((SIDE, SIDE, 1))
     outputs = keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")(inputs)
     model = keras.Model(inputs, outputs)
     model.compile("sgd", "binary_crossentropy")
-    ends = []
-    clock = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: ends.append(time.monotonic()))
-    model.fit(batches, epochs=2, shuffle=False, verbose=0, callbacks=[clock])
-    print(ends[1] - ends[0])
 
+    def train(batches):
+        started = time.perf_counter()
+        model.fit(batches, shuffle=False, verbose=0)
+        return time.perf_counter() - started
 
-def measured(*task):
-    """Numbers that a task of this file prints in a process of its own."""
-    command = [sys.executable, __file__, *map(str, task)]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    return [float(number) for number in result.stdout.split()[-2:]]
+    for what, epoch in (("of training the smallest network", train), ("of reading and nothing else", read_epochs)):
+        compare(
+            f"an epoch {what}, {count} slices, from the file against from memory",
+            lambda epoch=epoch: epoch(file),
+            lambda epoch=epoch: epoch(inside),
+            rounds=ROUNDS,
+        )
 
 
 def shuffling(count):
@@ -108,10 +117,12 @@ def shuffling(count):
     print(f"order of {count} slices, correlation of neighbours, ten epochs: at most {np.abs(orders).max():.4f}")
 
 
-def larger(root, images, subset):
+def larger(root, images):
     write_set(root / "large.h5", images)
     size = (root / "large.h5").stat().st_size / 1e9
-    seconds, above = measured("read_epoch", root / "large.h5", 1.0)
+    command = [sys.executable, __file__, READ, root / "large.h5"]
+    result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    seconds, above = map(float, result.stdout.split()[-2:])
     print(
         f"an epoch of {images} slices of {SIDE}x{SIDE}, {size:.1f} GB, MEMORY_GB 1: {seconds:.1f} s, "
         f"{size / seconds:.2f} GB a second, {above:.0f} MB above the start",
@@ -119,18 +130,11 @@ def larger(root, images, subset):
     )
     (root / "large.h5").unlink()
     shuffling(images)
+
+
+def from_file_and_from_memory(root, subset):
     write_set(root / "subset.h5", subset)
-    for what, task in (
-        ("an epoch of training the smallest network", ["train_epoch", root / "subset.h5"]),
-        ("an epoch of reading and nothing else", ["read_epoch", root / "subset.h5"]),
-    ):
-        compare(
-            f"{what}, {subset} slices, from the file against from memory",
-            lambda task=task: measured(*task, 0.0)[0 if task[0] == "read_epoch" else -1],
-            lambda task=task: measured(*task, 100.0)[0 if task[0] == "read_epoch" else -1],
-            rounds=5,
-            warm_up=False,
-        )
+    compare_places(root / "subset.h5", subset)
     (root / "subset.h5").unlink()
 
 
@@ -161,17 +165,28 @@ def write_cases(root, count):
         write_json(root / "cases" / case / "case.json", record)
 
 
+def processor_seconds(*command):
+    """Seconds of processor time of a program: on a shared machine they are steadier than those of the clock."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    run(*command)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
 def seconds_of_steps(root, count):
-    """dict of a step to its seconds with `count` images, start-up included but for the reading."""
+    """dict of a step to its processor seconds with `count` images, start-up included but for the reading."""
+    from common.datasets import Batches, open_set
+
     write_cases(root, count)
     lists, packed = root / "lists", root / "packed"
-    seconds = {
-        "lists": run(ROOT / "preprocess" / "2_write_lists.py", "--cases", root / "cases", "--lists", lists)[0],
-        "pack": run(ROOT / "preprocess" / "3_pack_hdf5.py", "--lists", lists, "--packed", packed)[0],
-        "reading": measured("read_epoch", packed / "train.h5", 0.0, EPOCHS)[0],
-    }
-    task = ["--predicted", root / "predicted", "--truth", root / "cases", "--output", root / "scores"]
-    seconds["evaluate"] = run(ROOT / "evaluate.py", *task)[0]
+    lists_task = [ROOT / "preprocess" / "2_write_lists.py", "--cases", root / "cases", "--lists", lists]
+    pack_task = [ROOT / "preprocess" / "3_pack_hdf5.py", "--lists", lists, "--packed", packed]
+    evaluate_task = [ROOT / "evaluate.py", "--predicted", root / "predicted", "--truth", root / "cases"]
+    seconds = {"lists": processor_seconds(*lists_task), "pack": processor_seconds(*pack_task)}
+    started = time.process_time()
+    read_epochs(Batches(open_set(packed / "train.h5", 0.0), BATCH, seed=1), EPOCHS)
+    seconds[f"{EPOCHS} epochs of reading"] = time.process_time() - started
+    seconds["evaluate"] = processor_seconds(*evaluate_task, "--output", root / "scores")
     shutil.rmtree(root)
     return seconds
 
@@ -191,18 +206,19 @@ def growth(root, sizes):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--images", type=int, default=20000)
-    parser.add_argument("--subset", type=int, default=1000)
+    parser.add_argument("--subset", type=int, default=300)
     parser.add_argument("--sizes", default="1000,3000,10000,30000")
     parser.add_argument("--place", help="folder for the data, which is removed; by default that of temporary files")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(dir=arguments.place) as folder:
         if arguments.images:
-            larger(Path(folder), arguments.images, arguments.subset)
-        if arguments.sizes:
+            larger(Path(folder), arguments.images)
+        if arguments.subset:
+            from_file_and_from_memory(Path(folder), arguments.subset)
+        if arguments.sizes != "0":
             growth(Path(folder), [int(size) for size in arguments.sizes.split(",")])
 
 
 if __name__ == "__main__":
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    tasks = {"read_epoch": read_epoch, "train_epoch": train_epoch}
-    tasks[sys.argv[1]](*sys.argv[2:]) if sys.argv[1:2] and sys.argv[1] in tasks else main()
+    read_large(sys.argv[2]) if sys.argv[1:2] == [READ] else main()
