@@ -261,7 +261,10 @@ def fingerprint(table, like):
 @functools.cache  # a case has many slices
 def from_lists(place):
     """Path of a folder seen from LISTS, which is the same on machines that have the data at different places."""
-    return os.path.relpath(place, LISTS)
+    try:
+        return os.path.relpath(place, LISTS)
+    except ValueError:  # another drive of Windows
+        return place
 
 
 def pack_shards(division, part):
