@@ -197,16 +197,23 @@ def predict_in_3d(networks):
         raise InputError("FLIPS, FIT and PASTE are for networks of slices; these were trained on volumes")
     if not INPUT or not Path(INPUT).exists():
         raise InputError(f"INPUT: {INPUT or 'not set'} does not exist; give a volume, or a folder of volumes")
-    volumes = find_volumes(INPUT)
     refuse_existing(OUTPUT, REPLACE, RECORD)
-    import_keras()
-    steps = ", then ".join(f"{step} with {len(files)}" for step, (files, _) in sorted(networks.items(), reverse=True))
-    print(f"predicting {len(volumes)} volumes of {INPUT}, networks: {steps}", flush=True)
+    volumes, part, problems = find_volumes(INPUT), Part.read(PART), []
+    mine = {name: volumes[name] for name in part.share(list(volumes))}
+    settings = recorded_settings(globals()) | {"PART": ""}
     options = Options(THRESHOLD, OVERLAP, TILE, LABEL_VOLUMES or ".nii.gz", CLEAN or {}, OVERLAYS, SERIES)
-    with whole_folder(OUTPUT, REPLACE, RECORD) as part:
-        problems = predict_volumes(networks, volumes, part, options)
-        write_json(part / RECORD, recorded_settings(globals()))
-    print(f"wrote {len(volumes) - len(problems)} label volumes to {OUTPUT}")
+
+    def fill(folder):
+        import_keras()
+        steps = ", then ".join(f"{name} with {len(files)}" for name, (files, _) in sorted(networks.items())[::-1])
+        print(f"predicting {len(mine)} volumes of {INPUT}, networks: {steps}", flush=True)
+        if mine:
+            problems.extend(predict_volumes(networks, mine, folder, options))
+        write_json(folder / RECORD, settings)
+
+    same = settings | {"networks": [str(file) for files, _ in networks.values() for file in files]}  # in all parts
+    if do_part(OUTPUT, part, same | {"volumes": len(volumes)}, fill, replace=REPLACE, marker=RECORD):
+        print(f"wrote {len(volumes) - len(problems)} label volumes to {OUTPUT}")
     if problems:
         raise InputError(summarise(problems, "volumes cannot be predicted") + "\nThe others were.")
 
