@@ -20,8 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
 REAL_DATA = ROOT.parent / "shared" / "data"
 SCRIPTS = sorted(
-    str(path.relative_to(ROOT))
-    for path in [*ROOT.glob("*.py"), *ROOT.glob("preprocess/*.py"), ROOT / "data" / "make_sample.py"]
+    str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.py"), *ROOT.glob("preprocess/*.py"), *ROOT.glob("data/*.py")]
 )
 TINY_UNET = {"features": 2, "depth": 1, "dropout": 0.2}
 

@@ -41,6 +41,7 @@ def test_what_a_user_can_cause_is_one_line(capsys, error, words):
 BAD = {  # a setting that each script refuses; train.py and tune.py have such tests of their own
     "convert_coreml.py": {"RUN": "gone"},
     "data/make_sample.py": {"COUNT": 0},
+    "data/make_volumes.py": {"CONTRASTS": 5},
     "evaluate.py": {"SHOW": "best"},
     "predict.py": {"RUN": "gone"},
     "preprocess/0_import_images.py": {"IMAGES": "gone", "MASKS": "gone"},
@@ -51,6 +52,7 @@ BAD = {  # a setting that each script refuses; train.py and tune.py have such te
     "preprocess/1_augment_cases.py": {"CASES": "gone"},
     "preprocess/2_write_lists.py": {"CASES": "gone"},
     "preprocess/3_pack_hdf5.py": {"LISTS": "gone"},
+    "preprocess/3_pack_volumes.py": {"DATA": "gone"},
     "run_pipeline.py": {"CASES": "gone"},
     "submission.py": {"KIND": "x"},
 }

@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from conftest import assert_refused, leftovers, run_script
+from conftest import assert_refused, leftovers, run_here
 from hypothesis import given
 from hypothesis import strategies as st
 from volumes import STRAIGHT, TURNED, ball, write_decathlon
@@ -37,7 +37,7 @@ def decathlon(tmp_path_factory):
 
 
 def pack(data, packed, **settings):
-    return run_script(SCRIPT, DATA=data, PACKED=packed, **settings)
+    return run_here(SCRIPT, DATA=data, PACKED=packed, **settings)
 
 
 def cases_of(file):
@@ -65,7 +65,7 @@ def test_labels_come_back_onto_their_own_grid(tmp_path, direction):
         for name in ("a", "b"):
             sitk.WriteImage(image_at(volume, place), str(tmp_path / folder / f"{name}.nii.gz"))
     settings = {"IMAGES": tmp_path / "images", "LABELS": tmp_path / "labels", "PACKED": tmp_path / "packed"}
-    run_script(SCRIPT, **settings, STEP="single", VALIDATION_SHARE=0.5, INTENSITY="ct")
+    run_here(SCRIPT, **settings, STEP="single", VALIDATION_SHARE=0.5, INTENSITY="ct")
     with h5py.File(tmp_path / "packed" / "cases.h5") as packed:
         group = packed["cases/a"]
         grid, original = geometry_of(group, "grid"), geometry_of(group, "original")
@@ -349,3 +349,21 @@ def test_grey_values_of_mr_are_standardised_volume_by_volume():
         scales_of({"kind": "volume"}, [sitk.GetImageFromArray(np.full((4, 4, 4), 5, np.int16))])
     with pytest.raises(ValueError, match="expected 1"):
         scales_of(fixed_rule([Scale(0, 1, 0, 1)]), [None, None])
+
+
+# --- the synthetic set
+
+
+def test_synthetic_volumes_are_of_decathlon_form_and_repeat_themselves(tmp_path):
+    for name in ("a", "b"):
+        run_here("data/make_volumes.py", DATA=tmp_path / name, TRAIN=2, TEST=1, CONTRASTS=3)
+    about = json.loads((tmp_path / "a" / "dataset.json").read_text())
+    assert about["labels"] == {"0": "background", "1": "outer", "2": "inner", "3": "lesion"}
+    assert len(about["training"]) == 2 and len(about["modality"]) == 3
+    for path in sorted((tmp_path / "a").glob("*Tr/*")) + sorted((tmp_path / "a").glob("*Ts/*")):
+        ours, theirs = (sitk.ReadImage(str(tmp_path / name / path.parent.name / path.name)) for name in ("a", "b"))
+        assert np.array_equal(*map(sitk.GetArrayViewFromImage, (ours, theirs)))
+        assert all(48 <= side <= 96 for side in ours.GetSize()[:3])
+        if path.parent.name.startswith("labels"):
+            counts = np.bincount(sitk.GetArrayViewFromImage(ours).ravel())
+            assert len(counts) == 4 and counts[0] > 10 * counts[1] > 20 * counts[2:].max() / 2 and counts.min() > 50

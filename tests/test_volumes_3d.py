@@ -7,16 +7,16 @@ import subprocess
 import sys
 import time
 
+import drawn
 import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from conftest import ROOT, leftovers, run_script
-from volumes import STRAIGHT, TURNED, draw_case, write_decathlon
+from conftest import ROOT, leftovers, run_here, run_script
+from volumes import STRAIGHT, TURNED, draw_case
 
 from common import devices
 from common.grids import Geometry, image_at
-from common.settings import flags_of
 
 devices.import_keras()
 import keras
@@ -224,44 +224,46 @@ def test_tiles_overlap_as_much_as_asked():
     assert all(np.diff(sorted({s[axis] for s in starts})).max() <= size / 2 for axis, size in ((0, 8), (2, 10)))
 
 
-# --- training
+# --- the recipe of docs/decathlon.md, small, which the other tests take what they need from
+
+SMALL = {
+    "data/make_volumes.py": ["--train", "4", "--test", "1"],
+    "preprocess/3_pack_volumes.py": ["--voxels", "5000", "--smallest-box", "12"],
+    "train.py": ["--epochs", "3", "--max-minutes", "None", "--model-settings", repr(TINY)],
+}
+
+
+def recipe(place):
+    """Commands of the recipe in `place`, as (script, flags)."""
+    commands = []
+    for _, script, *flags in drawn.commands_of("decathlon.md"):
+        flags = [flag.replace("decathlon/", f"{place}/") for flag in flags]
+        commands.append((script, [*flags, *SMALL.get(script, [])]))
+    return commands
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """A data set of Decathlon form, packed for both steps; 5 cases to train on, one to test."""
-    root = tmp_path_factory.mktemp("volumes")
-    task = write_decathlon(root / "task", cases=5, test=1, channels=2)
-    for step, voxels in (("whole", 4096), ("patch", 6000)):
-        settings = {"STEP": step, "VOXELS": voxels, "SMALLEST_BOX": 12, "VALIDATION_SHARE": 0.2}
-        run_script("preprocess/3_pack_volumes.py", DATA=task, PACKED=root / step, **settings)
-    return root
+def cooked(made_once):
+    """Folder in which the recipe was followed, and what its commands printed."""
 
+    def cook(place):
+        out = ""
+        for script, flags in recipe(place):
+            out += (run_script if script in ("train.py", "predict.py") else run_here)(script, *flags).stdout
+        return out
 
-def training(packed, runs, **settings):
-    return {
-        "TRAIN": packed / "train.h5",
-        "VALIDATION": packed / "validation.h5",
-        "RUNS": runs,
-        "MODEL": "se_resunet3d",
-        "MODEL_SETTINGS": TINY,
-        "LOSS": "smooth_dice",
-        "LEARNING_RATE": 0.01,
-        "EPOCHS": 3,
-        "AUGMENTATION": AUGMENTATION,
-        **settings,
-    }
+    return made_once("decathlon", cook)
 
 
 @pytest.fixture(scope="module")
-def runs(data, tmp_path_factory):
+def data(cooked):
+    return cooked[0]
+
+
+@pytest.fixture(scope="module")
+def runs(data):
     """Run folders of both steps."""
-    place, found = tmp_path_factory.mktemp("runs"), []
-    for step in ("whole", "patch"):
-        augmentation = AUGMENTATION | ({"margins": [0.1, 0.2, 0.3]} if step == "patch" else {})
-        run_script("train.py", **training(data / step, place / step, AUGMENTATION=augmentation))
-        found += (place / step).iterdir()
-    return found
+    return [next((data / f"runs_{step}").iterdir()) for step in ("whole", "patch")]
 
 
 def test_run_folder_of_volumes_is_complete(runs):
@@ -275,7 +277,8 @@ def test_run_folder_of_volumes_is_complete(runs):
 
 
 def test_a_killed_run_of_volumes_goes_on_as_if_it_had_not_been(data, runs, tmp_path):
-    command = [sys.executable, str(ROOT / "train.py"), *flags_of(training(data / "whole", tmp_path))]
+    script, flags = next(command for command in recipe(data) if command[0] == "train.py")
+    command = [sys.executable, str(ROOT / script), *flags, "--runs", str(tmp_path)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not list(tmp_path.glob("2*/last.keras")):
         assert process.poll() is None
@@ -304,7 +307,7 @@ def test_batches_depend_on_seed_and_epoch_alone(data):
     for (x, y), (other_x, other_y) in zip(first, epoch(in_file, 3), strict=True):
         assert np.array_equal(x, other_x) and np.array_equal(y, other_y)
         assert x.dtype == np.float32 and y.dtype == np.uint8 and x.shape[:4] == y.shape[:4] and x.shape[0] == 1
-        assert np.prod(x.shape[1:4]) <= 1.1 * 6000
+        assert np.prod(x.shape[1:4]) <= 1.1 * 5000
     assert any(
         x.shape != other.shape or not np.array_equal(x, other)
         for (x, _), (other, _) in zip(first, epoch(in_memory, 4), strict=True)
@@ -327,9 +330,10 @@ def test_crops_are_equal_and_often_hold_a_label(data):
 
 
 def test_it_trains_on_crops_and_predicts_in_tiles(data, tmp_path):
-    settings = training(data / "whole", tmp_path / "runs", CROP=[8, 16, 16], BATCH_SIZE=2, EPOCHS=1, AUGMENTATION={})
-    run_script("train.py", **settings)
-    run_script("predict.py", RUN=tmp_path / "runs", INPUT=data / "task" / "imagesTs", OUTPUT=tmp_path / "p")
+    sets = {"TRAIN": data / "whole" / "train.h5", "VALIDATION": data / "whole" / "validation.h5"}
+    settings = {"MODEL": "se_resunet3d", "MODEL_SETTINGS": TINY, "CROP": [8, 12, 12], "BATCH_SIZE": 2, "EPOCHS": 1}
+    run_script("train.py", **sets, **settings, RUNS=tmp_path / "runs")
+    run_script("predict.py", RUN=tmp_path / "runs", INPUT=data / "Task99_Synthetic/imagesTs", OUTPUT=tmp_path / "p")
     assert len(list((tmp_path / "p").glob("*.nii.gz"))) == 1
 
 
@@ -353,37 +357,37 @@ def test_bad_settings_for_volumes(data, tmp_path):
 # --- prediction
 
 
-def test_two_steps_give_labels_on_the_grid_of_the_volume(data, runs, tmp_path):
-    """Beside volumes that cannot be used, which are named."""
-    images, output = shutil.copytree(data / "task" / "imagesTs", tmp_path / "images"), tmp_path / "p"
-    (images / "cut.nii.gz").write_bytes((images / "case_06.nii.gz").read_bytes()[:-900])
-    one = image_at(np.zeros((9, 9, 9), np.int16), plain_geometry((9, 9, 9), (1, 1, 1)))
-    sitk.WriteImage(one, str(images / "one.nii"))
-    result = run_script("predict.py", RUN=list(map(str, runs)), INPUT=images, OUTPUT=output, expect=1)
-    assert "networks: whole with 1, then patch with 1" in result.stdout and "Traceback" not in result.stderr
-    for words in (
-        "2 volumes cannot be predicted",
-        "cut.nii.gz is damaged",
-        "one.nii has 1 channels",
-        "The others were",
-    ):
-        assert words in result.stderr
-    (found,) = output.glob("*.nii.gz")
-    labels, image = sitk.ReadImage(str(found)), sitk.ReadImage(str(images / found.name))[..., 0]
+def test_two_steps_give_labels_on_the_grid_of_the_volume(cooked):
+    data, said = cooked
+    assert "networks: whole with 1, then patch with 1" in said
+    (found,) = (data / "predictions").glob("*.nii.gz")
+    labels, image = sitk.ReadImage(str(found)), sitk.ReadImage(str(data / "Task99_Synthetic/imagesTs" / found.name))
+    image = image[..., 0]
     assert Geometry.of(labels).size == Geometry.of(image).size
     for ours, theirs in zip(Geometry.of(labels)[1:], Geometry.of(image)[1:], strict=True):
         assert np.allclose(ours, theirs, atol=1e-6)
-    table = pd.read_csv(output / "volumes.csv")
-    counts = np.bincount(sitk.GetArrayFromImage(labels).ravel(), minlength=3)[1:]
-    assert list(table["label"]) == ["organ", "lesion"] and list(table["voxels"]) == list(counts)
-    assert (output / "overlays" / "case_06.png").is_file() and not leftovers(tmp_path)
-    run_script("evaluate.py", PREDICTED=output, TRUTH=data / "task" / "labelsTs", OUTPUT=tmp_path / "scores")
-    assert (tmp_path / "scores" / "report.html").is_file()
+    table = pd.read_csv(data / "predictions" / "volumes.csv")
+    counts = np.bincount(sitk.GetArrayFromImage(labels).ravel(), minlength=4)[1:]
+    assert list(table["label"]) == ["outer", "inner", "lesion"] and list(table["voxels"]) == list(counts)
+    assert (data / "predictions" / "overlays" / "volume_05.png").is_file()
+    assert (data / "scores" / "report.html").is_file() and not leftovers(data)
+
+
+def test_a_broken_volume_does_not_lose_the_others(data, runs, tmp_path):
+    images = shutil.copytree(data / "Task99_Synthetic" / "imagesTs", tmp_path / "images")
+    (images / "cut.nii.gz").write_bytes((images / "volume_05.nii.gz").read_bytes()[:-900])
+    one = image_at(np.zeros((9, 9, 9), np.int16), plain_geometry((9, 9, 9), (1, 1, 1)))
+    sitk.WriteImage(one, str(images / "one.nii"))
+    result = run_here("predict.py", RUN=runs[1], INPUT=images, OUTPUT=tmp_path / "p", expect=1)
+    for words in ("2 volumes cannot", "cut.nii.gz is damaged", "one.nii has 1 channels", "The others were"):
+        assert words in result.stderr
+    assert [path.name for path in (tmp_path / "p").glob("*.nii.gz")] == ["volume_05.nii.gz"]
+    assert not leftovers(tmp_path)
 
 
 def test_where_the_first_step_finds_nothing_the_second_sees_all(data, runs):
     steps = {step: Step(*found, None) for step, found in find_volume_networks(runs, "best_dice").items()}
-    (path,) = (data / "task" / "imagesTs").iterdir()
+    (path,) = (data / "Task99_Synthetic" / "imagesTs").iterdir()
     options = Options(0.5, 0.5, None, ".nii.gz", {}, False, None)
     (network,) = steps["whole"].networks
     kernel, bias = network.get_layer("logits").get_weights()
