@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from common.errors import InputError, summarise
 from common.files import read_json
 from common.grids import Geometry
-from common.volumes import ending_of, find_volumes, read_channels, read_volume
+from common.volumes import ending_of, find_volumes, read_channels, read_volume, safe_names
 
 PLACE = 1e-3  # mm by which label volume and image may lie apart
 LARGEST_LABEL = 99
@@ -66,6 +66,8 @@ def read_decathlon(folder):
         raise InputError(summarise(gone or [f"{folder / 'dataset.json'} lists no training case"], "files are gone"))
     cases = [VolumeCase(image.name[: -len(ending_of(image)) or None], image, label) for image, label in files]
     labels = {number: name for number, name in sorted(labels.items()) if number}
+    if list(labels) != list(range(1, len(labels) + 1)):
+        labels = {}  # numbers with gaps, which LABEL_VALUES has to close
     return VolumeData(sorted(cases), labels, ct=channels == ["CT"])
 
 
@@ -88,7 +90,10 @@ def read_folders(images, labels, label_name):
     ]
     if alone or not volumes:
         raise InputError(summarise(alone or [f"no name in {labels} fits"], "volumes have no labels; see --label-name"))
-    return VolumeData([VolumeCase(name.replace("/", "_"), volumes[name], found[expected[name]]) for name in volumes])
+    safe = safe_names(volumes)
+    if len(set(safe.values())) < len(safe):
+        raise InputError(f"two volumes of {images} would become the same case; rename one")
+    return VolumeData([VolumeCase(safe[name], volumes[name], found[expected[name]]) for name in volumes])
 
 
 def read_case(case, labels, values=None):

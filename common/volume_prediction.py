@@ -79,6 +79,7 @@ class Volume:
         self.path, self.original = path, Geometry.of(channels[0])
         self.channels = [orient(channel) for channel in channels]
         self.geometry = Geometry.of(self.channels[0])
+        self.found = {}  # scales by rule: both steps may have the same
 
     def scales(self, step):
         """`common.intensity.Scale` of each channel as a step wants them.
@@ -89,8 +90,11 @@ class Volume:
         if len(self.channels) != step.about["channels"]:
             have, expected = len(self.channels), step.about["channels"]
             raise InputError(f"{self.path} has {have} channels; the network was trained on {expected}")
-        with as_input_error(self.path):
-            return scales_of(step.about["intensity"], self.channels)
+        rule = step.about["intensity"]
+        if str(rule) not in self.found:
+            with as_input_error(self.path):
+                self.found[str(rule)] = scales_of(rule, self.channels)
+        return self.found[str(rule)]
 
 
 def find_volume_networks(runs, which):

@@ -324,6 +324,22 @@ def slice_entry(shape, index, box=None):
 # --- what names a patient
 
 
+def safe_names(volumes):
+    """A name for each volume: its own, "_" for "/", or a number where that holds what a DICOM tag says.
+
+    Args:
+        volumes: dict of `find_volumes`.
+
+    Returns:
+        dict of the names of `volumes` to these.
+    """
+    names = {name: name.replace("/", "_") for name in volumes}
+    for number, (name, path) in enumerate(volumes.items(), 1):
+        if any(value in names[name].lower() for value in tag_values(path)):
+            names[name] = f"{number:04d}"
+    return names
+
+
 def tag_values(path):
     """Words of the text tags of a DICOM file or series that could name somebody, in lower case; none for other files.
 

@@ -58,9 +58,9 @@ from common.volumes import (
     planes_of,
     read_volume,
     require_spacing,
+    safe_names,
     slice_entry,
     spacing_of_plane,
-    tag_values,
     three,
 )
 
@@ -131,11 +131,7 @@ def match_volumes():
 
 def name_cases(volumes):
     """Name of the case folder of each volume: its own, or a number where that holds what a DICOM tag says."""
-    cases = {}
-    for number, (name, path) in enumerate(volumes.items(), 1):
-        cases[name] = as_case_name(name.replace("/", "_"))
-        if any(value in cases[name].lower() for value in tag_values(path)):
-            cases[name] = as_case_name(f"{number:04d}")
+    cases = {name: as_case_name(safe) for name, safe in safe_names(volumes).items()}
     if len(set(cases.values())) < len(cases):
         raise InputError(f"two volumes of {IMAGES} would become the same case; rename one")
     return cases

@@ -121,7 +121,10 @@ def check_settings():
 
 def find_data():
     if DATA:
-        return read_decathlon(require_folder(DATA, "DATA"))
+        data = read_decathlon(require_folder(DATA, "DATA"))
+        if LABEL_VALUES is not None:
+            data.labels = {}  # their numbers are others now
+        return data
     if not IMAGES:
         raise InputError("DATA is not set; give --data a folder with dataset.json, or --images and --labels")
     return read_folders(require_folder(IMAGES, "IMAGES"), require_folder(LABELS, "LABELS"), LABEL_NAME)
@@ -155,7 +158,7 @@ def divide(names):
 
 
 def look_at(data):
-    """The rule of the grey values, and the labels by number; reads all volumes once where they do not stand already.
+    """The rule of the grey values, and the labels by number; reads all volumes once where not both are known.
 
     Raises:
         InputError: if volumes cannot be used, or hold no labels.
@@ -166,7 +169,7 @@ def look_at(data):
         rule = fixed_rule([Scale(**kind) if isinstance(kind, dict) else TASKS[kind]])
     if rule and data.labels:
         return rule, data.labels
-    statistics, greatest, problems = [], 0, []
+    statistics, numbers_found, problems = [], set(), []
     for case in progress(data.cases, len(data.cases), "looking at volumes"):
         try:
             channels, label = read_case(case, data.labels, LABEL_VALUES)
@@ -174,17 +177,18 @@ def look_at(data):
             problems.append(str(error))
             continue
         numbers = sitk.GetArrayViewFromImage(label)
-        greatest = max(greatest, int(numbers.max()))
+        numbers_found |= set(np.flatnonzero(np.bincount(numbers.ravel())).tolist()) - {0}
         statistics += [ForegroundStatistics() for _ in range(len(channels) - len(statistics))]
         for channel, image in zip(statistics, channels, strict=False):
             channel.add(sitk.GetArrayViewFromImage(image)[numbers > 0])
     if problems:
         raise InputError(summarise(problems, "volumes cannot be used"))
-    if not greatest:
-        raise InputError("all label volumes are empty; there is nothing to learn")
+    if sorted(numbers_found) != list(range(1, len(numbers_found) + 1)):
+        found = ", ".join(map(str, sorted(numbers_found))) or "none"
+        raise InputError(f"the label volumes hold the labels {found}; expected 1, 2 and so on: see --label-values")
     with as_input_error("INTENSITY"):
         rule = rule or fixed_rule([channel.scale() for channel in statistics])
-    return rule, data.labels or {number: str(number) for number in range(1, greatest + 1)}
+    return rule, data.labels or {number: str(number) for number in sorted(numbers_found)}
 
 
 def pack_all(file, data, labels, rule, attributes):
@@ -252,8 +256,6 @@ def prepare(case, labels, rule):
         "image": image,
         "label": numbers,
         "places": places_of(numbers),
-        "source": str(case.image),
-        "label_source": str(case.label),
         "original": json.dumps(original._asdict()),
         "grid": json.dumps(grid._asdict()),
         "box": [inside.start, inside.stop],

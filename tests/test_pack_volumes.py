@@ -200,6 +200,19 @@ def test_a_label_that_there_is_not(decathlon, tmp_path):
     assert "holds values from 0 to 8; expected 0 to 2 (organ, lesion)" in message
 
 
+def test_labels_with_gaps_are_closed_by_the_user(decathlon, tmp_path):
+    data = shutil.copytree(decathlon, tmp_path / "data")
+    (data / "dataset.json").unlink()
+    folders = {"IMAGES": data / "imagesTr", "LABELS": data / "labelsTr"}
+    for path in folders["LABELS"].iterdir():
+        sitk.WriteImage(sitk.ReadImage(str(path)) * 2, str(path))
+    assert_refused(SCRIPT, "hold the labels 2, 4;", "--label-values", **folders, PACKED=tmp_path / "p")
+    run_here(SCRIPT, **folders, PACKED=tmp_path / "p", STEP="single", LABEL_VALUES={2: 1, 4: 2}, VOXELS=5000)
+    with h5py.File(tmp_path / "p" / "cases.h5") as packed:
+        assert json.loads(packed.attrs["labels"]) == ["1", "2"]
+        assert set(np.unique(packed["cases/case_01/label"])) == {0, 1, 2}
+
+
 def test_no_label(decathlon, tmp_path):
     message = broken(decathlon, tmp_path, lambda data: change_labels(data, lambda labels: labels * 0))
     assert "holds no label" in message and "--empty" in message

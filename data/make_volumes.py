@@ -1,0 +1,158 @@
+"""Make a small synthetic data set of volumes in the layout of the Medical Segmentation Decathlon. No patient is in it.
+
+Writes  DATA/dataset.json, imagesTr/*.nii.gz, labelsTr/*.nii.gz to train on, imagesTs, labelsTs to test on
+Takes   a few seconds for 12 and 4 cases of 48 to 96 voxels a side
+
+Two nested organs, the outer (1) around the inner one (2), and a small lesion (3) at the edge of the outer, among other
+organs of about the same grey, in several contrasts as MR has them: each a channel with its own noise, gain and slow
+change of brightness. The spacing is anisotropic, of every case another, and so are the directions of the axes. The same
+SEED gives the same files.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common.settings import apply_command_line
+
+# --- where to
+DATA = "data/Task99_Synthetic"  # folder for the data set
+REPLACE = False  # True to write over a data set that this script made before
+
+# --- how much
+TRAIN = 12  # cases to train on, at least 1
+TEST = 4  # cases to test on
+CONTRASTS = 2  # channels, 1 to 4
+SEED = 1  # whole number from 0; a case is the same one whatever the numbers above are
+
+apply_command_line(globals())
+
+import numpy as np
+import SimpleITK as sitk
+from scipy import ndimage
+
+from common.errors import InputError
+from common.files import refuse_existing, whole_folder, write_json
+from common.grids import Geometry
+from common.label_volumes import label_image, write_labels
+from common.parallel import progress
+
+LABELS = {"0": "background", "1": "outer", "2": "inner", "3": "lesion"}
+ORIENTATIONS = ("LPS", "RAS", "LPI", "PLS")  # of the axes, in turn
+AIR, OUTER, INNER, LESION, BODY, OTHER = range(6)  # tissues; those of LABELS have their numbers
+# Grey of each tissue, by contrast.
+GREYS = (
+    (0, 0, 0, 0),
+    (600, 420, 300, 650),
+    (520, 640, 480, 400),
+    (760, 520, 620, 560),
+    (420, 300, 350, 500),
+    (610, 430, 310, 600),
+)
+NOISE = 45
+
+
+def main():
+    check_settings()
+    refuse_existing(DATA, REPLACE, "dataset.json")
+    print(f"drawing {TRAIN} cases to train on and {TEST} to test on into {DATA}", flush=True)
+    names = [f"volume_{number:02d}" for number in range(1, TRAIN + TEST + 1)]
+    with whole_folder(DATA, REPLACE, "dataset.json") as part:
+        for number, name in enumerate(progress(names, len(names), "drawing")):
+            kind = "Tr" if number < TRAIN else "Ts"
+            # a test case is the same one however many there are to train on
+            rng = np.random.default_rng([SEED, kind == "Ts", number if kind == "Tr" else number - TRAIN])
+            write_case(part, kind, name, number, rng)
+        write_json(part / "dataset.json", describe(names))
+    print(f"wrote {len(names)} volumes with labels to {DATA}")
+
+
+def check_settings():
+    for name, low, high in (("TRAIN", 1, 999), ("TEST", 0, 999), ("CONTRASTS", 1, 4), ("SEED", 0, 2**31)):
+        if not low <= globals()[name] <= high:
+            raise InputError(f"{name} is {globals()[name]}; expected {low} to {high}")
+
+
+def describe(names):
+    """Content of dataset.json."""
+    training = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names[:TRAIN]]
+    return {
+        "name": "Synthetic",
+        "description": "nested organs and a lesion, drawn by make_volumes.py",
+        "tensorImageSize": "4D" if CONTRASTS > 1 else "3D",
+        "modality": {str(channel): f"MR contrast {channel + 1}" for channel in range(CONTRASTS)},
+        "labels": LABELS,
+        "numTraining": TRAIN,
+        "numTest": TEST,
+        "training": training,
+        "test": [f"./imagesTs/{name}.nii.gz" for name in names[TRAIN:]],
+    }
+
+
+def write_case(folder, kind, name, number, rng):
+    """Draw a case and write image and labels."""
+    size = np.array([rng.integers(48, 65), rng.integers(72, 97), rng.integers(72, 97)])  # up, back, left
+    field = np.array([rng.uniform(96, 120), rng.uniform(80, 95), rng.uniform(85, 100)])  # mm
+    tissue = draw(size, field, rng)
+    labels = np.where(tissue <= LESION, tissue, 0)
+    spacing = (field / size)[::-1].round(4).tolist()
+    origin = rng.uniform(-200, 200, 3).round(2).tolist()
+    geometry = Geometry(tuple(size[::-1].tolist()), spacing, origin, tuple(np.eye(3).ravel()))
+    orientation = ORIENTATIONS[number % len(ORIENTATIONS)]
+    channels = []
+    for channel in range(CONTRASTS):
+        image = sitk.GetImageFromArray(photograph(tissue, channel, rng))
+        image.CopyInformation(label_image(labels, geometry))
+        channels.append(sitk.DICOMOrient(image, orientation))
+    image = sitk.JoinSeries(channels) if CONTRASTS > 1 else channels[0]
+    for folder_name in (f"images{kind}", f"labels{kind}"):
+        (folder / folder_name).mkdir(exist_ok=True)
+    write_labels(image, folder / f"images{kind}" / f"{name}.nii.gz")
+    labels = sitk.DICOMOrient(label_image(labels, geometry), orientation)
+    write_labels(labels, folder / f"labels{kind}" / f"{name}.nii.gz")
+
+
+def draw(size, field, rng):
+    """Tissue in each voxel, (S, H, W) uint8."""
+    axes = [(np.arange(n) + 0.5) / n * mm - mm / 2 for n, mm in zip(size, field, strict=True)]
+    places = np.stack(np.meshgrid(*axes, indexing="ij"))
+    bend = np.stack([slow(size, rng) for _ in range(3)])  # mm by which outlines are bent
+
+    def ellipsoid(centre, radii):
+        moved = places + 2.5 * bend - np.reshape(centre, (3, 1, 1, 1))
+        return np.sum((moved / np.reshape(radii, (3, 1, 1, 1))) ** 2, axis=0) < 1
+
+    tissue = np.full(tuple(size), AIR, np.uint8)
+    tissue[ellipsoid((0, 0, 0), (70, 37, 40))] = BODY
+    outer = np.array([rng.uniform(-14, 14), rng.uniform(-6, 6), rng.uniform(-8, -2)])
+    radii = np.array([rng.uniform(18, 24), rng.uniform(16, 20), rng.uniform(17, 22)])
+    for _ in range(4):  # other organs: never where the outer one is
+        centre = np.array([rng.uniform(-40, 40), rng.uniform(-22, 22), rng.uniform(-26, 26)])
+        other = ellipsoid(centre, rng.uniform(6, 11, 3)) & (tissue == BODY)
+        tissue[other] = OTHER
+    tissue[ellipsoid(outer, radii + 3)] = BODY
+    tissue[ellipsoid(outer, radii)] = OUTER
+    tissue[ellipsoid(outer + rng.uniform(-3, 3, 3), radii * rng.uniform(0.45, 0.6))] = INNER
+    towards = rng.normal(size=3)
+    towards /= np.linalg.norm(towards)
+    tissue[ellipsoid(outer + 0.78 * radii * towards, rng.uniform(4.5, 7, 3))] = LESION
+    return tissue
+
+
+def slow(size, rng):
+    """Smooth random field (S, H, W) of deviation 1: the lowest waves along each axis."""
+    waves = [np.cos(np.pi * np.outer(np.arange(4), (np.arange(n) + 0.5) / n)) for n in size]
+    field = np.einsum("abc,ai,bj,ck->ijk", rng.normal(size=(4, 4, 4)), *waves, optimize=True)
+    return (field - field.mean()) / field.std()
+
+
+def photograph(tissue, channel, rng):
+    """(S, H, W) int16, the tissue as a contrast shows it."""
+    greys = [grey[channel] * rng.uniform(0.96, 1.04) for grey in GREYS]
+    grey = ndimage.gaussian_filter(np.array(greys)[tissue], 0.5)
+    grey *= rng.uniform(0.7, 1.5) * (1 + 0.08 * slow(tissue.shape, rng))
+    return np.abs(grey + rng.normal(0, NOISE, tissue.shape)).astype(np.int16)
+
+
+if __name__ == "__main__":
+    main()
