@@ -9,6 +9,7 @@ a part out.
 """
 
 import argparse
+import itertools
 import os
 import resource
 import shutil
@@ -20,9 +21,9 @@ from pathlib import Path
 
 from paired import ROOT, compare, run
 
-SIDE, BATCH, BLOCK, ROUNDS = 512, 8, 250, 15
+SIDE, BATCH, BLOCK = 512, 8, 250
 READ = "read"  # word of the command line for the process that reads the large set
-SMALL, OF_CASE, FEW = 32, 100, 100  # side and number of the slices of a case; images of a run that is all start-up
+SMALL, OF_CASE = 32, 100  # side and number of the slices of a case
 EPOCHS = 5  # of reading small slices, since one is short
 
 
@@ -90,12 +91,15 @@ def compare_places(path, count):
         model.fit(batches, shuffle=False, verbose=0)
         return time.perf_counter() - started
 
-    for what, epoch in (("of training the smallest network", train), ("of reading and nothing else", read_epochs)):
+    for what, epoch, rounds in (
+        ("of training the smallest network", train, 15),
+        ("of reading and nothing else", read_epochs, 100),
+    ):
         compare(
             f"an epoch {what}, {count} slices, from the file against from memory",
             lambda epoch=epoch: epoch(file),
             lambda epoch=epoch: epoch(inside),
-            rounds=ROUNDS,
+            rounds=rounds,
         )
 
 
@@ -192,15 +196,15 @@ def seconds_of_steps(root, count):
 
 
 def growth(root, sizes):
-    start = seconds_of_steps(root / "few", FEW)
     found = {}
     for size in sizes:
-        found[size] = seconds_of_steps(root / str(size), size)
+        rounds = [seconds_of_steps(root / str(size), size) for _ in range(2)]
+        found[size] = {step: min(seconds[step] for seconds in rounds) for step in rounds[0]}
         print(f"{size} images: " + ", ".join(f"{step} {s:.2f} s" for step, s in found[size].items()), flush=True)
-    for step in start:
-        each = [1e6 * (found[size][step] - start[step]) / (size - FEW) for size in sizes]
-        shown = ", ".join(f"{microseconds:.0f}" for microseconds in each)
-        print(f"{step}: microseconds an image, start-up taken off, {shown}; last to first {each[-1] / each[0]:.2f}")
+    for step in found[sizes[0]]:
+        more = [1e6 * (found[b][step] - found[a][step]) / (b - a) for a, b in itertools.pairwise(sizes)]
+        shown = ", ".join(f"{microseconds:.0f}" for microseconds in more)
+        print(f"{step}: microseconds for each further image, from size to size, {shown}")
 
 
 def main():
