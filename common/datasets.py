@@ -27,7 +27,7 @@ from common.images import (
 )
 from common.parallel import ordered_map, progress
 from common.scores import mean_dice
-from common.stored import RawRows, Rows, open_rows, refuse_broken_shards
+from common.stored import Rows, open_rows, refuse_broken_shards
 
 
 class SliceSet:
@@ -92,11 +92,7 @@ class SliceSet:
 
     def batch(self, indices):
         """Slices scaled to 0..1, (B, H, W, 1) float32, and class numbers, (B, H, W, 1) uint8."""
-
-        def taken(rows, convert):
-            return rows.converted(indices, convert) if isinstance(rows, RawRows) else convert(rows[indices])
-
-        return taken(self.x, to_unit), taken(self.y, lambda y: to_classes(y, self.classes))
+        return to_unit(self.x[indices]), to_classes(self.y[indices], self.classes)
 
     def batches(self, batch_size, seed=None, augmentation=None, crop=None):
         """Batches of the slices; arguments as the settings of train.py, `seed` None for the order of the set.

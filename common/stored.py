@@ -1,6 +1,5 @@
 """Slices that stay in their files while a network is trained on them: rows that are read when they are asked for."""
 
-import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,8 +29,8 @@ class RawRows:
     """Rows of HDF5 datasets that lie in their files as one piece each, read from there without HDF5.
 
     HDF5 lets one thread in at a time, and reading a slice through it takes three times as long. The files are opened
-    for every batch: no limit on open files is met, and threads do not share a place in one. The process keeps one batch
-    of what was read, where it would keep all of a memory map; the operating system's cache serves the next epoch.
+    for every batch: no limit on open files is met, and threads do not share a place in one. The process keeps nothing
+    of what was read, as it would of a memory map; the operating system's cache serves the next epoch.
 
     Args:
         pieces: list of Piece, in order.
@@ -41,27 +40,10 @@ class RawRows:
     def __init__(self, pieces, shape, dtype):
         self.pieces, self.shape, self.dtype = pieces, tuple(shape), dtype
         self.starts = np.array([piece.first for piece in pieces])
-        self.kept = threading.local()
 
     def __getitem__(self, index):
         indices = np.atleast_1d(index)
-        rows = self._read(indices, np.empty((len(indices), *self.shape[1:]), self.dtype))
-        return rows[0] if np.ndim(index) == 0 else rows
-
-    def converted(self, indices, convert):
-        """What a function makes of the rows, which are in the same memory each time: new pages cost half of a reading.
-
-        Args:
-            indices: (B,) numbers.
-            convert: function of (B, H, W, 1) to an array.
-        """
-        if len(getattr(self.kept, "rows", ())) < len(indices):
-            self.kept.rows = np.empty((len(indices), *self.shape[1:]), self.dtype)
-        rows = self._read(np.asarray(indices), self.kept.rows[: len(indices)])
-        result = convert(rows)
-        return result.copy() if np.may_share_memory(result, rows) else result
-
-    def _read(self, indices, rows):
+        rows = np.empty((len(indices), *self.shape[1:]), self.dtype)
         there = np.searchsorted(self.starts, indices, "right") - 1
         for number in np.unique(there):
             piece = self.pieces[number]
@@ -71,7 +53,7 @@ class RawRows:
                     file.seek(piece.offset + int(indices[place] - piece.first) * rows[place].nbytes)
                     if file.readinto(rows[place]) < rows[place].nbytes:
                         raise InputError(f"{piece.file} is cut short; pack it again with 3_pack_hdf5.py")
-        return rows
+        return rows[0] if np.ndim(index) == 0 else rows
 
 
 class Piece(NamedTuple):
