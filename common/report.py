@@ -48,7 +48,7 @@ def write_report(run, log, pictures=(), refresh=REFRESH):
     if pictures:
         note = "Mask in green, prediction in orange, by the best epoch; first the worst, then the best."
         shown = page.gallery([(encode_jpeg(picture), caption) for picture, caption in pictures])
-        parts.append(page.section("Validation slices", page.paragraph(note), shown))
+        parts.append(page.section("Validation images", page.paragraph(note), shown))
     environment = (run / "environment.txt").read_text(encoding="utf-8")
     parts += [
         page.section("Epochs", page.sorted_table(pd.DataFrame(log.rows[::-1]), NARROW)),
