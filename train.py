@@ -222,7 +222,7 @@ def set_precision(training, batches):
         return model
 
     steps = EPOCHS * len(batches)
-    globals()["PRECISION"] = devices.choose_precision(PRECISION, compiled, lambda: batches[0], steps)
+    globals()["PRECISION"] = devices.choose_precision(PRECISION, compiled, lambda: batches.batch(0), steps)
     with as_input_error("PRECISION"):
         keras.config.set_dtype_policy(PRECISION)
 

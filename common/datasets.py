@@ -253,6 +253,10 @@ class Batches(keras.utils.PyDataset):
     def __len__(self):
         return math.ceil(len(self.slices) / self.batch_size)
 
+    def batch(self, index):
+        """The batch of this number, whether an epoch has begun or not."""
+        return self[index]
+
     def __getitem__(self, index):
         """Slices (B, H, W, 1) float32 in 0..1, and class numbers (B, H, W, 1) uint8."""
         x, y = self.slices.batch(self.order[index * self.batch_size : (index + 1) * self.batch_size])

@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from common.errors import InputError, summarise
 from common.files import read_json
 from common.grids import Geometry
-from common.volumes import ending_of, find_volumes, read_channels, read_volume, safe_names
+from common.volumes import ending_of, match_labels, read_channels, read_volume, safe_names
 
 PLACE = 1e-3  # mm by which label volume and image may lie apart
 LARGEST_LABEL = 99
@@ -79,21 +79,13 @@ def read_folders(images, labels, label_name):
         label_name: name of the labels of a volume, with {id} for that of the volume.
 
     Raises:
-        InputError: if there are none, or one has no partner.
+        InputError: if there are none, one has no partner, or two would have the same name.
     """
-    volumes, found = find_volumes(images), find_volumes(labels)
-    if Path(labels).resolve() == Path(images).resolve():
-        volumes = {name: path for name, path in volumes.items() if label_name.format(id=name) in found}
-    expected = {name: label_name.format(id=name) for name in volumes}
-    alone = [
-        f"{volumes[name]} has no labels {label} in {labels}" for name, label in expected.items() if label not in found
-    ]
-    if alone or not volumes:
-        raise InputError(summarise(alone or [f"no name in {labels} fits"], "volumes have no labels; see --label-name"))
+    volumes, found = match_labels(images, labels, label_name)
     safe = safe_names(volumes)
     if len(set(safe.values())) < len(safe):
         raise InputError(f"two volumes of {images} would become the same case; rename one")
-    return VolumeData([VolumeCase(safe[name], volumes[name], found[expected[name]]) for name in volumes])
+    return VolumeData([VolumeCase(safe[name], volumes[name], found[name]) for name in volumes])
 
 
 def read_case(case, labels, values=None):

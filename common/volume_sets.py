@@ -30,6 +30,7 @@ class VolumeSet:
         classes: number of labels.
         in_memory: whether the volumes are arrays.
         shape: (None, None, None, channels).
+        tile: voxels (up, back, left) of the crops that its batches have, and of the tiles of `best_and_worst`, or None.
 
     Args:
         path: of the file.
@@ -40,7 +41,7 @@ class VolumeSet:
         InputError: if it holds no case, or is damaged.
     """
 
-    axes = 3
+    axes, tile = 3, None
 
     def __init__(self, path, file, memory_gb):
         self.path, attributes = path, file.attrs
@@ -60,6 +61,7 @@ class VolumeSet:
             plain_geometry(group["label"].shape, json.loads(group.attrs["grid"])["spacing"]) for group in self.groups
         ]
         self.boxes = [Box(*(tuple(map(int, corner)) for corner in group.attrs["box"])) for group in self.groups]
+        self.smallest = [max(1, round(self.smallest_box / group.attrs["factor"])) for group in self.groups]
         self.lowest = [group.attrs["lowest"] for group in self.groups]  # of each channel: what lies outside
         size = sum(group[name].nbytes for group in self.groups for name in ("image", "label"))
         self.in_memory = size <= memory_gb * 1e9
@@ -120,7 +122,7 @@ class VolumeSet:
         geometry = self.geometries[i]
         if self.step != "patch":
             return whole_box(geometry)
-        return grow_box(self.boxes[i], geometry, self.smallest_box, self.margin if margin is None else margin)
+        return grow_box(self.boxes[i], geometry, self.smallest[i], self.margin if margin is None else margin)
 
     def batches(self, batch_size, seed=None, augmentation=None, crop=None):
         """Batches of the volumes; arguments as the settings of train.py, `seed` None for the order of the set.
@@ -137,9 +139,10 @@ class VolumeSet:
             raise ValueError(f"CROP is {crop}; expected three whole numbers of at least 8, up, back and left")
         if seed is not None and len(self) == 1 and (augmentation or {}).get("margins"):
             raise ValueError("margins make volumes of several sizes, and need two volumes to train on at least")
+        self.tile = crop
         if seed is None:
             return ValidationBatches(self, batch_size, crop)
-        return TrainingBatches(self, batch_size, seed, augmentation or {}, crop)
+        return TrainingBatches(self, batch_size, crop, seed, augmentation or {})
 
     def best_and_worst(self, model, batch_size, count=3):
         """The `count` worst and the `count` best volumes in three planes, with the outlines of labels and prediction.
@@ -151,7 +154,7 @@ class VolumeSet:
         for i in range(len(self)):
             image, labels = self.shown_volume(i)
             if labels.any():
-                guess = to_labels(predict_volume([model], image, self.voxels))
+                guess = to_labels(predict_volume([model], image, self.voxels, self.tile))
                 outlines = [(labels, [TRUTH_COLOUR]), (guess, [PREDICTED_COLOUR])]
                 picture = draw_planes(image[..., 0], outlines, self.geometries[i].spacing)
                 judged[i] = mean_dice(guess, labels), picture
@@ -167,47 +170,73 @@ class VolumeSet:
         return show(lambda box: self.read(i, box), self.geometries[i], grid, change, self.lowest[i])
 
 
-class TrainingBatches(keras.utils.PyDataset):
-    """Batches of augmented cases, or of a crop of each, prepared by several threads while the network computes.
-
-    All that is random in an epoch depends on (seed, epoch) alone, whichever thread is first.
+class VolumeBatches(keras.utils.PyDataset):
+    """Batches of volumes, prepared by several threads while the network computes.
 
     Args:
         volumes: VolumeSet.
-        batch_size: crops a batch; the last one of an epoch may be smaller.
-        seed: int.
-        augmentation: dict for `common.volume_augmentation.Change`, and "margins".
-        crop: voxels (up, back, left), or None for whole cases, one a batch.
+        batch_size: items a batch; the last one of an epoch may have fewer.
+        crop: voxels (up, back, left), or None for whole volumes, one a batch.
+
+    Attributes:
+        items: what an epoch goes through, in its order; `make` makes image and labels of one.
     """
 
-    def __init__(self, volumes, batch_size, seed, augmentation, crop):
+    def __init__(self, volumes, batch_size, crop):
         super().__init__(workers=WORKERS, max_queue_size=WORKERS)
-        self.volumes, self.batch_size, self.seed = volumes, batch_size, seed
-        self.augmentation, self.crop, self.begun = augmentation, crop, False
-        self.set_epoch(0)
-
-    def set_epoch(self, epoch):
-        """Draw the order of an epoch; to be called before it begins."""
-        self.epoch = epoch
-        self.order = np.random.default_rng([self.seed, epoch]).permutation(len(self.volumes))
+        self.volumes, self.batch_size, self.crop = volumes, batch_size, crop
+        self.begun = False
 
     def on_epoch_begin(self):
         self.begun = True
 
     def __len__(self):
-        return math.ceil(len(self.volumes) / self.batch_size)
+        return math.ceil(len(self.items) / self.batch_size)
 
     def __getitem__(self, index):
-        """Images (B, S, H, W, C) float32 and labels (B, S, H, W, 1) uint8."""
-        if not (self.begun or self.crop or len(self) == 1):
-            return probe(self.volumes.channels, index)
-        cases = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        return stack([self.draw(i) for i in cases])
+        """Images (B, S, H, W, C) float32 and labels (B, S, H, W, 1) uint8.
 
-    def draw(self, i):
-        """Image and labels of a case as this epoch has them."""
+        Keras looks at the first two batches before an epoch begins, to learn which axes vary. In those that it gets to
+        see then, all do.
+        """
+        if not (self.begun or self.crop or len(self) == 1):
+            side = PROBES[index % len(PROBES)]
+            shape = (1, side, side, side)
+            return np.zeros((*shape, self.volumes.channels), np.float32), np.zeros((*shape, 1), np.uint8)
+        return self.batch(index)
+
+    def batch(self, index):
+        """The batch of this number, whether an epoch has begun or not."""
+        items = self.items[index * self.batch_size : (index + 1) * self.batch_size]
+        images, labels = zip(*map(self.make, items), strict=True)
+        return np.stack(images), np.stack(labels)[..., None]
+
+
+class TrainingBatches(VolumeBatches):
+    """Augmented cases, or a crop of each, in random order.
+
+    All that is random in an epoch depends on (seed, epoch) alone, whichever thread is first.
+
+    Args:
+        volumes, batch_size, crop: as `VolumeBatches`.
+        seed: int.
+        augmentation: dict for `common.volume_augmentation.Change`, and "margins".
+    """
+
+    def __init__(self, volumes, batch_size, crop, seed, augmentation):
+        super().__init__(volumes, batch_size, crop)
+        self.seed, self.augmentation = seed, augmentation
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch):
+        """Draw the order of an epoch; to be called before it begins."""
+        self.epoch = epoch
+        self.items = np.random.default_rng([self.seed, epoch]).permutation(len(self.volumes)).tolist()
+
+    def make(self, i):
+        """Image and labels of case i as this epoch has them."""
         volumes, geometry = self.volumes, self.volumes.geometries[i]
-        rng = np.random.default_rng([self.seed, self.epoch, int(i), 1])
+        rng = np.random.default_rng([self.seed, self.epoch, i, 1])
         change = Change(self.augmentation, rng)
         margins = self.augmentation.get("margins")
         box = volumes.shown(i, rng.choice(margins) if margins else None)
@@ -230,22 +259,19 @@ class TrainingBatches(keras.utils.PyDataset):
         return Box(tuple(start.tolist()), tuple((start + size).tolist()))
 
 
-class ValidationBatches(keras.utils.PyDataset):
-    """Batches of cases as prediction sees them, or of crops that cover them, always in the same order.
+class ValidationBatches(VolumeBatches):
+    """Cases as prediction sees them, or crops side by side that cover them, always in the same order.
 
     Args:
-        volumes: VolumeSet.
-        batch_size: crops a batch.
-        crop: voxels (up, back, left), or None for whole cases, one a batch.
+        volumes, batch_size, crop: as `VolumeBatches`.
     """
 
     def __init__(self, volumes, batch_size, crop):
-        super().__init__(workers=WORKERS, max_queue_size=WORKERS)
-        self.volumes, self.batch_size, self.crop, self.begun = volumes, batch_size, crop, False
+        super().__init__(volumes, batch_size, crop)
         self.items = [(i, box) for i in range(len(volumes)) for box in self.boxes(i)]
 
     def boxes(self, i):
-        """Boxes of a case, of the size of the crop, side by side; the last along an axis reach over one another."""
+        """Boxes of a case; of crops, the last along an axis reach over one another."""
         shown = self.volumes.shown(i)
         if not self.crop:
             return [shown]
@@ -255,30 +281,8 @@ class ValidationBatches(keras.utils.PyDataset):
             starts.append([max(low, min(start, high - side)) for start in range(low, high, side)])
         return [Box(start, tuple(np.add(start, size).tolist())) for start in itertools.product(*starts)]
 
-    def on_epoch_begin(self):
-        self.begun = True
-
-    def __len__(self):
-        return math.ceil(len(self.items) / self.batch_size)
-
-    def __getitem__(self, index):
-        """As `TrainingBatches`."""
-        if not (self.begun or self.crop or len(self) == 1):
-            return probe(self.volumes.channels, index)
-        return stack([self.take(*item) for item in self.items[index * self.batch_size : (index + 1) * self.batch_size]])
-
-    def take(self, i, box):
+    def make(self, item):
+        i, box = item
         if not self.crop:
             return self.volumes.shown_volume(i)
         return self.volumes.show(i, part_of(self.volumes.geometries[i], box))
-
-
-def probe(channels, index):
-    """A small batch. Keras looks at the first two before an epoch begins, to learn which axes vary: these do in all."""
-    side = PROBES[index % len(PROBES)]
-    return np.zeros((1, side, side, side, channels), np.float32), np.zeros((1, side, side, side, 1), np.uint8)
-
-
-def stack(pairs):
-    images, labels = zip(*pairs, strict=True)
-    return np.stack(images), np.stack(labels)[..., None]

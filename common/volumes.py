@@ -167,6 +167,33 @@ def find_volumes(root):
     return found
 
 
+def match_labels(images, labels, label_name):
+    """Volumes of a folder, and the label volumes that go with them by name.
+
+    Args:
+        images, labels: folders, or one volume each.
+        label_name: name of the labels of a volume, with {id} for that of the volume.
+
+    Returns:
+        two dicts of the names of the volumes to Path.
+
+    Raises:
+        InputError: if there are none, or one has no partner.
+    """
+    volumes, found = find_volumes(images), find_volumes(labels)
+    if len(volumes) == len(found) == 1:
+        return volumes, dict.fromkeys(volumes, *found.values())
+    if Path(labels).resolve() == Path(images).resolve():
+        volumes = {name: path for name, path in volumes.items() if label_name.format(id=name) in found}
+    expected = {name: label_name.format(id=name) for name in volumes}
+    alone = [
+        f"{volumes[name]} has no labels {label} in {labels}" for name, label in expected.items() if label not in found
+    ]
+    if alone or not volumes:
+        raise InputError(summarise(alone or [f"no name in {labels} fits"], "volumes have no labels; see --label-name"))
+    return volumes, {name: found[label] for name, label in expected.items()}
+
+
 def _is_dicom(path):
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"

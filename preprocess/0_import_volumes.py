@@ -45,7 +45,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from common.cases import as_case_name, case_record, write_case
-from common.errors import InputError, name_broken, summarise
+from common.errors import InputError, name_broken
 from common.files import refuse_existing, require_choice, require_range
 from common.grids import Geometry, onto_grid
 from common.images import cut, encode_png, fit_boxes, to_grey
@@ -53,6 +53,7 @@ from common.parallel import ordered_map, progress
 from common.volumes import (
     PLANES,
     find_volumes,
+    match_labels,
     open_slices,
     orient,
     planes_of,
@@ -112,21 +113,7 @@ def match_volumes():
     for setting, value in (("IMAGES", IMAGES), ("LABELS", LABELS)):
         if (value or setting == "IMAGES") and not Path(value or "-").exists():
             raise InputError(f"{setting}: {value or 'not set'} does not exist; give a folder of volumes, or one volume")
-    volumes = find_volumes(IMAGES)
-    if not LABELS:
-        return volumes, {}
-    found = find_volumes(LABELS)
-    if len(volumes) == len(found) == 1:
-        return volumes, dict.fromkeys(volumes, *found.values())
-    if Path(LABELS).resolve() == Path(IMAGES).resolve():
-        volumes = {name: path for name, path in volumes.items() if LABEL_NAME.format(id=name) in found}
-    expected = {name: LABEL_NAME.format(id=name) for name in volumes}
-    alone = [
-        f"{volumes[name]} has no labels {label} in {LABELS}" for name, label in expected.items() if label not in found
-    ]
-    if alone or not volumes:
-        raise InputError(summarise(alone or [f"no name in {LABELS} fits"], "volumes have no labels; see --label-name"))
-    return volumes, {name: found[label] for name, label in expected.items()}
+    return match_labels(IMAGES, LABELS, LABEL_NAME) if LABELS else (find_volumes(IMAGES), {})
 
 
 def name_cases(volumes):

@@ -143,8 +143,7 @@ def waiting(work, rounds=4):
 
         def __init__(self):
             super().__init__(workers=made.workers, max_queue_size=made.max_queue_size)
-            made.on_epoch_begin()
-            self.batches = [made[i] for i in range(len(made))]
+            self.batches = [made.batch(i) for i in range(len(made))]
 
         def __len__(self):
             return len(self.batches)
@@ -153,7 +152,6 @@ def waiting(work, rounds=4):
             return self.batches[index]
 
     kept = Kept()
-    made.begun = False
     model = build_model("se_resunet3d", volumes.shape, volumes.classes, features=8)
     model.compile("adam", get_loss("bce+dice"), jit_compile=devices.choose_jit())
     model.fit(made, epochs=1, shuffle=False, verbose=0)
