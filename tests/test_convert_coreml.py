@@ -375,7 +375,7 @@ def test_model_that_is_there_is_checked_and_left_alone(tmp_path, convert, capsys
 
 @on_tensorflow
 def test_compare_writes_every_kind_and_prints_what_it_loses(tmp_path, convert, capsys):
-    model = with_random_weights(build_model((40, 40, 1), features=16, depth=1))
+    model = with_random_weights(build_model((40, 40, 1), features=32, depth=1))
     run = make_run(tmp_path / "run", model)
     convert(run, FORMAT="mlpackage", COMPARE=True, TARGET="macOS13", LEAST_DICE=0.0, LARGEST_DIFFERENCE=1.0)
     printed = capsys.readouterr().out

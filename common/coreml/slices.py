@@ -63,7 +63,8 @@ def gather(source, count, shape, planes):
 def _of_set(path, count, classes):
     slices = open_set(path, memory_gb=0, classes=classes)
     if slices.classes != classes:
-        raise InputError(f"SLICES: {path} has {slices.classes} classes; the network has {classes}")
+        has = "one class" if slices.classes == 1 else f"{slices.classes} classes"
+        raise InputError(f"SLICES: {path} has {has}; the network has {classes}")
     chosen = _with_mask_first(len(slices), count, lambda i: slices.y[i].any())
     pairs = [slices.batch([i]) for i in chosen]
     return [x[0] for x, _ in pairs], [y[0, ..., 0] for _, y in pairs]
