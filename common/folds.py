@@ -84,10 +84,11 @@ def cross_validate(settings):
         else:
             remove(run)
             call("train.py", "--settings", folder / RECORD, RUNS=folder, FOLD=fold)
-    predict_out_of_fold(folder)
+    judged = predict_out_of_fold(folder)
     table = fold_scores(folder)
     print(f"\n{table.round(4).to_string(index=False)}\nmean validation Dice {table['val_dice'].mean():.4f}")
-    print(f"wrote {folder}: the folds, out_of_fold, scores/report.html; predict.py --run {folder} averages the folds")
+    made = "the folds, out_of_fold, scores/report.html" if judged else "the folds"
+    print(f"wrote {folder}: {made}; predict.py --run {folder} averages the folds")
 
 
 def has_ended(run):
@@ -110,7 +111,11 @@ def fold_scores(folder):
 
 
 def predict_out_of_fold(folder):
-    """Write out_of_fold/, the prediction of each validation slice by its fold's network, and scores/."""
+    """Write out_of_fold/, the prediction of each validation slice by its fold's network, and scores/.
+
+    Returns:
+        whether that could be done.
+    """
     from common.datasets import open_set
 
     lists = {}
@@ -118,11 +123,11 @@ def predict_out_of_fold(folder):
         validation = open_set(read_json(run / "settings.json")["VALIDATION"], memory_gb=0)
         if validation.axes == 3:
             print("no out-of-fold predictions of volumes: predict.py and evaluate.py judge both steps together")
-            return
+            return False
         lists[run] = list_of_set(validation)
         if lists[run] is None:
             print(f"no out-of-fold predictions: the slices that {validation.path} was packed from are gone")
-            return
+            return False
     with whole_folder(folder / "out_of_fold", replace=True) as part:
         for run, listed in lists.items():
             write_list(run / "validation.csv", listed)
@@ -134,6 +139,7 @@ def predict_out_of_fold(folder):
     truth = folder / "validation.csv"
     write_list(truth, pd.concat(lists.values()))
     call("evaluate.py", "--replace", PREDICTED=folder / "out_of_fold", TRUTH=truth, OUTPUT=folder / "scores")
+    return True
 
 
 def list_of_set(packed):
