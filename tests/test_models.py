@@ -16,6 +16,7 @@ from models.cvnet_synapse import bottom_kernels
 # A small form of every network: name, side of its images, settings.
 SMALL = {
     "unet": ("unet", 24, {"features": 4, "depth": 2}),
+    "one level": ("unet", 24, {"features": 4, "depth": 1}),  # for the losses, which see its output only
     "cvnet_synapse": ("cvnet_synapse", 72, {"width": 0.1}),
     "cvnet_synapse_512": ("cvnet_synapse_512", 128, {"width": 0.1}),
     "mobilenetv2": ("deeplab_v3plus", 40, {"backbone": "mobilenetv2", "alpha": 0.35}),
@@ -65,7 +66,11 @@ def test_networks_have_the_published_number_of_parameters(name, side, settings, 
 
 
 @pytest.mark.parametrize(
-    ("key", "classes"), [*((key, 1) for key in SMALL), *((key, 3) for key in SMALL if key != "xception")]
+    ("key", "classes"),
+    [
+        *((key, 1) for key in SMALL if key != "one level"),
+        *((key, 3) for key in SMALL if key not in ("xception", "one level")),
+    ],
 )
 def test_every_network_gives_probabilities_and_survives_saving(tmp_path, key, classes):
     model = small(key, classes)
@@ -83,9 +88,9 @@ def test_every_network_gives_probabilities_and_survives_saving(tmp_path, key, cl
     [
         *((key, "mse+dice", "float32") for key in ("unet", "cvnet_synapse_512", "mobilenetv2")),
         *((key, "hausdorff+dice", "mixed_bfloat16") for key in ("unet", "cvnet_synapse")),
-        *(("unet", loss, "float32") for loss in [*TERMS, "series+dice", "focal+iou"] if loss != "cce"),
-        *(("unet", loss, "mixed_bfloat16") for loss in SERIES[::2]),  # all of them: tests/benchmarks/learning.py
-        *(("unet", loss, "mixed_float16") for loss in SERIES[1::2]),
+        *(("one level", loss, "float32") for loss in [*TERMS, "series+dice", "focal+iou"] if loss != "cce"),
+        *(("one level", loss, "mixed_bfloat16") for loss in SERIES[::2]),  # all of them: tests/benchmarks/learning.py
+        *(("one level", loss, "mixed_float16") for loss in SERIES[1::2]),
     ],
     indirect=["policy"],
 )
