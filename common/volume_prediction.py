@@ -146,7 +146,7 @@ class Options(NamedTuple):
     """Settings of predict.py for volumes.
 
     Attributes:
-        threshold: probability above which a voxel has a label.
+        threshold: probability of any label above which a voxel has one.
         overlap, tile: of `common.volume_tiling.predict_volume`; None takes the crops of training.
         ending: of the label volumes.
         cleaning: arguments of `common.postprocess.clean`.
@@ -252,18 +252,20 @@ def labels_of(probabilities, grid, original, threshold):
         original: Geometry of the result.
 
     Returns:
-        (k, j, i) uint8, the label of the greatest probability where it is above the threshold.
+        (k, j, i) uint8, the label of the greatest probability where their sum is above the threshold.
     """
     labels = np.zeros(original.shape, np.uint8)
     box = carry_box(whole_box(grid), grid, original)
     place = part_of(original, box)
-    best = np.full(place.shape, threshold, np.float32)
+    best, total = np.zeros(place.shape, np.float32), np.zeros(place.shape, np.float32)
     for number in range(1, probabilities.shape[-1] + 1):
         channel = onto_grid(image_at(probabilities[..., number - 1], grid), place, sitk.sitkLinear)
         values = sitk.GetArrayViewFromImage(channel)
         greater = values > best
         labels[box.slices][greater] = number
         best[greater] = values[greater]
+        total += values
+    labels[box.slices][total <= threshold] = 0
     return labels
 
 

@@ -4,8 +4,6 @@ import itertools
 
 import numpy as np
 
-from common.images import class_numbers
-
 
 def predict_volume(networks, image, voxels=None, tile=None, overlap=0.5):
     """Mean of the probabilities of several networks.
@@ -72,7 +70,8 @@ def gaussian_window(tile):
 
 
 def to_labels(probabilities, threshold=0.5):
-    """Label numbers (S, H, W) uint8 of probabilities (S, H, W, K): the greatest, where it is above a threshold."""
-    if probabilities.shape[-1] == 1 and threshold == 0.5:
-        return class_numbers(probabilities)
-    return ((probabilities.argmax(-1) + 1) * (probabilities.max(-1) > threshold)).astype(np.uint8)
+    """Label numbers (S, H, W) uint8 of probabilities (S, H, W, K): the greatest, where any label is probable enough.
+
+    That is where their sum is above the threshold: where two labels meet, neither needs to reach it alone.
+    """
+    return ((probabilities.argmax(-1) + 1) * (probabilities.sum(-1) > threshold)).astype(np.uint8)

@@ -35,8 +35,11 @@ def one_hot_like(y_true, y_pred):
 
 
 def harden(probabilities):
-    """Probabilities (..., C) to zeros and ones: the greatest of the channels and, without a background, above 0.5."""
-    above = ops.cast(probabilities > 0.5, probabilities.dtype)
+    """Probabilities (..., C) to zeros and ones: the greatest of the channels.
+
+    Without a background that is where a label, whichever, is probable: where their sum is above 0.5.
+    """
+    above = ops.cast(ops.sum(probabilities, axis=-1, keepdims=True) > 0.5, probabilities.dtype)
     if probabilities.shape[-1] == 1:
         return above
     greatest = ops.one_hot(ops.argmax(probabilities, axis=-1), probabilities.shape[-1], dtype=probabilities.dtype)
