@@ -3,7 +3,7 @@
 Reads   TRAIN and VALIDATION: packed sets of step 3, of slices or of volumes, or lists of step 2
 Writes  RUNS/<date-time>_<model>/: best_dice.keras, best_iou.keras, last.keras, training_log.csv, curves.png,
         validation_slices.png, report.html, settings.json, environment.txt, code/, state.json, tensorboard/
-Takes   see the line of the first epoch; it also compiles the network, so the others are faster
+Takes   see the line of the first epoch; its first step also compiles the network
 Expect  a validation Dice that climbs within the first ten epochs; watch it with tensorboard --logdir runs
 """
 
@@ -39,7 +39,8 @@ SCHEDULE: str | None = None  # "constant", "poly", "graph" or "cosine"
 SCHEDULE_SETTINGS = {}  # poly {"power": 0.9}; graph {"points": [[0, 5e-3], [50, 1e-3]]}, whose end is that of the run;
 # cosine {"period": 100, "factor": 2, "lowest": 1e-6}
 CONTROLLER = {}  # multiplier on top; {}: off; {"step": [0.1, 2.5], "patience": [10, 3], "limit": [0.001, 1]}
-BATCH_SIZE: int | None = None  # slices, crops or volumes a step
+BATCH_SIZE: int | str | None = None  # slices, crops or volumes a step; "auto": the recommended size, doubled while a
+# trial finds that faster
 
 # --- how long
 EPOCHS = 50  # passes over the training set
@@ -49,6 +50,8 @@ MAX_MINUTES: float | None = None  # stop before an epoch that would end later th
 # --- how to compute
 PRECISION = "auto"  # "float32", "mixed_bfloat16", "mixed_float16"; "auto": the fast one that the device has, on
 # a CPU by a trial before runs of 500 steps and more
+JIT: bool | str = "auto"  # compile with XLA (or PyTorch's compiler); "auto": as suits the backend; on TensorFlow with
+# DETERMINISTIC False by a trial before runs of 500 steps and more
 SEED = 1  # of weights, order, drop-out and augmentation
 DETERMINISTIC = True  # the same seed gives the same bits; False may be faster on a GPU
 
@@ -65,11 +68,13 @@ import keras
 
 import models
 from common.datasets import open_set
+from common.flops import image_flops
 from common.folds import cross_validate, find_folds, fold_file, is_cross_validation
 from common.recorder import Log, Recorder, make_run_folder, read_checkpoint
 from common.report import draw_network, finish_report
 from common.runs import load_network, model_file, take_weights
 from common.schedules import Controller, learning_rate
+from common.timing import Timer, in_lines, time_table
 from losses import follow_steps, get_loss, training_metrics
 
 
@@ -81,14 +86,15 @@ def main():
         use_run_to_resume()
     elif FOLD is not None:
         take_fold()
+    own_rate = LEARNING_RATE is not None
     take_recommendations()
     check_settings()
     training, validation = open_sets()
 
     devices.set_up(SEED, DETERMINISTIC)  # before anything is put on a device
-    batches, validation_batches = make_batches(training, validation)
-    set_precision(training, batches)
-    keras.utils.set_random_seed(SEED)  # again: a trial of precisions draws random numbers
+    choose_how_to_compute(training, own_rate)
+    batches, validation_batches = make_batches(training, BATCH_SIZE), validation.batches(BATCH_SIZE, crop=CROP)
+    keras.utils.set_random_seed(SEED)  # again: a trial draws random numbers
     model, log = make_model(training)
     if MODE == "resume":
         run = Path(RUN)
@@ -100,7 +106,7 @@ def main():
         f"{MODEL}, {model.count_params():,} parameters, {LOSS}; training on {training.in_words()}, validation on "
         f"{validation.in_words()}, {'one class' if training.classes == 1 else f'{training.classes} classes'}; "
         f"{devices.describe()}, {PRECISION}\n"
-        f"run folder {run}; " + (f"going on after epoch {len(log)}" if log else "the first epoch compiles the network"),
+        f"run folder {run}; " + (f"going on after epoch {len(log)}" if log else "the first step compiles the network"),
         flush=True,
     )
     recorder = Recorder(
@@ -115,15 +121,18 @@ def main():
                 epochs=EPOCHS,
                 shuffle=False,
                 verbose=0,
-                callbacks=[recorder],
+                callbacks=[Timer(image_flops(model), devices.peak(PRECISION)), recorder],
             )
         except KeyboardInterrupt:
+            recorder.finish_writing()
             print(f"\nstopped after epoch {len(log)}; to go on: python train.py --mode resume --run {run}")
             raise
     recorder.close()
     if recorder.failed:
         raise InputError(recorder.why)
     finish_report(run, log, validation, BATCH_SIZE)
+    if table := time_table():
+        print(f"where the time went:\n{in_lines(table)}")
     score, epoch = log.best("dice")
     print(f"stopped, {recorder.why}; wrote {run}: best validation Dice {score:.4f} in epoch {epoch}")
 
@@ -150,7 +159,7 @@ def take_fold():
 def take_recommendations():
     """Fill in what is None with what the network's author recommends."""
     with as_input_error("MODEL"):
-        recommended = models.recommended(MODEL, BATCH_SIZE)
+        recommended = models.recommended(MODEL, None if BATCH_SIZE == "auto" else BATCH_SIZE)
     if OPTIMIZER is not None and LEARNING_RATE is None:  # the recommended rate is that of the recommended optimizer
         with as_input_error("OPTIMIZER"):
             chosen = make_optimizer(OPTIMIZER)
@@ -162,10 +171,12 @@ def take_recommendations():
 
 
 def check_settings():
+    require_choice(JIT, (True, False, "auto"), "JIT")
     require_choice(MODE, ("new", "resume", "retrain"), "MODE")
     for name, least in (("EPOCHS", 1), ("BATCH_SIZE", 1), ("SEED", 0), ("EARLY_STOP", 0), ("LEARNING_RATE", 0)):
-        if globals()[name] < least:
-            raise InputError(f"{name} is {globals()[name]}; expected at least {least}")
+        value = globals()[name]
+        if (name, value) != ("BATCH_SIZE", "auto") and (isinstance(value, str) or value < least):
+            raise InputError(f"{name} is {value!r}; expected at least {least}")
     with as_input_error("LOSS"):
         get_loss(LOSS)
     with as_input_error("OPTIMIZER"):
@@ -207,24 +218,35 @@ def open_sets():
     return training, validation
 
 
-def make_batches(training, validation):
+def make_batches(training, size):
+    """Batches of the training set, shuffled and augmented."""
     with as_input_error("AUGMENTATION, BATCH_SIZE or CROP"):
-        batches = training.batches(BATCH_SIZE, SEED, AUGMENTATION, CROP)
-        return batches, validation.batches(BATCH_SIZE, crop=CROP)
+        return training.batches(size, SEED, AUGMENTATION, CROP)
 
 
-def set_precision(training, batches):
-    """Set the precision, and where it is "auto" choose it, on a CPU by a trial if the run is long enough for one."""
+def choose_how_to_compute(training, own_rate):
+    """Choose PRECISION, JIT and BATCH_SIZE where they are "auto", by trials if the run is long enough for them."""
 
-    def compiled():
+    def compiled(jit=None):
         model = build(training)
-        compile_network(model)
+        compile_network(model, devices.usual_jit() if jit is None else jit)
         return model
 
-    steps = EPOCHS * len(batches)
-    globals()["PRECISION"] = devices.choose_precision(PRECISION, compiled, lambda: batches.batch(0), steps)
+    def batch(size):
+        return make_batches(training, size).batch(0)
+
+    size = models.recommended(MODEL)["BATCH_SIZE"] if BATCH_SIZE == "auto" else BATCH_SIZE
+    steps = EPOCHS * len(make_batches(training, size))
+    globals()["PRECISION"] = devices.choose_precision(PRECISION, compiled, lambda: batch(size), steps)
     with as_input_error("PRECISION"):
         keras.config.set_dtype_policy(PRECISION)
+    globals()["JIT"] = devices.choose_jit(JIT, DETERMINISTIC, compiled, lambda: batch(size), steps)
+    if BATCH_SIZE == "auto":
+        size = devices.choose_batch_size(size, lambda: compiled(JIT), batch, len(training))
+        if not own_rate and models.recommended(MODEL)["LEARNING_RATE"] == LEARNING_RATE:
+            globals()["LEARNING_RATE"] = models.recommended(MODEL, size)["LEARNING_RATE"]
+        globals()["BATCH_SIZE"] = size
+        print(f"batches of {size}, learning rate {LEARNING_RATE:g}", flush=True)
 
 
 def make_model(training):
@@ -239,7 +261,7 @@ def make_model(training):
             return resumed, log
     if MODE == "retrain":
         take_weights(model, load_network(model_file(RUN)), RUN)
-    compile_network(model)
+    compile_network(model, JIT)
     return model, Log()
 
 
@@ -248,12 +270,12 @@ def build(training):
         return models.build_model(MODEL, training.shape, training.classes, **MODEL_SETTINGS)
 
 
-def compile_network(model):
+def compile_network(model, jit):
     model.compile(
         optimizer=make_optimizer(OPTIMIZER, LEARNING_RATE),
         loss=get_loss(LOSS),
         metrics=training_metrics(),
-        jit_compile=devices.choose_jit(),
+        jit_compile=jit,
     )
     model.optimizer.build(model.trainable_variables)  # else within the first step, which is then traced twice
     follow_steps(model)

@@ -28,6 +28,7 @@ from common.images import (
 from common.parallel import ordered_map, progress
 from common.scores import mean_dice
 from common.stored import Rows, open_rows, refuse_broken_shards
+from common.timing import clock
 
 
 class SliceSet:
@@ -259,7 +260,10 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         """Slices (B, H, W, 1) float32 in 0..1, and class numbers (B, H, W, 1) uint8."""
-        x, y = self.slices.batch(self.order[index * self.batch_size : (index + 1) * self.batch_size])
+        with clock.timed("reading"):
+            x, y = self.slices.batch(self.order[index * self.batch_size : (index + 1) * self.batch_size])
         if self.augment:
-            x, y = self.augment(x, y, [self.seed or 0, self.epoch, index])
+            with clock.timed("augmenting"):
+                x, y = self.augment(x, y, [self.seed or 0, self.epoch, index])
+        clock.made(index, len(x))
         return x, y

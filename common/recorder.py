@@ -14,10 +14,12 @@ import pandas as pd
 from tqdm import tqdm
 
 import losses  # noqa: F401  (a checkpoint holds its loss and metrics)
+from common.aside import Aside, copy_network, copy_state
 from common.devices import environment, hushed
 from common.errors import InputError
 from common.files import whole_file, whole_folder, write_json
 from common.report import write_report
+from common.timing import BLOCKED, COPYING, clock, time_table
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -110,7 +112,7 @@ def read_log(path, epochs):
 
 
 def save_checkpoint(model, log, run):
-    """Save the network with its optimizer; where the last epoch is a best one, also as best_dice or best_iou.
+    """Save a network with its optimizer; where the last epoch is a best one, also as best_dice or best_iou.
 
     last.keras appears last: until then a resumed run starts from the epoch before, and writes the others again.
     """
@@ -172,6 +174,10 @@ class Recorder(keras.callbacks.Callback):
         with hushed():
             from tensorboard.summary import Writer
         self.board = Writer(str(run / "tensorboard"))
+        self.aside = Aside()
+
+    def on_train_begin(self, logs=None):
+        self.copy = copy_network(self.model)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch_started = time.monotonic()
@@ -184,8 +190,9 @@ class Recorder(keras.callbacks.Callback):
             word = np.random.SeedSequence([self.seed, epoch, number]).generate_state(1)[0] >> 1
             state.assign(np.array([word, 0]))
 
-    def on_train_batch_end(self, batch, logs=None):
-        self.bar.update()
+    def on_train_batch_begin(self, batch, logs=None):
+        """Move the bar; here, since Keras waits for the metrics of every step for a callback at its end."""
+        self.bar.update(batch - self.bar.n)
 
     def on_epoch_end(self, epoch, logs=None):
         self.bar.close()
@@ -200,22 +207,40 @@ class Recorder(keras.callbacks.Callback):
         row |= {name: float(value) for name, value in logs.items()}
         row["seconds"] = round(time.monotonic() - self.epoch_started, 3)
         self.log.rows.append(row)
-        save_checkpoint(self.model, self.log, self.run)
-        for name, value in row.items():
-            if name != "epoch":
-                self.board.add_scalar(name, value, step=epoch + 1)
-        self.board.flush()
         self._say(row)
-        self._draw_now_and_then()
-
         now = time.monotonic()
         self.longest = max(self.longest, now - self.epoch_started)
         self.why = self.log.reason_to_stop(self.epochs, self.early_stop)
         if not self.why and self.max_minutes and now + self.longest > self.started + 60 * self.max_minutes:
             self.why = f"another epoch would end after {self.max_minutes:g} minutes"
         self.model.stop_training = self.why is not None
-        self._write_state()
-        write_report(self.run, self.log)
+        self._save()
+
+    def _save(self):
+        """Copy what the epoch ends with, and write the files aside."""
+        self.finish_writing()
+        with clock.timed(COPYING):
+            copy_state(self.model, self.copy)
+        self.aside.start(self._write, Log(self.log.rows), self.why)
+        if self.copy is self.model:
+            self.finish_writing()
+
+    def finish_writing(self):
+        """Wait for the files of the last epoch; raises OSError where the disk is full."""
+        with clock.timed(BLOCKED):
+            self.aside.wait()
+
+    def _write(self, log, why):
+        with clock.timed("writing files"):
+            save_checkpoint(self.copy, log, self.run)
+            row = log.rows[-1]
+            for name, value in row.items():
+                if name != "epoch":
+                    self.board.add_scalar(name, value, step=row["epoch"])
+            self.board.flush()
+            self._draw_now_and_then(log)
+            self._write_state(log, why)
+            write_report(self.run, log)
 
     def _say(self, row):
         best = " best" if self.log.is_best("dice") else ""
@@ -227,26 +252,27 @@ class Recorder(keras.callbacks.Callback):
             flush=True,
         )
 
-    def _draw_now_and_then(self):
+    def _draw_now_and_then(self, log):
         """Draw the curves so seldom that it takes at most a hundredth of the run's time."""
         started = time.monotonic()
         if started >= self.draw_after:
-            draw_curves(self.log, self.run / "curves.png")
+            draw_curves(log, self.run / "curves.png")
             now = time.monotonic()
             self.draw_after = now + 100 * (now - started)
 
-    def _write_state(self):
-        best = {
-            f"best_{metric}": dict(zip(("score", "epoch"), self.log.best(metric), strict=True)) for metric in MONITORED
-        }
-        state = {"epoch": len(self.log), "epochs": self.epochs, "ended": self.why, **best, **self.about}
+    def _write_state(self, log, why):
+        best = {f"best_{metric}": dict(zip(("score", "epoch"), log.best(metric), strict=True)) for metric in MONITORED}
+        state = {"epoch": len(log), "epochs": self.epochs, "ended": why, "time": time_table(), **best, **self.about}
         write_json(self.run / "state.json", state)
 
     def close(self):
-        """Write what is only worth it at the end."""
+        """Write what is only worth it at the end, once all else is written."""
+        self.finish_writing()
         self.board.close()
         if self.log.rows:
-            self._write_state()  # a run killed right after its last checkpoint has that of the epoch before
+            self._write_state(
+                self.log, self.why
+            )  # a run killed right after its last checkpoint has that of the epoch before
             draw_curves(self.log, self.run / "curves.png")
 
 

@@ -34,7 +34,8 @@ def write_report(run, log, pictures=(), refresh=REFRESH):
         pictures: of `SliceSet.best_and_worst`, once there are any.
         refresh: seconds after which a browser loads it again; None once the run has ended.
     """
-    settings, last, epochs = read_json(run / "settings.json"), log.rows[-1], read_json(run / "state.json")["epochs"]
+    settings, state, last = read_json(run / "settings.json"), read_json(run / "state.json"), log.rows[-1]
+    epochs = state["epochs"]
     score, epoch = log.best("dice")
     left = (epochs - last["epoch"]) * last["seconds"] / 60
     figures = [
@@ -49,6 +50,8 @@ def write_report(run, log, pictures=(), refresh=REFRESH):
         note = "Mask in green, prediction in orange, by the best epoch; first the worst, then the best."
         shown = page.gallery([(encode_jpeg(picture), caption) for picture, caption in pictures])
         parts.append(page.section("Validation images", page.paragraph(note), shown))
+    if state.get("time"):
+        parts.append(page.section("Where the time went, since the last start", page.plain_table(state["time"])))
     environment = (run / "environment.txt").read_text(encoding="utf-8")
     parts += [
         page.section("Epochs", page.sorted_table(pd.DataFrame(log.rows[::-1]), NARROW)),

@@ -1,4 +1,4 @@
-"""common/devices.py: the choice of a precision."""
+"""common/devices.py: the choice of a precision, of a compiler and of the size of a batch."""
 
 import keras
 import numpy as np
@@ -43,3 +43,43 @@ def test_trial_measures_both_precisions_and_leaves_the_policy_alone():
 
 def test_slowdown_is_a_ratio():
     assert 0.01 < devices.slowdown_of_bfloat16() < 1000
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="other backends have one usual way")
+@pytest.mark.parametrize(
+    ("setting", "deterministic", "steps", "slowdown", "compiled", "expected"),
+    [
+        (True, True, 9999, 1, 9.0, True),
+        ("auto", True, 9999, 1, 0.1, False),
+        ("auto", False, 499, 1, 0.1, False),
+        ("auto", False, 500, 10, 0.1, False),
+        ("auto", False, 500, 1, 0.89, True),
+        ("auto", False, 500, 1, 0.91, False),
+    ],
+)
+def test_compiler_is_the_faster_of_a_trial(monkeypatch, setting, deterministic, steps, slowdown, compiled, expected):
+    monkeypatch.setattr(devices, "accelerators", list)
+    monkeypatch.setattr(devices, "slowdown_of_jit", lambda: slowdown)
+    monkeypatch.setattr(devices, "time_steps", lambda *_: {True: compiled, False: 1.0})
+    assert devices.choose_jit(setting, deterministic, lambda jit: None, None, steps) is expected
+
+
+@pytest.mark.parametrize(
+    ("seconds", "greatest", "expected"),
+    [
+        ({8: 8, 16: 15}, 99, 8),
+        ({8: 8, 16: 10, 32: 19.9}, 99, 16),
+        ({8: 8, 16: 10}, 16, 16),
+        ({8: 8, 16: 10}, 15, 8),
+        ({8: 8, 16: MemoryError()}, 99, 8),
+    ],
+)
+def test_batch_grows_while_it_pays_and_fits(monkeypatch, seconds, greatest, expected):
+    def time_steps(makers, make_batch):
+        (size,) = makers
+        if isinstance(seconds[size], Exception):
+            raise seconds[size]
+        return {size: seconds[size]}
+
+    monkeypatch.setattr(devices, "time_steps", time_steps)
+    assert devices.choose_batch_size(8, lambda: None, None, greatest) == expected

@@ -105,7 +105,7 @@ def test_twenty_steps_lower_the_loss(key, loss, policy):
     x, y = discs(model.input_shape[1], 4)
     judge = get_loss(loss)
     before = float(judge(y, model(x, training=True)))
-    model.compile(keras.optimizers.Adam(3e-3), get_loss(loss), jit_compile=devices.choose_jit())
+    model.compile(keras.optimizers.Adam(3e-3), get_loss(loss), jit_compile=devices.usual_jit())
     model.optimizer.build(model.trainable_variables)
     follow_steps(model)
     for _ in range(20):

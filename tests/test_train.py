@@ -72,6 +72,9 @@ def test_run_folder_is_complete(trained):
     assert page.count("data:image/png") == 1 and page.count("data:image/jpeg") >= 2 and "http" not in page
     assert any((run / "tensorboard").iterdir())
     assert "epoch 2/2" in out and f"wrote {run}" in out
+    assert "the network is compiled" in out and "where the time went" in out and "GFLOP/s" in out
+    assert "first step of training" in page and any("first step" in what for what in state["time"])
+    assert settings["JIT"] is False or keras.backend.backend() != "tensorflow", "chosen values are recorded"
 
 
 def test_saved_networks_take_unit_range_and_have_named_ends(trained, packed):
@@ -171,6 +174,12 @@ def test_rate_follows_batch_and_optimizer_where_it_is_not_set(tmp_path, monkeypa
             assert pytest.approx(rate) == train.LEARNING_RATE
             recorded = recorded_settings(vars(train))
             assert recorded["LEARNING_RATE"] == train.LEARNING_RATE and recorded["BATCH_SIZE"] == train.BATCH_SIZE
+
+
+def test_batch_size_by_a_trial(packed, tmp_path):
+    out = run_script("train.py", **training(packed, tmp_path, BATCH_SIZE="auto", EPOCHS=1)).stdout
+    chosen = json.loads((only_folder(tmp_path) / "settings.json").read_text())["BATCH_SIZE"]
+    assert chosen == 8 and f"batches of {chosen}" in out, "the set has eight slices, so it is not doubled"
 
 
 def test_files_of_the_codeset_load(packed, tmp_path, monkeypatch):
@@ -308,7 +317,7 @@ def test_bad_settings_and_sets(packed, tmp_path, monkeypatch):
     def refused(*words, **settings):
         with monkeypatch.context() as patch:
             use(patch, **training(packed, tmp_path / "runs", **settings))
-            for name in ("OPTIMIZER", "LEARNING_RATE", "SCHEDULE", "PRECISION"):
+            for name in ("OPTIMIZER", "LEARNING_RATE", "SCHEDULE", "PRECISION", "JIT"):
                 patch.setattr(train, name, settings.get(name, getattr(train, name)))
             with pytest.raises(InputError) as raised:
                 train.main()
@@ -322,6 +331,8 @@ def test_bad_settings_and_sets(packed, tmp_path, monkeypatch):
     refused("several classes", LOSS="cce")
     refused("no setting 'width'", MODEL_SETTINGS={"width": 3})
     refused("EPOCHS is 0", EPOCHS=0)
+    refused("BATCH_SIZE is 'large'", BATCH_SIZE="large")
+    refused("JIT is 'yes'", JIT="yes")
     refused("AUGMENTATION", "rotate", AUGMENTATION={"rotate": 3})
     refused("OPTIMIZER", OPTIMIZER="adamm")
     refused("SCHEDULE", SCHEDULE="linear")

@@ -72,7 +72,7 @@ def main():
 
     def step_with(loss):
         model = build_model("unet", (SIZE, SIZE, 1), features=FEATURES)
-        model.compile("nadam", get_loss(loss), jit_compile=devices.choose_jit())
+        model.compile("nadam", get_loss(loss), jit_compile=devices.usual_jit())
 
         def run():
             started = time.perf_counter()

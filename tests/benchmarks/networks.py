@@ -40,7 +40,7 @@ def main(wanted):
 
         def make_model(name=name, side=side, settings=settings):
             model = build_model(name, (side, side, 1), **settings)
-            model.compile("nadam", get_loss("mse+dice"), jit_compile=devices.choose_jit())
+            model.compile("nadam", get_loss("mse+dice"), jit_compile=devices.usual_jit())
             return model
 
         rng = np.random.default_rng(0)

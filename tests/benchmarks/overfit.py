@@ -47,7 +47,7 @@ def learn(title, name, side, settings, zoom):
     import keras
     import numpy as np
 
-    from common.devices import choose_jit
+    from common.devices import usual_jit
     from losses import get_loss
     from models import build_model
 
@@ -55,7 +55,7 @@ def learn(title, name, side, settings, zoom):
     keras.utils.set_random_seed(1)
     x, y = read_slices(side, zoom)
     model = build_model(name, (side, side, 1), **settings)
-    model.compile(keras.optimizers.Nadam(1e-3), get_loss("bce+dice"), jit_compile=choose_jit())
+    model.compile(keras.optimizers.Nadam(1e-3), get_loss("bce+dice"), jit_compile=usual_jit())
     begun, steps, score = time.monotonic(), 0, 0.0
     while score < GOAL and time.monotonic() - begun < 60 * MINUTES:
         for _ in range(10):
