@@ -1,4 +1,10 @@
-"""An epoch of train.py, with all that it does, against a bare model.fit: python tests/benchmarks/train.py"""
+"""An epoch of train.py, with all that it does, against a bare fit of Keras, and against plain PyTorch.
+
+python tests/benchmarks/train.py [PYTHON]
+
+PYTHON is that of an environment with torch; without it PyTorch is left out. The better of its float32 and bfloat16
+counts; bfloat16 is left out where its first epoch takes ten times as long.
+"""
 
 import shutil
 import subprocess
@@ -9,7 +15,7 @@ from pathlib import Path
 
 from paired import ROOT, compare, run
 
-CASES, EPOCHS, FEATURES, BATCH = 12, 3, 16, 8
+CASES, EPOCHS, FEATURES, BATCH = 4, 3, 32, 8
 
 
 def whole_script(packed, runs):
@@ -55,7 +61,37 @@ def bare_fit(packed):
     print((ends[-1] - ends[0]) / (EPOCHS - 1))
 
 
-def main():
+def plain_torch(python, folder):
+    """Seconds of an epoch in PyTorch, by the precision that is faster; None for bfloat16 where it takes too long."""
+    script = Path(__file__).with_name("torch_unet.py")
+    seconds = {}
+    for precision in ("float32", "bfloat16"):
+        command = [python, script, folder / "data.npz", precision, FEATURES, BATCH, EPOCHS]
+        longest = 10 * EPOCHS * seconds["float32"] if seconds else None
+        try:
+            result = subprocess.run(
+                list(map(str, command)), capture_output=True, text=True, check=True, timeout=longest
+            )
+        except subprocess.TimeoutExpired:
+            continue
+        seconds[precision] = float(result.stdout.split()[-1])
+    print("  PyTorch: " + ", ".join(f"{name} {value:.2f} s" for name, value in seconds.items()), flush=True)
+    return min(seconds.values())
+
+
+def save_arrays(root):
+    """Both sets as arrays for PyTorch."""
+    import numpy as np
+
+    from common.datasets import Batches, open_set
+
+    sets = [open_set(root / "packed" / f"{name}.h5") for name in ("train", "validation")]
+    (x, y), (val_x, val_y) = (Batches(s, len(s))[0] for s in sets)
+    np.savez(root / "data.npz", x=x, y=y, val_x=val_x, val_y=val_y)
+    print(f"{len(x)} slices to train on, {len(val_x)} to validate", flush=True)
+
+
+def main(python=None):
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         run(ROOT / "data" / "make_sample.py", "--cases", root / "sample", "--count", CASES)
@@ -68,14 +104,17 @@ def main():
             )
             return float(result.stdout.split()[-1])
 
-        compare(
-            f"train, an epoch of a U-net of {FEATURES} features at 200x200, batch {BATCH}, {CASES} cases",
-            lambda: whole_script(root / "packed", root / "runs"),
-            bare,
-            rounds=3,
-            warm_up=False,
-        )
+        save_arrays(root)
+        what = f"an epoch of a U-net of {FEATURES} features at 200x200, batch {BATCH}"
+
+        def ours():
+            return whole_script(root / "packed", root / "runs")
+
+        compare(f"{what}, against a bare fit", ours, bare, rounds=3, warm_up=False)
+        if python:
+            compare(f"{what}, against PyTorch", ours, lambda: plain_torch(python, root), rounds=2, warm_up=False)
 
 
 if __name__ == "__main__":
-    bare_fit(sys.argv[1]) if len(sys.argv) > 1 else main()
+    folder = len(sys.argv) > 1 and Path(sys.argv[1]).is_dir()
+    bare_fit(sys.argv[1]) if folder else main(*sys.argv[1:])
