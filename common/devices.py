@@ -39,7 +39,9 @@ def import_keras():
         import keras  # noqa: F401
 
         with suppress(ImportError):
-            import tensorflow  # noqa: F401  (TensorBoard takes it on every backend; loaded here, it is quiet)
+            import tensorflow  # TensorBoard takes it on every backend; loaded here, it is quiet
+
+            tensorflow.get_logger().setLevel("ERROR")  # it warns where networks see volumes of several sizes
         list_devices()
 
 

@@ -8,13 +8,18 @@ import keras
 
 FIRST = "first step of training and of validation, which compile"
 STEPS = "steps: to the device, forward, backward, metrics"
-WAITING = "waiting for slices to be read and augmented"
+WAITING = "waiting for images to be read and augmented"
 VALIDATION = "validation"
 COPYING = "copying the weights for a checkpoint"
 BLOCKED = "waiting for the files of the epoch before"
 BETWEEN = "between the epochs otherwise"
 IN_TURN = (FIRST, STEPS, WAITING, VALIDATION, COPYING, BLOCKED, BETWEEN)  # these add up to the time of the run
-ASIDE = ("reading", "augmenting", "writing files")  # in other threads, beside the steps where the backend allows it
+ASIDE = (
+    "reading",
+    "augmenting",
+    "reading and augmenting",
+    "writing files",
+)  # in other threads, beside the steps where the backend allows it
 
 
 class Clock:

@@ -13,6 +13,7 @@ from common.grids import Box, grow_box, part_of, whole_box
 from common.images import PREDICTED_COLOUR, TRUTH_COLOUR, first_and_last
 from common.planes import draw_planes
 from common.scores import mean_dice
+from common.timing import clock
 from common.volume_augmentation import Change, check_augmentation, plain_geometry, show, within
 from common.volume_tiling import predict_volume, to_labels
 
@@ -203,7 +204,10 @@ class VolumeBatches(keras.utils.PyDataset):
             side = PROBES[index % len(PROBES)]
             shape = (1, side, side, side)
             return np.zeros((*shape, self.volumes.channels), np.float32), np.zeros((*shape, 1), np.uint8)
-        return self.batch(index)
+        with clock.timed("reading and augmenting"):
+            images, labels = self.batch(index)
+        clock.made(index, len(images))
+        return images, labels
 
     def batch(self, index):
         """The batch of this number, whether an epoch has begun or not."""
