@@ -1,9 +1,9 @@
 """An epoch of train.py, with all that it does, against a bare fit of Keras, and against plain PyTorch.
 
-python tests/benchmarks/train.py [PYTHON]
+python tests/benchmarks/train.py [FEATURES [PYTHON]]
 
-PYTHON is that of an environment with torch; without it PyTorch is left out. The better of its float32 and bfloat16
-counts; bfloat16 is left out where its first epoch takes ten times as long.
+FEATURES of the U-net are 32 if not given. PYTHON is that of an environment with torch; without it PyTorch is left out.
+The better of its float32 and bfloat16 counts; bfloat16 is left out where it takes ten times as long.
 """
 
 import shutil
@@ -15,10 +15,10 @@ from pathlib import Path
 
 from paired import ROOT, compare, run
 
-CASES, EPOCHS, FEATURES, BATCH = 4, 3, 32, 8
+CASES, EPOCHS, BATCH = 4, 3, 8
 
 
-def whole_script(packed, runs):
+def whole_script(packed, runs, features):
     """Seconds of an epoch, from one epoch's line to the next: validation, log and checkpoint are in it."""
     command = [
         sys.executable,
@@ -29,7 +29,7 @@ def whole_script(packed, runs):
         packed / "validation.h5",
     ]
     command += ["--runs", runs, "--epochs", EPOCHS, "--batch-size", BATCH, "--loss", "mse+dice"]
-    command += ["--model-settings", f"{{'features': {FEATURES}}}"]
+    command += ["--model-settings", f"{{'features': {features}}}"]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
     ends = [time.monotonic() for line in process.stdout if line.startswith("epoch ")]
     if process.wait():
@@ -38,7 +38,7 @@ def whole_script(packed, runs):
     return (ends[-1] - ends[0]) / (len(ends) - 1)
 
 
-def bare_fit(packed):
+def bare_fit(packed, features):
     """Print the seconds of an epoch of `fit` on float32 arrays in memory, validation included."""
     from common import devices
 
@@ -52,7 +52,7 @@ def bare_fit(packed):
     keras.utils.set_random_seed(1)
     sets = [open_set(Path(packed, f"{name}.h5")) for name in ("train", "validation")]
     (x, y), validation = (Batches(s, len(s))[0] for s in sets)
-    model = build_model("unet", x.shape[1:], 1, features=FEATURES)
+    model = build_model("unet", x.shape[1:], 1, features=int(features))
     model.compile("nadam", get_loss("mse+dice"))
 
     ends = []
@@ -61,12 +61,12 @@ def bare_fit(packed):
     print((ends[-1] - ends[0]) / (EPOCHS - 1))
 
 
-def plain_torch(python, folder):
+def plain_torch(python, folder, features):
     """Seconds of an epoch in PyTorch, by the precision that is faster; None for bfloat16 where it takes too long."""
     script = Path(__file__).with_name("torch_unet.py")
     seconds = {}
     for precision in ("float32", "bfloat16"):
-        command = [python, script, folder / "data.npz", precision, FEATURES, BATCH, EPOCHS]
+        command = [python, script, folder / "data.npz", precision, features, BATCH, EPOCHS]
         longest = 10 * EPOCHS * seconds["float32"] if seconds else None
         try:
             result = subprocess.run(
@@ -91,7 +91,7 @@ def save_arrays(root):
     print(f"{len(x)} slices to train on, {len(val_x)} to validate", flush=True)
 
 
-def main(python=None):
+def main(features=32, python=None):
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         run(ROOT / "data" / "make_sample.py", "--cases", root / "sample", "--count", CASES)
@@ -100,21 +100,23 @@ def main(python=None):
 
         def bare():
             result = subprocess.run(
-                [sys.executable, __file__, root / "packed"], capture_output=True, text=True, check=True
+                [sys.executable, __file__, root / "packed", str(features)], capture_output=True, text=True, check=True
             )
             return float(result.stdout.split()[-1])
 
         save_arrays(root)
-        what = f"an epoch of a U-net of {FEATURES} features at 200x200, batch {BATCH}"
+        what = f"an epoch of a U-net of {features} features at 200x200, batch {BATCH}"
 
         def ours():
-            return whole_script(root / "packed", root / "runs")
+            return whole_script(root / "packed", root / "runs", features)
 
         compare(f"{what}, against a bare fit", ours, bare, rounds=3, warm_up=False)
         if python:
-            compare(f"{what}, against PyTorch", ours, lambda: plain_torch(python, root), rounds=2, warm_up=False)
+            compare(
+                f"{what}, against PyTorch", ours, lambda: plain_torch(python, root, features), rounds=2, warm_up=False
+            )
 
 
 if __name__ == "__main__":
     folder = len(sys.argv) > 1 and Path(sys.argv[1]).is_dir()
-    bare_fit(sys.argv[1]) if folder else main(*sys.argv[1:])
+    bare_fit(*sys.argv[1:]) if folder else main(*sys.argv[1:])
