@@ -1,6 +1,7 @@
 """Floating-point operations of training, counted from the shapes of the layers, and what chips can do at most."""
 
 import math
+import re
 
 import keras
 from keras import layers
@@ -9,7 +10,7 @@ BACKWARD = 2  # a step backwards takes twice the operations of one forwards: for
 TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 
 # 1e12 operations a second in half precision, sums in float32, dense matrices; from NVIDIA's data sheets of the chips.
-# The first name that is part of a device's own name counts.
+# The first name whose words stand in the device's own name counts.
 PEAKS = {
     "H200": 989,
     "H100 PCIe": 756,
@@ -53,5 +54,5 @@ def image_flops(model):
 
 
 def peak_flops(device_name):
-    """Greatest operations a second of a chip in half precision by a part of its name; None where it is not known."""
-    return next((1e12 * peak for name, peak in PEAKS.items() if name in device_name), None)
+    """Greatest operations a second of a chip in half precision by words of its name; None where it is not known."""
+    return next((1e12 * peak for name, peak in PEAKS.items() if re.search(rf"\b{name}\b", device_name)), None)

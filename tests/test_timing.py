@@ -54,4 +54,4 @@ def test_operations_are_those_of_the_convolutions():
 
 def test_peaks_by_the_name_of_a_device():
     assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12 and peak_flops("NVIDIA H100 PCIe") == 756e12
-    assert peak_flops("Tesla V100-SXM2-16GB") == 125e12 and peak_flops("Quadro P400") is None
+    assert peak_flops("Tesla V100-SXM2-16GB") == 125e12 and peak_flops("NVIDIA RTX A4000") is None
