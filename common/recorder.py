@@ -270,9 +270,8 @@ class Recorder(keras.callbacks.Callback):
         self.finish_writing()
         self.board.close()
         if self.log.rows:
-            self._write_state(
-                self.log, self.why
-            )  # a run killed right after its last checkpoint has that of the epoch before
+            # a run that was killed right after its last checkpoint has the state of the epoch before
+            self._write_state(self.log, self.why)
             draw_curves(self.log, self.run / "curves.png")
 
 
