@@ -177,8 +177,10 @@ def locked(folder):
 
 def open_lock(path):
     """Open and lock a file; None where the process that had it before has removed it meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with suppress(FileNotFoundError), ExitStack() as stack:
+    if path.parent.is_file():
+        raise InputError(f"{path.parent} is a file, where the parts would wait in a folder; move it")
+    with suppress(FileNotFoundError, FileExistsError), ExitStack() as stack:  # another process removes the folder
+        path.parent.mkdir(parents=True, exist_ok=True)
         file = stack.enter_context(path.open("ab"))
         wait_for_lock(file)
         if os.path.samestat(os.fstat(file.fileno()), path.stat()):

@@ -5,6 +5,7 @@ import io
 import os
 import runpy
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -17,6 +18,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background, where scripts would not see Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_DATA = ROOT.parent / "shared" / "data"
 SCRIPTS = sorted(
