@@ -229,7 +229,7 @@ def test_tiles_overlap_as_much_as_asked():
 SMALL = {
     "data/make_volumes.py": ["--train", "4", "--test", "1"],
     "preprocess/3_pack_volumes.py": ["--voxels", "5000", "--smallest-box", "12"],
-    "train.py": ["--epochs", "3", "--max-minutes", "None", "--model-settings", repr(TINY)],
+    "train.py": ["--epochs", "3", "--max-minutes", "None", "--model-settings", repr(TINY), "--optimizer", "sgd"],
 }
 
 
@@ -332,8 +332,8 @@ def test_crops_are_equal_and_often_hold_a_label(data):
 def test_it_trains_on_crops_and_predicts_in_tiles(data, tmp_path):
     sets = {"TRAIN": data / "whole" / "train.h5", "VALIDATION": data / "whole" / "validation.h5"}
     settings = {"MODEL": "se_resunet3d", "MODEL_SETTINGS": TINY, "CROP": [8, 12, 12], "BATCH_SIZE": 2, "EPOCHS": 1}
-    run_script("train.py", **sets, **settings, RUNS=tmp_path / "runs")
-    run_script("predict.py", RUN=tmp_path / "runs", INPUT=data / "Task99_Synthetic/imagesTs", OUTPUT=tmp_path / "p")
+    run_script("train.py", **sets, **settings, OPTIMIZER="sgd", RUNS=tmp_path / "runs")
+    run_here("predict.py", RUN=tmp_path / "runs", INPUT=data / "Task99_Synthetic/imagesTs", OUTPUT=tmp_path / "p")
     assert len(list((tmp_path / "p").glob("*.nii.gz"))) == 1
 
 
