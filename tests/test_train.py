@@ -298,8 +298,10 @@ def test_it_stops_in_time_and_ctrl_c_loses_nothing(packed, tmp_path):
 
 
 @pytest.mark.parametrize("backend", ["jax"])
-def test_other_backends_train_resume_and_predict(packed, tmp_path, backend):
+def test_other_backends_train_resume_and_predict(packed, tmp_path, monkeypatch, backend):
     pytest.importorskip(backend)
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "compiled"))  # half of each run would go for it
+    monkeypatch.setenv("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     settings = training(packed, tmp_path / "runs", AUGMENTATION={"rotation": 5})
     assert backend in run_script("train.py", backend=backend, **settings).stdout
     run = only_folder(tmp_path / "runs")

@@ -89,7 +89,7 @@ def test_a_saved_network_gives_the_same(network, tmp_path):
 
 def test_it_learns_two_cases_by_heart():
     keras.utils.set_random_seed(1)
-    model = build_model("se_resunet3d", (None, None, None, 1), 2, features=4, depth=2, ratio=2, noise=0)
+    model = build_model("se_resunet3d", (None, None, None, 1), 2, features=4, depth=1, ratio=2, noise=0)
     model.compile(keras.optimizers.Adam(0.006), get_loss("bce+dice", 2, axes=3), jit_compile=False)
     cases = [map(sitk.GetArrayFromImage, draw_case(seed, (22, 20, 16))) for seed in (1, 2)]
     images, labels = zip(*cases, strict=True)
