@@ -112,7 +112,8 @@ def check_settings():
         ("SEED", 0, np.inf),
     ):
         if globals()[name] is not None and not low <= globals()[name] <= high:
-            raise InputError(f"{name} is {globals()[name]}; expected {low} to {high}")
+            expected = f"{low} to {high}" if np.isfinite(high) else f"at least {low}"
+            raise InputError(f"{name} is {globals()[name]}; expected {expected}")
     if FOLDS < 0 or FOLDS == 1:
         raise InputError(f"FOLDS is {FOLDS}; expected 0 or at least 2")
     if "{id}" not in LABEL_NAME:
