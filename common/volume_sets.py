@@ -217,7 +217,7 @@ class VolumeBatches(keras.utils.PyDataset):
 
 
 class TrainingBatches(VolumeBatches):
-    """Augmented cases, or a crop of each, in random order.
+    """Augmented cases in random order; or crops, as many of a case as it takes to have its voxels once.
 
     All that is random in an epoch depends on (seed, epoch) alone, whichever thread is first.
 
@@ -230,17 +230,24 @@ class TrainingBatches(VolumeBatches):
     def __init__(self, volumes, batch_size, crop, seed, augmentation):
         super().__init__(volumes, batch_size, crop)
         self.seed, self.augmentation = seed, augmentation
+        self.all_items = [(i, number) for i in range(len(volumes)) for number in range(self.count(i))]
         self.set_epoch(0)
+
+    def count(self, i):
+        """How often an epoch comes to a case."""
+        return math.ceil(np.prod(self.volumes.shown(i).size) / np.prod(self.crop)) if self.crop else 1
 
     def set_epoch(self, epoch):
         """Draw the order of an epoch; to be called before it begins."""
         self.epoch = epoch
-        self.items = np.random.default_rng([self.seed, epoch]).permutation(len(self.volumes)).tolist()
+        order = np.random.default_rng([self.seed, epoch]).permutation(len(self.all_items))
+        self.items = [self.all_items[number] for number in order]
 
-    def make(self, i):
-        """Image and labels of case i as this epoch has them."""
+    def make(self, item):
+        """Image and labels of a case as this epoch has them for the number of times that it came to it."""
+        i, number = item
         volumes, geometry = self.volumes, self.volumes.geometries[i]
-        rng = np.random.default_rng([self.seed, self.epoch, i, 1])
+        rng = np.random.default_rng([self.seed, self.epoch, i, number, 1])
         change = Change(self.augmentation, rng)
         margins = self.augmentation.get("margins")
         box = volumes.shown(i, rng.choice(margins) if margins else None)

@@ -318,6 +318,7 @@ def test_crops_are_equal_and_often_hold_a_label(data):
     packed = open_set(data / "whole" / "train.h5")
     batches = packed.batches(2, 1, {}, crop=[8, 10, 12])
     with_label = 0
+    assert len(batches) == -(-sum(-(-np.prod(packed.shown(i).size) // 960) for i in range(len(packed))) // 2)
     for epoch in range(10):
         batches.set_epoch(epoch)
         x, y = batches[0]

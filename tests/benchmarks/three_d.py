@@ -71,8 +71,8 @@ def membrane(work):
     say("preprocess/3_pack_volumes.py", *data, "--step", "single", "--spacing", "None", "--voxels", "None",
         "--validation-cases", "['case02']")  # fmt: skip
     settings = ["--model-settings", "{'features': 8, 'depth': 2}", "--crop", "[8, 128, 128]", "--batch-size", 2]
-    settings += ["--learning-rate", 0.003, "--augmentation", "{'flip': 'xy', 'gamma': 0.3}"]
-    train_alone(work, settings, epochs=400, minutes=10)
+    settings += ["--learning-rate", 0.003, "--schedule", "cosine", "--augmentation", "{'flip': 'xy', 'gamma': 0.3}"]
+    train_alone(work, settings, epochs=40, minutes=10)
     say("predict.py", "--run", work / "runs_single", "--input", work / "images", "--output", work / "predicted")
     say("evaluate.py", "--predicted", work / "predicted", "--truth", work / "labels", "--output", work / "scores")
     print(pd.read_csv(work / "scores" / "scores.csv").to_string())
