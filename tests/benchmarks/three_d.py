@@ -72,7 +72,7 @@ def membrane(work):
         "--validation-cases", "['case02']")  # fmt: skip
     settings = ["--model-settings", "{'features': 8, 'depth': 2}", "--crop", "[8, 128, 128]", "--batch-size", 2]
     settings += ["--learning-rate", 0.003, "--schedule", "cosine", "--augmentation", "{'flip': 'xy', 'gamma': 0.3}"]
-    train_alone(work, settings, epochs=40, minutes=10)
+    train_alone(work, settings, epochs=25, minutes=6)
     say("predict.py", "--run", work / "runs_single", "--input", work / "images", "--output", work / "predicted")
     say("evaluate.py", "--predicted", work / "predicted", "--truth", work / "labels", "--output", work / "scores")
     print(pd.read_csv(work / "scores" / "scores.csv").to_string())
