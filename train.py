@@ -210,7 +210,9 @@ def open_sets():
         if ours != theirs:
             raise InputError(f"{TRAIN} has {what} {ours} and {VALIDATION} {theirs}; they must be alike")
     if both := training.identities() & validation.identities():
-        raise InputError(f"{len(both)} are in {TRAIN} and in {VALIDATION}, such as {min(both)}; divide them again")
+        raise InputError(
+            f"{len(both)} slices or cases are in {TRAIN} and in {VALIDATION}, such as {min(both)}; divide them again"
+        )
     with as_input_error("LOSS"):
         get_loss(LOSS, training.classes, training.axes)
     if not validation.has_foreground():

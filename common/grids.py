@@ -140,7 +140,7 @@ def grow_box(box, geometry, smallest, margin):
 # --- volumes on another grid
 
 
-def onto_grid(image, geometry, interpolator=sitk.sitkNearestNeighbor, outside=0):
+def onto_grid(image, geometry, interpolator=sitk.sitkNearestNeighbor, outside=0, transform=None):
     """A volume on another grid.
 
     Args:
@@ -149,10 +149,12 @@ def onto_grid(image, geometry, interpolator=sitk.sitkNearestNeighbor, outside=0)
         interpolator: of SimpleITK; of labels the nearest voxel's, or each label linear and then the largest,
             `sitkLabelLinear`, which has no staircase.
         outside: value where the image does not reach.
+        transform: sitk.Transform from places on the grid to those in the image, or None.
     """
     size, spacing, origin, direction = map(list, geometry)
+    transform = transform or sitk.Transform()
     return sitk.Resample(
-        image, size, sitk.Transform(), interpolator, origin, spacing, direction, float(outside), image.GetPixelID()
+        image, size, transform, interpolator, origin, spacing, direction, float(outside), image.GetPixelID()
     )
 
 

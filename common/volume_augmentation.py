@@ -3,7 +3,7 @@
 import numpy as np
 import SimpleITK as sitk
 
-from common.grids import Box, Geometry, coarser, excess, image_at, part_of
+from common.grids import Box, Geometry, coarser, excess, image_at, onto_grid, part_of
 
 AXES = "xyz"  # left and right, front and back, up and down
 NAMES = ("rotation", "zoom", "shift", "shear", "flip", "gamma", "margins")
@@ -107,11 +107,9 @@ def show(read, geometry, grid, change=None, outside=0.0):
         place, values = part_of(geometry, box), np.broadcast_to(outside, image.shape[-1:])
         image = image.astype(np.float32)
         channels = [image_at(image[..., c], place) for c in range(image.shape[-1])]
-        channels = [
-            _resample(c, grid, transform, sitk.sitkLinear, float(v)) for c, v in zip(channels, values, strict=True)
-        ]
-        image = np.stack(channels, axis=-1)
-        labels = _resample(image_at(labels, place), grid, transform, sitk.sitkLabelLinear, 0)
+        moved = [onto_grid(c, grid, sitk.sitkLinear, v, transform) for c, v in zip(channels, values, strict=True)]
+        image = np.stack([sitk.GetArrayFromImage(channel) for channel in moved], axis=-1)
+        labels = sitk.GetArrayFromImage(onto_grid(image_at(labels, place), grid, sitk.sitkLabelLinear, 0, transform))
     return change.regrade(image) if change else image, labels
 
 
@@ -127,19 +125,6 @@ def _needed(geometry, grid, transform):
     stop = np.ceil(voxels.max(axis=0) - 1e-6).astype(int) + more
     start = np.clip(start, 0, np.array(geometry.size) - 1)
     return Box(tuple(start.tolist()), tuple(np.clip(stop, start + 1, geometry.size).tolist()))
-
-
-def _resample(image, grid, transform, interpolator, outside):
-    resampler = sitk.ResampleImageFilter()
-    resampler.SetSize(list(grid.size))
-    resampler.SetOutputSpacing(list(grid.spacing))
-    resampler.SetOutputOrigin(list(grid.origin))
-    resampler.SetOutputDirection(list(grid.direction))
-    resampler.SetInterpolator(interpolator)
-    resampler.SetDefaultPixelValue(outside)
-    if transform is not None:
-        resampler.SetTransform(transform)
-    return sitk.GetArrayFromImage(resampler.Execute(image))
 
 
 def plain_geometry(shape, spacing):
