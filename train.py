@@ -59,7 +59,7 @@ given = apply_command_line(globals())
 
 from pathlib import Path
 
-from common import devices
+from common import devices, trials
 from common.errors import InputError, as_input_error
 from common.files import require_choice
 
@@ -239,12 +239,12 @@ def choose_how_to_compute(training, own_rate):
 
     size = models.recommended(MODEL)["BATCH_SIZE"] if BATCH_SIZE == "auto" else BATCH_SIZE
     steps = EPOCHS * len(make_batches(training, size))
-    globals()["PRECISION"] = devices.choose_precision(PRECISION, compiled, lambda: batch(size), steps)
+    globals()["PRECISION"] = trials.choose_precision(PRECISION, compiled, lambda: batch(size), steps)
     with as_input_error("PRECISION"):
         keras.config.set_dtype_policy(PRECISION)
-    globals()["JIT"] = devices.choose_jit(JIT, DETERMINISTIC, compiled, lambda: batch(size), steps)
+    globals()["JIT"] = trials.choose_jit(JIT, DETERMINISTIC, compiled, lambda: batch(size), steps)
     if BATCH_SIZE == "auto":
-        size = devices.choose_batch_size(size, lambda: compiled(JIT), batch, len(training))
+        size = trials.choose_batch_size(size, lambda: compiled(JIT), batch, len(training))
         if not own_rate and models.recommended(MODEL)["LEARNING_RATE"] == LEARNING_RATE:
             globals()["LEARNING_RATE"] = models.recommended(MODEL, size)["LEARNING_RATE"]
         globals()["BATCH_SIZE"] = size

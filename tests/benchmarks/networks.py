@@ -21,7 +21,7 @@ NETWORKS = {
 
 
 def main(wanted):
-    from common import devices
+    from common import devices, trials
 
     devices.import_keras()
     import keras
@@ -31,8 +31,8 @@ def main(wanted):
     from models import build_model
 
     devices.set_up(1, deterministic=False)
-    slowdown = devices.slowdown_of_bfloat16()
-    policies = ("float32", "mixed_bfloat16") if slowdown <= devices.GREATEST_SLOWDOWN else ("float32",)
+    slowdown = trials.slowdown_of_bfloat16()
+    policies = ("float32", "mixed_bfloat16") if slowdown <= trials.GREATEST_SLOWDOWN else ("float32",)
     print(f"a step of two convolutions takes {slowdown:.1f} times as long in bfloat16 as in float32")
     first = None
     for title in wanted or NETWORKS:
@@ -46,7 +46,7 @@ def main(wanted):
         rng = np.random.default_rng(0)
         x = rng.random((BATCH, side, side, 1), np.float32)
         batch = x, (x > 0.5).astype(np.uint8)
-        seconds = devices.time_precisions(make_model, lambda batch=batch: batch, ROUNDS, policies)
+        seconds = trials.time_precisions(make_model, lambda batch=batch: batch, ROUNDS, policies)
         first = first or seconds["float32"]
         half = (
             "not tried" if len(policies) == 1 else f"{seconds['float32'] / seconds['mixed_bfloat16']:.2f} times as fast"

@@ -119,7 +119,7 @@ def memory(work):
 
 def waiting(work, rounds=4):
     """Epochs of `fit` on batches as they are made, and on the same batches made before, in turn."""
-    from common import devices
+    from common import devices, trials
 
     devices.import_keras()
     import keras
@@ -153,7 +153,7 @@ def waiting(work, rounds=4):
 
     kept = Kept()
     model = build_model("se_resunet3d", volumes.shape, volumes.classes, features=8)
-    model.compile("adam", get_loss("bce+dice"), jit_compile=devices.choose_jit())
+    model.compile("adam", get_loss("bce+dice"), jit_compile=trials.choose_jit())
     model.fit(made, epochs=1, shuffle=False, verbose=0)
     seconds = {made: [], kept: []}
     for _ in range(rounds):

@@ -1,10 +1,10 @@
-"""common/devices.py: the choice of a precision, of a compiler and of the size of a batch."""
+"""common/trials.py: the choice of a precision, of a compiler and of the size of a batch."""
 
 import keras
 import numpy as np
 import pytest
 
-from common import devices
+from common import trials
 
 
 @pytest.mark.parametrize(
@@ -19,10 +19,10 @@ from common import devices
     ],
 )
 def test_precision_on_a_cpu_is_the_faster_of_a_trial(monkeypatch, setting, steps, slowdown, half, expected):
-    monkeypatch.setattr(devices, "accelerators", list)
-    monkeypatch.setattr(devices, "slowdown_of_bfloat16", lambda: slowdown)
-    monkeypatch.setattr(devices, "time_precisions", lambda *_: {"float32": 1.0, "mixed_bfloat16": half})
-    assert devices.choose_precision(setting, None, None, steps) == expected
+    monkeypatch.setattr(trials, "accelerators", list)
+    monkeypatch.setattr(trials, "slowdown_of_bfloat16", lambda: slowdown)
+    monkeypatch.setattr(trials, "time_precisions", lambda *_: {"float32": 1.0, "mixed_bfloat16": half})
+    assert trials.choose_precision(setting, None, None, steps) == expected
 
 
 def test_trial_measures_both_precisions_and_leaves_the_policy_alone():
@@ -36,13 +36,13 @@ def test_trial_measures_both_precisions_and_leaves_the_policy_alone():
 
     before = keras.config.dtype_policy().name
     x = np.ones((2, 4), np.float32)
-    seconds = devices.time_precisions(make_model, lambda: (x, x[:, :1]), rounds=1)
+    seconds = trials.time_precisions(make_model, lambda: (x, x[:, :1]), rounds=1)
     assert seen == ["float32", "bfloat16"] and keras.config.dtype_policy().name == before
     assert all(0 < seconds[policy] < 60 for policy in ("float32", "mixed_bfloat16"))
 
 
 def test_slowdown_is_a_ratio():
-    assert 0.01 < devices.slowdown_of_bfloat16() < 1000
+    assert 0.01 < trials.slowdown_of_bfloat16() < 1000
 
 
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="other backends have one usual way")
@@ -58,10 +58,10 @@ def test_slowdown_is_a_ratio():
     ],
 )
 def test_compiler_is_the_faster_of_a_trial(monkeypatch, setting, deterministic, steps, slowdown, compiled, expected):
-    monkeypatch.setattr(devices, "accelerators", list)
-    monkeypatch.setattr(devices, "slowdown_of_jit", lambda: slowdown)
-    monkeypatch.setattr(devices, "time_steps", lambda *_: {True: compiled, False: 1.0})
-    assert devices.choose_jit(setting, deterministic, lambda jit: None, None, steps) is expected
+    monkeypatch.setattr(trials, "accelerators", list)
+    monkeypatch.setattr(trials, "slowdown_of_jit", lambda: slowdown)
+    monkeypatch.setattr(trials, "time_steps", lambda *_: {True: compiled, False: 1.0})
+    assert trials.choose_jit(setting, deterministic, lambda jit: None, None, steps) is expected
 
 
 @pytest.mark.parametrize(
@@ -81,5 +81,5 @@ def test_batch_grows_while_it_pays_and_fits(monkeypatch, seconds, greatest, expe
             raise seconds[size]
         return {size: seconds[size]}
 
-    monkeypatch.setattr(devices, "time_steps", time_steps)
-    assert devices.choose_batch_size(8, lambda: None, None, greatest) == expected
+    monkeypatch.setattr(trials, "time_steps", time_steps)
+    assert trials.choose_batch_size(8, lambda: None, None, greatest) == expected
