@@ -52,6 +52,7 @@ PRECISION = "auto"  # "float32", "mixed_bfloat16", "mixed_float16"; "auto": the 
 # a CPU by a trial before runs of 500 steps and more
 JIT: bool | str = "auto"  # compile with XLA (or PyTorch's compiler); "auto": as suits the backend; on TensorFlow with
 # DETERMINISTIC False by a trial before runs of 500 steps and more
+DEVICES: int | None = None  # GPUs of each machine to divide a batch over, on JAX; None: as many as divide it
 SEED = 1  # of weights, order, drop-out and augmentation
 DETERMINISTIC = True  # the same seed gives the same bits; False may be faster on a GPU
 
@@ -61,25 +62,29 @@ from pathlib import Path
 
 from common import devices, trials
 from common.errors import InputError, as_input_error
-from common.files import require_choice
+from common.files import file_digest, require_choice
 
-devices.import_keras()
+devices.import_keras(together=FOLD != "all")
 import keras
 
 import models
+from common.course import Course, Log
 from common.datasets import open_set
 from common.flops import image_flops
 from common.folds import cross_validate, find_folds, fold_file, is_cross_validation
-from common.recorder import Log, Recorder, make_run_folder, read_checkpoint
+from common.recorder import Recorder, make_run_folder, read_checkpoint
 from common.report import draw_network, finish_report
 from common.runs import load_network, model_file, take_weights
 from common.schedules import Controller, learning_rate
+from common.spread import several_processes, spread_over
 from common.timing import Timer, in_lines, time_table
 from losses import follow_steps, get_loss, training_metrics
 
 
 def main():
     if FOLD == "all":
+        if several_processes():
+            raise InputError('FOLD "all" goes on one machine; train fold by fold with several processes')
         cross_validate(recorded_settings(globals()))
         return
     if MODE == "resume":
@@ -92,49 +97,60 @@ def main():
     training, validation = open_sets()
 
     devices.set_up(SEED, DETERMINISTIC)  # before anything is put on a device
-    choose_how_to_compute(training, own_rate)
-    batches, validation_batches = make_batches(training, BATCH_SIZE), validation.batches(BATCH_SIZE, crop=CROP)
+    spread = choose_how_to_compute(training, own_rate)
+    batches = make_batches(training, BATCH_SIZE, spread)
     keras.utils.set_random_seed(SEED)  # again: a trial draws random numbers
-    model, log = make_model(training)
-    if MODE == "resume":
-        run = Path(RUN)
-    else:
-        name = f"fold{FOLD}" if is_cross_validation(RUNS) else None
-        run = make_run_folder(RUNS, MODEL, recorded_settings(globals()), name)
-        draw_network(model, run)
+    with spread.together(), spread.scope():
+        spread.require_same(what_decides(training, validation))
+        model, log = make_model(training)
+    run = find_run_folder(model) if spread.first else None
     print(
         f"{MODEL}, {model.count_params():,} parameters, {LOSS}; training on {training.in_words()}, validation on "
         f"{validation.in_words()}, {'one class' if training.classes == 1 else f'{training.classes} classes'}; "
-        f"{devices.describe()}, {PRECISION}\n"
-        f"run folder {run}; " + (f"going on after epoch {len(log)}" if log else "the first step compiles the network"),
+        f"{devices.describe()}{spread.in_words()}, {PRECISION}\n"
+        f"run folder {run or 'is that of the first process'}; "
+        + (f"going on after epoch {len(log)}" if log else "the first step compiles the network"),
         flush=True,
     )
-    recorder = Recorder(
-        run, log, batches, rate_of_epoch, SEED, EPOCHS, EARLY_STOP, MAX_MINUTES, about={"data": training.about()}
-    )
-    if not recorder.why:
+    course = Course(log, batches, rate_of_epoch, SEED, EPOCHS, EARLY_STOP, MAX_MINUTES, spread.agree)
+    recorder = Recorder(run, course, {"data": training.about()}) if spread.first else None
+    if not course.why:
+        timer = Timer(image_flops(model), devices.peak(PRECISION))
+        to_go_on = f"; to go on: python train.py --mode resume --run {run or 'RUN'}"
         try:
-            model.fit(
-                batches,
-                validation_data=validation_batches,
-                initial_epoch=len(log),
-                epochs=EPOCHS,
-                shuffle=False,
-                verbose=0,
-                callbacks=[Timer(image_flops(model), devices.peak(PRECISION)), recorder],
-            )
+            with spread.together(to_go_on):
+                model.fit(
+                    batches,
+                    validation_data=validation.batches(BATCH_SIZE, crop=CROP, spread=spread),
+                    initial_epoch=len(log),
+                    epochs=EPOCHS,
+                    shuffle=False,
+                    verbose=0,
+                    callbacks=[timer, course, *filter(None, [recorder])],
+                )
         except KeyboardInterrupt:
-            recorder.finish_writing()
-            print(f"\nstopped after epoch {len(log)}; to go on: python train.py --mode resume --run {run}")
+            if recorder:
+                recorder.finish_writing()
+            print(f"\nstopped after epoch {len(log)}{to_go_on}")
             raise
-    recorder.close()
-    if recorder.failed:
-        raise InputError(recorder.why)
-    finish_report(run, log, validation, BATCH_SIZE)
+    if recorder:
+        recorder.close()
+    if course.failed:
+        raise InputError(course.why)
+    spread.leave()
+    if recorder:
+        finish(run, course, validation)
+    else:
+        print(f"stopped, {course.why}; the run folder is that of the first process")
+
+
+def finish(run, course, validation):
+    """Complete the run folder of a run that has ended, and say what came out."""
+    finish_report(run, course.log, validation, BATCH_SIZE)
     if table := time_table():
         print(f"where the time went:\n{in_lines(table)}")
-    score, epoch = log.best("dice")
-    print(f"stopped, {recorder.why}; wrote {run}: best validation Dice {score:.4f} in epoch {epoch}")
+    score, epoch = course.log.best("dice")
+    print(f"stopped, {course.why}; wrote {run}: best validation Dice {score:.4f} in epoch {epoch}")
 
 
 # --- settings
@@ -177,6 +193,8 @@ def check_settings():
         value = globals()[name]
         if (name, value) != ("BATCH_SIZE", "auto") and (isinstance(value, str) or value < least):
             raise InputError(f"{name} is {value!r}; expected at least {least}")
+    if DEVICES is not None and DEVICES < 1:
+        raise InputError(f"DEVICES is {DEVICES}; expected at least 1, or None")
     with as_input_error("LOSS"):
         get_loss(LOSS)
     with as_input_error("OPTIMIZER"):
@@ -220,14 +238,18 @@ def open_sets():
     return training, validation
 
 
-def make_batches(training, size):
+def make_batches(training, size, spread=None):
     """Batches of the training set, shuffled and augmented."""
     with as_input_error("AUGMENTATION, BATCH_SIZE or CROP"):
-        return training.batches(size, SEED, AUGMENTATION, CROP)
+        return training.batches(size, SEED, AUGMENTATION, CROP, spread)
 
 
 def choose_how_to_compute(training, own_rate):
-    """Choose PRECISION, JIT and BATCH_SIZE where they are "auto", by trials if the run is long enough for them."""
+    """Choose PRECISION, JIT and BATCH_SIZE where they are "auto", by trials if the run is long enough for them.
+
+    Returns:
+        The devices to train on, as a `common.spread.Spread`.
+    """
 
     def compiled(jit=None):
         model = build(training)
@@ -237,18 +259,45 @@ def choose_how_to_compute(training, own_rate):
     def batch(size):
         return make_batches(training, size).batch(0)
 
-    size = models.recommended(MODEL)["BATCH_SIZE"] if BATCH_SIZE == "auto" else BATCH_SIZE
+    own_size = BATCH_SIZE != "auto"
+    spread = spread_over(DEVICES, BATCH_SIZE if own_size else None)
+    size = BATCH_SIZE if own_size else models.recommended(MODEL)["BATCH_SIZE"]
     steps = EPOCHS * len(make_batches(training, size))
-    globals()["PRECISION"] = trials.choose_precision(PRECISION, compiled, lambda: batch(size), steps)
+    choice = trials.choose_precision(PRECISION, compiled, lambda: batch(size), steps)
+    globals()["PRECISION"] = spread.agree(choice)
     with as_input_error("PRECISION"):
         keras.config.set_dtype_policy(PRECISION)
     globals()["JIT"] = trials.choose_jit(JIT, DETERMINISTIC, compiled, lambda: batch(size), steps)
-    if BATCH_SIZE == "auto":
+    if not own_size:
         size = trials.choose_batch_size(size, lambda: compiled(JIT), batch, len(training))
+        size = spread.agree(size) * len(spread)
         if not own_rate and models.recommended(MODEL)["LEARNING_RATE"] == LEARNING_RATE:
             globals()["LEARNING_RATE"] = models.recommended(MODEL, size)["LEARNING_RATE"]
         globals()["BATCH_SIZE"] = size
         print(f"batches of {size}, learning rate {LEARNING_RATE:g}", flush=True)
+    return spread
+
+
+def what_decides(training, validation):
+    """What has to be the same in several processes: dict of a name for a message to values of JSON."""
+    checkpoint = Path(RUN, "last.keras")
+    places = ("TRAIN", "VALIDATION", "RUNS", "RUN", "MEMORY_GB")  # each machine may have its own
+    return {
+        "a setting": {name: value for name, value in recorded_settings(globals()).items() if name not in places},
+        "TRAIN": training.in_order(),
+        "VALIDATION": validation.in_order(),
+        "the checkpoint of RUN": file_digest(checkpoint) if MODE == "resume" and checkpoint.is_file() else None,
+    }
+
+
+def find_run_folder(model):
+    """The run folder: that of the run to resume, or a new one."""
+    if MODE == "resume":
+        return Path(RUN)
+    name = f"fold{FOLD}" if is_cross_validation(RUNS) else None
+    run = make_run_folder(RUNS, MODEL, recorded_settings(globals()), name)
+    draw_network(model, run)
+    return run
 
 
 def make_model(training):

@@ -27,6 +27,7 @@ from common.images import (
 )
 from common.parallel import ordered_map, progress
 from common.scores import mean_dice
+from common.spread import Spread
 from common.stored import Rows, open_rows, refuse_broken_shards
 from common.timing import clock
 
@@ -68,9 +69,13 @@ class SliceSet:
         """Whether any mask holds any."""
         return any(self.y[i].any() for i in range(len(self)))
 
+    def in_order(self):
+        """What tells its items apart, in their order, as a list of str; "" where that is not known."""
+        return [slice_identity(source) if source else "" for source in self.source]
+
     def identities(self):
         """What may not be in two sets, as a set of str."""
-        return set(map(slice_identity, filter(None, self.source)))
+        return set(filter(None, self.in_order()))
 
     def about(self):
         """What later steps need to know of the slices, as a dict for JSON."""
@@ -95,15 +100,17 @@ class SliceSet:
         """Slices scaled to 0..1, (B, H, W, 1) float32, and class numbers, (B, H, W, 1) uint8."""
         return to_unit(self.x[indices]), to_classes(self.y[indices], self.classes)
 
-    def batches(self, batch_size, seed=None, augmentation=None, crop=None):
+    def batches(self, batch_size, seed=None, augmentation=None, crop=None, spread=None):
         """Batches of the slices; arguments as the settings of train.py, `seed` None for the order of the set.
+
+        For `spread` see `common.spread`; None: one device.
 
         Raises:
             ValueError: for an augmentation that there is not, or a crop, which is for volumes.
         """
         if crop:
             raise ValueError("CROP is for packed volumes; slices are of one size")
-        return Batches(self, batch_size, seed, make_augmentation(augmentation or {}))
+        return Batches(self, batch_size, seed, make_augmentation(augmentation or {}), spread)
 
     def best_and_worst(self, model, batch_size, count=6):
         """The `count` worst and the `count` best slices with a mask, with the outlines of mask and prediction.
@@ -236,11 +243,13 @@ class Batches(keras.utils.PyDataset):
         batch_size: slices a batch; the last one of an epoch may be smaller.
         seed: int for shuffled batches; None keeps the order of the set.
         augment: function (x, y, seeds) to (x, y), or None; see `common.augmentation`.
+        spread: `common.spread.Spread` of the devices that they go to; None: one.
     """
 
-    def __init__(self, slices, batch_size, seed=None, augment=None):
+    def __init__(self, slices, batch_size, seed=None, augment=None, spread=None):
         super().__init__()
         self.slices, self.batch_size, self.seed, self.augment = slices, batch_size, seed, augment
+        self.spread = spread or Spread()
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
@@ -260,10 +269,14 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         """Slices (B, H, W, 1) float32 in 0..1, and class numbers (B, H, W, 1) uint8."""
+        indices = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        own = self.spread.own(indices)
         with clock.timed("reading"):
-            x, y = self.slices.batch(self.order[index * self.batch_size : (index + 1) * self.batch_size])
+            x, y = self.slices.batch(own)
         if self.augment:
             with clock.timed("augmenting"):
-                x, y = self.augment(x, y, [self.seed or 0, self.epoch, index])
+                part = [self.spread.process] if len(own) < len(indices) else []
+                x, y = self.augment(x, y, [self.seed or 0, self.epoch, index, *part])
+        batch = self.spread.place((x, y), len(indices))
         clock.made(index, len(x))
-        return x, y
+        return batch

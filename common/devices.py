@@ -7,6 +7,9 @@ import sys
 from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 
+from common.errors import InputError
+from common.spread import meet, several_processes
+
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of malloc.h
 PACKAGES = ("tensorflow", "jax", "torch", "keras", "numpy", "h5py", "pandas", "opencv-python-headless", "coremltools")
 
@@ -25,10 +28,21 @@ def hushed():
         os.close(nowhere)
 
 
-def import_keras():
-    """Import Keras, quietly, on the backend that KERAS_BACKEND names, TensorFlow by default."""
+def import_keras(together=False):
+    """Import Keras, quietly, on the backend that KERAS_BACKEND names, TensorFlow by default.
+
+    Args:
+        together: whether to meet the other processes that the environment names; see `common.spread`.
+
+    Raises:
+        InputError: if there are some, and the backend is not JAX, or they are not there.
+    """
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if together and several_processes():
+        if os.environ["KERAS_BACKEND"] != "jax":
+            raise InputError("several processes train on JAX: install it and set KERAS_BACKEND=jax for each")
+        meet()
     with hushed():
         import keras  # noqa: F401
 

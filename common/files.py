@@ -1,6 +1,7 @@
 """Files that appear whole or not at all, and existing results that are not lost."""
 
 import gzip
+import hashlib
 import json
 import math
 import os
@@ -165,6 +166,12 @@ def read_json(path):
         raise InputError(f"{path} does not exist") from None
     except ValueError:
         raise InputError(f"{path} is damaged: it is not a JSON file") from None
+
+
+def file_digest(path):
+    """SHA-256 of a file, as text."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def natural_key(text):

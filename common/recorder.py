@@ -1,4 +1,4 @@
-"""What a run leaves behind: its folder, the log, checkpoints, curves and pictures."""
+"""What a run leaves behind: its folder, the log, checkpoints, curves and the report."""
 
 import json
 import math
@@ -9,12 +9,11 @@ from pathlib import Path
 
 import keras
 import matplotlib
-import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
 import losses  # noqa: F401  (a checkpoint holds its loss and metrics)
 from common.aside import Aside, copy_network, copy_state
+from common.course import MONITORED, Log, read_log
 from common.devices import environment, hushed
 from common.errors import InputError
 from common.files import whole_file, whole_folder, write_json
@@ -26,7 +25,6 @@ import matplotlib.pyplot as plt
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("train.py", "models", "losses", "common")
-MONITORED = ("dice", "iou")
 STATE_IN_CHECKPOINT = (
     "run_state.json"  # member of last.keras: a checkpoint is one file, so that it is whole or not at all
 )
@@ -60,55 +58,6 @@ def make_run_folder(runs, model, settings, name=None):
             options = {"ignore": shutil.ignore_patterns("__pycache__")} if source.is_dir() else {}
             copy(source, part / "code" / source.name, **options)
     return run
-
-
-class Log:
-    """Rows of `training_log.csv`, one an epoch, and what follows from them.
-
-    Everything that decides how a run goes on (best scores, learning-rate controller, early stop) is worked out
-    from these rows, so that a resumed run decides as the run before it.
-    """
-
-    def __init__(self, rows=()):
-        self.rows = list(rows)
-
-    def __len__(self):
-        return len(self.rows)
-
-    def best(self, metric):
-        """(score, epoch) of the best epoch by a validation metric; the earliest of equals; (-inf, 0) for none."""
-        scores = [(row[f"val_{metric}"], -row["epoch"]) for row in self.rows if math.isfinite(row[f"val_{metric}"])]
-        score, epoch = max(scores, default=(-math.inf, 0))
-        return score, -epoch
-
-    def is_best(self, metric):
-        """Whether the last epoch is the best one."""
-        return self.best(metric)[1] == len(self.rows)
-
-    def reason_to_stop(self, epochs, early_stop):
-        """Why training is over, as text: all epochs are done, or `early_stop` of them brought no best; or None."""
-        since_best = len(self.rows) - max(self.best(metric)[1] for metric in MONITORED)
-        if len(self.rows) >= epochs:
-            return f"all {epochs} epochs done"
-        return f"no new best for {early_stop} epochs" if early_stop and since_best >= early_stop else None
-
-    def multiplier(self, controller):
-        """Multiplier of the learning rate after the epochs so far, by a fresh `common.schedules.Controller`."""
-        for count in range(1, len(self.rows) + 1):
-            controller.update(Log(self.rows[:count]).is_best("dice"))
-        return controller.multiplier
-
-    def write(self, path):
-        with whole_file(path) as part:
-            pd.DataFrame(self.rows).to_csv(part, index=False)
-
-
-def read_log(path, epochs):
-    """First `epochs` rows of a log, exactly as they were written."""
-    if not epochs:
-        return Log()
-    rows = pd.read_csv(path, dtype=str).head(epochs).to_dict("records")
-    return Log([{name: int(text) if name == "epoch" else float(text) for name, text in row.items()} for row in rows])
 
 
 def save_checkpoint(model, log, run):
@@ -149,28 +98,18 @@ def read_checkpoint(run):
 
 
 class Recorder(keras.callbacks.Callback):
-    """Keeps the run folder up to date, sets what an epoch needs, and decides when to stop.
+    """Says what an epoch ended with and keeps the run folder up to date; it goes behind its `common.course.Course`.
 
     Args:
         run: run folder.
-        log: Log of the epochs so far.
-        training: Batches, told the epoch.
-        rate: function of the number of the epoch, from 0, and the log to the learning rate.
-        seed: of the drop-out and noise layers.
-        epochs: how many the run has.
-        early_stop: epochs without a new best that end it; 0: never.
-        max_minutes: stop before an epoch that would end later than this; None: never.
+        course: Course of the run.
         about: dict that goes into `state.json`.
     """
 
-    def __init__(self, run, log, training, rate, seed, epochs, early_stop=0, max_minutes=None, about=None):
+    def __init__(self, run, course, about):
         super().__init__()
-        self.run, self.log, self.training, self.rate, self.seed = run, log, training, rate, seed
-        self.epochs, self.early_stop, self.max_minutes, self.about = epochs, early_stop, max_minutes, about or {}
-        self.started = time.monotonic()
+        self.run, self.course, self.log, self.about = run, course, course.log, about
         self.draw_after = -math.inf
-        self.longest = 0.0
-        self.why, self.failed = log.reason_to_stop(epochs, early_stop), False
         with hushed():
             from tensorboard.summary import Writer
         self.board = Writer(str(run / "tensorboard"))
@@ -179,49 +118,17 @@ class Recorder(keras.callbacks.Callback):
     def on_train_begin(self, logs=None):
         self.copy = copy_network(self.model)
 
-    def on_epoch_begin(self, epoch, logs=None):
-        self.epoch_started = time.monotonic()
-        self.training.set_epoch(epoch)
-        self.bar = tqdm(total=len(self.training), desc=f"epoch {epoch + 1}", leave=False, disable=None)
-        self.learning_rate = self.rate(epoch, self.log)
-        self.model.optimizer.learning_rate = self.learning_rate
-        generators = [v for v in self.model.variables if v.name == "seed_generator_state"]
-        for number, state in enumerate(generators):
-            word = np.random.SeedSequence([self.seed, epoch, number]).generate_state(1)[0] >> 1
-            state.assign(np.array([word, 0]))
-
-    def on_train_batch_begin(self, batch, logs=None):
-        """Move the bar; here, since Keras waits for the metrics of every step for a callback at its end."""
-        self.bar.update(batch - self.bar.n)
-
     def on_epoch_end(self, epoch, logs=None):
-        self.bar.close()
-        if not math.isfinite(logs["loss"]):
-            self.why = (
-                f"the loss of epoch {epoch + 1} is {logs['loss']}: lower LEARNING_RATE or take another LOSS; "
-                "last.keras holds the epoch before"
-            )
-            self.failed = self.model.stop_training = True
-            return
-        row = {"epoch": epoch + 1, "learning_rate": self.learning_rate}
-        row |= {name: float(value) for name, value in logs.items()}
-        row["seconds"] = round(time.monotonic() - self.epoch_started, 3)
-        self.log.rows.append(row)
-        self._say(row)
-        now = time.monotonic()
-        self.longest = max(self.longest, now - self.epoch_started)
-        self.why = self.log.reason_to_stop(self.epochs, self.early_stop)
-        if not self.why and self.max_minutes and now + self.longest > self.started + 60 * self.max_minutes:
-            self.why = f"another epoch would end after {self.max_minutes:g} minutes"
-        self.model.stop_training = self.why is not None
-        self._save()
+        if not self.course.failed:
+            self._say(self.log.rows[-1])
+            self._save()
 
     def _save(self):
         """Copy what the epoch ends with, and write the files aside."""
         self.finish_writing()
         with clock.timed(COPYING):
             copy_state(self.model, self.copy)
-        self.aside.start(self._write, Log(self.log.rows), self.why)
+        self.aside.start(self._write, Log(self.log.rows), self.course.why)
         if self.copy is self.model:
             self.finish_writing()
 
@@ -244,9 +151,9 @@ class Recorder(keras.callbacks.Callback):
 
     def _say(self, row):
         best = " best" if self.log.is_best("dice") else ""
-        width = len(str(self.epochs))
+        width = len(str(self.course.epochs))
         print(
-            f"epoch {row['epoch']:{width}}/{self.epochs}  loss {row['loss']:.4f}  dice {row['dice']:.3f}  "
+            f"epoch {row['epoch']:{width}}/{self.course.epochs}  loss {row['loss']:.4f}  dice {row['dice']:.3f}  "
             f"val_loss {row['val_loss']:.4f}  val_dice {row['val_dice']:.3f}  val_iou {row['val_iou']:.3f}  "
             f"rate {row['learning_rate']:.2g}  {row['seconds']:.1f} s{best}",
             flush=True,
@@ -262,8 +169,8 @@ class Recorder(keras.callbacks.Callback):
 
     def _write_state(self, log, why):
         best = {f"best_{metric}": dict(zip(("score", "epoch"), log.best(metric), strict=True)) for metric in MONITORED}
-        state = {"epoch": len(log), "epochs": self.epochs, "ended": why, "time": time_table(), **best, **self.about}
-        write_json(self.run / "state.json", state)
+        state = {"epoch": len(log), "epochs": self.course.epochs, "ended": why, "time": time_table()}
+        write_json(self.run / "state.json", state | best | self.about)
 
     def close(self):
         """Write what is only worth it at the end, once all else is written."""
@@ -271,7 +178,7 @@ class Recorder(keras.callbacks.Callback):
         self.board.close()
         if self.log.rows:
             # a run that was killed right after its last checkpoint has the state of the epoch before
-            self._write_state(self.log, self.why)
+            self._write_state(self.log, self.course.why)
             draw_curves(self.log, self.run / "curves.png")
 
 

@@ -13,6 +13,7 @@ from common.grids import Box, grow_box, part_of, whole_box
 from common.images import PREDICTED_COLOUR, TRUTH_COLOUR, first_and_last
 from common.planes import draw_planes
 from common.scores import mean_dice
+from common.spread import Spread
 from common.timing import clock
 from common.volume_augmentation import Change, check_augmentation, plain_geometry, show, within
 from common.volume_tiling import predict_volume, to_labels
@@ -90,6 +91,10 @@ class VolumeSet:
         """Whether any volume has a label."""
         return any(len(places) for places in self.places)
 
+    def in_order(self):
+        """What tells its items apart, in their order, as a list of str."""
+        return self.names
+
     def identities(self):
         """What may not be in two sets, as a set of str."""
         return set(self.names)
@@ -125,8 +130,10 @@ class VolumeSet:
             return whole_box(geometry)
         return grow_box(self.boxes[i], geometry, self.smallest[i], self.margin if margin is None else margin)
 
-    def batches(self, batch_size, seed=None, augmentation=None, crop=None):
+    def batches(self, batch_size, seed=None, augmentation=None, crop=None, spread=None):
         """Batches of the volumes; arguments as the settings of train.py, `seed` None for the order of the set.
+
+        For `spread` see `common.spread`; None: one device.
 
         Raises:
             ValueError: for an augmentation that there is not, a crop that is none, or several whole volumes in a batch.
@@ -142,8 +149,8 @@ class VolumeSet:
             raise ValueError("margins make volumes of several sizes, and need two volumes to train on at least")
         self.tile = crop
         if seed is None:
-            return ValidationBatches(self, batch_size, crop)
-        return TrainingBatches(self, batch_size, crop, seed, augmentation or {})
+            return ValidationBatches(self, batch_size, crop, spread)
+        return TrainingBatches(self, batch_size, crop, spread, seed, augmentation or {})
 
     def best_and_worst(self, model, batch_size, count=3):
         """The `count` worst and the `count` best volumes in three planes, with the outlines of labels and prediction.
@@ -178,14 +185,16 @@ class VolumeBatches(keras.utils.PyDataset):
         volumes: VolumeSet.
         batch_size: items a batch; the last one of an epoch may have fewer.
         crop: voxels (up, back, left), or None for whole volumes, one a batch.
+        spread: `common.spread.Spread` of the devices that they go to; None: one.
 
     Attributes:
         items: what an epoch goes through, in its order; `make` makes image and labels of one.
     """
 
-    def __init__(self, volumes, batch_size, crop):
+    def __init__(self, volumes, batch_size, crop, spread=None):
         super().__init__(workers=WORKERS, max_queue_size=WORKERS)
         self.volumes, self.batch_size, self.crop = volumes, batch_size, crop
+        self.spread = spread or Spread()
         self.begun = False
 
     def on_epoch_begin(self):
@@ -203,17 +212,18 @@ class VolumeBatches(keras.utils.PyDataset):
         if not (self.begun or self.crop or len(self) == 1):
             side = PROBES[index % len(PROBES)]
             shape = (1, side, side, side)
-            return np.zeros((*shape, self.volumes.channels), np.float32), np.zeros((*shape, 1), np.uint8)
-        with clock.timed("reading and augmenting"):
-            images, labels = self.batch(index)
-        clock.made(index, len(images))
-        return images, labels
+            probe = np.zeros((*shape, self.volumes.channels), np.float32), np.zeros((*shape, 1), np.uint8)
+            return self.spread.place(probe, 1)
+        return self.batch(index)
 
     def batch(self, index):
         """The batch of this number, whether an epoch has begun or not."""
         items = self.items[index * self.batch_size : (index + 1) * self.batch_size]
-        images, labels = zip(*map(self.make, items), strict=True)
-        return np.stack(images), np.stack(labels)[..., None]
+        with clock.timed("reading and augmenting"):
+            images, labels = zip(*map(self.make, self.spread.own(items)), strict=True)
+            batch = self.spread.place((np.stack(images), np.stack(labels)[..., None]), len(items))
+        clock.made(index, len(images))
+        return batch
 
 
 class TrainingBatches(VolumeBatches):
@@ -222,13 +232,13 @@ class TrainingBatches(VolumeBatches):
     All that is random in an epoch depends on (seed, epoch) alone, whichever thread is first.
 
     Args:
-        volumes, batch_size, crop: as `VolumeBatches`.
+        volumes, batch_size, crop, spread: as `VolumeBatches`.
         seed: int.
         augmentation: dict for `common.volume_augmentation.Change`, and "margins".
     """
 
-    def __init__(self, volumes, batch_size, crop, seed, augmentation):
-        super().__init__(volumes, batch_size, crop)
+    def __init__(self, volumes, batch_size, crop, spread, seed, augmentation):
+        super().__init__(volumes, batch_size, crop, spread)
         self.seed, self.augmentation = seed, augmentation
         self.all_items = [(i, number) for i in range(len(volumes)) for number in range(self.count(i))]
         self.set_epoch(0)
@@ -274,11 +284,11 @@ class ValidationBatches(VolumeBatches):
     """Cases as prediction sees them, or crops side by side that cover them, always in the same order.
 
     Args:
-        volumes, batch_size, crop: as `VolumeBatches`.
+        volumes, batch_size, crop, spread: as `VolumeBatches`.
     """
 
-    def __init__(self, volumes, batch_size, crop):
-        super().__init__(volumes, batch_size, crop)
+    def __init__(self, volumes, batch_size, crop, spread=None):
+        super().__init__(volumes, batch_size, crop, spread)
         self.items = [(i, box) for i in range(len(volumes)) for box in self.boxes(i)]
 
     def boxes(self, i):

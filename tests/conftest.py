@@ -29,7 +29,7 @@ SCRIPTS = sorted(
 TINY_UNET = {"features": 2, "depth": 1, "dropout": 0.2}
 
 
-def run_script(script, *flags, expect=0, backend=None, **settings):
+def run_script(script, *flags, expect=0, backend=None, env=None, **settings):
     """Run a script as a user does.
 
     Args:
@@ -37,6 +37,7 @@ def run_script(script, *flags, expect=0, backend=None, **settings):
         flags: further arguments.
         expect: exit status that the test is about.
         backend: KERAS_BACKEND.
+        env: dict of further environment variables.
         settings: settings by name, given as flags.
 
     Returns:
@@ -45,7 +46,7 @@ def run_script(script, *flags, expect=0, backend=None, **settings):
     from common.settings import flags_of
 
     command = [sys.executable, str(ROOT / script), *map(str, flags), *flags_of(settings)]
-    environment = os.environ | ({"KERAS_BACKEND": backend} if backend else {})
+    environment = os.environ | ({"KERAS_BACKEND": backend} if backend else {}) | (env or {})
     result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     assert result.returncode == expect, f"{command}\n{result.stdout}\n{result.stderr}"
     return result

@@ -17,10 +17,11 @@ import pytest
 from conftest import ROOT, TINY_UNET, assert_refused, leftovers, make_cases, run_here, run_script, training
 
 import train
+from common.course import Log, read_log
 from common.datasets import Batches, open_set
 from common.errors import InputError
 from common.images import read_picture
-from common.recorder import Log, read_checkpoint, read_log
+from common.recorder import read_checkpoint
 from common.settings import flags_of, recorded_settings
 
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="bit for bit on TensorFlow only")

@@ -1,0 +1,273 @@
+"""Training on several devices, of one machine or of several: each has the whole network and a part of every batch.
+
+The variables are on all devices, through `keras.distribution` on JAX, and a batch is one array over all of them, of
+which each process makes its own part. Loss, gradients, batch normalisation and metrics are those of the whole batch, so
+that a batch size and a learning rate mean the same as on one device. A batch that the devices do not divide, such as
+the last one of an epoch, is computed by each of them whole.
+
+Several processes, one a machine, find each other through the environment variables of `keras.distribution.initialize`:
+
+    KERAS_DISTRIBUTION_JOB_ADDRESSES   address:port of the first process; any free port, the same for all
+    KERAS_DISTRIBUTION_NUM_PROCESSES   how many there are
+    KERAS_DISTRIBUTION_PROCESS_ID      the number of this one, from 0
+"""
+
+import atexit
+import hashlib
+import json
+import os
+import re
+import socket
+import sys
+import threading
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+
+from common.errors import InputError
+
+VARIABLES = tuple(f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
+MEETING = 300  # seconds that processes wait for each other at the start
+HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
+LOST = re.compile(r"gloo|nccl|coordination|DEADLINE_EXCEEDED|UNAVAILABLE|connection (reset|refused|closed)", re.I)
+
+
+def several_processes():
+    """Whether the environment names several processes; raises InputError where what it says is not complete."""
+    given = {name: os.environ.get(name, "") for name in VARIABLES}
+    if not any(given.values()):
+        return False
+    addresses, count, number = given.values()
+    if not (count.isdigit() and number.isdigit() and int(number) < int(count)):
+        raise InputError(
+            f"{VARIABLES[1]} is {count!r} and {VARIABLES[2]} {number!r}; expected for instance 2, and 0 or 1"
+        )
+    if not re.fullmatch(r"\S+:\d+", addresses.split(",")[0]):
+        raise InputError(f"{VARIABLES[0]} is {addresses!r}; expected that of the first process, such as 10.0.0.1:1234")
+    return int(count) > 1
+
+
+def meet():
+    """Wait for the other processes; before JAX has looked for devices.
+
+    From here on a process that ends before `Spread.leave` ends at once, so that the others learn of it.
+    """
+    import jax
+
+    addresses, count, number = (os.environ[name] for name in VARIABLES)
+    address = addresses.split(",")[0]
+    jax.config.update("jax_enable_preemption_service", False)  # else a process does not heed SIGTERM
+    atexit.register(_end_at_once)
+    if int(number) == 0:
+        _refuse_taken_port(address)
+    alone = threading.Timer(MEETING, _give_up, [f"process {number} of {count}", address])
+    alone.daemon = True
+    alone.start()
+    try:
+        jax.distributed.initialize(
+            address,
+            int(count),
+            int(number),
+            cluster_detection_method="deactivate",  # which would give a process one GPU only
+            initialization_timeout=2 * MEETING,  # after which JAX ends the process without a word for users
+            heartbeat_timeout_seconds=HEARTBEAT,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise InputError(f"process {number} of {count} at {address}: {str(error).splitlines()[0]}") from None
+    finally:
+        alone.cancel()
+
+
+def _refuse_taken_port(address):
+    """Raise InputError where another program has the port that the first process is to be found at."""
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    try:
+        socket.create_server(("", int(address.rsplit(":", 1)[1])), family=family, dualstack_ipv6=dual).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"{VARIABLES[0]} is {address}, whose port cannot be had ({error}); take another") from None
+
+
+def _give_up(who, address):
+    """End the process while the main thread waits in JAX, which it does not leave for an exception."""
+    print(
+        f"{Path(sys.argv[0]).name}: error: {who} did not meet the others at {address} within {MEETING} s; "
+        "start all of them, with that address and port of the first open to the others",
+        file=sys.stderr,
+        flush=True,
+    )
+    os._exit(1)
+
+
+def _end_at_once():
+    """Without the farewell of JAX, for which the others would have to be ready."""
+    import jax
+
+    if jax.distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(130 if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt) else 1)
+
+
+class Spread:
+    """The devices that a network is trained on.
+
+    Args:
+        devices: JAX devices, those of the first process first; None: the one that the backend takes by itself.
+
+    Attributes:
+        process, processes: number of this process, from 0, and of all.
+    """
+
+    def __init__(self, devices=None):
+        self.devices, self.process, self.processes = devices, 0, 1
+        if devices is not None:
+            import jax
+            import keras
+
+            self.process, self.processes = jax.process_index(), jax.process_count()
+            names = [f"{device.platform}:{device.id}" for device in devices]
+            mesh = keras.distribution.DeviceMesh((len(names),), ("batch",), names)
+            self.distribution = keras.distribution.DataParallel(device_mesh=mesh, auto_shard_dataset=False)
+            axes = ("batch",), ()
+            self.divided, self.whole = (keras.distribution.TensorLayout(a, mesh).backend_layout for a in axes)
+
+    @property
+    def first(self):
+        """Whether this is the process that writes and prints."""
+        return self.process == 0
+
+    def __len__(self):
+        return len(self.devices or [None])
+
+    def in_words(self):
+        """Number of devices and processes as text; empty for one device."""
+        if len(self) == 1:
+            return ""
+        machines = f" of {self.processes} processes" if self.processes > 1 else ""
+        return f", {len(self)} devices{machines}"
+
+    def scope(self):
+        """Context in which new variables are put on all devices."""
+        return nullcontext() if self.devices is None else self.distribution.scope()
+
+    def own(self, items):
+        """Those of the items of a batch that this process makes: a part, or all where the devices do not divide it."""
+        if len(items) % len(self):
+            return items
+        part = len(items) // self.processes
+        return items[self.process * part : (self.process + 1) * part]
+
+    def place(self, arrays, count):
+        """A batch over all devices.
+
+        Args:
+            arrays: tuple of arrays of the items that `own` gave.
+            count: items of the whole batch.
+
+        Returns:
+            tuple of arrays (count, ...) on the devices; for one device, the arrays as they are.
+        """
+        if self.devices is None:
+            return arrays
+        import jax
+
+        layout = self.whole if count % len(self) else self.divided
+        return tuple(jax.make_array_from_process_local_data(layout, a, (count, *a.shape[1:])) for a in arrays)
+
+    # --- between processes
+
+    def agree(self, value):
+        """The value that the first process has, for all; of what JSON keeps."""
+        if self.processes == 1:
+            return value
+        import numpy as np
+        from jax.experimental.multihost_utils import broadcast_one_to_all
+
+        text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+        size = int(broadcast_one_to_all(np.int32(len(text))))
+        text = np.resize(text, size)  # of the others, only the size counts
+        return json.loads(bytes(np.asarray(broadcast_one_to_all(text))))
+
+    def require_same(self, values):
+        """Raise InputError where another process has other values.
+
+        Args:
+            values: dict of a name to what JSON keeps, the same names in all processes.
+        """
+        if self.processes == 1:
+            return
+        import numpy as np
+        from jax.experimental.multihost_utils import process_allgather
+
+        texts = [json.dumps(value, sort_keys=True).encode() for value in values.values()]
+        digests = np.array([list(hashlib.sha256(text).digest()) for text in texts], np.uint8)
+        others = np.asarray(process_allgather(digests))
+        for name, theirs in zip(values, others.swapaxes(0, 1), strict=True):
+            if (theirs != theirs[0]).any():
+                raise InputError(f"{name} is not the same in all {self.processes} processes; every one needs the same")
+
+    @contextmanager
+    def together(self, advice=""):
+        """Turn the loss of another process meanwhile into an InputError.
+
+        Args:
+            advice: how to go on, for the message.
+        """
+        try:
+            yield
+        except Exception as error:
+            if self.processes == 1 or isinstance(error, InputError) or not LOST.search(str(error)):
+                raise
+            raise InputError(
+                f"process {self.process} of {self.processes} lost another one, which ended or cannot be reached; "
+                f"its own last lines say why{advice}"
+            ) from None
+
+    def leave(self):
+        """Part from the other processes, once all are here; each goes on by itself."""
+        if self.processes > 1:
+            import jax
+
+            jax.distributed.shutdown()
+
+
+def spread_over(setting, batch_size):
+    """The devices for a setting.
+
+    Args:
+        setting: how many devices of each machine; None: all GPUs or TPUs that divide a batch.
+        batch_size: of all devices together; None: it is yet to be chosen for them.
+
+    Raises:
+        InputError: if there are not so many, they do not divide a batch, or the backend knows one device only.
+    """
+    import keras
+
+    from common.devices import accelerators
+
+    if keras.backend.backend() != "jax":
+        if (setting or 1) > 1:
+            raise InputError(
+                f"DEVICES is {setting}; several devices train on JAX: install it and set KERAS_BACKEND=jax"
+            )
+        if setting is None and len(accelerators()) > 1:
+            print(f"training on one of {len(accelerators())} GPUs; with KERAS_BACKEND=jax it is all")
+        return Spread()
+    import jax
+
+    processes, here = jax.process_count(), jax.local_devices()
+    if (setting or 1) > len(here):
+        raise InputError(f"DEVICES is {setting}; this machine has {len(here)}: {', '.join(map(str, here))}")
+    count = setting or (len(here) if accelerators() else 1)
+    while setting is None and count > 1 and (batch_size or 0) % (processes * count):
+        count -= 1
+    if (batch_size or 0) % (processes * count):
+        raise InputError(
+            f"BATCH_SIZE is {batch_size}, and {processes * count} devices are to divide it; give a multiple of that"
+        )
+    if processes * count == 1 and setting is None:
+        return Spread()
+    chosen = [[d for d in jax.devices() if d.process_index == p][:count] for p in range(processes)]
+    spread = Spread([device for machine in chosen for device in machine])
+    spread.require_same({"the number of devices": count})
+    return spread
