@@ -62,6 +62,7 @@ from pathlib import Path
 
 from common import devices, trials
 from common.errors import InputError, as_input_error
+from common.faster import train_faster
 from common.files import file_digest, require_choice
 
 devices.import_keras(together=FOLD != "all")
@@ -309,6 +310,7 @@ def make_model(training):
             if resumed.output_shape != model.output_shape:
                 raise InputError(f"{RUN} gives {resumed.output_shape}; {TRAIN} needs {model.output_shape}")
             follow_steps(resumed)
+            train_faster(resumed)
             return resumed, log
     if MODE == "retrain":
         take_weights(model, load_network(model_file(RUN)), RUN)
@@ -330,6 +332,7 @@ def compile_network(model, jit):
     )
     model.optimizer.build(model.trainable_variables)  # else within the first step, which is then traced twice
     follow_steps(model)
+    train_faster(model)
 
 
 def make_optimizer(setting, rate=None):

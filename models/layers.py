@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from common.devices import conv3d_is_slow
+from common.devices import is_tensorflow_on_cpu
 
 # Keras' 0.99 takes hundreds of steps to forget the first batches; small sets have few steps an epoch.
 NORM_MOMENTUM = 0.9
@@ -63,7 +63,7 @@ class PlanarConv3D(layers.Conv3D):
     """
 
     def convolution_op(self, inputs, kernel):
-        if not conv3d_is_slow():
+        if not is_tensorflow_on_cpu():
             return super().convolution_op(inputs, kernel)
         nothing = ops.zeros_like(inputs[:, :1])
         below, above = ops.concatenate([nothing, inputs[:, :-1]], 1), ops.concatenate([inputs[:, 1:], nothing], 1)
