@@ -62,7 +62,6 @@ from pathlib import Path
 
 from common import devices, trials
 from common.errors import InputError, as_input_error
-from common.faster import train_faster
 from common.files import file_digest, require_choice
 
 devices.import_keras(together=FOLD != "all")
@@ -71,6 +70,7 @@ import keras
 import models
 from common.course import Course, Log
 from common.datasets import open_set
+from common.faster import train_faster
 from common.flops import image_flops
 from common.folds import cross_validate, find_folds, fold_file, is_cross_validation
 from common.recorder import Recorder, make_run_folder, read_checkpoint
@@ -121,8 +121,8 @@ def main():
         try:
             with spread.together(to_go_on):
                 model.fit(
-                    batches,
-                    validation_data=validation.batches(BATCH_SIZE, crop=CROP, spread=spread),
+                    devices.feed(batches),
+                    validation_data=devices.feed(validation.batches(BATCH_SIZE, crop=CROP, spread=spread)),
                     initial_epoch=len(log),
                     epochs=EPOCHS,
                     shuffle=False,

@@ -104,6 +104,30 @@ def hold_memory():
             library.mallopt(parameter, value)
 
 
+def feed(batches):
+    """Batches of slices as `fit` takes them without waiting.
+
+    Keras would hand them to a dataset of TensorFlow that tunes itself; the end of an epoch of some seconds was seen to
+    wait for as long again for the thread that tunes. Other backends, and batches that threads make, go as they are.
+
+    Args:
+        batches: keras.utils.PyDataset of pairs of arrays.
+    """
+    import keras
+
+    if keras.backend.backend() != "tensorflow" or batches.workers > 1:
+        return batches
+    import tensorflow as tf
+
+    signature = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in batches[0])
+    dataset = tf.data.Dataset.from_generator(
+        lambda: map(batches.__getitem__, range(len(batches))), output_signature=signature
+    )
+    options = tf.data.Options()
+    options.autotune.enabled = False
+    return dataset.apply(tf.data.experimental.assert_cardinality(len(batches))).prefetch(2).with_options(options)
+
+
 def usual_half():
     """Policy of half precision of the accelerator: bfloat16, or float16 on a GPU that computes no bfloat16."""
     import keras
