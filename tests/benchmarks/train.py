@@ -21,7 +21,7 @@ DICE_CASES, DICE_EPOCHS, DICE_FEATURES = 12, 30, 8
 
 
 def whole_script(packed, runs, features, epochs):
-    """Seconds of an epoch, from one epoch's line to the next: validation, log and checkpoint are in it; and the Dice."""
+    """Seconds of an epoch, from one epoch's line to the next: with validation, log and checkpoint; and the best Dice."""
     command = [
         sys.executable,
         ROOT / "train.py",

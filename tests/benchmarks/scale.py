@@ -1,0 +1,29 @@
+"""All that is promised of speed and size, by one command: the other benchmarks in turn, about an hour.
+
+python tests/benchmarks/scale.py [PYTHON]
+
+PYTHON is that of an environment with torch, for the comparison with PyTorch; without it that is left out.
+"""
+
+import subprocess
+import sys
+
+from paired import ROOT
+
+BENCHMARKS = ROOT / "tests" / "benchmarks"
+
+
+def main(*python):
+    commands = {
+        "an epoch of training": [BENCHMARKS / "train.py", "32", *python],
+        "several devices and processes": ["-m", "pytest", "-n", "0", "-q", "-s", ROOT / "tests" / "test_spread.py"],
+        "larger than memory, and cost against size": [BENCHMARKS / "larger.py"],
+    }
+    for what, command in commands.items():
+        print(f"--- {what}", flush=True)
+        if subprocess.run([sys.executable, *map(str, command)], check=False, cwd=ROOT).returncode:
+            sys.exit(f"{what}: failed")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
