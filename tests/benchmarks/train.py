@@ -21,7 +21,7 @@ DICE_CASES, DICE_EPOCHS, DICE_FEATURES = 12, 30, 8
 
 
 def whole_script(packed, runs, features, epochs):
-    """Seconds of an epoch, from one epoch's line to the next: with validation, log and checkpoint; and the best Dice."""
+    """Seconds of an epoch, from line to line, with validation, log and checkpoint; and the best validation Dice."""
     command = [
         sys.executable,
         ROOT / "train.py",
