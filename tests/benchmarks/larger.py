@@ -84,11 +84,11 @@ def compare_places(path, count):
     inputs = keras.Input((SIDE, SIDE, 1))
     outputs = keras.layers.Conv2D(1, 3, padding="same", activation="sigmoid")(inputs)
     model = keras.Model(inputs, outputs)
-    model.compile("sgd", "binary_crossentropy")
+    model.compile("sgd", "binary_crossentropy", jit_compile=devices.usual_jit())
 
     def train(batches):
         started = time.perf_counter()
-        model.fit(batches, shuffle=False, verbose=0)
+        model.fit(devices.feed(batches), shuffle=False, verbose=0)
         return time.perf_counter() - started
 
     for what, epoch, rounds in (
