@@ -1,4 +1,4 @@
-"""All that is promised of speed and size, by one command: the other benchmarks in turn, about an hour.
+"""All that is promised of speed and size, by one command: the other benchmarks in turn, which takes long.
 
 python tests/benchmarks/scale.py [PYTHON]
 
