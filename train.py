@@ -102,7 +102,8 @@ def main():
     batches = make_batches(training, BATCH_SIZE, spread)
     keras.utils.set_random_seed(SEED)  # again: a trial draws random numbers
     with spread.together(), spread.scope():
-        spread.require_same(what_decides(training, validation))
+        if spread.processes > 1:
+            spread.require_same(what_decides(training, validation))
         model, log = make_model(training)
     run = find_run_folder(model) if spread.first else None
     print(

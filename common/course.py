@@ -122,6 +122,6 @@ class Course(keras.callbacks.Callback):
         self.log.rows.append(row)
         self.longest = max(self.longest, now - self.epoch_started)
         self.why = self.log.reason_to_stop(self.epochs, self.early_stop)
-        if not self.why and self.agree(now + self.longest > self.last_moment):
+        if not self.why and self.max_minutes and self.agree(now + self.longest > self.last_moment):
             self.why = f"another epoch would end after {self.max_minutes:g} minutes"
         self.model.stop_training = self.why is not None
