@@ -77,7 +77,7 @@ from common.recorder import Recorder, make_run_folder, read_checkpoint
 from common.report import draw_network, finish_report
 from common.runs import load_network, model_file, take_weights
 from common.schedules import Controller, learning_rate
-from common.spread import several_processes, spread_over
+from common.spread import several_processes, spread_over, together
 from common.timing import Timer, in_lines, time_table
 from losses import follow_steps, get_loss, training_metrics
 
@@ -101,7 +101,7 @@ def main():
     spread = choose_how_to_compute(training, own_rate)
     batches = make_batches(training, BATCH_SIZE, spread)
     keras.utils.set_random_seed(SEED)  # again: a trial draws random numbers
-    with spread.together(), spread.scope():
+    with spread.scope():
         if spread.processes > 1:
             spread.require_same(what_decides(training, validation))
         model, log = make_model(training)
@@ -120,7 +120,7 @@ def main():
         timer = Timer(image_flops(model), devices.peak(PRECISION))
         to_go_on = f"; to go on: python train.py --mode resume --run {run or 'RUN'}"
         try:
-            with spread.together(to_go_on):
+            with together(to_go_on):
                 model.fit(
                     devices.feed(batches),
                     validation_data=devices.feed(validation.batches(BATCH_SIZE, crop=CROP, spread=spread)),
@@ -347,4 +347,5 @@ def make_optimizer(setting, rate=None):
 
 
 if __name__ == "__main__":
-    main()
+    with together():
+        main()

@@ -108,6 +108,24 @@ def _end_at_once():
         os._exit(130 if isinstance(getattr(sys, "last_value", None), KeyboardInterrupt) else 1)
 
 
+@contextmanager
+def together(advice=""):
+    """Turn the loss of another process meanwhile into an InputError.
+
+    Args:
+        advice: how to go on, for the message.
+    """
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, InputError) or not (several_processes() and LOST.search(str(error))):
+            raise
+        raise InputError(
+            f"process {os.environ[VARIABLES[2]]} of {os.environ[VARIABLES[1]]} lost another one, which ended or cannot "
+            f"be reached; its own last lines say why{advice}"
+        ) from None
+
+
 class Spread:
     """The devices that a network is trained on.
 
@@ -205,23 +223,6 @@ class Spread:
         for name, theirs in zip(values, others.swapaxes(0, 1), strict=True):
             if (theirs != theirs[0]).any():
                 raise InputError(f"{name} is not the same in all {self.processes} processes; every one needs the same")
-
-    @contextmanager
-    def together(self, advice=""):
-        """Turn the loss of another process meanwhile into an InputError.
-
-        Args:
-            advice: how to go on, for the message.
-        """
-        try:
-            yield
-        except Exception as error:
-            if self.processes == 1 or isinstance(error, InputError) or not LOST.search(str(error)):
-                raise
-            raise InputError(
-                f"process {self.process} of {self.processes} lost another one, which ended or cannot be reached; "
-                f"its own last lines say why{advice}"
-            ) from None
 
     def leave(self):
         """Part from the other processes, once all are here; each goes on by itself."""
