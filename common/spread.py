@@ -75,6 +75,10 @@ def meet():
         raise InputError(f"process {number} of {count} at {address}: {str(error).splitlines()[0]}") from None
     finally:
         alone.cancel()
+    from jax.experimental.multihost_utils import sync_global_devices
+
+    with together():
+        sync_global_devices("met")  # connects them, so that the end of one is noticed from here on
 
 
 def _refuse_taken_port(address):

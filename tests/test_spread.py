@@ -157,6 +157,17 @@ def test_processes_with_other_settings_are_refused(work):
     assert any("a setting is not the same in all 2 processes" in text for text in said), said
 
 
+def test_process_that_fails_early_is_missed_with_a_line(work):
+    port = free_port()
+    settings = work.settings("early")
+    second = work.start("early", 1, port, **settings | {"VALIDATION": work.root / "gone.csv"})
+    first = work.start("early", 0, port, **settings)
+    said = [process.communicate(timeout=120)[0] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (1, 1), said
+    assert "lost another one" in said[0] and "gone.csv does not exist" in said[1]
+    assert not any("Traceback" in text for text in said) and not (work.root / "early").exists()
+
+
 def test_backend_that_knows_one_device_is_named(work):
     assert_refused("train.py", "DEVICES is 2", "KERAS_BACKEND=jax", DEVICES=2, **work.settings("refused"))
     assert_refused("train.py", "DEVICES is 0", DEVICES=0, **work.settings("refused"))
