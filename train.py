@@ -68,18 +68,18 @@ devices.import_keras(together=FOLD != "all")
 import keras
 
 import models
+from common.compiling import compile_network, make_optimizer, prepare_steps
 from common.course import Course, Log
-from common.datasets import open_set
-from common.faster import train_faster
 from common.flops import image_flops
 from common.folds import cross_validate, find_folds, fold_file, is_cross_validation
+from common.opening import open_both
 from common.recorder import Recorder, make_run_folder, read_checkpoint
 from common.report import draw_network, finish_report
 from common.runs import load_network, model_file, take_weights
 from common.schedules import Controller, learning_rate
 from common.spread import several_processes, spread_over, together
 from common.timing import Timer, in_lines, time_table
-from losses import follow_steps, get_loss, training_metrics
+from losses import get_loss
 
 
 def main():
@@ -220,23 +220,10 @@ def rate_of_epoch(epoch, log):
 
 
 def open_sets():
-    """Training and validation set, checked against each other."""
-    training = open_set(TRAIN, MEMORY_GB)
-    validation = open_set(VALIDATION, MEMORY_GB, training.classes)
-    for what, ours, theirs in (
-        ("images of", training.shape, validation.shape),
-        ("classes:", training.classes, validation.classes),
-    ):
-        if ours != theirs:
-            raise InputError(f"{TRAIN} has {what} {ours} and {VALIDATION} {theirs}; they must be alike")
-    if both := training.identities() & validation.identities():
-        raise InputError(
-            f"{len(both)} slices or cases are in {TRAIN} and in {VALIDATION}, such as {min(both)}; divide them again"
-        )
+    """Training and validation set, checked against each other and the loss."""
+    training, validation = open_both(TRAIN, VALIDATION, MEMORY_GB)
     with as_input_error("LOSS"):
         get_loss(LOSS, training.classes, training.axes)
-    if not validation.has_foreground():
-        raise InputError(f"every mask in {VALIDATION} is empty; the best epoch cannot be chosen by it")
     return training, validation
 
 
@@ -255,7 +242,7 @@ def choose_how_to_compute(training, own_rate):
 
     def compiled(jit=None):
         model = build(training)
-        compile_network(model, devices.usual_jit() if jit is None else jit)
+        compile_network(model, OPTIMIZER, LEARNING_RATE, LOSS, devices.usual_jit() if jit is None else jit)
         return model
 
     def batch(size):
@@ -310,40 +297,17 @@ def make_model(training):
         if resumed is not None:
             if resumed.output_shape != model.output_shape:
                 raise InputError(f"{RUN} gives {resumed.output_shape}; {TRAIN} needs {model.output_shape}")
-            follow_steps(resumed)
-            train_faster(resumed)
+            prepare_steps(resumed)
             return resumed, log
     if MODE == "retrain":
         take_weights(model, load_network(model_file(RUN)), RUN)
-    compile_network(model, JIT)
+    compile_network(model, OPTIMIZER, LEARNING_RATE, LOSS, JIT)
     return model, Log()
 
 
 def build(training):
     with as_input_error("MODEL_SETTINGS"):
         return models.build_model(MODEL, training.shape, training.classes, **MODEL_SETTINGS)
-
-
-def compile_network(model, jit):
-    model.compile(
-        optimizer=make_optimizer(OPTIMIZER, LEARNING_RATE),
-        loss=get_loss(LOSS),
-        metrics=training_metrics(),
-        jit_compile=jit,
-    )
-    model.optimizer.build(model.trainable_variables)  # else within the first step, which is then traced twice
-    follow_steps(model)
-    train_faster(model)
-
-
-def make_optimizer(setting, rate=None):
-    """Optimizer of a name or of a dict with name and settings; None takes the rate that Keras gives it."""
-    setting = {"name": setting} if isinstance(setting, str) else dict(setting)
-    if "name" not in setting:
-        raise ValueError(f'{setting} has no name; expected for instance {{"name": "sgd", "momentum": 0.9}}')
-    name = setting.pop("name").lower()
-    rate = {} if rate is None else {"learning_rate": rate}
-    return keras.optimizers.get({"class_name": name, "config": rate | setting})
 
 
 if __name__ == "__main__":

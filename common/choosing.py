@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from common.datasets import open_set
 from common.errors import InputError
 from common.files import read_json
 from common.folds import fold_runs, is_cross_validation
 from common.images import class_numbers
+from common.opening import open_set
 from common.parallel import ordered_map, progress
 from common.postprocess import clean
 from common.runs import MODELS, load_network, model_file

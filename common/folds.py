@@ -116,7 +116,7 @@ def predict_out_of_fold(folder):
     Returns:
         whether that could be done.
     """
-    from common.datasets import open_set
+    from common.opening import open_set
 
     lists = {}
     for run in fold_runs(folder):

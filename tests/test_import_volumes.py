@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 sitk = pytest.importorskip("SimpleITK")
-from common.datasets import open_set
 from common.grids import Geometry
 from common.images import paste, read_mask, read_picture, to_grey
 from common.label_volumes import labels_of_slices, write_labels
+from common.opening import open_set
 from common.volumes import (
     PLANES,
     from_planes,

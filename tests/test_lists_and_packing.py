@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from common.cases import read_list, slice_identity
-from common.datasets import open_set
 from common.errors import InputError
 from common.images import read_picture, values_of
+from common.opening import open_set
 from common.settings import flags_of
 
 LISTS, PACK = "preprocess/2_write_lists.py", "preprocess/3_pack_hdf5.py"

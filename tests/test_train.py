@@ -18,9 +18,10 @@ from conftest import ROOT, TINY_UNET, assert_refused, leftovers, make_cases, run
 
 import train
 from common.course import Log, read_log
-from common.datasets import Batches, open_set
+from common.datasets import Batches
 from common.errors import InputError
 from common.images import read_picture
+from common.opening import open_set
 from common.recorder import read_checkpoint
 from common.settings import flags_of, recorded_settings
 

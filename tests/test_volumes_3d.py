@@ -22,8 +22,8 @@ devices.import_keras()
 import keras
 from keras import ops
 
-from common.datasets import open_set
 from common.errors import InputError
+from common.opening import open_set
 from common.runs import load_network
 from common.volume_augmentation import Change, plain_geometry, show
 from common.volume_prediction import Options, Step, Volume, find_volume_networks, labels_of, predict_one

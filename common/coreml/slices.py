@@ -6,7 +6,6 @@ import cv2
 import numpy as np
 
 from common.cases import find_slices
-from common.datasets import open_set
 from common.errors import InputError
 from common.images import (
     class_count,
@@ -19,6 +18,7 @@ from common.images import (
     to_unit,
     values_of,
 )
+from common.opening import open_set
 
 TRIED = 50  # slices looked at for each one that is wanted, to find some with a mask
 

@@ -63,7 +63,8 @@ def read_epochs(batches, epochs=1):
 
 def read_large(path):
     """Read a set for an epoch with MEMORY_GB 1; print seconds, and the most memory above that at the start, in MB."""
-    from common.datasets import Batches, open_set
+    from common.datasets import Batches
+    from common.opening import open_set
 
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
     before = memory("VmRSS")
@@ -77,7 +78,8 @@ def compare_places(path, count):
     devices.import_keras()
     import keras
 
-    from common.datasets import Batches, open_set
+    from common.datasets import Batches
+    from common.opening import open_set
 
     devices.set_up(1, False)
     file, inside = (Batches(open_set(path, gb), BATCH, seed=1) for gb in (0.0, 100.0))
@@ -179,7 +181,8 @@ def processor_seconds(*command):
 
 def seconds_of_steps(root, count):
     """dict of a step to its processor seconds with `count` images, start-up included but for the reading."""
-    from common.datasets import Batches, open_set
+    from common.datasets import Batches
+    from common.opening import open_set
 
     write_cases(root, count)
     lists, packed = root / "lists", root / "packed"

@@ -124,7 +124,7 @@ def waiting(work, rounds=4):
     devices.import_keras()
     import keras
 
-    from common.datasets import open_set
+    from common.opening import open_set
     from losses import get_loss
     from models import build_model
 
