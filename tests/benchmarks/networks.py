@@ -1,9 +1,10 @@
-"""Every network at its own width on this machine: images a second, and float32 against bfloat16.
+"""Every network at its own width on this machine: images a second in training, against Keras' own layers and bfloat16.
 
 python tests/benchmarks/networks.py [name ...]
 """
 
 import sys
+from functools import partial
 
 import paired  # noqa: F401  (puts the project on the path)
 
@@ -27,32 +28,43 @@ def main(wanted):
     import keras
     import numpy as np
 
+    from common.compiling import compile_network
     from losses import get_loss
     from models import build_model
 
     devices.set_up(1, deterministic=False)
     slowdown = trials.slowdown_of_bfloat16()
-    policies = ("float32", "mixed_bfloat16") if slowdown <= trials.GREATEST_SLOWDOWN else ("float32",)
+    tries_half = slowdown <= trials.GREATEST_SLOWDOWN
     print(f"a step of two convolutions takes {slowdown:.1f} times as long in bfloat16 as in float32")
     first = None
     for title in wanted or NETWORKS:
         name, side, settings = NETWORKS[title]
+        build = partial(build_model, name, (side, side, 1), **settings)
 
-        def make_model(name=name, side=side, settings=settings):
-            model = build_model(name, (side, side, 1), **settings)
+        def as_train(build=build):
+            model = build()
+            compile_network(model, "nadam", 1e-3, "mse+dice", devices.usual_jit())
+            return model
+
+        def as_keras(build=build):
+            model = build()
             model.compile("nadam", get_loss("mse+dice"), jit_compile=devices.usual_jit())
             return model
 
         rng = np.random.default_rng(0)
         x = rng.random((BATCH, side, side, 1), np.float32)
         batch = x, (x > 0.5).astype(np.uint8)
-        seconds = trials.time_precisions(make_model, lambda batch=batch: batch, ROUNDS, policies)
-        first = first or seconds["float32"]
-        half = (
-            "not tried" if len(policies) == 1 else f"{seconds['float32'] / seconds['mixed_bfloat16']:.2f} times as fast"
+        own, keras_own = trials.time_steps({"own": as_train, "Keras": as_keras}, lambda b=batch: b, ROUNDS).values()
+        half = "not tried"
+        if tries_half:
+            seconds = trials.time_precisions(as_train, lambda b=batch: b, ROUNDS)
+            half = f"{seconds['float32'] / seconds['mixed_bfloat16']:.2f} times as fast"
+        first = first or own
+        print(
+            f"{title}: {BATCH / own:.2f} images/s in float32, {first / own:.2f} times the first, "
+            f"{keras_own / own:.2f} times Keras' own layers; bfloat16 {half}",
+            flush=True,
         )
-        rate, ratio = BATCH / seconds["float32"], first / seconds["float32"]
-        print(f"{title}: {rate:.2f} images/s in float32, {ratio:.2f} times the first; bfloat16 {half}", flush=True)
         keras.utils.clear_session()
 
 
