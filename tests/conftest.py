@@ -153,6 +153,16 @@ def made_once(tmp_path_factory, worker_id):
     return make
 
 
+@pytest.fixture(scope="session", autouse=True)
+def jax_cache(tmp_path_factory, worker_id):
+    """What JAX compiles, most of it tiny, is kept for its next process in the same tests."""
+    base = tmp_path_factory.getbasetemp()
+    cache = (base if worker_id == "master" else base.parent) / "jax_cache"
+    always = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    with mock.patch.dict(os.environ, {"JAX_COMPILATION_CACHE_DIR": str(cache), **always}):
+        yield
+
+
 @pytest.fixture(scope="session")
 def packed(made_once):
     """Case folders, lists and packed sets of small discs: dict of cases, lists, packed."""

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, assert_refused, disc_slice, leftovers, run_here, run_script, write_picture
+from conftest import ROOT, assert_refused, disc_slice, leftovers, run_here, write_picture
 
 from common import averaging
 from common.files import write_json
@@ -60,7 +60,7 @@ def test_masks_and_overlays_have_the_names_and_sizes_of_the_pictures(trained, tm
     run, _ = trained
     for name, size in (("a.jpg", (50, 31)), ("b.png", (24, 24)), ("c.tif", (24, 80))):
         write_picture(tmp_path / "in" / name, cv2.merge([cv2.resize(disc_slice(24, 1)[0], size[::-1])] * 3))
-    run_script("predict.py", RUN=[str(run), str(run / "last.keras")], INPUT=tmp_path / "in", OUTPUT=tmp_path / "out")
+    run_here("predict.py", RUN=[str(run), str(run / "last.keras")], INPUT=tmp_path / "in", OUTPUT=tmp_path / "out")
     for name, size in (("a", (50, 31)), ("b", (24, 24)), ("c", (24, 80))):
         mask = read_picture(tmp_path / "out" / f"{name}.png")
         assert mask.shape == size and set(np.unique(mask)) <= {0, 255}
@@ -140,7 +140,7 @@ def test_parts_predict_what_one_run_predicts(trained, packed, tmp_path):
         volume = {"plane": "axial", "grid": grid, "geometry": grid}
         write_json(cases / case / "case.json", {"slices": entries, "volume": volume})
     settings = {"RUN": trained[0], "INPUT": cases}
-    run_script("predict.py", **settings, OUTPUT=tmp_path / "whole")
+    run_here("predict.py", **settings, OUTPUT=tmp_path / "whole")
     whole = files_of(tmp_path / "whole")
     assert whole[Path("volumes.csv")].count(b"case0") == 2
     settings["OUTPUT"] = tmp_path / "out"

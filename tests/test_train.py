@@ -94,7 +94,7 @@ def test_saved_networks_take_unit_range_and_have_named_ends(trained, packed):
 
 def test_it_learns(packed, tmp_path):
     """Discs are brighter than the noise around them: forty epochs find them."""
-    run_script(
+    run_here(
         "train.py",
         **training(packed, tmp_path, EPOCHS=40, LEARNING_RATE=1e-2, LOSS="bce+dice", SCHEDULE="cosine", BATCH_SIZE=4),
         MAX_MINUTES=3,
@@ -108,7 +108,7 @@ def test_schedule_controller_lists_augmentation_and_early_stop(packed, tmp_path)
     settings |= {"AUGMENTATION": {"flip": "horizontal", "rotation": 5, "fill": "nearest"}, "MEMORY_GB": 0.0}
     settings |= {"SCHEDULE": "graph", "SCHEDULE_SETTINGS": {"points": [[0, 1e-12], [9, 1e-12]]}}
     settings |= {"CONTROLLER": {"step": [0.5, 2.0], "patience": [1, 9], "limit": [0.3, 1]}}
-    out = run_script("train.py", **settings, PRECISION="mixed_bfloat16").stdout
+    out = run_here("train.py", **settings, PRECISION="mixed_bfloat16").stdout
     log = pd.read_csv(only_folder(tmp_path) / "training_log.csv")
     assert "/9 " in out, "the last point of the graph ends the run"
     dice = log["val_dice"].to_list()
@@ -125,7 +125,7 @@ def test_several_classes_and_16_bits(tmp_path):
     cases = make_cases(tmp_path / "cases", cases=3, slices=4, classes=2, bits=16)
     run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=tmp_path / "lists", TEST_SHARE=0.3)
     run_here("preprocess/3_pack_hdf5.py", LISTS=tmp_path / "lists", PACKED=tmp_path / "packed")
-    run_script("train.py", **training({"packed": tmp_path / "packed"}, tmp_path / "runs", LOSS="cce+dice"))
+    run_here("train.py", **training({"packed": tmp_path / "packed"}, tmp_path / "runs", LOSS="cce+dice"))
     run = only_folder(tmp_path / "runs")
     run_here("predict.py", RUN=run, INPUT=tmp_path / "lists" / "test.csv", OUTPUT=tmp_path / "out")
     run_here("evaluate.py", PREDICTED=tmp_path / "out", TRUTH=tmp_path / "lists" / "test.csv", OUTPUT=tmp_path / "s")
@@ -179,7 +179,7 @@ def test_rate_follows_batch_and_optimizer_where_it_is_not_set(tmp_path, monkeypa
 
 
 def test_batch_size_by_a_trial(packed, tmp_path):
-    out = run_script("train.py", **training(packed, tmp_path, BATCH_SIZE="auto", EPOCHS=1)).stdout
+    out = run_here("train.py", **training(packed, tmp_path, BATCH_SIZE="auto", EPOCHS=1)).stdout
     chosen = json.loads((only_folder(tmp_path) / "settings.json").read_text())["BATCH_SIZE"]
     assert chosen == 8 and f"batches of {chosen}" in out, "the set has eight slices, so it is not doubled"
 
@@ -264,16 +264,16 @@ def test_flags_change_a_resumed_run_and_a_finished_one_says_so(trained, tmp_path
     shutil.copytree(trained[0], run)
     before = (run / "last.keras").read_bytes()
     (run / "report.html").unlink()  # killed after the last epoch
-    assert "all 2 epochs done" in run_script("train.py", MODE="resume", RUN=run).stdout
+    assert "all 2 epochs done" in run_here("train.py", MODE="resume", RUN=run).stdout
     assert (run / "last.keras").read_bytes() == before and (run / "report.html").exists()
-    run_script("train.py", MODE="resume", RUN=run, EPOCHS=3)
+    run_here("train.py", MODE="resume", RUN=run, EPOCHS=3)
     assert list(pd.read_csv(run / "training_log.csv")["epoch"]) == [1, 2, 3]
 
 
 def test_retrain_takes_weights_by_name(trained, packed, tmp_path):
     run, _ = trained
     settings = training(packed, tmp_path, EPOCHS=1, LEARNING_RATE=0.0, OPTIMIZER="sgd", DETERMINISTIC=True)
-    out = run_script("train.py", **settings, MODE="retrain", RUN=run).stdout
+    out = run_here("train.py", **settings, MODE="retrain", RUN=run).stdout
     assert "took the weights of" in out and "new:" not in out
     trainable = [
         [v.numpy() for v in keras.saving.load_model(path, compile=False).trainable_variables]
@@ -283,7 +283,7 @@ def test_retrain_takes_weights_by_name(trained, packed, tmp_path):
 
 
 def test_it_stops_in_time_and_ctrl_c_loses_nothing(packed, tmp_path):
-    out = run_script("train.py", **training(packed, tmp_path / "a", EPOCHS=500, MAX_MINUTES=0.02)).stdout
+    out = run_here("train.py", **training(packed, tmp_path / "a", EPOCHS=500, MAX_MINUTES=0.02)).stdout
     assert "another epoch would end after" in out and (only_folder(tmp_path / "a") / "report.html").exists()
     command = [sys.executable, str(ROOT / "train.py"), *flags_of(training(packed, tmp_path / "b", EPOCHS=500))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -13,7 +13,7 @@ import h5py
 import optuna
 import pandas as pd
 import pytest
-from conftest import ROOT, assert_refused, leftovers, run_script
+from conftest import ROOT, assert_refused, leftovers, run_here, run_script
 from optuna.trial import TrialState, create_trial
 
 import tune
@@ -129,14 +129,14 @@ def test_a_search_killed_twice_and_finished_by_two_processes(packed, tmp_path, m
     assert list(table["state"]) == ["complete", "complete", "failed"] and table["dice"][0] >= table["dice"][1]
     assert {"unet depth", "LEARNING_RATE", "run", "minutes"} <= set(table) and "unet needs" in table["reason"][2]
     assert read_picture(study / "importance.png").std() > 5
-    run_script("train.py", "--settings", study / "best_settings.json", RUNS=tmp_path / "runs")
+    run_here("train.py", "--settings", study / "best_settings.json", RUNS=tmp_path / "runs")
     ours = pd.read_csv(next(tmp_path.glob("runs/2*/training_log.csv")))
     theirs = pd.read_csv(study / table["run"][0] / "training_log.csv")
     assert ours["val_dice"].equals(theirs["val_dice"]), "the same settings and seed give the same scores"
 
     before = {name: (study / name).read_bytes() for name in ("best_settings.json", "trials.csv")}
     (study / "best_settings.json").unlink()
-    assert "3 of 3 trials are finished" in run_script("tune.py", "--settings", study / "settings.json").stdout
+    assert "3 of 3 trials are finished" in run_here("tune.py", "--settings", study / "settings.json").stdout
     assert {name: (study / name).read_bytes() for name in before} == before and len(trials_of(study)) == 3
 
 

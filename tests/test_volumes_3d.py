@@ -333,7 +333,7 @@ def test_crops_are_equal_and_often_hold_a_label(data):
 def test_it_trains_on_crops_and_predicts_in_tiles(data, tmp_path):
     sets = {"TRAIN": data / "whole" / "train.h5", "VALIDATION": data / "whole" / "validation.h5"}
     settings = {"MODEL": "se_resunet3d", "MODEL_SETTINGS": TINY, "CROP": [8, 12, 12], "BATCH_SIZE": 2, "EPOCHS": 1}
-    run_script("train.py", **sets, **settings, OPTIMIZER="sgd", RUNS=tmp_path / "runs")
+    run_here("train.py", **sets, **settings, OPTIMIZER="sgd", RUNS=tmp_path / "runs")
     run_here("predict.py", RUN=tmp_path / "runs", INPUT=data / "Task99_Synthetic/imagesTs", OUTPUT=tmp_path / "p")
     assert len(list((tmp_path / "p").glob("*.nii.gz"))) == 1
 
