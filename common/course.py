@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from common.devices import hold_memory
+from common import devices
 from common.files import whole_file
 
 MONITORED = ("dice", "iou")
@@ -103,7 +103,7 @@ class Course(keras.callbacks.Callback):
     def on_train_batch_begin(self, batch, logs=None):
         """Move the bar; here, since Keras waits for the metrics of every step for a callback at its end."""
         if batch == 0:
-            hold_memory()  # again: TensorFlow lets go of it when it begins to take batches from Python
+            devices.hold_memory()  # again: TensorFlow lets go of it when it begins to take batches from Python
         self.bar.update(batch - self.bar.n)
 
     def on_epoch_end(self, epoch, logs=None):

@@ -55,6 +55,8 @@ def run_script(script, *flags, expect=0, backend=None, env=None, **settings):
 def run_here(script, *flags, expect=0, **settings):
     """Run a script as `run_script` does, but in this process, where what it imports has been loaded already.
 
+    Training leaves the memory setting of the process alone.
+
     The file is executed as `__main__` with its flags, and an error is shown by the hook that it sets. What only a
     process of its own shows (that its imports are complete, its status, a quiet start) is for `run_script`:
     test_errors_and_files.py refuses something by every script so.
@@ -70,6 +72,7 @@ def run_here(script, *flags, expect=0, **settings):
         kept.enter_context(mock.patch.dict(os.environ))
         if keras := sys.modules.get("keras"):
             kept.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
+        kept.enter_context(mock.patch("common.devices.hold_memory"))
         kept.enter_context(contextlib.redirect_stdout(out))
         kept.enter_context(contextlib.redirect_stderr(err))
         try:

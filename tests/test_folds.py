@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from unittest import mock
 
 import keras
 import numpy as np
@@ -83,8 +84,8 @@ def cross_validation(root):
     cases = make_cases(root / "cases", cases=5, slices=2)
     run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=root / "lists", FOLDS=2, TEST_SHARE=0.2)
     run_here("preprocess/3_pack_hdf5.py", LISTS=root / "lists", PACKED=root / "packed")
-    # the folds are processes
-    return run_here("train.py", RUNS=root / "runs", FOLD="all", **settings_of_folds(root)).stdout
+    with mock.patch("common.folds.call", run_here):  # processes by themselves, as the test of resuming has them
+        return run_here("train.py", RUNS=root / "runs", FOLD="all", **settings_of_folds(root)).stdout
 
 
 def test_every_case_is_predicted_by_the_network_that_has_not_seen_it(folded):

@@ -4,7 +4,7 @@ import drawn
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, leftovers, run_here, run_script
+from conftest import ROOT, leftovers, run_here
 from test_import_volumes import assert_same_geometry
 
 from common.fullscale import find_crop
@@ -26,8 +26,7 @@ def cook(tmp_path, monkeypatch):
 
     def run(page):
         for _, script, *flags in drawn.commands_of(page):
-            way = run_script if script == "train.py" else run_here  # training changes what its process keeps of memory
-            way(script, *flags, *SMALL.get(script.split("/")[-1], []))
+            run_here(script, *flags, *SMALL.get(script.split("/")[-1], []))
         assert not leftovers(tmp_path)
 
     return run

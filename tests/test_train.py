@@ -213,9 +213,7 @@ def uninterrupted(packed, made_once):
         "AUGMENTATION": {"rotation": 10, "flip": "horizontal"},
         "CONTROLLER": {"step": [0.5, 2.0], "patience": [1, 2], "limit": [0.1, 1]},
     }
-    runs, _ = made_once(
-        "uninterrupted", lambda runs: run_script("train.py", **training(packed, runs, **settings)).stdout
-    )
+    runs, _ = made_once("uninterrupted", lambda runs: run_here("train.py", **training(packed, runs, **settings)).stdout)
     return settings, only_folder(runs)
 
 
@@ -238,7 +236,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(packed, tmp_path, uninterrup
         process.send_signal(signal.SIGKILL)
         process.wait()
         settings = {"MODE": "resume", "RUN": run}
-    run_script("train.py", **settings)
+    run_here("train.py", **settings)
     for name in ("last", "best_dice", "best_iou"):
         for ours, theirs in zip(weights(run / f"{name}.keras"), weights(whole / f"{name}.keras"), strict=True):
             assert np.array_equal(ours, theirs)

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from conftest import ROOT, leftovers, run_here, run_script
+from conftest import ROOT, leftovers, run_here
 from volumes import STRAIGHT, TURNED, draw_case
 
 from common import devices
@@ -249,7 +249,7 @@ def cooked(made_once):
     def cook(place):
         out = ""
         for script, flags in recipe(place):
-            out += (run_script if script in ("train.py", "predict.py") else run_here)(script, *flags).stdout
+            out += run_here(script, *flags).stdout
         return out
 
     return made_once("decathlon", cook)
@@ -287,7 +287,7 @@ def test_a_killed_run_of_volumes_goes_on_as_if_it_had_not_been(data, runs, tmp_p
     process.wait()
     (run,) = tmp_path.glob("2*")
     assert len(pd.read_csv(run / "training_log.csv")) < 3
-    run_script("train.py", MODE="resume", RUN=run)
+    run_here("train.py", MODE="resume", RUN=run)
     ours, theirs = (load_network(r / "last.keras").get_weights() for r in (run, runs[0]))
     assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
 
