@@ -11,7 +11,9 @@ from keras import layers
 
 from common.devices import is_tensorflow_on_cpu
 
-SMALLEST_SIDE, FEWEST_CHANNELS = 40, 16  # of feature maps; below, TensorFlow's own gradient of a kernel is as fast
+# Smallest side and fewest channels of the feature maps for which another way is faster than TensorFlow's own.
+BY_TILES = 12, 64  # convolutions by tiles, of kernels of 3 x 3
+BY_PRODUCTS = 40, 16  # gradients of kernels by products of matrices
 
 
 def train_faster(model):
@@ -44,12 +46,20 @@ def _is_plain_convolution(layer):
 
 def _convolution_op(layer, inputs, kernel):
     _, height, width, channels = inputs.shape
-    large = min(height or 0, width or 0) >= SMALLEST_SIDE and min(channels, layer.filters) >= FEWEST_CHANNELS
-    if not large or inputs.dtype != "float32":
-        return type(layer).convolution_op(layer, inputs, kernel)
-    from common.tensorflow_cpu import convolve
+    size = min(height or 0, width or 0), min(channels, layer.filters)
 
-    return convolve(inputs, kernel)
+    def reaches(least):
+        return inputs.dtype == "float32" and size[0] >= least[0] and size[1] >= least[1]
+
+    if layer.kernel_size == (3, 3) and reaches(BY_TILES):
+        from common.tensorflow_cpu import convolve_by_tiles
+
+        return convolve_by_tiles(inputs, kernel)
+    if reaches(BY_PRODUCTS):
+        from common.tensorflow_cpu import convolve
+
+        return convolve(inputs, kernel)
+    return type(layer).convolution_op(layer, inputs, kernel)
 
 
 def _normalise(layer, inputs, training=None, mask=None):

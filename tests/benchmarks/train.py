@@ -17,7 +17,7 @@ from pathlib import Path
 from paired import ROOT, compare, run
 
 BATCH = 8
-SPEED = {"cases": 8, "size": 200, "epochs": 3}
+SPEED = {"cases": 8, "size": 200, "epochs": 2}
 DICE = {"cases": 12, "size": 96, "epochs": 100}  # small slices, with which both come to where more epochs change little
 DICE_FEATURES = 8
 
