@@ -5,7 +5,7 @@ import re
 import time
 from functools import partial
 
-from common.devices import accelerators, usual_half, usual_jit
+from common.devices import accelerators, hushed, usual_half, usual_jit
 
 GREATEST_SLOWDOWN = 2  # of bfloat16 in two convolutions, for which a trial of a whole network is worth its time
 OUT_OF_MEMORY = re.compile(r"out.?of.?memory|OOM|ResourceExhausted|RESOURCE_EXHAUSTED|MemoryError", re.I)
@@ -42,7 +42,8 @@ def slowdown_of_bfloat16():
     Backwards makes the difference: a convolution of TensorFlow on a CPU was seen to be as fast as in float32 forwards,
     and 12 to 19 times slower backwards.
     """
-    seconds = time_precisions(lambda: _two_convolutions(usual_jit()), _one_image)
+    with hushed():  # TensorFlow says so where its convolutions are not made for bfloat16
+        seconds = time_precisions(lambda: _two_convolutions(usual_jit()), _one_image)
     return seconds["mixed_bfloat16"] / seconds["float32"]
 
 
