@@ -10,7 +10,6 @@ a part out.
 
 import argparse
 import itertools
-import os
 import resource
 import shutil
 import subprocess
@@ -20,6 +19,8 @@ import time
 from pathlib import Path
 
 from paired import ROOT, compare, run
+
+from common.devices import import_keras
 
 SIDE, BATCH, BLOCK = 512, 8, 250
 READ = "read"  # word of the command line for the process that reads the large set
@@ -73,11 +74,9 @@ def read_large(path):
 
 def compare_places(path, count):
     """Time epochs of training and of reading alone, from the file and from memory by turns."""
-    from common import devices
-
-    devices.import_keras()
     import keras
 
+    from common import devices
     from common.datasets import Batches
     from common.opening import open_set
 
@@ -227,5 +226,5 @@ def main():
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    import_keras()  # quietly
     read_large(sys.argv[2]) if sys.argv[1:2] == [READ] else main()
