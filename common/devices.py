@@ -28,6 +28,13 @@ def hushed():
         os.close(nowhere)
 
 
+def set_defaults():
+    """Environment variables that Keras and TensorFlow heed when they are imported, where the user has not set them."""
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # faster on every CPU; by itself it is on where AVX-512 is
+
+
 def import_keras(together=False):
     """Import Keras, quietly, on the backend that KERAS_BACKEND names, TensorFlow by default.
 
@@ -37,9 +44,7 @@ def import_keras(together=False):
     Raises:
         InputError: if there are some, and the backend is not JAX, or they are not there.
     """
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # faster on every CPU; by itself it is on where AVX-512 is
+    set_defaults()
     if together and several_processes():
         if os.environ["KERAS_BACKEND"] != "jax":
             raise InputError("several processes train on JAX: install it and set KERAS_BACKEND=jax for each")

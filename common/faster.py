@@ -1,7 +1,8 @@
 """Faster training of any network with TensorFlow on a CPU, by other ways to the same results.
 
 The layers stay Keras' own, with their weights and configurations, and so do the files of a network; what one of them
-computes in training is put together from other operations. Elsewhere, and in half precision, nothing changes.
+computes in training, and a convolution by tiles in validation too, is put together from other operations. Elsewhere,
+in half precision, and in a network that was loaded to predict, nothing changes.
 """
 
 from functools import partial
@@ -45,6 +46,8 @@ def _is_plain_convolution(layer):
 
 
 def _convolution_op(layer, inputs, kernel):
+    from common import tensorflow_cpu
+
     _, height, width, channels = inputs.shape
     size = min(height or 0, width or 0), min(channels, layer.filters)
 
@@ -52,13 +55,9 @@ def _convolution_op(layer, inputs, kernel):
         return inputs.dtype == "float32" and size[0] >= least[0] and size[1] >= least[1]
 
     if layer.kernel_size == (3, 3) and reaches(BY_TILES):
-        from common.tensorflow_cpu import convolve_by_tiles
-
-        return convolve_by_tiles(inputs, kernel)
+        return tensorflow_cpu.convolve_by_tiles(inputs, kernel)
     if reaches(BY_PRODUCTS):
-        from common.tensorflow_cpu import convolve
-
-        return convolve(inputs, kernel)
+        return tensorflow_cpu.convolve(inputs, kernel)
     return type(layer).convolution_op(layer, inputs, kernel)
 
 

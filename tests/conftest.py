@@ -17,8 +17,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
-for name, value in (("TF_CPP_MIN_LOG_LEVEL", "3"), ("TF_ENABLE_ONEDNN_OPTS", "1")):  # as common/devices.py does
-    os.environ.setdefault(name, value)
+
+from common.devices import set_defaults
+
+set_defaults()  # before any test imports Keras
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background, where scripts would not see Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)

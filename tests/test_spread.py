@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -174,19 +175,18 @@ def test_backend_that_knows_one_device_is_named(work):
 
 def test_devices_that_are_not_there_or_do_not_divide_a_batch(work):
     """In one process of JAX, since each takes seconds to start."""
-    asked = f"""
-import sys; sys.path.insert(0, {str(ROOT)!r})
-from common import devices; devices.import_keras()
-from common.errors import InputError
-from common.spread import spread_over
-for count, size in ((3, 6), (2, 3)):
-    try: spread_over(count, size)
-    except InputError as error: print(error)
-"""
+    cases = (
+        ("DEVICES is 3; this machine has 2", work.settings("refused", BATCH_SIZE=6, DEVICES=3)),
+        ("BATCH_SIZE is 3, and 2 devices are to divide it", work.settings("refused", BATCH_SIZE=3, DEVICES=2)),
+    )
+    asked = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); from conftest import assert_refused; "
+    for words, settings in cases:
+        named = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+        asked += f"assert_refused('train.py', {words!r}, **{named!r}); "
     env = os.environ | work.environment("refused", XLA_FLAGS="--xla_force_host_platform_device_count=2")
-    said = subprocess.run([sys.executable, "-c", asked], env=env, capture_output=True, text=True, check=True).stdout
-    assert said.startswith("DEVICES is 3; this machine has 2") and said.count("\n") == 2
-    assert "BATCH_SIZE is 3, and 2 devices are to divide it" in said
+    asking = subprocess.run([sys.executable, "-c", asked], env=env, capture_output=True, text=True, check=False)
+    assert asking.returncode == 0, asking.stderr
+    assert not (work.root / "refused").exists()
 
 
 @pytest.mark.parametrize(

@@ -300,7 +300,7 @@ def test_it_stops_in_time_and_ctrl_c_loses_nothing(packed, tmp_path):
 def test_jax_trains_with_augmentation_and_predicts(packed, tmp_path):
     """What else JAX does, to resume among it, stands in test_spread.py."""
     pytest.importorskip("jax")
-    settings = training(packed, tmp_path / "runs", AUGMENTATION={"flip": "horizontal"}, EPOCHS=1, OPTIMIZER="sgd")
+    settings = training(packed, tmp_path / "runs", AUGMENTATION={"rotation": 5}, EPOCHS=1, OPTIMIZER="sgd")
     assert "jax" in run_script("train.py", backend="jax", **settings).stdout
     run = only_folder(tmp_path / "runs")
     run_script("predict.py", backend="jax", RUN=run, INPUT=packed["cases"] / "case01", OUTPUT=tmp_path / "out")
