@@ -51,12 +51,13 @@ import os
 import sys
 from pathlib import Path
 
-from common import coreml
-from common.coreml import compare, compress, export, run_record
 from common.devices import import_keras
 from common.errors import InputError
 from common.files import refuse_existing, remove, require_choice, require_range
-from common.runs import MODELS, load_network, model_file
+from common.training.run_folder import MODELS, load_network, model_file
+from coreml import compare, compress, run_record
+from coreml import convert as export
+from coreml import model as coreml
 
 FORMATS = ("mlmodel", "mlpackage")
 INPUT_KINDS = ("array", "image")
@@ -69,7 +70,7 @@ def main():
     doing = "checking {1} against {0}" if CHECK_ONLY else "converting {0} to {1}"
     print(doing.format(source, ", ".join(map(str, paths.values()))), flush=True)
     load_libraries()
-    from common.coreml.slices import gather_or_draw  # it needs Keras, whose backend has been chosen just now
+    from coreml.check_slices import gather_or_draw  # it needs Keras, whose backend has been chosen just now
 
     targets = choose_targets(paths)
     contract = export.Contract(FORMAT, INPUT_KIND, OUTPUT_KIND, THRESHOLD)

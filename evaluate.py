@@ -46,16 +46,16 @@ import pandas as pd
 
 from common.devices import environment, import_keras
 from common.errors import InputError, as_input_error
-from common.evaluation import read_other, score_pairs, summarise
+from common.evaluation.pairs import match_pairs
+from common.evaluation.report import find_backgrounds, show_errors, write_report
+from common.evaluation.statistics import compare_scores
+from common.evaluation.summary import read_other, score_pairs, summarise
 from common.files import read_json, refuse_existing, require_choice, require_range, whole_file, write_json
-from common.images import contact_sheet, encode_png
-from common.judging import find_backgrounds, show_errors, write_report
-from common.pairs import match_pairs
 from common.parallel import ordered_map
 from common.part import Part, do_part
-from common.postprocess import check_cleaning
 from common.scores import SCORES
-from common.statistics import compare_scores
+from common.slices.images import contact_sheet, encode_png
+from common.slices.postprocess import check_cleaning
 
 RECORD = "evaluation.json"
 SCORED = "scored.json"  # of a part
@@ -97,7 +97,7 @@ def main():
 
 
 def write_result(folder, result, pairs, settings):
-    """Write the tables, the pictures and the report of a `common.evaluation.Result` into a folder."""
+    """Write the tables, the pictures and the report of a `common.evaluation.summary.Result` into a folder."""
     result.images.to_csv(folder / "scores.csv", index=False)
     result.cases.to_csv(folder / "cases.csv", index=False)
     both = (("cases", result.over_cases), ("images", result.over_images))
@@ -133,8 +133,8 @@ def choose_what_helps():
     if PART:
         raise InputError("PART divides the scoring of masks; CHOOSE is done by one process")
     import_keras()
-    from common.choosing import choose
-    from common.folds import write_choice
+    from common.evaluation.selection import choose
+    from common.training.cross_validation import write_choice
 
     with as_input_error("CLEANINGS"):
         for cleaning in CLEANINGS:

@@ -58,21 +58,18 @@ from pathlib import Path
 
 import numpy as np
 
-from common.averaging import Ensemble
-from common.cases import Slice, find_slices, read_case_record
 from common.devices import import_keras
 from common.errors import InputError, as_input_error, summarise
-from common.files import (
-    read_json,
-    refuse_existing,
-    require_choice,
-    require_folder,
-    require_range,
-    write_json,
-)
-from common.folds import is_cross_validation, read_choice
-from common.fullscale import FullPictures
-from common.images import (
+from common.files import read_json, refuse_existing, require_choice, require_folder, require_range, write_json
+from common.parallel import ordered_map, progress
+from common.part import Part, do_part
+from common.prediction.ensemble import Ensemble
+from common.prediction.outputs import FullPictures
+from common.prediction.tiling import TRANSFORMS
+from common.prediction.volume_networks import Options, find_volume_networks, predict_volumes
+from common.settings import recorded_settings
+from common.slices.cases import Slice, find_slices, read_case_record
+from common.slices.images import (
     class_numbers,
     draw_outlines,
     encode_png,
@@ -83,15 +80,20 @@ from common.images import (
     to_gray,
     to_grey,
 )
-from common.label_volumes import WRITTEN, CaseVolumes
-from common.parallel import ordered_map, progress
-from common.part import Part, do_part
-from common.postprocess import check_cleaning, clean
-from common.runs import MODELS, model_file
-from common.settings import recorded_settings
-from common.tiling import TRANSFORMS
-from common.volume_prediction import Options, find_volume_networks, predict_volumes
-from common.volumes import PLANES, ending_of, find_volumes, is_volume, open_slices, require_spacing, slice_entry, three
+from common.slices.postprocess import check_cleaning, clean
+from common.training.cross_validation import is_cross_validation, read_choice
+from common.training.run_folder import MODELS, model_file
+from common.volumes.labels import WRITTEN, CaseVolumes
+from common.volumes.reading import (
+    PLANES,
+    ending_of,
+    find_volumes,
+    is_volume,
+    open_slices,
+    require_spacing,
+    slice_entry,
+    three,
+)
 
 RECORD = "prediction.json"
 LIKE_TRAINING = {"tile": "tile", "crop": "tile", "pad": "pad"}  # FIT by that of the importer, which else is "resize"
@@ -268,8 +270,8 @@ def open_input(prepared):
         prepared: dict of `preparation`.
 
     Returns:
-        list of `common.cases.Slice`; function of one of them that reads its picture; and function that gives the name
-        of its case and the content of its case.json.
+        list of `common.slices.cases.Slice`; function of one of them that reads its picture; and function that gives the
+        name of its case and the content of its case.json.
     """
     if INPUT and is_volume(INPUT):
         plane, window = PLANE or prepared["plane"] or "axial", WINDOW or prepared["window"]

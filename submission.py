@@ -18,14 +18,14 @@ apply_command_line(globals())
 
 import pandas as pd
 
-from common.cases import find_slices
 from common.errors import InputError
 from common.files import refuse_existing, require_choice, require_folder, whole_file
-from common.images import read_picture
-from common.label_volumes import WRITTEN
-from common.nodules import candidates, run_lengths
 from common.parallel import ordered_map, progress
-from common.volumes import ending_of, read_volume
+from common.slices.cases import find_slices
+from common.slices.images import read_picture
+from common.volumes.labels import WRITTEN
+from common.volumes.nodules import candidates, run_lengths
+from common.volumes.reading import ending_of, read_volume
 
 
 def main():

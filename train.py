@@ -60,25 +60,26 @@ given = apply_command_line(globals())
 
 from pathlib import Path
 
-from common import devices, trials
+from common import devices
 from common.errors import InputError, as_input_error
 from common.files import file_digest, require_choice
+from common.training import autotune as trials
 
 devices.import_keras(together=FOLD != "all")
 import keras
 
 import models
-from common.compiling import compile_network, make_optimizer, prepare_steps
-from common.course import Course, Log
-from common.flops import image_flops
-from common.folds import cross_validate, find_folds, fold_file, is_cross_validation
-from common.opening import open_both
-from common.recorder import Recorder, make_run_folder, read_checkpoint
-from common.report import draw_network, finish_report
-from common.runs import load_network, model_file, take_weights
-from common.schedules import Controller, learning_rate
-from common.spread import several_processes, spread_over, together
-from common.timing import Timer, in_lines, time_table
+from common.training.callbacks import Recorder, make_run_folder, read_checkpoint
+from common.training.course import Course, Log
+from common.training.cross_validation import cross_validate, find_folds, fold_file, is_cross_validation
+from common.training.distribution import several_processes, spread_over, together
+from common.training.flops import image_flops
+from common.training.opening import open_both
+from common.training.optimizer import compile_network, make_optimizer, prepare_steps
+from common.training.report import draw_network, finish_report
+from common.training.run_folder import load_network, model_file, take_weights
+from common.training.schedules import Controller, learning_rate
+from common.training.timing import Timer, in_lines, time_table
 from losses import get_loss
 
 
@@ -237,7 +238,7 @@ def choose_how_to_compute(training, own_rate):
     """Choose PRECISION, JIT and BATCH_SIZE where they are "auto", by trials if the run is long enough for them.
 
     Returns:
-        The devices to train on, as a `common.spread.Spread`.
+        The devices to train on, as a `common.training.distribution.Spread`.
     """
 
     def compiled(jit=None):

@@ -53,11 +53,19 @@ import optuna
 from optuna.trial import TrialState
 from tqdm import tqdm
 
-from common import tuning
 from common.errors import InputError
 from common.files import read_json, require_choice, write_json
-from common.processes import run_beside
-from common.spaces import check_values, choose, choose_each, choose_rate, require_choices, require_rates, require_spaces
+from common.tuning import study as tuning
+from common.tuning.spaces import (
+    check_values,
+    choose,
+    choose_each,
+    choose_rate,
+    require_choices,
+    require_rates,
+    require_spaces,
+)
+from common.tuning.worker import run_beside
 
 SCRIPT = Path(__file__).resolve().with_name("train.py")
 OURS = "TRAIN VALIDATION FOLD RUNS MODE RUN MODEL MODEL_SETTINGS LOSS LEARNING_RATE AUGMENTATION PRECISION EPOCHS"

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from importlib.metadata import PackageNotFoundError, version
 
 from common.errors import InputError
-from common.spread import meet, several_processes
+from common.training.distribution import meet, several_processes
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of malloc.h
 PACKAGES = ("tensorflow", "jax", "torch", "keras", "numpy", "h5py", "pandas", "opencv-python-headless", "coremltools")
@@ -39,7 +39,7 @@ def import_keras(together=False):
     """Import Keras, quietly, on the backend that KERAS_BACKEND names, TensorFlow by default.
 
     Args:
-        together: whether to meet the other processes that the environment names; see `common.spread`.
+        together: whether to meet the other processes that the environment names; see `common.training.distribution`.
 
     Raises:
         InputError: if there are some, and the backend is not JAX, or they are not there.
@@ -162,7 +162,7 @@ def peak(precision):
     """Greatest floating-point operations a second of the accelerator; None for a CPU, float32 or another chip."""
     import keras
 
-    from common.flops import peak_flops
+    from common.training.flops import peak_flops
 
     backend = keras.backend.backend()
     if not accelerators() or precision == "float32":

@@ -33,11 +33,11 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 
-from common.cases import case_record, read_case_record
 from common.errors import InputError
 from common.files import refuse_existing, whole_folder, write_json
-from common.images import encode_png
 from common.parallel import progress
+from common.slices.cases import case_record, read_case_record
+from common.slices.images import encode_png
 
 SOURCE = "synthetic, make_sample.py"
 FIELD = 360  # side of a slice in mm

@@ -33,9 +33,9 @@ from scipy import ndimage
 
 from common.errors import InputError
 from common.files import refuse_existing, whole_folder, write_json
-from common.grids import Geometry
-from common.label_volumes import label_image, write_labels
 from common.parallel import progress
+from common.volumes.grids import Geometry
+from common.volumes.labels import label_image, write_labels
 
 LABELS = {"0": "background", "1": "outer", "2": "inner", "3": "lesion"}
 ORIENTATIONS = ("LPS", "RAS", "LPI", "PLS")  # of the axes, in turn

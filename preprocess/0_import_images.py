@@ -45,18 +45,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from common.cases import as_case_name, case_record
 from common.errors import InputError, name_broken, summarise
-from common.files import (
-    natural_key,
-    refuse_existing,
-    remove,
-    require_choice,
-    require_folder,
-    whole_folder,
-    write_json,
-)
-from common.images import (
+from common.files import natural_key, refuse_existing, remove, require_choice, require_folder, whole_folder, write_json
+from common.parallel import ordered_map, progress
+from common.slices.cases import as_case_name, case_record
+from common.slices.images import (
     FITS,
     PICTURES,
     check_mask_values,
@@ -69,7 +62,6 @@ from common.images import (
     to_gray,
     values_of,
 )
-from common.parallel import ordered_map, progress
 
 IMAGE_FOLDERS = ("x", "image", "images", "img", "imgs")
 MASK_FOLDERS = ("y", "mask", "masks", "label", "labels", "seg", "gt")

@@ -34,11 +34,11 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from common.cases import as_case_name, case_record, write_case
 from common.errors import InputError, summarise
 from common.files import natural_key, refuse_existing, require_choice, require_folder, require_range
-from common.images import cut, encode_png, fit_boxes, to_grey
 from common.parallel import ordered_map, progress
+from common.slices.cases import as_case_name, case_record, write_case
+from common.slices.images import cut, encode_png, fit_boxes, to_grey
 
 
 def main():

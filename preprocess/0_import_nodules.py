@@ -34,15 +34,15 @@ apply_command_line(globals())
 import cv2
 import numpy as np
 
-from common import lungs
-from common.cases import as_case_name, case_record, write_case
 from common.errors import InputError, name_broken
 from common.files import refuse_existing, require_choice, require_folder, require_range
-from common.grids import Geometry
-from common.images import cut, encode_png, fit_boxes, to_grey
-from common.nodules import discs, no_annotations, read_annotations
 from common.parallel import ordered_map, progress
-from common.volumes import find_volumes, open_slices, slice_entry, spacing_of_plane
+from common.slices.cases import as_case_name, case_record, write_case
+from common.slices.images import cut, encode_png, fit_boxes, to_grey
+from common.volumes import lungs
+from common.volumes.grids import Geometry
+from common.volumes.nodules import discs, no_annotations, read_annotations
+from common.volumes.reading import find_volumes, open_slices, slice_entry, spacing_of_plane
 
 
 def main():

@@ -39,13 +39,13 @@ import trimesh
 
 from common.errors import InputError
 from common.files import refuse_existing, require_choice, whole_file, whole_folder, write_json
-from common.grids import Geometry
-from common.images import encode_png
-from common.label_volumes import WRITTEN, label_image, write_labels
 from common.parallel import progress
 from common.settings import recorded_settings
-from common.surfaces import slice_surface, surface_in
-from common.volumes import read_volume
+from common.slices.images import encode_png
+from common.volumes.grids import Geometry
+from common.volumes.labels import WRITTEN, label_image, write_labels
+from common.volumes.reading import read_volume
+from common.volumes.surfaces import slice_surface, surface_in
 
 ENDINGS = tuple(ending for ending in WRITTEN if ending != ".mhd")  # which is two files
 RECORD = "surface.json"

@@ -44,13 +44,13 @@ import cv2
 import numpy as np
 import SimpleITK as sitk
 
-from common.cases import as_case_name, case_record, write_case
 from common.errors import InputError, name_broken
 from common.files import refuse_existing, require_choice, require_range
-from common.grids import Geometry, onto_grid
-from common.images import cut, encode_png, fit_boxes, to_grey
 from common.parallel import ordered_map, progress
-from common.volumes import (
+from common.slices.cases import as_case_name, case_record, write_case
+from common.slices.images import cut, encode_png, fit_boxes, to_grey
+from common.volumes.grids import Geometry, onto_grid
+from common.volumes.reading import (
     PLANES,
     find_volumes,
     match_labels,

@@ -39,10 +39,11 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from common.cases import find_cases, pair_up, read_case_record
 from common.errors import InputError, summarise
 from common.files import natural_key, refuse_existing, whole_file, whole_folder
-from common.images import (
+from common.parallel import ordered_map, progress
+from common.slices.cases import find_cases, pair_up, read_case_record
+from common.slices.images import (
     check_mask_values,
     class_count,
     contact_sheet,
@@ -54,7 +55,6 @@ from common.images import (
     to_classes,
     values_of,
 )
-from common.parallel import ordered_map, progress
 
 MADE_HERE = {"train.csv", "validation.csv", "test.csv", "data_check.png"}
 

@@ -41,13 +41,13 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from common.cases import common_preparation, read_list, slice_identity
 from common.errors import InputError, summarise
 from common.files import natural_key, refuse_existing, require_choice, require_folder, whole_file
-from common.images import class_count, read_pair, read_slice, values_of
 from common.parallel import ordered_map, progress
 from common.part import Part, locked
-from common.stored import sources_of
+from common.slices.cases import common_preparation, read_list, slice_identity
+from common.slices.images import class_count, read_pair, read_slice, values_of
+from common.slices.packed import sources_of
 
 NAMES = ("train", "validation", "test")
 FORMAT = 1  # version of a packed set

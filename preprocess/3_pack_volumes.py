@@ -58,11 +58,22 @@ import SimpleITK as sitk
 
 from common.errors import InputError, as_input_error, summarise
 from common.files import natural_key, refuse_existing, require_choice, require_folder, whole_folder
-from common.grids import Box, Geometry, at_spacing, carry_box, coarser, excess, grow_box, onto_grid, part_of, picture_on
-from common.intensity import TASKS, ForegroundStatistics, Scale, fixed_rule, scales_of
 from common.parallel import progress
-from common.volume_cases import read_case, read_decathlon, read_folders
-from common.volumes import orient, require_spacing, three
+from common.volumes.datasets import read_case, read_decathlon, read_folders
+from common.volumes.grids import (
+    Box,
+    Geometry,
+    at_spacing,
+    carry_box,
+    coarser,
+    excess,
+    grow_box,
+    onto_grid,
+    part_of,
+    picture_on,
+)
+from common.volumes.intensity import TASKS, ForegroundStatistics, Scale, fixed_rule, scales_of
+from common.volumes.reading import orient, require_spacing, three
 
 FORMAT = 1  # version of packed volumes
 PLACES = 500  # voxels of each label of which the place is kept, to put crops around

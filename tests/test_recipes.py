@@ -1,15 +1,15 @@
 """The recipes of docs/, each run as written on small drawn data, but for smaller networks and fewer epochs."""
 
-import drawn
+import drawings
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT, leftovers, run_here
-from test_import_volumes import assert_same_geometry
+from drawings import assert_same_geometry
+from running import ROOT, leftovers, run_here
 
-from common.fullscale import find_crop
-from common.images import read_picture
-from common.volumes import read_volume
+from common.prediction.outputs import find_crop
+from common.slices.images import read_picture
+from common.volumes.reading import read_volume
 
 SMALL = {
     "0_import_images.py": ["--size", "32"],
@@ -25,7 +25,7 @@ def cook(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
     def run(page):
-        for _, script, *flags in drawn.commands_of(page):
+        for _, script, *flags in drawings.commands_of(page):
             run_here(script, *flags, *SMALL.get(script.split("/")[-1], []))
         assert not leftovers(tmp_path)
 
@@ -33,7 +33,7 @@ def cook(tmp_path, monkeypatch):
 
 
 def test_head_and_neck(tmp_path, cook):
-    drawn.head_and_neck(tmp_path / "head_neck", pictures=(4, 2, 2), shape=(96, 128), crop=66)
+    drawings.head_and_neck(tmp_path / "head_neck", pictures=(4, 2, 2), shape=(96, 128), crop=66)
     cook("head_and_neck.md")
     predictions, full = tmp_path / "head_neck" / "predictions", tmp_path / "head_neck" / "full"
     names = [path.stem for path in sorted((tmp_path / "head_neck" / "data" / "test" / "image").iterdir())]
@@ -49,7 +49,7 @@ def test_head_and_neck(tmp_path, cook):
 
 
 def test_nodules(tmp_path, cook):
-    drawn.lung_scans(tmp_path / "luna", train=4, test=1, shape=(10, 64, 64), pixel=5.5)
+    drawings.lung_scans(tmp_path / "luna", train=4, test=1, shape=(10, 64, 64), pixel=5.5)
     cook("nodules.md")
     (scan,) = (tmp_path / "luna" / "test").glob("*.mhd")
     labels = read_volume(tmp_path / "luna" / "predictions" / f"case_{scan.stem}.nii.gz")
@@ -61,7 +61,7 @@ def test_nodules(tmp_path, cook):
 
 
 def test_muscle(tmp_path, cook):
-    drawn.muscle(tmp_path / "muscle", slices=8, side=64)
+    drawings.muscle(tmp_path / "muscle", slices=8, side=64)
     cook("muscle.md")
     assert len(list((tmp_path / "muscle" / "predictions").rglob("0001.png"))) == 2 * 2  # masks and overlays
     assert len(pd.read_csv(tmp_path / "muscle" / "scores" / "scores.csv")) == 2

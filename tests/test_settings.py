@@ -7,9 +7,9 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, SCRIPTS
 from hypothesis import given
 from hypothesis import strategies as st
+from running import ROOT, SCRIPTS
 
 from common.settings import _value_of_text, flags_of
 

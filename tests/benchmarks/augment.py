@@ -5,9 +5,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from paired import ROOT, compare, run
+from comparing import ROOT, compare, run
 
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "preprocess")]
 
 FILTERS, COPIES = "OABC", 3
 

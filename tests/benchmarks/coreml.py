@@ -13,9 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import paired
+import comparing
 
-SLICES = paired.ROOT.parent / "shared" / "data" / "membrane" / "case01"
+SLICES = comparing.ROOT.parent / "shared" / "data" / "membrane" / "case01"
 STEPS = 4
 
 # What a line is called: name of the network, side of its images, settings.
@@ -81,7 +81,7 @@ def convert(file, way):
     started = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, *map(str, command)],
-        cwd=paired.ROOT,
+        cwd=comparing.ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

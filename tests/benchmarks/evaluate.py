@@ -10,7 +10,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from paired import ROOT, compare, run
+from comparing import ROOT, compare, run
 
 IMAGES, SIZE = 300, 512
 LOOP = """

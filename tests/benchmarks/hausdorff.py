@@ -2,7 +2,7 @@
 
 import time
 
-from paired import compare
+from comparing import compare
 
 BATCH, SIZE, FEATURES = 8, 200, 16
 

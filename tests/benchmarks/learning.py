@@ -8,9 +8,9 @@ The tests hold a part of this; all of it takes a while. A line for each run that
 import itertools
 import sys
 
-import paired
+import comparing
 
-sys.path.insert(0, str(paired.ROOT / "tests"))
+sys.path[:0] = [str(comparing.ROOT / "tests"), str(comparing.ROOT / "tests" / "models")]
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 NETWORK_LOSSES = ("mse+dice", "hausdorff+dice")

@@ -6,7 +6,7 @@ python tests/benchmarks/networks.py [name ...]
 import sys
 from functools import partial
 
-import paired  # noqa: F401  (puts the project on the path)
+import comparing  # noqa: F401  (puts the project on the path)
 
 BATCH, ROUNDS = 2, 2
 
@@ -22,13 +22,14 @@ NETWORKS = {
 
 
 def main(wanted):
-    from common import devices, trials
+    from common import devices
+    from common.training import autotune as trials
 
     devices.import_keras()
     import keras
     import numpy as np
 
-    from common.compiling import compile_network
+    from common.training.optimizer import compile_network
     from losses import get_loss
     from models import build_model
 

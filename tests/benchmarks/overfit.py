@@ -13,9 +13,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import paired
+import comparing
 
-SLICES = paired.ROOT.parent / "shared" / "data" / "membrane"
+SLICES = comparing.ROOT.parent / "shared" / "data" / "membrane"
 COUNT, GOAL, MINUTES = 8, 0.95, 30
 
 # What a line is called: name of the network, side of its images, settings, and how far the crops are enlarged.
@@ -107,7 +107,7 @@ def dice(predicted, mask):
 
 def converts(file, kind):
     command = [sys.executable, "convert_coreml.py", "--run", file, "--format", kind, "--output", f"{file}.{kind}"]
-    result = subprocess.run(list(map(str, command)), cwd=paired.ROOT, capture_output=True, text=True, check=False)
+    result = subprocess.run(list(map(str, command)), cwd=comparing.ROOT, capture_output=True, text=True, check=False)
     if result.returncode:
         print(result.stderr)
     return result.returncode == 0

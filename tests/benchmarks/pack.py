@@ -7,7 +7,7 @@ import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from paired import ROOT, compare, run
+from comparing import ROOT, compare, run
 
 DISTINCT, SIZE = 500, 512
 

@@ -12,12 +12,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-import drawn
+import drawings
 
 RECIPES = {
-    "head_and_neck": ("head_neck", drawn.head_and_neck),
-    "nodules": ("luna", drawn.lung_scans),
-    "muscle": ("muscle", drawn.muscle),
+    "head_and_neck": ("head_neck", drawings.head_and_neck),
+    "nodules": ("luna", drawings.lung_scans),
+    "muscle": ("muscle", drawings.muscle),
 }
 
 
@@ -25,7 +25,7 @@ def main(work, names):
     for name in names or RECIPES:
         folder, draw = RECIPES[name]
         draw(work / folder)
-        for _, script, *flags in drawn.commands_of(f"{name}.md"):
+        for _, script, *flags in drawings.commands_of(f"{name}.md"):
             print("\n$ python", script, *flags, flush=True)
             start = time.monotonic()
             subprocess.run([sys.executable, ROOT / script, *flags], cwd=work, check=True)

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import paired
+import comparing
 import pandas as pd
 
 EPOCHS = 10
@@ -52,7 +52,7 @@ def main(work):
 
 
 def run(script, *arguments):
-    subprocess.run([sys.executable, paired.ROOT / script, *map(str, arguments)], cwd=paired.ROOT, check=True)
+    subprocess.run([sys.executable, comparing.ROOT / script, *map(str, arguments)], cwd=comparing.ROOT, check=True)
 
 
 if __name__ == "__main__":

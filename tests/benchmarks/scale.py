@@ -8,7 +8,7 @@ PYTHON is that of an environment with torch, for the comparison with PyTorch; wi
 import subprocess
 import sys
 
-from paired import ROOT
+from comparing import ROOT
 
 BENCHMARKS = ROOT / "tests" / "benchmarks"
 
@@ -16,8 +16,16 @@ BENCHMARKS = ROOT / "tests" / "benchmarks"
 def main(*python):
     commands = {
         "an epoch of training": [BENCHMARKS / "train.py", "32", *python],
-        "several devices and processes": ["-m", "pytest", "-n", "0", "-q", "-s", ROOT / "tests" / "test_spread.py"],
-        "larger than memory, and cost against size": [BENCHMARKS / "larger.py"],
+        "several devices and processes": [
+            "-m",
+            "pytest",
+            "-n",
+            "0",
+            "-q",
+            "-s",
+            ROOT / "tests" / "training" / "test_distribution.py",
+        ],
+        "larger than memory, and cost against size": [BENCHMARKS / "large_sets.py"],
     }
     for what, command in commands.items():
         print(f"--- {what}", flush=True)

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from paired import ROOT, compare, run
+from comparing import ROOT, compare, run
 
 BATCH = 8
 SPEED = {"cases": 8, "size": 200, "epochs": 2}
@@ -58,8 +58,8 @@ def fit(packed, features, epochs):
     """Print the seconds of an epoch of `fit` on float32 arrays in memory, validation included, and the best Dice."""
     import keras
 
-    from common.datasets import Batches
-    from common.opening import open_set
+    from common.training.opening import open_set
+    from common.training.sets import Batches
     from losses import get_loss
     from losses.metrics import Overlap
     from models import build_model
@@ -100,8 +100,8 @@ def save_arrays(root):
     """Both sets as arrays for PyTorch."""
     import numpy as np
 
-    from common.datasets import Batches
-    from common.opening import open_set
+    from common.training.opening import open_set
+    from common.training.sets import Batches
 
     sets = [open_set(root / "packed" / f"{name}.h5") for name in ("train", "validation")]
     (x, y), (val_x, val_y) = (Batches(s, len(s))[0] for s in sets)

@@ -16,7 +16,7 @@ from collections import Counter
 from pathlib import Path
 
 import pandas as pd
-from paired import ROOT, run
+from comparing import ROOT, run
 
 TRIALS, EPOCHS = 12, 4
 SETTINGS = {
@@ -69,7 +69,7 @@ def wait_for(path):
 def judge(study):
     """Compare the study with what lies in its folder; a line of what was found."""
     sys.path.insert(0, str(ROOT))
-    from common import tuning
+    from common.tuning import study as tuning
 
     trials = tuning.open_study(study, {}, (), None, None).get_trials()
     states = Counter(trial.state.name.lower() for trial in trials)

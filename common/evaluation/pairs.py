@@ -1,0 +1,174 @@
+"""Predicted masks and the true ones that they belong to: slices or label volumes."""
+
+import functools
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import SimpleITK as sitk
+
+from common.errors import InputError, summarise
+from common.files import natural_key, require_folder
+from common.slices.cases import find_slices, pixel_spacing, read_case_record
+from common.slices.images import check_mask_values, class_count, read_picture, to_gray, values_of
+from common.volumes.grids import Geometry
+from common.volumes.reading import ending_of, find_volumes, read_volume
+
+PLACE = 1e-3  # by which the geometry of a predicted volume may differ from that of the true one
+
+
+class Pair(NamedTuple):
+    """A predicted mask and the true one.
+
+    Attributes:
+        case: name, "" for loose pictures.
+        name: of the slice, or "volume".
+        predicted, truth: files.
+        spacing: mm between pixels along each axis, or None where it is not known.
+    """
+
+    case: str
+    name: str
+    predicted: Path
+    truth: Path
+    spacing: tuple | None
+
+    @property
+    def is_volume(self):
+        return bool(ending_of(self.truth))
+
+
+def match_pairs(predicted, truth, label_name="{id}"):
+    """Pair predicted and true masks by case and name, or label volumes by name.
+
+    Args:
+        predicted: folder that predict.py wrote, or any that `find_slices` takes.
+        truth: what `find_slices` takes, or a folder of label volumes.
+        label_name: name of the true labels of a volume, with {id} for that of the predicted ones without "case_".
+
+    Returns:
+        list of Pair, in natural order.
+
+    Raises:
+        InputError: if a mask has no partner, or none is there.
+    """
+    pairs = _match_volumes(predicted, truth, label_name) if holds_volumes(truth) else _match_slices(predicted, truth)
+    return sorted(pairs, key=lambda pair: (natural_key(pair.case), natural_key(pair.name)))
+
+
+def holds_volumes(place):
+    """Whether a place is a label volume, or a folder of such."""
+    path = Path(place) if str(place) else None
+    return bool(path) and any(
+        ending_of(file) not in ("", ".dcm")
+        for file in ([path] if path.is_file() else path.iterdir() if path.is_dir() else [])
+    )
+
+
+def _match_slices(predicted, truth):
+    guesses = {(s.case, s.name): s.path for s in find_slices(predicted, "y", "PREDICTED")}
+    masks = {(s.case, s.name): s.path for s in find_slices(truth, "y", "TRUTH")}
+    if not guesses.keys() & masks.keys():  # the one side may be in case folders and the other loose
+        guesses, masks = (_without_only_case(side) for side in (guesses, masks))
+    _refuse_alone(guesses, masks, predicted, truth)
+    record_in = functools.cache(read_case_record)  # a case has many slices
+    spacings = {key: pixel_spacing(record_in(mask.parent.parent), mask.stem) for key, mask in masks.items()}
+    return [Pair(*key, guesses[key], masks[key], spacings[key]) for key in guesses]
+
+
+def _match_volumes(predicted, truth, label_name):
+    root = require_folder(predicted, "PREDICTED")
+    files = [path for path in root.iterdir() if ending_of(path) not in ("", ".dcm")]
+    names = {path: path.name[: -len(ending_of(path))].removeprefix("case_") for path in files}
+    guesses = {label_name.format(id=name).removeprefix("case_"): path for path, name in names.items()}
+    masks = {name.removeprefix("case_"): path for name, path in find_volumes(truth).items()}
+    if len(guesses) == len(masks) == 1:
+        masks = dict.fromkeys(guesses, *masks.values())
+    _refuse_alone(guesses, masks, predicted, truth)
+    return [Pair(names[path], "volume", path, masks[key], None) for key, path in guesses.items()]
+
+
+def _refuse_alone(guesses, masks, predicted, truth):
+    alone = [f"{path} has no true mask in {truth}" for key, path in guesses.items() if key not in masks]
+    alone += [f"{path} has no predicted mask in {predicted}" for key, path in masks.items() if key not in guesses]
+    if alone:
+        raise InputError(summarise(alone, "masks have no partner"))
+
+
+def _without_only_case(masks):
+    return {("", name): path for (_, name), path in masks.items()} if len({case for case, _ in masks}) == 1 else masks
+
+
+# --- reading
+
+
+def read_mask(path):
+    """A mask or label volume.
+
+    Returns:
+        (H, W) or (S, H, W) uint8, and its Geometry, None for a picture.
+
+    Raises:
+        InputError: if its values are no mask's.
+    """
+    if not ending_of(path):
+        mask = to_gray(read_picture(path))
+        check_mask_values(values_of(mask), path)
+        return mask.astype(np.uint8), None
+    image = read_volume(path)
+    values = sitk.GetArrayFromImage(image)
+    if values.min() < 0 or values.max() > 255 or not np.array_equal(values, np.rint(values)):
+        raise InputError(f"{path} holds values from {values.min():g} to {values.max():g}; expected labels 0 to 99")
+    mask = values.astype(np.uint8)
+    check_mask_values(values_in(mask), path)
+    return mask, Geometry.of(image)
+
+
+def values_in(mask):
+    """Values that a mask of two or three axes holds, as a set of int."""
+    return values_of(mask.reshape(-1, mask.shape[-1]))
+
+
+def read_pair(pair):
+    """Class numbers of both masks of a pair, the spacing, and the values that the files hold.
+
+    Returns:
+        predicted and truth, uint8 arrays of the same shape, in which 255 has become 1; mm along each axis, or None;
+        and the sets of values of both.
+
+    Raises:
+        InputError: if one cannot be read, or they do not fit.
+    """
+    (ours, here), (theirs, there) = (read_mask(path) for path in (pair.predicted, pair.truth))
+    if ours.shape != theirs.shape:
+        sizes = " and ".join("x".join(map(str, mask.shape[::-1])) for mask in (ours, theirs))
+        raise InputError(f"{pair.predicted} and {pair.truth} differ in size: {sizes}")
+    if here and not all(np.allclose(a, b, rtol=PLACE, atol=PLACE) for a, b in zip(here, there, strict=True)):
+        raise InputError(f"{pair.predicted} and {pair.truth} lie at different places, or differ in spacing")
+    values = values_in(ours), values_in(theirs)
+    ours, theirs = (
+        np.where(mask == 255, np.uint8(1), mask) if 255 in found else mask
+        for mask, found in zip((ours, theirs), values, strict=True)
+    )
+    return ours, theirs, there.spacing[::-1] if there else pair.spacing, values
+
+
+def count_classes(pairs, values, truth):
+    """Number of classes of a set of pairs.
+
+    Args:
+        pairs: list of Pair.
+        values: what `read_pair` found in each.
+        truth: place of the true masks, for messages.
+
+    Raises:
+        InputError: if the true masks hold no such numbers, or a predicted one holds others.
+    """
+    known = set().union(*(there for _, there in values))
+    whole = pairs[0].is_volume
+    classes = 1 if whole and known <= {0, 1} else class_count(known, truth)
+    allowed = {0, 255} | ({1} if whole else set()) if classes == 1 else set(range(classes + 1))
+    for pair, (here, _) in zip(pairs, values, strict=True):
+        if odd := sorted(here - allowed):
+            raise InputError(f"{pair.predicted} holds the value {odd[0]}; the true masks hold {sorted(known)}")
+    return classes

@@ -1,0 +1,103 @@
+"""Grey values of volumes for a network: cut at two values, scaled to 0..1 between, then (value - mean) / deviation.
+
+A rule says how the four numbers of a channel are found: the same for all volumes of a data set, {"kind": "fixed",
+"channels": [...]} as for CT, or anew for each volume, {"kind": "volume"} as for MR, whose grey values have no unit.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import SimpleITK as sitk
+
+from common.volumes.reading import percentiles_of
+
+CUT = 99.99  # percentile at which a volume of MR is cut
+FOREGROUND = (0.5, 99.5)  # percentiles of the labelled voxels at which CT is cut
+
+
+class Scale(NamedTuple):
+    """How a channel is scaled; mean and sd are of the values after the cut, in units of 0..1."""
+
+    low: float
+    high: float
+    mean: float
+    sd: float
+
+    def apply(self, values):
+        """Standardised values, float32, of an array of any shape; it is changed where it is float32."""
+        values = np.asarray(values, np.float32)
+        np.clip(values, self.low, self.high, out=values)
+        values -= self.low + self.mean * (self.high - self.low)
+        values /= (self.high - self.low) * self.sd
+        return values
+
+
+# Tasks of the Medical Segmentation Decathlon: HU, and mean and deviation of the second place of 2018.
+TASKS = {
+    "liver": Scale(10, 190, 0.0938, 0.2265),
+    "lung": Scale(-1129, 587, 0.3140, 0.2799),
+    "pancreas": Scale(-91, 251, 0.1234, 0.2345),
+}
+
+
+def fixed_rule(scales):
+    """The rule with these Scales, one a channel."""
+    return {"kind": "fixed", "channels": [scale._asdict() for scale in scales]}
+
+
+def scales_of(rule, channels):
+    """Scale of each channel of a volume.
+
+    Args:
+        rule: dict, see above.
+        channels: list of SimpleITK.Image.
+
+    Raises:
+        ValueError: if the volume has other channels than the rule, or a channel has one value only.
+    """
+    if rule["kind"] == "volume":
+        return [_scale_of_volume(channel, number) for number, channel in enumerate(channels, 1)]
+    if len(rule["channels"]) != len(channels):
+        raise ValueError(f"it has {len(channels)} channels; expected {len(rule['channels'])}")
+    return [Scale(**scale) for scale in rule["channels"]]
+
+
+def _scale_of_volume(image, number):
+    values = sitk.GetArrayViewFromImage(image)
+    low, high = float(values.min()), percentiles_of(values, [CUT])[0]
+    if not low < high:
+        raise ValueError(f"channel {number} holds the value {low:g} only")
+    unit = np.minimum(values, high, dtype=np.float32)
+    unit -= low
+    unit /= high - low
+    return Scale(low, float(high), float(unit.mean(dtype=np.float64)), float(unit.std(dtype=np.float64)))
+
+
+class ForegroundStatistics:
+    """Grey values of the labelled voxels of many volumes, a channel; it holds how often each whole number comes."""
+
+    LOWEST, HIGHEST = -32768, 32767
+
+    def __init__(self):
+        self.counts = np.zeros(self.HIGHEST - self.LOWEST + 1, np.int64)
+
+    def add(self, values):
+        """Take the values of the labelled voxels of a volume, rounded to whole numbers."""
+        whole = np.clip(np.rint(values), self.LOWEST, self.HIGHEST).astype(np.int64) - self.LOWEST
+        self.counts += np.bincount(whole, minlength=len(self.counts))
+
+    def scale(self):
+        """Scale from `FOREGROUND` percentile to percentile, with mean and deviation of the same voxels.
+
+        Raises:
+            ValueError: if they are all of one value.
+        """
+        numbers = np.arange(self.LOWEST, self.HIGHEST + 1)
+        ranks = np.array(FOREGROUND) / 100 * (self.counts.sum() - 1)
+        low, high = (float(numbers[i]) for i in np.searchsorted(self.counts.cumsum(), ranks, "right"))
+        if not low < high:
+            raise ValueError(f"the labelled voxels hold the value {low:g} only")
+        unit = (np.clip(numbers, low, high) - low) / (high - low)
+        mean = np.average(unit, weights=self.counts)
+        sd = np.sqrt(np.average((unit - mean) ** 2, weights=self.counts))
+        return Scale(low, high, float(mean), float(sd))

@@ -1,0 +1,130 @@
+"""Masks of slices as label volumes on the grid of the volume that the slices came from."""
+
+import numpy as np
+import pandas as pd
+import SimpleITK as sitk
+
+from common.slices.images import paste
+from common.slices.postprocess import clean
+from common.volumes.grids import Geometry, image_at, onto_grid
+from common.volumes.reading import planes_of
+
+WRITTEN = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")  # kinds that are written
+
+
+def label_image(array, geometry):
+    """SimpleITK.Image of an array (k, j, i) of labels with a Geometry."""
+    return image_at(np.asarray(array, np.uint8), geometry)
+
+
+def labels_on(array, grid, geometry):
+    """A label volume on the grid that a volume had before it was turned or resampled.
+
+    Args:
+        array: (S, P, L) uint8 on the grid of the slices.
+        grid: Geometry of the slices.
+        geometry: Geometry of the result; on the same voxels as `grid` they are copied, not interpolated.
+
+    Returns:
+        SimpleITK.Image.
+    """
+    labels = label_image(array, grid)
+    name = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(geometry.direction)
+    turned = sitk.DICOMOrient(labels, name)
+    if turned.GetSize() == tuple(geometry.size) and np.allclose(turned.GetOrigin(), geometry.origin, atol=1e-3):
+        return label_image(sitk.GetArrayViewFromImage(turned), geometry)  # at its place to the last digit
+    return onto_grid(labels, geometry)
+
+
+def labels_of_slices(record, masks):
+    """Label volume of the masks of a case.
+
+    Args:
+        record: content of case.json, of a case that 0_import_volumes.py made.
+        masks: dict of the name of a slice to its mask (SIZE, SIZE), 0 and 255 or class numbers.
+
+    Returns:
+        SimpleITK.Image uint8 on the grid of the volume that the case came from; 255 becomes 1, and 0 stands where no
+        slice is.
+    """
+    grid, geometry = (
+        Geometry(**{field: tuple(values) for field, values in record["volume"][name].items()})
+        for name in ("grid", "geometry")
+    )
+    array = np.zeros(grid.size[::-1], np.uint8)
+    slices = planes_of(array, record["volume"]["plane"])
+    for name, mask in masks.items():
+        entry = record["slices"][name]
+        slices[entry["index"]] = paste(np.where(mask == 255, 1, mask), entry["box"], entry["image_size"])
+    return labels_on(array, grid, geometry)
+
+
+def write_labels(image, path):
+    """Write a label volume, compressed where the format can."""
+    sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def measure(case, labels, classes=1):
+    """Rows of volumes.csv, one a class: how much of it a label volume holds.
+
+    Args:
+        case: its name.
+        labels: SimpleITK.Image.
+        classes: number of rows at least.
+    """
+    counts = np.bincount(sitk.GetArrayViewFromImage(labels).ravel(), minlength=classes + 1)
+    millilitres = np.prod(labels.GetSpacing()) / 1000
+    return [
+        {"case": case, "class": number, "voxels": int(voxels), "ml": voxels * millilitres}
+        for number, voxels in enumerate(counts[1:], 1)
+    ]
+
+
+class CaseVolumes:
+    """Collects predicted masks and writes a label volume of each case that came from a volume, one at a time.
+
+    Args:
+        folder: Path to write <case><ending> and volumes.csv to.
+        ending: one of WRITTEN, or "" to write none.
+        cleaning: arguments of `common.slices.postprocess.clean` for the volume as a whole.
+    """
+
+    def __init__(self, folder, ending, cleaning=None):
+        self.folder, self.ending, self.cleaning = folder, ending, cleaning
+        self.name, self.record, self.masks, self.rows = None, {}, {}, []
+
+    def add(self, case, name, record, numbers):
+        """Take the class numbers of a slice; slices of a case come one after the other.
+
+        Args:
+            case: name of the case, for the file.
+            name: of the slice.
+            record: content of its case.json.
+        """
+        if not self.ending or "volume" not in record or name not in record["slices"]:
+            return
+        if case != self.name:
+            self._write()
+            self.name, self.record, self.masks = case, record, {}
+        self.masks[name] = numbers
+
+    def close(self):
+        """Write what is left, and the table.
+
+        Returns:
+            number of label volumes.
+        """
+        self._write()
+        if self.rows:
+            pd.DataFrame(self.rows).to_csv(self.folder / "volumes.csv", index=False)
+        return len({row["case"] for row in self.rows})
+
+    def _write(self):
+        if not self.masks:
+            return
+        labels = labels_of_slices(self.record, self.masks)
+        if self.cleaning:
+            labels = label_image(clean(sitk.GetArrayFromImage(labels), **self.cleaning), Geometry.of(labels))
+        write_labels(labels, self.folder / f"{self.name}{self.ending}")
+        self.rows += measure(self.name, labels)
+        self.masks = {}

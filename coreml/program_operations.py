@@ -1,0 +1,369 @@
+"""The operations of Core ML programs as functions of arrays.
+
+Follows the documentation of coremltools' intermediate language (`coremltools.converters.mil.mil.ops.defs`). A function
+here has the parameters of its operation, by name.
+"""
+
+import functools
+import math
+
+import numpy as np
+
+from coreml import kernels
+from coreml.kernels import sigmoid, softmax, softplus
+
+OPERATIONS = {}  # name of an operation to a function of its parameters that returns an array or a tuple of them
+
+
+def operation(name):
+    def register(function):
+        OPERATIONS[name] = function
+        return function
+
+    return register
+
+
+# --- weights that are stored small
+
+
+@operation("constexpr_affine_dequantize")
+def _affine_dequantize(quantized_data, zero_point, scale, axis):
+    shape = [1] * quantized_data.ndim
+    shape[axis] = -1
+    scale, zero_point = (np.asarray(v, np.float32) for v in (scale, zero_point))
+    scale, zero_point = (v.reshape(shape) if v.ndim else v for v in (scale, zero_point))
+    return scale * (quantized_data.astype(np.float32) - zero_point)
+
+
+@operation("constexpr_lut_to_dense")
+def _lut_to_dense(indices, lut, shape=None, vector_axis=None):
+    if shape is None:  # from iOS 18 on: one palette for each block, indices not packed
+        return _block_lut_to_dense(indices, lut, vector_axis)
+    bits, count = int(math.log2(lut.size)), int(np.prod(shape))
+    ones = np.unpackbits(np.asarray(indices, np.uint8), bitorder="little", count=bits * count).reshape(count, bits)
+    return lut[np.packbits(ones, axis=1, bitorder="little").ravel()].reshape(shape)
+
+
+def _block_lut_to_dense(indices, lut, vector_axis):
+    if vector_axis is not None or lut.shape[-1] != 1:
+        raise ValueError("palettes of vectors are not known here")
+    blocks = lut.shape[: indices.ndim]
+    place = np.ix_(*(np.arange(n) * block // n for n, block in zip(indices.shape, blocks, strict=True)))
+    return lut[(*place, indices.astype(int), 0)]
+
+
+@operation("constexpr_blockwise_shift_scale")
+def _blockwise_shift_scale(data, scale, offset=None):
+    place = np.ix_(*(np.arange(n) * block // n for n, block in zip(data.shape, scale.shape, strict=True)))
+    shift = 0 if offset is None else np.asarray(offset, np.float32)[place]
+    return np.asarray(scale, np.float32)[place] * (data.astype(np.float32) - shift)
+
+
+@operation("constexpr_sparse_to_dense")
+def _sparse_to_dense(nonzero_data, mask, shape=None):
+    if shape is not None:
+        mask = np.unpackbits(np.asarray(mask, np.uint8), bitorder="little", count=int(np.prod(shape))).reshape(shape)
+    dense = np.zeros(mask.shape, np.float32)
+    dense[mask != 0] = nonzero_data
+    return dense
+
+
+@operation("constexpr_cast")
+def _constexpr_cast(source_val, output_dtype):
+    return source_val
+
+
+@operation("dequantize")
+def _dequantize(input, scale, zero_point=0, axis=0):
+    return _affine_dequantize(np.asarray(input), zero_point, scale, axis or 0)
+
+
+# --- convolutions and pooling
+
+
+def _padding(pad_type, pad, sizes, kernel, strides, dilations=None):
+    """As coremltools works out the shapes: same keeps ceil(size / stride), also where kernel and stride differ."""
+    match pad_type:
+        case "same" | "same_lower":
+            return kernels.same_padding(sizes, kernel, strides, dilations, pad_type == "same")
+        case "custom":
+            return list(zip(pad[::2].tolist(), pad[1::2].tolist(), strict=True))
+        case "valid":
+            return [(0, 0)] * len(kernel)
+    raise ValueError(f"padding {pad_type} is not known")
+
+
+@operation("conv")
+def _conv(x, weight, strides, pad_type, dilations, groups, pad=None, bias=None):
+    strides, dilations = strides.tolist(), dilations.tolist()
+    padding = _padding(pad_type, pad, x.shape[2:], weight.shape[2:], strides, dilations)
+    return kernels.convolve(x, weight, bias, strides, padding, dilations, int(groups))
+
+
+@operation("conv_transpose")
+def _conv_transpose(x, weight, strides, pad_type, dilations, groups, pad=None, output_shape=None, bias=None):
+    if set(dilations.tolist()) != {1}:
+        raise ValueError("a dilated transposed convolution is not known here")
+    full = [(n - 1) * s + k for n, s, k in zip(x.shape[2:], strides, weight.shape[2:], strict=True)]
+    sizes = None if output_shape is None else output_shape[2:].tolist()
+    if pad_type == "same":
+        sizes = sizes or [n * int(s) for n, s in zip(x.shape[2:], strides, strict=True)]
+        cut = [((n - size) // 2, 0) for n, size in zip(full, sizes, strict=True)]
+        if min(map(min, cut)) < 0:
+            raise ValueError(f"it cannot give {sizes} out of {full}")
+    else:
+        cut = _padding(pad_type, pad, x.shape[2:], weight.shape[2:], strides)
+    return kernels.convolve_transposed(x, weight, bias, strides.tolist(), cut, int(groups), sizes)
+
+
+def _pool(kind, x, kernel_sizes, strides, pad_type, pad, exclude_padding_from_average=False, ceil_mode=False):
+    kernel, strides = kernel_sizes.tolist(), strides.tolist()
+    padding = _padding(pad_type, pad, x.shape[2:], kernel, strides)
+    return kernels.pool(x, kind, kernel, strides, padding, bool(exclude_padding_from_average), bool(ceil_mode))
+
+
+for _kind, _name in (("max", "max_pool"), ("average", "avg_pool"), ("l2", "l2_pool")):
+    OPERATIONS[_name] = functools.partial(_pool, _kind)
+
+
+@operation("linear")
+def _linear(x, weight, bias=None):
+    return x @ weight.T + (0 if bias is None else bias)
+
+
+@operation("matmul")
+def _matmul(x, y, transpose_x=False, transpose_y=False):
+    return (x.swapaxes(-1, -2) if transpose_x else x) @ (y.swapaxes(-1, -2) if transpose_y else y)
+
+
+# --- normalisation
+
+
+@operation("batch_norm")
+def _batch_norm(x, mean, variance, epsilon, gamma=None, beta=None):
+    return kernels.normalise(x, mean, variance, gamma, beta, epsilon)
+
+
+@operation("instance_norm")
+def _instance_norm(x, epsilon, gamma=None, beta=None):
+    axes = tuple(range(2, x.ndim))
+    mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+    y = (x - mean) / np.sqrt(variance + epsilon)
+    shape = (-1, *[1] * len(axes))
+    return y * (1 if gamma is None else gamma.reshape(shape)) + (0 if beta is None else beta.reshape(shape))
+
+
+@operation("layer_norm")
+def _layer_norm(x, axes, epsilon, gamma=None, beta=None):
+    axes = tuple(int(axis) for axis in axes)
+    mean, variance = x.mean(axes, keepdims=True), x.var(axes, keepdims=True)
+    y = (x - mean) / np.sqrt(variance + epsilon)
+    shape = [n if axis in {a % x.ndim for a in axes} else 1 for axis, n in enumerate(x.shape)]
+    return y * (1 if gamma is None else gamma.reshape(shape)) + (0 if beta is None else beta.reshape(shape))
+
+
+@operation("softmax")
+def _softmax(x, axis):
+    return softmax(x, int(axis))
+
+
+# --- single values
+
+
+@operation("gelu")
+def _gelu(x, mode):
+    match mode:
+        case "TANH_APPROXIMATION":
+            return 0.5 * x * (1 + np.tanh(np.float32(np.sqrt(2 / np.pi)) * (x + 0.044715 * x**3)))
+        case "SIGMOID_APPROXIMATION":
+            return x * sigmoid(1.702 * x)
+        case "EXACT":
+            return 0.5 * x * (1 + _erf(x / np.sqrt(2)))
+    raise ValueError(f"{mode} is not known here")
+
+
+def _erf(x):
+    return np.vectorize(math.erf, otypes=[np.float32])(x)
+
+
+@operation("prelu")
+def _prelu(x, alpha):
+    return np.where(x >= 0, x, alpha.reshape(-1, *[1] * (x.ndim - 2)) * x)
+
+
+@operation("softplus_parametric")
+def _softplus_parametric(x, alpha, beta):
+    alpha, beta = (v.reshape(-1, *[1] * (x.ndim - 2)) for v in (alpha, beta))
+    return alpha * softplus(beta * x)
+
+
+@operation("cast")
+def _cast(x, dtype):
+    types = {"fp16": np.float16, "fp32": np.float32, "int32": np.int32, "bool": np.bool_}
+    return np.asarray(x).astype(types.get(dtype, dtype))
+
+
+OPERATIONS |= {
+    "relu": lambda x: np.maximum(x, 0),
+    "relu6": lambda x: np.clip(x, 0, 6),
+    "clamped_relu": lambda x, alpha, beta: np.minimum(np.where(x >= 0, x, alpha * x), beta),
+    "leaky_relu": lambda x, alpha: np.where(x >= 0, x, alpha * x),
+    "thresholded_relu": lambda x, alpha: np.where(x >= alpha, x, 0),
+    "elu": lambda x, alpha: np.where(x >= 0, x, alpha * np.expm1(np.minimum(x, 0))),
+    "linear_activation": lambda x, alpha, beta: alpha * x + beta,
+    "sigmoid": sigmoid,
+    "sigmoid_hard": lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1),
+    "silu": lambda x: x * sigmoid(x),
+    "scaled_tanh": lambda x, alpha, beta: alpha * np.tanh(beta * x),
+    "softplus": softplus,
+    "softsign": lambda x: x / (1 + np.abs(x)),
+    "erf": _erf,
+    "clip": lambda x, alpha, beta: np.minimum(np.maximum(x, alpha), beta),
+    "inverse": lambda x, epsilon: 1 / (x + epsilon),
+    "log": lambda x, epsilon: np.log(x + epsilon),
+    "rsqrt": lambda x, epsilon: 1 / np.sqrt(x + epsilon),
+    "threshold": lambda x, alpha: np.maximum(x, np.float32(alpha)),
+    "identity": lambda x: x,
+    "pow": lambda x, y: np.power(np.asarray(x, np.float32), y),
+    "select": lambda cond, a, b: np.where(cond != 0, a, b),
+}
+
+
+def _of_one(function, x):
+    return function(x)
+
+
+def _of_two(function, x, y):
+    return function(x, y)
+
+
+# Operations that NumPy has under its own names, whose arguments cannot be given by name.
+ONE = {"tanh", "abs", "ceil", "cos", "exp", "exp2", "floor", "logical_not", "sign", "sin", "sqrt", "square"}
+TWO = {"maximum", "minimum", "equal", "not_equal", "greater", "greater_equal", "less", "less_equal", "mod"}
+TWO |= {"logical_and", "logical_or", "logical_xor", "add"}
+OTHER_NAMES = {"sub": np.subtract, "mul": np.multiply, "real_div": np.divide, "floor_div": np.floor_divide}
+OPERATIONS |= {name: functools.partial(_of_one, getattr(np, name)) for name in ONE}
+OPERATIONS |= {name: functools.partial(_of_two, getattr(np, name)) for name in TWO}
+OPERATIONS |= {name: functools.partial(_of_two, function) for name, function in OTHER_NAMES.items()}
+OPERATIONS["round"] = functools.partial(_of_one, np.rint)
+
+
+# --- reductions
+
+
+def _reduction(function):
+    def reduce(x, axes=None, keep_dims=False):
+        return function(x, axis=None if axes is None else tuple(int(a) for a in axes), keepdims=bool(keep_dims))
+
+    return reduce
+
+
+OPERATIONS |= {
+    "reduce_mean": _reduction(np.mean),
+    "reduce_sum": _reduction(np.sum),
+    "reduce_max": _reduction(np.max),
+    "reduce_min": _reduction(np.min),
+    "reduce_prod": _reduction(np.prod),
+    "reduce_sum_square": _reduction(lambda x, axis, keepdims: np.square(x).sum(axis, keepdims=keepdims)),
+    "reduce_l2_norm": _reduction(lambda x, axis, keepdims: np.sqrt(np.square(x).sum(axis, keepdims=keepdims))),
+}
+
+
+@operation("reduce_argmax")
+def _reduce_argmax(x, axis, keep_dims, output_dtype="int32"):
+    return x.argmax(int(axis), keepdims=bool(keep_dims))
+
+
+# --- shapes
+
+
+@operation("concat")
+def _concat(values, axis, interleave=False):
+    if interleave:
+        raise ValueError("interleaved concatenation is not known here")
+    return np.concatenate(values, int(axis))
+
+
+@operation("stack")
+def _stack(values, axis):
+    return np.stack(values, int(axis))
+
+
+@operation("split")
+def _split(x, axis, num_splits=None, split_sizes=None):
+    places = int(num_splits) if split_sizes is None else np.cumsum(split_sizes)[:-1].tolist()
+    return np.split(x, places, int(axis))
+
+
+@operation("pad")
+def _pad(x, pad, mode, constant_val):
+    pairs = [(0, 0)] * (x.ndim - len(pad) // 2) + list(zip(pad[::2].tolist(), pad[1::2].tolist(), strict=True))
+    if mode == "constant":
+        return np.pad(x, pairs, constant_values=constant_val)
+    return np.pad(x, pairs, {"reflect": "reflect", "replicate": "edge"}[mode])
+
+
+@operation("slice_by_index")
+def _slice_by_index(x, begin, end, stride=None, begin_mask=None, end_mask=None, squeeze_mask=None):
+    cuts = []
+    for axis in range(x.ndim):
+        first = None if begin_mask is not None and begin_mask[axis] else int(begin[axis])
+        last = None if end_mask is not None and end_mask[axis] else int(end[axis])
+        cut = slice(first, last, 1 if stride is None else int(stride[axis]))
+        cuts.append(int(begin[axis]) if squeeze_mask is not None and squeeze_mask[axis] else cut)
+    return x[tuple(cuts)]
+
+
+@operation("slice_by_size")
+def _slice_by_size(x, begin, size):
+    return x[tuple(slice(b, None if n == -1 else b + n) for b, n in zip(begin.tolist(), size.tolist(), strict=True))]
+
+
+@operation("crop")
+def _crop(x, crop_height, crop_width):
+    (top, bottom), (left, right) = crop_height.tolist(), crop_width.tolist()
+    return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
+
+
+@operation("reshape")
+def _reshape(x, shape):
+    return x.reshape([x.shape[axis] if n == 0 else n for axis, n in enumerate(np.asarray(shape).tolist())])
+
+
+OPERATIONS |= {
+    "transpose": lambda x, perm: x.transpose(perm.tolist()),
+    "expand_dims": lambda x, axes: np.expand_dims(x, tuple(axes.tolist())),
+    "squeeze": lambda x, axes=None: x.squeeze(None if axes is None else tuple(axes.tolist())),
+    "tile": lambda x, reps: np.tile(x, reps.tolist()),
+}
+
+
+# --- resizing
+
+
+@operation("upsample_bilinear")
+def _upsample_bilinear(x, scale_factor_height, scale_factor_width, align_corners):
+    return kernels.resize_bilinear(
+        x,
+        _scaled(x, scale_factor_height, scale_factor_width),
+        "STRICT_ALIGN_CORNERS" if align_corners else kernels.UNALIGNED,
+    )
+
+
+@operation("upsample_nearest_neighbor")
+def _upsample_nearest(x, scale_factor_height, scale_factor_width):
+    return kernels.resize_nearest(x, _scaled(x, scale_factor_height, scale_factor_width))
+
+
+def _scaled(x, *factors):
+    return [math.floor(float(factor) * n) for factor, n in zip(factors, x.shape[-2:], strict=True)]
+
+
+@operation("resize_bilinear")
+def _resize_bilinear(x, target_size_height, target_size_width, sampling_mode):
+    return kernels.resize_bilinear(x, (int(target_size_height), int(target_size_width)), sampling_mode)
+
+
+@operation("resize_nearest_neighbor")
+def _resize_nearest(x, target_size_height, target_size_width):
+    return kernels.resize_nearest(x, (int(target_size_height), int(target_size_width)))

@@ -1,0 +1,285 @@
+"""Drawn images, masks, cases and volumes for the tests, and the commands of a recipe.
+
+No patient is in any of it: ellipses, spheres and noise.
+"""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+
+from common.slices.images import read_mask
+from common.volumes.grids import Geometry, image_at
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+
+def commands_of(page):
+    """Commands of a page in docs/, in order, as lists of words: the lines of its bash blocks."""
+    blocks = re.findall(r"```bash\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+def textured(rng, shape, mean, deviation, scale):
+    """Noise with patches of `scale` pixels."""
+    small = rng.normal(0, 1, (shape[0] // scale + 2, shape[1] // scale + 2)).astype(np.float32)
+    patches = cv2.resize(small, shape[::-1], interpolation=cv2.INTER_CUBIC)
+    return mean + deviation * (patches + 0.3 * rng.normal(0, 1, shape))
+
+
+def head_and_neck(root, pictures=(24, 8, 8), shape=(768, 1024), crop=530, seed=0):
+    """Full-scale pictures, and crops of them with labels of three channels, each cut somewhere else.
+
+    Writes root/full/<name>.png and root/data/{train,validation,test}/{image,label}/<name>.tif.
+    """
+    rng = np.random.default_rng(seed)
+    number = 0
+    for part, count in zip(("train", "validation", "test"), pictures, strict=True):
+        for folder in (root / "full", root / "data" / part / "image", root / "data" / part / "label"):
+            folder.mkdir(parents=True, exist_ok=True)
+        for _ in range(count):
+            number += 1
+            left, top = (int(rng.integers(0, whole - crop + 1)) for whole in shape[::-1])
+            grey = textured(rng, shape, 90, 18, max(shape[0] // 30, 2))
+            middle = [left + crop // 2, top + crop // 2]
+            organ = np.zeros(shape, np.uint8)
+            axes = (rng.uniform(0.12, 0.2, 2) * crop).astype(int).tolist()
+            place = [int(m + rng.uniform(-0.1, 0.1) * crop) for m in middle]
+            cv2.ellipse(organ, place, axes, float(rng.uniform(0, 180)), 0, 360, 255, -1)
+            for _ in range(4):  # others of the same brightness but long and thin
+                ends = rng.integers(0, min(shape), 4).tolist()
+                cv2.line(grey, ends[:2], ends[2:], 150.0, max(crop // 60, 1))
+            grey[organ > 0] += 45
+            grey = cv2.GaussianBlur(grey, (0, 0), 1.5).clip(0, 255).astype(np.uint8)
+            box = np.s_[top : top + crop, left : left + crop]
+            name = f"{number:02d}"
+            cv2.imwrite(str(root / "full" / f"{name}.png"), grey)
+            cv2.imwrite(str(root / "data" / part / "image" / f"{name}.tif"), grey[box])
+            label = cv2.cvtColor(organ[box], cv2.COLOR_GRAY2BGR)
+            cv2.imwrite(str(root / "data" / part / "label" / f"{name}.tif"), label)
+
+
+def lung_scans(root, train=8, test=3, shape=(40, 160, 160), pixel=2.2, seed=0):
+    """Chest scans with spheres in the lungs.
+
+    Writes root/train and root/test/<series>.mhd and root/annotations.csv.
+    """
+    rng = np.random.default_rng(seed)
+    count, side, _ = shape
+    spacing = np.array([pixel, pixel, 3.0])
+    rows = []
+    for number in range(train + test):
+        series = f"1.2.826.0.1.{number + 1}"
+        hu = np.full(shape, -1000, np.float32)
+        k, j, i = np.indices(shape).astype(np.float32)
+        x, y = i / side - 0.5, j / side - 0.5
+        hu[(x / 0.43) ** 2 + (y / 0.33) ** 2 < 1] = 40
+        lungs = np.zeros(shape, bool)
+        for sign in (-1, 1):
+            lungs |= ((x - sign * 0.19) / 0.15) ** 2 + (y / 0.23) ** 2 + ((k / count - 0.5) / 0.6) ** 2 < 1
+        hu[lungs] = -850
+        origin = rng.uniform(-200, 0, 3).round(2)
+        inside = np.argwhere(lungs & (np.abs(np.abs(x) - 0.19) < 0.08) & (np.abs(y) < 0.14))
+        for _ in range(40):  # vessels
+            a, b, c = inside[rng.integers(len(inside))]
+            hu[max(a - 4, 0) : a + 4, b : b + 2, c : c + 2] = -100
+        for _ in range(2):
+            centre = inside[rng.integers(len(inside))][::-1] + rng.uniform(-0.4, 0.4, 3)
+            diameter = round(rng.uniform(12, 26), 2)
+            far = sum(((axis - c) * mm) ** 2 for axis, c, mm in zip((i, j, k), centre, spacing, strict=True))
+            hu[far <= (diameter / 2) ** 2] = 20
+            rows.append((series, *(origin + centre * spacing).round(3), diameter))
+        hu += rng.normal(0, 25, shape)
+        image = sitk.GetImageFromArray(hu.round().astype(np.int16))
+        image.SetSpacing(spacing.tolist())
+        image.SetOrigin(origin.tolist())
+        folder = root / ("train" if number < train else "test")
+        folder.mkdir(parents=True, exist_ok=True)
+        sitk.WriteImage(image, str(folder / f"{series}.mhd"))
+    columns = ["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"]
+    pd.DataFrame(rows, columns=columns).to_csv(root / "annotations.csv", index=False)
+
+
+def muscle(root, slices=40, side=512, seed=0):
+    """Slices through a drawn waist in HU, with a mask of the ring of muscle, as comma-separated numbers.
+
+    Writes root/images/<name> and root/masks/<name>.
+    """
+    rng = np.random.default_rng(seed)
+    for folder in ("images", "masks"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for number in range(1, slices + 1):
+        a, b = rng.uniform(0.34, 0.42) * side, rng.uniform(0.24, 0.3) * side
+        centre = (side // 2, side // 2)
+        hu = np.full((side, side), -1000.0)
+        layers = [(1.0, -100), (rng.uniform(0.78, 0.86), 50), (rng.uniform(0.64, 0.7), -90)]  # fat, muscle, belly
+        rings = []
+        for share, value in layers:
+            ring = np.zeros((side, side), np.uint8)
+            cv2.ellipse(ring, centre, (int(a * share), int(b * share)), 0, 0, 360, 1, -1)
+            hu[ring > 0] = value
+            rings.append(ring > 0)
+        mask = rings[1] & ~rings[2]
+        for _ in range(12):  # bowel, of the brightness of muscle
+            place = [int(c + rng.uniform(-0.4, 0.4) * r) for c, r in zip(centre, (a, b), strict=True)]
+            bowel = np.zeros((side, side), np.uint8)
+            cv2.circle(bowel, place, int(rng.uniform(0.02, 0.05) * side), 1, -1)
+            hu[(bowel > 0) & rings[2]] = rng.uniform(20, 60)
+        hu += rng.normal(0, 12, hu.shape)
+        name = f"L3_{number:03d}"
+        np.savetxt(root / "images" / name, hu.round(), fmt="%d", delimiter=",")
+        np.savetxt(root / "masks" / name, mask.astype(int), fmt="%d", delimiter=",")
+
+
+# --- case folders
+
+
+def write_picture(path, picture):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    data = cv2.imencode(path.suffix, picture)[1]
+    path.write_bytes(data.tobytes())
+
+
+def disc_slice(size, seed, classes=1, bits=8):
+    """A noisy slice with one disc a class, which is brighter, and its mask."""
+    rng = np.random.default_rng(seed)
+    image = rng.normal(60, 10, (size, size))
+    mask = np.zeros((size, size), np.uint8)
+    for number in range(1, classes + 1):
+        centre = rng.integers(size // 4, 3 * size // 4, 2).tolist()
+        cv2.circle(mask, centre, size // 6, 255 if classes == 1 else number, -1)
+        image[mask == mask[centre[1], centre[0]]] += 100 / number
+    image = image.clip(0, 255)
+    return (image.astype(np.uint8) if bits == 8 else (image * 257).astype(np.uint16)), mask
+
+
+def make_cases(root, cases=3, slices=4, size=24, classes=1, bits=8, empty=False):
+    """Write case folders of disc slices; with `empty`, the first mask of each case is empty."""
+    for case in range(1, cases + 1):
+        for number in range(1, slices + 1):
+            image, mask = disc_slice(size, 100 * case + number, classes, bits)
+            if empty and number == 1:
+                mask[:] = 0
+            write_picture(root / f"case{case:02d}" / "x" / f"{number:04d}.png", image)
+            write_picture(root / f"case{case:02d}" / "y" / f"{number:04d}.png", mask)
+    return root
+
+
+# --- volumes
+
+SHAPE = (9, 24, 20)  # slices, rows, columns
+
+
+def rotation(*degrees):
+    """Direction matrix of turns about the three axes."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(np.radians(degrees)):
+        turn = np.eye(3)
+        a, b = [i for i in range(3) if i != axis]
+        turn[a, a] = turn[b, b] = np.cos(angle)
+        turn[a, b], turn[b, a] = -np.sin(angle), np.sin(angle)
+        matrix = matrix @ turn
+    return matrix
+
+
+SKEWED = rotation(10, -15, 20) @ np.diag([1, -1, -1])
+
+
+def as_volume(array, direction=SKEWED, spacing=(0.7, 0.9, 2.5), origin=(-31.5, 12.25, 90.75)):
+    image = sitk.GetImageFromArray(array)
+    image.SetSpacing(spacing)
+    image.SetOrigin(origin)
+    image.SetDirection(np.asarray(direction, float).ravel().tolist())
+    return image
+
+
+def block(shape=SHAPE, labels=1, seed=0):
+    """Values and labels of which every slice is different."""
+    rng = np.random.default_rng(seed)
+    values = rng.integers(-500, 500, shape).astype(np.int16)
+    return values, rng.integers(0, labels + 1, shape).astype(np.uint8)
+
+
+def write(folder, name, image):
+    folder.mkdir(parents=True, exist_ok=True)
+    sitk.WriteImage(image, str(folder / name))
+
+
+def masks_of(case):
+    return {path.stem: read_mask(path) for path in sorted((case / "y").glob("*.png"))}
+
+
+def assert_same_geometry(image, other, tolerance=1e-6):
+    assert image.GetSize() == other.GetSize()
+    for ours, theirs in zip(Geometry.of(image), Geometry.of(other), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
+
+
+def write_copying_network(path, side):
+    """A network that gives back its picture: the truth as the prediction, where the picture is the mask."""
+    keras = pytest.importorskip("keras")
+    picture = keras.Input((side, side, 1), name="input")
+    start = {
+        "kernel_initializer": keras.initializers.Constant(20),
+        "bias_initializer": keras.initializers.Constant(-10),
+    }
+    copied = keras.layers.Conv2D(1, 1, activation="sigmoid", name="output", **start)(picture)
+    keras.Model(picture, copied).save(path)
+    return path
+
+
+STRAIGHT = tuple(np.eye(3).ravel())
+
+TURNED = (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0)  # a quarter turn about the axis of the body
+
+
+def ball(shape, centre, radius, spacing):
+    """Mask (k, j, i) of a ball, its centre in voxels (i, j, k) and radius and spacing (i, j, k) in mm."""
+    grid = np.meshgrid(*map(np.arange, shape), indexing="ij")[::-1]
+    return sum(((g - c) * mm) ** 2 for g, c, mm in zip(grid, centre, spacing, strict=True)) <= radius**2
+
+
+def draw_case(seed, size=(30, 28, 20), spacing=(1.0, 1.1, 1.6), channels=1, direction=None):
+    """An organ (1) with a lesion (2) in noise.
+
+    Returns:
+        image, SimpleITK.Image of 3 axes or, with channels, 4; labels, SimpleITK.Image uint8.
+    """
+    rng = np.random.default_rng(seed)
+    shape = size[::-1]
+    centre = np.array(size) / 2 + rng.uniform(-2, 2, 3)
+    labels = ball(shape, centre, 8, spacing).astype(np.uint8)
+    labels[ball(shape, centre + 2, 3.5, spacing)] = 2
+    geometry = Geometry(size, spacing, tuple(rng.uniform(-90, 90, 3)), direction or STRAIGHT)
+    images = []
+    for channel in range(channels):
+        grey = np.array([100, 300, 500])[labels] * (channel + 1) + rng.normal(0, 25, shape)
+        images.append(image_at(grey.astype(np.int16), geometry))
+    return (sitk.JoinSeries(images) if channels > 1 else images[0]), image_at(labels, geometry)
+
+
+def write_decathlon(root, cases=4, test=0, channels=1, modality="MRI"):
+    """A data set with dataset.json; every second case has its axes turned."""
+    for number in range(1, cases + test + 1):
+        kind = "Tr" if number <= cases else "Ts"
+        size = (30 - number % 3, 28 + number % 2, 20)
+        image, labels = draw_case(number, size, channels=channels, direction=TURNED if number % 2 else None)
+        for what, volume in (("images", image), ("labels", labels)):
+            folder = root / f"{what}{kind}"
+            folder.mkdir(parents=True, exist_ok=True)
+            sitk.WriteImage(volume, str(folder / f"case_{number:02d}.nii.gz"))
+    names = [f"case_{number:02d}.nii.gz" for number in range(1, cases + 1)]
+    about = {
+        "modality": {str(channel): modality for channel in range(channels)},
+        "labels": {"0": "background", "1": "organ", "2": "lesion"},
+        "training": [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names],
+    }
+    (root / "dataset.json").write_text(json.dumps(about))
+    return root

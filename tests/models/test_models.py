@@ -1,0 +1,301 @@
+"""Networks: the counts of the table, sizes, outputs, learning, and files of one's own."""
+
+import keras
+import numpy as np
+import pytest
+from drawings import disc_slice
+from hypothesis import given
+from hypothesis import strategies as st
+
+import models
+from common import devices
+from losses import SERIES, TERMS, follow_steps, get_loss
+from models import build_model, layers
+from models.cvnet_synapse import bottom_kernels
+
+# A small form of every network: name, side of its images, settings.
+SMALL = {
+    "unet": ("unet", 24, {"features": 4, "depth": 2}),
+    "one level": ("unet", 24, {"features": 4, "depth": 1}),  # for the losses, which see its output only
+    "cvnet_synapse": ("cvnet_synapse", 72, {"width": 0.1}),
+    "cvnet_synapse_512": ("cvnet_synapse_512", 128, {"width": 0.1}),
+    "mobilenetv2": ("deeplab_v3plus", 40, {"backbone": "mobilenetv2", "alpha": 0.35}),
+    "xception": ("deeplab_v3plus", 32, {}),
+}
+
+
+def small(key, classes=1):
+    name, side, settings = SMALL[key]
+    return build_model(name, (side, side, 1), classes, **settings)
+
+
+def discs(side, count):
+    pairs = [disc_slice(side, seed) for seed in range(count)]
+    x = np.stack([image for image, _ in pairs])[..., None].astype(np.float32) / 255
+    return x, (np.stack([mask for _, mask in pairs])[..., None] > 0).astype(np.uint8)
+
+
+@pytest.fixture
+def policy(request):
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy(request.param)
+    yield request.param
+    keras.config.set_dtype_policy(before)
+
+
+def counts(model):
+    return model.count_params(), sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "settings", "parameters", "trainable"),
+    [
+        ("unet", 200, {}, 31_054_145, 31_042_369),
+        ("cvnet_synapse", 200, {}, 26_118_252, 26_105_596),
+        ("cvnet_synapse_512", 512, {}, 47_196_340, 47_183_588),
+        ("deeplab_v3plus", 200, {"backbone": "xception", "output_stride": 16}, 41_252_497, 41_049_697),
+        ("deeplab_v3plus", 200, {"backbone": "xception", "output_stride": 8}, 41_252_497, 41_049_697),
+        ("deeplab_v3plus", 200, {"backbone": "mobilenetv2"}, 2_140_929, None),
+    ],
+)
+def test_networks_have_the_published_number_of_parameters(name, side, settings, parameters, trainable):
+    model = build_model(name, (side, side, 1), **settings)
+    assert counts(model)[0] == parameters
+    assert trainable is None or counts(model)[1] == trainable
+    assert model.output_shape == (None, side, side, 1)
+
+
+@pytest.mark.parametrize(
+    ("key", "classes"),
+    [
+        *((key, 1) for key in SMALL if key != "one level"),
+        *((key, 3) for key in SMALL if key not in ("xception", "one level")),
+    ],
+)
+def test_every_network_gives_probabilities_and_survives_saving(tmp_path, key, classes):
+    model = small(key, classes)
+    x = np.random.default_rng(0).random((2, *model.input_shape[1:]), np.float32)
+    p = model.predict(x, verbose=0)
+    assert p.shape == (*x.shape[:3], 1 if classes == 1 else 4) and p.dtype == np.float32
+    assert np.isfinite(p).all() and p.min() >= 0 and p.max() <= 1
+    model.save(tmp_path / "model.keras")
+    copy = keras.saving.load_model(tmp_path / "model.keras")
+    assert np.array_equal(*(keras.ops.convert_to_numpy(network(x, training=False)) for network in (model, copy)))
+
+
+@pytest.mark.parametrize(
+    ("key", "loss", "policy"),
+    [
+        *((key, "mse+dice", "float32") for key in ("unet", "mobilenetv2")),
+        *((key, "hausdorff+dice", "mixed_bfloat16") for key in ("unet", "cvnet_synapse")),
+        *(("one level", loss, "float32") for loss in [*TERMS, "series+dice"] if loss not in ("cce", *SERIES)),
+        *(
+            ("one level", loss, "mixed_bfloat16") for loss in SERIES[::2]
+        ),  # all, and all networks: tests/benchmarks/learning.py
+        *(("one level", loss, "mixed_float16") for loss in SERIES[1::2]),
+    ],
+    indirect=["policy"],
+)
+def test_twenty_steps_lower_the_loss(key, loss, policy):
+    """From nearly empty predictions, since at 0.5 everywhere those of the Hausdorff loss are near the mask by chance.
+
+    Judged on the same batch with normalisation by it, since running means lag behind for longer than that.
+    """
+    keras.utils.set_random_seed(0)
+    model = small(key)
+    model.get_layer("logits").bias.assign(model.get_layer("logits").bias - 2)
+    x, y = discs(model.input_shape[1], 4)
+    judge = get_loss(loss)
+    before = float(judge(y, model(x, training=True)))
+    model.compile(keras.optimizers.Adam(3e-3), get_loss(loss), jit_compile=devices.usual_jit())
+    model.optimizer.build(model.trainable_variables)
+    follow_steps(model)
+    for _ in range(20):
+        assert np.isfinite(model.train_on_batch(x, y))
+    assert all(np.isfinite(weights).all() for weights in model.get_weights())
+    assert float(judge(y, model(x, training=True))) < before
+
+
+# --- sizes
+
+
+@given(st.integers(1, 1200), st.sampled_from([(4, 8), (5, 0)]))
+def test_sizes_of_synapse(side, form):
+    """A size fits if the two convolutions at the bottom halve the map; else the nearest that fit stand around it."""
+    halvings, border = form
+    step = 4 * 2**halvings
+    fits = side > border and (side - border) % step == 0
+    try:
+        (first, _), (second, _) = bottom_kernels("net", (side, side, 1), halvings, border)
+    except ValueError as error:
+        assert not fits
+        below, above = (int(number) for number in str(error).split("are ")[1].split(" and "))
+        assert above - below == step and (below - border) % step == 0
+        assert below < side < above or side < below == border + step
+    else:
+        bottom = (side - border) // 2**halvings
+        assert fits and first % 2 == second % 2 == 1 and first >= second >= 1
+        assert 2 * (bottom - (first - 1) - (second - 1)) == bottom
+
+
+@pytest.mark.parametrize("stride", [8, 16])
+@pytest.mark.parametrize("backbone", ["mobilenetv2", "xception"])
+def test_deeplab_takes_any_size(backbone, stride):
+    model = build_model("deeplab_v3plus", (41, 30, 1), backbone=backbone, output_stride=stride)
+    assert model.output_shape == (None, 41, 30, 1)
+    last = "exit_block2_sep3_pointwise_relu" if backbone == "xception" else "block16_project_norm"
+    assert model.get_layer(last).output.shape[1:3] == (48 // stride, 32 // stride)
+
+
+def test_recommended_rate_of_sgd_goes_with_the_batch():
+    assert models.recommended("cvnet_synapse")["LEARNING_RATE"] == 0.5
+    assert models.recommended("cvnet_synapse", 8)["LEARNING_RATE"] == pytest.approx(0.05)
+    assert models.recommended("cvnet_synapse_512", 16)["LEARNING_RATE"] == 0.35
+    assert models.recommended("unet", 2)["LEARNING_RATE"] == models.recommended("unet")["LEARNING_RATE"]
+
+
+# --- layers
+
+
+def value_of(layer, x):
+    return keras.ops.convert_to_numpy(layer(x))
+
+
+def sigmoid(x):
+    return 1 / (1 + np.exp(-x))
+
+
+@pytest.mark.parametrize(
+    ("layer", "formula"),
+    [
+        (layers.SynapticTransmissionRegulator, lambda x, w, b: w * x + b),
+        (layers.ParametricSwish, lambda x, alpha: x * sigmoid((1.5 - 0.5**alpha) * x)),
+        (layers.FullSizePReLU, lambda x, alpha: np.maximum(x, 0) - alpha * np.maximum(-x, 0)),
+        (layers.Swish, lambda x: x * sigmoid(x)),
+        (layers.GELU, lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))),
+        (layers.Square, lambda x: x**2),
+        (layers.SquareRoot, lambda x: np.sqrt(np.maximum(x, 1e-7))),
+    ],
+)
+def test_layers_follow_their_formulas_and_survive_saving(tmp_path, layer, formula):
+    x = np.random.default_rng(0).normal(0, 2, (2, 3, 4, 5)).astype(np.float32)
+    made = layer()
+    assert np.allclose(value_of(made, x), formula(x, *made.get_weights()), rtol=1e-5, atol=1e-6)
+    inputs = keras.Input(x.shape[1:])
+    model = keras.Model(inputs, layer()(inputs))
+    model.save(tmp_path / "layer.keras")
+    copy = keras.saving.load_model(tmp_path / "layer.keras")
+    assert np.array_equal(copy.predict(x, verbose=0), model.predict(x, verbose=0))
+
+
+def test_weights_of_the_layers_start_where_they_should():
+    x = np.zeros((1, 40, 40, 64), np.float32)
+    deviation = np.sqrt(2 / 64)
+    for layer, shapes, means in (
+        (layers.SynapticTransmissionRegulator(), [(64,), (64,)], [1.2, 0]),
+        (layers.ParametricSwish(), [(40, 40, 64)], [1]),
+        (layers.FullSizePReLU(), [(40, 40, 64)], [0.2]),
+    ):
+        layer(x)
+        assert [weights.shape for weights in layer.get_weights()] == shapes
+        for weights, mean in zip(layer.get_weights(), means, strict=True):
+            assert weights.mean() == pytest.approx(mean, abs=0.1) and abs(weights - mean).max() <= 2 * deviation + 1e-5
+            assert weights.std() == pytest.approx(0.88 * deviation, rel=0.3)
+    regulator = layers.SynapticTransmissionRegulator()
+    regulator(x)
+    squares = sum(float((weights**2).sum()) for weights in regulator.get_weights())
+    assert float(sum(regulator.losses)) == pytest.approx(1e-4 * squares, rel=1e-4)
+
+
+def test_elementwise_layers_need_a_fixed_size():
+    with pytest.raises(ValueError, match="fixed size"):
+        layers.ParametricSwish()(keras.Input((None, None, 3)))
+
+
+# --- U-net
+
+
+@pytest.mark.parametrize("size", [(24, 24), (25, 39), (40, 33)])
+@pytest.mark.parametrize("classes", [1, 3])
+def test_unet_takes_any_size(size, classes):
+    model = build_model("unet", (*size, 1), classes, features=2, depth=3)
+    p = model.predict(np.random.default_rng(0).random((2, *size, 1), np.float32), verbose=0)
+    assert p.shape == (2, *size, 1 if classes == 1 else 4) and p.dtype == np.float32
+    assert p.min() >= 0 and p.max() <= 1
+    if classes > 1:
+        assert np.allclose(p.sum(-1), 1, atol=1e-5)
+
+
+def test_unet_sees_every_pixel_at_its_place():
+    """Padding and cropping must not shift: a bright pixel changes the output most around itself."""
+    model = build_model("unet", (25, 25, 1), features=4, depth=1, normalisation=False, dropout=0)
+    image = np.zeros((1, 25, 25, 1), np.float32)
+    before = model.predict(image, verbose=0)
+    image[0, 3, 20] = 10
+    change = np.abs(model.predict(image, verbose=0) - before)[0, ..., 0]
+    rows, columns = np.nonzero(change > 1e-7)
+    assert rows.max() <= 3 + 10 and columns.min() >= 20 - 10
+
+
+def test_arguments_change_the_network():
+    names = [layer.name for layer in build_model("unet", (16, 16, 1), features=2, depth=1, dropout=0).layers]
+    assert names[0] == "input" and names[-1] == "output"
+    assert not any("drop" in name for name in names)
+    plain = build_model("unet", (16, 16, 1), features=2, depth=1, normalisation=False)
+    assert not any(isinstance(layer, keras.layers.BatchNormalization) for layer in plain.layers)
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "words"),
+    [
+        ("unett", {}, "unknown network"),
+        ("unet", {"feature": 2}, "no setting 'feature'"),
+        ("unet", {"features": 0}, "features >= 1"),
+        ("unet", {"dropout": 1.0}, "dropout < 1"),
+        ("gone.py", {}, "does not exist"),
+        ("cvnet_synapse", {}, "no side of 16; the nearest sizes that fit are 72 and 136"),
+        ("cvnet_synapse_512", {}, "no side of 16; the nearest sizes that fit are 128 and 256"),
+        ("deeplab_v3plus", {"backbone": "resnet"}, "xception"),
+        ("deeplab_v3plus", {"output_stride": 4}, "16 or 8"),
+        ("deeplab_v3plus", {"alpha": 0.5}, "mobilenetv2"),
+    ],
+)
+def test_wrong_names_and_settings_are_refused(name, arguments, words):
+    with pytest.raises(ValueError, match=words):
+        build_model(name, (16, 16, 1), **arguments)
+
+
+OWN = """
+import keras
+RECOMMENDED = {{"BATCH_SIZE": 2}}
+def build_model({first}input_shape, classes, width=3):
+    x = inputs = keras.Input(input_shape, name="input")
+    x = keras.layers.Conv2D(width, 3, padding="same")(x)
+    x = keras.layers.Conv2D({channels}, 1)(x)
+    return keras.Model(inputs, keras.layers.Activation("sigmoid", name="{output}")(x))
+"""
+
+
+def test_a_network_of_ones_own(tmp_path):
+    for number, first in enumerate(("", "name, ")):
+        file = tmp_path / f"own{number}.py"
+        file.write_text(OWN.format(first=first, channels=1, output="output"))
+        assert build_model(str(file), (16, 16, 1), 1, width=5).count_params() == 5 * 10 + 6
+        assert models.recommended(str(file))["BATCH_SIZE"] == 2
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (OWN.format(first="", channels=2, output="output"), "expected"),
+        (OWN.format(first="", channels=1, output="out"), "called input and output"),
+        ("def other(): pass", "no function build_model"),
+        ("import gone_module", "does not run"),
+        ("def build_model(", "does not run"),
+    ],
+)
+def test_wrong_networks_of_ones_own_are_refused(tmp_path, text, words):
+    file = tmp_path / "own.py"
+    file.write_text(text)
+    with pytest.raises(ValueError, match=words):
+        build_model(str(file), (16, 16, 1), 1)

@@ -1,0 +1,186 @@
+"""predict.py: pictures of any size in, masks and overlays out."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from drawings import disc_slice, write_picture
+from running import ROOT, assert_refused, leftovers, run_here
+
+from common.files import write_json
+from common.prediction import ensemble as averaging
+from common.prediction.tiling import predict_pictures
+from common.settings import flags_of
+from common.slices.images import read_mask, read_picture, to_unit
+from common.training.run_folder import load_network
+
+
+class Brightness:
+    """In place of a network: the probability is the brightness."""
+
+    def predict_on_batch(self, x):
+        return x
+
+
+@pytest.mark.parametrize("fit", ["resize", "tile", "pad"])
+@pytest.mark.parametrize("shape", [(32, 32), (70, 45), (20, 90)])
+def test_probabilities_come_back_to_their_place(fit, shape):
+    """A smooth picture must come back as it went in, whatever was cut, scaled and pasted."""
+    rows, columns = np.mgrid[: shape[0], : shape[1]]
+    picture = (127 + 60 * np.sin(rows / 25) + 60 * np.cos(columns / 25)).astype(np.uint8)
+    stream = predict_pictures([picture, picture[::-1]], Brightness(), 32, fit)
+    for image, probabilities in stream:
+        assert probabilities.shape == (*shape, 1) and probabilities.dtype == np.float32
+        difference = np.abs(probabilities[..., 0] - to_unit(image))
+        if fit == "tile" or shape == (32, 32):
+            assert difference.max() <= 1e-6
+        else:  # scaling mixes the edge of a padded picture with black
+            assert difference[5:-5, 5:-5].max() <= 0.06
+
+
+def test_many_pictures_are_streamed():
+    taken = []
+
+    def pictures():
+        for i in range(100):
+            taken.append(i)
+            yield np.zeros((32, 32), np.uint8)
+
+    for i, _ in enumerate(predict_pictures(pictures(), Brightness(), 32, "resize", batch_size=8)):
+        assert len(taken) <= i + 2 * 8
+
+
+def test_masks_and_overlays_have_the_names_and_sizes_of_the_pictures(trained, tmp_path):
+    run, _ = trained
+    for name, size in (("a.jpg", (50, 31)), ("b.png", (24, 24)), ("c.tif", (24, 80))):
+        write_picture(tmp_path / "in" / name, cv2.merge([cv2.resize(disc_slice(24, 1)[0], size[::-1])] * 3))
+    run_here("predict.py", RUN=[str(run), str(run / "last.keras")], INPUT=tmp_path / "in", OUTPUT=tmp_path / "out")
+    for name, size in (("a", (50, 31)), ("b", (24, 24)), ("c", (24, 80))):
+        mask = read_picture(tmp_path / "out" / f"{name}.png")
+        assert mask.shape == size and set(np.unique(mask)) <= {0, 255}
+        assert read_picture(tmp_path / "out" / "overlays" / f"{name}.png").shape == (*size, 3)
+
+
+def test_masks_are_pasted_into_the_full_pictures(trained, tmp_path):
+    """Crops of larger pictures: the mask lies where the crop was, also where tiles overlap."""
+    for number in range(3):
+        image, mask = disc_slice(60, number)
+        write_picture(tmp_path / "images" / f"p{number}.tif", image[:40])
+        write_picture(tmp_path / "masks" / f"p{number}.tif", mask[:40])
+    source = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "SIZE": 24}
+    for fit in ("crop", "tile"):
+        cases, output = tmp_path / fit, tmp_path / f"{fit}_out"
+        run_here("preprocess/0_import_images.py", CASES=cases, FIT=fit, **source)
+        run_here("predict.py", RUN=trained[0], INPUT=cases, OUTPUT=output, PASTE=tmp_path / "images")
+        (case,) = cases.iterdir()
+        record = json.loads((case / "case.json").read_text())
+        expected = {f"p{number}": np.zeros((40, 60), np.uint8) for number in range(3)}
+        for name, entry in record["slices"].items():
+            left, top, width, height = entry["box"]
+            found = next(path for path in (output / f"{name}.png", output / case.name / f"{name}.png") if path.exists())
+            place = expected[entry["image"].removesuffix(".tif")]
+            rows, columns = slice(max(top, 0), top + height), slice(max(left, 0), left + width)
+            mask = cv2.resize(read_mask(found), (width, height), interpolation=cv2.INTER_NEAREST)
+            place[rows, columns] |= mask[max(-top, 0) :, max(-left, 0) :][: 40 - max(top, 0), : 60 - max(left, 0)]
+        areas = pd.read_csv(output / "full" / "areas.csv").set_index("picture")
+        for name, mask in expected.items():
+            np.testing.assert_array_equal(read_picture(output / "full" / case.name / f"{name}.png"), mask)
+            assert read_picture(output / "full" / "overlays" / case.name / f"{name}.png").shape == (40, 60, 3)
+            assert areas.loc[f"{name}.tif", "pixels"] == (mask > 0).sum()
+    (tmp_path / "images" / "p1.tif").unlink()
+    settings = {"RUN": trained[0], "INPUT": tmp_path / "crop", "OUTPUT": tmp_path / "x"}
+    assert_refused("predict.py", "p1.tif", PASTE=tmp_path / "images", **settings)
+    assert_refused("predict.py", "gone does not exist", PASTE=tmp_path / "gone", **settings)
+    assert not (tmp_path / "x").exists() and not leftovers(tmp_path)
+
+
+def test_masks_are_those_of_the_network(trained, packed, tmp_path):
+    run, _ = trained
+    model = keras.saving.load_model(run / "best_dice.keras", compile=False)
+    run_here("predict.py", RUN=run, INPUT=packed["cases"], OUTPUT=tmp_path / "out", OVERLAYS=False, THRESHOLD=0.3)
+    images = sorted(packed["cases"].glob("*/x/*.png"))
+    assert len(images) == len(list(tmp_path.glob("out/case*/*.png"))) == 16
+    for image in images[:5]:
+        p = model.predict(to_unit(read_picture(image))[None, ..., None], verbose=0)[0, ..., 0]
+        mask = read_mask(tmp_path / "out" / image.parent.parent.name / image.name)
+        assert (mask > 0)[np.abs(p - 0.3) > 1e-5].tolist() == (p > 0.3)[np.abs(p - 0.3) > 1e-5].tolist()
+
+
+def test_each_of_several_networks_is_loaded_once(trained, monkeypatch):
+    files, loaded = [trained[0] / "best_dice.keras", trained[0] / "last.keras"], []
+    monkeypatch.setattr(averaging, "load_network", lambda file: loaded.append(file) or load_network(file))
+    ensemble = averaging.Ensemble(files)
+    assert (ensemble.size, ensemble.channels) == (24, 1)
+    pictures = [np.zeros((24, 24), np.uint8)]
+    assert len(list(ensemble.predict(lambda: pictures, fit="resize"))) == 2 and loaded == files
+
+
+def files_of(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_parts_predict_what_one_run_predicts(trained, packed, tmp_path):
+    """Cases of which one came from a volume: it stays whole, and so does the table of volumes."""
+    cases = tmp_path / "cases"
+    shutil.copytree(packed["cases"], cases)
+    grid = {
+        "size": [24, 24, 4],
+        "spacing": [1.0, 1.0, 2.0],
+        "origin": [0.0] * 3,
+        "direction": np.eye(3).ravel().tolist(),
+    }
+    entries = {f"{i + 1:04d}": {"index": i, "image_size": [24, 24], "box": [0, 0, 24, 24]} for i in range(4)}
+    for case in ("case02", "case03"):
+        volume = {"plane": "axial", "grid": grid, "geometry": grid}
+        write_json(cases / case / "case.json", {"slices": entries, "volume": volume})
+    settings = {"RUN": trained[0], "INPUT": cases}
+    run_here("predict.py", **settings, OUTPUT=tmp_path / "whole")
+    whole = files_of(tmp_path / "whole")
+    assert whole[Path("volumes.csv")].count(b"case0") == 2
+    settings["OUTPUT"] = tmp_path / "out"
+    commands = [
+        [sys.executable, str(ROOT / "predict.py"), *flags_of({**settings, "PART": f"{number}/2"})] for number in (1, 2)
+    ]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0]
+    assert any("wrote 16 masks, in 2 parts" in output for output in outputs)
+    found = files_of(tmp_path / "out")
+    assert found.keys() == whole.keys()
+    for path, content in whole.items():
+        if path.name == "prediction.json":
+            content = content.replace(str(tmp_path / "whole").encode(), str(tmp_path / "out").encode())
+        assert found[path] == content, path
+    assert not leftovers(tmp_path) and not (tmp_path / "out.parts").exists()
+    assert_refused("predict.py", "PART is '3/2'", **settings, PART="3/2", REPLACE=True)
+    assert_refused("predict.py", "exists", **settings, PART="1/2")
+
+
+def test_bad_input_of_predict(trained, packed, tmp_path):
+    run, _ = trained
+    good = {"RUN": run, "INPUT": packed["cases"], "OUTPUT": tmp_path / "out"}
+    assert_refused("predict.py", "RUN is not set", **{**good, "RUN": ""})
+    assert_refused("predict.py", "no run folder", **{**good, "RUN": tmp_path})
+    assert_refused("predict.py", "INPUT is not set", **{**good, "INPUT": ""})
+    assert_refused("predict.py", "THRESHOLD", **good, THRESHOLD=2)
+    (tmp_path / "empty").mkdir()
+    assert_refused("predict.py", "holds no picture", **{**good, "INPUT": tmp_path / "empty"})
+    cut = tmp_path / "cut.keras"
+    cut.write_bytes((run / "last.keras").read_bytes()[:500])
+    assert_refused("predict.py", "cut.keras is damaged", **{**good, "RUN": cut})
+    write_picture(tmp_path / "in" / "a.png", disc_slice(24, 1)[0])
+    (tmp_path / "in" / "b.png").write_bytes((tmp_path / "in" / "a.png").read_bytes()[:-9])
+    assert_refused("predict.py", "b.png is cut short", **{**good, "INPUT": tmp_path / "in"})
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    assert_refused("predict.py", "exists", **{**good, "OUTPUT": tmp_path / "mine"})
+    assert_refused("predict.py", "not made by this script", **{**good, "OUTPUT": tmp_path / "mine"}, REPLACE=True)
+    assert (tmp_path / "mine" / "notes.txt").exists() and not (tmp_path / "out").exists()
+    assert not leftovers(tmp_path)

@@ -1,0 +1,233 @@
+"""0_import_images.py: pictures as people have them, into case folders."""
+
+import json
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import pytest
+from drawings import disc_slice, write_picture
+from hypothesis import given
+from hypothesis import strategies as st
+from running import REAL_DATA, assert_refused, leftovers, run_here, run_script
+
+from common.slices.images import cut, fit_boxes, read_mask, read_picture, read_slice
+
+SCRIPT = "preprocess/0_import_images.py"
+
+
+def pictures(root, names=("1", "2", "10"), size=(30, 40), ending=".png", masks="{}_mask"):
+    """Write images and masks of their own values; returns them by name."""
+    made = {}
+    for number, name in enumerate(names):
+        rng = np.random.default_rng(number)
+        image = rng.integers(0, 256, size, np.uint8)
+        mask = np.where(rng.random(size) > 0.7, 255, 0).astype(np.uint8)
+        write_picture(root / "images" / f"{name}{ending}", image)
+        write_picture(root / "masks" / f"{masks.format(name)}.png", mask)
+        made[name] = image, mask
+    return made
+
+
+def run_import(root, **settings):
+    settings = {"IMAGES": root / "images", "MASKS": root / "masks", "CASES": root / "cases", "SIZE": 32, **settings}
+    return run_here(SCRIPT, **settings)
+
+
+def test_loose_pictures_become_one_case_in_natural_order(tmp_path):
+    made = pictures(tmp_path, size=(32, 32))
+    out = run_import(tmp_path).stdout
+    assert "masks are named {id}_mask" in out and "wrote 3 slices of 32x32" in out
+    record = json.loads((tmp_path / "cases" / "case01" / "case.json").read_text())
+    for number, name in enumerate(("1", "2", "10"), 1):
+        file = f"{number:04d}.png"
+        assert np.array_equal(read_slice(tmp_path / "cases" / "case01" / "x" / file), made[name][0])
+        assert np.array_equal(read_mask(tmp_path / "cases" / "case01" / "y" / file), made[name][1])
+        entry = record["slices"][f"{number:04d}"]
+        assert entry == {
+            "image": f"{name}.png",
+            "mask": f"{name}_mask.png",
+            "image_size": [32, 32],
+            "box": [0, 0, 32, 32],
+        }
+
+
+def test_each_picture_its_own_case_and_subfolders_as_cases(tmp_path):
+    pictures(tmp_path)
+    run_import(tmp_path, CASE_FROM="image")
+    assert sorted(path.name for path in (tmp_path / "cases").iterdir()) == ["case_1", "case_10", "case_2"]
+    for name in ("ann", "case7"):
+        image, mask = disc_slice(32, 1)
+        write_picture(tmp_path / "other" / name / "image" / "a.tif", image)
+        write_picture(tmp_path / "other" / name / "label" / "a.png", mask)
+    run_script(SCRIPT, IMAGES=tmp_path / "other", MASKS=tmp_path / "other", CASES=tmp_path / "two", SIZE=32)
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["case7", "case_ann"]
+
+
+@pytest.mark.parametrize("fit", ["resize", "crop", "pad", "tile"])
+def test_fit(tmp_path, fit):
+    made = pictures(tmp_path, names=["1"], size=(40, 70))
+    run_import(tmp_path, FIT=fit)
+    image, mask = made["1"]
+    case = tmp_path / "cases" / "case01"
+    boxes = {
+        "resize": [[0, 0, 70, 40]],
+        "crop": [[19, 4, 32, 32]],
+        "pad": [[0, -15, 70, 70]],
+        "tile": [[x, y, 32, 32] for y in (0, 8) for x in (0, 19, 38)],
+    }[fit]
+    for number, box in enumerate(boxes, 1):
+        left, top, width, height = box
+        padded = cv2.copyMakeBorder(mask, 99, 99, 99, 99, cv2.BORDER_CONSTANT)
+        expected = padded[99 + top : 99 + top + height, 99 + left : 99 + left + width]
+        expected = cv2.resize(expected, (32, 32), interpolation=cv2.INTER_NEAREST)
+        assert np.array_equal(read_mask(case / "y" / f"{number:04d}.png"), expected)
+    entries = json.loads((case / "case.json").read_text())["slices"]
+    assert [entry["box"] for entry in entries.values()] == boxes
+    if fit in ("crop", "tile"):
+        left, top, _, _ = boxes[-1]
+        last = read_slice(case / "x" / f"{len(boxes):04d}.png")
+        assert np.array_equal(last, image[top : top + 32, left : left + 32])
+
+
+@given(st.integers(1, 90), st.integers(1, 90), st.integers(8, 40), st.integers(0, 7))
+def test_tiles_cover_the_picture(height, width, size, overlap):
+    covered = np.zeros((height, width), bool)
+    boxes = fit_boxes((height, width), size, "tile", overlap)
+    for left, top, w, h in boxes:
+        assert (w, h) == (size, size)
+        covered[max(top, 0) : top + h, max(left, 0) : left + w] = True
+    assert covered.all()
+    for axis, length in ((0, width), (1, height)):
+        starts = sorted({box[axis] for box in boxes})
+        assert all(b - a <= size - overlap for a, b in pairwise(starts))
+        assert length <= size or (starts[0] == 0 and starts[-1] == length - size)
+
+
+@given(st.integers(-9, 20), st.integers(-9, 20), st.integers(1, 25))
+def test_cut_takes_what_is_inside_and_black_outside(left, top, side):
+    picture = np.arange(1, 13 * 17 + 1, dtype=np.uint16).reshape(13, 17)
+    if left >= 17 or top >= 13 or left + side <= 0 or top + side <= 0:
+        return
+    out = cut(picture, [left, top, side, side], side)
+    for y in range(side):
+        for x in range(side):
+            inside = 0 <= top + y < 13 and 0 <= left + x < 17
+            assert out[y, x] == (picture[top + y, left + x] if inside else 0)
+
+
+@pytest.mark.parametrize("ending", [".png", ".tif", ".bmp", ".jpg"])
+@pytest.mark.parametrize("kind", ["gray", "colour", "alpha", "16 bit"])
+def test_kinds_of_pictures(tmp_path, ending, kind):
+    image, mask = disc_slice(32, 3)
+    stored = {
+        "gray": image,
+        "colour": cv2.merge([image] * 3),
+        "alpha": cv2.merge([image] * 3 + [np.full_like(image, 255)]),
+        "16 bit": image.astype(np.uint16) * 257,
+    }[kind]
+    if (kind == "alpha" and ending in (".jpg", ".bmp")) or (kind == "16 bit" and ending not in (".png", ".tif")):
+        pytest.skip("the format does not have it")
+    write_picture(tmp_path / "images" / f"a{ending}", stored)
+    write_picture(tmp_path / "masks" / "a.png", mask)
+    run_import(tmp_path)
+    out = read_picture(tmp_path / "cases" / "case01" / "x" / "0001.png")
+    expected = image.astype(np.uint16) * 257 if kind == "16 bit" else image
+    assert out.dtype == expected.dtype and out.ndim == 2
+    assert np.abs(out.astype(int) - expected).max() <= (20 if ending == ".jpg" else 0)
+
+
+def test_mask_values_threshold_and_unmatched(tmp_path):
+    for name, value in (("a", 1), ("b", 7)):
+        image, mask = disc_slice(32, 3)
+        write_picture(tmp_path / "images" / f"{name}.png", image)
+        write_picture(tmp_path / "masks" / f"{name}.png", (mask > 0).astype(np.uint8) * value)
+    write_picture(tmp_path / "images" / "c.png", image)
+    run_import(tmp_path, MASK_VALUES={1: 1, 7: 2}, UNMATCHED="empty", STRETCH=True)
+    case = tmp_path / "cases" / "case01"
+    assert [int(read_mask(case / "y" / f"000{i}.png").max()) for i in (1, 2, 3)] == [1, 2, 0]
+    stretched = read_slice(case / "x" / "0001.png")
+    assert stretched.min() == 0 and stretched.max() == 255
+    run_import(tmp_path, MASK_THRESHOLD=3, UNMATCHED="skip", REPLACE=True)
+    assert [int(read_mask(case / "y" / f"000{i}.png").max()) for i in (1, 2)] == [0, 255]
+
+
+def test_bad_pictures_are_refused_and_nothing_is_written(tmp_path):
+    pictures(tmp_path)
+    places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases"}
+
+    def refused(*words, **settings):
+        assert_refused(SCRIPT, *words, **{**places, **settings})
+        assert not (tmp_path / "cases").exists() or not list((tmp_path / "cases").iterdir())
+
+    refused("does not exist", IMAGES=tmp_path / "gone")
+    refused("MASKS is not set", MASKS="")
+    refused("no picture", IMAGES=tmp_path / "images" / "{id}.bmp")
+    refused("no mask", MASKS=tmp_path / "masks" / "{id}_seg.png")
+    refused("FIT", "'tile'", FIT="stretch")
+    refused("MASK_VALUES", MASK_VALUES={"a": 1})
+
+    (tmp_path / "images" / "1.png").unlink()
+    refused("1_mask.png has no picture")
+    pictures(tmp_path)
+    write_picture(tmp_path / "images" / "extra.png", np.zeros((30, 40), np.uint8))
+    refused("extra.png has no mask")
+    (tmp_path / "images" / "extra.png").unlink()
+    for name in ("1", "2", "10"):
+        write_picture(tmp_path / "masks" / f"{name}_mask.png", np.eye(30, 40, dtype=np.uint8))
+    refused("0 and 1", '--mask-values "{1: 255}"')
+    assert not leftovers(tmp_path)
+
+
+@pytest.mark.parametrize("case_from", ["folder", "image"])
+def test_one_broken_picture_among_many(tmp_path, case_from):
+    for number in range(100):
+        write_picture(tmp_path / "images" / f"{number:03d}.png", np.full((8, 8), number, np.uint8))
+        write_picture(tmp_path / "masks" / f"{number:03d}.png", 255 * np.eye(8, dtype=np.uint8))
+    broken = tmp_path / "images" / "042.png"
+    good = broken.read_bytes()
+    places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases"}
+    settings = places | {"SIZE": 8, "CASE_FROM": case_from}
+    for content, said in (
+        (good[: len(good) // 2], "042.png is cut short"),
+        (b"no picture at all", "042.png cannot be read"),
+        (b"", "042.png is empty"),
+    ):
+        broken.write_bytes(content)
+        message = assert_refused(SCRIPT, said, "The others were imported", "--skip-broken", **settings, REPLACE=True)
+        assert message.count(".png") == 1
+        written = sorted((tmp_path / "cases").rglob("x/*.png"))
+        assert {int(read_picture(path)[0, 0]) for path in written} == set(range(100)) - {42}
+        assert len(list((tmp_path / "cases").iterdir())) == (1 if case_from == "folder" else 99)
+    said = run_here(SCRIPT, "--skip-broken", "--replace", **settings).stdout
+    assert "042.png is empty" in said and "wrote 99 slices" in said
+    write_picture(broken, np.zeros((9, 9), np.uint8))
+    assert_refused(SCRIPT, "differ in size", **settings, REPLACE=True)
+    broken.write_bytes(good)
+    write_picture(tmp_path / "masks" / "042.png", np.full((8, 8), 200, np.uint8))
+    assert_refused(SCRIPT, "042.png", "200", "--mask-threshold", **settings, REPLACE=True)
+    assert not leftovers(tmp_path)
+
+
+def test_an_existing_case_is_not_lost(tmp_path):
+    pictures(tmp_path)
+    run_import(tmp_path)
+    before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "cases").rglob("*.png"))
+    places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases"}
+    assert_refused(SCRIPT, "exists", "--replace", **places)
+    (tmp_path / "cases" / "case01" / "case.json").unlink()
+    assert_refused(SCRIPT, "not made by this script", **places, REPLACE=True)
+    assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "cases").rglob("*.png")) == before
+
+
+@pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"{REAL_DATA} is not there")
+def test_real_pictures(tmp_path):
+    membrane, brain = REAL_DATA / "membrane", REAL_DATA / "brain_tumour"
+    run_here(SCRIPT, IMAGES=membrane, MASKS=membrane, CASES=tmp_path / "m", SIZE=256, FIT="tile")
+    for case in ("case01", "case02"):
+        assert len(list((tmp_path / "m" / case / "x").iterdir())) == 40
+        whole = read_picture(membrane / case / "x" / "0003.png")
+        assert np.array_equal(read_slice(tmp_path / "m" / case / "x" / "0010.png"), whole[:256, 256:])
+    run_here(SCRIPT, IMAGES=brain / "images", MASKS=brain / "masks", CASES=tmp_path / "b", SIZE=256, CASE_FROM="image")
+    assert len(list((tmp_path / "b").iterdir())) == 44
+    assert set(np.unique(read_mask(tmp_path / "b" / "case_3000" / "y" / "0001.png"))) == {0, 255}

@@ -1,0 +1,98 @@
+"""0_import_matrices.py: files of numbers to slices, and what it leaves out."""
+
+import json
+
+import numpy as np
+import pytest
+from running import assert_refused, leftovers, run_here, run_script
+
+from common.slices.images import read_mask, read_picture
+
+SCRIPT = "preprocess/0_import_matrices.py"
+
+
+def write(path, matrix):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savetxt(path, matrix, fmt="%g", delimiter=",")
+
+
+def scan(size=(40, 40), seed=0):
+    rng = np.random.default_rng(seed)
+    mask = np.zeros(size, int)
+    mask[10:20, 12:30] = 1
+    return rng.integers(-1000, 1000, size), mask
+
+
+@pytest.fixture
+def muscle(tmp_path):
+    for number in range(3):
+        image, mask = scan(seed=number)
+        mask[0, 0] = mask[1, 1] = mask[2, 2] = mask[3, 3] = 1  # a speck of four pixels, over corners
+        mask[30, 30:35] = 1  # five pixels
+        write(tmp_path / "images" / f"L3_{number}", image)
+        write(tmp_path / "masks" / f"L3_{number}", mask)
+    return {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases", "SIZE": 40}
+
+
+def test_values_and_specks(muscle, tmp_path):
+    run_script(SCRIPT, WINDOW=[-200, 200], **muscle)
+    assert sorted(path.name for path in muscle["CASES"].iterdir()) == ["case_L3_0", "case_L3_1", "case_L3_2"]
+    image, mask = scan(seed=1)
+    case = muscle["CASES"] / "case_L3_1"
+    expected = np.rint((image.clip(-200, 200) + 200) / 400 * 255)
+    assert np.abs(read_picture(case / "x" / "0001.png") - expected).max() <= 1
+    mask[30, 30:35] = 1
+    np.testing.assert_array_equal(read_mask(case / "y" / "0001.png"), mask * 255)
+    record = json.loads((case / "case.json").read_text())
+    assert record["window"] == [-200, 200] and record["slices"]["0001"]["image_size"] == [40, 40]
+
+
+def test_whole_range_and_other_sizes(muscle, tmp_path):
+    image, mask = scan((30, 50))
+    write(muscle["IMAGES"] / "wide.csv", image)
+    write(muscle["MASKS"] / "wide.csv", mask)
+    run_here(SCRIPT, FIT="pad", BITS=16, **muscle | {"SIZE": 50})
+    picture = read_picture(muscle["CASES"] / "case_wide" / "x" / "0001.png")
+    assert picture.shape == (50, 50) and picture.dtype == np.uint16
+    assert picture.max() == 65535 and not picture[:10].any() and not picture[40:].any()
+    assert read_mask(muscle["CASES"] / "case_wide" / "y" / "0001.png").sum() == 255 * 180
+
+
+def test_pairs_that_do_not_fit_are_named_and_left_out(muscle):
+    image, mask = scan()
+    write(muscle["IMAGES"] / "size", image)
+    write(muscle["MASKS"] / "size", mask[:-1])
+    write(muscle["IMAGES"] / "odd", image)
+    write(muscle["MASKS"] / "odd", mask * 3)
+    write(muscle["IMAGES"] / "alone", image)
+    (muscle["IMAGES"] / "short").write_text("1,2,3\n4,5\n")
+    (muscle["IMAGES"] / "words").write_text("a,b\nc,d\n")
+    (muscle["IMAGES"] / "empty").write_text("")
+    for name in ("short", "words", "empty"):
+        write(muscle["MASKS"] / name, mask)
+    said = run_here(SCRIPT, **muscle).stdout
+    for words in (
+        "alone has no partner",
+        "differ in size: 40x40 and 40x39",
+        "odd holds the values [0.0, 3.0]; expected 0 and 1",
+        "short has no number in row 2, column 3",
+        "words is no matrix",
+        "empty is no matrix",
+        "wrote 3 slices",
+    ):
+        assert words in said, said
+    assert len(list(muscle["CASES"].iterdir())) == 3 and not leftovers(muscle["CASES"])
+
+
+def test_bad_input(muscle, tmp_path):
+    assert_refused(SCRIPT, "gone does not exist", **muscle | {"IMAGES": tmp_path / "gone"})
+    (tmp_path / "empty").mkdir()
+    assert_refused(SCRIPT, "has the name of one", **muscle | {"MASKS": tmp_path / "empty"})
+    assert_refused(SCRIPT, "WINDOW is [200, -200]", WINDOW=[200, -200], **muscle)
+    assert_refused(SCRIPT, "SMALLEST is 0", SMALLEST=0, **muscle)
+    run_here(SCRIPT, **muscle)
+    assert_refused(SCRIPT, "exists", **muscle)
+    for number in range(3):
+        write(muscle["MASKS"] / f"L3_{number}", np.full((40, 40), 7))
+    assert_refused(SCRIPT, "could be used", REPLACE=True, **muscle)
+    assert len(list(muscle["CASES"].iterdir())) == 3

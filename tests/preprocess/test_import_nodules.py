@@ -1,0 +1,191 @@
+"""0_import_nodules.py and submission.py: nodules to masks and back, and the lungs around them."""
+
+import json
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from drawings import SKEWED, as_volume, masks_of, write_picture
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from running import assert_refused, run_here, run_script
+
+from common.slices.images import read_mask, read_picture
+from common.volumes import lungs
+from common.volumes.labels import labels_of_slices, write_labels
+from common.volumes.nodules import run_lengths
+
+sitk = pytest.importorskip("SimpleITK")
+SCRIPT = "preprocess/0_import_nodules.py"
+SPACING = (0.7, 0.7, 1.25)
+
+
+def scan(direction):
+    """An empty scan of 96x96x40 and nodules at known places in it."""
+    image = as_volume(np.full((40, 96, 96), -800, np.int16), direction, SPACING, (-80.5, 33.25, -140.0))
+    places = [(20.3, 30.7, 9.6), (70.2, 60.1, 25.2)]
+    diameters = [9.0, 14.0]
+    rows = []
+    for place, diameter in zip(places, diameters, strict=True):
+        rows.append((*image.TransformContinuousIndexToPhysicalPoint(place), diameter))
+    return image, rows
+
+
+def table(path, rows):
+    columns = ["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"]
+    pd.DataFrame(rows, columns=columns).to_csv(path, index=False)
+    return path
+
+
+@pytest.mark.parametrize(
+    "direction",
+    [np.eye(3), np.diag([1, 1, -1]), np.diag([-1, -1, 1]), SKEWED],
+    ids=["plain", "feet", "turned", "skewed"],
+)
+def test_nodules_come_back(tmp_path, direction):
+    image, nodules = scan(direction)
+    (tmp_path / "scans").mkdir()
+    sitk.WriteImage(image, str(tmp_path / "scans" / "1.2.840.1.mhd"))
+    annotations = table(tmp_path / "annotations.csv", [("1.2.840.1", *nodule) for nodule in nodules])
+    cases = tmp_path / "cases"
+    run_here(SCRIPT, SCANS=tmp_path / "scans", ANNOTATIONS=annotations, CASES=cases, NEIGHBOURS=12, SIZE=96)
+    case = cases / "case_1.2.840.1"
+    record = json.loads((case / "case.json").read_text())
+    (tmp_path / "predicted").mkdir()
+    back = labels_of_slices(record, masks_of(case))
+    write_labels(back, tmp_path / "predicted" / "case_1.2.840.1.nii.gz")
+    run_here("submission.py", KIND="nodules", PREDICTED=tmp_path / "predicted", OUTPUT=tmp_path / "s.csv")
+    found = pd.read_csv(tmp_path / "s.csv")
+    assert list(found["seriesuid"]) == ["1.2.840.1"] * 2
+    for nodule in nodules:
+        distances = np.linalg.norm(found[["coordX", "coordY", "coordZ"]].to_numpy() - nodule[:3], axis=1)
+        nearest = distances.argmin()
+        assert distances[nearest] < 0.5 * min(SPACING)
+        assert abs(found["diameter_mm"][nearest] - nodule[3]) < SPACING[0]
+
+
+def test_three_slices_a_nodule_and_who_is_missing(tmp_path):
+    image, nodules = scan(np.eye(3))
+    for name in ("a", "b"):
+        (tmp_path / "scans" / name).mkdir(parents=True)
+        sitk.WriteImage(image, str(tmp_path / "scans" / name / f"{name}.nrrd"))
+    annotations = table(tmp_path / "t.csv", [("a", *nodules[0]), ("gone", *nodules[1])])
+    settings = {"SCANS": tmp_path / "scans", "ANNOTATIONS": annotations, "CASES": tmp_path / "cases"}
+    said = run_script(SCRIPT, **settings).stdout
+    assert "1 scans have no row: b/b" in said and "1 series of the table have no scan: gone" in said
+    masks = [read_mask(path) for path in sorted((tmp_path / "cases" / "case_a" / "y").iterdir())]
+    assert [mask.shape for mask in masks] == [(512, 512)] * 3
+    area = (masks[1] > 0).sum() * (96 / 512 * SPACING[0]) ** 2
+    height = (10 - 9.6) * SPACING[2]
+    assert area == pytest.approx(np.pi * (4.5**2 - height**2), rel=0.05)
+
+
+def test_bad_input(tmp_path):
+    image, nodules = scan(np.eye(3))
+    (tmp_path / "scans").mkdir()
+    sitk.WriteImage(image, str(tmp_path / "scans" / "a.nrrd"))
+    far = table(tmp_path / "far.csv", [("a", 0, 0, 5000, 5)])
+    settings = {"SCANS": tmp_path / "scans", "CASES": tmp_path / "cases"}
+    assert_refused(SCRIPT, "is outside of the scan", ANNOTATIONS=far, **settings)
+    other = table(tmp_path / "other.csv", [("b", *nodules[0])])
+    assert_refused(SCRIPT, "has the name of a seriesuid", ANNOTATIONS=other, **settings)
+    (tmp_path / "half.csv").write_text("seriesuid,coordX\na,1\n")
+    assert_refused(SCRIPT, "has no column coordY, coordZ, diameter_mm", ANNOTATIONS=tmp_path / "half.csv", **settings)
+    (tmp_path / "words.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\na,1,2,x,4\n")
+    assert_refused(SCRIPT, "row 2 has no place", ANNOTATIONS=tmp_path / "words.csv", **settings)
+    assert_refused(SCRIPT, "gone.csv cannot be read", ANNOTATIONS=tmp_path / "gone.csv", **settings)
+    assert_refused(SCRIPT, "CUT needs LUNGS", ANNOTATIONS=far, CUT=True, **settings)
+    assert not (tmp_path / "cases").exists() or not list((tmp_path / "cases").iterdir())
+    assert_refused("submission.py", "holds no label volume", KIND="nodules", PREDICTED=tmp_path, OUTPUT=tmp_path / "o")
+
+
+# --- lungs
+
+
+def chest(kind, size=512):
+    """HU of a drawn chest, and the air in its lungs."""
+    hu = np.full((size, size), -1000, np.float32)
+    body, lung = np.zeros((size, size), np.uint8), np.zeros((size, size), np.uint8)
+    cv2.ellipse(body, (256, 256), (215, 160), 0, 0, 360, 1, -1)
+    cv2.ellipse(lung, (165, 250), (75, 115), 5, 0, 360, 1, -1)
+    cv2.ellipse(lung, (350, 250), (70, 110), -5, 0, 360, 1, -1)
+    hu[body > 0] = 40
+    cv2.ellipse(hu, (256, 365), (28, 24), 0, 0, 360, 400.0, -1)  # spine
+    if kind == "fluid":
+        lung[300:, :256] = 0
+    if kind == "table and arms":
+        for x in (20, 492):
+            cv2.circle(hu, (x, 250), 18, 30.0, -1)
+        hu[430:436, 60:450] = 200
+    hu[lung > 0] = -850
+    rng = np.random.default_rng(0)
+    for _ in range(60):  # vessels
+        x, y = rng.integers(100, 420), rng.integers(150, 350)
+        if lung[y, x]:
+            cv2.circle(hu, (int(x), int(y)), 3, -50.0, -1)
+    return hu + rng.normal(0, 25, hu.shape).astype(np.float32), lung > 0
+
+
+@pytest.mark.parametrize("kind", ["normal", "fluid", "table and arms"])
+def test_lungs_are_found_by_at_least_one_way(kind):
+    hu, truth = chest(kind)
+    dice = {}
+    for name, way in lungs.WAYS.items():
+        found = way(hu)
+        dice[name] = 2 * (found & truth).sum() / (found.sum() + truth.sum())
+    print(kind, dice)
+    assert max(dice.values()) > 0.95, dice
+    assert min(dice.values()) > 0.85, dice
+
+
+def test_square_around():
+    mask = np.zeros((50, 60), bool)
+    assert lungs.square_around(mask) is None
+    mask[5:15, 40:60] = True
+    assert lungs.square_around(mask) == (40, 0, 20, 20)
+
+
+@pytest.mark.parametrize("way", lungs.WAYS)
+def test_slices_are_cut_to_the_lungs(tmp_path, way):
+    hu, _ = chest("normal")
+    image = as_volume(np.stack([hu] * 3).astype(np.int16), np.eye(3), (0.7, 0.7, 2.0), (0, 0, 0))
+    (tmp_path / "scans").mkdir()
+    sitk.WriteImage(image, str(tmp_path / "scans" / "a.nrrd"))
+    annotations = table(tmp_path / "t.csv", [("a", 165 * 0.7, 250 * 0.7, 2.0, 10.0)])
+    settings = {"SCANS": tmp_path / "scans", "ANNOTATIONS": annotations, "LUNGS": way, "SIZE": 128}
+    run_here(SCRIPT, CASES=tmp_path / "cases", CUT=True, **settings)
+    record = json.loads((tmp_path / "cases" / "case_a" / "case.json").read_text())
+    left, top, side, _ = record["slices"]["0001"]["box"]
+    assert 60 < left < 110 and 60 < top < 110 and 310 < side < 380
+    picture = read_picture(tmp_path / "cases" / "case_a" / "x" / "0002.png")
+    assert picture[:3, 60:68].max() == 0 and picture[64, 20:30].max() > 0
+
+
+# --- run lengths
+
+
+@given(arrays.arrays(np.uint8, st.tuples(st.integers(1, 12), st.integers(1, 12)), elements=st.integers(0, 1)))
+def test_run_lengths_are_those_of_the_mask(mask):
+    text = run_lengths(mask)
+    if mask.sum() < 10:
+        assert text == ""
+        return
+    numbers = list(map(int, text.split()))
+    again = np.zeros(mask.size, np.uint8)
+    for start, length in zip(numbers[::2], numbers[1::2], strict=True):
+        assert not again[start - 1 : start - 1 + length].any()
+        again[start - 1 : start - 1 + length] = 1
+    np.testing.assert_array_equal(again.reshape(mask.shape, order="F"), mask)
+
+
+def test_run_length_table(tmp_path):
+    mask = np.zeros((6, 5), np.uint8)
+    mask[1:6, 1:3] = 255
+    write_picture(tmp_path / "p" / "a.png", mask)  # masks have the size of the pictures, which need not be square
+    write_picture(tmp_path / "p" / "b.png", np.zeros((6, 6), np.uint8))
+    run_here("submission.py", PREDICTED=tmp_path / "p", OUTPUT=tmp_path / "s.csv")
+    assert (tmp_path / "s.csv").read_text() == "img,pixels\na,8 5 14 5\nb,\n"
+    assert_refused("submission.py", "exists", PREDICTED=tmp_path / "p", OUTPUT=tmp_path / "s.csv")
+    assert_refused("submission.py", "KIND is 'x'", KIND="x", PREDICTED=tmp_path / "p", OUTPUT=tmp_path / "t.csv")

@@ -1,0 +1,441 @@
+"""0_import_volumes.py: volumes of every kind to slices and back, and what it refuses."""
+
+import json
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from drawings import SHAPE, as_volume, assert_same_geometry, block, masks_of, write, write_copying_network
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from running import REAL_DATA, assert_refused, leftovers, run_here, run_script
+
+sitk = pytest.importorskip("SimpleITK")
+from common.slices.images import paste, read_mask, read_picture, to_grey
+from common.training.opening import open_set
+from common.volumes.labels import labels_of_slices, write_labels
+from common.volumes.reading import PLANES, from_planes, orient, percentiles_of, planes_of, read_volume, spacing_of_plane
+
+SCRIPT = "preprocess/0_import_volumes.py"
+KINDS = [np.int16, np.uint16, np.int32, np.float32]
+SIDE = 128  # of the part of each real slice that is used
+
+
+def write_series(folder, image, names=None, series="1.2.3.4", compressor="", **tags):
+    """A DICOM series, one file a slice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    if compressor:
+        writer.UseCompressionOn()
+        writer.SetCompressor(compressor)
+    direction = image.GetDirection()
+    cosines = "\\".join(str(direction[i]) for i in (0, 3, 6, 1, 4, 7))
+    for k in range(image.GetSize()[2]):
+        part = image[:, :, k]
+        place = "\\".join(map(str, image.TransformIndexToPhysicalPoint((0, 0, k))))
+        entries = {
+            "0008|0060": "CT",
+            "0020|000e": series,
+            "0020|000d": "1.2.3",
+            "0008|0018": f"{series}.{k + 1}",
+            "0020|0032": place,
+            "0020|0037": cosines,
+            "0020|0013": str(k),
+            "0018|0050": str(image.GetSpacing()[2]),
+        } | tags
+        for key, value in entries.items():
+            part.SetMetaData(key, value)
+        file = folder / (f"renamed{k}.dcm" if names else f"{k:03d}.dcm")
+        writer.SetFileName(str(file))
+        writer.Execute(part)
+        if names:
+            file.rename(folder / names[k])
+
+
+@pytest.mark.parametrize("ending", [".nii.gz", ".nrrd", ".mha", ".mhd"])
+@pytest.mark.parametrize("plane", PLANES)
+def test_labels_find_their_way_back(tmp_path, ending, plane):
+    values, labels = block(labels=3)
+    image, truth = as_volume(values), as_volume(labels)
+    write(tmp_path / "images", f"a{ending}", image)
+    write(tmp_path / "labels", f"a{ending}", truth)
+    kept = read_volume(tmp_path / "labels" / f"a{ending}")  # NIfTI holds directions in single precision
+    run_here(
+        SCRIPT, IMAGES=tmp_path / "images", LABELS=tmp_path / "labels", CASES=tmp_path / "cases", PLANE=plane, SIZE=32
+    )
+    (case,) = (tmp_path / "cases").iterdir()
+    record = json.loads((case / "case.json").read_text())
+    back = labels_of_slices(record, masks_of(case))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(back), labels)
+    assert_same_geometry(back, kept)
+    write_labels(back, tmp_path / f"back{ending}")
+    again = read_volume(tmp_path / f"back{ending}")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(again), labels)
+    assert_same_geometry(again, kept, 1e-5 if ending == ".nii.gz" else 1e-6)
+
+
+@pytest.fixture(scope="module")
+def real_volume():
+    """The 20 membranes as one volume, turned, with uneven spacing and an origin, and their labels."""
+    folder = REAL_DATA / "membrane"
+    if not folder.is_dir():
+        pytest.skip(f"{folder} is not there")
+    images, masks = (
+        np.stack(
+            [
+                read_picture(path)[:SIDE, :SIDE]
+                for case in ("case01", "case02")
+                for path in sorted((folder / case / side).glob("*.png"))
+            ]
+        )
+        for side in ("x", "y")
+    )
+    return [as_volume(array, spacing=(0.4, 0.45, 5)) for array in (images.astype(np.int16), masks // 255)]
+
+
+@pytest.mark.parametrize("source", ["nifti", "dicom"])
+@pytest.mark.parametrize("plane", PLANES)
+def test_the_truth_as_the_prediction_finds_its_way_back(tmp_path, real_volume, source, plane):
+    """Import, predict and export by the scripts: every voxel and the geometry are those of the source."""
+    image, labels = real_volume
+    if source == "nifti":
+        write(tmp_path, "scan.nii.gz", image)
+        scan = tmp_path / "scan.nii.gz"
+    else:
+        names = [f"IM{number:05d}" for number in np.random.default_rng(0).permutation(image.GetSize()[2])]
+        write_series(tmp_path / "scan", image, names)
+        scan = tmp_path / "scan"
+    write(tmp_path, "truth.nrrd", labels)
+    cases = tmp_path / "cases"
+    run_here(SCRIPT, IMAGES=scan, LABELS=tmp_path / "truth.nrrd", CASES=cases, PLANE=plane, SIZE=SIDE)
+    (case,) = cases.iterdir()
+    for mask in (case / "y").iterdir():
+        mask.replace(case / "x" / mask.name)
+    network = write_copying_network(tmp_path / "copying.keras", SIDE)
+    settings = {"OUTPUT": tmp_path / "out", "OVERLAYS": False, "LABEL_VOLUMES": ".nrrd"}
+    run_here("predict.py", RUN=network, INPUT=case, **settings)
+    expected = read_volume(scan)
+    back = read_volume(tmp_path / "out" / f"{case.name}.nrrd")
+    for ending in (".nii.gz", ".nrrd", ".mha"):
+        write_labels(back, tmp_path / f"again{ending}")
+        found = read_volume(tmp_path / f"again{ending}")
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(labels))
+        assert_same_geometry(found, expected)
+
+
+def test_dicom_series_of_any_file_names(tmp_path):
+    values, labels = block()
+    image = as_volume(values)
+    names = [f"IM{number:05d}" for number in np.random.default_rng(0).permutation(SHAPE[0])]
+    write_series(tmp_path / "scans" / "one", image, names)
+    write(tmp_path / "labels", "one.nrrd", as_volume(labels))
+    run_script(SCRIPT, IMAGES=tmp_path / "scans", LABELS=tmp_path / "labels", CASES=tmp_path / "cases", SIZE=32)
+    case = tmp_path / "cases" / "case_one"
+    back = labels_of_slices(json.loads((case / "case.json").read_text()), masks_of(case))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(back), labels)
+    assert_same_geometry(back, image, 1e-4)  # DICOM holds decimal strings of 16 characters
+
+
+@pytest.mark.parametrize("compressor", ["JPEG", "JPEG2000"])
+def test_compressed_dicom(tmp_path, compressor):
+    values, labels = block()
+    image = as_volume(values, np.eye(3))
+    write_series(tmp_path / "scans" / "one", image, compressor=compressor)
+    content = (tmp_path / "scans" / "one" / "000.dcm").read_bytes()
+    assert {"JPEG": b"1.2.840.10008.1.2.4.70", "JPEG2000": b"1.2.840.10008.1.2.4.90"}[compressor] in content
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "scans" / "one")), values)
+    write(tmp_path / "labels", "one.nrrd", as_volume(labels, np.eye(3)))
+    run_here(SCRIPT, IMAGES=tmp_path / "scans", LABELS=tmp_path / "labels", CASES=tmp_path / "cases", SIZE=32)
+    case = tmp_path / "cases" / "case_one"
+    back = labels_of_slices(json.loads((case / "case.json").read_text()), masks_of(case))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(back), labels)
+
+
+def test_all_frames_of_one_dicom_file(tmp_path):
+    values, labels = block()
+    image = sitk.Cast(as_volume(values, np.eye(3)) + 500, sitk.sitkUInt16)
+    write(tmp_path / "scans", "frames.dcm", image)
+    write(tmp_path / "labels", "scans.nrrd", as_volume(labels, np.eye(3)))
+    settings = {"IMAGES": tmp_path / "scans", "LABELS": tmp_path / "labels", "CASES": tmp_path / "cases"}
+    run_here(SCRIPT, SIZE=24, WINDOW=[0, 1000], SLICES="all", **settings)
+    case = tmp_path / "cases" / "case_scans"
+    back = labels_of_slices(json.loads((case / "case.json").read_text()), masks_of(case))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(back), labels)
+    assert_same_geometry(back, image)
+    shown = read_picture(case / "x" / "0003.png")[:, 2:22]
+    assert np.abs(shown - np.rint((values[2] + 500) / 1000 * 255)).max() <= 1
+
+
+@pytest.mark.parametrize("plane", PLANES)
+def test_planes_are_those_of_the_viewer(plane):
+    """A mark at the head, the front and the right of the body is shown where a radiologist expects it."""
+    array = np.zeros((4, 6, 8), np.uint8)  # S, P, L
+    array[3, 0, 0] = 1  # head, front, right
+    for axes in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
+        for flips in ((), (0,), (1, 2)):
+            turned = np.flip(array.transpose(axes), flips)
+            # directions of the axes of the turned array, in L, P, S
+            unit = np.eye(3)[::-1]  # rows: axis of the array (S, P, L) in (x, y, z)
+            directions = [(-1 if i in flips else 1) * unit[axis] for i, axis in enumerate(axes)]
+            image = as_volume(np.ascontiguousarray(turned), np.stack(directions[::-1], axis=1), (1, 1, 1), (0, 0, 0))
+            shown = planes_of(sitk.GetArrayFromImage(orient(image)), plane)
+            where = tuple(int(v[0]) for v in np.nonzero(shown))
+            assert where == {"axial": (3, 0, 0), "coronal": (0, 0, 0), "sagittal": (0, 0, 0)}[plane]
+    np.testing.assert_array_equal(from_planes(planes_of(array, plane), plane), array)
+    assert spacing_of_plane((1, 2, 3), plane) == {"axial": [2, 1], "coronal": [3, 1], "sagittal": [3, 2]}[plane]
+
+
+def test_labels_on_their_own_grid_and_another_spacing(tmp_path):
+    shape = (20, 40, 40)
+    ball = (np.indices(shape) - np.reshape([10, 20, 20], (3, 1, 1, 1))) * np.reshape([2, 1, 1], (3, 1, 1, 1))
+    labels = (np.square(ball).sum(0) < 144).astype(np.uint8)
+    image = as_volume((labels * 100).astype(np.int16), spacing=(1, 1, 2))
+    finer = sitk.Resample(
+        as_volume(labels, spacing=(1, 1, 2)),
+        [60, 60, 30],
+        sitk.Transform(),
+        sitk.sitkNearestNeighbor,
+        image.GetOrigin(),
+        [2 / 3, 2 / 3, 4 / 3],
+        image.GetDirection(),
+    )
+    write(tmp_path / "images", "a.mha", image)
+    write(tmp_path / "labels", "a.mha", finer)
+    settings = {"IMAGES": tmp_path / "images", "LABELS": tmp_path / "labels", "SIZE": 64, "WINDOW": [0, 100]}
+    run_here(SCRIPT, CASES=tmp_path / "cases", SPACING=1.5, SLICES="all", **settings)
+    case = tmp_path / "cases" / "case_a"
+    record = json.loads((case / "case.json").read_text())
+    assert record["volume"]["grid"]["spacing"] == [1.5, 1.5, 1.5] and record["spacing"] == [1.5, 1.5]
+    back = sitk.GetArrayFromImage(labels_of_slices(record, masks_of(case)))
+    assert back.shape == shape
+    assert 2 * (back & labels).sum() / (back.sum() + labels.sum()) > 0.9
+    pictures = np.stack([read_picture(path) for path in sorted((case / "x").glob("*.png"))])
+    masks = np.stack([read_mask(path) for path in sorted((case / "y").glob("*.png"))])
+    assert 2 * ((pictures > 127) & (masks > 0)).sum() / ((pictures > 127).sum() + (masks > 0).sum()) > 0.9
+
+
+def test_window_bits_and_values(tmp_path):
+    values, labels = block(labels=2)
+    write(tmp_path / "i", "a.nrrd", as_volume(values))
+    write(tmp_path / "l", "a.nrrd", as_volume(labels))
+    settings = {"IMAGES": tmp_path / "i", "LABELS": tmp_path / "l", "SIZE": 24, "BITS": 16, "WINDOW": [-100, 200]}
+    run_here(SCRIPT, CASES=tmp_path / "c", LABEL_VALUES={2: 1}, SLICES="all", **settings)
+    case = tmp_path / "c" / "case_a"
+    oriented = orient(as_volume(values)), orient(as_volume(labels))
+    shown, marked = (planes_of(sitk.GetArrayFromImage(image), "axial")[4] for image in oriented)
+    expected = np.rint((shown.clip(-100, 200) + 100) / 300 * 65535)
+    expected = cv2.copyMakeBorder(expected, 0, 0, 2, 2, cv2.BORDER_CONSTANT)  # 24 rows and 20 columns
+    assert np.abs(read_picture(case / "x" / "0005.png").astype(int) - expected).max() <= 1
+    mask = cv2.copyMakeBorder(np.where(marked == 2, 255, 0).astype(np.uint8), 0, 0, 2, 2, cv2.BORDER_CONSTANT)
+    np.testing.assert_array_equal(read_mask(case / "y" / "0005.png"), mask)
+    record = json.loads((case / "case.json").read_text())
+    assert record["window"] == [-100, 200]
+
+
+def test_nothing_that_names_a_patient_gets_out(tmp_path):
+    planted = {
+        "0010|0010": "Mustermann^Erika",
+        "0010|0020": "PAT4711X",
+        "0010|0030": "19561224",
+        "0008|0050": "ACC998877",
+        "0008|0080": "Klinikum Nirgendwo",
+        "0008|0090": "Doktor^Faust",
+        "0010|1040": "Hauptstrasse 77",
+        "0010|4000": "Kommentar geheim",
+        "0008|1030": "Verlauf Tumorboard",
+        "0020|4000": "Bildkommentar",
+        "0008|0020": "20240229",
+        "0020|0010": "STUDY5566",
+    }
+    values, labels = block()
+    write_series(tmp_path / "scans" / "Mustermann_Erika", as_volume(values), **planted)
+    write(tmp_path / "labels", "Mustermann_Erika.nrrd", as_volume(labels))
+    done = run_script(SCRIPT, IMAGES=tmp_path / "scans", LABELS=tmp_path / "labels", CASES=tmp_path / "cases", SIZE=32)
+    lists, packed = tmp_path / "lists", tmp_path / "packed"
+    run_script("preprocess/2_write_lists.py", CASES=tmp_path / "cases", LISTS=lists, TEST_SHARE=0)
+    run_script("preprocess/3_pack_hdf5.py", LISTS=lists, PACKED=packed)
+    secrets = [word.lower() for value in planted.values() for word in value.replace("^", " ").split() if len(word) > 3]
+    root = str(tmp_path).lower()
+    written = [path for folder in (tmp_path / "cases", lists, packed) for path in folder.rglob("*")]
+    assert written
+    texts = [done.stdout.lower().replace(root, "")]
+    texts += [str(path).lower().replace(root, "") for path in written]
+    texts += [path.read_bytes().decode("latin-1").lower().replace(root, "") for path in written if path.is_file()]
+    for secret in secrets:
+        assert not [text[:200] for text in texts if secret in text], secret
+
+
+def test_one_broken_volume_among_many(tmp_path):
+    for number in range(6):
+        values, labels = block((3, 16, 16), seed=number)
+        write(tmp_path / "i", f"v{number}.nrrd", as_volume(values))
+        write(tmp_path / "l", f"v{number}.nrrd", as_volume(labels))
+    broken = tmp_path / "i" / "v3.nrrd"
+    broken.write_bytes(broken.read_bytes()[:400])
+    settings = {"IMAGES": tmp_path / "i", "LABELS": tmp_path / "l", "CASES": tmp_path / "c", "SIZE": 16}
+    said = assert_refused(SCRIPT, "v3.nrrd cannot be read", "The others were imported", "--skip-broken", **settings)
+    assert "v2.nrrd" not in said
+    assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [f"case_v{n}" for n in (0, 1, 2, 4, 5)]
+    run_here(SCRIPT, "--skip-broken", "--replace", **settings)
+    assert not leftovers(tmp_path)
+
+
+def test_series_that_make_no_volume(tmp_path):
+    values, _ = block()
+    image = as_volume(values)
+    settings = {"CASES": tmp_path / "c", "SLICES": "all", "SIZE": 32}
+
+    write_series(tmp_path / "gap", image)
+    (tmp_path / "gap" / "004.dcm").unlink()
+    assert_refused(SCRIPT, "slices 4 and 5 of 8 are 5 mm apart, others 2.5", IMAGES=tmp_path / "gap", **settings)
+
+    write_series(tmp_path / "two", image)
+    write_series(tmp_path / "two", image[:, :, :4], [f"x{k}.dcm" for k in range(4)], "1.2.9")
+    assert_refused(
+        SCRIPT, "holds 2 series (1: 9 files; 2: 4 files); give --series", IMAGES=tmp_path / "two", **settings
+    )
+    run_here(SCRIPT, IMAGES=tmp_path / "two", SERIES=2, **settings)
+    assert len(list((tmp_path / "c" / "case_two" / "x").iterdir())) == 4
+
+    (tmp_path / "empty").mkdir()
+    assert_refused(SCRIPT, "holds no volume", IMAGES=tmp_path / "empty", **settings)
+    assert_refused(SCRIPT, "gone does not exist", IMAGES=tmp_path / "gone", **settings)
+
+
+def test_bad_labels_and_settings(tmp_path):
+    values, labels = block()
+    write(tmp_path / "i", "a.nrrd", as_volume(values))
+    write(tmp_path / "l", "b.nrrd", as_volume(labels))
+    write(tmp_path / "i", "c.nrrd", as_volume(values))
+    settings = {"IMAGES": tmp_path / "i", "CASES": tmp_path / "cases"}
+    assert_refused(SCRIPT, "has no labels a in", LABELS=tmp_path / "l", **settings)
+    assert_refused(SCRIPT, "without LABELS no slice has a label", **settings)
+    write(tmp_path / "odd", "a.nrrd", as_volume(values))
+    one = settings | {"IMAGES": tmp_path / "i" / "a.nrrd"}
+    assert_refused(SCRIPT, "holds values from -500", "--label-values", LABELS=tmp_path / "odd", **one)
+    write(tmp_path / "none", "a.nrrd", as_volume(0 * labels))
+    assert_refused(SCRIPT, "no slice has a label", LABELS=tmp_path / "none", **one)
+    for name, value, said in (
+        ("WINDOW", [200, -200], "WINDOW is [200, -200]"),
+        ("PLANE", "oblique", "PLANE is 'oblique'"),
+        ("SPACING", [1, 2], "SPACING is [1, 2]"),
+        ("LABEL_NAME", "seg", "LABEL_NAME is 'seg'"),
+        ("BITS", 12, "BITS is 12"),
+    ):
+        assert_refused(SCRIPT, said, LABELS=tmp_path / "none", **one, **{name: value})
+    assert not (tmp_path / "cases").exists() or not list((tmp_path / "cases").iterdir())
+
+
+def test_predicted_labels_are_on_the_grid_of_the_volume(tmp_path, trained):
+    """Through the script, with a network of 24x24: labels, geometry and millilitres."""
+    values, labels = block()
+    for name in ("a", "b"):
+        write(tmp_path / "i", f"{name}.nrrd", as_volume(values))
+        write(tmp_path / "l", f"{name}.nrrd", as_volume(labels))
+    cases, output = tmp_path / "cases", tmp_path / "out"
+    run_here(SCRIPT, IMAGES=tmp_path / "i", LABELS=tmp_path / "l", CASES=cases, SIZE=24, PLANE="sagittal")
+    run_here("predict.py", RUN=trained[0], INPUT=cases, OUTPUT=output, LABEL_VOLUMES=".nrrd")
+    record = json.loads((cases / "case_a" / "case.json").read_text())
+    masks = {path.stem: read_mask(path) for path in sorted((output / "case_a").glob("*.png"))}
+    expected = labels_of_slices(record, masks)
+    found = read_volume(output / "case_a.nrrd")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(expected))
+    assert_same_geometry(found, as_volume(values))
+    table = pd.read_csv(output / "volumes.csv").set_index("case")
+    voxels = int(sitk.GetArrayFromImage(found).sum())
+    assert list(table.index) == ["case_a", "case_b"] and table.loc["case_a", "voxels"] == voxels
+    assert table.loc["case_a", "ml"] == pytest.approx(voxels * 0.7 * 0.9 * 2.5 / 1000)
+    run_here("predict.py", RUN=trained[0], INPUT=cases / "case_b", OUTPUT=tmp_path / "one")
+    assert (tmp_path / "one" / "case_b.nii.gz").is_file()
+
+
+def test_a_volume_is_predicted_as_its_slices_are(tmp_path, trained):
+    """A NIfTI file and a DICOM folder, straight to predict.py, against the way through a case folder."""
+    values, _ = block((24, 24, 24))
+    volume = as_volume(values, spacing=(1, 1, 1))
+    write(tmp_path, "scan.nii.gz", volume)
+    write_series(tmp_path / "dicom", volume)
+    shared = {"PLANE": "coronal", "WINDOW": [-400, 300]}
+    run_here(SCRIPT, IMAGES=tmp_path / "scan.nii.gz", CASES=tmp_path / "c", SLICES="all", SIZE=24, **shared)
+    run_here("predict.py", RUN=trained[0], INPUT=tmp_path / "c" / "case_scan", OUTPUT=tmp_path / "a")
+    run_here("predict.py", RUN=trained[0], INPUT=tmp_path / "scan.nii.gz", OUTPUT=tmp_path / "b", **shared)
+    run_here("predict.py", RUN=trained[0], INPUT=tmp_path / "dicom", OUTPUT=tmp_path / "d", **shared)
+    found = [read_volume(tmp_path / name) for name in ("a/case_scan.nii.gz", "b/scan.nii.gz", "d/dicom.nii.gz")]
+    arrays = [sitk.GetArrayFromImage(image) for image in found]
+    np.testing.assert_array_equal(arrays[0], arrays[1])
+    np.testing.assert_array_equal(arrays[0], arrays[2])
+    assert_same_geometry(found[1], volume, 1e-5)
+    assert len(list((tmp_path / "b").glob("0*.png"))) == 24
+
+
+def test_window_goes_from_the_cases_into_the_run(tmp_path):
+    values, labels = block((24, 24, 24))
+    for name in ("a", "b", "c", "d"):
+        write(tmp_path / "i", f"{name}.nrrd", as_volume(values))
+        write(tmp_path / "l", f"{name}.nrrd", as_volume(labels))
+    settings = {"IMAGES": tmp_path / "i", "LABELS": tmp_path / "l", "SIZE": 24, "WINDOW": [-150, 250]}
+    run_here(SCRIPT, CASES=tmp_path / "cases", **settings)
+    lists, packed = tmp_path / "lists", tmp_path / "packed"
+    run_here("preprocess/2_write_lists.py", CASES=tmp_path / "cases", LISTS=lists)
+    run_here("preprocess/3_pack_hdf5.py", LISTS=lists, PACKED=packed)
+    for path in (packed / "train.h5", lists / "train.csv"):
+        about = open_set(path).about()
+        assert about["window"] == [-150, 250] and about["spacing"] == [0.9, 0.7]
+
+
+def test_a_volume_is_predicted_at_the_spacing_of_training(tmp_path):
+    """A network that was trained on 1.4 mm, coronal, predicts a volume of 0.7 mm so, and gives its own grid back."""
+    values, labels = block((24, 24, 24))
+    for name in ("a", "b", "c", "d"):
+        write(tmp_path / "i", f"{name}.nrrd", as_volume(values, spacing=(0.7, 0.7, 0.7)))
+        write(tmp_path / "l", f"{name}.nrrd", as_volume(labels, spacing=(0.7, 0.7, 0.7)))
+    cases, lists, scan = tmp_path / "cases", tmp_path / "lists", tmp_path / "i" / "a.nrrd"
+    prepared = {"PLANE": "coronal", "SPACING": 1.4, "WINDOW": [-150, 250]}
+    run_here(SCRIPT, IMAGES=tmp_path / "i", LABELS=tmp_path / "l", CASES=cases, SIZE=24, SLICES="all", **prepared)
+    run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=lists, TEST_SHARE=0)
+    run = tmp_path / "run"
+    run.mkdir()
+    write_copying_network(run / "best_dice.keras", 24)
+    (run / "state.json").write_text(json.dumps({"data": open_set(lists / "train.csv").about()}))
+    run_here("predict.py", RUN=run, INPUT=cases / "case_a", OUTPUT=tmp_path / "a")
+    run_here("predict.py", RUN=run, INPUT=scan, OUTPUT=tmp_path / "b")
+    assert len(list((tmp_path / "b").glob("0*.png"))) == 12
+    found = [read_volume(path) for path in (tmp_path / "a" / "case_a.nii.gz", tmp_path / "b" / "a.nii.gz")]
+    for image in found:
+        assert_same_geometry(image, read_volume(scan), 1e-5)
+    arrays = [sitk.GetArrayFromImage(image) for image in found]
+    np.testing.assert_array_equal(*arrays)
+    assert 0.1 < arrays[0].mean() < 0.9
+
+
+@given(
+    arrays.arrays(
+        st.sampled_from([np.int16, np.uint16, np.int32, np.float32]), (3, 4, 5), elements=st.integers(0, 32767)
+    ),
+    st.tuples(st.floats(0, 49), st.floats(50, 100)),
+)
+def test_percentiles_are_those_of_numpy(values, percentiles):
+    for array in (values, -values) if values.dtype != np.uint16 else (values, values * 2):
+        np.testing.assert_allclose(percentiles_of(array, percentiles), np.percentile(array, percentiles), rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.int32, np.int64, np.float32, np.float64])
+@pytest.mark.parametrize("bits", [8, 16])
+def test_grey_levels_are_rounded_and_cut_off(kind, bits):
+    values = np.random.default_rng(0).integers(0, 200, (50, 61)).astype(kind)
+    top = 2**bits - 1
+    expected = np.clip((values.astype(np.float64) - 20) / 130 * top, 0, top)
+    grey = to_grey(values, 20, 150, bits)
+    assert grey.dtype == (np.uint8 if bits == 8 else np.uint16)
+    assert np.abs(grey - expected).max() <= 0.5 + 1e-3
+
+
+def test_paste_is_the_way_back_of_cut():
+    mask = np.arange(16, dtype=np.uint8).reshape(4, 4)
+    whole = paste(mask, (-1, 2, 4, 4), (5, 6))
+    expected = np.zeros((5, 6), np.uint8)
+    expected[2:5, 0:3] = mask[:3, 1:]
+    np.testing.assert_array_equal(whole, expected)

@@ -1,0 +1,382 @@
+"""3_pack_volumes.py and what it stands on: grids, boxes and grey values."""
+
+import json
+import shutil
+
+import h5py
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from drawings import STRAIGHT, TURNED, ball, write_decathlon
+from hypothesis import given
+from hypothesis import strategies as st
+from running import assert_refused, leftovers, run_here
+
+from common.volumes.grids import (
+    Box,
+    Geometry,
+    at_spacing,
+    carry_box,
+    coarser,
+    excess,
+    grow_box,
+    image_at,
+    onto_grid,
+    part_of,
+    picture_on,
+)
+from common.volumes.intensity import TASKS, ForegroundStatistics, Scale, fixed_rule, scales_of
+from common.volumes.reading import read_volume
+
+SCRIPT = "preprocess/3_pack_volumes.py"
+
+
+@pytest.fixture(scope="module")
+def decathlon(tmp_path_factory):
+    return write_decathlon(tmp_path_factory.mktemp("decathlon"), cases=5)
+
+
+def pack(data, packed, **settings):
+    return run_here(SCRIPT, DATA=data, PACKED=packed, **settings)
+
+
+def cases_of(file):
+    with h5py.File(file) as packed:
+        return list(packed["cases"])
+
+
+def geometry_of(group, name):
+    return Geometry(**{field: tuple(values) for field, values in json.loads(group.attrs[name]).items()})
+
+
+# --- what is packed
+
+
+@pytest.mark.parametrize("direction", [STRAIGHT, TURNED])
+def test_labels_come_back_onto_their_own_grid(tmp_path, direction):
+    """From 0.8 x 0.8 x 2.5 mm to 1 mm and back."""
+    size, spacing = (120, 110, 44), (0.8, 0.8, 2.5)
+    labels = ball(size[::-1], (60, 55, 22), 34, spacing).astype(np.uint8)
+    labels[ball(size[::-1], (75, 60, 24), 15, spacing)] = 2
+    place = Geometry(size, spacing, (-31.7, 12.25, 804.5), direction)
+    image = np.array([-100, 40, 90], np.int16)[labels]
+    for folder, volume in (("images", image), ("labels", labels)):
+        (tmp_path / folder).mkdir()
+        for name in ("a", "b"):
+            sitk.WriteImage(image_at(volume, place), str(tmp_path / folder / f"{name}.nii.gz"))
+    settings = {"IMAGES": tmp_path / "images", "LABELS": tmp_path / "labels", "PACKED": tmp_path / "packed"}
+    run_here(SCRIPT, **settings, STEP="single", VALIDATION_SHARE=0.5, INTENSITY="ct")
+    with h5py.File(tmp_path / "packed" / "cases.h5") as packed:
+        group = packed["cases/a"]
+        grid, original = geometry_of(group, "grid"), geometry_of(group, "original")
+        back = onto_grid(image_at(group["label"][:], grid), original, sitk.sitkLabelLinear)
+        rule = json.loads(packed.attrs["intensity"])["channels"][0]
+        values = image_at(group["image"][..., 0].astype(np.float32), grid)
+    read = read_volume(tmp_path / "labels" / "a.nii.gz")
+    for ours, theirs in zip(Geometry.of(back), Geometry.of(read), strict=True):
+        assert np.allclose(ours, theirs, rtol=1e-6, atol=1e-6)
+    assert np.allclose(grid.spacing, 1)
+    for number in (1, 2):
+        ours, theirs = (sitk.GetArrayFromImage(v) == number for v in (back, read))
+        assert 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()) >= 0.99
+    grey = sitk.GetArrayFromImage(onto_grid(values, original, sitk.sitkLinear)) * rule["sd"] + rule["mean"]
+    grey = grey * (rule["high"] - rule["low"]) + rule["low"]
+    inside = ball(size[::-1], (60, 55, 22), 30, spacing) & ~ball(size[::-1], (75, 60, 24), 19, spacing)
+    assert np.abs(grey - image)[inside].max() < 1
+
+
+def test_a_set_has_what_training_needs(decathlon, tmp_path):
+    out = pack(decathlon, tmp_path / "p", STEP="whole", VOXELS=4096, VALIDATION_SHARE=0.4).stdout
+    assert out.splitlines()[-1].startswith("wrote 5 volumes to ") and out.rstrip().endswith("train 3, validation 2")
+    train, validation = (cases_of(tmp_path / "p" / f"{name}.h5") for name in ("train", "validation"))
+    assert sorted(train + validation) == [f"case_{i:02d}" for i in range(1, 6)]
+    with h5py.File(tmp_path / "p" / "train.h5") as packed:
+        assert packed.attrs["step"] == "whole" and json.loads(packed.attrs["labels"]) == ["foreground"]
+        assert packed.attrs["channels"] == 1 and json.loads(packed.attrs["intensity"]) == {"kind": "volume"}
+        for group in packed["cases"].values():
+            image, label = group["image"][:], group["label"][:]
+            assert image.dtype == np.float16 and image.shape == (*label.shape, 1) and label.dtype == np.uint8
+            assert 3000 < label.size <= 4096 and set(np.unique(label)) == {0, 1}
+            assert abs(image.astype(float).mean()) < 0.1 and 0.8 < image.astype(float).std() < 1.1
+            box = Box(*map(tuple, group.attrs["box"]))
+            outside = label.copy()
+            outside[box.slices] = 0
+            assert not outside.any()
+            for *place, number in group["places"][:]:
+                assert label[tuple(place)] == number
+
+
+def test_a_patch_is_the_box_of_the_labels_with_its_margin(decathlon, tmp_path):
+    pack(decathlon, tmp_path / "p", STEP="patch", SMALLEST_BOX=12)
+    with h5py.File(tmp_path / "p" / "cases.h5") as packed:
+        for name, group in packed["cases"].items():
+            label, box = group["label"][:], Box(*map(tuple, group.attrs["box"]))
+            assert set(np.unique(label)) == {0, 1, 2} and np.array_equal(json.loads(packed.attrs["spacing"]), [1, 1, 1])
+            tight = Box.of(label)
+            assert all(a <= b for a, b in zip(box.start, tight.start, strict=True))
+            assert all(a >= b for a, b in zip(box.stop, tight.stop, strict=True))
+            assert max(b - a for a, b in zip(tight.size, box.size, strict=True)) <= 3
+            whole = np.ceil(np.array(read_volume(decathlon / "labelsTr" / f"{name}.nii.gz").GetSize()).max() * 1.6)
+            for side, stored in zip(box.size, label.shape[::-1], strict=True):
+                assert side < stored <= min(side + 2 * np.ceil(0.3 * side), whole)
+
+
+def test_a_patch_has_about_as_many_voxels_as_are_allowed(decathlon, tmp_path):
+    pack(decathlon, tmp_path / "p", STEP="patch", SMALLEST_BOX=1, VOXELS=4096, MARGIN=0.2, LARGEST_MARGIN=0.2)
+    with h5py.File(tmp_path / "p" / "cases.h5") as packed:
+        for group in packed["cases"].values():
+            assert 0.8 * 4096 < group["label"].size <= 4096
+
+
+def test_folds_hold_each_case_once(decathlon, tmp_path):
+    pack(decathlon, tmp_path / "p", FOLDS=3, VOXELS=4096)
+    seen = []
+    for fold in (1, 2, 3):
+        train, validation = (cases_of(tmp_path / "p" / f"fold{fold}" / f"{n}.h5") for n in ("train", "validation"))
+        assert len(set(train + validation)) == 5
+        seen += validation
+    assert sorted(seen) == sorted(set(seen)) and len(seen) == 5
+    with h5py.File(tmp_path / "p" / "fold2" / "train.h5") as packed:
+        assert all(group["label"][:].any() for group in packed["cases"].values())
+
+
+def test_channels_and_named_validation_cases(tmp_path):
+    data = write_decathlon(tmp_path / "d", cases=3, channels=2)
+    pack(data, tmp_path / "p", VALIDATION_CASES=["case_02"], STEP="single")
+    assert cases_of(tmp_path / "p" / "validation.h5") == ["case_02"]
+    with h5py.File(tmp_path / "p" / "train.h5") as packed:
+        assert packed["cases/case_01/image"].shape[-1] == 2 and packed.attrs["channels"] == 2
+
+
+def test_grey_values_of_ct_are_those_of_the_labelled_voxels(tmp_path):
+    data = write_decathlon(tmp_path / "d", cases=3, modality="CT")
+    pack(data, tmp_path / "p", SPACING=None)
+    values = []
+    for path in sorted((data / "imagesTr").iterdir()):
+        image, label = (sitk.GetArrayFromImage(read_volume(p)) for p in (path, data / "labelsTr" / path.name))
+        values.append(image[label > 0])
+    values = np.concatenate(values)
+    low, high = np.percentile(values, (0.5, 99.5))
+    unit = (np.clip(values, low, high) - low) / (high - low)
+    with h5py.File(tmp_path / "p" / "train.h5") as packed:
+        (found,) = json.loads(packed.attrs["intensity"])["channels"]
+        assert abs(found["low"] - low) <= 1 and abs(found["high"] - high) <= 1
+        assert np.allclose([found["mean"], found["sd"]], [unit.mean(), unit.std()], atol=0.005)
+        image = packed["cases"][next(iter(packed["cases"]))]["image"][:].astype(float)
+        assert np.isclose(image.min(), -found["mean"] / found["sd"], atol=0.01)
+
+
+# --- bad input
+
+
+def broken(decathlon, tmp_path, change):
+    data = shutil.copytree(decathlon, tmp_path / "data")
+    change(data)
+    message = assert_refused(SCRIPT, "case_02", DATA=data, PACKED=tmp_path / "p", STEP="patch")
+    assert not (tmp_path / "p").exists() and not leftovers(tmp_path)
+    return message
+
+
+def change_labels(data, function):
+    path = data / "labelsTr" / "case_02.nii.gz"
+    sitk.WriteImage(function(sitk.ReadImage(str(path))), str(path))
+
+
+def test_labels_on_another_grid(decathlon, tmp_path):
+    def moved(labels):
+        labels.SetOrigin([x + 5 for x in labels.GetOrigin()])
+        return labels
+
+    assert "lies on another grid" in broken(decathlon, tmp_path, lambda data: change_labels(data, moved))
+
+
+def test_labels_of_another_size(decathlon, tmp_path):
+    message = broken(decathlon, tmp_path, lambda data: change_labels(data, lambda labels: labels[:-1]))
+    assert "lies on another grid" in message and "x28x20" in message
+
+
+def test_a_label_that_there_is_not(decathlon, tmp_path):
+    message = broken(decathlon, tmp_path, lambda data: change_labels(data, lambda labels: labels * 4))
+    assert "holds values from 0 to 8; expected 0 to 2 (organ, lesion)" in message
+
+
+def test_labels_with_gaps_are_closed_by_the_user(decathlon, tmp_path):
+    data = shutil.copytree(decathlon, tmp_path / "data")
+    (data / "dataset.json").unlink()
+    folders = {"IMAGES": data / "imagesTr", "LABELS": data / "labelsTr"}
+    for path in folders["LABELS"].iterdir():
+        sitk.WriteImage(sitk.ReadImage(str(path)) * 2, str(path))
+    assert_refused(SCRIPT, "hold the labels 2, 4;", "--label-values", **folders, PACKED=tmp_path / "p")
+    run_here(SCRIPT, **folders, PACKED=tmp_path / "p", STEP="single", LABEL_VALUES={2: 1, 4: 2}, VOXELS=5000)
+    with h5py.File(tmp_path / "p" / "cases.h5") as packed:
+        assert json.loads(packed.attrs["labels"]) == ["1", "2"]
+        assert set(np.unique(packed["cases/case_01/label"])) == {0, 1, 2}
+
+
+def test_no_label(decathlon, tmp_path):
+    message = broken(decathlon, tmp_path, lambda data: change_labels(data, lambda labels: labels * 0))
+    assert "holds no label" in message and "--empty" in message
+
+
+def test_a_volume_that_was_cut_short(decathlon, tmp_path):
+    def cut(data):
+        path = data / "imagesTr" / "case_02.nii.gz"
+        path.write_bytes(path.read_bytes()[:-2000])
+
+    assert "cut short" in broken(decathlon, tmp_path, cut)
+
+
+def test_channels_that_differ(decathlon, tmp_path):
+    def doubled(data):
+        path = data / "imagesTr" / "case_02.nii.gz"
+        sitk.WriteImage(sitk.JoinSeries([sitk.ReadImage(str(path))] * 2), str(path))
+
+    assert "has 2 channels" in broken(decathlon, tmp_path, doubled)
+
+
+def test_empty_volumes_are_left_out_where_that_is_said(decathlon, tmp_path):
+    data = shutil.copytree(decathlon, tmp_path / "data")
+    change_labels(data, lambda labels: labels * 0)
+    out = pack(data, tmp_path / "p", EMPTY="skip", STEP="patch").stdout
+    assert "is left out" in out and "wrote 4 volumes" in out
+    pack(data, tmp_path / "q", EMPTY="keep", STEP="whole")
+    assert "case_02" in cases_of(tmp_path / "q" / "cases.h5")
+
+
+def test_bad_settings(decathlon, tmp_path):
+    def refused(*words, **settings):
+        assert_refused(SCRIPT, *words, **{"DATA": decathlon, "PACKED": tmp_path / "p", **settings})
+
+    refused("dataset.json does not exist", DATA=tmp_path)
+    (tmp_path / "dataset.json").write_text('{"labels": {"1": "x"}}')
+    refused("dataset.json is not that of the Decathlon", DATA=tmp_path)
+    refused("there is no case x", VALIDATION_CASES=["x"])
+    refused("5 cases cannot be divided", FOLDS=6)
+    refused("INTENSITY", INTENSITY={"low": 3, "high": 2, "mean": 0, "sd": 1})
+    (tmp_path / "p").mkdir()
+    (tmp_path / "p" / "mine").touch()
+    refused("exists")
+    refused("was not made by this script", REPLACE=True)
+    assert not leftovers(tmp_path)
+
+
+# --- grids
+
+SIZES = st.tuples(*[st.integers(1, 40)] * 3)
+STEPS = st.tuples(*[st.floats(0.3, 4)] * 3)
+
+
+def plain(size, spacing, direction=STRAIGHT):
+    return Geometry(size, spacing, (3.0, -20.0, 7.5), direction)
+
+
+@given(SIZES, STEPS, st.integers(10, 5000))
+def test_coarser_grids_keep_their_faces_and_the_limit(size, spacing, voxels):
+    grid = plain(size, spacing)
+    less = coarser(grid, excess(grid, voxels))
+    assert np.prod(less.size) <= max(voxels, max(size) ** 2)  # an axis has a voxel at least
+    near = [grid.to_points([(-0.5, -0.5, -0.5)]), less.to_points([(-0.5, -0.5, -0.5)])]
+    assert np.allclose(*near)
+    if np.prod(size) <= voxels:
+        assert less == grid
+    assert np.allclose(np.array(less.spacing) / grid.spacing, less.spacing[0] / grid.spacing[0])
+
+
+@given(SIZES, STEPS, st.data())
+def test_a_carried_box_covers_the_same_place(size, spacing, data):
+    grid = plain(size, spacing, TURNED)
+    start = [data.draw(st.integers(0, n - 1)) for n in size]
+    stop = [data.draw(st.integers(a + 1, n)) for a, n in zip(start, size, strict=True)]
+    box = Box(tuple(start), tuple(stop))
+    assert carry_box(box, grid, grid) == box
+    fine = at_spacing(grid, [0.5] * 3)
+    there = carry_box(box, grid, fine)
+    if there is not None:
+        back = carry_box(there, fine, grid)
+        for axis in range(3):
+            ends = min(fine.size[axis] * 0.5 / spacing[axis], size[axis])  # the fine grid may end a little before
+            assert back.start[axis] <= box.start[axis] and back.stop[axis] >= min(box.stop[axis], np.floor(ends))
+    assert part_of(grid, box).size == box.size
+    assert np.allclose(part_of(grid, box).to_points([(0, 0, 0)]), grid.to_points([box.start]))
+    grown = grow_box(box, grid, 5, 0.2)
+    assert all(n == side or n >= min(5, side) for n, side in zip(grown.size, size, strict=True))
+    assert all(a <= b for a, b in zip(grown.start, box.start, strict=True))
+    assert all(a >= b for a, b in zip(grown.stop, box.stop, strict=True))
+
+
+def test_a_straight_ramp_stays_one_on_a_finer_and_a_coarser_grid():
+    grid = plain((20, 24, 28), (1.0, 1.0, 1.0))
+    k, j, i = np.meshgrid(*map(np.arange, grid.shape), indexing="ij")
+    image = image_at((2 * i - 3 * j + 5 * k).astype(np.float32), grid)
+    for spacing in (0.7, 2.0):
+        other = at_spacing(grid, [spacing] * 3)
+        found = picture_on(image, other)
+        places = grid.to_voxels(other.to_points(np.argwhere(np.ones(other.shape))[:, ::-1]))
+        expected = (places @ [2, -3, 5]).reshape(other.shape)
+        inner = (slice(5, -5),) * 3  # at the faces the smoothing has nothing beyond
+        assert np.allclose(found[inner], expected[inner], atol=0.05)
+
+
+def test_coarse_grids_do_not_pick_up_noise():
+    noise = np.random.default_rng(0).normal(size=(48, 48, 48)).astype(np.float32)
+    grid = plain((48, 48, 48), (1.0, 1.0, 1.0))
+    assert picture_on(image_at(noise, grid), at_spacing(grid, [4.0] * 3)).std() < 0.2
+
+
+# --- grey values
+
+
+def test_scales_of_the_decathlon():
+    """Figures of the second place of 2018, in HU and units of the window."""
+    assert TASKS["liver"] == (10, 190, 0.0938, 0.2265) and TASKS["pancreas"] == (-91, 251, 0.1234, 0.2345)
+    values = np.array([-2000, -1129, -271, 587, 900], np.int16)
+    expected = (np.array([0, 0, 0.5, 1, 1]) - 0.3140) / 0.2799
+    assert np.allclose(TASKS["lung"].apply(values), expected, atol=1e-6)
+
+
+@given(st.integers(0, 2**31), st.floats(0.5, 300))
+def test_statistics_of_the_foreground_are_numpys(seed, deviation):
+    values = np.random.default_rng(seed).normal(40, deviation, 2000).round()
+    statistics = ForegroundStatistics()
+    for part in np.split(values, 4):
+        statistics.add(part)
+    low, high = np.percentile(values, (0.5, 99.5), method="lower")
+    if low == high:
+        with pytest.raises(ValueError):
+            statistics.scale()
+        return
+    unit = (np.clip(values, low, high) - low) / (high - low)
+    assert np.allclose(statistics.scale(), (low, high, unit.mean(), unit.std()), atol=1e-9)
+
+
+def test_grey_values_of_mr_are_standardised_volume_by_volume():
+    rng = np.random.default_rng(0)
+    for kind in (np.int16, np.float32):
+        array = rng.gamma(2, 200, (20, 30, 30)).astype(kind)
+        array[0, 0, 0] = 30000
+        (scale,) = scales_of({"kind": "volume"}, [sitk.GetImageFromArray(array)])
+        expected = np.minimum(array, np.percentile(array, 99.99)).astype(float)
+        expected = (expected - expected.mean()) / expected.std()
+        assert np.allclose(scale.apply(array), expected, atol=1e-3)
+    with pytest.raises(ValueError, match="channel 1 holds the value 5 only"):
+        scales_of({"kind": "volume"}, [sitk.GetImageFromArray(np.full((4, 4, 4), 5, np.int16))])
+    with pytest.raises(ValueError, match="expected 1"):
+        scales_of(fixed_rule([Scale(0, 1, 0, 1)]), [None, None])
+
+
+# --- the synthetic set
+
+
+def test_synthetic_volumes_are_of_decathlon_form_and_repeat_themselves(tmp_path):
+    for name in ("a", "b"):
+        run_here("data/make_volumes.py", DATA=tmp_path / name, TRAIN=2, TEST=1, CONTRASTS=3)
+    about = json.loads((tmp_path / "a" / "dataset.json").read_text())
+    assert about["labels"] == {"0": "background", "1": "outer", "2": "inner", "3": "lesion"}
+    assert len(about["training"]) == 2 and len(about["modality"]) == 3
+    for path in sorted((tmp_path / "a").glob("*Tr/*")) + sorted((tmp_path / "a").glob("*Ts/*")):
+        ours, theirs = (sitk.ReadImage(str(tmp_path / name / path.parent.name / path.name)) for name in ("a", "b"))
+        assert np.array_equal(*map(sitk.GetArrayViewFromImage, (ours, theirs)))
+        assert all(48 <= side <= 96 for side in ours.GetSize()[:3])
+        if path.parent.name.startswith("labels"):
+            counts = np.bincount(sitk.GetArrayViewFromImage(ours).ravel())
+            assert len(counts) == 4 and counts[0] > 10 * counts[1] > 20 * counts[2:].max() / 2 and counts.min() > 50

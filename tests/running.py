@@ -1,0 +1,105 @@
+"""Running scripts as a user does."""
+
+import contextlib
+import io
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from unittest import mock
+
+ROOT = Path(__file__).resolve().parents[1]
+
+REAL_DATA = ROOT.parent / "shared" / "data"
+
+SCRIPTS = sorted(
+    str(path.relative_to(ROOT)) for path in [*ROOT.glob("*.py"), *ROOT.glob("preprocess/*.py"), *ROOT.glob("data/*.py")]
+)
+
+TINY_UNET = {"features": 2, "depth": 1, "dropout": 0.2}
+
+
+def run_script(script, *flags, expect=0, backend=None, env=None, **settings):
+    """Run a script as a user does.
+
+    Args:
+        script: path from the root of the project.
+        flags: further arguments.
+        expect: exit status that the test is about.
+        backend: KERAS_BACKEND.
+        env: dict of further environment variables.
+        settings: settings by name, given as flags.
+
+    Returns:
+        CompletedProcess; its output is text.
+    """
+    from common.settings import flags_of
+
+    command = [sys.executable, str(ROOT / script), *map(str, flags), *flags_of(settings)]
+    environment = os.environ | ({"KERAS_BACKEND": backend} if backend else {}) | (env or {})
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == expect, f"{command}\n{result.stdout}\n{result.stderr}"
+    return result
+
+
+def run_here(script, *flags, expect=0, **settings):
+    """Run a script as `run_script` does, but in this process, where what it imports has been loaded already.
+
+    Training leaves the memory setting of the process alone.
+
+    The file is executed as `__main__` with its flags, and an error is shown by the hook that it sets. What only a
+    process of its own shows (that its imports are complete, its status, a quiet start) is for `run_script`:
+    test_errors.py refuses something by every script so.
+    """
+    from common.settings import flags_of
+
+    path = ROOT / script
+    command = [str(path), *map(str, flags), *flags_of(settings)]
+    status, out, err = 0, io.StringIO(), io.StringIO()
+    with contextlib.ExitStack() as kept:
+        for name, value in (("argv", command), ("path", [str(path.parent), *sys.path]), ("excepthook", sys.excepthook)):
+            kept.enter_context(mock.patch.object(sys, name, value))
+        kept.enter_context(mock.patch.dict(os.environ))
+        if keras := sys.modules.get("keras"):
+            kept.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
+        kept.enter_context(mock.patch("common.devices.hold_memory"))
+        kept.enter_context(contextlib.redirect_stdout(out))
+        kept.enter_context(contextlib.redirect_stderr(err))
+        try:
+            runpy.run_path(str(path), run_name="__main__")
+        except SystemExit as end:
+            status = end.code or 0
+        except Exception:
+            status = 1
+            sys.excepthook(*sys.exc_info())
+    assert status == expect, f"{command}\n{out.getvalue()}\n{err.getvalue()}"
+    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
+
+
+def assert_refused(script, *words, status=1, run=run_here, **settings):
+    """Run a script on bad input: one clear message with `words` in it, and no traceback."""
+    result = run(script, expect=status, **settings)
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith(f"{Path(script).name}: error: ")
+    for word in words:
+        assert str(word) in result.stderr, result.stderr
+    return result.stderr
+
+
+def leftovers(folder):
+    """Half-written files and folders."""
+    return list(Path(folder).rglob(".part-*"))
+
+
+def training(packed, runs, **settings):
+    """Settings of a tiny training run."""
+    return {
+        "TRAIN": packed["packed"] / "train.h5",
+        "VALIDATION": packed["packed"] / "validation.h5",
+        "RUNS": runs,
+        "MODEL_SETTINGS": TINY_UNET,
+        "BATCH_SIZE": 3,
+        "EPOCHS": 2,
+        **settings,
+    }

@@ -1,0 +1,98 @@
+"""Cleaning of masks against what is known of small drawings, and predict.py with it."""
+
+import json
+
+import cv2
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from drawings import as_volume, block, write
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from running import assert_refused, run_here
+
+from common.slices.images import read_mask
+from common.slices.postprocess import clean
+from common.volumes.reading import read_volume
+
+MASKS = arrays.arrays(
+    np.uint8, arrays.array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=9), elements=st.integers(0, 2)
+)
+
+
+def picture():
+    """Parts of 36, 9 (3 pixels beside the first) and 4 pixels (far off), and a hole of one pixel in the first."""
+    mask = np.zeros((20, 30), np.uint8)
+    mask[2:8, 2:8] = 1
+    mask[2:5, 10:13] = 1
+    mask[15:17, 25:27] = 1
+    mask[4, 4] = 0
+    return mask
+
+
+@pytest.mark.parametrize(
+    ("settings", "areas"),
+    [
+        ({}, [35, 9, 4]),
+        ({"share": 1.0}, [35]),
+        ({"share": 0.2}, [35, 9]),
+        ({"share": 1.0, "near": 3}, [35, 9]),
+        ({"share": 1.0, "near": 2}, [35]),
+        ({"smallest": 5}, [35, 9]),
+        ({"fill": True}, [36, 9, 4]),
+        ({"share": 1.0, "fill": True}, [36]),
+        ({"median": 3}, [32, 5]),  # corners are rounded, four pixels are gone, the hole is closed
+    ],
+)
+def test_parts_of_a_drawing(settings, areas):
+    cleaned = clean(picture(), **settings)
+    found = cv2.connectedComponentsWithStats(cleaned)[2][1:, cv2.CC_STAT_AREA]
+    assert sorted(found.tolist(), reverse=True) == areas
+    if settings.keys() <= {"share", "near", "smallest"}:  # a hole of a slice is none of the volume
+        volume = clean(np.stack([np.zeros_like(cleaned), picture()]), **settings)
+        np.testing.assert_array_equal(volume[1], cleaned)
+
+
+def test_median_is_that_of_opencv():
+    mask = np.random.default_rng(0).integers(0, 2, (40, 40)).astype(np.uint8)
+    inner = slice(3, -3)  # OpenCV repeats the border
+    np.testing.assert_array_equal(clean(mask, median=5)[inner, inner], cv2.medianBlur(mask, 5)[inner, inner])
+
+
+@given(MASKS, st.floats(0, 1), st.floats(0, 5), st.integers(0, 20))
+def test_parts_are_kept_or_dropped_as_a_whole(numbers, share, near, smallest):
+    cleaned = clean(numbers, share=share, near=near, smallest=smallest)
+    assert ((cleaned == numbers) | (cleaned == 0)).all()
+    np.testing.assert_array_equal(clean(cleaned, smallest=smallest), cleaned)
+    if not smallest:
+        assert set(np.unique(cleaned)) == set(np.unique(numbers)) | ({0} if (cleaned == 0).any() else set())
+
+
+@pytest.mark.parametrize("settings", [{"share": 2}, {"near": -1}, {"median": 4}, {"smallest": -1}])
+def test_bad_settings(settings):
+    with pytest.raises(ValueError, match="expected an odd number"):
+        clean(picture(), **settings)
+
+
+def test_predictions_are_cleaned(tmp_path, trained):
+    values, labels = block()
+    write(tmp_path / "i", "a.nrrd", as_volume(values))
+    write(tmp_path / "l", "a.nrrd", as_volume(labels))
+    cases = tmp_path / "cases"
+    run_here("preprocess/0_import_volumes.py", IMAGES=tmp_path / "i", LABELS=tmp_path / "l", CASES=cases, SIZE=24)
+    settings = {"RUN": trained[0], "INPUT": cases / "case_a"}
+    run_here("predict.py", OUTPUT=tmp_path / "raw", **settings)
+    run_here("predict.py", OUTPUT=tmp_path / "flat", CLEAN={"share": 1.0}, **settings)
+    run_here("predict.py", OUTPUT=tmp_path / "solid", CLEAN={"share": 1.0}, CLEAN_IN="3d", **settings)
+    for path in (tmp_path / "raw").glob("*.png"):
+        raw = read_mask(path) > 0
+        np.testing.assert_array_equal(
+            read_mask(tmp_path / "flat" / path.name) > 0, clean(raw.astype(np.uint8), share=1.0)
+        )
+    before, after = (read_volume(tmp_path / name / "case_a.nii.gz") for name in ("raw", "solid"))
+    before, after = sitk.GetArrayFromImage(before), sitk.GetArrayFromImage(after)
+    np.testing.assert_array_equal(after, clean(before, share=1.0))
+    assert json.loads((tmp_path / "solid" / "prediction.json").read_text())["CLEAN"] == {"share": 1.0}
+    assert_refused("predict.py", "CLEAN", "lonely", OUTPUT=tmp_path / "x", CLEAN={"lonely": 1}, **settings)
+    assert_refused("predict.py", "CLEAN", "share 3", OUTPUT=tmp_path / "x", CLEAN={"share": 3}, **settings)

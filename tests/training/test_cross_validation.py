@@ -1,0 +1,174 @@
+"""Cross-validation, averaging of networks, flips and turns, and the choice of what helps."""
+
+import json
+import shutil
+from unittest import mock
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from drawings import make_cases, write_copying_network, write_picture
+from running import TINY_UNET, assert_refused, leftovers, run_here, run_script
+
+from common.errors import InputError
+from common.files import write_json
+from common.prediction.tiling import TRANSFORMS, average_over
+from common.slices.images import read_mask, read_picture, to_unit
+from common.training.cross_validation import cross_validate
+
+# --- flips and turns
+
+
+class Gradient:
+    """In place of a network: brightness times a ramp, which sees how a picture is turned."""
+
+    def predict_on_batch(self, x):
+        return x * np.linspace(0, 1, x.shape[2], dtype=np.float32)[None, None, :, None]
+
+
+@pytest.mark.parametrize("flips", TRANSFORMS)
+def test_averages_come_back_to_their_place(flips):
+    x = np.random.default_rng(0).random((3, 8, 8, 1), np.float32)
+    ramp = np.linspace(0, 1, 8)
+    across, down = np.broadcast_to(ramp, (8, 8)), np.broadcast_to(ramp[:, None], (8, 8))
+    weight = {
+        "none": across,
+        "flips": (across + across[:, ::-1]) / 2,
+        "turns": (across + across[:, ::-1] + down + down[::-1]) / 4,
+    }[flips]
+    np.testing.assert_allclose(average_over(Gradient(), x, flips), x * weight[..., None], atol=1e-6)
+    assert len(set(TRANSFORMS[flips])) == {"none": 1, "flips": 4, "turns": 8}[flips]
+
+
+def test_networks_are_averaged_one_at_a_time(tmp_path):
+    """Probabilities of three networks, of pictures of several sizes, and flips, against Keras by hand."""
+    for k, bias in enumerate((-10, -4, -16)):
+        write_copying_network(tmp_path / f"{k}.keras", 24)
+        model = keras.saving.load_model(tmp_path / f"{k}.keras")
+        model.get_layer("output").bias.assign([float(bias)])
+        model.save(tmp_path / f"{k}.keras")
+    rng = np.random.default_rng(0)
+    for name, shape in (("a", (24, 24)), ("b", (24, 24)), ("c", (40, 30))):
+        write_picture(tmp_path / "in" / f"{name}.png", rng.integers(0, 256, shape).astype(np.uint8))
+    runs = [str(tmp_path / f"{k}.keras") for k in range(3)]
+    run_here("predict.py", RUN=runs, INPUT=tmp_path / "in", OUTPUT=tmp_path / "out", FLIPS="turns", OVERLAYS=False)
+    x = to_unit(read_picture(tmp_path / "in" / "a.png")).astype(np.float64)
+    mean = sum(1 / (1 + np.exp(-(20 * x + bias))) for bias in (-10, -4, -16)) / 3
+    sure = np.abs(mean - 0.5) > 1e-4
+    np.testing.assert_array_equal((read_mask(tmp_path / "out" / "a.png") > 0)[sure], (mean > 0.5)[sure])
+    assert read_picture(tmp_path / "out" / "c.png").shape == (40, 30) and not leftovers(tmp_path)
+    write_copying_network(tmp_path / "other.keras", 32)
+    settings = {"INPUT": tmp_path / "in", "OUTPUT": tmp_path / "two"}
+    assert_refused("predict.py", "they must agree", RUN=[runs[0], str(tmp_path / "other.keras")], **settings)
+    assert_refused("predict.py", "FLIPS is 'up'", RUN=runs, FLIPS="up", **settings)
+
+
+# --- cross-validation
+
+
+@pytest.fixture(scope="session")
+def folded(made_once):
+    """Lists and packed sets in two folds, and a cross-validation over them."""
+    root, said = made_once("folded", cross_validation)
+    (folder,) = (root / "runs").iterdir()
+    return root, folder, settings_of_folds(root), said
+
+
+def settings_of_folds(root):
+    settings = {"TRAIN": root / "packed" / "train.h5", "VALIDATION": root / "packed" / "validation.h5"}
+    return settings | {"MODEL_SETTINGS": TINY_UNET, "EPOCHS": 1, "LEARNING_RATE": 0.01, "BATCH_SIZE": 4}
+
+
+def cross_validation(root):
+    cases = make_cases(root / "cases", cases=5, slices=2)
+    run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=root / "lists", FOLDS=2, TEST_SHARE=0.2)
+    run_here("preprocess/3_pack_hdf5.py", LISTS=root / "lists", PACKED=root / "packed")
+    # processes by themselves, as the test of resuming has them
+    with mock.patch("common.training.cross_validation.call", run_here):
+        return run_here("train.py", RUNS=root / "runs", FOLD="all", **settings_of_folds(root)).stdout
+
+
+def test_every_case_is_predicted_by_the_network_that_has_not_seen_it(folded):
+    root, folder, _, said = folded
+    table = pd.read_csv(folder / "folds.csv")
+    assert list(table["fold"]) == ["fold1", "fold2"] and "mean validation Dice" in said
+    tested = set(pd.read_csv(root / "lists" / "fold1" / "test.csv")["case"])
+    everyone = {path.name for path in (root / "cases").iterdir()}
+    assert {path.name for path in (folder / "out_of_fold").iterdir()} == everyone - tested and len(tested) == 1
+    for fold in (1, 2):
+        listed = pd.read_csv(root / "lists" / f"fold{fold}" / "validation.csv")
+        settings = json.loads((folder / f"fold{fold}" / "settings.json").read_text())
+        assert settings["FOLD"] == fold and f"fold{fold}" in settings["TRAIN"]
+        model = keras.saving.load_model(folder / f"fold{fold}" / "best_dice.keras", compile=False)
+        for case in listed["case"].unique():
+            x = to_unit(read_picture(root / "cases" / case / "x" / "0001.png"))[None, ..., None]
+            p = model.predict(x, verbose=0)[0, ..., 0]
+            mask, sure = read_mask(folder / "out_of_fold" / case / "0001.png") > 0, np.abs(p - 0.5) > 1e-4
+            np.testing.assert_array_equal(mask[sure], (p > 0.5)[sure])
+    scores = pd.read_csv(folder / "scores" / "cases.csv")
+    assert set(scores["case"]) == everyone - tested and (folder / "scores" / "report.html").is_file()
+
+
+def test_a_cross_validation_goes_on_where_it_was(folded, tmp_path):
+    _, folder, _, _ = folded
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    for gone in ("fold2", "out_of_fold", "scores", "folds.csv"):
+        shutil.rmtree(copy / gone) if (copy / gone).is_dir() else (copy / gone).unlink()
+    kept = (copy / "fold1" / "best_dice.keras").read_bytes()
+    assert "fold1 is complete" in run_here("train.py", MODE="resume", RUN=copy, FOLD="all").stdout
+    assert (copy / "fold1" / "best_dice.keras").read_bytes() == kept
+    ours, theirs = (keras.saving.load_model(f / "fold2" / "last.keras", compile=False) for f in (copy, folder))
+    for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    assert len(pd.read_csv(copy / "folds.csv")) == 2 and (copy / "scores" / "report.html").is_file()
+
+
+def test_choice_is_made_on_cases_not_seen_and_predict_takes_it(folded, tmp_path):
+    root, folder, _, _ = folded
+    folder = shutil.copytree(folder, tmp_path / "copy")
+    cleanings = [{"share": 1}, {"median": 3}]
+    said = run_script("evaluate.py", CHOOSE=folder, CLEANINGS=cleanings).stdout
+    table = pd.read_csv(folder / "choice.csv")
+    assert len(table) == 2 * 3 * 3 and (table["n"] == 4).all()
+    plain = table[(table["flips"] == "none") & (table["clean"] == "{}")].iloc[0]
+    scores = pd.read_csv(folder / "scores" / "cases.csv")
+    assert plain["dice"] == pytest.approx(scores["dice"].mean(), abs=1e-9), "the same as evaluate.py has it"
+    chosen = table[table["chosen"] == "yes"]
+    assert len(chosen) == 1 and chosen["dice"].iloc[0] >= plain["dice"] and "choice.json" in said
+    choice = json.loads((folder / "choice.json").read_text())
+    assert choice["flips"] == chosen["flips"].iloc[0] and str(choice["clean"]) == chosen["clean"].iloc[0]
+    assert {which for _, which in choice["networks"]} <= {"best_dice", "best_iou", "last"}
+
+    choice = {"networks": [[".", "best_dice"], [".", "last"]], "flips": "flips", "clean": {"share": 1}}
+    (folder / "choice.json").write_text(json.dumps(choice))
+    case = root / "cases" / "case01"
+    said = run_here("predict.py", RUN=folder, INPUT=case, OUTPUT=tmp_path / "a").stdout
+    assert said.count("best_dice.keras") == said.count("last.keras") == 2 and "averaged over flips" in said
+    runs = [str(folder / f"fold{k}" / f"{which}.keras") for which in ("best_dice", "last") for k in (1, 2)]
+    run_here("predict.py", RUN=runs, INPUT=case, OUTPUT=tmp_path / "b", FLIPS="flips", CLEAN={"share": 1})
+    for name in ("0001.png", "0002.png"):
+        np.testing.assert_array_equal(*(read_picture(tmp_path / side / name) for side in "ab"))
+
+
+def test_bad_input(folded, tmp_path):
+    root, folder, settings, _ = folded
+    folder = shutil.copytree(folder, tmp_path / "copy")
+    settings = settings | {"RUNS": tmp_path / "runs"}
+    assert_refused("train.py", "FOLD is 7", "has 1, 2", FOLD=7, **settings)
+    with pytest.raises(InputError, match="holds 0 folds"):
+        cross_validate({"MODE": "new", "TRAIN": root / "lists" / "x.csv"})
+    with pytest.raises(InputError, match="is no cross-validation"):
+        cross_validate({"MODE": "resume", "RUN": tmp_path})
+    assert_refused("evaluate.py", "is no folder of train.py --fold all", CHOOSE=folder / "fold1")
+    write_json(tmp_path / "other" / "cross_validation.json", {})
+    write_json(tmp_path / "other" / "fold1" / "settings.json", {})
+    others = [str(folder), str(tmp_path / "other")]
+    assert_refused("evaluate.py", "have different folds", CHOOSE=others)
+    assert_refused("evaluate.py", "CLEANINGS", "no step is called 'polish'", CHOOSE=folder, CLEANINGS=[{"polish": 1}])
+    both = [str(folder), str(folder / "fold1")]
+    good = {"INPUT": root / "cases" / "case01", "OUTPUT": tmp_path / "out"}
+    assert_refused("predict.py", "a cross-validation stands alone", RUN=both, **good)
+    (folder / "choice.json").write_text('{"networks": [')
+    assert_refused("predict.py", "choice.json is damaged", RUN=folder, **good)
+    assert not (tmp_path / "runs").exists() and not (tmp_path / "out").exists()

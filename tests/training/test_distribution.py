@@ -1,0 +1,240 @@
+"""Training on several devices and in several processes, against one device."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from drawings import make_cases
+from running import ROOT, assert_refused, leftovers, run_here, run_script
+
+from common.errors import InputError
+from common.settings import flags_of
+from common.training.distribution import VARIABLES, several_processes
+
+EPOCHS = 6
+WATCHED = """
+import os
+import keras
+import numpy as np
+from models import unet
+
+@keras.saving.register_keras_serializable()
+class Watched(keras.Model):
+    def fit(self, *arguments, **options):
+        history = super().fit(*arguments, **options)
+        number = os.environ.get("KERAS_DISTRIBUTION_PROCESS_ID", "0")
+        np.savez(os.environ["WEIGHTS"] + number, *self.get_weights())
+        return history
+
+def build_model(input_shape, classes):
+    model = unet.build_model(input_shape, classes, features=2, depth=1, dropout=0)
+    return Watched(model.inputs, model.outputs)
+"""
+
+
+class Work:
+    """A folder with lists of 21 and 7 slices, and a network that leaves its weights in a file for each process."""
+
+    def __init__(self, root):
+        self.root = root
+
+    def make(self):
+        """Fill the folder, with a run "one" on one device."""
+        (self.root / "watched.py").write_text(WATCHED)
+        make_cases(self.root / "cases", cases=4, slices=7, size=16)
+        run_here("preprocess/2_write_lists.py", CASES=self.root / "cases", LISTS=self.root / "lists", TEST_SHARE=0)
+        return run_script("train.py", env=self.environment("one"), **self.settings("one")).stdout
+
+    def settings(self, name, **more):
+        """Settings of a run: batches of 4, the last of 1, which two devices do not divide."""
+        lists = {"TRAIN": self.root / "lists" / "train.csv", "VALIDATION": self.root / "lists" / "validation.csv"}
+        return lists | {
+            "RUNS": self.root / name,
+            "MODEL": self.root / "watched.py",
+            "BATCH_SIZE": 4,
+            "EPOCHS": EPOCHS,
+            "OPTIMIZER": "sgd",
+            "LEARNING_RATE": 0.05,
+            "PRECISION": "float32",
+            **more,
+        }
+
+    def environment(self, name, **more):
+        return {"KERAS_BACKEND": "jax", "WEIGHTS": str(self.root / name), **more}
+
+    def start(self, name, number, port, *flags, **more):
+        """Start one of two processes that train."""
+        values = f"127.0.0.1:{port}", "2", str(number)
+        environment = os.environ | self.environment(name, **dict(zip(VARIABLES, values, strict=True)))
+        command = [sys.executable, ROOT / "train.py", *flags, *flags_of(more)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        return subprocess.Popen([*map(str, command)], env=environment, text=True, **pipes)
+
+    def run_folder(self, name):
+        (run,) = (self.root / name).iterdir()
+        return run
+
+    def log(self, name):
+        return pd.read_csv(self.run_folder(name) / "training_log.csv").drop(columns="seconds")
+
+    def weights(self, name, number=0):
+        with np.load(self.root / f"{name}{number}.npz") as arrays:
+            return list(arrays.values())
+
+    def assert_alike(self, name, other="one"):
+        """Whether two runs had the same scores in every epoch, and ended with the same weights."""
+        ours, theirs = self.log(name), self.log(other)
+        assert len(ours) == EPOCHS and list(ours) == list(theirs)
+        steps, difference = EPOCHS * 6, np.abs(ours - theirs)["loss"].max()
+        print(f"\n{steps} steps, {name} against {other}: losses of epochs differ by at most {difference:.1e}")
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+        for a, b in zip(self.weights(name), self.weights(other), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-3)
+
+
+@pytest.fixture
+def work(made_once):
+    return Work(made_once("spread", lambda root: Work(root).make())[0])
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def test_two_devices_learn_what_one_does(work):
+    flag = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    out = run_script("train.py", env=work.environment("two", **flag), DEVICES=2, **work.settings("two")).stdout
+    assert "jax on cpu:0, cpu:1, 2 devices" in out
+    work.assert_alike("two")
+
+
+def test_two_processes_survive_the_loss_of_one_and_end_as_one_device(work):
+    port = free_port()
+    settings = work.settings("both")
+    second = work.start("both", 1, port, **settings | {"RUNS": work.root / "never"})
+    first = work.start("both", 0, port, **settings)
+    for line in first.stdout:
+        if line.startswith("epoch 2"):
+            break
+    second.send_signal(signal.SIGKILL)
+    killed = time.monotonic()
+    rest = first.communicate(timeout=60)[0]
+    print(f"\none of two processes killed: the other ended after {time.monotonic() - killed:.1f} s")
+    assert first.returncode == 1 and time.monotonic() - killed < 60
+    run = work.run_folder("both")
+    assert re.search(rf"lost another one.* to go on: python train.py --mode resume --run {re.escape(str(run))}", rest)
+    assert "Traceback" not in rest and not leftovers(work.root) and not (work.root / "both0.npz").exists()
+    assert 2 <= len(work.log("both")) < EPOCHS
+    second.communicate()
+
+    port = free_port()
+    both = [work.start("both", number, port, "--mode", "resume", "--run", run) for number in (1, 0)]
+    said = [process.communicate(timeout=300)[0] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert "going on after epoch" in said[1] and f"stopped, all {EPOCHS} epochs done; wrote" in said[1]
+    assert "the run folder is that of the first process" in said[0] and not (work.root / "never").exists()
+    work.assert_alike("both")
+    for a, b in zip(work.weights("both", 0), work.weights("both", 1), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_processes_with_other_settings_are_refused(work):
+    port = free_port()
+    settings = work.settings("other")
+    both = [work.start("other", number, port, **settings | {"SEED": 1 + number}) for number in (0, 1)]
+    said = [process.communicate(timeout=120)[0] for process in both]
+    assert [process.returncode for process in both] == [1, 1]
+    assert all("Traceback" not in text for text in said) and not (work.root / "other").exists()
+    assert any("a setting is not the same in all 2 processes" in text for text in said), said
+
+
+def test_process_that_fails_early_is_missed_with_a_line(work):
+    port = free_port()
+    settings = work.settings("early")
+    second = work.start("early", 1, port, **settings | {"VALIDATION": work.root / "gone.csv"})
+    first = work.start("early", 0, port, **settings)
+    said = [process.communicate(timeout=120)[0] for process in (first, second)]
+    assert (first.returncode, second.returncode) == (1, 1), said
+    assert "lost another one" in said[0] and "gone.csv does not exist" in said[1]
+    assert not any("Traceback" in text for text in said) and not (work.root / "early").exists()
+
+
+def test_backend_that_knows_one_device_is_named(work):
+    assert_refused("train.py", "DEVICES is 2", "KERAS_BACKEND=jax", DEVICES=2, **work.settings("refused"))
+    assert_refused("train.py", "DEVICES is 0", DEVICES=0, **work.settings("refused"))
+
+
+def test_devices_that_are_not_there_or_do_not_divide_a_batch(work):
+    """In one process of JAX, since each takes seconds to start."""
+    cases = (
+        ("DEVICES is 3; this machine has 2", work.settings("refused", BATCH_SIZE=6, DEVICES=3)),
+        ("BATCH_SIZE is 3, and 2 devices are to divide it", work.settings("refused", BATCH_SIZE=3, DEVICES=2)),
+    )
+    asked = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); from running import assert_refused; "
+    for words, settings in cases:
+        named = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+        asked += f"assert_refused('train.py', {words!r}, **{named!r}); "
+    env = os.environ | work.environment("refused", XLA_FLAGS="--xla_force_host_platform_device_count=2")
+    asking = subprocess.run([sys.executable, "-c", asked], env=env, capture_output=True, text=True, check=False)
+    assert asking.returncode == 0, asking.stderr
+    assert not (work.root / "refused").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (("", "", ""), False),
+        (("10.0.0.1:1234", "1", "0"), False),
+        (("10.0.0.1:1234,10.0.0.2:1234", "2", "1"), True),
+        (("", "2", "1"), InputError),
+        (("10.0.0.1", "2", "1"), InputError),
+        (("10.0.0.1:1234", "2", ""), InputError),
+        (("10.0.0.1:1234", "two", "1"), InputError),
+        (("10.0.0.1:1234", "2", "2"), InputError),
+    ],
+)
+def test_environment_says_how_many_processes_there_are(monkeypatch, values, expected):
+    for name, value in zip(VARIABLES, values, strict=True):
+        monkeypatch.setenv(name, value)
+    if expected is InputError:
+        with pytest.raises(InputError, match="KERAS_DISTRIBUTION_"):
+            several_processes()
+    else:
+        assert several_processes() is expected
+
+
+def test_several_processes_need_jax(work, monkeypatch):
+    for name, value in zip(VARIABLES, ("127.0.0.1:1", "2", "0"), strict=True):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
+    assert_refused("train.py", "several processes train on JAX", **work.settings("refused"))
+    assert_refused("train.py", "fold by fold", **work.settings("refused", FOLD="all"))
+
+
+def test_port_of_another_program_is_refused(work):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        first = work.start("taken", 0, taken.getsockname()[1], **work.settings("taken"))
+        said = first.communicate(timeout=120)[0]
+    assert first.returncode == 1 and "port cannot be had" in said and "Traceback" not in said
+
+
+def test_process_that_waits_alone_gives_up_with_a_line(work):
+    patient = f"import sys; sys.argv = ['train.py']; sys.path.insert(0, {str(ROOT)!r}); "
+    patient += "from common.training import distribution; distribution.MEETING = 3; distribution.meet()"
+    values = f"127.0.0.1:{free_port()}", "2", "1"
+    environment = os.environ | work.environment("alone", **dict(zip(VARIABLES, values, strict=True)))
+    result = subprocess.run(
+        [sys.executable, "-c", patient], env=environment, capture_output=True, text=True, check=False
+    )
+    assert result.returncode == 1
+    assert result.stderr.startswith("train.py: error: process 1 of 2 did not meet the others at 127.0.0.1:")

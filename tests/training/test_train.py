@@ -1,0 +1,406 @@
+"""train.py, run as a user runs it: run folder, resume, retrain, schedules, backends, bad input."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import h5py
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from drawings import make_cases
+from running import ROOT, TINY_UNET, assert_refused, leftovers, run_here, run_script, training
+
+import train
+from common.errors import InputError
+from common.settings import flags_of, recorded_settings
+from common.slices.images import read_picture
+from common.training.callbacks import read_checkpoint
+from common.training.course import Log, read_log
+from common.training.opening import open_set
+from common.training.sets import Batches
+
+on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="bit for bit on TensorFlow only")
+
+
+def weights(path):
+    return keras.saving.load_model(path, compile=False).get_weights()
+
+
+def only_folder(runs):
+    (run,) = runs.iterdir()
+    return run
+
+
+# --- the run folder
+
+
+def test_run_folder_is_complete(trained):
+    run, out = trained
+    files = "settings.json environment.txt code training_log.csv curves.png best_dice.keras best_iou.keras last.keras "
+    files += "state.json tensorboard validation_slices.png report.html model_summary.txt"
+    assert {path.name for path in run.iterdir()} - {"network.png"} == set(files.split())
+    assert (run / "network.png").exists() == bool(shutil.which("dot")) != ("it needs Graphviz" in out)
+    summary = (run / "model_summary.txt").read_text(encoding="utf-8")
+    assert "Param #" in summary and "Total params" in summary
+    settings = json.loads((run / "settings.json").read_text())
+    assert settings["MODEL_SETTINGS"] == TINY_UNET and settings["PRECISION"] == "float32"
+    assert settings["BATCH_SIZE"] == 3 and settings["OPTIMIZER"] == "nadam", "recommendations are filled in"
+    log = pd.read_csv(run / "training_log.csv")
+    assert list(log["epoch"]) == [1, 2] and {"loss", "val_dice", "val_iou", "learning_rate", "seconds"} <= set(log)
+    state = json.loads((run / "state.json").read_text())
+    assert state["epoch"] == 2 and state["best_dice"]["score"] == pytest.approx(log["val_dice"].max())
+    assert state["data"] == {
+        "classes": 1,
+        "size": 24,
+        "bits": 8,
+        "spacing": None,
+        "window": None,
+        "resampled": None,
+        "plane": "",
+        "fit": "",
+        "stretched": False,
+    }
+    assert (run / "code" / "train.py").exists() and (run / "code" / "models" / "unet.py").exists()
+    assert "keras 3" in (run / "environment.txt").read_text()
+    for name in ("curves.png", "validation_slices.png"):
+        assert read_picture(run / name).std() > 5
+    page = (run / "report.html").read_text()
+    assert page.count("data:image/png") == 1 and page.count("data:image/jpeg") >= 2 and "http" not in page
+    assert any((run / "tensorboard").iterdir())
+    assert "epoch 2/2" in out and f"wrote {run}" in out
+    assert "the network is compiled" in out and "where the time went" in out and "GFLOP/s" in out
+    assert "first step of training" in page and any("first step" in what for what in state["time"])
+    assert settings["JIT"] is False or keras.backend.backend() != "tensorflow", "chosen values are recorded"
+
+
+def test_saved_networks_take_unit_range_and_have_named_ends(trained, packed):
+    run, _ = trained
+    model = keras.saving.load_model(run / "best_dice.keras", compile=False)
+    assert model.layers[0].name == "input" and model.layers[-1].name == "output"
+    validation = open_set(packed["packed"] / "validation.h5")
+    x, y = Batches(validation, 9)[0]
+    assert x.dtype == np.float32 and x.min() >= 0 and 0.5 < x.max() <= 1 and set(np.unique(y)) == {0, 1}
+    p = model.predict(x, verbose=0) > 0.5
+    scores = [2 * (p[i] & (y[i] > 0)).sum() / (p[i].sum() + y[i].sum()) for i in range(len(y)) if y[i].any()]
+    state = json.loads((run / "state.json").read_text())
+    assert np.mean(scores) == pytest.approx(state["best_dice"]["score"], abs=1e-5)
+
+
+def test_it_learns(packed, tmp_path):
+    """Discs are brighter than the noise around them: forty epochs find them."""
+    run_here(
+        "train.py",
+        **training(packed, tmp_path, EPOCHS=40, LEARNING_RATE=1e-2, LOSS="bce+dice", SCHEDULE="cosine", BATCH_SIZE=4),
+        MAX_MINUTES=3,
+    )
+    assert json.loads((only_folder(tmp_path) / "state.json").read_text())["best_dice"]["score"] > 0.8
+
+
+def test_schedule_controller_lists_augmentation_and_early_stop(packed, tmp_path):
+    settings = training(packed, tmp_path, LOSS="dice", EARLY_STOP=3, EPOCHS=30, LEARNING_RATE=0.0)
+    settings |= {"TRAIN": packed["lists"] / "train.csv", "VALIDATION": packed["lists"] / "validation.csv"}
+    settings |= {"AUGMENTATION": {"flip": "horizontal", "rotation": 5, "fill": "nearest"}, "MEMORY_GB": 0.0}
+    settings |= {"SCHEDULE": "graph", "SCHEDULE_SETTINGS": {"points": [[0, 1e-12], [9, 1e-12]]}}
+    settings |= {"CONTROLLER": {"step": [0.5, 2.0], "patience": [1, 9], "limit": [0.3, 1]}}
+    out = run_here("train.py", **settings, PRECISION="mixed_bfloat16").stdout
+    log = pd.read_csv(only_folder(tmp_path) / "training_log.csv")
+    assert "/9 " in out, "the last point of the graph ends the run"
+    dice = log["val_dice"].to_list()
+    bests = [score > max(dice[:i], default=-1) for i, score in enumerate(dice)]
+    multiplier, expected = 1.0, []
+    for is_best in bests:
+        expected.append(1e-12 * multiplier)
+        multiplier = multiplier if is_best else max(multiplier * 0.5, 0.3)
+    assert log["learning_rate"].to_list() == pytest.approx(expected)
+    assert len(log) < 9 and "no new best for 3 epochs" in out
+
+
+def test_several_classes_and_16_bits(tmp_path):
+    cases = make_cases(tmp_path / "cases", cases=3, slices=4, classes=2, bits=16)
+    run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=tmp_path / "lists", TEST_SHARE=0.3)
+    run_here("preprocess/3_pack_hdf5.py", LISTS=tmp_path / "lists", PACKED=tmp_path / "packed")
+    run_here("train.py", **training({"packed": tmp_path / "packed"}, tmp_path / "runs", LOSS="cce+dice"))
+    run = only_folder(tmp_path / "runs")
+    run_here("predict.py", RUN=run, INPUT=tmp_path / "lists" / "test.csv", OUTPUT=tmp_path / "out")
+    run_here("evaluate.py", PREDICTED=tmp_path / "out", TRUTH=tmp_path / "lists" / "test.csv", OUTPUT=tmp_path / "s")
+    assert set(pd.read_csv(tmp_path / "s" / "scores.csv")["class"]) == {1, 2}
+
+
+OWN_NETWORK = """
+import keras
+
+@keras.saving.register_keras_serializable("mine")
+class Double(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+def build_model(input_shape, classes=1, width=3):
+    inputs = keras.Input(input_shape, name="input")
+    x = Double()(keras.layers.Conv2D(width, 3, padding="same")(inputs))
+    x = keras.layers.Conv2D(1 if classes == 1 else classes + 1, 1)(x)
+    return keras.Model(inputs, keras.layers.Activation("sigmoid", dtype="float32", name="output")(x))
+"""
+
+
+def test_a_network_of_ones_own_with_a_layer_of_its_own(packed, tmp_path):
+    (tmp_path / "mine.py").write_text(OWN_NETWORK)
+    settings = training(packed, tmp_path / "runs", EPOCHS=1, MODEL_SETTINGS={"width": 2})
+    run_script("train.py", **settings, MODEL=tmp_path / "mine.py")
+    (tmp_path / "mine.py").unlink()
+    run = only_folder(tmp_path / "runs")
+    assert run.name.endswith("_mine")
+    run_here("predict.py", RUN=run, INPUT=packed["cases"] / "case01", OUTPUT=tmp_path / "out")
+
+
+def use(patch, **settings):
+    """Set settings of train.py, imported here."""
+    for name, value in settings.items():
+        patch.setattr(train, name, str(value) if isinstance(value, os.PathLike) else value)
+
+
+def test_rate_follows_batch_and_optimizer_where_it_is_not_set(tmp_path, monkeypatch):
+    recommended = {"BATCH_SIZE": 4, "OPTIMIZER": {"name": "sgd", "momentum": 0.9}, "LEARNING_RATE": 0.4}
+    (tmp_path / "mine.py").write_text(f"{OWN_NETWORK}\nRECOMMENDED = {recommended}\n")
+    for settings, rate in (({}, 0.4), ({"BATCH_SIZE": 2}, 0.2), ({"OPTIMIZER": "adam"}, 0.001)):
+        with monkeypatch.context() as patch:
+            for name in (*recommended, "SCHEDULE"):  # which are put back
+                patch.setattr(train, name, None)
+            use(patch, MODEL=tmp_path / "mine.py", **settings)
+            train.take_recommendations()
+            assert pytest.approx(rate) == train.LEARNING_RATE
+            recorded = recorded_settings(vars(train))
+            assert recorded["LEARNING_RATE"] == train.LEARNING_RATE and recorded["BATCH_SIZE"] == train.BATCH_SIZE
+
+
+def test_batch_size_by_a_trial(packed, tmp_path):
+    out = run_here("train.py", **training(packed, tmp_path, BATCH_SIZE="auto", EPOCHS=1)).stdout
+    chosen = json.loads((only_folder(tmp_path) / "settings.json").read_text())["BATCH_SIZE"]
+    assert chosen == 8 and f"batches of {chosen}" in out, "the set has eight slices, so it is not doubled"
+
+
+def test_files_of_the_codeset_load(packed, tmp_path, monkeypatch):
+    ours, theirs = {}, {}
+    for name in ("train", "validation"):
+        ours[name.upper()] = packed["packed"] / f"{name}.h5"
+        theirs[name.upper()] = tmp_path / f"image_{name}.h5"
+        with h5py.File(ours[name.upper()]) as file, h5py.File(theirs[name.upper()], "w") as copy:
+            copy[f"image_{name}_X"], copy[f"image_{name}_Y"] = file["x"][:], file["y"][:]
+    opened = []
+    for sets in (ours, theirs):
+        use(monkeypatch, **sets)
+        opened.append(train.open_sets())
+    for own, other in zip(*opened, strict=True):
+        assert own.classes == other.classes and len(own) == len(other)
+        for a, b in zip(own.batch(range(len(own))), other.batch(range(len(own))), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+# --- going on
+
+
+@pytest.fixture(scope="session")
+def uninterrupted(packed, made_once):
+    """Settings of a run with everything that is random, and its folder."""
+    settings = {
+        "EPOCHS": 6,
+        "SCHEDULE": "poly",
+        "AUGMENTATION": {"rotation": 10, "flip": "horizontal"},
+        "CONTROLLER": {"step": [0.5, 2.0], "patience": [1, 2], "limit": [0.1, 1]},
+    }
+    runs, _ = made_once("uninterrupted", lambda runs: run_here("train.py", **training(packed, runs, **settings)).stdout)
+    return settings, only_folder(runs)
+
+
+@on_tensorflow
+def test_a_killed_run_goes_on_as_if_it_had_not_been(packed, tmp_path, uninterrupted):
+    """Killed twice: about the first epoch, and after one."""
+    settings, whole = uninterrupted
+    settings = training(packed, tmp_path, **settings)
+    for epochs in (0, 1):
+        command = [sys.executable, str(ROOT / "train.py"), *flags_of(settings)]
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while not list(tmp_path.glob("2*/settings.json")):
+            assert process.poll() is None
+            time.sleep(0.02)
+        run = only_folder(tmp_path)
+        log = run / "training_log.csv"
+        while epochs and not (log.exists() and len(pd.read_csv(log)) >= epochs):
+            time.sleep(0.02)
+        time.sleep(random.random())
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        settings = {"MODE": "resume", "RUN": run}
+    run_here("train.py", **settings)
+    for name in ("last", "best_dice", "best_iou"):
+        for ours, theirs in zip(weights(run / f"{name}.keras"), weights(whole / f"{name}.keras"), strict=True):
+            assert np.array_equal(ours, theirs)
+    ours, theirs = (pd.read_csv(r / "training_log.csv").drop(columns="seconds") for r in (run, whole))
+    pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
+
+
+@on_tensorflow
+def test_a_checkpoint_cut_off_from_its_log_is_replayed(packed, tmp_path, uninterrupted):
+    """Killed between the log and last.keras: the log is an epoch ahead, and must not count."""
+    _, whole = uninterrupted
+    run = tmp_path / "run"
+    shutil.copytree(whole, run)
+    rows = pd.read_csv(run / "training_log.csv")
+    pd.concat([rows, rows.tail(1).assign(epoch=7)]).to_csv(run / "training_log.csv", index=False)
+    _, log = read_checkpoint(run)
+    assert len(log) == 6
+    assert log.rows == read_log(whole / "training_log.csv", 6).rows
+
+
+def test_flags_change_a_resumed_run_and_a_finished_one_says_so(trained, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(trained[0], run)
+    before = (run / "last.keras").read_bytes()
+    (run / "report.html").unlink()  # killed after the last epoch
+    assert "all 2 epochs done" in run_here("train.py", MODE="resume", RUN=run).stdout
+    assert (run / "last.keras").read_bytes() == before and (run / "report.html").exists()
+    run_here("train.py", MODE="resume", RUN=run, EPOCHS=3)
+    assert list(pd.read_csv(run / "training_log.csv")["epoch"]) == [1, 2, 3]
+
+
+def test_retrain_takes_weights_by_name(trained, packed, tmp_path):
+    run, _ = trained
+    settings = training(packed, tmp_path, EPOCHS=1, LEARNING_RATE=0.0, OPTIMIZER="sgd", DETERMINISTIC=True)
+    out = run_here("train.py", **settings, MODE="retrain", RUN=run).stdout
+    assert "took the weights of" in out and "new:" not in out
+    trainable = [
+        [v.numpy() for v in keras.saving.load_model(path, compile=False).trainable_variables]
+        for path in (run / "best_dice.keras", only_folder(tmp_path) / "last.keras")
+    ]
+    assert all(np.array_equal(a, b) for a, b in zip(*trainable, strict=True))
+
+
+def test_it_stops_in_time_and_ctrl_c_loses_nothing(packed, tmp_path):
+    out = run_here("train.py", **training(packed, tmp_path / "a", EPOCHS=500, MAX_MINUTES=0.02)).stdout
+    assert "another epoch would end after" in out and (only_folder(tmp_path / "a") / "report.html").exists()
+    command = [sys.executable, str(ROOT / "train.py"), *flags_of(training(packed, tmp_path / "b", EPOCHS=500))]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while not list(tmp_path.glob("b/*/last.keras")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=300)
+    assert process.returncode != 0 and "Traceback" not in err and "--mode resume" in out and "Ctrl-C" in err
+    assert not leftovers(tmp_path)
+    read_checkpoint(only_folder(tmp_path / "b"))
+
+
+# --- other backends
+
+
+def test_jax_trains_with_augmentation_and_predicts(packed, tmp_path):
+    """What else JAX does, to resume among it, stands in test_distribution.py."""
+    pytest.importorskip("jax")
+    settings = training(packed, tmp_path / "runs", AUGMENTATION={"rotation": 5}, EPOCHS=1, OPTIMIZER="sgd")
+    assert "jax" in run_script("train.py", backend="jax", **settings).stdout
+    run = only_folder(tmp_path / "runs")
+    run_script("predict.py", backend="jax", RUN=run, INPUT=packed["cases"] / "case01", OUTPUT=tmp_path / "out")
+    assert len(list((tmp_path / "out").glob("*.png"))) == 4
+
+
+# --- bad input
+
+
+def test_bad_settings_and_sets(packed, tmp_path, monkeypatch):
+    """One import of the script stands for many runs of it: what it raises, the hook shows in one line."""
+
+    def refused(*words, **settings):
+        with monkeypatch.context() as patch:
+            use(patch, **training(packed, tmp_path / "runs", **settings))
+            for name in ("OPTIMIZER", "LEARNING_RATE", "SCHEDULE", "PRECISION", "JIT"):
+                patch.setattr(train, name, settings.get(name, getattr(train, name)))
+            with pytest.raises(InputError) as raised:
+                train.main()
+        assert all(word in str(raised.value) for word in words), raised.value
+        assert not (tmp_path / "runs").exists()
+
+    refused("does not exist", TRAIN=tmp_path / "gone.h5")
+    refused("unknown loss", LOSS="dise")
+    refused("unknown network", MODEL="vnet")
+    refused("no side of 24; the nearest sizes that fit are 72 and 136", MODEL="cvnet_synapse", MODEL_SETTINGS={})
+    refused("several classes", LOSS="cce")
+    refused("no setting 'width'", MODEL_SETTINGS={"width": 3})
+    refused("EPOCHS is 0", EPOCHS=0)
+    refused("BATCH_SIZE is 'large'", BATCH_SIZE="large")
+    refused("JIT is 'yes'", JIT="yes")
+    refused("AUGMENTATION", "rotate", AUGMENTATION={"rotate": 3})
+    refused("OPTIMIZER", OPTIMIZER="adamm")
+    refused("SCHEDULE", SCHEDULE="linear")
+    refused("PRECISION", PRECISION="float7")
+    refused("MODE", MODE="continue")
+    refused("no run folder", MODE="resume", RUN=str(tmp_path))
+    refused("does not exist", MODE="retrain", RUN=str(tmp_path / "gone"))
+    whole = (packed["packed"] / "train.h5").read_bytes()
+    for name, content in (("cut", whole[: len(whole) // 2]), ("text", b"no hdf5"), ("none", b"")):
+        (tmp_path / f"{name}.h5").write_bytes(content)
+        refused("cut short", TRAIN=tmp_path / f"{name}.h5")
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["pixels"] = np.zeros(3)
+    refused("pixels", "expected datasets x and y", TRAIN=tmp_path / "other.h5")
+    with h5py.File(tmp_path / "float.h5", "w") as file:
+        file["x"] = file["y"] = np.zeros((2, 8, 8, 1))
+    refused("float64", TRAIN=tmp_path / "float.h5")
+    with h5py.File(tmp_path / "small.h5", "w") as file:
+        file["x"] = file["y"] = np.full((2, 8, 8, 1), 255, np.uint8)
+    refused("they must be alike", VALIDATION=tmp_path / "small.h5")
+    with h5py.File(tmp_path / "empty.h5", "w") as file:
+        file["x"] = file["y"] = np.zeros((2, 24, 24, 1), np.uint8)
+    refused("every mask", "is empty", VALIDATION=tmp_path / "empty.h5")
+    refused("divide them again", VALIDATION=packed["packed"] / "train.h5")
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_with_a_message(packed, tmp_path):
+    settings = training(packed, tmp_path, LEARNING_RATE=1e38, OPTIMIZER="sgd", EPOCHS=5)
+    assert_refused("train.py", "LEARNING_RATE", run=run_script, **settings)
+
+
+# --- the parts
+
+
+def test_batches_are_drawn_from_seed_and_epoch(packed):
+    slices = open_set(packed["packed"] / "train.h5")
+    a, b = Batches(slices, 3, seed=1), Batches(slices, 3, seed=1)
+    orders = []
+    for epoch in range(4):
+        a.set_epoch(epoch)
+        orders.append(a.order.tolist())
+        assert sorted(a.order) == list(range(len(slices)))
+    assert len(set(map(tuple, orders))) > 1
+    b.set_epoch(3)
+    assert b.order.tolist() == orders[3]
+    assert [len(a[i][0]) for i in range(len(a))] == [3, 3, 2]
+
+
+def test_neighbours_in_an_epoch_are_strangers():
+    for epoch in range(5):
+        batches = Batches(range(20000), 8, seed=1)
+        batches.set_epoch(epoch)
+        assert abs(np.corrcoef(batches.order[:-1], batches.order[1:])[0, 1]) < 0.03
+
+
+def test_sets_in_memory_and_in_files_give_the_same(packed):
+    for path in (packed["packed"] / "train.h5", packed["lists"] / "train.csv"):
+        inside, outside = open_set(path), open_set(path, memory_gb=0)
+        assert inside.in_memory and not outside.in_memory
+        for ours, theirs in zip(inside.batch([5, 0, 3]), outside.batch([5, 0, 3]), strict=True):
+            assert np.array_equal(ours, theirs) and ours.dtype == theirs.dtype
+        for i in range(3):
+            assert all(map(np.array_equal, Batches(inside, 3, seed=1)[i], Batches(outside, 3, seed=1)[i]))
+
+
+def test_log_knows_the_best_epoch():
+    rows = [{"epoch": i + 1, "val_dice": d, "val_iou": d} for i, d in enumerate([0.2, 0.5, 0.5, float("nan"), 0.4])]
+    log = Log(rows)
+    assert log.best("dice") == (0.5, 2) and not log.is_best("dice") and log.reason_to_stop(9, 4) is None
+    assert log.reason_to_stop(9, 3) and log.reason_to_stop(5, 0) and not log.reason_to_stop(6, 0)
+    assert Log(rows[:2]).is_best("dice") and Log().best("iou") == (-np.inf, 0)

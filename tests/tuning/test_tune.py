@@ -1,0 +1,368 @@
+"""tune.py, run as a user runs it: a search that is killed and shared, trials that fail or are stopped, bad input."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import optuna
+import pandas as pd
+import pytest
+from optuna.trial import TrialState, create_trial
+from running import ROOT, assert_refused, leftovers, run_here, run_script
+
+import tune
+from common.errors import InputError
+from common.settings import flags_of, recorded_settings
+from common.slices.images import read_picture
+from common.tuning import study as tuning
+from common.tuning.worker import Lock
+
+
+def search(packed, study, **settings):
+    """Settings of a small search; half of its trials fail, since a U-net has a depth of at least 1."""
+    return {
+        "TRAIN": str(packed["packed"] / "train.h5"),
+        "VALIDATION": str(packed["packed"] / "validation.h5"),
+        "STUDY": str(study),
+        "MODELS": ["unet"],
+        "MODEL_SETTINGS": {"unet": {"features": 2, "depth": [1, 0], "dropout": 0.0}},
+        "LOSSES": ["bce+dice"],
+        "AUGMENTATION": {},
+        "PRECISIONS": ["float32"],
+        "OTHERS": {"BATCH_SIZE": 3},
+        "TRIALS": 3,
+        "EPOCHS": 1,
+        "SAMPLER": "random",
+        **settings,
+    }
+
+
+def start(settings, root=ROOT):
+    command = [sys.executable, str(root / "tune.py"), *flags_of(settings)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_until(process, true):
+    while not true():
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+
+
+def kill(process):
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+
+
+def trials_of(study):
+    return tuning.open_study(Path(study), {}, (), None, None).get_trials()
+
+
+def begun(study):
+    return len(list(study.glob("runs/trial-*")))
+
+
+def use(patch, settings):
+    for name, value in settings.items():
+        patch.setattr(tune, name, value)
+
+
+def begin(patch, settings):
+    """Study of a search, begun without asking train.py about each value."""
+    use(patch, settings)
+    recorded = json.loads(json.dumps(recorded_settings(vars(tune))))
+    return tuning.open_study(Path(settings["STUDY"]), recorded, (), lambda: None, None)
+
+
+def seed_with_one_failure(settings, patch):
+    """A seed with which the second trial of three has a depth of 0."""
+    use(patch, settings)
+    for seed in range(100):
+        study = optuna.create_study()
+        for _ in range(3):
+            tuning.add_trial(study, tune.make_sampler, seed, tune.draw, study.get_trials())
+        if [trial.params["unet depth"] for trial in study.get_trials()] == [1, 0, 1]:
+            return seed
+    raise AssertionError
+
+
+# --- a search
+
+
+def test_a_search_killed_twice_and_finished_by_two_processes(packed, tmp_path, monkeypatch):
+    study = tmp_path / "study"
+    settings = search(packed, study)
+    settings["SEED"] = seed_with_one_failure(settings, monkeypatch)
+    first = start(settings)
+    wait_until(first, lambda: list(study.glob("runs/trial-000/2*/settings.json")))
+    kill(first)
+    second = start(settings)
+    wait_until(second, (study / "runs" / "trial-001" / "output.txt").exists)
+    time.sleep(random.random())
+    kill(second)
+    assert not (study / "best_settings.json").exists(), "what is not complete must not look so"
+    pair = [start(settings), start(settings)]
+    outs = [process.communicate() for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], outs
+    assert all("the best:" in out and "2 complete, 1 failed" in out for out, _ in outs)
+
+    trials = trials_of(study)
+    assert [(trial.number, trial.state.name) for trial in trials] == [(0, "COMPLETE"), (1, "FAIL"), (2, "COMPLETE")]
+    assert sorted(path.name for path in (study / "runs").iterdir()) == ["trial-000", "trial-001", "trial-002"]
+    for trial in trials:
+        folders = [path for path in tuning.trial_folder(study, trial.number).iterdir() if path.is_dir()]
+        if trial.state == TrialState.FAIL:
+            assert not folders and "unet needs features >= 1, depth >= 1" in trial.user_attrs["reason"]
+        else:
+            assert [study / trial.user_attrs["run"]] == folders
+            log = pd.read_csv(folders[0] / "training_log.csv")
+            assert list(log["epoch"]) == [1] and trial.value == log["val_dice"].max() == trial.intermediate_values[1]
+            assert (folders[0] / "report.html").exists() and any((folders[0] / "tensorboard").iterdir())
+    assert not leftovers(study)
+
+    table = pd.read_csv(study / "trials.csv")
+    assert list(table["state"]) == ["complete", "complete", "failed"] and table["dice"][0] >= table["dice"][1]
+    assert {"unet depth", "LEARNING_RATE", "run", "minutes"} <= set(table) and "unet needs" in table["reason"][2]
+    assert read_picture(study / "importance.png").std() > 5
+    run_here("train.py", "--settings", study / "best_settings.json", RUNS=tmp_path / "runs")
+    ours = pd.read_csv(next(tmp_path.glob("runs/2*/training_log.csv")))
+    theirs = pd.read_csv(study / table["run"][0] / "training_log.csv")
+    assert ours["val_dice"].equals(theirs["val_dice"]), "the same settings and seed give the same scores"
+
+    before = {name: (study / name).read_bytes() for name in ("best_settings.json", "trials.csv")}
+    (study / "best_settings.json").unlink()
+    assert "3 of 3 trials are finished" in run_here("tune.py", "--settings", study / "settings.json").stdout
+    assert {name: (study / name).read_bytes() for name in before} == before and len(trials_of(study)) == 3
+
+
+def test_a_trial_that_does_poorly_is_stopped(packed, tmp_path, monkeypatch):
+    settings = search(packed, tmp_path / "study", EPOCHS=1000, PATIENCE=1, TRIALS=3, LEARNING_RATE=[1e-9])
+    settings["MODEL_SETTINGS"] = {"unet": {"features": 2, "depth": 1}}
+    study = begin(monkeypatch, settings)
+    for _ in range(2):
+        study.add_trial(create_trial(value=0.99, intermediate_values=dict.fromkeys(range(1, 1000), 0.99)))
+    out = start(settings).communicate()[0]
+    trial = study.get_trials()[2]
+    assert trial.state == TrialState.PRUNED and 1 <= len(trial.intermediate_values) < 999
+    assert "trial 2, stopped early: validation Dice" in out
+    folder = tuning.trial_folder(tmp_path / "study", 2)
+    assert "stopped after epoch" in (folder / "output.txt").read_text(), "train.py ended as by Ctrl-C"
+    assert (study.get_trials()[2].user_attrs["run"]) and not leftovers(folder)
+
+
+# --- many processes, with a train.py that takes no time
+
+STUB = """
+from common.settings import apply_command_line, recorded_settings
+TRAIN = ""
+VALIDATION = ""
+RUNS = "runs"
+MODE = "new"
+RUN = ""
+MODEL = "unet"
+MODEL_SETTINGS = {}
+LOSS = ""
+AUGMENTATION = {}
+PRECISION = ""
+LEARNING_RATE: float | None = None
+MAX_MINUTES: float | None = None
+BATCH_SIZE = 1
+EPOCHS = 1
+SEED = 1
+apply_command_line(globals())
+
+import os, signal, time
+from pathlib import Path
+from common.files import whole_folder, write_json, whole_file
+
+once = Path(__file__).with_name("once")
+if not once.exists():
+    once.touch()
+    os.kill(os.getpid(), signal.SIGTERM)  # as when the machine is shut down
+run = Path(RUN) if MODE == "resume" else Path(RUNS, time.strftime("%Y%m%d-%H%M%S_unet"))
+if MODE == "new":
+    with whole_folder(run) as part:
+        write_json(part / "settings.json", recorded_settings(globals()))
+busy = os.open(run / "busy", os.O_CREAT | os.O_EXCL)
+try:
+    log = run / "training_log.csv"
+    lines = log.read_text().splitlines() if log.exists() else ["epoch,val_dice,seconds"]
+    while len(lines) <= 5:
+        time.sleep(0.1)
+        lines.append(f"{len(lines)},{len(lines) / 10},0.1")
+        with whole_file(log) as part:
+            part.write_text("\\n".join(lines))
+finally:
+    os.close(busy)
+    os.remove(run / "busy")
+"""
+
+
+@pytest.fixture
+def stub(tmp_path):
+    """Copy of the project in which training takes a moment, and fails where another one is at the same run."""
+    root = tmp_path / "project"
+    shutil.copytree(ROOT / "common", root / "common", ignore=shutil.ignore_patterns("__pycache__", "coreml"))
+    shutil.copy(ROOT / "tune.py", root)
+    (root / "train.py").write_text(STUB)
+    return root
+
+
+def test_ctrl_c_and_kills_at_random_moments(packed, tmp_path, stub, monkeypatch):
+    folder = tmp_path / "study"
+    settings = search(packed, folder, TRIALS=8, EPOCHS=5)
+    begin(monkeypatch, settings)
+    process = start(settings, stub)
+    wait_until(process, lambda: list(folder.glob("runs/trial-*/2*/training_log.csv")))
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate()
+    assert process.returncode == -signal.SIGINT and "Traceback" not in err
+    assert "stopped; the same command goes on" in out and "tune.py: stopped by Ctrl-C" in err
+    assert out.count("trial 0 was ended by signal 15") == 1, "and is begun again"
+    assert Lock(tuning.trial_folder(folder, 0) / "training.lock").take(), "the training has ended"
+    for _ in range(2):
+        pair = [start(settings, stub), start(settings, stub)]
+        before = begun(folder)
+        wait_until(pair[0], lambda before=before: begun(folder) > before)
+        time.sleep(random.random())
+        for process in pair:
+            kill(process)
+    pair = [start(settings, stub), start(settings, stub)]
+    outs = [process.communicate() for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], outs
+    trials = trials_of(folder)
+    assert [trial.state for trial in trials] == [TrialState.COMPLETE] * 8
+    assert len({json.dumps(trial.params) for trial in trials}) == 8
+    for trial in trials:
+        (run,) = tuning.trial_folder(folder, trial.number).glob("[!.]*/")
+        assert list(pd.read_csv(run / "training_log.csv")["epoch"]) == [1, 2, 3, 4, 5]
+        assert trial.value == 0.5 and set(trial.intermediate_values) == {1, 2, 3, 4, 5}
+    assert len(pd.read_csv(folder / "trials.csv")) == 8 and (folder / "best_settings.json").exists()
+
+
+def test_when_all_fail_the_message_says_why(packed, tmp_path, stub, monkeypatch):
+    (stub / "train.py").write_text("import sys; sys.exit('train.py: error: the loss of epoch 1 is nan: lower it')")
+    settings = search(packed, tmp_path / "study", TRIALS=2)
+    begin(monkeypatch, settings)
+    process = start(settings, stub)
+    _, err = process.communicate()
+    assert process.returncode == 1 and "no trial of 2 got to its end" in err and "the loss of epoch 1 is nan" in err
+    (stub / "train.py").write_text("import sys; sys.exit('train.py: error: the disk is full while writing x')")
+    process = start(settings | {"TRIALS": 3}, stub)
+    _, err = process.communicate()
+    assert process.returncode == 1 and "the disk is full" in err
+    assert trials_of(tmp_path / "study")[2].state == TrialState.RUNNING, "a full disk is not the trial's fault"
+
+
+def test_a_trial_that_never_gets_on_is_given_up():
+    study = optuna.create_study()
+    study.add_trial(create_trial(state=TrialState.RUNNING))
+    live = optuna.trial.Trial(study, 0)
+
+    def starts(count):
+        return [tuning.count_start(live, study.get_trials()[0]) for _ in range(count)]
+
+    assert starts(4) == [True] * 4
+    live.report(0.5, 1)
+    assert starts(6) == [True] * 5 + [False]
+
+
+def test_what_mattered_is_found_also_where_most_trials_came_to_nothing():
+    spaces = {
+        "LEARNING_RATE": optuna.distributions.FloatDistribution(1e-4, 1, log=True),
+        "LOSS": optuna.distributions.CategoricalDistribution(("mse", "dice")),
+    }
+
+    def trials(scores):
+        for number, score in enumerate(scores):
+            params = {"LEARNING_RATE": 10 ** (-number / 4), "LOSS": ("mse", "dice")[number % 2]}
+            yield create_trial(params=params, distributions=spaces, value=score, intermediate_values={1: score})
+
+    for scores in ([0.9, 0.8, 0.7] + 9 * [0.0], [0.9 - number / 20 for number in range(12)]):
+        shares = tuning.importances(list(trials(scores)))
+        assert list(shares) == ["LEARNING_RATE", "LOSS"] and shares["LEARNING_RATE"] > 0.6
+    for scores in ([0.9, 0.8], 12 * [0.0], [0.5, *(11 * [0.0])], []):
+        assert tuning.importances(list(trials(scores))) == {}
+
+
+# --- bad input
+
+
+def test_a_value_that_train_does_not_take_is_refused_before_the_search(packed, tmp_path):
+    settings = search(packed, tmp_path / "study", LOSSES=["bce+dice", "dise"])
+    assert_refused("tune.py", 'unknown loss "dise"', run=run_script, **settings)
+    assert not (tmp_path / "study").exists()
+
+
+def test_bad_settings(packed, tmp_path, monkeypatch):
+    def refused(*words, **settings):
+        with monkeypatch.context() as patch, pytest.raises(InputError) as raised:
+            use(patch, search(packed, tmp_path / "study", **settings))
+            tune.main()
+        assert all(word in str(raised.value) for word in words), raised.value
+        assert not (tmp_path / "study").exists()
+
+    refused("MODELS is []", "at least one", MODELS=[])
+    refused("LOSSES holds 'mse' twice", LOSSES=["mse", "mse"])
+    refused("PRECISIONS holds 16", PRECISIONS=[16])
+    refused("LEARNING_RATE is [0.1, 0.001]", "[lowest, highest]", LEARNING_RATE=[0.1, 0.001])
+    refused("LEARNING_RATE", LEARNING_RATE=[0.0, 0.1])
+    refused("MODEL_SETTINGS holds 'unett'", MODEL_SETTINGS={"unett": {}})
+    refused("MODEL_SETTINGS: unet is [1]", MODEL_SETTINGS={"unet": [1]})
+    refused("AUGMENTATION: flip is []", AUGMENTATION={"flip": []})
+    refused("OTHERS holds EPOCHS", OTHERS={"EPOCHS": 3})
+    refused("SAMPLER is 'grid'", SAMPLER="grid")
+    refused("TRIALS is 0", TRIALS=0)
+    refused("MINUTES is 0", MINUTES=0.0)
+
+
+def test_a_study_that_is_damaged_or_another_one(packed, tmp_path, monkeypatch):
+    settings = search(packed, tmp_path / "study")
+    study = tmp_path / "study"
+    begin(monkeypatch, settings)
+    database = (study / "study.db").read_bytes()
+
+    def refused(*words, **changed):
+        with monkeypatch.context() as patch, pytest.raises(InputError) as raised:
+            use(patch, settings | changed)
+            tune.main()
+        assert all(str(word) in str(raised.value) for word in words), raised.value
+
+    refused("was begun with LOSSES ['bce+dice']", "not ['mse']", "--settings", LOSSES=["mse"])
+    for content in (b"", b"no database", database[: len(database) // 2], database[:100] + bytes(len(database) - 100)):
+        (study / "study.db").write_bytes(content)
+        refused(study / "study.db", "cannot be used as a study of tune.py")
+    (study / "study.db").write_bytes(database)
+    (study / "settings.json").write_text("{")
+    refused("settings.json is damaged")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.txt").touch()
+    refused("holds thesis.txt but no study.db", STUDY=str(tmp_path / "other"))
+    refused("is a file", STUDY=str(tmp_path / "other" / "thesis.txt"))
+
+
+def test_a_search_without_data_is_refused(packed, tmp_path):
+    from common.tuning import spaces
+
+    def refused(*words, **settings):
+        with pytest.MonkeyPatch.context() as patch:
+            use(patch, search(packed, tmp_path / "study", **settings))
+            (tmp_path / "values.json").write_text(json.dumps(spaces.each_value(tune.draw)))
+        with pytest.raises(InputError) as raised:
+            spaces._ask_train(tmp_path / "values.json")
+        assert all(word in str(raised.value) for word in words), raised.value
+
+    refused("gone.h5 does not exist", TRAIN=str(tmp_path / "gone.h5"))
+    refused("unknown network", MODELS=["unet", "vnet"])
+    refused("AUGMENTATION", "rotate", AUGMENTATION={"rotate": [0, 3]})
+    refused("PRECISION", PRECISIONS=["float32", "float7"])
+    refused("train.py has no setting EPOCH", OTHERS={"EPOCH": 3})
+    refused("BATCH_SIZE is 0", OTHERS={"BATCH_SIZE": [2, 0]})
+    with h5py.File(tmp_path / "empty.h5", "w") as file:
+        file["pixels"] = 1
+    refused("expected datasets x and y", TRAIN=str(tmp_path / "empty.h5"))
