@@ -9,31 +9,39 @@ The file is read back from disk and executed as Apple's specification says, with
 and its masks are compared with those of Keras. On macOS Core ML itself runs it too.
 """
 
+from typing import Annotated, Literal
+
+from annotated_types import Gt, Lt
+
+from common.setting_types import Names, NonNegative, PositiveInt, Share, WeightsFile, WindowOrNone
 from common.settings import apply_command_line
 
 # --- where from, where to
 RUN = ""  # run folder of train.py, or a .keras file
-WEIGHTS_FILE = "best_dice"  # which model of the run: "best_dice", "best_iou" or "last"
+WEIGHTS_FILE: WeightsFile = "best_dice"  # which model of the run: "best_dice", "best_iou" or "last"
 OUTPUT = ""  # file to write; empty: the run's name with the ending of FORMAT, in the run folder
 REPLACE = False  # True to write over a model that exists
 
 # --- kind of model
-FORMAT = "mlmodel"  # "mlmodel": neural network, for A.I.Segmentation; "mlpackage": ML program, macOS 12 or later
-INPUT_KIND = "array"  # "array": (1, H, W) of grey/255; "image": a grey image, 0..255
-OUTPUT_KIND = "probabilities"  # "probabilities": (1, H, W) or, of K classes, (K + 1, H, W) with the background first;
-# "classes": (1, H, W) of class numbers; "image": a grey image of 255 times the probability, or of class numbers
-THRESHOLD = 0.5  # probability above which a pixel is foreground, with one class
-COMPRESSION = "float32"  # weights as "float32", "float16", "linear8", "palette8", "palette6" or "palette4"; with all
-# but the first a .mlpackage computes in half precision
+FORMAT: Literal["mlmodel", "mlpackage"] = "mlmodel"
+# "mlmodel": neural network, for A.I.Segmentation; "mlpackage": ML program, macOS 12 or later
+INPUT_KIND: Literal["array", "image"] = "array"  # "array": (1, H, W) of grey/255; "image": a grey image, 0..255
+OUTPUT_KIND: Literal["probabilities", "classes", "image"] = "probabilities"
+# "probabilities": (1, H, W) or, of K classes, (K + 1, H, W) with the background first; "classes": (1, H, W) of class
+# numbers; "image": a grey image of 255 times the probability, or of class numbers
+THRESHOLD: Annotated[float, Gt(0), Lt(1)] = 0.5  # probability above which a pixel is foreground, with one class
+COMPRESSION: Literal["float32", "float16", "linear8", "palette8", "palette6", "palette4"] = "float32"
+# weights as "float32", "float16", "linear8", "palette8", "palette6" or "palette4"; with all but the first a .mlpackage
+# computes in half precision
 TARGET: str | None = None  # oldest system that must run it, such as "macOS13" or "iOS16"; None: what COMPRESSION needs
 CHECK_ONLY = False  # True to check the model that is there under OUTPUT, and to write nothing
 COMPARE = False  # True to write every COMPRESSION, each under its own name, and to print what each loses
 
 # --- the check
 SLICES = ""  # to check on: packed set, list, folder of cases or pictures; empty: the validation set of the run
-CHECKED = 8  # how many slices
-LARGEST_DIFFERENCE = 1e-3  # greatest difference of a probability, with float32 weights
-LEAST_DICE = 0.999  # least Dice between the masks of Keras and of the model
+CHECKED: PositiveInt = 8  # how many slices
+LARGEST_DIFFERENCE: NonNegative = 1e-3  # greatest difference of a probability, with float32 weights
+LEAST_DICE: Share = 0.999  # least Dice between the masks of Keras and of the model
 
 # --- what the model says about itself
 AUTHOR = ""  # who made it
@@ -41,10 +49,11 @@ LICENCE = ""  # terms of use
 DESCRIPTION = ""  # empty: network, size and classes
 INPUT_DESCRIPTION = ""  # empty: what INPUT_KIND asks for
 OUTPUT_DESCRIPTION = ""  # empty: what OUTPUT_KIND gives
-CLASS_NAMES = []  # names of the classes, without the background
-WINDOW = []  # what black and white of a slice stand for, [low, high], such as HU; empty: what the run recorded
+CLASS_NAMES: Names = []  # names of the classes, without the background
+WINDOW: WindowOrNone = []
+# what black and white of a slice stand for, [low, high], such as HU; empty: what the run recorded
 
-apply_command_line(globals())
+settings = apply_command_line(globals())
 
 import logging
 import os
@@ -53,41 +62,39 @@ from pathlib import Path
 
 from common.devices import import_keras
 from common.errors import InputError
-from common.files import refuse_existing, remove, require_choice, require_range
-from common.training.run_folder import MODELS, load_network, model_file
+from common.files import refuse_existing, remove
+from common.training.run_folder import load_network, model_file
 from coreml import compare, compress, run_record
 from coreml import convert as export
 from coreml import model as coreml
-
-FORMATS = ("mlmodel", "mlpackage")
-INPUT_KINDS = ("array", "image")
-OUTPUT_KINDS = ("probabilities", "classes", "image")
 
 
 def main():
     source, paths = check_settings()
     record = run_record.read(source)
-    doing = "checking {1} against {0}" if CHECK_ONLY else "converting {0} to {1}"
+    doing = "checking {1} against {0}" if settings.CHECK_ONLY else "converting {0} to {1}"
     print(doing.format(source, ", ".join(map(str, paths.values()))), flush=True)
     load_libraries()
     from coreml.check_slices import gather_or_draw  # it needs Keras, whose backend has been chosen just now
 
     targets = choose_targets(paths)
-    contract = export.Contract(FORMAT, INPUT_KIND, OUTPUT_KIND, THRESHOLD)
+    contract = export.Contract(settings.FORMAT, settings.INPUT_KIND, settings.OUTPUT_KIND, settings.THRESHOLD)
     network = load_network(source)
     contract.check(network, source)
     shape, planes = network.input_shape[1:], network.output_shape[-1]
-    if CLASS_NAMES and len(CLASS_NAMES) != max(planes - 1, 1):
-        raise InputError(f"CLASS_NAMES has {len(CLASS_NAMES)} names; the network has {max(planes - 1, 1)} classes")
-    *slices, what = gather_or_draw(SLICES, record.settings.get("VALIDATION"), CHECKED, shape, planes)
+    if settings.CLASS_NAMES and len(settings.CLASS_NAMES) != max(planes - 1, 1):
+        raise InputError(
+            f"CLASS_NAMES has {len(settings.CLASS_NAMES)} names; the network has {max(planes - 1, 1)} classes"
+        )
+    *slices, what = gather_or_draw(settings.SLICES, record.settings.get("VALIDATION"), settings.CHECKED, shape, planes)
 
     network = export.single_precision(network)
     about = record.facts(network) | own_facts(planes)
     results, converted = {}, {}
     for kind, path in paths.items():
         written = path
-        if not CHECK_ONLY:
-            way = compress.computes_in_half(kind, FORMAT), targets[kind]
+        if not settings.CHECK_ONLY:
+            way = compress.computes_in_half(kind, settings.FORMAT), targets[kind]
             if way not in converted:
                 converted = {way: export.convert(network, source, contract, *way)}  # one at a time is held
             written = path.with_name(f"{path.stem}-unverified{path.suffix}")
@@ -96,7 +103,7 @@ def main():
         if not results:
             print(*export.describe_file(written), f"checking on {what}", sep="\n", flush=True)
         comparison, faults = check(network, model, contract, slices, kind)
-        if not faults and not CHECK_ONLY:
+        if not faults and not settings.CHECK_ONLY:
             remove(path)
             written = written.rename(path)
         results[kind] = written, comparison, faults
@@ -106,8 +113,8 @@ def main():
 def write(model, path, contract, network, about):
     """Name the ends of a model, fill in its metadata and save it."""
     spec = export.complete(model, contract, network.output_shape, texts(), about)
-    if TARGET:  # which layers a neural network has is known only now
-        compress.require_system(TARGET, spec.specificationVersion, f"{path.name}, by its layers,")
+    if settings.TARGET:  # which layers a neural network has is known only now
+        compress.require_system(settings.TARGET, spec.specificationVersion, f"{path.name}, by its layers,")
     export.save(spec, model.weights_dir, path)
 
 
@@ -120,36 +127,24 @@ def check_settings():
     Returns:
         Path of the .keras file; dict of each kind of weights to the Path of its model.
     """
-    for name, choices in (
-        ("FORMAT", FORMATS),
-        ("INPUT_KIND", INPUT_KINDS),
-        ("OUTPUT_KIND", OUTPUT_KINDS),
-        ("WEIGHTS_FILE", MODELS),
-        ("COMPRESSION", compress.KINDS),
-    ):
-        require_choice(globals()[name], choices, name)
-    if OUTPUT_KIND == "image" and FORMAT == "mlmodel":
+    if settings.OUTPUT_KIND == "image" and settings.FORMAT == "mlmodel":
         raise InputError("OUTPUT_KIND is 'image', which needs --format mlpackage")
-    if CHECK_ONLY and COMPARE:
+    if settings.CHECK_ONLY and settings.COMPARE:
         raise InputError("CHECK_ONLY and COMPARE do not go together: one checks a model, the other writes several")
-    if CHECKED < 1:
-        raise InputError(f"CHECKED is {CHECKED}; expected at least 1")
-    if not 0 < THRESHOLD < 1:
-        raise InputError(f"THRESHOLD is {THRESHOLD}; expected more than 0 and less than 1")
-    if WINDOW:
-        require_range(WINDOW, "WINDOW")
-    source = model_file(RUN, WEIGHTS_FILE)
+    source = model_file(settings.RUN, settings.WEIGHTS_FILE)
     run = source.resolve().parent
     name = run.name if (run / "settings.json").is_file() else source.stem
-    output = Path(OUTPUT) if OUTPUT else source.with_name(f"{name}.{FORMAT}")
-    if output.suffix != f".{FORMAT}":
-        raise InputError(f"OUTPUT: {output} does not end in .{FORMAT}; change the ending, or give another --format")
-    paths = {COMPRESSION: output}
-    if COMPARE:
+    output = Path(settings.OUTPUT) if settings.OUTPUT else source.with_name(f"{name}.{settings.FORMAT}")
+    if output.suffix != f".{settings.FORMAT}":
+        raise InputError(
+            f"OUTPUT: {output} does not end in .{settings.FORMAT}; change the ending, or give another --format"
+        )
+    paths = {settings.COMPRESSION: output}
+    if settings.COMPARE:
         paths = {kind: output.with_name(f"{output.stem}-{kind}{output.suffix}") for kind in compress.KINDS}
     for path in paths.values():
-        if not CHECK_ONLY:
-            refuse_existing(path, REPLACE)
+        if not settings.CHECK_ONLY:
+            refuse_existing(path, settings.REPLACE)
         elif not path.exists():
             raise InputError(f"{path} does not exist; CHECK_ONLY checks a model that does")
     return source, paths
@@ -160,7 +155,7 @@ def choose_targets(paths):
     targets = {}
     for kind in list(paths):
         try:
-            targets[kind] = compress.choose_target(kind, FORMAT, TARGET)
+            targets[kind] = compress.choose_target(kind, settings.FORMAT, settings.TARGET)
         except InputError as error:
             if len(paths) == 1:
                 raise
@@ -182,17 +177,21 @@ def load_libraries():
 def texts():
     """Texts of the metadata."""
     return {
-        "author": AUTHOR,
-        "licence": LICENCE,
-        "description": DESCRIPTION,
-        "input": INPUT_DESCRIPTION,
-        "output": OUTPUT_DESCRIPTION,
+        "author": settings.AUTHOR,
+        "licence": settings.LICENCE,
+        "description": settings.DESCRIPTION,
+        "input": settings.INPUT_DESCRIPTION,
+        "output": settings.OUTPUT_DESCRIPTION,
     }
 
 
 def own_facts(planes):
     """What the settings add to the facts of the run."""
-    facts = {"class_names": CLASS_NAMES, "window": WINDOW, "threshold": THRESHOLD if planes == 1 else None}
+    facts = {
+        "class_names": settings.CLASS_NAMES,
+        "window": settings.WINDOW,
+        "threshold": settings.THRESHOLD if planes == 1 else None,
+    }
     return {name: value for name, value in facts.items() if value}
 
 
@@ -206,7 +205,7 @@ def check(network, model, contract, slices, kind):
         Comparison, or None where the ends are not those of the contract; and list of what is wrong, as texts.
     """
     exact = kind == "float32"
-    limits = LARGEST_DIFFERENCE if exact else None, LEAST_DICE
+    limits = settings.LARGEST_DIFFERENCE if exact else None, settings.LEAST_DICE
     faults = compare.faults_of_ends(model, network, contract)
     if faults:
         return None, faults
@@ -224,7 +223,7 @@ def check(network, model, contract, slices, kind):
 
 def finish(results):
     """Print what was written and how it compares; raise InputError if nothing of it passed."""
-    if COMPARE:
+    if settings.COMPARE:
         print_table(results)
         passed = {path: export.size_of(path) for path, _, faults in results.values() if not faults}
         if not passed:
@@ -238,7 +237,7 @@ def finish(results):
     if faults:
         raise InputError(f"{path} is not what Keras computes: {'; '.join(faults)}")
     size = f"{kind} weights, {export.size_of(path) / 1e6:.3g} MB"
-    print(f"{path} is what Keras computes" if CHECK_ONLY else f"wrote {path}, {size}")
+    print(f"{path} is what Keras computes" if settings.CHECK_ONLY else f"wrote {path}, {size}")
 
 
 def print_table(results):

@@ -10,34 +10,53 @@ over images (a Dice says nothing there); they are counted, and they are in the s
 each score is, and what it is where a mask is empty.
 """
 
-from common.settings import apply_command_line, recorded_settings
+from typing import Annotated, Literal
+
+from annotated_types import Len
+
+from common.setting_types import (
+    Cleaning,
+    Count,
+    NamePattern,
+    NonNegative,
+    PartOfWork,
+    PathName,
+    Positive,
+    PositivePair,
+    Window,
+)
+from common.settings import apply_command_line
 
 # --- where from, where to
-PREDICTED = "predictions"  # folder of predicted masks or label volumes
+PREDICTED: PathName = "predictions"  # folder of predicted masks or label volumes
 TRUTH = ""  # true masks: folder of masks, case folder, folder of cases, list (.csv), or folder of label volumes
-LABEL_NAME = "{id}"  # name of the true labels of a volume, for instance "{id}_seg"
+LABEL_NAME: NamePattern = "{id}"  # name of the true labels of a volume, for instance "{id}_seg"
 IMAGES = ""  # pictures to show errors on, where TRUTH has none: folder of pictures or of volumes
-OUTPUT = "scores"  # folder for the scores
+OUTPUT: PathName = "scores"  # folder for the scores
 REPLACE = False  # True to write over an OUTPUT that exists
-PART = ""  # "2/8": score the second of eight parts of the masks; the part that ends last writes OUTPUT; "": all
+PART: PartOfWork = ""
+# "2/8": score the second of eight parts of the masks; the part that ends last writes OUTPUT; "": all
 AGAINST = ""  # OUTPUT of another evaluation of the same cases, to compare with
 
 # --- what to predict with
-CHOOSE: str | list = ""  # folder of train.py --fold all, or several: instead of scoring, choose networks, flips and
-# cleaning by the cases that each fold has not seen; choice.json there is what predict.py takes, choice.csv the scores
-CLEANINGS = [{}, {"share": 1}, {"share": 0.1}, {"smallest": 50}, {"fill": True}, {"median": 5}]  # to choose from
+CHOOSE: str | Annotated[list[PathName], Len(1)] = ""
+# folder of train.py --fold all, or several: instead of scoring, choose networks, flips and cleaning by the cases that
+# each fold has not seen; choice.json there is what predict.py takes, choice.csv the scores
+CLEANINGS: list[Cleaning] = [{}, {"share": 1}, {"share": 0.1}, {"smallest": 50}, {"fill": True}, {"median": 5}]
+# to choose from
 
 # --- distances
-SPACING: list | float | None = None  # mm between the pixels of slices, [row, column]; None: as the cases or volumes say
-TOLERANCE = 1.0  # of the surface Dice, in mm, or in pixels where the spacing is not known
+SPACING: Positive | PositivePair | None = None
+# mm between the pixels of slices, [row, column]; None: as the cases or volumes say
+TOLERANCE: NonNegative = 1.0  # of the surface Dice, in mm, or in pixels where the spacing is not known
 
 # --- pictures
-SHOW = "worst"  # which images are shown: "worst", "first" or "random"
-WORST = 12  # how many
-WINDOW: list | None = None  # black and white of IMAGES, [low, high]; None: as they are
+SHOW: Literal["worst", "first", "random"] = "worst"  # which images are shown: "worst", "first" or "random"
+WORST: Count = 12  # how many
+WINDOW: Window | None = None  # black and white of IMAGES, [low, high]; None: as they are
 HAUSDORFF_LINE = False  # True to draw the line that realises the Hausdorff distance
 
-apply_command_line(globals())
+settings = apply_command_line(globals())
 
 from pathlib import Path
 
@@ -45,36 +64,35 @@ import numpy as np
 import pandas as pd
 
 from common.devices import environment, import_keras
-from common.errors import InputError, as_input_error
+from common.errors import InputError
 from common.evaluation.pairs import match_pairs
 from common.evaluation.report import find_backgrounds, show_errors, write_report
 from common.evaluation.statistics import compare_scores
 from common.evaluation.summary import read_other, score_pairs, summarise
-from common.files import read_json, refuse_existing, require_choice, require_range, whole_file, write_json
+from common.files import read_json, refuse_existing, whole_file, write_json
 from common.parallel import ordered_map
 from common.part import Part, do_part
 from common.scores import SCORES
 from common.slices.images import contact_sheet, encode_png
-from common.slices.postprocess import check_cleaning
 
 RECORD = "evaluation.json"
 SCORED = "scored.json"  # of a part
 
 
 def main():
-    if CHOOSE:
+    if settings.CHOOSE:
         choose_what_helps()
         return
     check_settings()
-    pairs = match_pairs(PREDICTED, TRUTH, LABEL_NAME)
-    others = read_other(AGAINST, {pair.case for pair in pairs}) if AGAINST else None
-    part, spacing, results = Part.read(PART), SPACING and tuple(pair_of(SPACING)), []
+    pairs = match_pairs(settings.PREDICTED, settings.TRUTH, settings.LABEL_NAME)
+    others = read_other(settings.AGAINST, {pair.case for pair in pairs}) if settings.AGAINST else None
+    part, spacing, results = Part.read(settings.PART), settings.SPACING and tuple(pair_of(settings.SPACING)), []
     mine = part.share(pairs)
-    print(f"scoring {len(mine)} masks of {PREDICTED} against {TRUTH}", flush=True)
-    settings = recorded_settings(globals()) | {"PART": ""}
+    print(f"scoring {len(mine)} masks of {settings.PREDICTED} against {settings.TRUTH}", flush=True)
+    recorded = settings.as_json() | {"PART": ""}
 
     def fill(folder):
-        scored = score_pairs(mine, pairs, spacing, TOLERANCE)
+        scored = score_pairs(mine, pairs, spacing, settings.TOLERANCE)
         if part.is_whole:
             write(folder, scored)
         else:
@@ -84,19 +102,21 @@ def main():
         write(folder, [scored for part in folders for scored in read_json(part / SCORED)])
 
     def write(folder, scored):
-        result = summarise(scored, pairs, TRUTH, spacing, TOLERANCE)
-        if AGAINST:
-            result.differences, result.against = compare_scores(result.cases, others, SCORES), AGAINST
-        write_result(folder, result, pairs, settings)
+        result = summarise(scored, pairs, settings.TRUTH, spacing, settings.TOLERANCE)
+        if settings.AGAINST:
+            result.differences, result.against = compare_scores(result.cases, others, SCORES), settings.AGAINST
+        write_result(folder, result, pairs, recorded)
         results.append(result)
 
-    do_part(OUTPUT, part, settings | {"masks": len(pairs)}, fill, join, REPLACE, RECORD)
+    do_part(settings.OUTPUT, part, recorded | {"masks": len(pairs)}, fill, join, settings.REPLACE, RECORD)
     for result in results:
         print_tables(result)
-        print(f"wrote the scores of {len(pairs)} images and {result.cases['case'].nunique()} cases to {OUTPUT}")
+        print(
+            f"wrote the scores of {len(pairs)} images and {result.cases['case'].nunique()} cases to {settings.OUTPUT}"
+        )
 
 
-def write_result(folder, result, pairs, settings):
+def write_result(folder, result, pairs, recorded):
     """Write the tables, the pictures and the report of a `common.evaluation.summary.Result` into a folder."""
     result.images.to_csv(folder / "scores.csv", index=False)
     result.cases.to_csv(folder / "cases.csv", index=False)
@@ -108,20 +128,12 @@ def write_result(folder, result, pairs, settings):
     if pictures:
         shown, captions = zip(*pictures, strict=True)
         (folder / "worst.png").write_bytes(encode_png(contact_sheet(shown, min(6, len(shown)), 240, captions)))
-    write_json(folder / RECORD, settings)
-    write_report(folder / "report.html", result, pictures, settings, environment(backend=False))
+    write_json(folder / RECORD, recorded)
+    write_report(folder / "report.html", result, pictures, recorded, environment(backend=False))
 
 
 def check_settings():
-    refuse_existing(OUTPUT, REPLACE, RECORD)
-    require_choice(SHOW, ("worst", "first", "random"), "SHOW")
-    if WINDOW is not None:
-        require_range(WINDOW, "WINDOW")
-    good = all(isinstance(mm, int | float) and mm > 0 for mm in pair_of(SPACING))
-    if SPACING is not None and not (good and len(pair_of(SPACING)) == 2):
-        raise InputError(f"SPACING is {SPACING}; expected mm, one number or [row, column]")
-    if TOLERANCE < 0:
-        raise InputError(f"TOLERANCE is {TOLERANCE}; expected at least 0")
+    refuse_existing(settings.OUTPUT, settings.REPLACE, RECORD)
 
 
 def pair_of(spacing):
@@ -130,17 +142,14 @@ def pair_of(spacing):
 
 def choose_what_helps():
     """Write choice.json and choice.csv into the first of the cross-validations CHOOSE."""
-    if PART:
+    if settings.PART:
         raise InputError("PART divides the scoring of masks; CHOOSE is done by one process")
     import_keras()
     from common.evaluation.selection import choose
     from common.training.cross_validation import write_choice
 
-    with as_input_error("CLEANINGS"):
-        for cleaning in CLEANINGS:
-            check_cleaning(cleaning)
-    folders = CHOOSE if isinstance(CHOOSE, list) else [CHOOSE]
-    choice, table = choose(folders, CLEANINGS if {} in CLEANINGS else [{}, *CLEANINGS])
+    folders = settings.CHOOSE if isinstance(settings.CHOOSE, list) else [settings.CHOOSE]
+    choice, table = choose(folders, settings.CLEANINGS if {} in settings.CLEANINGS else [{}, *settings.CLEANINGS])
     with whole_file(Path(folders[0], "choice.csv")) as part:
         table.to_csv(part, index=False)
     write_choice(choice, folders[0])
@@ -164,7 +173,7 @@ def print_tables(result):
     empty = result.images[result.images["tp"] + result.images["fn"] == 0]
     print(f"\nempty masks: {len(empty)}, of which predicted empty too: {(empty['fp'] == 0).sum()}")
     if result.differences is not None:
-        print(f"\nless those of {AGAINST}\n{result.differences.round(4).to_string(index=False)}")
+        print(f"\nless those of {settings.AGAINST}\n{result.differences.round(4).to_string(index=False)}")
 
 
 def show(images, pairs):
@@ -175,16 +184,16 @@ def show(images, pairs):
     """
     scores = images.groupby(["case", "image"], sort=False)[["dice", "hausdorff"]].mean()
     scores = scores[scores["dice"].notna()]
-    if SHOW == "worst":
+    if settings.SHOW == "worst":
         scores = scores.sort_values("dice", kind="stable")
-    elif SHOW == "random":
+    elif settings.SHOW == "random":
         scores = scores.sample(frac=1, random_state=1)
     by_key = {(pair.case, pair.name): pair for pair in pairs}
-    backgrounds = find_backgrounds(IMAGES, TRUTH, by_key)
-    chosen = list(scores.head(WORST).itertuples())
+    backgrounds = find_backgrounds(settings.IMAGES, settings.TRUTH, by_key)
+    chosen = list(scores.head(settings.WORST).itertuples())
 
     def draw(row):
-        return show_errors(by_key[row.Index], backgrounds.get(row.Index), WINDOW, HAUSDORFF_LINE)
+        return show_errors(by_key[row.Index], backgrounds.get(row.Index), settings.WINDOW, settings.HAUSDORFF_LINE)
 
     captions = [
         f"{row.dice:.3f} {' '.join(row.Index)}" + (f", HD {row.hausdorff:.1f}" if np.isfinite(row.hausdorff) else "")

@@ -8,50 +8,72 @@ Writes  OUTPUT/<name>.png, masks of the size of the pictures, and OUTPUT/overlay
 Takes   20 seconds for 10 pictures of 512x512 in tiles with a U-net of 16 features on two cores
 """
 
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le, Len
+
+from common.setting_types import (
+    Cleaning,
+    Crop,
+    PartOfWork,
+    PathName,
+    Plane,
+    PositiveInt,
+    Share,
+    Spacing,
+    VolumeEnding,
+    WeightsFile,
+    Window,
+)
 from common.settings import apply_command_line
 
 # --- where from, where to
-RUN: str | list = (
+RUN: str | Annotated[list[PathName], Len(1)] = (
     ""  # run folder, folder of runs (the newest), or .keras file; a list of them is averaged; or the folder
 )
 # of a cross-validation, whose folds are averaged as evaluate.py --choose has chosen
-WEIGHTS_FILE = "best_dice"  # which model of a run: "best_dice", "best_iou" or "last"
+WEIGHTS_FILE: WeightsFile = "best_dice"  # which model of a run: "best_dice", "best_iou" or "last"
 INPUT = ""  # folder of pictures, case folder, folder of cases, list (.csv), or a volume (DICOM folder, NIfTI, NRRD,
 # MetaImage)
-OUTPUT = "predictions"  # folder for the masks
+OUTPUT: PathName = "predictions"  # folder for the masks
 REPLACE = False  # True to write over an OUTPUT that exists
-PART = ""  # "2/8": the second of eight parts of the cases or pictures; the part that ends last joins them; "": all
+PART: PartOfWork = ""
+# "2/8": the second of eight parts of the cases or pictures; the part that ends last joins them; "": all
 
 # --- how
-FIT: str | None = None  # "resize" to the size of the network and back; "tile" by overlapping tiles of that size;
-# None: "tile" if the network was trained on tiles, else "resize"
-OVERLAP = 0.5  # share by which neighbouring tiles overlap at least
-FLIPS: str | None = None  # average over "flips" of each picture (4 times as long) or "turns", quarter turns and flips
-# (8 times); "none"; None: as chosen for a cross-validation, else none
-THRESHOLD = 0.5  # probability above which a pixel is foreground, with one class
-BATCH_SIZE = 8  # slices or tiles a step
-TILE: list | None = None  # of 3-D networks: voxels (up, back, left) of the tiles; None: the crops of training, or whole
+FIT: Literal["resize", "tile", "pad"] | None = None
+# "resize" to the size of the network and back; "tile" by overlapping tiles of that size; None: "tile" if the network
+# was trained on tiles, else "resize"
+OVERLAP: Annotated[float, Ge(0), Le(0.9)] = 0.5  # share by which neighbouring tiles overlap at least
+FLIPS: Literal["flips", "turns", "none"] | None = None
+# average over "flips" of each picture (4 times as long) or "turns", quarter turns and flips (8 times); "none"; None: as
+# chosen for a cross-validation, else none
+THRESHOLD: Share = 0.5  # probability above which a pixel is foreground, with one class
+BATCH_SIZE: PositiveInt = 8  # slices or tiles a step
+TILE: Crop | None = None  # of 3-D networks: voxels (up, back, left) of the tiles; None: the crops of training, or whole
 
 # --- volumes
-PLANE: str | None = None  # "axial", "coronal" or "sagittal"; None: as in training, or else axial
-WINDOW: list | None = None  # black and white of a volume, [low, high]; None: as in training, or else by percentiles
-SPACING: float | list | None = None  # mm to resample to, one number or three (left, back, head); None: as in training
-SERIES: int | None = None  # which series of a folder that holds several, by its number in the message that lists them
+PLANE: Plane | None = None  # "axial", "coronal" or "sagittal"; None: as in training, or else axial
+WINDOW: Window | None = None  # black and white of a volume, [low, high]; None: as in training, or else by percentiles
+SPACING: Spacing | None = None  # mm to resample to, one number or three (left, back, head); None: as in training
+SERIES: PositiveInt | None = None
+# which series of a folder that holds several, by its number in the message that lists them
 
 # --- what is done to the masks
-CLEAN: dict | None = (
+CLEAN: Cleaning | None = (
     None  # for instance {"median": 3, "share": 0.1, "near": 10, "smallest": 50, "fill": True}: smooth; drop parts of
 )
 # less than a tenth of the largest (1: all but the largest) unless within 10 pixels of one that stays; drop parts of
 # fewer than 50 pixels; fill holes; None: as chosen for a cross-validation, else nothing
-CLEAN_IN = "2d"  # "2d": each mask by itself; "3d": label volumes as a whole, and the masks stay as they are
+CLEAN_IN: Literal["2d", "3d"] = "2d"
+# "2d": each mask by itself; "3d": label volumes as a whole, and the masks stay as they are
 
 # --- what is written
 OVERLAYS = True  # False to leave the overlays out
 PASTE = ""  # folder of the pictures that cases or crops were cut from: full/ gets masks of their size, overlays, areas
-LABEL_VOLUMES = ".nii.gz"  # kind of label volumes, ".nii.gz", ".nii", ".nrrd", ".mha" or ".mhd"; "": none
+LABEL_VOLUMES: VolumeEnding = ".nii.gz"  # kind of label volumes, ".nii.gz", ".nii", ".nrrd", ".mha" or ".mhd"; "": none
 
-apply_command_line(globals())
+settings = apply_command_line(globals())
 
 import functools
 from pathlib import Path
@@ -59,15 +81,13 @@ from pathlib import Path
 import numpy as np
 
 from common.devices import import_keras
-from common.errors import InputError, as_input_error, summarise
-from common.files import read_json, refuse_existing, require_choice, require_folder, require_range, write_json
+from common.errors import InputError, summarise
+from common.files import read_json, refuse_existing, require_folder, write_json
 from common.parallel import ordered_map, progress
 from common.part import Part, do_part
 from common.prediction.ensemble import Ensemble
 from common.prediction.outputs import FullPictures
-from common.prediction.tiling import TRANSFORMS
 from common.prediction.volume_networks import Options, find_volume_networks, predict_volumes
-from common.settings import recorded_settings
 from common.slices.cases import Slice, find_slices, read_case_record
 from common.slices.images import (
     class_numbers,
@@ -80,17 +100,15 @@ from common.slices.images import (
     to_gray,
     to_grey,
 )
-from common.slices.postprocess import check_cleaning, clean
+from common.slices.postprocess import clean
 from common.training.cross_validation import is_cross_validation, read_choice
-from common.training.run_folder import MODELS, model_file
-from common.volumes.labels import WRITTEN, CaseVolumes
+from common.training.run_folder import model_file
+from common.volumes.labels import CaseVolumes
 from common.volumes.reading import (
-    PLANES,
     ending_of,
     find_volumes,
     is_volume,
     open_slices,
-    require_spacing,
     slice_entry,
     three,
 )
@@ -101,32 +119,34 @@ LIKE_TRAINING = {"tile": "tile", "crop": "tile", "pad": "pad"}  # FIT by that of
 
 def main():
     check_settings()
-    if networks := find_volume_networks(RUN if isinstance(RUN, list) else [RUN], WEIGHTS_FILE):
+    if networks := find_volume_networks(
+        settings.RUN if isinstance(settings.RUN, list) else [settings.RUN], settings.WEIGHTS_FILE
+    ):
         predict_in_3d(networks)
         return
     files, flips, cleaning = find_networks()
-    refuse_existing(OUTPUT, REPLACE, RECORD)
+    refuse_existing(settings.OUTPUT, settings.REPLACE, RECORD)
     prepared = preparation(files)
     slices, read, record_of = open_input(prepared)
-    part = Part.read(PART)
+    part = Part.read(settings.PART)
     mine = part.share(slices, functools.partial(what_stays_together, record_of=record_of))
-    settings = recorded_settings(globals()) | {"PART": ""}
+    recorded = settings.as_json() | {"PART": ""}
     written = [f"{len(slices)} masks, in {part.count} parts,"]
 
     def fill(folder):
         if mine:
             written.append(predict(folder, mine, read, record_of, files, prepared["fit"], flips, cleaning))
-        write_json(folder / RECORD, settings)
+        write_json(folder / RECORD, recorded)
 
-    same = settings | {"networks": list(map(str, files)), "pictures": len(slices)}  # in all parts
-    if do_part(OUTPUT, part, same, fill, replace=REPLACE, marker=RECORD):
-        print(f"wrote {written[-1] if part.is_whole else written[0]} to {OUTPUT}")
+    same = recorded | {"networks": list(map(str, files)), "pictures": len(slices)}  # in all parts
+    if do_part(settings.OUTPUT, part, same, fill, replace=settings.REPLACE, marker=RECORD):
+        print(f"wrote {written[-1] if part.is_whole else written[0]} to {settings.OUTPUT}")
 
 
 def what_stays_together(s, record_of):
     """What slice `s` must not be parted from: its case, or the picture or volume that it was cut from."""
     name, record = record_of(s)
-    return name if s.case or "volume" in record or (PASTE and record) else s.path
+    return name if s.case or "volume" in record or (settings.PASTE and record) else s.path
 
 
 def predict(folder, slices, read, record_of, files, fit, flips, cleaning):
@@ -144,78 +164,71 @@ def predict(folder, slices, read, record_of, files, fit, flips, cleaning):
     import_keras()
     ensemble = Ensemble(files)
     size, classes = ensemble.size, max(ensemble.channels - 1, 1)
-    fit = FIT or fit or "resize"
+    fit = settings.FIT or fit or "resize"
     averaged = {"none": "", "flips": ", averaged over flips", "turns": ", averaged over flips and quarter turns"}[flips]
     print(
-        f"predicting {len(slices)} pictures of {INPUT} with {', '.join(map(str, files))}, {fit} at {size}{averaged}",
+        f"predicting {len(slices)} pictures of {settings.INPUT} with {', '.join(map(str, files))}, {fit} at "
+        f"{size}{averaged}",
         flush=True,
     )
-    settings = {"fit": fit, "overlap": OVERLAP, "batch_size": BATCH_SIZE, "flips": flips}
-    steps = ensemble.predict(lambda: ordered_map(read, slices), **settings)
+    recorded = {"fit": fit, "overlap": settings.OVERLAP, "batch_size": settings.BATCH_SIZE, "flips": flips}
+    steps = ensemble.predict(lambda: ordered_map(read, slices), **recorded)
     steps = progress(steps, len(slices) * len(files), "predicting")
     predicted = ((image, probabilities) for image, probabilities in steps if image is not None)
-    pictures_at_full_scale = FullPictures(folder, PASTE, classes)
-    volumes = CaseVolumes(folder, LABEL_VOLUMES, cleaning if CLEAN_IN == "3d" else {})
+    pictures_at_full_scale = FullPictures(folder, settings.PASTE, classes)
+    volumes = CaseVolumes(folder, settings.LABEL_VOLUMES, cleaning if settings.CLEAN_IN == "3d" else {})
     for s, (image, probabilities) in zip(slices, predicted, strict=True):
         numbers = choose_classes(probabilities)
-        numbers = clean(numbers, **cleaning) if CLEAN_IN == "2d" else numbers
+        numbers = clean(numbers, **cleaning) if settings.CLEAN_IN == "2d" else numbers
         write(folder / s.case / f"{s.name}.png", from_classes(numbers, classes))
-        if OVERLAYS:
+        if settings.OVERLAYS:
             write(folder / "overlays" / s.case / f"{s.name}.png", draw_outlines(paint(image, numbers), numbers))
         name, record = record_of(s)
         volumes.add(name, s.name, record, numbers)
         pictures_at_full_scale.add(name if record else s.case, s.name, record, numbers, s.path)
     others = [(volumes.close(), "label volumes"), (pictures_at_full_scale.close(), "pictures at full scale")]
-    also = (" and overlays" if OVERLAYS else "") + "".join(f", {count} {what}" for count, what in others if count)
+    also = (" and overlays" if settings.OVERLAYS else "") + "".join(
+        f", {count} {what}" for count, what in others if count
+    )
     return f"{len(slices)} masks{also}"
 
 
 def check_settings():
-    require_choice(WEIGHTS_FILE, MODELS, "WEIGHTS_FILE")
-    require_choice(PLANE, (None, *PLANES), "PLANE")
-    if WINDOW is not None:
-        require_range(WINDOW, "WINDOW")
-    require_spacing(SPACING)
-    if PASTE:
-        require_folder(PASTE, "PASTE")
-    require_choice(CLEAN_IN, ("2d", "3d"), "CLEAN_IN")
-    with as_input_error("CLEAN"):
-        check_cleaning(CLEAN or {})
-    require_choice(LABEL_VOLUMES, ("", *WRITTEN), "LABEL_VOLUMES")
-    require_choice(FLIPS, (None, *TRANSFORMS), "FLIPS")
-    require_choice(FIT, (None, "resize", "tile", "pad"), "FIT")
-    for name, value, low, high in (("OVERLAP", OVERLAP, 0, 0.9), ("THRESHOLD", THRESHOLD, 0, 1)):
-        if not low <= value <= high:
-            raise InputError(f"{name} is {value}; expected {low} to {high}")
-    if BATCH_SIZE < 1:
-        raise InputError(f"BATCH_SIZE is {BATCH_SIZE}; expected at least 1")
-    if RUN == []:
-        raise InputError("RUN is an empty list; give --run a run folder or several")
+    if settings.PASTE:
+        require_folder(settings.PASTE, "PASTE")
 
 
 def predict_in_3d(networks):
     """Predict volumes by 3-D networks; what cannot be predicted is named once the others are written."""
-    if FLIPS not in (None, "none") or FIT or PASTE:
+    if settings.FLIPS not in (None, "none") or settings.FIT or settings.PASTE:
         raise InputError("FLIPS, FIT and PASTE are for networks of slices; these were trained on volumes")
-    if not INPUT or not Path(INPUT).exists():
-        raise InputError(f"INPUT: {INPUT or 'not set'} does not exist; give a volume, or a folder of volumes")
-    refuse_existing(OUTPUT, REPLACE, RECORD)
-    volumes, part, problems = find_volumes(INPUT), Part.read(PART), []
+    if not settings.INPUT or not Path(settings.INPUT).exists():
+        raise InputError(f"INPUT: {settings.INPUT or 'not set'} does not exist; give a volume, or a folder of volumes")
+    refuse_existing(settings.OUTPUT, settings.REPLACE, RECORD)
+    volumes, part, problems = find_volumes(settings.INPUT), Part.read(settings.PART), []
     mine = {name: volumes[name] for name in part.share(list(volumes))}
-    settings = recorded_settings(globals()) | {"PART": ""}
-    options = Options(THRESHOLD, OVERLAP, TILE, LABEL_VOLUMES or ".nii.gz", CLEAN or {}, OVERLAYS, SERIES)
+    recorded = settings.as_json() | {"PART": ""}
+    options = Options(
+        settings.THRESHOLD,
+        settings.OVERLAP,
+        settings.TILE,
+        settings.LABEL_VOLUMES or ".nii.gz",
+        settings.CLEAN or {},
+        settings.OVERLAYS,
+        settings.SERIES,
+    )
 
     def fill(folder):
         import_keras()
         steps = ", then ".join(f"{name} with {len(files)}" for name, (files, _) in sorted(networks.items())[::-1])
-        print(f"predicting {len(mine)} volumes of {INPUT}, networks: {steps}", flush=True)
+        print(f"predicting {len(mine)} volumes of {settings.INPUT}, networks: {steps}", flush=True)
         if mine:
             problems.extend(predict_volumes(networks, mine, folder, options))
-        write_json(folder / RECORD, settings)
+        write_json(folder / RECORD, recorded)
 
-    same = settings | {"networks": [str(file) for files, _ in networks.values() for file in files]}  # in all parts
-    if do_part(OUTPUT, part, same | {"volumes": len(volumes)}, fill, replace=REPLACE, marker=RECORD):
-        print(f"wrote {len(volumes) - len(problems)} label volumes to {OUTPUT}")
+    same = recorded | {"networks": [str(file) for files, _ in networks.values() for file in files]}  # in all parts
+    if do_part(settings.OUTPUT, part, same | {"volumes": len(volumes)}, fill, replace=settings.REPLACE, marker=RECORD):
+        print(f"wrote {len(volumes) - len(problems)} label volumes to {settings.OUTPUT}")
     if problems:
         raise InputError(summarise(problems, "volumes cannot be predicted") + "\nThe others were.")
 
@@ -225,13 +238,13 @@ def predict_in_3d(networks):
 
 def find_networks():
     """Files of the networks to average, a name of TRANSFORMS, and how masks are cleaned."""
-    runs = RUN if isinstance(RUN, list) else [RUN]
+    runs = settings.RUN if isinstance(settings.RUN, list) else [settings.RUN]
     choices = [read_choice(run) for run in runs if run and is_cross_validation(run)]
     if choices and len(runs) > 1:
         raise InputError("RUN: a cross-validation stands alone; evaluate.py --choose averages several")
-    chosen = choices[0] if choices else {"files": [model_file(run, WEIGHTS_FILE) for run in runs]}
-    flips = chosen.get("flips", "none") if FLIPS is None else FLIPS
-    return chosen["files"], flips, chosen.get("clean", {}) if CLEAN is None else CLEAN
+    chosen = choices[0] if choices else {"files": [model_file(run, settings.WEIGHTS_FILE) for run in runs]}
+    flips = chosen.get("flips", "none") if settings.FLIPS is None else settings.FLIPS
+    return chosen["files"], flips, chosen.get("clean", {}) if settings.CLEAN is None else settings.CLEAN
 
 
 def preparation(files):
@@ -248,8 +261,14 @@ def preparation(files):
     found = [read_json(state).get("data", {}) for state in states if state.exists()]
     found = [data | {"fit": data.get("fit") and LIKE_TRAINING.get(data["fit"], "resize")} for data in found]
     prepared = {}
-    settings = {"fit": FIT, "window": WINDOW, "plane": PLANE, "resampled": SPACING, "stretched": None}
-    for name, setting in settings.items():
+    recorded = {
+        "fit": settings.FIT,
+        "window": settings.WINDOW,
+        "plane": settings.PLANE,
+        "resampled": settings.SPACING,
+        "stretched": None,
+    }
+    for name, setting in recorded.items():
         known = [data[name] for data in found if data.get(name) not in (None, "")]
         prepared[name] = known[0] if known else None
         if setting is None and any(value != known[0] for value in known):
@@ -273,14 +292,14 @@ def open_input(prepared):
         list of `common.slices.cases.Slice`; function of one of them that reads its picture; and function that gives the
         name of its case and the content of its case.json.
     """
-    if INPUT and is_volume(INPUT):
-        plane, window = PLANE or prepared["plane"] or "axial", WINDOW or prepared["window"]
-        spacing = prepared["resampled"] if SPACING is None else three(SPACING)
-        values, levels, volume = open_slices(INPUT, plane, window, spacing=spacing, series=SERIES)
+    if settings.INPUT and is_volume(settings.INPUT):
+        plane, window = settings.PLANE or prepared["plane"] or "axial", settings.WINDOW or prepared["window"]
+        spacing = prepared["resampled"] if settings.SPACING is None else three(settings.SPACING)
+        values, levels, volume = open_slices(settings.INPUT, plane, window, spacing=spacing, series=settings.SERIES)
         entries = {f"{i + 1:04d}": slice_entry(values.shape[1:], i) for i in range(len(values))}
         record = {"slices": entries, "volume": volume}
-        slices = [Slice("", name, Path(INPUT)) for name in entries]
-        path = Path(INPUT).resolve()
+        slices = [Slice("", name, Path(settings.INPUT)) for name in entries]
+        path = Path(settings.INPUT).resolve()
         name = path.name[: -len(ending_of(path)) or None]
         return (
             slices,
@@ -294,7 +313,7 @@ def open_input(prepared):
         folder = s.path.parent.parent
         return s.case or folder.name, record_in(folder)
 
-    return find_slices(INPUT, "x", "INPUT"), lambda s: read_input(s.path, prepared["stretched"]), record_of
+    return find_slices(settings.INPUT, "x", "INPUT"), lambda s: read_input(s.path, prepared["stretched"]), record_of
 
 
 def read_input(path, stretched):
@@ -306,7 +325,7 @@ def read_input(path, stretched):
 def choose_classes(probabilities):
     """Class numbers (H, W) of probabilities (H, W, C): by THRESHOLD with one channel, else the greatest."""
     if probabilities.shape[-1] == 1:
-        return (probabilities[..., 0] > THRESHOLD).astype(np.uint8)
+        return (probabilities[..., 0] > settings.THRESHOLD).astype(np.uint8)
     return class_numbers(probabilities)
 
 

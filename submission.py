@@ -5,21 +5,25 @@ Writes  OUTPUT: img,pixels (run lengths), or seriesuid,coordX,coordY,coordZ,prob
 Takes   about a second for 300 masks of 512x512, or for a label volume of 512x512x300
 """
 
+from typing import Literal
+
+from common.setting_types import PathName, Share
 from common.settings import apply_command_line
 
-KIND = "run_lengths"  # "run_lengths" of masks: down the columns, from 1, none for fewer than 10 pixels; "nodules": the
-# centres of the connected parts of label volumes in mm (LPS), with diameters in mm
-PREDICTED = "predictions"  # folder that predict.py wrote
-OUTPUT = "submission.csv"  # table to write
+KIND: Literal["run_lengths", "nodules"] = "run_lengths"
+# "run_lengths" of masks: down the columns, from 1, none for fewer than 10 pixels; "nodules": the centres of the
+# connected parts of label volumes in mm (LPS), with diameters in mm
+PREDICTED: PathName = "predictions"  # folder that predict.py wrote
+OUTPUT: PathName = "submission.csv"  # table to write
 REPLACE = False  # True to write over a table that exists
-PROBABILITY = 1.0  # written beside every nodule
+PROBABILITY: Share = 1.0  # written beside every nodule
 
-apply_command_line(globals())
+settings = apply_command_line(globals())
 
 import pandas as pd
 
 from common.errors import InputError
-from common.files import refuse_existing, require_choice, require_folder, whole_file
+from common.files import refuse_existing, require_folder, whole_file
 from common.parallel import ordered_map, progress
 from common.slices.cases import find_slices
 from common.slices.images import read_picture
@@ -29,32 +33,33 @@ from common.volumes.reading import ending_of, read_volume
 
 
 def main():
-    require_choice(KIND, ("run_lengths", "nodules"), "KIND")
-    if not 0 <= PROBABILITY <= 1:
-        raise InputError(f"PROBABILITY is {PROBABILITY}; expected 0 to 1")
-    refuse_existing(OUTPUT, REPLACE)
-    rows = run_length_rows() if KIND == "run_lengths" else nodule_rows()
-    with whole_file(OUTPUT) as part:
+    refuse_existing(settings.OUTPUT, settings.REPLACE)
+    rows = run_length_rows() if settings.KIND == "run_lengths" else nodule_rows()
+    with whole_file(settings.OUTPUT) as part:
         rows.to_csv(part, index=False)
-    print(f"wrote {len(rows)} rows to {OUTPUT}")
+    print(f"wrote {len(rows)} rows to {settings.OUTPUT}")
 
 
 def run_length_rows():
-    masks = [s for s in find_slices(PREDICTED, "y", "PREDICTED") if s.path.parts[-2] != "overlays"]
+    masks = [s for s in find_slices(settings.PREDICTED, "y", "PREDICTED") if s.path.parts[-2] != "overlays"]
     runs = ordered_map(lambda s: run_lengths(read_picture(s.path)), masks)
     names = [f"{s.case}/{s.name}" if s.case else s.name for s in masks]
     return pd.DataFrame({"img": names, "pixels": list(progress(runs, len(masks), "reading"))})
 
 
 def nodule_rows():
-    files = [path for path in sorted(require_folder(PREDICTED, "PREDICTED").iterdir()) if ending_of(path) in WRITTEN]
+    files = [
+        path for path in sorted(require_folder(settings.PREDICTED, "PREDICTED").iterdir()) if ending_of(path) in WRITTEN
+    ]
     if not files:
-        raise InputError(f"{PREDICTED} holds no label volume ({', '.join(WRITTEN)}); predict.py writes them of cases")
+        raise InputError(
+            f"{settings.PREDICTED} holds no label volume ({', '.join(WRITTEN)}); predict.py writes them of cases"
+        )
     rows = []
     for path in progress(files, len(files), "reading"):
         name = path.name[: -len(ending_of(path))].removeprefix("case_")
         for x, y, z, diameter in candidates(read_volume(path)):
-            rows.append((name, x, y, z, PROBABILITY, diameter))
+            rows.append((name, x, y, z, settings.PROBABILITY, diameter))
     return pd.DataFrame(rows, columns=["seriesuid", "coordX", "coordY", "coordZ", "probability", "diameter_mm"])
 
 

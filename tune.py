@@ -9,39 +9,61 @@ Expect  ten trials at random; from then on, more and more like those that were g
 The same command goes on after it was stopped or killed, and shares the work where it is given several times at once.
 """
 
-from common.settings import apply_command_line, recorded_settings
+from typing import Annotated, Literal
+
+from annotated_types import Len
+
+from common.setting_types import (
+    Count,
+    FreeDict,
+    LearningRates,
+    Loss,
+    Network,
+    PathName,
+    Positive,
+    PositiveInt,
+    Precision,
+    Seed,
+)
+from common.settings import apply_command_line
 
 # --- data, and where to
-TRAIN = "data/packed/train.h5"  # packed set or list to train on
-VALIDATION = "data/packed/validation.h5"  # packed set or list that a trial's best Dice is of
-STUDY = "study"  # folder for the search
+TRAIN: PathName = "data/packed/train.h5"  # packed set or list to train on
+VALIDATION: PathName = "data/packed/validation.h5"  # packed set or list that a trial's best Dice is of
+STUDY: PathName = "study"  # folder for the search
 
 # --- what is searched; of a list one is chosen, so that a list of one is fixed
-MODELS = ["unet", "deeplab_v3plus"]  # networks, as MODEL of train.py
-MODEL_SETTINGS = {"unet": {"features": [16, 32, 64], "depth": [3, 4, 5]}, "deeplab_v3plus": {"backbone": "mobilenetv2"}}
-# settings of each network, lists to choose from or single values
-LOSSES = ["bce+dice", "focal_tversky", "focal+dice", "hausdorff+dice"]  # as LOSS of train.py
-LEARNING_RATE: list | None = [1e-4, 1e-2]  # lowest and highest; [1e-3]: this one; None: what each network's author
-# recommends
-AUGMENTATION = {"flip": [None, "horizontal"], "rotation": [0, 10], "zoom": [0, 0.1], "brightness": [0, 0.1]}
+MODELS: Annotated[list[Network], Len(1)] = ["unet", "deeplab_v3plus"]  # networks, as MODEL of train.py
+MODEL_SETTINGS: FreeDict = {
+    "unet": {"features": [16, 32, 64], "depth": [3, 4, 5]},
+    "deeplab_v3plus": {"backbone": "mobilenetv2"},
+}
+#  settings of each network, lists to choose from or single values
+LOSSES: Annotated[list[Loss], Len(1)] = ["bce+dice", "focal_tversky", "focal+dice", "hausdorff+dice"]
+# as LOSS of train.py
+LEARNING_RATE: LearningRates | None = [1e-4, 1e-2]
+# lowest and highest; [1e-3]: this one; None: what each network's author recommends
+AUGMENTATION: FreeDict = {"flip": [None, "horizontal"], "rotation": [0, 10], "zoom": [0, 0.1], "brightness": [0, 0.1]}
 # as that of train.py, each chosen by itself; None and 0: without
-PRECISIONS = ["auto", "float32"]  # as PRECISION of train.py
-OTHERS = {"OPTIMIZER": "adam", "SCHEDULE": "cosine", "BATCH_SIZE": 8}  # other settings of train.py, single values or
-# lists to choose from; one optimizer for all, since learning rates of different ones do not compare
+PRECISIONS: Annotated[list[Precision], Len(1)] = ["auto", "float32"]  # as PRECISION of train.py
+OTHERS: FreeDict = {"OPTIMIZER": "adam", "SCHEDULE": "cosine", "BATCH_SIZE": 8}
+# other settings of train.py, single values or lists to choose from; one optimizer for all, since learning rates of
+# different ones do not compare
 
 # --- how long
-TRIALS = 50  # trials in all, with those that fail
-EPOCHS = 20  # passes over the training set in a trial
-MINUTES: float | None = None  # a trial stops before an epoch that would end later; None: never
+TRIALS: PositiveInt = 50  # trials in all, with those that fail
+EPOCHS: PositiveInt = 20  # passes over the training set in a trial
+MINUTES: Positive | None = None  # a trial stops before an epoch that would end later; None: never
 
 # --- how
-SAMPLER = "tpe"  # "tpe": learns from the trials so far which values are good; "random"
-PRUNER = "median"  # trials are stopped early that by an epoch are worse than: "median", half of the others;
-# "hyperband", most of a group that is given as many epochs; "none": no trial
-PATIENCE = 5  # with "median", so many trials, and the first so many epochs of each, are not stopped early
-SEED = 1  # of the choices, and of every training
+SAMPLER: Literal["tpe", "random"] = "tpe"  # "tpe": learns from the trials so far which values are good; "random"
+PRUNER: Literal["median", "hyperband", "none"] = "median"
+# trials are stopped early that by an epoch are worse than: "median", half of the others; "hyperband", most of a group
+# that is given as many epochs; "none": no trial
+PATIENCE: Count = 5  # with "median", so many trials, and the first so many epochs of each, are not stopped early
+SEED: Seed = 1  # of the choices, and of every training
 
-apply_command_line(globals())
+settings = apply_command_line(globals())
 
 import json
 import signal
@@ -53,18 +75,10 @@ import optuna
 from optuna.trial import TrialState
 from tqdm import tqdm
 
-from common.errors import InputError
-from common.files import read_json, require_choice, write_json
+from common.errors import InputError, SettingError
+from common.files import read_json, write_json
 from common.tuning import study as tuning
-from common.tuning.spaces import (
-    check_values,
-    choose,
-    choose_each,
-    choose_rate,
-    require_choices,
-    require_rates,
-    require_spaces,
-)
+from common.tuning.spaces import check_values, draw, require_choices, require_spaces
 from common.tuning.worker import run_beside
 
 SCRIPT = Path(__file__).resolve().with_name("train.py")
@@ -75,17 +89,18 @@ FROM_OUTSIDE = [-getattr(signal, name, 0) for name in ("SIGHUP", "SIGINT", "SIGT
 
 def main():
     check_settings()
-    settings = json.loads(json.dumps(recorded_settings(globals())))
-    study = tuning.open_study(Path(STUDY), settings, ("STUDY", "TRIALS"), check_each_value, make_pruner())
-    with tuning.database_errors(Path(STUDY, tuning.DATABASE)):
+    recorded = json.loads(json.dumps(settings.as_json()))
+    study = tuning.open_study(Path(settings.STUDY), recorded, ("STUDY", "TRIALS"), check_each_value, make_pruner())
+    with tuning.database_errors(Path(settings.STUDY, tuning.DATABASE)):
         finished = sum(trial.state.is_finished() for trial in study.get_trials())
         print(
-            f"{finished} of {TRIALS} trials are finished; to watch: tensorboard --logdir {Path(STUDY, 'runs')}",
+            f"{finished} of {settings.TRIALS} trials are finished; to watch: tensorboard --logdir "
+            f"{Path(settings.STUDY, 'runs')}",
             flush=True,
         )
         try:
-            add = partial(tuning.add_trial, study, make_sampler, SEED, draw)
-            while taken := tuning.take_trial(study, Path(STUDY), TRIALS, add):
+            add = partial(tuning.add_trial, study, make_sampler, settings.SEED, partial(draw, settings))
+            while taken := tuning.take_trial(study, Path(settings.STUDY), settings.TRIALS, add):
                 trial, lock = taken
                 with lock:
                     run_trial(study, trial)
@@ -100,68 +115,34 @@ def main():
 
 def check_settings():
     for name in ("MODELS", "LOSSES", "PRECISIONS"):
-        require_choices(globals()[name], name, str)
+        require_choices(settings.values[name], name)
     for name in ("AUGMENTATION", "OTHERS", "MODEL_SETTINGS"):
-        require_spaces(globals()[name], name)
-    for model, spaces in MODEL_SETTINGS.items():
-        if model not in MODELS and not (SCRIPT.with_name("models") / f"{model}.py").is_file():
-            raise InputError(f"MODEL_SETTINGS holds {model!r}, which is none of MODELS")
+        require_spaces(settings.values[name], name)
+    for model, spaces in settings.MODEL_SETTINGS.items():
+        if model not in settings.MODELS and not (SCRIPT.with_name("models") / f"{model}.py").is_file():
+            raise SettingError(f"MODEL_SETTINGS holds {model!r}, which is none of MODELS")
         require_spaces(spaces, f"MODEL_SETTINGS: {model}")
-    require_rates(LEARNING_RATE, "LEARNING_RATE")
-    if ours := sorted(OTHERS.keys() & OURS):
-        raise InputError(f"OTHERS holds {ours[0]}, which has another place or none in a search; take it out")
-    require_choice(SAMPLER, ("tpe", "random"), "SAMPLER")
-    require_choice(PRUNER, ("median", "hyperband", "none"), "PRUNER")
-    for name, least in (("TRIALS", 1), ("EPOCHS", 1), ("PATIENCE", 0), ("SEED", 0)):
-        if globals()[name] < least:
-            raise InputError(f"{name} is {globals()[name]}; expected at least {least}")
-    if MINUTES is not None and not MINUTES > 0:
-        raise InputError(f"MINUTES is {MINUTES}; expected more than 0, or None")
+    if ours := sorted(settings.OTHERS.keys() & OURS):
+        raise SettingError(f"OTHERS holds {ours[0]}, which has another place or none in a search; take it out")
 
 
 def check_each_value():
     print("looking whether train.py takes each value, for about ten seconds", flush=True)
-    check_values(draw)
+    check_values(partial(draw, settings))
 
 
 def make_sampler(seed):
-    if SAMPLER == "random":
+    if settings.SAMPLER == "random":
         return optuna.samplers.RandomSampler(seed=seed)
     return optuna.samplers.TPESampler(seed=seed)
 
 
 def make_pruner():
-    if PRUNER == "median":
-        return optuna.pruners.MedianPruner(n_startup_trials=PATIENCE, n_warmup_steps=PATIENCE)
-    if PRUNER == "hyperband":
-        return optuna.pruners.HyperbandPruner(max_resource=EPOCHS)
+    if settings.PRUNER == "median":
+        return optuna.pruners.MedianPruner(n_startup_trials=settings.PATIENCE, n_warmup_steps=settings.PATIENCE)
+    if settings.PRUNER == "hyperband":
+        return optuna.pruners.HyperbandPruner(max_resource=settings.EPOCHS)
     return optuna.pruners.NopPruner()
-
-
-def draw(trial):
-    """Choose the settings of a training.
-
-    Args:
-        trial: optuna trial; one that has its values gives them again.
-
-    Returns:
-        dict of settings of train.py.
-    """
-    model = choose(trial, "MODEL", MODELS)
-    return {
-        "TRAIN": TRAIN,
-        "VALIDATION": VALIDATION,
-        "MODEL": model,
-        "MODEL_SETTINGS": choose_each(trial, model, MODEL_SETTINGS.get(model, {})),
-        "LOSS": choose(trial, "LOSS", LOSSES),
-        "LEARNING_RATE": choose_rate(trial, "LEARNING_RATE", LEARNING_RATE),
-        "AUGMENTATION": {k: amount for k, amount in choose_each(trial, "AUGMENTATION", AUGMENTATION).items() if amount},
-        "PRECISION": choose(trial, "PRECISION", PRECISIONS),
-        **choose_each(trial, "", OTHERS),
-        "EPOCHS": EPOCHS,
-        "MAX_MINUTES": MINUTES,
-        "SEED": SEED,
-    }
 
 
 # --- a trial
@@ -173,15 +154,15 @@ def run_trial(study, trial):
     Raises:
         InputError: if the disk is full; the trial is then as one that was killed.
     """
-    folder = tuning.trial_folder(Path(STUDY), trial.number)
+    folder = tuning.trial_folder(Path(settings.STUDY), trial.number)
     live = optuna.trial.Trial(study, trial._trial_id)
     if not tuning.count_start(live, trial):
         return tell(study, live, TrialState.FAIL, "begun again and again without an epoch to its end")
-    settings, run = draw(trial) | {"RUNS": str(folder)}, tuning.find_run(folder)
+    recorded, run = draw(settings, trial) | {"RUNS": str(folder)}, tuning.find_run(folder)
     if run:
-        left = {} if MINUTES is None else {"MAX_MINUTES": max(MINUTES - tuning.minutes_of(run), 1e-3)}
-        settings = {"MODE": "resume", "RUN": str(run), **left}
-    write_json(folder / "given.json", settings)
+        left = {} if settings.MINUTES is None else {"MAX_MINUTES": max(settings.MINUTES - tuning.minutes_of(run), 1e-3)}
+        recorded = {"MODE": "resume", "RUN": str(run), **left}
+    write_json(folder / "given.json", recorded)
     print(f"trial {trial.number}, {'goes on' if run else 'begins'}: {tuning.in_words(trial.params)}", flush=True)
     status = train(live, folder)
     if status is None:
@@ -207,9 +188,9 @@ def train(live, folder):
     arguments = ["--settings", str(folder / "given.json")]
     with (
         run_beside(SCRIPT, arguments, folder / "training.lock", folder / "output.txt") as process,
-        tqdm(total=EPOCHS, desc=f"trial {live.number}", leave=False, disable=None) as bar,
+        tqdm(total=settings.EPOCHS, desc=f"trial {live.number}", leave=False, disable=None) as bar,
     ):
-        for epoch, dice, poor in tuning.watch(live, process, folder, EPOCHS):
+        for epoch, dice, poor in tuning.watch(live, process, folder, settings.EPOCHS):
             bar.update(epoch - bar.n)
             bar.set_postfix_str(f"validation Dice {dice:.3f}")
             if poor:
@@ -222,8 +203,8 @@ def tell(study, live, state, reason=""):
     dice, epoch = tuning.best_epoch(study.get_trials()[live.number])
     if state == TrialState.COMPLETE and not epoch:
         state, reason = TrialState.FAIL, "no epoch has a finite validation Dice"
-    if run := tuning.find_run(tuning.trial_folder(Path(STUDY), live.number)):
-        live.set_user_attr("run", run.relative_to(STUDY).as_posix())
+    if run := tuning.find_run(tuning.trial_folder(Path(settings.STUDY), live.number)):
+        live.set_user_attr("run", run.relative_to(settings.STUDY).as_posix())
         live.set_user_attr("minutes", round(tuning.minutes_of(run), 2))
     if reason:
         live.set_user_attr("reason", reason)
@@ -237,15 +218,15 @@ def tell(study, live, state, reason=""):
 
 def write_results(study):
     """Write what came out, and say it; every process does so, and all write the same."""
-    folder = Path(STUDY)
+    folder = Path(settings.STUDY)
     with tuning.Lock(folder / tuning.LOCK):
         trials = tuning.write_table(study.get_trials(states=tuple(tuning.WORDS)), folder / "trials.csv")
         best = trials[0]
         if best.state != TrialState.COMPLETE:
             reason = best.user_attrs.get("reason", tuning.WORDS[best.state])
             raise InputError(f"no trial of {len(trials)} got to its end; trial {best.number}: {reason}")
-        settings = read_json(folder / best.user_attrs["run"] / "settings.json")
-        own = {name: value for name, value in settings.items() if name not in ("RUNS", "MODE", "RUN")}
+        recorded = read_json(folder / best.user_attrs["run"] / "settings.json")
+        own = {name: value for name, value in recorded.items() if name not in ("RUNS", "MODE", "RUN")}
         write_json(folder / "best_settings.json", own)
         tuning.draw_importances(trials, folder / "importance.png")
     print("the best:")

@@ -1,6 +1,11 @@
-"""The error rule: what a user can cause ends in one message and exit status 1, never in a traceback."""
+"""The error rule: what a user can cause ends in one message and exit status 1 (2 for a setting), never in a traceback.
+
+With the environment variable SHOW_TRACEBACK=1 the traceback is shown too.
+"""
 
 import errno
+import os
+import re
 import sys
 import traceback
 from contextlib import contextmanager
@@ -11,13 +16,26 @@ class InputError(Exception):
     """Bad input. Its text names the file, what is wrong, what was expected and what to do."""
 
 
+class SettingError(InputError):
+    """A setting that cannot work; the script exits with status 2."""
+
+
 @contextmanager
 def as_input_error(where):
-    """Turn a ValueError of the library, which takes what a user set, into an InputError that names the setting."""
+    """Turn a ValueError of a library that reads what a user brought into an InputError that names it."""
     try:
         yield
     except ValueError as error:
         raise InputError(f"{where}: {error}") from error
+
+
+@contextmanager
+def as_setting_error(setting):
+    """Turn a ValueError of a library that takes what a user set into a SettingError that names the setting."""
+    try:
+        yield
+    except ValueError as error:
+        raise SettingError(f"{setting}: {error}") from error
 
 
 def summarise(problems, what):
@@ -51,9 +69,16 @@ def name_broken(problems, what, done, skip):
     print(message)
 
 
-def show_in_one_line(kind, error, trace):
+def is_out_of_memory(text):
+    """Whether an error message, of Python, Keras or a backend, says that memory ran out."""
+    return bool(re.search(r"out.?of.?memory|OOM|Resource.?Exhausted|bad_alloc|MemoryError", text, re.I))
+
+
+def report_error(kind, error, trace):
     """Hook for `sys.excepthook`: a user's mistake as one message, our own as a traceback."""
     script = Path(sys.argv[0]).name
+    if os.environ.get("SHOW_TRACEBACK") == "1":
+        traceback.print_exception(kind, error, trace)
     if issubclass(kind, KeyboardInterrupt):
         print(f"\n{script}: stopped by Ctrl-C; nothing half-written was left", file=sys.stderr)
     elif issubclass(kind, InputError):
@@ -66,5 +91,7 @@ def show_in_one_line(kind, error, trace):
         print(f"{script}: error: {reason}", file=sys.stderr)
     elif issubclass(kind, MemoryError):
         print(f"{script}: error: out of memory; use a smaller size or batch", file=sys.stderr)
-    else:
+    elif os.environ.get("SHOW_TRACEBACK") != "1":
         traceback.print_exception(kind, error, trace)
+    if issubclass(kind, SettingError):
+        sys.exit(2)

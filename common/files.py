@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import json
-import math
 import os
 import re
 import shutil
@@ -11,6 +10,7 @@ import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
+from common.command_line import flag
 from common.errors import InputError
 
 
@@ -108,20 +108,6 @@ def require_folder(path, setting):
     return path
 
 
-def require_choice(value, choices, setting):
-    """Raise InputError where a setting is none of its choices."""
-    if value not in choices:
-        raise InputError(f"{setting} is {value!r}; choose one of {', '.join(map(repr, choices))}")
-
-
-def require_range(value, setting, low=-math.inf, high=math.inf):
-    """Raise InputError where a setting is not [lower, upper], two numbers from `low` to `high`."""
-    numbers = isinstance(value, list | tuple) and all(isinstance(number, int | float) for number in value)
-    if not (numbers and len(value) == 2 and low <= value[0] < value[1] <= high):
-        within = f" within {low:g} to {high:g}" if math.isfinite(low) else ""
-        raise InputError(f"{setting} is {value!r}; expected [lower, upper], two numbers{within}")
-
-
 def require_whole_gzip(path, least=None):
     """Raise InputError where a gzip file was cut short or damaged, which some readers pass over in silence.
 
@@ -141,11 +127,6 @@ def require_whole_gzip(path, least=None):
                 pass
     except (EOFError, OSError, zlib.error):
         raise InputError(f"{path} is damaged or cut short; copy or make it again") from None
-
-
-def flag(setting):
-    """Name of the flag of a setting."""
-    return "--" + setting.lower().replace("_", "-")
 
 
 def write_json(path, value):

@@ -4,8 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from common.command_line import flags_of
 from common.errors import InputError
-from common.settings import flags_of
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -1,110 +1,223 @@
 """The UPPER_CASE constants of a script are its settings, and its settings are its flags.
 
-A script sets its constants and then calls `apply_command_line(globals())`. The type of a setting is that of
-its default; where the default is None or more than one type will do, an annotation says which:
+A script sets its constants and then calls `settings = apply_command_line(globals())`. From there on it reads
+`settings.BATCH_SIZE`, which never changes. An annotation says what a setting takes (`common.setting_types`);
+without one it is the type of the default:
 
     BATCH_SIZE = 8                        # images a step
-    MAX_MINUTES: float | None = None      # stop after so long; None: never
+    MAX_MINUTES: Positive | None = None   # stop after so long; None: never
 """
 
-import argparse
 import ast
 import difflib
-import io
 import json
-import math
+import os
 import re
 import sys
-import tokenize
-import types
-import typing
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
-from common.errors import InputError, show_in_one_line
-from common.files import read_json
+from common.command_line import flag, make_parser
+from common.errors import InputError, SettingError, report_error
+from common.setting_checks import alternatives, check
+from common.setting_types import MODEL_SETTINGS
+
+ROOT = Path(__file__).resolve().parents[1]
+REASONS = "reasons"  # key of a settings file: dict of a setting to why it is what it is
+RETIRED = ()  # settings of earlier versions, which a settings file may still hold
+
+
+@dataclass(frozen=True, repr=False)
+class Settings:
+    """Settings of a script, read as attributes: `settings.BATCH_SIZE`. They never change.
+
+    Attributes:
+        script: Path of the script.
+        annotations: mapping of every name to its type.
+        values: mapping of every name to its value; lists, never tuples.
+        reasons: mapping of a name to why it is what it is, as text, if that is not the constant in the script.
+        given: frozenset of the names that the user set by a flag or a settings file.
+    """
+
+    script: Path
+    annotations: MappingProxyType
+    values: MappingProxyType
+    reasons: MappingProxyType
+    given: frozenset
+
+    @classmethod
+    def of(cls, script, **changes):
+        """Settings of a script without running it: its constants, and changes that are checked as flags are.
+
+        Args:
+            script: path from the root of the project, or absolute.
+            changes: settings by name.
+
+        Raises:
+            SettingError: for an unknown name or a value that its type does not take.
+        """
+        path = ROOT / script
+        constants = {"__name__": path.stem, "__file__": str(path)}
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        end = next(i for i, node in enumerate(body) if f"{apply_command_line.__name__}(" in ast.unparse(node))
+        exec(compile(ast.Module(body[:end], []), str(path), "exec"), constants)
+        return _of_constants(constants).with_given(changes, "given")
+
+    def __getattr__(self, name):
+        try:
+            return self.__dict__["values"][name]
+        except KeyError:
+            raise AttributeError(f"no setting is called {name}") from None
+
+    def replace(self, reason, **changes):
+        """New settings with other values, which are taken as they are.
+
+        Args:
+            reason: why, as text, for `reasons`.
+            changes: values by name.
+        """
+        if unknown := changes.keys() - self.values.keys():
+            raise AttributeError(f"no setting is called {min(unknown)}")
+        reasons = {**self.reasons, **dict.fromkeys(changes, reason)}
+        return replace(self, values=MappingProxyType(self.values | changes), reasons=MappingProxyType(reasons))
+
+    def with_given(self, changes, reason, where=""):
+        """New settings with values that the user gave, checked; the names count as given.
+
+        Args:
+            changes: dict of names to values, or to text that reads as one.
+            reason: as `replace`.
+            where: what comes before the name in a message, such as "settings.json: ".
+
+        Raises:
+            SettingError: for an unknown name or a value that its type does not take.
+        """
+        checked = {}
+        for name, value in changes.items():
+            if name not in self.annotations:
+                near = difflib.get_close_matches(str(name), self.annotations, n=1)
+                raise SettingError(f"{where}unknown setting {name}" + (f" (did you mean {near[0]}?)" if near else ""))
+            try:
+                checked[name] = read_value(value, self.annotations[name])
+            except ValueError as error:
+                raise SettingError(f"{where}{name}: {error}") from None
+        return replace(self.replace(reason, **checked), given=self.given | checked.keys())
+
+    def with_recorded(self, path, keep=()):
+        """New settings with those of a file that `as_json` filled; names that the script no longer has are skipped.
+
+        Args:
+            path: JSON file.
+            keep: names that stay as they are.
+
+        Raises:
+            InputError: if the file is damaged or holds values of the wrong type.
+        """
+        recorded = {name: v for name, v in read_settings(path).items() if name in self.annotations and name not in keep}
+        try:
+            return replace(self.with_given(recorded, f"recorded in {path}", f"{path}: "), given=self.given)
+        except SettingError as error:
+            raise InputError(str(error)) from None
+
+    def as_json(self):
+        """Settings for a JSON file that `--settings` replays: dict of names to values that JSON keeps.
+
+        A dict with keys other than text becomes its literal.
+        """
+        return {name: _to_json(value) for name, value in self.values.items()}
+
+    def explained(self):
+        """`as_json`, and under REASONS a dict of every name to why its value is what it is."""
+        constant = f"constant in {self.script.name}"
+        return self.as_json() | {REASONS: {name: self.reasons.get(name, constant) for name in self.values}}
+
+
+def read_settings(path):
+    """Settings of a file that `Settings.as_json` or `Settings.explained` filled, without the reasons.
+
+    Returns:
+        dict of names to values.
+
+    Raises:
+        InputError: if the file cannot be read or is no JSON object.
+    """
+    try:
+        recorded = json.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise InputError(f"{path}: {error.strerror}") from None
+    except (ValueError, RecursionError):
+        raise InputError(f"{path}: not a JSON file") from None
+    if not isinstance(recorded, dict):
+        raise InputError(f"{path}: expected a JSON object of settings")
+    return {name: value for name, value in recorded.items() if name != REASONS and name not in RETIRED}
 
 
 def apply_command_line(namespace):
-    """Set the UPPER_CASE constants of the script that is being run from its flags.
+    """Read the settings of a script: its UPPER_CASE constants, a settings file and flags, in this order.
 
     `--batch-size 4` sets BATCH_SIZE; `--replace` and `--no-replace` set a bool; lists and dicts are written as
-    Python literals. `--settings FILE.json` sets what it holds, and flags win over it. An unknown name or
-    a value of the wrong type ends with one line and exit status 2. Does nothing in a module that is imported.
+    Python literals. `--settings FILE.json` sets what it holds, and flags win over it. An unknown name or a value that
+    its type does not take ends with one line and exit status 2. In a module that is imported no flags are read.
 
     Args:
-        namespace: `globals()` of the script. From here on its uncaught errors are shown as `common.errors` says.
+        namespace: `globals()` of the script. Its uncaught errors are shown as `common.errors` says.
 
     Returns:
-        set of the names that were given, by a flag or in the file.
+        Settings.
     """
     if namespace["__name__"] != "__main__":
-        return set()
-    sys.excepthook = show_in_one_line
-    specifications = _read_specifications(namespace)
-    parser = _Parser(
-        usage="%(prog)s [--settings FILE.json] [--SETTING VALUE ...]",
-        description=namespace.get("__doc__"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    _add_flags(parser, specifications)
+        return _of_constants(namespace)
+    sys.excepthook = report_error
+    constants = {name: value for name, value in namespace.items() if _is_setting(name)}
+    parser = make_parser(namespace, constants)
     flags = vars(parser.parse_args())
-    settings_file = flags.pop("settings")
-    given = _read_settings_file(parser, settings_file, specifications) if settings_file is not None else {}
-    given |= flags
-    namespace.update(given)
-    return set(given)
+    file = flags.pop("settings")
+    try:
+        settings = _of_constants(namespace)
+        if file is not None:
+            settings = settings.with_given(read_settings(file), f"settings file {file}", f"--settings {file}: ")
+        for name, text in flags.items():
+            settings = settings.with_given({name: text}, f"flag {flag(name)}")
+    except SettingError as error:
+        parser.error(str(error))
+    except InputError as error:
+        parser.error(f"--settings {error}")
+    return settings
 
 
-def use_recorded_settings(namespace, path, keep):
-    """Set the constants of a script to those that were recorded.
-
-    Args:
-        namespace: `globals()` of the script.
-        path: JSON file of `recorded_settings`; names in it that the script no longer has are passed over.
-        keep: names that stay as they are.
+def check_model_settings(settings):
+    """Check MODEL_SETTINGS of train.py against the settings of its network, as far as they are known.
 
     Raises:
-        InputError: if the file is damaged or holds values of the wrong type.
+        SettingError: for an unknown name or a value that does not suit.
     """
-    kinds = {specification.name: specification.kinds for specification in _read_specifications(namespace)}
-    for name, value in read_json(path).items():
-        if name in kinds and name not in keep:
-            try:
-                namespace[name] = _value_of_json(value, kinds[name])
-            except ValueError:
-                raise InputError(f"{path}: {name} is {value!r}, expected {_describe(kinds[name])}") from None
+    if kind := MODEL_SETTINGS.get(settings.MODEL):
+        check_setting(settings.MODEL_SETTINGS, kind, "MODEL_SETTINGS")
 
 
-def recorded_settings(namespace):
-    """Effective settings of a script, ready for JSON and for `--settings`.
+def check_setting(value, annotation, name):
+    """Value of a setting, checked against a type other than its annotation.
 
-    Args:
-        namespace: `globals()` of the script.
-
-    Returns:
-        dict of setting name to a value that JSON keeps; a dict with keys other than text becomes its literal.
+    Raises:
+        SettingError: if the type does not take it.
     """
-    return {name: _to_json(namespace[name]) for name, *_ in _read_specifications(namespace)}
+    try:
+        return check(value, annotation)
+    except ValueError as error:
+        raise SettingError(f"{name}: {error}") from None
 
 
-def flags_of(settings):
-    """Turn settings into command-line arguments.
+def _is_setting(name):
+    return re.fullmatch(r"[A-Z][A-Z0-9_]*", name) is not None
 
-    Args:
-        settings: dict of setting name to value.
 
-    Returns:
-        list of str that `apply_command_line` reads back to the same values.
-    """
-    arguments = []
-    for name, value in settings.items():
-        flag = "--" + name.lower().replace("_", "-")
-        if isinstance(value, bool):
-            arguments.append(flag if value else "--no-" + flag[2:])
-        else:
-            arguments.append(f"{flag}={value}")
-    return arguments
+def _of_constants(namespace):
+    annotations = namespace.get("__annotations__", {})
+    annotations = {name: annotations.get(name, type(v)) for name, v in namespace.items() if _is_setting(name)}
+    values = {name: check_setting(namespace[name], kind, name) for name, kind in annotations.items()}
+    mappings = map(MappingProxyType, (annotations, values, {}))
+    return Settings(Path(namespace["__file__"]), *mappings, frozenset())
 
 
 def _to_json(value):
@@ -112,206 +225,54 @@ def _to_json(value):
         if not all(isinstance(key, str) for key in value):
             return repr(value)
         return {key: _to_json(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_to_json(item) for item in value]
-    return value
+    return [_to_json(item) for item in value] if isinstance(value, list) else value
 
 
-# --- from the source of the script
+# --- from text
 
 
-class _Specification(typing.NamedTuple):
-    name: str
-    default: object
-    kinds: tuple  # types that it may have, in the order in which text is tried
-    comment: str
-    group: str
+def read_value(value, annotation):
+    """Check a value, or text that stands for one.
 
-
-class _Comment(typing.NamedTuple):
-    text: str
-    alone: bool  # whether nothing else stands in its line
-
-
-def _read_specifications(namespace):
-    source = Path(namespace["__file__"]).read_text(encoding="utf-8")
-    comments = {
-        token.start[0]: _Comment(token.string.lstrip("# "), token.line.startswith("#"))
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type == tokenize.COMMENT
-    }
-    headings = {line: text.lstrip("- ") for line, (text, alone) in comments.items() if alone and text[:3] == "---"}
-    specifications = []
-    for node in ast.parse(source).body:
-        if f"{apply_command_line.__name__}(" in ast.unparse(node):
-            break
-        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
-        name = getattr(target, "id", "")
-        if not re.fullmatch(r"[A-Z][A-Z0-9_]*", name):
-            continue
-        default = namespace[name]
-        if isinstance(node, ast.AnnAssign):
-            kinds = _kinds_of_annotation(eval(ast.unparse(node.annotation), {}))
-        else:
-            kinds = (type(default),) if default is not None else (type(None), object)
-        specifications.append(
-            _Specification(
-                name,
-                default,
-                kinds,
-                _comment_of(node, comments),
-                next((headings[line] for line in sorted(headings, reverse=True) if line < node.lineno), "settings"),
-            )
-        )
-    return specifications
-
-
-def _comment_of(node, comments):
-    """The comment that trails the assignment, with the lines right under it that hold nothing but a comment."""
-    words = [comments[line].text for line in range(node.lineno, node.end_lineno + 1) if line in comments]
-    line = node.end_lineno + 1
-    while line in comments and comments[line].alone and not comments[line].text.startswith("---"):
-        words.append(comments[line].text)
-        line += 1
-    return " ".join(words)
-
-
-def _kinds_of_annotation(annotation):
-    parts = typing.get_args(annotation) if isinstance(annotation, types.UnionType) else (annotation,)
-    kinds = [typing.get_origin(part) or part or type(None) for part in parts]
-    return tuple(sorted(kinds, key=lambda kind: kind is str))
-
-
-# --- from text and from JSON to a value
-
-
-def _value_of_text(text, kinds):
-    """Read the text of a flag as the first of `kinds` that it fits.
+    Args:
+        value: anything; of text the first reading that the type takes counts, and text itself last.
+        annotation: type.
 
     Raises:
-        ValueError: if it fits none.
+        ValueError: if the type takes none of the readings.
     """
-    for kind in kinds:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    if not isinstance(value, str):
+        return check(value, annotation)
+    kinds = {getattr(kind, "__origin__", kind) for kind in alternatives(annotation)}
+    readings = list(_readings(value))
+    nested = next((reading for reading in readings if isinstance(reading, list | tuple | dict)), None)
+    if nested is not None and kinds != {str}:  # brackets are no text where a list or a dict may stand
+        return check(nested, annotation)
+    for reading in [*readings, value]:
         try:
-            if kind is type(None):
-                if text.lower() in ("none", "null"):
-                    return None
-                continue
-            if kind is str:
-                return text
-            if kind is bool:
-                return {"true": True, "false": False}[text.lower()]
-            if kind is int:
-                return int(text)
-            if kind is float:
-                if math.isnan(value := float(text)):
-                    continue
-                return value
-            value = ast.literal_eval(text)
-        except (ValueError, SyntaxError, KeyError, MemoryError, RecursionError):
-            if kind is object:
-                return text
+            return check(reading, annotation)
+        except ValueError:
             continue
-        if kind is object or isinstance(value, kind):
-            return value
-        if kind in (list, tuple) and isinstance(value, (list, tuple)):
-            return kind(value)
-    raise ValueError(text)
+    return check(readings[0] if readings and str not in kinds else value, annotation)  # raises
 
 
-def _value_of_json(value, kinds):
-    """Take a value of a settings file where it is of one of `kinds`, or text that reads as one of them."""
-    for kind in kinds:
-        if kind is float and type(value) is int:
-            return float(value)
-        if kind is object or type(value) is kind:
-            return value
-        if kind is tuple and type(value) is list:
-            return tuple(value)
-    if isinstance(value, str):
-        return _value_of_text(value, kinds)
-    raise ValueError(value)
-
-
-def _describe(kinds):
-    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", type(None): "None"}
-    names |= {list: "a list such as \"['a', 'b']\"", tuple: 'a list such as "(1, 2)"', object: "a value"}
-    names |= {dict: "a dict such as \"{'key': 1}\""}
-    return " or ".join(names.get(kind, kind.__name__) for kind in kinds)
-
-
-# --- argparse
-
-
-class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, with the nearest flag named."""
-
-    def error(self, message):
-        unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
-        if unknown:
-            known = [option for option in self._option_string_actions if option.startswith("--")]
-            near = difflib.get_close_matches(unknown[1], known, n=1)
-            message += f" (did you mean {near[0]}?)" if near else " (--help lists the settings)"
-        self.exit(2, f"{self.prog}: error: {message}\n")
-
-
-class _SetFalse(argparse.Action):
-    def __call__(self, parser, namespace, values, option_string=None):
-        setattr(namespace, self.dest, False)
-
-
-def _add_flags(parser, specifications):
-    parser.add_argument("--settings", metavar="FILE.json", help="settings that were recorded; flags win over them")
-    groups = {}
-    for specification in specifications:
-        name, default, kinds, comment, title = specification
-        if title not in groups:
-            groups[title] = parser.add_argument_group(title)
-        group = groups[title]
-        flag = name.lower().replace("_", "-")
-        text = f"{comment} [{default!r}]".replace("%", "%%")
-        options = {"dest": name, "default": argparse.SUPPRESS, "type": _converter(kinds), "metavar": "VALUE"}
-        if bool in kinds:
-            group.add_argument(f"--{flag}", nargs="?", const=True, help=text, **options)
-            group.add_argument(
-                f"--no-{flag}",
-                dest=name,
-                nargs=0,
-                action=_SetFalse,
-                default=argparse.SUPPRESS,
-                help=argparse.SUPPRESS,
-            )
-        else:
-            group.add_argument(f"--{flag}", help=text, **options)
-
-
-def _converter(kinds):
-    def convert(text):
-        try:
-            return _value_of_text(text, kinds)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not {_describe(kinds)}") from None
-
-    return convert
-
-
-def _read_settings_file(parser, path, specifications):
+def _readings(text):
+    """Values, other than text, that a text can stand for."""
+    word = text.strip().lower()
+    if word in ("none", "null"):
+        yield None
+    if word in ("true", "false"):
+        yield word == "true"
     try:
-        recorded = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        parser.error(f"--settings {path}: {error.strerror}")
-    except ValueError:
-        parser.error(f"--settings {path}: not a JSON file")
-    if not isinstance(recorded, dict):
-        parser.error(f"--settings {path}: expected a JSON object of settings")
-    known = {specification.name: specification.kinds for specification in specifications}
-    values = {}
-    for name, value in recorded.items():
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            parser.error(f"--settings {path}: unknown setting {name}" + (f" (did you mean {near[0]}?)" if near else ""))
+        literal = ast.literal_eval(text)
+        if not isinstance(literal, str):
+            yield literal
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        pass
+    for number in (int, float):
         try:
-            values[name] = _value_of_json(value, known[name])
+            yield number(text)
         except ValueError:
-            parser.error(f"--settings {path}: {name} is {value!r}, expected {_describe(known[name])}")
-    return values
+            continue

@@ -11,21 +11,25 @@ The first and last slices of a case show no heart. The same SEED gives the same 
 
 import sys
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Le
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common.setting_types import PathName, Seed
 from common.settings import apply_command_line
 
 # --- where to
-CASES = "data/sample"  # folder for the case folders
+CASES: PathName = "data/sample"  # folder for the case folders
 REPLACE = False  # True to write over a data set that this script made before
 
 # --- how much
-COUNT = 8  # cases, 1 to 99
-SLICES = 12  # slices a case, 6 to 99, from the aortic arch down to the upper abdomen
-SIZE = 200  # side of the slices in pixels, 64 to 512; they always show 360 mm
-SEED = 1  # whole number from 0; case 3 is the same one whatever COUNT is
+COUNT: Annotated[int, Ge(1), Le(99)] = 8  # cases, 1 to 99
+SLICES: Annotated[int, Ge(6), Le(99)] = 12  # slices a case, 6 to 99, from the aortic arch down to the upper abdomen
+SIZE: Annotated[int, Ge(64), Le(512)] = 200  # side of the slices in pixels, 64 to 512; they always show 360 mm
+SEED: Seed = 1  # whole number from 0; case 3 is the same one whatever COUNT is
 
-apply_command_line(globals())
+settings = apply_command_line(globals())
 
 from functools import partial
 from types import SimpleNamespace
@@ -33,7 +37,7 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 
-from common.errors import InputError
+from common.errors import InputError, SettingError
 from common.files import refuse_existing, whole_folder, write_json
 from common.parallel import progress
 from common.slices.cases import case_record, read_case_record
@@ -53,27 +57,36 @@ HEART_SHAPE = np.array([0, 0, 0.05, 0.02, 0, 0])  # weights of WAVES that point 
 
 
 def main():
-    root = Path(CASES)
+    root = Path(settings.CASES)
     check_settings(root)
-    print(f"drawing {COUNT} synthetic cases of {SLICES} slices, {SIZE}x{SIZE}, into {CASES}", flush=True)
-    with whole_folder(root, REPLACE) as folder:
-        for number in progress(range(1, COUNT + 1), COUNT, "drawing"):
-            write_case(folder / f"case{number:02d}", np.random.default_rng([SEED, number]))
-    print(f"wrote {COUNT} cases, {COUNT * SLICES} slices with masks, to {CASES}")
+    print(
+        f"drawing {settings.COUNT} synthetic cases of {settings.SLICES} slices, "
+        f"{settings.SIZE}x{settings.SIZE}, into {settings.CASES}",
+        flush=True,
+    )
+    with whole_folder(root, settings.REPLACE) as folder:
+        for number in progress(range(1, settings.COUNT + 1), settings.COUNT, "drawing"):
+            write_case(folder / f"case{number:02d}", np.random.default_rng([settings.SEED, number]))
+    print(f"wrote {settings.COUNT} cases, {settings.COUNT * settings.SLICES} slices with masks, to {settings.CASES}")
 
 
 def write_case(case, rng):
     patient = invent_patient(rng)
     (case / "x").mkdir(parents=True)
     (case / "y").mkdir()
-    names = [f"{i + 1:04d}" for i in range(SLICES)]
+    names = [f"{i + 1:04d}" for i in range(settings.SLICES)]
     for i, name in enumerate(names):
-        image, mask = draw_slice(patient, (i + 0.5) / SLICES, rng)
+        image, mask = draw_slice(patient, (i + 0.5) / settings.SLICES, rng)
         (case / "x" / f"{name}.png").write_bytes(encode_png(image))
         (case / "y" / f"{name}.png").write_bytes(encode_png(mask))
-    entry = {"image": None, "mask": None, "image_size": [SIZE, SIZE], "box": [0, 0, SIZE, SIZE]}
-    spacing = [FIELD / SIZE, FIELD / SIZE]
-    record = case_record(f"{SOURCE}, seed {SEED}", SIZE, dict.fromkeys(names, entry), spacing=spacing)
+    entry = {
+        "image": None,
+        "mask": None,
+        "image_size": [settings.SIZE, settings.SIZE],
+        "box": [0, 0, settings.SIZE, settings.SIZE],
+    }
+    spacing = [FIELD / settings.SIZE, FIELD / settings.SIZE]
+    record = case_record(f"{SOURCE}, seed {settings.SEED}", settings.SIZE, dict.fromkeys(names, entry), spacing=spacing)
     write_json(case / "case.json", record)
 
 
@@ -256,7 +269,7 @@ class Canvas:
 
     def __init__(self, patient, value):
         self.patient = patient
-        self.pixels = np.full((SIZE * OVERSAMPLING, SIZE * OVERSAMPLING), value, np.float32)
+        self.pixels = np.full((settings.SIZE * OVERSAMPLING, settings.SIZE * OVERSAMPLING), value, np.float32)
         self.scale = len(self.pixels) / FIELD
 
     def oval(self, value, x, y, rx, ry, turn=0.0, rim=(0, AIR), **form):
@@ -282,7 +295,7 @@ class Canvas:
         return np.rint(place * self.scale * 16 - 8).astype(np.int32)
 
     def average(self):
-        return cv2.resize(self.pixels, (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+        return cv2.resize(self.pixels, (settings.SIZE, settings.SIZE), interpolation=cv2.INTER_AREA)
 
 
 def oval(x, y, rx, ry, turn=0.0, *, square=1.0, waves=None, angles=ANGLES):
@@ -305,14 +318,9 @@ def oval(x, y, rx, ry, turn=0.0, *, square=1.0, waves=None, angles=ANGLES):
 
 
 def check_settings(root):
-    for setting, value, low, high in (("COUNT", COUNT, 1, 99), ("SLICES", SLICES, 6, 99), ("SIZE", SIZE, 64, 512)):
-        if not low <= value <= high:
-            raise InputError(f"{setting} is {value}; expected {low} to {high}")
-    if SEED < 0:
-        raise InputError(f"SEED is {SEED}; expected 0 or more")
     if not root.name:
-        raise InputError(f"CASES is {CASES!r}; expected the name of a folder to make")
-    refuse_existing(root, REPLACE)
+        raise SettingError(f"CASES is {settings.CASES!r}; expected the name of a folder to make")
+    refuse_existing(root, settings.REPLACE)
     if root.exists() and not is_sample(root):
         raise InputError(f"{root} holds what this script did not make, so --replace spares it; name another place")
 

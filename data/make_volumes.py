@@ -11,27 +11,30 @@ SEED gives the same files.
 
 import sys
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Le
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common.setting_types import PathName
 from common.settings import apply_command_line
 
 # --- where to
-DATA = "data/Task99_Synthetic"  # folder for the data set
+DATA: PathName = "data/Task99_Synthetic"  # folder for the data set
 REPLACE = False  # True to write over a data set that this script made before
 
 # --- how much
-TRAIN = 12  # cases to train on, at least 1
-TEST = 4  # cases to test on
-CONTRASTS = 2  # channels, 1 to 4
-SEED = 1  # whole number from 0; a case is the same one whatever the numbers above are
+TRAIN: Annotated[int, Ge(1), Le(999)] = 12  # cases to train on, at least 1
+TEST: Annotated[int, Ge(0), Le(999)] = 4  # cases to test on
+CONTRASTS: Annotated[int, Ge(1), Le(4)] = 2  # channels, 1 to 4
+SEED: Annotated[int, Ge(0), Le(2**31)] = 1  # whole number from 0; a case is the same one whatever the numbers above are
 
-apply_command_line(globals())
+settings = apply_command_line(globals())
 
 import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from common.errors import InputError
 from common.files import refuse_existing, whole_folder, write_json
 from common.parallel import progress
 from common.volumes.grids import Geometry
@@ -53,39 +56,36 @@ NOISE = 45
 
 
 def main():
-    check_settings()
-    refuse_existing(DATA, REPLACE, "dataset.json")
-    print(f"drawing {TRAIN} cases to train on and {TEST} to test on into {DATA}", flush=True)
-    names = [f"volume_{number:02d}" for number in range(1, TRAIN + TEST + 1)]
-    with whole_folder(DATA, REPLACE, "dataset.json") as part:
+    refuse_existing(settings.DATA, settings.REPLACE, "dataset.json")
+    print(f"drawing {settings.TRAIN} cases to train on and {settings.TEST} to test on into {settings.DATA}", flush=True)
+    names = [f"volume_{number:02d}" for number in range(1, settings.TRAIN + settings.TEST + 1)]
+    with whole_folder(settings.DATA, settings.REPLACE, "dataset.json") as part:
         for number, name in enumerate(progress(names, len(names), "drawing")):
-            kind = "Tr" if number < TRAIN else "Ts"
+            kind = "Tr" if number < settings.TRAIN else "Ts"
             # a test case is the same one however many there are to train on
-            rng = np.random.default_rng([SEED, kind == "Ts", number if kind == "Tr" else number - TRAIN])
+            rng = np.random.default_rng(
+                [settings.SEED, kind == "Ts", number if kind == "Tr" else number - settings.TRAIN]
+            )
             write_case(part, kind, name, number, rng)
         write_json(part / "dataset.json", describe(names))
-    print(f"wrote {len(names)} volumes with labels to {DATA}")
-
-
-def check_settings():
-    for name, low, high in (("TRAIN", 1, 999), ("TEST", 0, 999), ("CONTRASTS", 1, 4), ("SEED", 0, 2**31)):
-        if not low <= globals()[name] <= high:
-            raise InputError(f"{name} is {globals()[name]}; expected {low} to {high}")
+    print(f"wrote {len(names)} volumes with labels to {settings.DATA}")
 
 
 def describe(names):
     """Content of dataset.json."""
-    training = [{"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names[:TRAIN]]
+    training = [
+        {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names[: settings.TRAIN]
+    ]
     return {
         "name": "Synthetic",
         "description": "nested organs and a lesion, drawn by make_volumes.py",
-        "tensorImageSize": "4D" if CONTRASTS > 1 else "3D",
-        "modality": {str(channel): f"MR contrast {channel + 1}" for channel in range(CONTRASTS)},
+        "tensorImageSize": "4D" if settings.CONTRASTS > 1 else "3D",
+        "modality": {str(channel): f"MR contrast {channel + 1}" for channel in range(settings.CONTRASTS)},
         "labels": LABELS,
-        "numTraining": TRAIN,
-        "numTest": TEST,
+        "numTraining": settings.TRAIN,
+        "numTest": settings.TEST,
         "training": training,
-        "test": [f"./imagesTs/{name}.nii.gz" for name in names[TRAIN:]],
+        "test": [f"./imagesTs/{name}.nii.gz" for name in names[settings.TRAIN :]],
     }
 
 
@@ -100,11 +100,11 @@ def write_case(folder, kind, name, number, rng):
     geometry = Geometry(tuple(size[::-1].tolist()), spacing, origin, tuple(np.eye(3).ravel()))
     orientation = ORIENTATIONS[number % len(ORIENTATIONS)]
     channels = []
-    for channel in range(CONTRASTS):
+    for channel in range(settings.CONTRASTS):
         image = sitk.GetImageFromArray(photograph(tissue, channel, rng))
         image.CopyInformation(label_image(labels, geometry))
         channels.append(sitk.DICOMOrient(image, orientation))
-    image = sitk.JoinSeries(channels) if CONTRASTS > 1 else channels[0]
+    image = sitk.JoinSeries(channels) if settings.CONTRASTS > 1 else channels[0]
     for folder_name in (f"images{kind}", f"labels{kind}"):
         (folder / folder_name).mkdir(exist_ok=True)
     write_labels(image, folder / f"images{kind}" / f"{name}.nii.gz")

@@ -10,33 +10,38 @@ and the like count as the same one) whose name fits. Nothing in IMAGES and MASKS
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common.setting_types import Count, Gray, MaskValues, PathName, Side
 from common.settings import apply_command_line
 
 # --- where from, where to
 IMAGES = ""  # folder of the pictures, or with a name pattern: "pictures/{id}.png"
 MASKS = ""  # folder of the masks, or with a name pattern: "pictures/{id}_mask.png"
-CASES = "data/cases"  # folder for the case folders
-CASE_FROM = "folder"  # "folder": a subfolder is a case, loose pictures are one; "image": each picture is one
+CASES: PathName = "data/cases"  # folder for the case folders
+CASE_FROM: Literal["folder", "image"] = "folder"
+# "folder": a subfolder is a case, loose pictures are one; "image": each picture is one
 REPLACE = False  # True to write over case folders that exist
 SKIP_BROKEN = False  # True: pictures that cannot be used do not count as an error
 
 # --- size
-SIZE = 200  # side of the slices in pixels
-FIT = "resize"  # "resize" to SIZE whatever the shape; "crop" the centre, black where there is too little;
-# "pad" with black to a square, shrunk first where larger than SIZE; "tile" cuts all of it
-TILE_OVERLAP = 0  # pixels that neighbouring tiles share at least
+SIZE: Side = 200  # side of the slices in pixels
+FIT: Literal["resize", "crop", "pad", "tile"] = "resize"
+# "resize" to SIZE whatever the shape; "crop" the centre, black where there is too little; "pad" with black to a square,
+# shrunk first where larger than SIZE; "tile" cuts all of it
+TILE_OVERLAP: Count = 0  # pixels that neighbouring tiles share at least
 
 # --- grey values
 STRETCH = False  # True stretches each picture from its own least value to its greatest over the full range
 
 # --- masks
-MASK_VALUES: dict | None = None  # for instance {1: 255}; None takes 0 and 255, or class numbers, as they are
-MASK_THRESHOLD: int | None = None  # values above it are foreground, for soft or JPEG masks; None: off
-UNMATCHED = "stop"  # a picture without a mask: "stop", "skip" it, or "empty" gives it a black mask
+MASK_VALUES: MaskValues | None = None  # for instance {1: 255}; None takes 0 and 255, or class numbers, as they are
+MASK_THRESHOLD: Gray | None = None  # values above it are foreground, for soft or JPEG masks; None: off
+UNMATCHED: Literal["stop", "skip", "empty"] = "stop"
+# a picture without a mask: "stop", "skip" it, or "empty" gives it a black mask
 
-apply_command_line(globals())
+settings = apply_command_line(globals())
 
 import re
 from contextlib import ExitStack
@@ -45,12 +50,11 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from common.errors import InputError, name_broken, summarise
-from common.files import natural_key, refuse_existing, remove, require_choice, require_folder, whole_folder, write_json
+from common.errors import InputError, SettingError, name_broken, summarise
+from common.files import natural_key, refuse_existing, remove, require_folder, whole_folder, write_json
 from common.parallel import ordered_map, progress
 from common.slices.cases import as_case_name, case_record
 from common.slices.images import (
-    FITS,
     PICTURES,
     check_mask_values,
     class_count,
@@ -89,13 +93,20 @@ def main():
     sources = match_sources()
     cases = sorted({source.case for source in sources}, key=natural_key)
     for case in cases:
-        refuse_existing(Path(CASES, case), REPLACE, marker="case.json")
-    print(f"importing {len(sources)} pictures as {len(cases)} cases, {FIT} to {SIZE}x{SIZE}, into {CASES}", flush=True)
+        refuse_existing(Path(settings.CASES, case), settings.REPLACE, marker="case.json")
+    print(
+        f"importing {len(sources)} pictures as {len(cases)} cases, {settings.FIT} to "
+        f"{settings.SIZE}x{settings.SIZE}, into {settings.CASES}",
+        flush=True,
+    )
 
     problems, values = [], set()
     records = {case: {} for case in cases}
     with ExitStack() as stack:  # no case folder appears before its last picture has been read
-        folders = {case: stack.enter_context(whole_folder(Path(CASES, case), REPLACE, "case.json")) for case in cases}
+        folders = {
+            case: stack.enter_context(whole_folder(Path(settings.CASES, case), settings.REPLACE, "case.json"))
+            for case in cases
+        }
         for folder in folders.values():
             (folder / "x").mkdir()
             (folder / "y").mkdir()
@@ -110,36 +121,29 @@ def main():
                 (folders[source.case] / "x" / f"{name}.png").write_bytes(cut_out.image)
                 (folders[source.case] / "y" / f"{name}.png").write_bytes(cut_out.mask)
                 records[source.case][name] = cut_out.record
-        classes = class_count(values, MASKS)
+        classes = class_count(values, settings.MASKS)
         for case, folder in folders.items():
             if not records[case]:
                 remove(folder)
                 continue
-            record = case_record("0_import_images.py", SIZE, records[case], FIT, STRETCH, MASK_VALUES)
+            record = case_record(
+                "0_import_images.py", settings.SIZE, records[case], settings.FIT, settings.STRETCH, settings.MASK_VALUES
+            )
             write_json(folder / "case.json", record)
     slices, filled = sum(map(len, records.values())), sum(map(bool, records.values()))
     what = "class" if classes == 1 else "classes"
-    print(f"wrote {slices} slices of {SIZE}x{SIZE}, {classes} {what}, in {filled} cases to {CASES}")
-    name_broken(problems, "pictures cannot be used", slices, SKIP_BROKEN)
+    print(
+        f"wrote {slices} slices of {settings.SIZE}x{settings.SIZE}, {classes} {what}, in {filled} cases to "
+        f"{settings.CASES}"
+    )
+    name_broken(problems, "pictures cannot be used", slices, settings.SKIP_BROKEN)
 
 
 def check_settings():
-    require_choice(CASE_FROM, ("folder", "image"), "CASE_FROM")
-    require_choice(FIT, FITS, "FIT")
-    require_choice(UNMATCHED, ("stop", "skip", "empty"), "UNMATCHED")
-    if SIZE < 8:
-        raise InputError(f"SIZE is {SIZE}; expected at least 8 pixels")
-    if not 0 <= TILE_OVERLAP < SIZE:
-        raise InputError(f"TILE_OVERLAP is {TILE_OVERLAP}; expected 0 to {SIZE - 1}")
-    if MASK_VALUES is not None:
-        if MASK_THRESHOLD is not None:
-            raise InputError("MASK_VALUES and MASK_THRESHOLD are both set; give one of them")
-        try:
-            good = all(0 <= int(key) <= 65535 and 0 <= int(value) <= 255 for key, value in MASK_VALUES.items())
-        except (TypeError, ValueError):
-            good = False
-        if not good:
-            raise InputError(f"MASK_VALUES is {MASK_VALUES}; expected grey values to 0..255, such as {{1: 255}}")
+    if settings.TILE_OVERLAP >= settings.SIZE:
+        raise SettingError(f"TILE_OVERLAP is {settings.TILE_OVERLAP}; expected 0 to {settings.SIZE - 1}")
+    if settings.MASK_VALUES is not None and settings.MASK_THRESHOLD is not None:
+        raise SettingError("MASK_VALUES and MASK_THRESHOLD are both set; give one of them")
 
 
 # --- which mask belongs to which picture
@@ -151,8 +155,8 @@ def match_sources():
     Raises:
         InputError: if there are none, or pictures and masks do not match.
     """
-    image_root, image_name = root_and_name(IMAGES, "IMAGES")
-    mask_root, mask_name = root_and_name(MASKS, "MASKS")
+    image_root, image_name = root_and_name(settings.IMAGES, "IMAGES")
+    mask_root, mask_name = root_and_name(settings.MASKS, "MASKS")
     all_images = scan(image_root, image_name or "{id}", skip=MASK_FOLDERS, drop=IMAGE_FOLDERS)
     candidates = [mask_name] if mask_name else MASK_NAMES
     found = [scan(mask_root, name, skip=IMAGE_FOLDERS, drop=MASK_FOLDERS) for name in candidates]
@@ -164,28 +168,30 @@ def match_sources():
     best = max(range(len(found)), key=lambda i: len(found[i].keys() & images_alone[i].keys()))
     images, masks = images_alone[best], found[best]
     if not images:
-        raise InputError(f"IMAGES: no picture ({', '.join(PICTURES)}) fits {IMAGES}; give --images their folder")
+        raise InputError(
+            f"IMAGES: no picture ({', '.join(PICTURES)}) fits {settings.IMAGES}; give --images their folder"
+        )
     if not images.keys() & masks.keys():
         raise InputError(
-            f"no mask in {MASKS} fits a picture in {IMAGES}; give --masks a name pattern such as "
+            f"no mask in {settings.MASKS} fits a picture in {settings.IMAGES}; give --masks a name pattern such as "
             f'"{mask_root}/{{id}}_mask.png"'
         )
     if not mask_name and candidates[best] != "{id}":
         print(f"masks are named {candidates[best]}")
 
-    alone = [f"{path} has no picture in {IMAGES}" for key, path in masks.items() if key not in images]
-    if UNMATCHED == "stop":
-        alone += [f"{path} has no mask in {MASKS}" for key, path in images.items() if key not in masks]
+    alone = [f"{path} has no picture in {settings.IMAGES}" for key, path in masks.items() if key not in images]
+    if settings.UNMATCHED == "stop":
+        alone += [f"{path} has no mask in {settings.MASKS}" for key, path in images.items() if key not in masks]
     if alone:
         raise InputError(summarise(alone, "files have no partner (--unmatched says what to do with pictures)"))
-    keys = [key for key in images if key in masks or UNMATCHED == "empty"]
+    keys = [key for key in images if key in masks or settings.UNMATCHED == "empty"]
     if left_out := len(images) - len(keys):
         print(f"{left_out} pictures without a mask are left out")
 
     names = {}
     for folder, name in keys:
         case = case_name(folder, name)
-        if names.setdefault(case, (folder, name)[: 1 + (CASE_FROM == "image")])[0] != folder:
+        if names.setdefault(case, (folder, name)[: 1 + (settings.CASE_FROM == "image")])[0] != folder:
             raise InputError(f"subfolders {names[case][0]} and {folder} would both become {case}; rename one")
     keys.sort(key=lambda key: (natural_key(case_name(*key)), natural_key(key[1])))
     return [Source(case_name(*key), images[key], masks.get(key)) for key in keys]
@@ -242,7 +248,7 @@ def without_files(some, others):
 
 
 def case_name(folder, name):
-    parts = [part for part in (folder, name if CASE_FROM == "image" else "") if part]
+    parts = [part for part in (folder, name if settings.CASE_FROM == "image" else "") if part]
     return as_case_name("_".join(parts) or "case01")
 
 
@@ -260,17 +266,17 @@ def import_picture(source):
     if mask.shape != image.shape:
         sizes = "{1}x{0} and {3}x{2}".format(*image.shape, *mask.shape)
         raise InputError(f"{source.image} and {source.mask} differ in size: {sizes}")
-    if STRETCH:
+    if settings.STRETCH:
         image = stretch(image)
     cuts = []
-    for box in fit_boxes(image.shape, SIZE, FIT, TILE_OVERLAP):
+    for box in fit_boxes(image.shape, settings.SIZE, settings.FIT, settings.TILE_OVERLAP):
         record = {
-            "image": str(source.image.relative_to(root_and_name(IMAGES, "IMAGES")[0]).as_posix()),
-            "mask": source.mask and str(source.mask.relative_to(root_and_name(MASKS, "MASKS")[0]).as_posix()),
+            "image": str(source.image.relative_to(root_and_name(settings.IMAGES, "IMAGES")[0]).as_posix()),
+            "mask": source.mask and str(source.mask.relative_to(root_and_name(settings.MASKS, "MASKS")[0]).as_posix()),
             "image_size": list(image.shape),
             "box": box,
         }
-        image_cut, mask_cut = cut(image, box, SIZE), cut(mask, box, SIZE, cv2.INTER_NEAREST)
+        image_cut, mask_cut = cut(image, box, settings.SIZE), cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
         cuts.append(Cut(encode_png(image_cut), encode_png(mask_cut), record))
     return cuts, values_of(mask)
 
@@ -287,11 +293,11 @@ def prepare_mask(path):
         if not np.array_equal(gray, mask[..., 0]):
             raise InputError(f"{path} is coloured; expected a gray mask, or one with equal channels")
         mask = gray
-    if MASK_THRESHOLD is not None:
-        return np.where(mask > MASK_THRESHOLD, 255, 0).astype(np.uint8)
+    if settings.MASK_THRESHOLD is not None:
+        return np.where(mask > settings.MASK_THRESHOLD, 255, 0).astype(np.uint8)
     values = values_of(mask)
-    if MASK_VALUES is not None:
-        mapping = {0: 0} | {int(key): int(value) for key, value in MASK_VALUES.items()}
+    if settings.MASK_VALUES is not None:
+        mapping = {0: 0} | {int(key): int(value) for key, value in settings.MASK_VALUES.items()}
         if unknown := sorted(values - mapping.keys()):
             raise InputError(f"{path} has the values {unknown[:8]}, which MASK_VALUES does not map")
         table = np.zeros(65536, np.uint8)

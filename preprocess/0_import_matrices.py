@@ -9,63 +9,58 @@ A pair that does not fit (sizes differ, a row is short, a mask of odd values) is
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common.setting_types import PathName, PositiveInt, Side, Window
 from common.settings import apply_command_line
 
 # --- where from, where to
 IMAGES = ""  # folder of the files with grey values
 MASKS = ""  # folder of the files with masks, by the same names
-CASES = "data/cases"  # folder for the case folders
+CASES: PathName = "data/cases"  # folder for the case folders
 REPLACE = False  # True to write over case folders that exist
 
 # --- slices
-SIZE = 512  # side of the slices in pixels
-FIT = "resize"  # "resize" to SIZE whatever the shape; "crop" the centre; "pad" to a square, shrunk where larger
-WINDOW: list | None = None  # values of black and white, [low, high], such as [-200, 200] HU; None: least and greatest
-BITS = 8  # of the slices: 8 or 16
+SIZE: Side = 512  # side of the slices in pixels
+FIT: Literal["resize", "crop", "pad"] = "resize"
+# "resize" to SIZE whatever the shape; "crop" the centre; "pad" to a square, shrunk where larger
+WINDOW: Window | None = None  # values of black and white, [low, high], such as [-200, 200] HU; None: least and greatest
+BITS: Literal[8, 16] = 8  # of the slices: 8 or 16
 
 # --- masks
-SMALLEST = 5  # pixels of the smallest part of a mask that is kept, over corners too; smaller specks are removed
+SMALLEST: PositiveInt = 5
+# pixels of the smallest part of a mask that is kept, over corners too; smaller specks are removed
 
-apply_command_line(globals())
+settings = apply_command_line(globals())
 
 import cv2
 import numpy as np
 import pandas as pd
 
 from common.errors import InputError, summarise
-from common.files import natural_key, refuse_existing, require_choice, require_folder, require_range
+from common.files import natural_key, refuse_existing, require_folder
 from common.parallel import ordered_map, progress
 from common.slices.cases import as_case_name, case_record, write_case
 from common.slices.images import cut, encode_png, fit_boxes, to_grey
 
 
 def main():
-    check_settings()
     pairs = match_pairs()
     for case, _, _ in pairs:
-        refuse_existing(Path(CASES, case), REPLACE, "case.json")
-    print(f"importing {len(pairs)} slices, {FIT} to {SIZE}x{SIZE}, into {CASES}", flush=True)
+        refuse_existing(Path(settings.CASES, case), settings.REPLACE, "case.json")
+    print(
+        (f"importing {len(pairs)} slices, {settings.FIT} to {settings.SIZE}x{settings.SIZE}, into {settings.CASES}"),
+        flush=True,
+    )
     problems = []
     written = ordered_map(import_pair, pairs, problems=problems)
     count = sum(done is not None for done in progress(written, len(pairs), "importing"))
     if problems:
         print(summarise(problems, "pairs do not fit and were left out"))
     if not count:
-        raise InputError(f"no slice of {IMAGES} could be used")
-    print(f"wrote {count} slices of {SIZE}x{SIZE}, each a case, to {CASES}")
-
-
-def check_settings():
-    require_choice(FIT, ("resize", "crop", "pad"), "FIT")
-    require_choice(BITS, (8, 16), "BITS")
-    if SIZE < 8:
-        raise InputError(f"SIZE is {SIZE}; expected at least 8 pixels")
-    if SMALLEST < 1:
-        raise InputError(f"SMALLEST is {SMALLEST}; expected at least 1 pixel")
-    if WINDOW is not None:
-        require_range(WINDOW, "WINDOW")
+        raise InputError(f"no slice of {settings.IMAGES} could be used")
+    print(f"wrote {count} slices of {settings.SIZE}x{settings.SIZE}, each a case, to {settings.CASES}")
 
 
 def match_pairs():
@@ -80,11 +75,11 @@ def match_pairs():
             for path in require_folder(folder, setting).iterdir()
             if path.is_file() and path.name[0] != "."
         }
-        for folder, setting in ((IMAGES, "IMAGES"), (MASKS, "MASKS"))
+        for folder, setting in ((settings.IMAGES, "IMAGES"), (settings.MASKS, "MASKS"))
     )
     names = sorted(images.keys() & masks.keys(), key=natural_key)
     if not names:
-        raise InputError(f"no file in {IMAGES} has the name of one in {MASKS}")
+        raise InputError(f"no file in {settings.IMAGES} has the name of one in {settings.MASKS}")
     alone = [f"{images.get(name) or masks[name]} has no partner" for name in sorted(images.keys() ^ masks.keys())]
     if alone:
         print(summarise(alone, "files were left out"))
@@ -114,16 +109,18 @@ def import_pair(pair):
     values = np.unique(mask)
     if not set(values.tolist()) <= {0, 1}:
         raise InputError(f"{mask_path} holds the values {values[:5].tolist()}; expected 0 and 1")
-    low, high = WINDOW or (image.min(), image.max())
+    low, high = settings.WINDOW or (image.min(), image.max())
     if not low < high:
         raise InputError(f"{image_path} holds the value {low:g} only")
     mask = without_specks(mask.astype(np.uint8))
-    (box,) = fit_boxes(image.shape, SIZE, FIT)
+    (box,) = fit_boxes(image.shape, settings.SIZE, settings.FIT)
     entry = {"image": image_path.name, "mask": mask_path.name, "image_size": list(image.shape), "box": list(box)}
-    record = case_record("0_import_matrices.py", SIZE, {"0001": entry}, FIT, window=[float(low), float(high)])
-    slice_file = encode_png(cut(to_grey(image, low, high, BITS), box, SIZE))
-    mask_file = encode_png(cut(mask * np.uint8(255), box, SIZE, cv2.INTER_NEAREST))
-    write_case(Path(CASES, case), REPLACE, record, [(slice_file, mask_file)])
+    record = case_record(
+        "0_import_matrices.py", settings.SIZE, {"0001": entry}, settings.FIT, window=[float(low), float(high)]
+    )
+    slice_file = encode_png(cut(to_grey(image, low, high, settings.BITS), box, settings.SIZE))
+    mask_file = encode_png(cut(mask * np.uint8(255), box, settings.SIZE, cv2.INTER_NEAREST))
+    write_case(Path(settings.CASES, case), settings.REPLACE, record, [(slice_file, mask_file)])
     return case
 
 
@@ -146,7 +143,7 @@ def read_matrix(path):
 def without_specks(mask):
     """A mask of 0 and 1 without parts of fewer than SMALLEST pixels, which may touch at corners."""
     _, parts, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    keep = statistics[:, cv2.CC_STAT_AREA] >= SMALLEST
+    keep = statistics[:, cv2.CC_STAT_AREA] >= settings.SMALLEST
     keep[0] = False
     return keep[parts].astype(np.uint8)
 

@@ -10,32 +10,38 @@ with discs of the sphere of that diameter. Scans without a row and rows without 
 
 import sys
 from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common.setting_types import PathName, Side, Window
 from common.settings import apply_command_line
 
 # --- where from, where to
 SCANS = ""  # folder that is searched for scans
 ANNOTATIONS = ""  # the table (.csv); may be empty where SLICES is "all": masks are black
-CASES = "data/cases"  # folder for the case folders
+CASES: PathName = "data/cases"  # folder for the case folders
 REPLACE = False  # True to write over case folders that exist
 SKIP_BROKEN = False  # True: scans that cannot be used do not count as an error
 
 # --- slices
-SLICES = "nodules"  # "nodules": those through a nodule; "all": every slice of every scan, for instance to predict
-NEIGHBOURS = 1  # slices on each side of that of a centre, where SLICES is "nodules"
-SIZE = 512  # side of the slices in pixels
-WINDOW = [-1000, 400]  # HU of black and white
-LUNGS = ""  # what is outside of the lungs turns black: "clusters" or "thresholds" finds them; "": all stays
+SLICES: Literal["nodules", "all"] = "nodules"
+# "nodules": those through a nodule; "all": every slice of every scan, for instance to predict
+NEIGHBOURS: Annotated[int, Ge(0), Le(1000)] = 1  # slices on each side of that of a centre, where SLICES is "nodules"
+SIZE: Side = 512  # side of the slices in pixels
+WINDOW: Window = [-1000, 400]  # HU of black and white
+LUNGS: Literal["clusters", "thresholds", ""] = ""
+# what is outside of the lungs turns black: "clusters" or "thresholds" finds them; "": all stays
 CUT = False  # True: slices are cut to the square around the lungs, which LUNGS finds
 
-apply_command_line(globals())
+settings = apply_command_line(globals())
 
 import cv2
 import numpy as np
 
-from common.errors import InputError, name_broken
-from common.files import refuse_existing, require_choice, require_folder, require_range
+from common.errors import InputError, SettingError, name_broken
+from common.files import refuse_existing, require_folder
 from common.parallel import ordered_map, progress
 from common.slices.cases import as_case_name, case_record, write_case
 from common.slices.images import cut, encode_png, fit_boxes, to_grey
@@ -48,13 +54,16 @@ from common.volumes.reading import find_volumes, open_slices, slice_entry, spaci
 def main():
     check_settings()
     of_scan, scans = match_rows()
-    paths = {name: Path(CASES, as_case_name(series_of(name))) for name in of_scan}
+    paths = {name: Path(settings.CASES, as_case_name(series_of(name))) for name in of_scan}
     if len(set(paths.values())) < len(paths):
-        raise InputError(f"two scans of {SCANS} have the same name; rename one")
+        raise InputError(f"two scans of {settings.SCANS} have the same name; rename one")
     for path in paths.values():
-        refuse_existing(path, REPLACE, "case.json")
+        refuse_existing(path, settings.REPLACE, "case.json")
 
-    print(f"importing {len(of_scan)} scans with {sum(map(len, of_scan.values()))} nodules into {CASES}", flush=True)
+    print(
+        (f"importing {len(of_scan)} scans with {sum(map(len, of_scan.values()))} nodules into {settings.CASES}"),
+        flush=True,
+    )
     problems, written = [], 0
     for name, rows in progress(of_scan.items(), len(of_scan), "importing"):
         try:
@@ -62,8 +71,8 @@ def main():
         except InputError as error:
             problems.append(str(error))
     done = len(of_scan) - len(problems)
-    print(f"wrote {written} slices of {SIZE}x{SIZE} in {done} cases to {CASES}")
-    name_broken(problems, "scans cannot be used", done, SKIP_BROKEN)
+    print(f"wrote {written} slices of {settings.SIZE}x{settings.SIZE} in {done} cases to {settings.CASES}")
+    name_broken(problems, "scans cannot be used", done, settings.SKIP_BROKEN)
 
 
 def match_rows():
@@ -72,16 +81,16 @@ def match_rows():
     Raises:
         InputError: if no slice is wanted of any.
     """
-    scans = find_volumes(require_folder(SCANS, "SCANS"))
-    table = read_annotations(ANNOTATIONS) if ANNOTATIONS else no_annotations()
+    scans = find_volumes(require_folder(settings.SCANS, "SCANS"))
+    table = read_annotations(settings.ANNOTATIONS) if settings.ANNOTATIONS else no_annotations()
     of_scan = {name: table[table["seriesuid"] == series_of(name)] for name in scans}
     known = {series_of(name) for name in scans}
-    if ANNOTATIONS:
+    if settings.ANNOTATIONS:
         tell("scans have no row", [name for name, rows in of_scan.items() if rows.empty])
         tell("series of the table have no scan", [name for name in table["seriesuid"].unique() if name not in known])
-    of_scan = {name: rows for name, rows in of_scan.items() if SLICES == "all" or not rows.empty}
+    of_scan = {name: rows for name, rows in of_scan.items() if settings.SLICES == "all" or not rows.empty}
     if not of_scan:
-        raise InputError(f"no scan of {SCANS} has the name of a seriesuid in {ANNOTATIONS}")
+        raise InputError(f"no scan of {settings.SCANS} has the name of a seriesuid in {settings.ANNOTATIONS}")
     return of_scan, scans
 
 
@@ -90,15 +99,10 @@ def series_of(name):
 
 
 def check_settings():
-    require_choice(SLICES, ("nodules", "all"), "SLICES")
-    require_choice(LUNGS, ("", *lungs.WAYS), "LUNGS")
-    if not ANNOTATIONS and SLICES == "nodules":
-        raise InputError("ANNOTATIONS is not set; give --annotations the table, or --slices all")
-    if CUT and not LUNGS:
-        raise InputError("CUT needs LUNGS; give --lungs clusters or --lungs thresholds")
-    if NEIGHBOURS < 0 or SIZE < 8:
-        raise InputError(f"NEIGHBOURS is {NEIGHBOURS}, SIZE {SIZE}; expected at least 0 and at least 8")
-    require_range(WINDOW, "WINDOW")
+    if not settings.ANNOTATIONS and settings.SLICES == "nodules":
+        raise SettingError("ANNOTATIONS is not set; give --annotations the table, or --slices all")
+    if settings.CUT and not settings.LUNGS:
+        raise SettingError("CUT needs LUNGS; give --lungs clusters or --lungs thresholds")
 
 
 def tell(what, names):
@@ -113,11 +117,11 @@ def import_scan(path, nodules, case):
     Returns:
         number of slices.
     """
-    voxels, _, volume = open_slices(path, "axial", WINDOW)
+    voxels, _, volume = open_slices(path, "axial", settings.WINDOW)
     grid = Geometry(**volume["grid"])
-    masks = discs(grid, nodules, NEIGHBOURS if SLICES == "nodules" else len(voxels))
+    masks = discs(grid, nodules, settings.NEIGHBOURS if settings.SLICES == "nodules" else len(voxels))
     empty = np.zeros(voxels.shape[1:], np.uint8)
-    wanted = range(len(voxels)) if SLICES == "all" else sorted(masks)
+    wanted = range(len(voxels)) if settings.SLICES == "all" else sorted(masks)
     made = list(ordered_map(lambda k: make_slice(voxels[k], masks.get(k, empty)), wanted))
     boxes = [box for _, _, box in made]
     slices = {
@@ -125,22 +129,24 @@ def import_scan(path, nodules, case):
         for number, (k, box) in enumerate(zip(wanted, boxes, strict=True), 1)
     }
     spacing = spacing_of_plane(grid.spacing, "axial")
-    fit = "crop" if CUT else "resize"
-    record = case_record("0_import_nodules.py", SIZE, slices, fit, False, None, spacing, WINDOW, volume)
-    write_case(case, REPLACE, record, [files for *files, _ in made])
+    fit = "crop" if settings.CUT else "resize"
+    record = case_record(
+        "0_import_nodules.py", settings.SIZE, slices, fit, False, None, spacing, settings.WINDOW, volume
+    )
+    write_case(case, settings.REPLACE, record, [files for *files, _ in made])
     return len(slices)
 
 
 def make_slice(hu, mask):
     """A slice and its mask as PNG files, and the box that they were cut from."""
-    (box,) = fit_boxes(hu.shape, SIZE, "resize")
-    grey = to_grey(hu, *WINDOW, 8)
-    if LUNGS:
-        inside = lungs.WAYS[LUNGS](np.asarray(hu, np.float32))
+    (box,) = fit_boxes(hu.shape, settings.SIZE, "resize")
+    grey = to_grey(hu, *settings.WINDOW, 8)
+    if settings.LUNGS:
+        inside = lungs.WAYS[settings.LUNGS](np.asarray(hu, np.float32))
         grey = np.where(inside | (mask > 0), grey, 0).astype(np.uint8)  # a nodule at the wall stays
-        box = (lungs.square_around(inside | (mask > 0)) or box) if CUT else box
-    mask = cut(mask * np.uint8(255), box, SIZE, cv2.INTER_NEAREST)
-    return encode_png(cut(grey, box, SIZE)), encode_png(mask), box
+        box = (lungs.square_around(inside | (mask > 0)) or box) if settings.CUT else box
+    mask = cut(mask * np.uint8(255), box, settings.SIZE, cv2.INTER_NEAREST)
+    return encode_png(cut(grey, box, settings.SIZE)), encode_png(mask), box
 
 
 if __name__ == "__main__":

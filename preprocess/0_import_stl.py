@@ -10,37 +10,39 @@ A pixel is inside where its centre is.
 
 import sys
 from pathlib import Path
+from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common.setting_types import NonNegative, PathName, Positive, Rule, Side
 from common.settings import apply_command_line
 
 # --- where from, where to
 SURFACE = ""  # the surface
-OUTPUT = "data/surface"  # folder for the masks; with VOLUME the label volume, such as "labels/scan1.nii.gz"
+OUTPUT: PathName = "data/surface"  # folder for the masks; with VOLUME the label volume, such as "labels/scan1.nii.gz"
 REPLACE = False  # True to write over an OUTPUT that exists
-OPEN_SURFACE = "refuse"  # a surface that is not closed: "refuse" it, or "repair" its holes
+OPEN_SURFACE: Literal["refuse", "repair"] = "refuse"  # a surface that is not closed: "refuse" it, or "repair" its holes
 
 # --- masks
-AXIS = "z"  # axis to slice along: "x", "y" or "z"
-OFFSET = 0.0  # mm from the end of the surface to the first slice
-INTERVAL = 1.0  # mm between slices; negative: from the other end
-PIXEL: float | None = None  # mm of a pixel; None: as the longer side of the surface takes nine tenths of SIZE
-SIZE = 200  # side of the masks in pixels; the middle of the surface is in the middle
-FLIP = ""  # "" or "horizontal", "vertical" or "both"
+AXIS: Literal["x", "y", "z"] = "z"  # axis to slice along: "x", "y" or "z"
+OFFSET: NonNegative = 0.0  # mm from the end of the surface to the first slice
+INTERVAL: Annotated[float, Rule("a number other than 0", bool)] = 1.0  # mm between slices; negative: from the other end
+PIXEL: Positive | None = None  # mm of a pixel; None: as the longer side of the surface takes nine tenths of SIZE
+SIZE: Side = 200  # side of the masks in pixels; the middle of the surface is in the middle
+FLIP: Literal["", "horizontal", "vertical", "both"] = ""  # "" or "horizontal", "vertical" or "both"
 
 # --- onto a volume
 VOLUME = ""  # DICOM folder, NIfTI, NRRD or MetaImage
-SPACE = "LPS"  # axes of the surface: "LPS", as DICOM and 3D Slicer have them, or "RAS", as NIfTI tools
+SPACE: Literal["LPS", "RAS"] = "LPS"
+# axes of the surface: "LPS", as DICOM and 3D Slicer have them, or "RAS", as NIfTI tools
 
-apply_command_line(globals())
+settings = apply_command_line(globals())
 
 import numpy as np
 import trimesh
 
-from common.errors import InputError
-from common.files import refuse_existing, require_choice, whole_file, whole_folder, write_json
+from common.errors import InputError, SettingError
+from common.files import refuse_existing, whole_file, whole_folder, write_json
 from common.parallel import progress
-from common.settings import recorded_settings
 from common.slices.images import encode_png
 from common.volumes.grids import Geometry
 from common.volumes.labels import WRITTEN, label_image, write_labels
@@ -54,42 +56,44 @@ RECORD = "surface.json"
 def main():
     check_settings()
     surface = read_surface()
-    if VOLUME:
-        geometry = Geometry.of(read_volume(VOLUME))
-        print(f"putting {SURFACE} onto the grid of {VOLUME}, {geometry.size}", flush=True)
-        points = surface.vertices * ([1, 1, 1] if SPACE == "LPS" else [-1, -1, 1])
+    if settings.VOLUME:
+        geometry = Geometry.of(read_volume(settings.VOLUME))
+        print(f"putting {settings.SURFACE} onto the grid of {settings.VOLUME}, {geometry.size}", flush=True)
+        points = surface.vertices * ([1, 1, 1] if settings.SPACE == "LPS" else [-1, -1, 1])
         in_voxels = surface_in(surface, geometry.to_voxels(points))
         columns, rows, count = geometry.size
         masks = np.stack(list(slice_surface(in_voxels, range(count), (rows, columns))))
         if not masks.any():
-            raise InputError(f"{SURFACE} is outside of {VOLUME}; is it in mm, and is SPACE ({SPACE}) right?")
-        with whole_file(OUTPUT) as part:
+            raise InputError(
+                f"{settings.SURFACE} is outside of {settings.VOLUME}; is it in mm, and is SPACE "
+                f"({settings.SPACE}) right?"
+            )
+        with whole_file(settings.OUTPUT) as part:
             write_labels(label_image(masks, geometry), part)
-        print(f"wrote {OUTPUT}: {int(masks.sum())} voxels in {int(masks.any((1, 2)).sum())} of {count} slices")
+        print(f"wrote {settings.OUTPUT}: {int(masks.sum())} voxels in {int(masks.any((1, 2)).sum())} of {count} slices")
         return
 
     in_pixels, places = to_pixels(surface)
-    print(f"slicing {SURFACE} along {AXIS} into {len(places)} masks of {SIZE}x{SIZE}, into {OUTPUT}", flush=True)
-    with whole_folder(OUTPUT, REPLACE, RECORD) as part:
-        masks = progress(slice_surface(in_pixels, places, (SIZE, SIZE)), len(places), "slicing")
+    print(
+        f"slicing {settings.SURFACE} along {settings.AXIS} into {len(places)} masks of "
+        f"{settings.SIZE}x{settings.SIZE}, into {settings.OUTPUT}",
+        flush=True,
+    )
+    with whole_folder(settings.OUTPUT, settings.REPLACE, RECORD) as part:
+        masks = progress(slice_surface(in_pixels, places, (settings.SIZE, settings.SIZE)), len(places), "slicing")
         for number, mask in enumerate(masks, 1):
-            mask = mask[::-1] if FLIP in ("vertical", "both") else mask
-            mask = mask[:, ::-1] if FLIP in ("horizontal", "both") else mask
+            mask = mask[::-1] if settings.FLIP in ("vertical", "both") else mask
+            mask = mask[:, ::-1] if settings.FLIP in ("horizontal", "both") else mask
             (part / f"slice{number:04d}.png").write_bytes(encode_png(np.ascontiguousarray(mask) * np.uint8(255)))
-        write_json(part / RECORD, recorded_settings(globals()))
-    print(f"wrote {len(places)} masks to {OUTPUT}")
+        write_json(part / RECORD, settings.as_json())
+    print(f"wrote {len(places)} masks to {settings.OUTPUT}")
 
 
 def check_settings():
-    require_choice(AXIS, ("x", "y", "z"), "AXIS")
-    require_choice(FLIP, ("", "horizontal", "vertical", "both"), "FLIP")
-    require_choice(OPEN_SURFACE, ("refuse", "repair"), "OPEN_SURFACE")
-    require_choice(SPACE, ("LPS", "RAS"), "SPACE")
-    if INTERVAL == 0 or (PIXEL is not None and PIXEL <= 0) or SIZE < 8:
-        raise InputError(f"INTERVAL is {INTERVAL}, PIXEL {PIXEL}, SIZE {SIZE}; expected not 0, more than 0, at least 8")
-    if VOLUME and not OUTPUT.lower().endswith(ENDINGS):
-        raise InputError(f"OUTPUT is {OUTPUT}; with VOLUME expected a file that ends in {', '.join(ENDINGS)}")
-    refuse_existing(OUTPUT, REPLACE, None if VOLUME else RECORD)
+    if settings.VOLUME and not settings.OUTPUT.lower().endswith(ENDINGS):
+        endings = ", ".join(ENDINGS)
+        raise SettingError(f"OUTPUT is {settings.OUTPUT}; with VOLUME expected a file that ends in {endings}")
+    refuse_existing(settings.OUTPUT, settings.REPLACE, None if settings.VOLUME else RECORD)
 
 
 def read_surface():
@@ -98,9 +102,9 @@ def read_surface():
     Raises:
         InputError: if it cannot be read or is not closed.
     """
-    path = Path(SURFACE)
+    path = Path(settings.SURFACE)
     if not path.is_file():
-        raise InputError(f"SURFACE: {SURFACE or 'not set'} does not exist; give --surface an .stl file")
+        raise InputError(f"SURFACE: {settings.SURFACE or 'not set'} does not exist; give --surface an .stl file")
     try:
         surface = trimesh.load_mesh(path)
     except Exception as error:  # whatever a reader makes of a damaged file
@@ -109,7 +113,7 @@ def read_surface():
         raise InputError(f"{path} holds no triangles")
     surface.merge_vertices()
     if not surface.is_watertight:
-        if OPEN_SURFACE == "refuse":
+        if settings.OPEN_SURFACE == "refuse":
             raise InputError(f"{path} is not closed; close it, or give --open-surface repair")
         trimesh.repair.fill_holes(surface)
         if not surface.is_watertight:
@@ -125,17 +129,17 @@ def read_surface():
 
 def to_pixels(surface):
     """The surface with its slices at the third coordinate and pixels in the other two, and the places of the slices."""
-    order = {"x": [1, 2, 0], "y": [0, 2, 1], "z": [0, 1, 2]}[AXIS]
+    order = {"x": [1, 2, 0], "y": [0, 2, 1], "z": [0, 1, 2]}[settings.AXIS]
     points = surface.vertices[:, order]
     low, high = points.min(0), points.max(0)
-    pixel = PIXEL or (high - low)[:2].max() / (0.9 * SIZE)
+    pixel = settings.PIXEL or (high - low)[:2].max() / (0.9 * settings.SIZE)
     points = points - [*((low + high) / 2)[:2], 0]
-    points = points / [pixel, pixel, 1] + [(SIZE - 1) / 2, (SIZE - 1) / 2, 0]
+    points = points / [pixel, pixel, 1] + [(settings.SIZE - 1) / 2, (settings.SIZE - 1) / 2, 0]
     length = high[2] - low[2]
-    steps = np.arange(OFFSET, length, abs(INTERVAL))
+    steps = np.arange(settings.OFFSET, length, abs(settings.INTERVAL))
     if not len(steps):
-        raise InputError(f"OFFSET is {OFFSET}; the surface is {length:.4g} mm long along {AXIS}")
-    places = low[2] + steps if INTERVAL > 0 else high[2] - steps
+        raise InputError(f"OFFSET is {settings.OFFSET}; the surface is {length:.4g} mm long along {settings.AXIS}")
+    places = low[2] + steps if settings.INTERVAL > 0 else high[2] - steps
     return surface_in(surface, points), places.tolist()
 
 

@@ -10,35 +10,43 @@ replaces the folders that it made before (augmented.json lists them) and touches
 
 import sys
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Gt, Le, Len
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common.setting_types import Filters, PartOfWork, PathName, Shapes, ShareOfHalf
 from common.settings import apply_command_line
 
 # --- where
-CASES = "data/cases"  # folder of the case folders
+CASES: PathName = "data/cases"  # folder of the case folders
 
 # --- what to make
-FILTERS = ["O", "A", "B", "C"]  # O none, A non-local means, B bilateral, C CLAHE, D posterisation
-SHAPES = ["", "HT", "WD", "DKP", "DKM", "HSR", "HSL", "RTP", "RTM", "CP0", "CP1", "CP2", "CP3", "CP4"]
+FILTERS: Filters = ["O", "A", "B", "C"]  # O none, A non-local means, B bilateral, C CLAHE, D posterisation
+SHAPES: Shapes = ["", "HT", "WD", "DKP", "DKM", "HSR", "HSL", "RTP", "RTM", "CP0", "CP1", "CP2", "CP3", "CP4"]
 # "" undeformed, HT and WD stretch, DKP and DKM trapezoid, HSR and HSL parallelogram, RTP and RTM rotation, CP parts
-WORKERS = 0  # slices at a time; 0: one a core
-PART = ""  # "2/8": the second of eight parts of the cases, each for a process or machine of its own; "": all
+WORKERS: Annotated[int, Ge(0), Le(1024)] = 0  # slices at a time; 0: one a core
+PART: PartOfWork = ""
+# "2/8": the second of eight parts of the cases, each for a process or machine of its own; "": all
 
 # --- amounts of the shapes
-STRETCH = 0.05  # share of the size by which HT and WD stretch at each end
-TRAPEZOID = 0.125  # share of the size by which DKP and DKM widen an edge on both sides (small targets: 0.15)
-SHEAR = 0.10  # share of the size by which HSR and HSL push two corners (small targets: 0.15)
-ROTATION = 8.0  # degrees of RTP (counter-clockwise) and RTM (small targets: 15)
-PART_MARGIN = 10  # pixels between the corner parts CP1 to CP4 and the edges
+STRETCH: ShareOfHalf = 0.05  # share of the size by which HT and WD stretch at each end
+TRAPEZOID: ShareOfHalf = 0.125
+# share of the size by which DKP and DKM widen an edge on both sides (small targets: 0.15)
+SHEAR: ShareOfHalf = 0.10  # share of the size by which HSR and HSL push two corners (small targets: 0.15)
+ROTATION: Annotated[float, Ge(0), Le(180)] = 8.0  # degrees of RTP (counter-clockwise) and RTM (small targets: 15)
+PART_MARGIN: Annotated[int, Ge(0), Le(1000)] = 10  # pixels between the corner parts CP1 to CP4 and the edges
 
 # --- amounts of the filters, in grey values of 8 bits
-DENOISE = 2.0  # strength h of non-local means
-BILATERAL = [3.0, 1.5]  # sigma of grey values and of distance, three rounds
-CLAHE_LIMIT = 1.4  # clip limit, on 4x4 tiles
-LEVELS = 32  # grey levels of the posterisation
-TRIM = 0  # pixels blacked out before the filters: at top and bottom, or, if negative, at left and right
+DENOISE: Annotated[float, Ge(0), Le(100)] = 2.0  # strength h of non-local means
+BILATERAL: Annotated[list[Annotated[float, Ge(0), Le(100)]], Len(2, 2)] = [3.0, 1.5]
+# sigma of grey values and of distance, three rounds
+CLAHE_LIMIT: Annotated[float, Gt(0), Le(1000)] = 1.4  # clip limit, on 4x4 tiles
+LEVELS: Annotated[int, Ge(2), Le(256)] = 32  # grey levels of the posterisation
+TRIM: Annotated[int, Ge(-(2**14)), Le(2**14)] = 0
+# pixels blacked out before the filters: at top and bottom, or, if negative, at left and right
 
-apply_command_line(globals())
+settings = apply_command_line(globals())
 
 from functools import partial
 
@@ -56,19 +64,21 @@ RECORD = "augmented.json"
 
 
 def main():
-    shapes, filters = choose(SHAPES, make_shapes(), "SHAPES"), choose(FILTERS, make_filters(), "FILTERS")
-    check_amounts()
-    part = Part.read(PART)
-    cases = part.share(find_cases(CASES))
+    shapes, filters = (
+        choose(settings.SHAPES, make_shapes(), "SHAPES"),
+        choose(settings.FILTERS, make_filters(), "FILTERS"),
+    )
+    part = Part.read(settings.PART)
+    cases = part.share(find_cases(settings.CASES))
     if not cases:
-        print(f"nothing to do in part {part}: {CASES} has fewer cases")
+        print(f"nothing to do in part {part}: {settings.CASES} has fewer cases")
         return
     folders = [*(f"x_{f}{suffix(s)}" for f in filters for s in shapes), *(f"y_O{suffix(s)}" for s in shapes)]
     for case in cases:
         refuse_foreign_folders(case, folders)
     slices = [(case, *pair) for case in cases for pair in pair_up(case / "x", case / "y", case)]
     problems = []
-    for _ in ordered_map(lambda task: check_slice(*task[2:]), slices, WORKERS, problems):
+    for _ in ordered_map(lambda task: check_slice(*task[2:]), slices, settings.WORKERS, problems):
         pass
     if problems:
         raise InputError(summarise(problems, "files cannot be used"))
@@ -83,7 +93,7 @@ def main():
                 remove(part_of(case, folder))
                 part_of(case, folder).mkdir()
         last_of_case = {case: i for i, (case, *_) in enumerate(slices)}
-        augmented = ordered_map(partial(augment_slice, filters=filters, shapes=shapes), slices, WORKERS)
+        augmented = ordered_map(partial(augment_slice, filters=filters, shapes=shapes), slices, settings.WORKERS)
         for i, case in enumerate(progress(augmented, len(slices), "augmenting")):
             if i == last_of_case[case]:
                 publish(case, folders)
@@ -92,7 +102,7 @@ def main():
             for folder in folders:
                 remove(part_of(case, folder))
     files = len(slices) * len(folders)
-    print(f"wrote {len(folders)} folders in each of {len(cases)} cases, {files} files, to {CASES}")
+    print(f"wrote {len(folders)} folders in each of {len(cases)} cases, {files} files, to {settings.CASES}")
 
 
 def augment_slice(task, filters, shapes):
@@ -132,13 +142,13 @@ def make_filters():
 def denoise(image):
     """Non-local means (Buades et al., doi 10.5201/ipol.2011.bcm_nlm), template window 7, search window 21."""
     if image.dtype == np.uint8:
-        return cv2.fastNlMeansDenoising(image, None, DENOISE, 7, 21)
-    return cv2.fastNlMeansDenoising(image, [DENOISE * 257], None, 7, 21, cv2.NORM_L1)
+        return cv2.fastNlMeansDenoising(image, None, settings.DENOISE, 7, 21)
+    return cv2.fastNlMeansDenoising(image, [settings.DENOISE * 257], None, 7, 21, cv2.NORM_L1)
 
 
 def smooth_three_times(image):
     for _ in range(3):
-        image = bilateral(image, -1, *BILATERAL)
+        image = bilateral(image, -1, *settings.BILATERAL)
     return image
 
 
@@ -147,7 +157,7 @@ def equalise(image):
 
     16 bits get the change that their upper 8 bits get: with 65,536 bins, more than a tile has pixels, no limit works.
     """
-    clahe = cv2.createCLAHE(CLAHE_LIMIT, (4, 4))
+    clahe = cv2.createCLAHE(settings.CLAHE_LIMIT, (4, 4))
     if image.dtype == np.uint8:
         return clahe.apply(image)
     upper = (image >> 8).astype(np.uint8)
@@ -158,8 +168,8 @@ def equalise(image):
 def posterise(image):
     """Smooth, then round down to LEVELS grey levels that are spread over the full range."""
     top = np.iinfo(image.dtype).max
-    level = bilateral(image, 10, 10, 10).astype(np.uint32) * LEVELS // (top + 1)
-    return (level * top // (LEVELS - 1)).astype(image.dtype)
+    level = bilateral(image, 10, 10, 10).astype(np.uint32) * settings.LEVELS // (top + 1)
+    return (level * top // (settings.LEVELS - 1)).astype(image.dtype)
 
 
 def bilateral(image, diameter, sigma_colour, sigma_space):
@@ -170,12 +180,12 @@ def bilateral(image, diameter, sigma_colour, sigma_space):
 
 
 def trim(picture):
-    if not TRIM:
+    if not settings.TRIM:
         return picture
     picture = picture.copy()
-    sides = picture if TRIM > 0 else picture.T
-    sides[: abs(TRIM)] = 0
-    sides[-abs(TRIM) :] = 0
+    sides = picture if settings.TRIM > 0 else picture.T
+    sides[: abs(settings.TRIM)] = 0
+    sides[-abs(settings.TRIM) :] = 0
     return picture
 
 
@@ -186,26 +196,26 @@ def make_shapes():
     """dict of suffix to deformation: ((H, H), smooth) to the same; black outside; smooth=False: nearest neighbour."""
     shapes = {"": lambda picture, smooth: picture, "HT": stretch_height, "WD": stretch_width}
     shapes |= {
-        "DKP": partial(warp, left_bottom=-TRAPEZOID, right_bottom=TRAPEZOID),
-        "DKM": partial(warp, left_top=-TRAPEZOID, right_top=TRAPEZOID),
-        "HSR": partial(warp, left_bottom=-SHEAR, right_top=SHEAR),
-        "HSL": partial(warp, left_top=-SHEAR, right_bottom=SHEAR),
-        "RTP": partial(rotate, degrees=ROTATION),
-        "RTM": partial(rotate, degrees=-ROTATION),
+        "DKP": partial(warp, left_bottom=-settings.TRAPEZOID, right_bottom=settings.TRAPEZOID),
+        "DKM": partial(warp, left_top=-settings.TRAPEZOID, right_top=settings.TRAPEZOID),
+        "HSR": partial(warp, left_bottom=-settings.SHEAR, right_top=settings.SHEAR),
+        "HSL": partial(warp, left_top=-settings.SHEAR, right_bottom=settings.SHEAR),
+        "RTP": partial(rotate, degrees=settings.ROTATION),
+        "RTM": partial(rotate, degrees=-settings.ROTATION),
     }
     return shapes | {f"CP{i}": partial(keep_part, index=i) for i in range(5)}
 
 
 def stretch_height(picture, smooth):
     size = len(picture)
-    ends = int(size * STRETCH)
+    ends = int(size * settings.STRETCH)
     interpolation = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST
     return cv2.resize(picture, (size, size + 2 * ends), interpolation=interpolation)[ends : ends + size]
 
 
 def stretch_width(picture, smooth):
     size = len(picture)
-    ends = int(size * STRETCH)
+    ends = int(size * settings.STRETCH)
     interpolation = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST
     return cv2.resize(picture, (size + 2 * ends, size), interpolation=interpolation)[:, ends : ends + size]
 
@@ -229,7 +239,7 @@ def rotate(picture, smooth, degrees):
 def keep_part(picture, smooth, index):
     """Keep a square of half the size at its place: the centre, then top left, top right, bottom left, bottom right."""
     size = len(picture)
-    side, near, far = size // 2, PART_MARGIN, size - PART_MARGIN - size // 2
+    side, near, far = size // 2, settings.PART_MARGIN, size - settings.PART_MARGIN - size // 2
     top, left = [(size // 4, size // 4), (near, near), (near, far), (far, near), (far, far)][index]
     part = np.zeros_like(picture)
     part[top : top + side, left : left + side] = picture[top : top + side, left : left + side]
@@ -249,24 +259,9 @@ def choose(names, functions, setting):
     return {name: functions[name] for name in names}
 
 
-def check_amounts():
-    for name, value, low, high in (
-        ("STRETCH", STRETCH, 0, 0.5),
-        ("TRAPEZOID", TRAPEZOID, 0, 0.5),
-        ("SHEAR", SHEAR, 0, 0.5),
-        ("ROTATION", ROTATION, 0, 180),
-        ("PART_MARGIN", PART_MARGIN, 0, 1000),
-        ("LEVELS", LEVELS, 2, 256),
-    ):
-        if not low <= value <= high:
-            raise InputError(f"{name} is {value}; expected {low} to {high}")
-    if len(BILATERAL) != 2:
-        raise InputError(f"BILATERAL is {BILATERAL}; expected two numbers")
-
-
 def check_slice(image_path, mask_path):
     image, _ = read_pair(image_path, mask_path)
-    if len(image) < 2 * PART_MARGIN + 2 or abs(TRIM) >= len(image) / 2:
+    if len(image) < 2 * settings.PART_MARGIN + 2 or abs(settings.TRIM) >= len(image) / 2:
         raise InputError(f"{image_path} is {len(image)} pixels a side, too small for PART_MARGIN or TRIM")
 
 

@@ -13,24 +13,25 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common.setting_types import Folds, Names, PathName, Seed, ShareBelowOne
 from common.settings import apply_command_line
 
 # --- where from, where to
-CASES = "data/cases"  # folder of the case folders
-LISTS = "data/lists"  # folder for the lists
+CASES: PathName = "data/cases"  # folder of the case folders
+LISTS: PathName = "data/lists"  # folder for the lists
 REPLACE = False  # True to write over lists that exist
 COPY_TO = ""  # folder to copy the listed pairs to, flat, with copied_files.csv; empty: no copies
 
 # --- how to divide
-VALIDATION_SHARE = 0.2  # share of the cases to validate on; 0: none
-TEST_SHARE = 0.1  # share of the cases to test on; 0: none
-VALIDATION_CASES = []  # names of the cases to validate on, instead of a share
-TEST_CASES = []  # names of the cases to test on, instead of a share
-FOLDS = 0  # divide into so many folds for cross-validation; 0: one division by VALIDATION_SHARE
-SEED = 1  # of the division; the same seed gives the same lists
+VALIDATION_SHARE: ShareBelowOne = 0.2  # share of the cases to validate on; 0: none
+TEST_SHARE: ShareBelowOne = 0.1  # share of the cases to test on; 0: none
+VALIDATION_CASES: Names = []  # names of the cases to validate on, instead of a share
+TEST_CASES: Names = []  # names of the cases to test on, instead of a share
+FOLDS: Folds = 0  # divide into so many folds for cross-validation; 0: one division by VALIDATION_SHARE
+SEED: Seed = 1  # of the division; the same seed gives the same lists
 VARIANTS = True  # False to leave the variants of step 1 out of the training lists
 
-apply_command_line(globals())
+settings = apply_command_line(globals())
 
 import os
 import shutil
@@ -39,7 +40,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from common.errors import InputError, summarise
+from common.errors import InputError, SettingError, summarise
 from common.files import natural_key, refuse_existing, whole_file, whole_folder
 from common.parallel import ordered_map, progress
 from common.slices.cases import find_cases, pair_up, read_case_record
@@ -75,48 +76,43 @@ class Checked(NamedTuple):
 
 def main():
     check_settings()
-    refuse_folder_of_others(Path(LISTS))
-    cases = find_cases(CASES)
-    print(f"checking {len(cases)} cases in {CASES}", flush=True)
+    refuse_folder_of_others(Path(settings.LISTS))
+    cases = find_cases(settings.CASES)
+    print(f"checking {len(cases)} cases in {settings.CASES}", flush=True)
     slices = check_data(cases)
-    classes = class_count(set().union(*(s.values for s in slices)), CASES)
-    variants = {case: find_variants(case) if VARIANTS else [] for case in cases}
+    classes = class_count(set().union(*(s.values for s in slices)), settings.CASES)
+    variants = {case: find_variants(case) if settings.VARIANTS else [] for case in cases}
 
     divisions = divide(slices)
-    with whole_folder(LISTS, replace=True) as part:
+    with whole_folder(settings.LISTS, replace=True) as part:
         for folder, lists in divisions.items():
             (part / folder).mkdir(exist_ok=True)
             for name, members in lists.items():
                 rows = list_rows(members, variants if name == "train" else {})
-                write_list(part / folder / f"{name}.csv", rows, Path(LISTS, folder))
+                write_list(part / folder / f"{name}.csv", rows, Path(settings.LISTS, folder))
         (part / "data_check.png").write_bytes(encode_png(data_check(slices, classes)))
     for folder, lists in divisions.items():
         print_table(folder, lists, variants)
-        if COPY_TO:
-            copy_pairs(Path(COPY_TO, folder), lists, variants)
+        if settings.COPY_TO:
+            copy_pairs(Path(settings.COPY_TO, folder), lists, variants)
     what = "one class" if classes == 1 else f"{classes} classes"
     size, bits = slices[0].size, slices[0].bits
     lists = sum(map(len, divisions.values()))
-    print(f"wrote {lists} lists of {size}x{size} {bits}-bit slices, {what}, and data_check.png to {LISTS}")
+    print(f"wrote {lists} lists of {size}x{size} {bits}-bit slices, {what}, and data_check.png to {settings.LISTS}")
 
 
 def check_settings():
-    for name, share in (("VALIDATION_SHARE", VALIDATION_SHARE), ("TEST_SHARE", TEST_SHARE)):
-        if not 0 <= share < 1:
-            raise InputError(f"{name} is {share}; expected 0 or more, and less than 1")
-    if VALIDATION_SHARE + TEST_SHARE >= 1:
-        raise InputError("VALIDATION_SHARE and TEST_SHARE leave nothing to train on; their sum must be under 1")
-    if FOLDS < 0 or FOLDS == 1:
-        raise InputError(f"FOLDS is {FOLDS}; expected 0, or 2 and more")
-    if FOLDS and VALIDATION_CASES:
-        raise InputError("FOLDS and VALIDATION_CASES are both set; give one of them")
-    if COPY_TO:
-        refuse_existing(COPY_TO, REPLACE)
+    if settings.VALIDATION_SHARE + settings.TEST_SHARE >= 1:
+        raise SettingError("VALIDATION_SHARE and TEST_SHARE leave nothing to train on; their sum must be under 1")
+    if settings.FOLDS and settings.VALIDATION_CASES:
+        raise SettingError("FOLDS and VALIDATION_CASES are both set; give one of them")
+    if settings.COPY_TO:
+        refuse_existing(settings.COPY_TO, settings.REPLACE)
 
 
 def refuse_folder_of_others(lists):
     """REPLACE may remove lists, and nothing else that somebody keeps in the folder."""
-    refuse_existing(lists, REPLACE)
+    refuse_existing(lists, settings.REPLACE)
     strange = [path for path in lists.rglob("*") if path.is_file() and path.name not in MADE_HERE]
     if strange:
         raise InputError(f"LISTS: {lists} holds other files such as {strange[0].name}; give --lists another folder")
@@ -150,7 +146,7 @@ def check_data(cases):
     if problems:
         raise InputError(summarise(problems, "problems in the data set"))
     if not slices:
-        raise InputError(f"the cases in {CASES} hold no slices")
+        raise InputError(f"the cases in {settings.CASES} hold no slices")
     for what, found in (("pixels a side", {s.size: s for s in slices}), ("bits", {s.bits: s for s in slices})):
         if len(found) > 1:
             examples = ", ".join(f"{s.x} has {number}" for number, s in sorted(found.items()))
@@ -202,27 +198,29 @@ def divide(slices):
         by_case.setdefault(s.case.name, []).append(s)
     if len(by_case) > 1:
         units = list(by_case.values())
-        np.random.default_rng(SEED).shuffle(units)
+        np.random.default_rng(settings.SEED).shuffle(units)
     else:  # one case: its pictures, in their order, so that each list gets a run of neighbours
         by_group = {}
         for s in slices:
             by_group.setdefault(s.group, []).append(s)
         units = list(by_group.values())
-        if TEST_CASES or VALIDATION_CASES:
-            raise InputError(f"TEST_CASES and VALIDATION_CASES name cases, and {CASES} holds only one")
+        if settings.TEST_CASES or settings.VALIDATION_CASES:
+            raise InputError(f"TEST_CASES and VALIDATION_CASES name cases, and {settings.CASES} holds only one")
 
-    test, units = take(units, TEST_SHARE, TEST_CASES, "TEST")
-    if not FOLDS:
-        validation, units = take(units, VALIDATION_SHARE, VALIDATION_CASES, "VALIDATION", len(test) + len(units))
+    test, units = take(units, settings.TEST_SHARE, settings.TEST_CASES, "TEST")
+    if not settings.FOLDS:
+        validation, units = take(
+            units, settings.VALIDATION_SHARE, settings.VALIDATION_CASES, "VALIDATION", len(test) + len(units)
+        )
         if not units:
-            raise InputError(f"nothing is left to train on: {CASES} holds {len(by_case)} cases")
+            raise InputError(f"nothing is left to train on: {settings.CASES} holds {len(by_case)} cases")
         return {"": lists_of(units, validation, test)}
-    if len(units) < FOLDS:
-        raise InputError(f"FOLDS is {FOLDS}, but only {len(units)} cases are left to divide; take fewer folds")
-    folds = [[units[i] for i in chosen] for chosen in np.array_split(np.arange(len(units)), FOLDS)]
+    if len(units) < settings.FOLDS:
+        raise InputError(f"FOLDS is {settings.FOLDS}, but only {len(units)} cases are left to divide; take fewer folds")
+    folds = [[units[i] for i in chosen] for chosen in np.array_split(np.arange(len(units)), settings.FOLDS)]
     return {
         f"fold{k + 1}": lists_of([unit for i, fold in enumerate(folds) if i != k for unit in fold], folds[k], test)
-        for k in range(FOLDS)
+        for k in range(settings.FOLDS)
     }
 
 
@@ -313,7 +311,7 @@ def copy_pairs(folder, lists, variants):
     """Copy the listed pairs to <list>/x and <list>/y under running numbers, with their origin in copied_files.csv."""
     for name, members in lists.items():
         rows = list_rows(members, variants if name == "train" else {})
-        with whole_folder(folder / name, REPLACE) as part:
+        with whole_folder(folder / name, settings.REPLACE) as part:
             copied = []
             for side in ("x", "y"):
                 (part / side).mkdir()

@@ -12,23 +12,26 @@ set: keep both together. After a stop, the same command goes on with the shards 
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.settings import apply_command_line, recorded_settings
+from common.setting_types import PartOfWork, PathName, Positive, Seed
+from common.settings import apply_command_line
 
 # --- where from, where to
-LISTS = "data/lists"  # folder with the lists of step 2
-PACKED = "data/packed"  # folder for the packed sets
+LISTS: PathName = "data/lists"  # folder with the lists of step 2
+PACKED: PathName = "data/packed"  # folder for the packed sets
 REPLACE = False  # True to write over packed sets that exist
 
 # --- storage
-COMPRESSION: str | None = None  # None reads fastest; "gzip" or "lzf" makes smaller files
-SEED = 1  # of the order of the training set
-SHARD_GB: float | None = None  # size of the files that a set is divided into; None: one file
-PART = ""  # "2/8": make the second of eight parts, every eighth shard; the part that ends last joins them; "": all
-# without SHARD_GB, a set has as many shards as there are parts
+COMPRESSION: Literal["gzip", "lzf"] | None = None  # None reads fastest; "gzip" or "lzf" makes smaller files
+SEED: Seed = 1  # of the order of the training set
+SHARD_GB: Positive | None = None  # size of the files that a set is divided into; None: one file
+PART: PartOfWork = ""
+# "2/8": make the second of eight parts, every eighth shard; the part that ends last joins them; "": all without
+# SHARD_GB, a set has as many shards as there are parts
 
-apply_command_line(globals())
+settings = apply_command_line(globals())
 
 import functools
 import hashlib
@@ -42,7 +45,7 @@ import h5py
 import numpy as np
 
 from common.errors import InputError, summarise
-from common.files import natural_key, refuse_existing, require_choice, require_folder, whole_file
+from common.files import natural_key, refuse_existing, require_folder, whole_file
 from common.parallel import ordered_map, progress
 from common.part import Part, locked
 from common.slices.cases import common_preparation, read_list, slice_identity
@@ -55,23 +58,20 @@ SHARDS = "shards"  # folder of the shards, beside the sets
 
 
 def main():
-    require_choice(COMPRESSION, (None, "gzip", "lzf"), "COMPRESSION")
-    if SHARD_GB is not None and not SHARD_GB > 0:
-        raise InputError(f"SHARD_GB is {SHARD_GB}; expected more than 0")
-    part = Part.read(PART)
+    part = Part.read(settings.PART)
     divisions = [plan(folder, lists, part) for folder, lists in find_lists().items()]
     for division in divisions:
         for name, table in division.tables.items():
-            path = Path(PACKED, division.folder, f"{name}.h5")
+            path = Path(settings.PACKED, division.folder, f"{name}.h5")
             if not is_joined(path, division.shards):
-                refuse_existing(path, REPLACE)
-            print(f"packing {len(table)} slices of {Path(LISTS, division.folder, name)}.csv", flush=True)
+                refuse_existing(path, settings.REPLACE)
+            print(f"packing {len(table)} slices of {Path(settings.LISTS, division.folder, name)}.csv", flush=True)
     joined = [pack_shards(d, part) if d.shards else pack_division(d) for d in divisions]
     if not all(joined):
         print(f"part {part} is done; the part that ends last joins them")
         return
     slices = sum(len(table) for division in divisions for table in division.tables.values())
-    print(f"wrote {slices} slices in {sum(len(division.tables) for division in divisions)} sets to {PACKED}")
+    print(f"wrote {slices} slices in {sum(len(division.tables) for division in divisions)} sets to {settings.PACKED}")
 
 
 class Division(NamedTuple):
@@ -93,11 +93,12 @@ class Division(NamedTuple):
 def plan(folder, lists, part):
     """Division of the lists of a subfolder."""
     tables = {
-        name: table.sample(frac=1, random_state=SEED) if name == "train" else table for name, table in lists.items()
+        name: table.sample(frac=1, random_state=settings.SEED) if name == "train" else table
+        for name, table in lists.items()
     }
     first = next(iter(tables.values()))["x"].iloc[0]
     like = first, read_slice(first)
-    if SHARD_GB is None and part.is_whole:
+    if settings.SHARD_GB is None and part.is_whole:
         return Division(folder, tables, like, [])
     shards = [shard for name, table in tables.items() for shard in divide(folder, name, table, like[1], part)]
     return Division(folder, tables, like, shards)
@@ -112,7 +113,7 @@ def find_lists():
     Raises:
         InputError: if there is none, one cannot be used, or a slice is in two lists of a division.
     """
-    root = require_folder(LISTS, "LISTS")
+    root = require_folder(settings.LISTS, "LISTS")
     folds = sorted((path.name for path in root.glob("fold*") if path.is_dir()), key=natural_key)
     divisions = {}
     for folder in folds or [""]:
@@ -148,7 +149,7 @@ def pack_division(division):
             values |= pack(files[name], table, name, like, common_preparation(table), problems)
         if problems:
             raise InputError(summarise(problems, "slices cannot be packed"))
-        classes = class_count(values, Path(LISTS, folder))
+        classes = class_count(values, Path(settings.LISTS, folder))
         for file in files.values():
             with h5py.File(file, "a") as packed:
                 packed.attrs["classes"] = classes
@@ -158,7 +159,7 @@ def pack_division(division):
 
 def whole_files(stack, folder, names):
     """dict of the name of a set to the Path to write it to until the stack is left."""
-    return {name: stack.enter_context(whole_file(Path(PACKED, folder, f"{name}.h5"))) for name in names}
+    return {name: stack.enter_context(whole_file(Path(settings.PACKED, folder, f"{name}.h5"))) for name in names}
 
 
 def pack(file, table, name, like, preparation, problems):
@@ -183,7 +184,7 @@ def pack(file, table, name, like, preparation, problems):
         for dataset, kind in (("x", number), ("y", np.uint8)):
             create(packed, dataset, (count, side, side, 1), kind)
         describe(packed, table, preparation)
-        places = [] if COMPRESSION else [packed[dataset].id.get_offset() for dataset in ("x", "y")]
+        places = [] if settings.COMPRESSION else [packed[dataset].id.get_offset() for dataset in ("x", "y")]
 
     def store(task):
         i, *pair = task
@@ -196,7 +197,7 @@ def pack(file, table, name, like, preparation, problems):
 
     values = set()
     stored = ordered_map(store, zip(range(count), table["x"], table["y"], strict=True), problems=problems)
-    with h5py.File(file, "r+") if COMPRESSION else nullcontext() as packed:
+    with h5py.File(file, "r+") if settings.COMPRESSION else nullcontext() as packed:
         for i, result in enumerate(progress(stored, count, f"packing {name}")):
             if result:
                 values |= result[0]
@@ -209,14 +210,14 @@ def describe(packed, table, preparation):
     """Write what a set holds beside x and y, but for the classes."""
     for column, texts in (("case", table["case"]), ("source", table["x"])):
         packed.create_dataset(column, data=list(texts), dtype=h5py.string_dtype())
-    settings = json.dumps(recorded_settings(globals()) | {"PART": ""})
-    packed.attrs.update(format=FORMAT, settings=settings, **preparation)
+    recorded = json.dumps(settings.as_json() | {"PART": ""})
+    packed.attrs.update(format=FORMAT, recorded=recorded, **preparation)
 
 
 def create(packed, name, shape, number):
     """Create a dataset; one without compression has its whole place in the file from the start, not filled."""
-    if COMPRESSION:
-        packed.create_dataset(name, shape, number, chunks=(1, *shape[1:]), compression=COMPRESSION)
+    if settings.COMPRESSION:
+        packed.create_dataset(name, shape, number, chunks=(1, *shape[1:]), compression=settings.COMPRESSION)
         return
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
@@ -238,18 +239,20 @@ class Shard(NamedTuple):
 def divide(folder, name, table, like, part):
     """Shards of a set, in order: as many as SHARD_GB asks for, or one for each part; `like` is a slice."""
     slice_gb = like.size * (like.itemsize + 1) / 1e9
-    count = part.count if SHARD_GB is None else math.ceil(len(table) / max(1, int(SHARD_GB / slice_gb)))
+    count = (
+        part.count if settings.SHARD_GB is None else math.ceil(len(table) / max(1, int(settings.SHARD_GB / slice_gb)))
+    )
     shards = []
     for rows in np.array_split(np.arange(len(table)), min(count, len(table))):
         of_shard = table.iloc[rows]
-        path = Path(PACKED, folder, SHARDS, f"{name}-{len(shards) + 1:04d}-{fingerprint(of_shard, like)}.h5")
+        path = Path(settings.PACKED, folder, SHARDS, f"{name}-{len(shards) + 1:04d}-{fingerprint(of_shard, like)}.h5")
         shards.append(Shard(path, name, of_shard))
     return shards
 
 
 def fingerprint(table, like):
     """What a shard is made from, as a few digits: files by name, size and time, their order, and the storage."""
-    digest = hashlib.sha256(f"{FORMAT} {COMPRESSION} {like.shape} {like.dtype}".encode())
+    digest = hashlib.sha256(f"{FORMAT} {settings.COMPRESSION} {like.shape} {like.dtype}".encode())
     for row in table.itertuples(index=False):
         for file in (row.x, row.y):
             about = os.stat(file)
@@ -262,7 +265,7 @@ def fingerprint(table, like):
 def from_lists(place):
     """Path of a folder seen from LISTS, which is the same on machines that have the data at different places."""
     try:
-        return os.path.relpath(place, LISTS)
+        return os.path.relpath(place, settings.LISTS)
     except ValueError:  # another drive of Windows
         return place
 
@@ -278,16 +281,18 @@ def pack_shards(division, part):
     missing = [shard for shard in mine if not shard.path.exists()]
     if len(missing) < len(mine):
         there = f"{len(mine) - len(missing)} of {len(mine)} shards are there already, and are not made again"
-        print(f"{there}: their slices, order and settings are the same", flush=True)
+        print(f"{there}: their slices, order and recorded are the same", flush=True)
     problems = []
     for shard in missing:
         problems += pack_shard(shard, division.like, preparations[shard.name])
     if problems:
         raise InputError(summarise(problems, "slices cannot be packed"))
-    with locked(Path(PACKED, division.folder, SHARDS)):
+    with locked(Path(settings.PACKED, division.folder, SHARDS)):
         if not all(shard.path.exists() for shard in division.shards):
             return False
-        if not all(is_joined(Path(PACKED, division.folder, f"{name}.h5"), division.shards) for name in division.tables):
+        if not all(
+            is_joined(Path(settings.PACKED, division.folder, f"{name}.h5"), division.shards) for name in division.tables
+        ):
             join_shards(division, preparations)
         remove_shards(division)
     return True
@@ -321,7 +326,7 @@ def join_shards(division, preparations):
     for shard in division.shards:
         with h5py.File(shard.path, "r") as packed:
             values |= set(packed.attrs["values"].tolist())
-    classes = class_count(values, Path(LISTS, division.folder))
+    classes = class_count(values, Path(settings.LISTS, division.folder))
     like = division.like[1]
     with ExitStack() as stack:
         for name, file in whole_files(stack, division.folder, division.tables).items():
@@ -348,7 +353,7 @@ def show(packed, dataset, shards, shape, number):
 
 def remove_shards(division):
     """Remove the shards of earlier sets, which these do not show."""
-    place, kept = Path(PACKED, division.folder, SHARDS), {shard.path for shard in division.shards}
+    place, kept = Path(settings.PACKED, division.folder, SHARDS), {shard.path for shard in division.shards}
     for name in division.tables:
         for path in {*place.glob(f"{name}-*.h5"), *place.glob(f".part-{name}-*.h5")} - kept:
             path.unlink(missing_ok=True)

@@ -13,42 +13,51 @@ its labels. Cases are divided as a whole.
 
 import sys
 from pathlib import Path
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.settings import apply_command_line, recorded_settings
+from common.setting_types import Folds, Intensity, LabelValues, NamePattern, Names, PathName, Seed, Spacing
+from common.settings import apply_command_line
 
 # --- where from, where to
 DATA = ""  # folder with dataset.json, imagesTr and labelsTr; or else
 IMAGES = ""  # folder that is searched for volumes, whose channels are the fourth axis, and DICOM series
 LABELS = ""  # the same for the label volumes, by the names of the volumes
-LABEL_NAME = "{id}"  # name of the labels of a volume, for instance "{id}_seg"
-PACKED = "data/volumes"  # folder for the packed volumes
+LABEL_NAME: NamePattern = "{id}"  # name of the labels of a volume, for instance "{id}_seg"
+PACKED: PathName = "data/volumes"  # folder for the packed volumes
 REPLACE = False  # True to write over packed volumes that exist
 
 # --- what a network gets to see
-STEP = "whole"  # "whole", then "patch"; or "single"
-SPACING: float | list | None = 1.0  # mm to resample to, one number or three (left, back, head); None: as it is
-VOXELS: int | None = 5832000  # greater volumes (or boxes, with "patch") are scaled down to so many; None: never
-SMALLEST_BOX = 24  # voxels a side to which the box around the labels is grown at least
-MARGIN = 0.2  # share of its sides by which it is then grown on each side
-LARGEST_MARGIN = 0.3  # the same as far as it is packed, for the "margins" of train.py's AUGMENTATION
+STEP: Literal["whole", "patch", "single"] = "whole"  # "whole", then "patch"; or "single"
+SPACING: Spacing | None = 1.0  # mm to resample to, one number or three (left, back, head); None: as it is
+VOXELS: Annotated[int, Ge(4096), Le(10**10)] | None = 5832000
+# greater volumes (or boxes, with "patch") are scaled down to so many; None: never
+SMALLEST_BOX: Annotated[int, Ge(1), Le(4096)] = 24  # voxels a side to which the box around the labels is grown at least
+MARGIN: Annotated[float, Ge(0), Le(2)] = 0.2  # share of its sides by which it is then grown on each side
+LARGEST_MARGIN: Annotated[float, Ge(0), Le(2)] = 0.3
+# the same as far as it is packed, for the "margins" of train.py's AUGMENTATION
 
 # --- grey values
-INTENSITY: str | dict = "auto"  # "ct": cut and standardised as the labelled voxels of all cases say; "mr": each volume
-# by itself; "auto": as dataset.json says, or else "mr"; "liver", "lung", "pancreas": CT as in these tasks; or
-# {"low": -100, "high": 240, "mean": 0.5, "sd": 0.2}, the last two in units of low to high
+INTENSITY: Literal["auto", "ct", "mr", "liver", "lung", "pancreas"] | Intensity = "auto"
+# "ct": cut and standardised as the labelled voxels of all cases say; "mr": each volume by itself; "auto": as
+# dataset.json says, or else "mr"; "liver", "lung", "pancreas": CT as in these tasks; or {"low": -100, "high": 240,
+# "mean": 0.5, "sd": 0.2}, the last two in units of low to high
 
 # --- labels
-LABEL_VALUES: dict | None = None  # for instance {5: 1, 6: 1}, what is not named becomes 0; None takes them as they are
-EMPTY = "refuse"  # volumes without any label: "refuse", "skip", or "keep" them (not with "patch")
+LABEL_VALUES: LabelValues | None = None
+# for instance {5: 1, 6: 1}, what is not named becomes 0; None takes them as they are
+EMPTY: Literal["refuse", "skip", "keep"] = "refuse"
+# volumes without any label: "refuse", "skip", or "keep" them (not with "patch")
 
 # --- division
-VALIDATION_SHARE = 0.2  # share of the cases to choose the best epoch by
-VALIDATION_CASES: list | None = None  # names of these cases instead
-FOLDS = 0  # 0: one division; 2 or more: so many, each case once on the side of validation
-SEED = 1  # of the division
+VALIDATION_SHARE: Annotated[float, Ge(0.001), Le(0.999)] = 0.2  # share of the cases to choose the best epoch by
+VALIDATION_CASES: Names | None = None  # names of these cases instead
+FOLDS: Folds = 0  # 0: one division; 2 or more: so many, each case once on the side of validation
+SEED: Seed = 1  # of the division
 
-apply_command_line(globals())
+settings = apply_command_line(globals())
 
 import json
 
@@ -56,8 +65,8 @@ import h5py
 import numpy as np
 import SimpleITK as sitk
 
-from common.errors import InputError, as_input_error, summarise
-from common.files import natural_key, refuse_existing, require_choice, require_folder, whole_folder
+from common.errors import InputError, SettingError, as_input_error, summarise
+from common.files import natural_key, refuse_existing, require_folder, whole_folder
 from common.parallel import progress
 from common.volumes.datasets import read_case, read_decathlon, read_folders
 from common.volumes.grids import (
@@ -73,7 +82,7 @@ from common.volumes.grids import (
     picture_on,
 )
 from common.volumes.intensity import TASKS, ForegroundStatistics, Scale, fixed_rule, scales_of
-from common.volumes.reading import orient, require_spacing, three
+from common.volumes.reading import orient, three
 
 FORMAT = 1  # version of packed volumes
 PLACES = 500  # voxels of each label of which the place is kept, to put crops around
@@ -83,63 +92,53 @@ def main():
     check_settings()
     data = find_data()
     divisions = divide(sorted((case.name for case in data.cases), key=natural_key))
-    refuse_existing(PACKED, REPLACE, "cases.h5")
+    refuse_existing(settings.PACKED, settings.REPLACE, "cases.h5")
     rule, labels = look_at(data)
-    print(f"packing {len(data.cases)} volumes, step {STEP}, {len(labels)} labels, into {PACKED}", flush=True)
+    print(
+        (f"packing {len(data.cases)} volumes, step {settings.STEP}, {len(labels)} labels, into {settings.PACKED}"),
+        flush=True,
+    )
     attributes = {
         "format": FORMAT,
-        "settings": json.dumps(recorded_settings(globals())),
-        "step": STEP,
-        "labels": json.dumps(["foreground"] if STEP == "whole" else list(labels.values())),
+        "settings": json.dumps(settings.as_json()),
+        "step": settings.STEP,
+        "labels": json.dumps(["foreground"] if settings.STEP == "whole" else list(labels.values())),
         "intensity": json.dumps(rule),
-        "spacing": json.dumps(three(SPACING)),
-        "voxels": VOXELS or 0,
-        "smallest_box": SMALLEST_BOX,
-        "margin": MARGIN,
+        "spacing": json.dumps(three(settings.SPACING)),
+        "voxels": settings.VOXELS or 0,
+        "smallest_box": settings.SMALLEST_BOX,
+        "margin": settings.MARGIN,
     }
-    with whole_folder(PACKED, REPLACE, "cases.h5") as part:
+    with whole_folder(settings.PACKED, settings.REPLACE, "cases.h5") as part:
         written = pack_all(part / "cases.h5", data, labels, rule, attributes)
         for folder, sets in divisions.items():
             for name, cases in sets.items():
                 write_links(part, folder, name, [case for case in cases if case in written], attributes)
     sizes = ", ".join(f"{name} {len(cases)}" for name, cases in next(iter(divisions.values())).items())
-    print(f"wrote {len(written)} volumes to {PACKED}" + (f" in {FOLDS} folds" if FOLDS else f": {sizes}"))
+    print(
+        f"wrote {len(written)} volumes to {settings.PACKED}"
+        + (f" in {settings.FOLDS} folds" if settings.FOLDS else f": {sizes}")
+    )
 
 
 def check_settings():
-    require_choice(STEP, ("whole", "patch", "single"), "STEP")
-    require_choice(EMPTY, ("refuse", "skip", "keep"), "EMPTY")
-    require_spacing(SPACING)
-    if isinstance(INTENSITY, str):
-        require_choice(INTENSITY, ("auto", "ct", "mr", *TASKS), "INTENSITY")
-    elif set(INTENSITY) != set(Scale._fields) or not (INTENSITY["low"] < INTENSITY["high"] and INTENSITY["sd"] > 0):
-        raise InputError(f"INTENSITY is {INTENSITY}; expected low < high, mean and sd > 0")
-    for name, low, high in (
-        ("VOXELS", 4096, np.inf),
-        ("SMALLEST_BOX", 1, np.inf),
-        ("MARGIN", 0, LARGEST_MARGIN),
-        ("LARGEST_MARGIN", 0, 2),
-        ("VALIDATION_SHARE", 0.001, 0.999),
-        ("SEED", 0, np.inf),
-    ):
-        if globals()[name] is not None and not low <= globals()[name] <= high:
-            expected = f"{low} to {high}" if np.isfinite(high) else f"at least {low}"
-            raise InputError(f"{name} is {globals()[name]}; expected {expected}")
-    if FOLDS < 0 or FOLDS == 1:
-        raise InputError(f"FOLDS is {FOLDS}; expected 0 or at least 2")
-    if "{id}" not in LABEL_NAME:
-        raise InputError(f'LABEL_NAME is {LABEL_NAME!r}; expected {{id}} in it, such as "{{id}}_seg"')
+    if isinstance(settings.INTENSITY, dict) and settings.INTENSITY["low"] >= settings.INTENSITY["high"]:
+        raise SettingError(f"INTENSITY is {settings.INTENSITY}; expected low < high")
+    if settings.MARGIN > settings.LARGEST_MARGIN:
+        raise SettingError(f"MARGIN is {settings.MARGIN}; expected at most LARGEST_MARGIN, {settings.LARGEST_MARGIN}")
 
 
 def find_data():
-    if DATA:
-        data = read_decathlon(require_folder(DATA, "DATA"))
-        if LABEL_VALUES is not None:
+    if settings.DATA:
+        data = read_decathlon(require_folder(settings.DATA, "DATA"))
+        if settings.LABEL_VALUES is not None:
             data.labels = {}  # their numbers are others now
         return data
-    if not IMAGES:
+    if not settings.IMAGES:
         raise InputError("DATA is not set; give --data a folder with dataset.json, or --images and --labels")
-    return read_folders(require_folder(IMAGES, "IMAGES"), require_folder(LABELS, "LABELS"), LABEL_NAME)
+    return read_folders(
+        require_folder(settings.IMAGES, "IMAGES"), require_folder(settings.LABELS, "LABELS"), settings.LABEL_NAME
+    )
 
 
 def divide(names):
@@ -151,14 +150,18 @@ def divide(names):
     Returns:
         dict of subfolder ("" or "fold1" and so on) to a dict of set to names.
     """
-    if VALIDATION_CASES is not None:
-        if unknown := set(VALIDATION_CASES) - set(names):
+    if settings.VALIDATION_CASES is not None:
+        if unknown := set(settings.VALIDATION_CASES) - set(names):
             raise InputError(f"VALIDATION_CASES: there is no case {min(unknown)}; there are {', '.join(names[:10])}")
-        kept = {"": set(VALIDATION_CASES)}
+        kept = {"": set(settings.VALIDATION_CASES)}
     else:
-        count = FOLDS or max(1, round(VALIDATION_SHARE * len(names)))
-        drawn = np.random.default_rng(SEED).permutation(names).tolist()
-        parts = {f"fold{i + 1}": drawn[i::FOLDS] for i in range(FOLDS)} if FOLDS else {"": drawn[:count]}
+        count = settings.FOLDS or max(1, round(settings.VALIDATION_SHARE * len(names)))
+        drawn = np.random.default_rng(settings.SEED).permutation(names).tolist()
+        parts = (
+            {f"fold{i + 1}": drawn[i :: settings.FOLDS] for i in range(settings.FOLDS)}
+            if settings.FOLDS
+            else {"": drawn[:count]}
+        )
         kept = {folder: set(part) for folder, part in parts.items()}
     divisions = {}
     for folder, validation in kept.items():
@@ -175,7 +178,7 @@ def look_at(data):
     Raises:
         InputError: if volumes cannot be used, or hold no labels.
     """
-    kind = ("ct" if data.ct else "mr") if INTENSITY == "auto" else INTENSITY
+    kind = ("ct" if data.ct else "mr") if settings.INTENSITY == "auto" else settings.INTENSITY
     rule = {"kind": "volume"} if kind == "mr" else None
     if isinstance(kind, dict) or kind in TASKS:
         rule = fixed_rule([Scale(**kind) if isinstance(kind, dict) else TASKS[kind]])
@@ -184,7 +187,7 @@ def look_at(data):
     statistics, numbers_found, problems = [], set(), []
     for case in progress(data.cases, len(data.cases), "looking at volumes"):
         try:
-            channels, label = read_case(case, data.labels, LABEL_VALUES)
+            channels, label = read_case(case, data.labels, settings.LABEL_VALUES)
         except InputError as error:
             problems.append(str(error))
             continue
@@ -242,19 +245,19 @@ def pack_all(file, data, labels, rule, attributes):
 
 def prepare(case, labels, rule):
     """What is packed of a case: image, label and places, arrays, and its attributes; None for one that is left out."""
-    channels, label = read_case(case, labels, LABEL_VALUES)
+    channels, label = read_case(case, labels, settings.LABEL_VALUES)
     original = Geometry.of(label)
     if not sitk.GetArrayViewFromImage(label).any():
-        if EMPTY == "skip":
+        if settings.EMPTY == "skip":
             return None
-        if EMPTY == "refuse" or STEP == "patch":
+        if settings.EMPTY == "refuse" or settings.STEP == "patch":
             raise InputError(f'{case.label} holds no label; leave the case out, or give --empty "skip"')
     label = orient(label)
-    label = sitk.Cast(label > 0, sitk.sitkUInt8) if STEP == "whole" else label
+    label = sitk.Cast(label > 0, sitk.sitkUInt8) if settings.STEP == "whole" else label
     with as_input_error(case.image):
         scales = scales_of(rule, channels)
     geometry = Geometry.of(label)
-    working = at_spacing(geometry, three(SPACING))
+    working = at_spacing(geometry, three(settings.SPACING))
     around = Box.of(sitk.GetArrayViewFromImage(label))
     around = around and carry_box(around, geometry, working)
     grid, factor = choose_grid(working, around)
@@ -283,11 +286,15 @@ def choose_grid(working, around):
         working: Geometry of the volume at SPACING.
         around: Box of its labels, or None.
     """
-    if STEP != "patch":
-        factor = excess(working, VOXELS)
+    if settings.STEP != "patch":
+        factor = excess(working, settings.VOXELS)
         return coarser(working, factor), factor
-    factor = excess(part_of(working, grow_box(around, working, SMALLEST_BOX, MARGIN)), VOXELS)
-    return coarser(part_of(working, grow_box(around, working, SMALLEST_BOX, LARGEST_MARGIN)), factor), factor
+    factor = excess(
+        part_of(working, grow_box(around, working, settings.SMALLEST_BOX, settings.MARGIN)), settings.VOXELS
+    )
+    return coarser(
+        part_of(working, grow_box(around, working, settings.SMALLEST_BOX, settings.LARGEST_MARGIN)), factor
+    ), factor
 
 
 def places_of(numbers):

@@ -34,7 +34,7 @@ def run_script(script, *flags, expect=0, backend=None, env=None, **settings):
     Returns:
         CompletedProcess; its output is text.
     """
-    from common.settings import flags_of
+    from common.command_line import flags_of
 
     command = [sys.executable, str(ROOT / script), *map(str, flags), *flags_of(settings)]
     environment = os.environ | ({"KERAS_BACKEND": backend} if backend else {}) | (env or {})
@@ -43,20 +43,15 @@ def run_script(script, *flags, expect=0, backend=None, env=None, **settings):
     return result
 
 
-def run_here(script, *flags, expect=0, **settings):
-    """Run a script as `run_script` does, but in this process, where what it imports has been loaded already.
+def run_main(script, *flags, **settings):
+    """Run a script in this process, where what it imports has been loaded already; its errors come through.
 
-    Training leaves the memory setting of the process alone.
-
-    The file is executed as `__main__` with its flags, and an error is shown by the hook that it sets. What only a
-    process of its own shows (that its imports are complete, its status, a quiet start) is for `run_script`:
-    test_errors.py refuses something by every script so.
+    The file is executed as `__main__` with its flags. Training leaves the memory setting of the process alone.
     """
-    from common.settings import flags_of
+    from common.command_line import flags_of
 
     path = ROOT / script
     command = [str(path), *map(str, flags), *flags_of(settings)]
-    status, out, err = 0, io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as kept:
         for name, value in (("argv", command), ("path", [str(path.parent), *sys.path]), ("excepthook", sys.excepthook)):
             kept.enter_context(mock.patch.object(sys, name, value))
@@ -64,17 +59,32 @@ def run_here(script, *flags, expect=0, **settings):
         if keras := sys.modules.get("keras"):
             kept.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())
         kept.enter_context(mock.patch("common.devices.hold_memory"))
-        kept.enter_context(contextlib.redirect_stdout(out))
-        kept.enter_context(contextlib.redirect_stderr(err))
+        runpy.run_path(str(path), run_name="__main__")
+
+
+def run_here(script, *flags, expect=0, **settings):
+    """Run a script as `run_script` does, but as `run_main`; an error is shown as in a process of its own.
+
+    What only a process of its own shows (that its imports are complete, its status, a quiet start) is for `run_script`:
+    test_errors.py refuses something by every script so.
+    """
+    from common.errors import report_error
+
+    status, out, err = 0, io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
-            runpy.run_path(str(path), run_name="__main__")
+            run_main(script, *flags, **settings)
         except SystemExit as end:
             status = end.code or 0
         except Exception:
             status = 1
-            sys.excepthook(*sys.exc_info())
-    assert status == expect, f"{command}\n{out.getvalue()}\n{err.getvalue()}"
-    return subprocess.CompletedProcess(command, status, out.getvalue(), err.getvalue())
+            with mock.patch.object(sys, "argv", [script]):
+                try:
+                    report_error(*sys.exc_info())
+                except SystemExit as end:
+                    status = end.code
+    assert status == expect, f"{script} {flags} {settings}\n{out.getvalue()}\n{err.getvalue()}"
+    return subprocess.CompletedProcess([script], status, out.getvalue(), err.getvalue())
 
 
 def assert_refused(script, *words, status=1, run=run_here, **settings):

@@ -1,14 +1,62 @@
 """Short trials at the start of a run: which precision, compiler and size of a batch suit this network and machine."""
 
 import math
-import re
 import time
 from functools import partial
 
+import keras
+
+import models
 from common.devices import accelerators, hushed, usual_half, usual_jit
+from common.errors import is_out_of_memory
+from common.training.configure import RECOMMENDED, build_network, make_batches, set_precision
+from common.training.optimizer import compile_network
 
 GREATEST_SLOWDOWN = 2  # of bfloat16 in two convolutions, for which a trial of a whole network is worth its time
-OUT_OF_MEMORY = re.compile(r"out.?of.?memory|OOM|ResourceExhausted|RESOURCE_EXHAUSTED|MemoryError", re.I)
+
+
+def autotune(settings, training, spread):
+    """Settings without "auto": PRECISION, JIT and BATCH_SIZE as the device suits, found by trials for long runs.
+
+    The precision becomes the dtype policy of Keras.
+
+    Args:
+        settings: `common.settings.Settings` of `configure`.
+        training: set to train on.
+        spread: `common.training.distribution.Spread`.
+
+    Returns:
+        new Settings.
+    """
+
+    def compiled(jit=None):
+        model = build_network(settings, training)
+        jit = usual_jit() if jit is None else jit
+        compile_network(model, settings.OPTIMIZER, settings.LEARNING_RATE, settings.LOSS, jit)
+        return model
+
+    def batch(size):
+        return make_batches(settings, training, size).batch(0)
+
+    own_size = settings.BATCH_SIZE != "auto"
+    size = settings.BATCH_SIZE if own_size else models.recommended(settings.MODEL)["BATCH_SIZE"]
+    steps = settings.EPOCHS * len(make_batches(settings, training, size))
+    precision, why = choose_precision(settings.PRECISION, compiled, lambda: batch(size), steps)
+    set_precision(precision := spread.agree(precision))
+    chosen = settings.replace(why, PRECISION=precision) if why else settings
+    jit, why = choose_jit(settings.JIT, settings.DETERMINISTIC, compiled, lambda: batch(size), steps)
+    chosen = chosen.replace(why, JIT=jit) if why else chosen
+    if own_size:
+        return chosen
+    size = choose_batch_size(size, lambda: compiled(jit), batch, len(training))
+    size = spread.agree(size) * len(spread)
+    chosen = chosen.replace("auto: the size that trained the most images a second in a trial", BATCH_SIZE=size)
+    is_recommended = settings.reasons.get("LEARNING_RATE") == RECOMMENDED.format(settings.MODEL)
+    if is_recommended and models.recommended(settings.MODEL)["LEARNING_RATE"] == settings.LEARNING_RATE:
+        rate = models.recommended(settings.MODEL, size)["LEARNING_RATE"]
+        chosen = chosen.replace(f"{RECOMMENDED.format(settings.MODEL)} at this batch size", LEARNING_RATE=rate)
+    print(f"batches of {size}, learning rate {chosen.LEARNING_RATE:g}", flush=True)
+    return chosen
 
 
 def choose_precision(setting, make_model, make_batch, steps):
@@ -21,19 +69,24 @@ def choose_precision(setting, make_model, make_batch, steps):
         steps: number of steps of the run; below 500 a trial is not worth its time, and a CPU takes float32.
 
     Returns:
-        The policy: for "auto" mixed_bfloat16 on a GPU or TPU that has it, mixed_float16 on an older GPU, and on a CPU
+        the policy, and why, as text, or None if it was set; for "auto"
+        mixed_bfloat16 on a GPU or TPU that has it, mixed_float16 on an older GPU, and on a CPU
         mixed_bfloat16 where a step takes less than nine tenths of one in float32. A CPU that computes bfloat16
         slowly is not tried, since a trial would take minutes.
     """
     if setting != "auto":
-        return setting
-    if not accelerators():
-        if steps < 500 or slowdown_of_bfloat16() > GREATEST_SLOWDOWN:
-            return "float32"
-        print("trying out float32 and bfloat16", flush=True)
-        seconds = time_precisions(make_model, make_batch)
-        return "mixed_bfloat16" if seconds["mixed_bfloat16"] < 0.9 * seconds["float32"] else "float32"
-    return usual_half()
+        return setting, None
+    if accelerators():
+        return usual_half(), "auto: the fastest of this device"
+    if steps < 500:
+        return "float32", "auto: fewer than 500 steps, too few for a trial"
+    if (slowdown := slowdown_of_bfloat16()) > GREATEST_SLOWDOWN:
+        return "float32", f"auto: two convolutions took {slowdown:.2g} times as long in bfloat16"
+    print("trying out float32 and bfloat16", flush=True)
+    seconds = time_precisions(make_model, make_batch)
+    share = seconds["mixed_bfloat16"] / seconds["float32"]
+    chosen = "mixed_bfloat16" if share < 0.9 else "float32"
+    return chosen, f"auto: a step in bfloat16 took {share:.2g} times as long as in float32"
 
 
 def slowdown_of_bfloat16():
@@ -54,8 +107,6 @@ def slowdown_of_jit():
 
 
 def _two_convolutions(jit):
-    import keras
-
     convolutions = [keras.layers.Conv2D(32, 3, padding="same") for _ in range(2)]
     model = keras.Sequential([keras.Input((48, 48, 32)), *convolutions])
     model.compile("sgd", "mse", jit_compile=jit)
@@ -73,7 +124,6 @@ def time_precisions(make_model, make_batch, rounds=3, policies=("float32", "mixe
 
     Arguments as in `choose_precision`.
     """
-    import keras
 
     def make(policy):
         kept = keras.config.dtype_policy()
@@ -123,21 +173,21 @@ def choose_jit(setting="auto", deterministic=True, make_model=None, make_batch=N
         steps: number of steps of the run; below 500 a trial is not worth its time.
 
     Returns:
-        For "auto" on JAX True and on PyTorch False. On TensorFlow, where a run is long and need not repeat itself, True
+        whether, and why, as text, or None if it was set; for "auto"
+        on JAX True and on PyTorch False. On TensorFlow, where a run is long and need not repeat itself, True
         if a step takes less than nine tenths of one without XLA, as a trial finds; else the usual.
     """
-    import keras
-
-    usual = usual_jit()
     if setting != "auto":
-        return setting
-    if keras.backend.backend() != "tensorflow" or deterministic:
-        return {"jax": True, "torch": False, "tensorflow": False}[keras.backend.backend()]
+        return setting, None
+    backend = keras.backend.backend()
+    if backend != "tensorflow" or deterministic:
+        return backend == "jax", f"auto: as suits {backend}" + (", DETERMINISTIC" if deterministic else "")
     if steps < 500 or (not accelerators() and slowdown_of_jit() > GREATEST_SLOWDOWN):
-        return bool(usual)
+        return bool(usual_jit()), "auto: the usual of this device, without a trial"
     print("trying out a step with XLA and without", flush=True)
     seconds = time_steps({jit: partial(make_model, jit) for jit in (True, False)}, make_batch)
-    return seconds[True] < 0.9 * seconds[False]
+    share = seconds[True] / seconds[False]
+    return share < 0.9, f"auto: a step with XLA took {share:.2g} times as long as without"
 
 
 def choose_batch_size(start, make_model, make_batch, greatest):
@@ -160,7 +210,7 @@ def choose_batch_size(start, make_model, make_batch, greatest):
         try:
             faster = rate(2 * size)
         except Exception as error:
-            if not OUT_OF_MEMORY.search(f"{type(error).__name__} {error}"):
+            if not is_out_of_memory(f"{type(error).__name__} {error}"):
                 raise
             break
         if faster < 1.1 * best:

@@ -23,20 +23,19 @@ from common.training.timing import BLOCKED, COPYING, clock, time_table
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-ROOT = Path(__file__).resolve().parents[2]
-CODE = ("train.py", "models", "losses", "common")
 STATE_IN_CHECKPOINT = (
     "run_state.json"  # member of last.keras: a checkpoint is one file, so that it is whole or not at all
 )
 
 
-def make_run_folder(runs, model, settings, name=None):
+def make_run_folder(runs, model, settings, code, name=None):
     """Make a run folder with the settings, the environment and the code.
 
     Args:
         runs: folder of the runs.
-        model: name of the network, or path of a .py file, which is copied too.
+        model: name of the network, or path of a .py file.
         settings: dict for `settings.json`.
+        code: dict of `common.training.run_folder.read_code`.
         name: of the folder; None: made of date, time and network.
 
     Returns:
@@ -51,12 +50,10 @@ def make_run_folder(runs, model, settings, name=None):
     with whole_folder(run) as part:
         write_json(part / "settings.json", settings)
         (part / "environment.txt").write_text(environment(), encoding="utf-8")
-        (part / "code").mkdir()
-        for name in (*CODE, *([model] if model.endswith(".py") else [])):
-            source = ROOT / name if name in CODE else Path(name)
-            copy = shutil.copytree if source.is_dir() else shutil.copyfile
-            options = {"ignore": shutil.ignore_patterns("__pycache__")} if source.is_dir() else {}
-            copy(source, part / "code" / source.name, **options)
+        for name, content in code.items():
+            path = part / "code" / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
     return run
 
 

@@ -6,7 +6,22 @@ from pathlib import Path
 from common.errors import InputError, as_input_error
 from common.files import read_json
 
+ROOT = Path(__file__).resolve().parents[2]
+CODE = ("train.py", "models", "losses", "common")
 MODELS = ("best_dice", "best_iou", "last")  # what train.py keeps of a run
+
+
+def read_code(model):
+    """The code that a run is made with, as it is now: dict of a path in `code/` of the run folder to bytes.
+
+    Args:
+        model: name of the network, or path of a .py file, which is kept too.
+    """
+    files = [path for name in CODE for path in [ROOT / name, *sorted((ROOT / name).rglob("*"))] if path.is_file()]
+    kept = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in files if "__pycache__" not in path.parts}
+    if model.endswith(".py") and Path(model).is_file():
+        kept[Path(model).name] = Path(model).read_bytes()
+    return kept
 
 
 def model_file(run, which="best_dice"):

@@ -14,44 +14,64 @@ ROOT = Path(__file__).resolve().parents[2]
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
 
-from common.errors import InputError, as_input_error, show_in_one_line
-from common.files import flag, read_json, write_json
-from common.settings import recorded_settings, use_recorded_settings
+from common.command_line import flag
+from common.errors import InputError, SettingError, as_setting_error, report_error
+from common.files import read_json, write_json
+from common.settings import Settings
 
 PLAIN = (bool, int, float, str, type(None))  # what Optuna keeps as it is
 
 
-def require_choices(values, setting, kind=object):
-    """Raise InputError unless a setting is a list of values to choose from, none of them twice.
+def require_choices(values, setting):
+    """Raise SettingError unless a setting is a list of values to choose from, none of them twice.
 
     Args:
         values: the setting.
         setting: its name.
-        kind: type of every value.
     """
     if not isinstance(values, list) or not values:
-        raise InputError(f"{setting} is {values!r}; give {flag(setting)} a list with at least one value")
+        raise SettingError(f"{setting} is {values!r}; give {flag(setting)} a list with at least one value")
     for i, value in enumerate(values):
-        if not isinstance(value, kind):
-            raise InputError(f"{setting} holds {value!r}; expected values of the kind of {kind('')!r}")
         if value in values[:i]:
-            raise InputError(f"{setting} holds {value!r} twice")
+            raise SettingError(f"{setting} holds {value!r} twice")
 
 
 def require_spaces(spaces, setting):
-    """Raise InputError unless each value of a dict of spaces is a single value or a list of `require_choices`."""
+    """Raise SettingError unless each value of a dict of spaces is a single value or a list of `require_choices`."""
     if not isinstance(spaces, dict):
-        raise InputError(f"{setting} is {spaces!r}; expected a dict of settings")
+        raise SettingError(f"{setting} is {spaces!r}; expected a dict of settings")
     for name, values in spaces.items():
         if isinstance(values, list):
             require_choices(values, f"{setting}: {name}")
 
 
-def require_rates(rates, setting):
-    """Raise InputError unless a setting is [lowest, highest] or a list of one, positive; or None."""
-    numbers = isinstance(rates, list) and all(type(rate) in (int, float) and 0 < rate < 1e9 for rate in rates)
-    if rates is not None and not (numbers and (len(rates) == 1 or (len(rates) == 2 and rates[0] < rates[1]))):
-        raise InputError(f"{setting} is {rates!r}; expected [lowest, highest], two positive numbers, or a list of one")
+def draw(settings, trial):
+    """Choose the settings of a training.
+
+    Args:
+        settings: `common.settings.Settings` of tune.py.
+        trial: optuna trial; one that has its values gives them again.
+
+    Returns:
+        dict of settings of train.py.
+    """
+    model = choose(trial, "MODEL", settings.MODELS)
+    return {
+        "TRAIN": settings.TRAIN,
+        "VALIDATION": settings.VALIDATION,
+        "MODEL": model,
+        "MODEL_SETTINGS": choose_each(trial, model, settings.MODEL_SETTINGS.get(model, {})),
+        "LOSS": choose(trial, "LOSS", settings.LOSSES),
+        "LEARNING_RATE": choose_rate(trial, "LEARNING_RATE", settings.LEARNING_RATE),
+        "AUGMENTATION": {
+            k: amount for k, amount in choose_each(trial, "AUGMENTATION", settings.AUGMENTATION).items() if amount
+        },
+        "PRECISION": choose(trial, "PRECISION", settings.PRECISIONS),
+        **choose_each(trial, "", settings.OTHERS),
+        "EPOCHS": settings.EPOCHS,
+        "MAX_MINUTES": settings.MINUTES,
+        "SEED": settings.SEED,
+    }
 
 
 def choose(trial, name, values):
@@ -132,38 +152,33 @@ def check_values(draw):
         result = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False, **apart)
     if result.returncode:
         lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
-        raise InputError(result.stderr.partition(": error: ")[2].strip() or f"train.py cannot begin: {lines[-1]}")
+        kind = SettingError if result.returncode == 2 else InputError
+        raise kind(result.stderr.partition(": error: ")[2].strip() or f"train.py cannot begin: {lines[-1]}")
 
 
 def _ask_train(path):
     """Raise InputError for the first of the settings in a file that train.py would not begin with."""
-    import train  # brings Keras
+    from common.devices import import_keras
+
+    import_keras()
     from common.training.augmentation import make_augmentation
+    from common.training.configure import build_network, configure, open_sets, set_precision
     from losses import get_loss
 
-    keras = train.keras
-    names = vars(train)
-    defaults, training, built = recorded_settings(names), None, set()
-    for settings in read_json(path):
-        if unknown := sorted(settings.keys() - defaults.keys()):
-            raise InputError(f"train.py has no setting {unknown[0]}; python train.py --help lists them")
-        names.update(defaults)
-        write_json(path, settings)
-        use_recorded_settings(names, path, keep=())
-        train.take_recommendations()
-        train.check_settings()
-        with as_input_error("AUGMENTATION"):
-            make_augmentation(train.AUGMENTATION)
-        with as_input_error("PRECISION"):
-            keras.config.set_dtype_policy("float32" if train.PRECISION == "auto" else train.PRECISION)
-        training = training or train.open_sets()[0]
-        with as_input_error("LOSS"):
-            get_loss(train.LOSS, training.classes)
-        if train.MODEL not in built:
-            built.add(train.MODEL)
-            train.build(training)
+    training, built = None, set()
+    for given in read_json(path):
+        settings = configure(Settings.of("train.py", **given))
+        with as_setting_error("AUGMENTATION"):
+            make_augmentation(settings.AUGMENTATION)
+        set_precision("float32" if settings.PRECISION == "auto" else settings.PRECISION)
+        training = training or open_sets(settings)[0]
+        with as_setting_error("LOSS"):
+            get_loss(settings.LOSS, training.classes)
+        if settings.MODEL not in built:
+            built.add(settings.MODEL)
+            build_network(settings, training)
 
 
 if __name__ == "__main__":
-    sys.excepthook = show_in_one_line
+    sys.excepthook = report_error
     _ask_train(sys.argv[1])

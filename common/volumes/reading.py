@@ -244,13 +244,6 @@ def three(spacing):
     return list(spacing) if isinstance(spacing, list | tuple) else [spacing] * 3
 
 
-def require_spacing(spacing):
-    """Raise InputError where a setting SPACING is not in mm, one number or three; None stands for as it is."""
-    good = all(mm is None or (isinstance(mm, int | float) and mm > 0) for mm in three(spacing))
-    if not good or len(three(spacing)) != 3:
-        raise InputError(f"SPACING is {spacing}; expected mm, one number or three")
-
-
 def resample(image, spacing):
     """Resample a volume linearly to a spacing in mm, as `at_spacing` takes it."""
     grid = at_spacing(Geometry.of(image), spacing)

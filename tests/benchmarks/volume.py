@@ -63,7 +63,7 @@ def count_libraries():
 
 def measure(script, **settings):
     """Run a script, whose modules are loaded, and print the share of its time that is its own."""
-    from common.settings import flags_of
+    from common.command_line import flags_of
 
     sys.argv = [script, *flags_of(settings)]
     spent.update(libraries=0.0, threads=0.0)

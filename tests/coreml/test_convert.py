@@ -12,10 +12,9 @@ import keras
 import numpy as np
 import pytest
 from keras import layers
-from running import run_here
+from running import run_here, run_main
 
 ROOT = Path(__file__).resolve().parents[2]
-import convert_coreml
 import models
 from common.errors import InputError
 from common.training.run_folder import load_network, model_file
@@ -83,12 +82,15 @@ def convert(monkeypatch):
         monkeypatch.setenv(name, os.environ.get(name, ""))  # what the script sets is put back after the test
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
 
+    kept = {}
+
     def run(run_folder, **settings):
-        for name, value in {"RUN": str(run_folder), **settings}.items():
-            monkeypatch.setattr(convert_coreml, name, value)
-        _, paths = convert_coreml.check_settings()
-        convert_coreml.main()
-        return ct.utils.load_spec(str(next(iter(paths.values()))))
+        kept.update({"RUN": run_folder, **settings})  # as somebody who edits constants and leaves the others
+        run_main("convert_coreml.py", **kept)
+        folder = Path(kept.get("OUTPUT", run_folder))
+        folder = folder if folder.is_dir() and folder.suffix != ".mlpackage" else folder.parent
+        written = max(folder.glob(f"*.{kept.get('FORMAT', 'mlmodel')}"), key=lambda path: path.stat().st_mtime_ns)
+        return ct.utils.load_spec(str(written))
 
     return run
 

@@ -14,10 +14,10 @@ import pytest
 from drawings import disc_slice, write_picture
 from running import ROOT, assert_refused, leftovers, run_here
 
+from common.command_line import flags_of
 from common.files import write_json
 from common.prediction import ensemble as averaging
 from common.prediction.tiling import predict_pictures
-from common.settings import flags_of
 from common.slices.images import read_mask, read_picture, to_unit
 from common.training.run_folder import load_network
 

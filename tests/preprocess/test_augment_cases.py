@@ -9,7 +9,7 @@ import pytest
 from drawings import disc_slice, make_cases, write_picture
 from running import ROOT, assert_refused, leftovers, run_here, run_script
 
-from common.settings import flags_of
+from common.command_line import flags_of
 from common.slices.images import read_mask, read_picture
 
 SCRIPT = "preprocess/1_augment_cases.py"

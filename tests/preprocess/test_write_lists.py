@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from running import ROOT, assert_refused, leftovers, run_here, run_script
 
+from common.command_line import flags_of
 from common.errors import InputError
-from common.settings import flags_of
 from common.slices.cases import read_list, slice_identity
 from common.slices.images import read_picture, values_of
 from common.training.opening import open_set

@@ -15,8 +15,8 @@ import pytest
 from drawings import make_cases
 from running import ROOT, assert_refused, leftovers, run_here, run_script
 
+from common.command_line import flags_of
 from common.errors import InputError
-from common.settings import flags_of
 from common.training.distribution import VARIABLES, several_processes
 
 EPOCHS = 6

@@ -1,7 +1,6 @@
 """train.py, run as a user runs it: run folder, resume, retrain, schedules, backends, bad input."""
 
 import json
-import os
 import random
 import shutil
 import signal
@@ -17,11 +16,11 @@ import pytest
 from drawings import make_cases
 from running import ROOT, TINY_UNET, assert_refused, leftovers, run_here, run_script, training
 
-import train
-from common.errors import InputError
-from common.settings import flags_of, recorded_settings
+from common.command_line import flags_of
+from common.settings import Settings
 from common.slices.images import read_picture
 from common.training.callbacks import read_checkpoint
+from common.training.configure import configure, open_sets
 from common.training.course import Log, read_log
 from common.training.opening import open_set
 from common.training.sets import Batches
@@ -159,24 +158,15 @@ def test_a_network_of_ones_own_with_a_layer_of_its_own(packed, tmp_path):
     run_here("predict.py", RUN=run, INPUT=packed["cases"] / "case01", OUTPUT=tmp_path / "out")
 
 
-def use(patch, **settings):
-    """Set settings of train.py, imported here."""
-    for name, value in settings.items():
-        patch.setattr(train, name, str(value) if isinstance(value, os.PathLike) else value)
-
-
-def test_rate_follows_batch_and_optimizer_where_it_is_not_set(tmp_path, monkeypatch):
+def test_rate_follows_batch_and_optimizer_where_it_is_not_set(tmp_path):
     recommended = {"BATCH_SIZE": 4, "OPTIMIZER": {"name": "sgd", "momentum": 0.9}, "LEARNING_RATE": 0.4}
     (tmp_path / "mine.py").write_text(f"{OWN_NETWORK}\nRECOMMENDED = {recommended}\n")
-    for settings, rate in (({}, 0.4), ({"BATCH_SIZE": 2}, 0.2), ({"OPTIMIZER": "adam"}, 0.001)):
-        with monkeypatch.context() as patch:
-            for name in (*recommended, "SCHEDULE"):  # which are put back
-                patch.setattr(train, name, None)
-            use(patch, MODEL=tmp_path / "mine.py", **settings)
-            train.take_recommendations()
-            assert pytest.approx(rate) == train.LEARNING_RATE
-            recorded = recorded_settings(vars(train))
-            assert recorded["LEARNING_RATE"] == train.LEARNING_RATE and recorded["BATCH_SIZE"] == train.BATCH_SIZE
+    for given, rate in (({}, 0.4), ({"BATCH_SIZE": 2}, 0.2), ({"OPTIMIZER": "adam"}, 0.001)):
+        settings = configure(Settings.of("train.py", MODEL=tmp_path / "mine.py", **given))
+        assert pytest.approx(rate) == settings.LEARNING_RATE
+        recorded = settings.as_json()
+        assert recorded["LEARNING_RATE"] == settings.LEARNING_RATE and recorded["BATCH_SIZE"] == settings.BATCH_SIZE
+        assert given.get("BATCH_SIZE", 4) == settings.BATCH_SIZE
 
 
 def test_batch_size_by_a_trial(packed, tmp_path):
@@ -185,7 +175,7 @@ def test_batch_size_by_a_trial(packed, tmp_path):
     assert chosen == 8 and f"batches of {chosen}" in out, "the set has eight slices, so it is not doubled"
 
 
-def test_files_of_the_codeset_load(packed, tmp_path, monkeypatch):
+def test_files_of_the_codeset_load(packed, tmp_path):
     ours, theirs = {}, {}
     for name in ("train", "validation"):
         ours[name.upper()] = packed["packed"] / f"{name}.h5"
@@ -194,8 +184,7 @@ def test_files_of_the_codeset_load(packed, tmp_path, monkeypatch):
             copy[f"image_{name}_X"], copy[f"image_{name}_Y"] = file["x"][:], file["y"][:]
     opened = []
     for sets in (ours, theirs):
-        use(monkeypatch, **sets)
-        opened.append(train.open_sets())
+        opened.append(open_sets(configure(Settings.of("train.py", **sets))))
     for own, other in zip(*opened, strict=True):
         assert own.classes == other.classes and len(own) == len(other)
         for a, b in zip(own.batch(range(len(own))), other.batch(range(len(own))), strict=True):
@@ -311,33 +300,28 @@ def test_jax_trains_with_augmentation_and_predicts(packed, tmp_path):
 # --- bad input
 
 
-def test_bad_settings_and_sets(packed, tmp_path, monkeypatch):
-    """One import of the script stands for many runs of it: what it raises, the hook shows in one line."""
-
-    def refused(*words, **settings):
-        with monkeypatch.context() as patch:
-            use(patch, **training(packed, tmp_path / "runs", **settings))
-            for name in ("OPTIMIZER", "LEARNING_RATE", "SCHEDULE", "PRECISION", "JIT"):
-                patch.setattr(train, name, settings.get(name, getattr(train, name)))
-            with pytest.raises(InputError) as raised:
-                train.main()
-        assert all(word in str(raised.value) for word in words), raised.value
+def test_bad_settings_and_sets(packed, tmp_path):
+    def refused(*words, status=1, **settings):
+        settings = training(packed, tmp_path / "runs", **settings)
+        assert_refused("train.py", *words, status=status, **settings)
         assert not (tmp_path / "runs").exists()
 
     refused("does not exist", TRAIN=tmp_path / "gone.h5")
-    refused("unknown loss", LOSS="dise")
-    refused("unknown network", MODEL="vnet")
-    refused("no side of 24; the nearest sizes that fit are 72 and 136", MODEL="cvnet_synapse", MODEL_SETTINGS={})
-    refused("several classes", LOSS="cce")
-    refused("no setting 'width'", MODEL_SETTINGS={"width": 3})
-    refused("EPOCHS is 0", EPOCHS=0)
-    refused("BATCH_SIZE is 'large'", BATCH_SIZE="large")
-    refused("JIT is 'yes'", JIT="yes")
-    refused("AUGMENTATION", "rotate", AUGMENTATION={"rotate": 3})
-    refused("OPTIMIZER", OPTIMIZER="adamm")
-    refused("SCHEDULE", SCHEDULE="linear")
-    refused("PRECISION", PRECISION="float7")
-    refused("MODE", MODE="continue")
+    refused("LOSS", "dise", status=2, LOSS="dise")
+    refused("MODEL", "vnet", status=2, MODEL="vnet")
+    refused(
+        "no side of 24; the nearest sizes that fit are 72 and 136", status=2, MODEL="cvnet_synapse", MODEL_SETTINGS={}
+    )
+    refused("several classes", status=2, LOSS="cce")
+    refused("MODEL_SETTINGS: unknown key 'width'", status=2, MODEL_SETTINGS={"width": 3})
+    refused("EPOCHS: expected a whole number of at least 1 (found 0)", status=2, EPOCHS=0)
+    refused("BATCH_SIZE", "(found 'large')", status=2, BATCH_SIZE="large")
+    refused("JIT", "(found 'yes')", status=2, JIT="yes")
+    refused("AUGMENTATION", "rotate", status=2, AUGMENTATION={"rotate": 3})
+    refused("OPTIMIZER", status=2, OPTIMIZER="adamm")
+    refused("SCHEDULE", status=2, SCHEDULE="linear")
+    refused("PRECISION", status=2, PRECISION="float7")
+    refused("MODE", status=2, MODE="continue")
     refused("no run folder", MODE="resume", RUN=str(tmp_path))
     refused("does not exist", MODE="retrain", RUN=str(tmp_path / "gone"))
     whole = (packed["packed"] / "train.h5").read_bytes()

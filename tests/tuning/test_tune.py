@@ -7,31 +7,34 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import h5py
 import optuna
 import pandas as pd
 import pytest
+from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
 from running import ROOT, assert_refused, leftovers, run_here, run_script
 
-import tune
+from common.command_line import flags_of
 from common.errors import InputError
-from common.settings import flags_of, recorded_settings
+from common.settings import Settings
 from common.slices.images import read_picture
 from common.tuning import study as tuning
+from common.tuning.spaces import draw
 from common.tuning.worker import Lock
 
 
 def search(packed, study, **settings):
-    """Settings of a small search; half of its trials fail, since a U-net has a depth of at least 1."""
+    """Settings of a small search; half of its trials fail, since 24 pixels cannot be halved seven times."""
     return {
         "TRAIN": str(packed["packed"] / "train.h5"),
         "VALIDATION": str(packed["packed"] / "validation.h5"),
         "STUDY": str(study),
         "MODELS": ["unet"],
-        "MODEL_SETTINGS": {"unet": {"features": 2, "depth": [1, 0], "dropout": 0.0}},
+        "MODEL_SETTINGS": {"unet": {"features": 2, "depth": [1, 7], "dropout": 0.0}},
         "LOSSES": ["bce+dice"],
         "AUGMENTATION": {},
         "PRECISIONS": ["float32"],
@@ -67,26 +70,22 @@ def begun(study):
     return len(list(study.glob("runs/trial-*")))
 
 
-def use(patch, settings):
-    for name, value in settings.items():
-        patch.setattr(tune, name, value)
-
-
-def begin(patch, settings):
+def begin(settings):
     """Study of a search, begun without asking train.py about each value."""
-    use(patch, settings)
-    recorded = json.loads(json.dumps(recorded_settings(vars(tune))))
+    recorded = json.loads(json.dumps(Settings.of("tune.py", **settings).as_json()))
     return tuning.open_study(Path(settings["STUDY"]), recorded, (), lambda: None, None)
 
 
-def seed_with_one_failure(settings, patch):
-    """A seed with which the second trial of three has a depth of 0."""
-    use(patch, settings)
+def seed_with_one_failure(settings):
+    """A seed with which the second trial of three has a depth that 24 pixels cannot be halved to."""
+    settings = Settings.of("tune.py", **settings)
     for seed in range(100):
         study = optuna.create_study()
         for _ in range(3):
-            tuning.add_trial(study, tune.make_sampler, seed, tune.draw, study.get_trials())
-        if [trial.params["unet depth"] for trial in study.get_trials()] == [1, 0, 1]:
+            tuning.add_trial(
+                study, lambda seed: RandomSampler(seed=seed), seed, partial(draw, settings), study.get_trials()
+            )
+        if [trial.params["unet depth"] for trial in study.get_trials()] == [1, 7, 1]:
             return seed
     raise AssertionError
 
@@ -94,10 +93,10 @@ def seed_with_one_failure(settings, patch):
 # --- a search
 
 
-def test_a_search_killed_twice_and_finished_by_two_processes(packed, tmp_path, monkeypatch):
+def test_a_search_killed_twice_and_finished_by_two_processes(packed, tmp_path):
     study = tmp_path / "study"
     settings = search(packed, study)
-    settings["SEED"] = seed_with_one_failure(settings, monkeypatch)
+    settings["SEED"] = seed_with_one_failure(settings)
     first = start(settings)
     wait_until(first, lambda: list(study.glob("runs/trial-000/2*/settings.json")))
     kill(first)
@@ -140,10 +139,10 @@ def test_a_search_killed_twice_and_finished_by_two_processes(packed, tmp_path, m
     assert {name: (study / name).read_bytes() for name in before} == before and len(trials_of(study)) == 3
 
 
-def test_a_trial_that_does_poorly_is_stopped(packed, tmp_path, monkeypatch):
+def test_a_trial_that_does_poorly_is_stopped(packed, tmp_path):
     settings = search(packed, tmp_path / "study", EPOCHS=1000, PATIENCE=1, TRIALS=3, LEARNING_RATE=[1e-9])
     settings["MODEL_SETTINGS"] = {"unet": {"features": 2, "depth": 1}}
-    study = begin(monkeypatch, settings)
+    study = begin(settings)
     for _ in range(2):
         study.add_trial(create_trial(value=0.99, intermediate_values=dict.fromkeys(range(1, 1000), 0.99)))
     out = start(settings).communicate()[0]
@@ -158,7 +157,7 @@ def test_a_trial_that_does_poorly_is_stopped(packed, tmp_path, monkeypatch):
 # --- many processes, with a train.py that takes no time
 
 STUB = """
-from common.settings import apply_command_line, recorded_settings
+from common.settings import apply_command_line
 TRAIN = ""
 VALIDATION = ""
 RUNS = "runs"
@@ -174,7 +173,7 @@ MAX_MINUTES: float | None = None
 BATCH_SIZE = 1
 EPOCHS = 1
 SEED = 1
-apply_command_line(globals())
+settings = apply_command_line(globals())
 
 import os, signal, time
 from pathlib import Path
@@ -184,10 +183,10 @@ once = Path(__file__).with_name("once")
 if not once.exists():
     once.touch()
     os.kill(os.getpid(), signal.SIGTERM)  # as when the machine is shut down
-run = Path(RUN) if MODE == "resume" else Path(RUNS, time.strftime("%Y%m%d-%H%M%S_unet"))
-if MODE == "new":
+run = Path(settings.RUN) if settings.MODE == "resume" else Path(settings.RUNS, time.strftime("%Y%m%d-%H%M%S_unet"))
+if settings.MODE == "new":
     with whole_folder(run) as part:
-        write_json(part / "settings.json", recorded_settings(globals()))
+        write_json(part / "settings.json", settings.as_json())
 busy = os.open(run / "busy", os.O_CREAT | os.O_EXCL)
 try:
     log = run / "training_log.csv"
@@ -213,10 +212,10 @@ def stub(tmp_path):
     return root
 
 
-def test_ctrl_c_and_kills_at_random_moments(packed, tmp_path, stub, monkeypatch):
+def test_ctrl_c_and_kills_at_random_moments(packed, tmp_path, stub):
     folder = tmp_path / "study"
     settings = search(packed, folder, TRIALS=8, EPOCHS=5)
-    begin(monkeypatch, settings)
+    begin(settings)
     process = start(settings, stub)
     wait_until(process, lambda: list(folder.glob("runs/trial-*/2*/training_log.csv")))
     process.send_signal(signal.SIGINT)
@@ -245,10 +244,10 @@ def test_ctrl_c_and_kills_at_random_moments(packed, tmp_path, stub, monkeypatch)
     assert len(pd.read_csv(folder / "trials.csv")) == 8 and (folder / "best_settings.json").exists()
 
 
-def test_when_all_fail_the_message_says_why(packed, tmp_path, stub, monkeypatch):
+def test_when_all_fail_the_message_says_why(packed, tmp_path, stub):
     (stub / "train.py").write_text("import sys; sys.exit('train.py: error: the loss of epoch 1 is nan: lower it')")
     settings = search(packed, tmp_path / "study", TRIALS=2)
-    begin(monkeypatch, settings)
+    begin(settings)
     process = start(settings, stub)
     _, err = process.communicate()
     assert process.returncode == 1 and "no trial of 2 got to its end" in err and "the loss of epoch 1 is nan" in err
@@ -294,44 +293,38 @@ def test_what_mattered_is_found_also_where_most_trials_came_to_nothing():
 
 
 def test_a_value_that_train_does_not_take_is_refused_before_the_search(packed, tmp_path):
-    settings = search(packed, tmp_path / "study", LOSSES=["bce+dice", "dise"])
-    assert_refused("tune.py", 'unknown loss "dise"', run=run_script, **settings)
+    settings = search(packed, tmp_path / "study", OTHERS={"OPTIMIZER": ["adam", "adamm"]})
+    assert_refused("tune.py", "OPTIMIZER", "adamm", status=2, run=run_script, **settings)
     assert not (tmp_path / "study").exists()
 
 
-def test_bad_settings(packed, tmp_path, monkeypatch):
+def test_bad_settings(packed, tmp_path):
     def refused(*words, **settings):
-        with monkeypatch.context() as patch, pytest.raises(InputError) as raised:
-            use(patch, search(packed, tmp_path / "study", **settings))
-            tune.main()
-        assert all(word in str(raised.value) for word in words), raised.value
+        assert_refused("tune.py", *words, status=2, **search(packed, tmp_path / "study", **settings))
         assert not (tmp_path / "study").exists()
 
-    refused("MODELS is []", "at least one", MODELS=[])
+    refused("MODELS", "at least 1", "(found [])", MODELS=[])
     refused("LOSSES holds 'mse' twice", LOSSES=["mse", "mse"])
-    refused("PRECISIONS holds 16", PRECISIONS=[16])
-    refused("LEARNING_RATE is [0.1, 0.001]", "[lowest, highest]", LEARNING_RATE=[0.1, 0.001])
+    refused("PRECISIONS", "(found [16])", PRECISIONS=[16])
+    refused("LEARNING_RATE", "[lowest, highest]", "(found [0.1, 0.001])", LEARNING_RATE=[0.1, 0.001])
     refused("LEARNING_RATE", LEARNING_RATE=[0.0, 0.1])
     refused("MODEL_SETTINGS holds 'unett'", MODEL_SETTINGS={"unett": {}})
     refused("MODEL_SETTINGS: unet is [1]", MODEL_SETTINGS={"unet": [1]})
     refused("AUGMENTATION: flip is []", AUGMENTATION={"flip": []})
     refused("OTHERS holds EPOCHS", OTHERS={"EPOCHS": 3})
-    refused("SAMPLER is 'grid'", SAMPLER="grid")
-    refused("TRIALS is 0", TRIALS=0)
-    refused("MINUTES is 0", MINUTES=0.0)
+    refused("SAMPLER", "(found 'grid')", SAMPLER="grid")
+    refused("TRIALS", "at least 1 (found 0)", TRIALS=0)
+    refused("MINUTES", "above 0", "(found 0.0)", MINUTES=0.0)
 
 
-def test_a_study_that_is_damaged_or_another_one(packed, tmp_path, monkeypatch):
+def test_a_study_that_is_damaged_or_another_one(packed, tmp_path):
     settings = search(packed, tmp_path / "study")
     study = tmp_path / "study"
-    begin(monkeypatch, settings)
+    begin(settings)
     database = (study / "study.db").read_bytes()
 
     def refused(*words, **changed):
-        with monkeypatch.context() as patch, pytest.raises(InputError) as raised:
-            use(patch, settings | changed)
-            tune.main()
-        assert all(str(word) in str(raised.value) for word in words), raised.value
+        assert_refused("tune.py", *words, **settings | changed)
 
     refused("was begun with LOSSES ['bce+dice']", "not ['mse']", "--settings", LOSSES=["mse"])
     for content in (b"", b"no database", database[: len(database) // 2], database[:100] + bytes(len(database) - 100)):
@@ -350,19 +343,17 @@ def test_a_search_without_data_is_refused(packed, tmp_path):
     from common.tuning import spaces
 
     def refused(*words, **settings):
-        with pytest.MonkeyPatch.context() as patch:
-            use(patch, search(packed, tmp_path / "study", **settings))
-            (tmp_path / "values.json").write_text(json.dumps(spaces.each_value(tune.draw)))
+        given = Settings.of("tune.py", **search(packed, tmp_path / "study", **settings))
+        (tmp_path / "values.json").write_text(json.dumps(spaces.each_value(partial(spaces.draw, given))))
         with pytest.raises(InputError) as raised:
             spaces._ask_train(tmp_path / "values.json")
         assert all(word in str(raised.value) for word in words), raised.value
 
     refused("gone.h5 does not exist", TRAIN=str(tmp_path / "gone.h5"))
-    refused("unknown network", MODELS=["unet", "vnet"])
+    refused("nowhere.py does not exist", MODELS=["unet", "nowhere.py"])
     refused("AUGMENTATION", "rotate", AUGMENTATION={"rotate": [0, 3]})
-    refused("PRECISION", PRECISIONS=["float32", "float7"])
-    refused("train.py has no setting EPOCH", OTHERS={"EPOCH": 3})
-    refused("BATCH_SIZE is 0", OTHERS={"BATCH_SIZE": [2, 0]})
+    refused("unknown setting EPOCH", OTHERS={"EPOCH": 3})
+    refused("BATCH_SIZE", "(found 0)", OTHERS={"BATCH_SIZE": [2, 0]})
     with h5py.File(tmp_path / "empty.h5", "w") as file:
         file["pixels"] = 1
     refused("expected datasets x and y", TRAIN=str(tmp_path / "empty.h5"))

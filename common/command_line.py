@@ -1,0 +1,131 @@
+"""Flags for the constants of a script, and its `--help`."""
+
+import argparse
+import ast
+import difflib
+import io
+import re
+import tokenize
+from pathlib import Path
+from typing import NamedTuple
+
+from common.setting_checks import alternatives
+
+
+def flag(setting):
+    """Name of the flag of a setting."""
+    return "--" + setting.lower().replace("_", "-")
+
+
+def flags_of(values):
+    """Turn settings into command-line arguments.
+
+    Args:
+        values: dict of setting name to value.
+
+    Returns:
+        list of str that `common.settings.apply_command_line` reads back to the same values.
+    """
+    arguments = []
+    for name, value in values.items():
+        if isinstance(value, bool):
+            arguments.append(flag(name) if value else "--no-" + flag(name)[2:])
+        else:
+            arguments.append(f"{flag(name)}={value}")
+    return arguments
+
+
+def make_parser(namespace, constants, comments=None):
+    """Parser of the flags of a script; all but those of a bool give text.
+
+    Args:
+        namespace: `globals()` of the script.
+        constants: dict of the names of its settings to their defaults.
+        comments: dict of a setting to its Comment, for `--help`; None reads no source.
+
+    Returns:
+        argparse.ArgumentParser whose errors are one line.
+    """
+    parser = _Parser(
+        usage="%(prog)s [--settings FILE.json] [--SETTING VALUE ...]",
+        description=namespace.get("__doc__"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    parser.add_argument("-h", "--help", action=_Help, script=(namespace, constants))
+    parser.add_argument("--settings", metavar="FILE.json", help="settings that were recorded; flags win over them")
+    groups = {}
+    for name, default in constants.items():
+        text, title = (comments or {}).get(name, Comment("", "settings"))
+        if title not in groups:
+            groups[title] = parser.add_argument_group(title)
+        options = {"dest": name, "default": argparse.SUPPRESS}
+        shown = {"metavar": "VALUE", "help": f"{text} [{default!r}]".replace("%", "%%")}
+        if bool in alternatives(namespace.get("__annotations__", {}).get(name, type(default))):
+            groups[title].add_argument(flag(name), nargs="?", const=True, **options, **shown)
+            off = {"action": "store_const", "const": False, "help": argparse.SUPPRESS}
+            groups[title].add_argument("--no-" + flag(name)[2:], **options, **off)
+        else:
+            groups[title].add_argument(flag(name), **options, **shown)
+    return parser
+
+
+class Comment(NamedTuple):
+    """What the source of a script says of a setting."""
+
+    text: str
+    group: str
+
+
+def comments_of(path):
+    """Comments of the settings of a script: dict of name to Comment.
+
+    That of a setting trails its line and continues in the lines right under it that hold nothing else; "# --- title"
+    begins a group.
+    """
+    source = path.read_text(encoding="utf-8")
+    texts, alone = {}, set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            texts[token.start[0]] = token.string.lstrip("# ")
+            if token.line.startswith("#"):
+                alone.add(token.start[0])
+    comments, group, last = {}, "settings", 0
+    for node in ast.parse(source).body:
+        for line in range(last + 1, node.lineno):
+            if line in alone and texts[line].startswith("---"):
+                group = texts[line].lstrip("- ")
+        target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
+        words = [texts[line] for line in range(node.lineno, node.end_lineno + 1) if line in texts]
+        last = node.end_lineno
+        while last + 1 in alone and not texts[last + 1].startswith("---"):
+            last += 1
+            words.append(texts[last])
+        comments.setdefault(getattr(target, "id", ""), Comment(" ".join(words), group))
+    return comments
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line, with the nearest flag."""
+
+    def error(self, message):
+        unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
+        if unknown:
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+            near = difflib.get_close_matches(unknown[1], known, n=1)
+            message += f" (did you mean {near[0]}?)" if near else " (--help lists the settings)"
+        message = " ".join(message.splitlines())  # one line, whatever the user typed
+        self.exit(2, f"{self.prog}: error: {message}\n")
+
+
+class _Help(argparse.Action):
+    """Print the settings with their comments, for which the source of the script is read."""
+
+    def __init__(self, option_strings, dest, script):
+        super().__init__(option_strings, dest, default=argparse.SUPPRESS, nargs=0, help="show this and exit")
+        self.script = script
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        make_parser(*self.script, comments_of(Path(self.script[0]["__file__"]))).print_help()
+        parser.exit()

@@ -1,0 +1,183 @@
+"""Checking values against the types of settings with pydantic, and describing types in messages.
+
+pydantic is loaded only when a value is checked, so that `--help` is immediate.
+"""
+
+import math
+import types
+import typing
+from typing import Annotated, Any, Literal, NotRequired
+
+from annotated_types import Ge, Gt, Le, Len, Lt
+from typing_extensions import is_typeddict
+
+STRICT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}  # configuration of pydantic
+
+
+class Rule:
+    """A condition on a value of a type, for `Annotated`.
+
+    Args:
+        words: what is expected, for messages; it takes the place of the description of the type.
+        holds: function of a value to whether it is met.
+    """
+
+    def __init__(self, words, holds):
+        self.words, self.holds = words, holds
+
+    def __get_pydantic_core_schema__(self, source, handler):
+        from pydantic_core import core_schema  # only when a value is checked
+
+        def check(value):
+            if not self.holds(value):
+                raise ValueError(self.words)
+            return value
+
+        return core_schema.no_info_after_validator_function(check, handler(source))
+
+
+def strict(kind):
+    """Decorator of a TypedDict: no other keys, no conversion of values."""
+    kind.__pydantic_config__ = STRICT
+    return kind
+
+
+def check(value, annotation):
+    """Check a value against an annotation.
+
+    Args:
+        value: what was set; a tuple counts as a list.
+        annotation: type, as in this module.
+
+    Returns:
+        The value, whole numbers as float where the type is float.
+
+    Raises:
+        ValueError: with what was expected and what was found, in one line.
+    """
+    from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError  # 0.1 s that --help needs not
+
+    try:
+        value = _lists(value)
+        if _has_null(value):
+            raise ValueError(f"a null character is in it (found {_short(value)})")
+    except RecursionError:
+        raise ValueError(f"expected {describe(annotation)} (found lists or dicts nested too deeply)") from None
+    try:
+        adapter = TypeAdapter(annotation) if is_typeddict(annotation) else TypeAdapter(annotation, config=STRICT)
+    except PydanticSchemaGenerationError as error:
+        raise TypeError(f"no type for a setting: {annotation}") from error
+    try:
+        return adapter.validate_python(value)
+    except (ValidationError, RecursionError, OverflowError):
+        raise ValueError(_problem(value, annotation)) from None
+
+
+def _problem(value, annotation):
+    """What is wrong with a value, as text; of a dict with known keys the key."""
+    for kind in alternatives(annotation):
+        if isinstance(value, dict) and is_typeddict(kind):
+            hints = typing.get_type_hints(kind, include_extras=True)
+            for key, item in value.items():
+                if key not in hints:
+                    return f"unknown key {_short(key)}; expected {', '.join(hints)}"
+                try:
+                    check(item, hints[key])
+                except ValueError as error:
+                    return f"{key}: {error}"
+            if missing := kind.__required_keys__ - value.keys():
+                return f"the key {min(missing)!r} is missing (found {_short(value)})"
+    return f"expected {describe(annotation)} (found {_short(value)})"
+
+
+def alternatives(annotation):
+    """Members of a union; a type alone is its only one."""
+    if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
+        return [kind for part in typing.get_args(annotation) for kind in alternatives(part)]
+    return [annotation]
+
+
+def describe(annotation):
+    """What an annotation takes, in words."""
+    *first, last = dict.fromkeys(_describe_one(kind) for kind in alternatives(annotation))
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+def _describe_one(kind):
+    if kind is None or kind is type(None):
+        return "None"
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin is Annotated:
+        return _describe_constrained(*arguments)
+    if origin is Literal:
+        *first, last = [repr(choice) for choice in arguments]
+        return f"{', '.join(first)} or {last}" if first else last
+    if origin is NotRequired:
+        return describe(arguments[0])
+    if is_typeddict(kind):
+        keys = list(typing.get_type_hints(kind))
+        return f"a dict with keys of {', '.join(keys[:6])}{', ...' if len(keys) > 6 else ''}"
+    if origin is list:
+        return _describe_list(describe(arguments[0]))
+    if origin is dict:
+        return "a dict such as \"{'key': 1}\""
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Any: "any value"}
+    return names.get(kind, {list: "a list", dict: "a dict"}.get(kind, str(kind)))
+
+
+def _describe_constrained(kind, *conditions):
+    if rule := next((condition for condition in conditions if isinstance(condition, Rule)), None):
+        return rule.words
+    words, length = describe(kind), next((c for c in conditions if isinstance(c, Len)), None)
+    if length:
+        count = f"{length.min_length}" if length.min_length == length.max_length else f"at least {length.min_length}"
+        return words.replace("a list of", f"a list of {count}", 1)
+    limits = {type(condition): getattr(condition, type(condition).__name__.lower()) for condition in conditions}
+    low, high = limits.get(Ge), limits.get(Le)
+    if low is not None and high is not None and high < 10**9:
+        return f"{words} from {low:g} to {high:g}"
+    texts = {Ge: "of at least", Gt: "above", Le: "of at most", Lt: "below"}
+    shown = [f"{texts[kind]} {limit:g}" for kind, limit in limits.items() if limit < 10**9]
+    return f"{words} {' and '.join(shown)}".strip()
+
+
+def _describe_list(item):
+    for noun in ("whole number", "number"):
+        if item.startswith(f"a {noun}"):
+            return f"a list of {noun}s" + item.removeprefix(f"a {noun}")
+    return "a list of texts" if item == "text" else f"a list of values, each {item}"
+
+
+def _lists(value):
+    """A value with lists in the place of tuples."""
+    if isinstance(value, (list, tuple)):
+        return [_lists(item) for item in value]
+    if isinstance(value, dict):
+        return {key: _lists(item) for key, item in value.items()}
+    return value
+
+
+def _has_null(value):
+    if isinstance(value, str):
+        return "\0" in value
+    if isinstance(value, dict):
+        return any(_has_null(key) or _has_null(item) for key, item in value.items())
+    return isinstance(value, list) and any(map(_has_null, value))
+
+
+def is_finite(value):
+    """Whether all numbers within a value are finite, and lists and dicts are not nested deeper than eight."""
+
+    def holds(value, depth):
+        if isinstance(value, dict):
+            return depth < 8 and all(holds(item, depth + 1) for pair in value.items() for item in pair)
+        if isinstance(value, list):
+            return depth < 8 and all(holds(item, depth + 1) for item in value)
+        return not isinstance(value, float) or math.isfinite(value)
+
+    return holds(value, 0)
+
+
+def _short(value):
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... of {len(text)} characters"

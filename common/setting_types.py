@@ -1,0 +1,267 @@
+"""What settings take: types for the annotations of a script's constants.
+
+Numbers are finite, text is no substitute for a number, and a dict has no other keys than those of its type. Importing
+this module loads neither pydantic nor Keras, so that `--help` is immediate.
+"""
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from annotated_types import Ge, Gt, Le, Len, Lt
+from typing_extensions import TypedDict
+
+from common.setting_checks import Rule, is_finite, strict
+
+# --- numbers and text
+
+Count = Annotated[int, Ge(0), Le(10**9)]
+PositiveInt = Annotated[int, Ge(1), Le(10**9)]
+Seed = Annotated[int, Ge(0), Lt(2**32)]
+Side = Annotated[int, Ge(8), Le(2**15)]  # of an image, in pixels
+Positive = Annotated[float, Gt(0)]
+NonNegative = Annotated[float, Ge(0)]
+Share = Annotated[float, Ge(0), Le(1)]
+ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
+ShareOfHalf = Annotated[float, Ge(0), Le(0.5)]
+Gray = Annotated[int, Ge(0), Lt(2**16)]  # a gray level of 16 bits
+PathName = Annotated[str, Rule("a path", lambda text: bool(text.strip()))]
+NamePattern = Annotated[
+    str, Rule('text with one {id}, such as "{id}_seg"', lambda text: text.count("{id}") == 1 and _is_format(text))
+]
+PartOfWork = Annotated[str, Rule('"" or a part such as "2/8"', lambda text: not text or _is_part(text))]
+Names = list[Annotated[str, Rule("a name", bool)]]
+
+
+def _is_format(text):
+    rest = text.replace("{id}", "")
+    return "{" not in rest and "}" not in rest
+
+
+def _is_part(text):
+    number, _, count = text.partition("/")
+    return number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= 10**6
+
+
+# --- choices that several scripts offer
+
+Plane = Literal["axial", "coronal", "sagittal"]
+WeightsFile = Literal["best_dice", "best_iou", "last"]
+Schedule = Literal["constant", "poly", "graph", "cosine"]
+VolumeEnding = Literal[".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ""]
+Folds = Annotated[int, Ge(0), Le(1000), Rule("0, or a whole number from 2", lambda count: count != 1)]
+Filters = Annotated[list[Literal["O", "A", "B", "C", "D"]], Len(1)]
+Shape = Literal["", "HT", "WD", "DKP", "DKM", "HSR", "HSL", "RTP", "RTM", "CP0", "CP1", "CP2", "CP3", "CP4"]
+Shapes = Annotated[list[Shape], Len(1)]
+
+# --- lists
+
+Window = Annotated[list[float], Len(2, 2), Rule("[low, high], low below high", lambda pair: pair[0] < pair[1])]
+Percentiles = Annotated[
+    list[float], Len(2, 2), Rule("[low, high] from 0 to 100", lambda pair: 0 <= pair[0] < pair[1] <= 100)
+]
+SpacingOfAxes = Annotated[
+    list[Positive | None], Len(3, 3), Rule("three of them (left, back, head), such as [0.7, 0.7, 5]", bool)
+]
+Spacing = Positive | SpacingOfAxes  # mm
+WindowOrNone = Annotated[
+    list[float],
+    Rule("[low, high], low below high, or []", lambda pair: not pair or (len(pair) == 2 and pair[0] < pair[1])),
+]
+PositivePair = Annotated[list[Positive], Len(2, 2)]
+Crop = Annotated[list[PositiveInt], Len(3, 3)]  # voxels (up, back, left)
+
+
+# --- masks and volumes
+
+MaskValues = Annotated[
+    dict[Gray, Annotated[int, Ge(0), Le(255)]],
+    Rule("a dict of gray values to 0..255, such as {1: 255}", bool),
+]
+LabelValues = Annotated[
+    dict[int, Annotated[int, Ge(0), Le(99)]], Rule("a dict of label values to 0..99, such as {5: 1}", bool)
+]
+Median = Annotated[int, Ge(0), Le(999), Rule("0 or an odd number", lambda side: side == 0 or side % 2 == 1)]
+
+
+@strict
+class Cleaning(TypedDict, total=False):
+    """Arguments of `common.slices.masks.clean`."""
+
+    median: Median
+    share: Share
+    near: NonNegative
+    smallest: Count
+    fill: bool
+
+
+@strict
+class Intensity(TypedDict):
+    """Window and standardization of a CT; mean and sd in units of low to high."""
+
+    low: float
+    high: float
+    mean: float
+    sd: Positive
+
+
+# --- networks, losses and optimizers
+
+FreeDict = Annotated[dict[str, Any], Rule("a dict of names to finite values", is_finite)]
+
+NetworkFile = Annotated[str, Rule('the path of a .py file, such as "my_network.py"', lambda name: name.endswith(".py"))]
+Network = (
+    Literal["unet", "cvnet_synapse", "cvnet_synapse_512", "deeplab_v3plus", "se_resunet3d"] | NetworkFile
+)  # the names of models.NETWORKS
+TERMS = ("mse", "log_cosh", "kld", "bce", "cce", "focal", "constrained_focal", "hausdorff")
+TERMS += ("dice", "smooth_dice", "iou", "tversky", "focal_tversky")
+Loss = Annotated[
+    str,
+    Rule(
+        f"one of {', '.join([*TERMS, 'series'])}, or a sum of different ones such as 'bce+dice'",
+        lambda name: set(parts := name.split("+")) <= {*TERMS, "series"} and len(set(parts)) == len(parts),
+    ),
+]  # the names of losses.TERMS
+LearningRates = Annotated[
+    list[Positive],
+    Len(1, 2),
+    Rule("[lowest, highest], positive numbers, or a list of one", lambda rates: rates[0] <= rates[-1]),
+]
+Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
+
+
+@strict
+class UnetSettings(TypedDict, total=False):
+    features: Annotated[int, Ge(1), Le(1024)]
+    depth: Annotated[int, Ge(1), Le(10)]
+    dropout: ShareBelowOne
+    normalisation: bool
+    name: str
+
+
+@strict
+class SynapseSettings(TypedDict, total=False):
+    width: Annotated[float, Gt(0), Le(16)]
+    dropout: ShareBelowOne
+    parallel_dropout: ShareBelowOne
+    noise: NonNegative
+
+
+@strict
+class DeeplabSettings(TypedDict, total=False):
+    backbone: Literal["xception", "mobilenetv2"]
+    output_stride: Literal[8, 16] | None
+    alpha: Annotated[float, Gt(0), Le(16)]
+    dropout: ShareBelowOne
+    momentum: Annotated[float, Gt(0), Lt(1)]
+
+
+@strict
+class SeResunetSettings(TypedDict, total=False):
+    features: Annotated[int, Ge(1), Le(1024)]
+    depth: Annotated[int, Ge(1), Le(8)]
+    ratio: PositiveInt
+    noise: NonNegative
+
+
+MODEL_SETTINGS = {
+    "unet": UnetSettings,
+    "cvnet_synapse": SynapseSettings,
+    "cvnet_synapse_512": SynapseSettings,
+    "deeplab_v3plus": DeeplabSettings,
+    "se_resunet3d": SeResunetSettings,
+}  # keyword arguments of each build_model; a file of one's own takes what it takes
+
+OPTIMIZERS = ("adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lamb", "lion", "muon", "nadam")
+OPTIMIZERS += ("rmsprop", "sgd")
+OptimizerName = Annotated[
+    str,
+    Rule(
+        "the name of an optimizer of Keras, such as 'adam' or 'sgd'",
+        lambda name: (
+            name.lower()
+            in [
+                "adadelta",
+                "adafactor",
+                "adagrad",
+                "adam",
+                "adamax",
+                "adamw",
+                "ftrl",
+                "lamb",
+                "lion",
+                "muon",
+                "nadam",
+                "rmsprop",
+                "sgd",
+            ]
+        ),
+    ),
+]
+
+
+@strict
+class Optimizer(TypedDict):
+    """Name and arguments of an optimizer of Keras."""
+
+    name: OptimizerName
+    learning_rate: NotRequired[Positive]
+    momentum: NotRequired[Share]
+    nesterov: NotRequired[bool]
+    beta_1: NotRequired[Share]
+    beta_2: NotRequired[Share]
+    rho: NotRequired[Share]
+    epsilon: NotRequired[Positive]
+    amsgrad: NotRequired[bool]
+    centered: NotRequired[bool]
+    weight_decay: NotRequired[NonNegative | None]
+    clipnorm: NotRequired[Positive | None]
+    clipvalue: NotRequired[Positive | None]
+    global_clipnorm: NotRequired[Positive | None]
+    use_ema: NotRequired[bool]
+    ema_momentum: NotRequired[Share]
+    ema_overwrite_frequency: NotRequired[PositiveInt | None]
+    initial_accumulator_value: NotRequired[NonNegative]
+    gradient_accumulation_steps: NotRequired[Annotated[int, Ge(2)] | None]
+
+
+@strict
+class ScheduleSettings(TypedDict, total=False):
+    """Keyword arguments of `common.training.optimizer.learning_rate`."""
+
+    power: Positive
+    points: Annotated[list[Annotated[list[NonNegative], Len(2, 2)]], Len(2), Rule("at least two [epoch, rate]", bool)]
+    period: Count
+    factor: Positive
+    lowest: NonNegative
+
+
+@strict
+class ControllerSettings(TypedDict, total=False):
+    """Keyword arguments of `common.training.optimizer.Controller`."""
+
+    step: PositivePair
+    patience: Annotated[list[PositiveInt], Len(2, 2)]
+    limit: PositivePair
+
+
+@strict
+class Augmentation(TypedDict, total=False):
+    """Amounts of `common.training.augmentation`, of slices and of volumes."""
+
+    flip: Annotated[
+        str,
+        Rule(
+            '"horizontal", "vertical" or "horizontal_and_vertical"; for volumes axes such as "x" or "xyz"',
+            lambda axes: axes in ("horizontal", "vertical", "horizontal_and_vertical") or (set(axes) <= set("xyz")),
+        ),
+    ]
+    rotation: Annotated[float, Ge(0), Le(360)]
+    shift: Share
+    zoom: ShareBelowOne
+    shear: Share
+    elastic: Annotated[float, Ge(0), Le(1000)]
+    brightness: Share
+    contrast: Share
+    blur: Annotated[float, Ge(0), Le(100)]
+    fill: Literal["constant", "nearest", "reflect", "wrap"]
+    gamma: Share
+    margins: list[Annotated[float, Ge(0), Le(2)]]

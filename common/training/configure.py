@@ -1,0 +1,129 @@
+"""From the settings that train.py was given to those in force, and to what they make: sets, batches, a network."""
+
+from pathlib import Path
+
+import keras
+
+import models
+from common.errors import InputError, SettingError, as_setting_error
+from common.settings import check_model_settings
+from common.training.cross_validation import find_folds, fold_file
+from common.training.opening import open_both
+from common.training.optimizer import make_optimizer
+from common.training.run_folder import model_file
+from common.training.schedules import Controller, learning_rate
+from losses import get_loss
+
+RECOMMENDED = "recommended for {}"  # the reason of a value that a network's author recommends
+
+
+def configure(settings):
+    """Settings in force: those of the run to resume or of the fold, and what the network's author recommends.
+
+    Args:
+        settings: `common.settings.Settings` of train.py.
+
+    Returns:
+        new Settings, without None where there is a recommended value; "auto" stays for `autotune`.
+
+    Raises:
+        SettingError: for a setting that cannot work.
+        InputError: if RUN is no run to resume.
+    """
+    if settings.MODE == "resume":
+        settings = of_run(settings)
+    elif settings.FOLD is not None:
+        settings = of_fold(settings)
+    settings = with_recommended(settings)
+    check_settings(settings)
+    return settings
+
+
+def of_run(settings):
+    """Settings of the run to resume; what was given, and MODE, RUN and RUNS, stay."""
+    record = Path(settings.RUN, "settings.json")
+    if not settings.RUN or not record.is_file():
+        raise InputError(
+            f"RUN: {settings.RUN or 'not set'} is no run folder (it has no settings.json); give --run the run to resume"
+        )
+    return settings.with_recorded(record, keep=settings.given | {"MODE", "RUN", "RUNS"})
+
+
+def of_fold(settings):
+    """Settings with the sets of a fold."""
+    folder, fold = Path(settings.TRAIN).parent, settings.FOLD
+    folds = find_folds(settings.TRAIN) if folder.name != f"fold{fold}" else [fold]
+    if fold not in folds:
+        raise SettingError(f'FOLD is {fold!r}; {folder} has {", ".join(map(str, folds))}, or say "all"')
+    sets = {name: fold_file(settings.values[name], fold) for name in ("TRAIN", "VALIDATION")}
+    return settings.replace(f"fold {fold}", **sets)
+
+
+def with_recommended(settings):
+    """Settings with what the network's author recommends in the place of None, and the epochs of a graph."""
+    with as_setting_error("MODEL"):
+        size = settings.BATCH_SIZE
+        recommended = models.recommended(settings.MODEL, None if size == "auto" else size)
+    if settings.OPTIMIZER is not None and settings.LEARNING_RATE is None:
+        with as_setting_error("OPTIMIZER"):
+            chosen = make_optimizer(settings.OPTIMIZER)
+        if type(chosen) is not type(make_optimizer(recommended["OPTIMIZER"])):  # the rate is that of another optimizer
+            settings = settings.replace("default of OPTIMIZER", LEARNING_RATE=float(chosen.learning_rate))
+    missing = {name: value for name, value in recommended.items() if settings.values[name] is None}
+    settings = settings.replace(RECOMMENDED.format(settings.MODEL), **missing)
+    if settings.SCHEDULE == "graph" and (points := settings.SCHEDULE_SETTINGS.get("points")):
+        settings = settings.replace("end of the graph in SCHEDULE_SETTINGS", EPOCHS=max(int(points[-1][0]), 1))
+    return settings
+
+
+def check_settings(settings):
+    """Raise SettingError for settings of which one does not go with another, or a library does not take one."""
+    check_model_settings(settings)
+    with as_setting_error("LOSS"):
+        get_loss(settings.LOSS)
+    with as_setting_error("OPTIMIZER"):
+        make_optimizer(settings.OPTIMIZER, settings.LEARNING_RATE)
+    with as_setting_error("SCHEDULE"):
+        learning_rate_of_epoch(settings, 0, None)
+    if settings.MODE == "retrain":
+        model_file(settings.RUN)
+
+
+def learning_rate_of_epoch(settings, epoch, log):
+    """Learning rate of an epoch, counted from 0, after those in the log (None: there are none)."""
+    try:
+        start = settings.LEARNING_RATE
+        rate = learning_rate(settings.SCHEDULE, epoch, settings.EPOCHS, start, **settings.SCHEDULE_SETTINGS)
+        controller = Controller(**settings.CONTROLLER) if settings.CONTROLLER else None
+        return rate * log.multiplier(controller) if controller and log else rate
+    except TypeError as error:  # a name that the schedule does not have
+        raise ValueError(f"SCHEDULE_SETTINGS or CONTROLLER: {error}") from None
+
+
+# --- what the settings make
+
+
+def open_sets(settings):
+    """Training and validation set, checked against each other and the loss."""
+    training, validation = open_both(settings.TRAIN, settings.VALIDATION, settings.MEMORY_GB)
+    with as_setting_error("LOSS"):
+        get_loss(settings.LOSS, training.classes, training.axes)
+    return training, validation
+
+
+def make_batches(settings, training, size, spread=None):
+    """Batches of the training set, shuffled and augmented."""
+    with as_setting_error("AUGMENTATION, BATCH_SIZE or CROP"):
+        return training.batches(size, settings.SEED, settings.AUGMENTATION, settings.CROP, spread)
+
+
+def build_network(settings, training):
+    """The network, with new weights and not compiled."""
+    with as_setting_error("MODEL_SETTINGS"):
+        return models.build_model(settings.MODEL, training.shape, training.classes, **settings.MODEL_SETTINGS)
+
+
+def set_precision(policy):
+    """Let networks be built in a dtype policy of Keras from here on."""
+    with as_setting_error("PRECISION"):
+        keras.config.set_dtype_policy(policy)
