@@ -10,8 +10,8 @@ from common.files import whole_file, whole_folder
 
 # What to write instead of an operation of TensorFlow that Core ML does not have.
 INSTEAD = {
-    "Erf": "the tanh form of GELU, keras.ops.gelu(x, approximate=True), or models.layers.GELU",
-    "Erfc": "the tanh form of GELU, keras.ops.gelu(x, approximate=True), or models.layers.GELU",
+    "Erf": "the tanh form of GELU, keras.ops.gelu(x, approximate=True), or models.extra_layers.GELU",
+    "Erfc": "the tanh form of GELU, keras.ops.gelu(x, approximate=True), or models.extra_layers.GELU",
     "ResizeBicubic": 'bilinear interpolation, UpSampling2D(interpolation="bilinear")',
     "ResizeArea": "average pooling",
     "ScaleAndTranslate": 'bilinear interpolation, UpSampling2D(interpolation="bilinear")',

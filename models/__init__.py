@@ -3,11 +3,12 @@
 import functools
 import importlib.util
 import inspect
+import sys
 from pathlib import Path
 
 from models import cvnet_synapse, cvnet_synapse_512, deeplab_v3plus, se_resunet3d, unet
 
-# Each a module with build_model(input_shape, classes, **settings) and RECOMMENDED.
+# Each a module with build_model(input_shape, classes, **settings), RECOMMENDED and, if it segments volumes, FOR_VOLUMES.
 NETWORKS = {
     "unet": unet,
     "cvnet_synapse": cvnet_synapse,
@@ -15,11 +16,11 @@ NETWORKS = {
     "deeplab_v3plus": deeplab_v3plus,
     "se_resunet3d": se_resunet3d,
 }
-FOR_VOLUMES = ("se_resunet3d",)
+NOT_SETTINGS = ("name", "input_shape", "classes")  # arguments of a network that the data decide
 RECOMMENDED = {"BATCH_SIZE": 8, "OPTIMIZER": "adam", "LEARNING_RATE": 1e-3, "SCHEDULE": "constant"}
 
 
-def build_model(name, input_shape, classes=1, **settings):
+def build_model(name, input_shape, classes=1, /, **settings):
     """Build a network.
 
     Args:
@@ -34,22 +35,24 @@ def build_model(name, input_shape, classes=1, **settings):
         `output`.
 
     Raises:
-        ValueError: for an unknown name or setting, a network for other images, a file without such a function, or a
-            network without such layers.
+        ValueError: for an unknown name or setting, a value of another type than the default, a network for other
+            images, a file without such a function, or a network without such layers.
     """
     volumes = len(input_shape) == 4
-    if name in NETWORKS and (name in FOR_VOLUMES) != volumes:
-        fit = [other for other in NETWORKS if (other in FOR_VOLUMES) == volumes]
-        raise ValueError(f"{name} is not for {'volumes' if volumes else 'slices'}; take {', '.join(fit)}")
     build = find_network(name).build_model
     parameters = inspect.signature(build).parameters
-    if "name" in parameters:  # a file may follow the signature of this function as well
-        settings = {"name": Path(name).stem, **settings}
+    if name in NETWORKS and is_for_volumes(name) != volumes:
+        fit = [other for other in NETWORKS if is_for_volumes(other) == volumes]
+        raise ValueError(f"{name} is not for {'volumes' if volumes else 'slices'}; take {', '.join(fit)}")
+    known = [parameter for parameter in parameters if parameter not in NOT_SETTINGS]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-    unknown = [setting for setting in settings if setting not in parameters and not takes_any]
-    if unknown:
-        known = [p for p in parameters if p not in ("name", "input_shape", "classes")]
-        raise ValueError(f"{name} has no setting {unknown[0]!r}; it has {', '.join(known)}")
+    for setting, value in settings.items():
+        if setting in NOT_SETTINGS or (setting not in known and not takes_any):
+            raise ValueError(f"{name} has no setting {setting!r}; it has {', '.join(known)}")
+        if name in NETWORKS:
+            require_type(name, setting, value, parameters[setting].default)
+    if "name" in parameters:  # a file may follow the signature of this function as well
+        settings["name"] = Path(name).stem
     model = build(input_shape=tuple(input_shape), classes=classes, **settings)
     names = {layer.name for layer in model.layers}
     if not {"input", "output"} <= names:
@@ -58,6 +61,26 @@ def build_model(name, input_shape, classes=1, **settings):
     if tuple(model.output_shape[1:]) != expected:
         raise ValueError(f"{name} gives {model.output_shape[1:]}; expected {expected}")
     return model
+
+
+def is_for_volumes(name):
+    """Whether a network of NETWORKS segments volumes, not slices."""
+    return getattr(NETWORKS[name], "FOR_VOLUMES", False)
+
+
+def require_type(name, setting, value, default):
+    """Raise ValueError if a network's setting is not of the type of its default; a whole number may stand for any."""
+    if isinstance(default, bool):
+        wanted, fits = "True or False", isinstance(value, bool)
+    elif isinstance(default, int):
+        wanted, fits = "a whole number", isinstance(value, int) and not isinstance(value, bool)
+    elif isinstance(default, float):
+        is_number = isinstance(value, int | float) and not isinstance(value, bool)
+        wanted, fits = "a finite number", is_number and abs(value) <= sys.float_info.max
+    else:
+        return
+    if not fits:
+        raise ValueError(f"{name} needs {wanted} as {setting}, not {value!r}")
 
 
 def recommended(name, batch_size=None):

@@ -23,6 +23,8 @@ RECOMMENDED = {
 ENCODER = (16, 32, 128, 512)  # filters of a level; the last two regulate
 DECODER = (512, 384, 160, 56, 24)  # filters of a level; the first three regulate
 BOTTOM = (1024, 2048)
+MOST_WIDTH = 4  # sixteen times the parameters
+MOST_NOISE = 10  # ten times the deviation of a normalised map
 
 
 def build_model(input_shape, classes=1, *, width=1.0, dropout=0.2, parallel_dropout=0.4, noise=0.1):
@@ -33,10 +35,10 @@ def build_model(input_shape, classes=1, *, width=1.0, dropout=0.2, parallel_drop
     Args:
         input_shape: (height, width, channels) of the images, scaled to 0..1.
         classes: 1 gives one sigmoid channel; K > 1 gives a softmax over K + 1 channels.
-        width: factor on the number of filters of every layer but the output.
+        width: factor on the number of filters of every layer but the output, up to MOST_WIDTH.
         dropout: rate of the Gaussian drop-out of all units, 0 <= dropout < 1, but the parallel ones.
         parallel_dropout: that of the two parallel units of a level.
-        noise: deviation of the Gaussian noise in the head, at least 0.
+        noise: deviation of the Gaussian noise in the head, 0 to MOST_NOISE.
 
     Returns:
         keras.Model with layers `input` and `output`; (B, H, W, C) to (B, H, W, 1 or K + 1) in float32.
@@ -59,10 +61,12 @@ def build_model(input_shape, classes=1, *, width=1.0, dropout=0.2, parallel_drop
 
 def make_scale(name, width, dropout, parallel_dropout, noise):
     """Function from a number of filters to the same times the width; refuses settings out of their range."""
-    if width <= 0 or not 0 <= dropout < 1 or not 0 <= parallel_dropout < 1 or noise < 0:
+    rates_fit = 0 <= dropout < 1 and 0 <= parallel_dropout < 1
+    if not rates_fit or not 0 < width <= MOST_WIDTH or not 0 <= noise <= MOST_NOISE:
         raise ValueError(
-            f"{name} needs width > 0, 0 <= dropout < 1, 0 <= parallel_dropout < 1 and noise >= 0, not width={width}, "
-            f"dropout={dropout}, parallel_dropout={parallel_dropout}, noise={noise}"
+            f"{name} needs 0 < width <= {MOST_WIDTH}, 0 <= dropout < 1, 0 <= parallel_dropout < 1 and "
+            f"0 <= noise <= {MOST_NOISE}, "
+            f"not width={width}, dropout={dropout}, parallel_dropout={parallel_dropout}, noise={noise}"
         )
     return lambda filters: max(1, round(filters * width))
 

@@ -23,6 +23,8 @@ INVERTED_RESIDUALS = (
     (320, 1, 4),
 )
 
+MOST_ALPHA = 4  # sixteen times the parameters
+
 
 def build_model(
     input_shape, classes=1, *, backbone="xception", output_stride=None, alpha=1.0, dropout=0.1, momentum=NORM_MOMENTUM
@@ -38,7 +40,7 @@ def build_model(
         backbone: "xception" or "mobilenetv2".
         output_stride: how many times smaller the map before the pyramid is, 16 or 8; None takes 16 on Xception and 8
             on MobileNetV2.
-        alpha: factor on the filters of MobileNetV2.
+        alpha: factor on the filters of MobileNetV2, up to MOST_ALPHA.
         dropout: rate before the last layers, 0 <= dropout < 1.
         momentum: of the batch normalisation, 0 < momentum < 1.
 
@@ -48,14 +50,18 @@ def build_model(
     Raises:
         ValueError: for a setting out of its range, or alpha with Xception.
     """
-    if backbone not in ("xception", "mobilenetv2") or output_stride not in (None, 8, 16):
+    if (
+        backbone not in ("xception", "mobilenetv2")
+        or output_stride not in (None, 8, 16)
+        or isinstance(output_stride, float)
+    ):
         raise ValueError(
             'deeplab_v3plus needs backbone="xception" or "mobilenetv2" and output_stride=16 or 8, '
             f"not backbone={backbone!r}, output_stride={output_stride}"
         )
-    if alpha <= 0 or not 0 <= dropout < 1 or not 0 < momentum < 1:
+    if not 0 < alpha <= MOST_ALPHA or not 0 <= dropout < 1 or not 0 < momentum < 1:
         raise ValueError(
-            "deeplab_v3plus needs alpha > 0, 0 <= dropout < 1 and 0 < momentum < 1, "
+            f"deeplab_v3plus needs 0 < alpha <= {MOST_ALPHA}, 0 <= dropout < 1 and 0 < momentum < 1, "
             f"not alpha={alpha}, dropout={dropout}, momentum={momentum}"
         )
     if backbone == "xception" and alpha != 1:

@@ -3,7 +3,8 @@
 import keras
 from keras import layers, ops
 
-from common.devices import is_tensorflow_on_cpu
+from models.elementwise import ElementwiseAlpha, deviation
+from models.extra_layers import GELU, FullSizePReLU, Square, SquareRoot, Swish  # noqa: F401  (own networks import them)
 
 # Keras' 0.99 takes hundreds of steps to forget the first batches; small sets have few steps an epoch.
 NORM_MOMENTUM = 0.9
@@ -63,7 +64,7 @@ class PlanarConv3D(layers.Conv3D):
     """
 
     def convolution_op(self, inputs, kernel):
-        if not is_tensorflow_on_cpu():
+        if not _is_tensorflow_on_cpu():
             return super().convolution_op(inputs, kernel)
         nothing = ops.zeros_like(inputs[:, :1])
         below, above = ops.concatenate([nothing, inputs[:, :-1]], 1), ops.concatenate([inputs[:, 1:], nothing], 1)
@@ -74,8 +75,10 @@ class PlanarConv3D(layers.Conv3D):
         return ops.reshape(y, (*size[:4], self.filters))
 
 
-def _deviation(channels):
-    return (2 / max(channels, 32)) ** 0.5
+def _is_tensorflow_on_cpu():
+    if keras.backend.backend() != "tensorflow":
+        return False
+    return all(device.startswith("cpu") for device in keras.distribution.list_devices())
 
 
 @keras.saving.register_keras_serializable(package="segmentation")
@@ -98,7 +101,7 @@ class SynapticTransmissionRegulator(layers.Layer):
             weight = self.add_weight(
                 name=name,
                 shape=(channels,),
-                initializer=keras.initializers.TruncatedNormal(mean, _deviation(channels)),
+                initializer=keras.initializers.TruncatedNormal(mean, deviation(channels)),
                 regularizer=keras.regularizers.L2(self.l2),
             )
             setattr(self, name, weight)
@@ -110,27 +113,11 @@ class SynapticTransmissionRegulator(layers.Layer):
         return {**super().get_config(), "l2": self.l2}
 
 
-class _ElementwiseAlpha(layers.Layer):
-    """A layer with a learnt alpha for every element of the feature map, (H, W, C), which must be of fixed size."""
-
-    MEAN, CONSTRAINT = 0.0, None
-
-    def build(self, input_shape):
-        if None in input_shape[1:]:
-            raise ValueError(f"{type(self).__name__} needs images of a fixed size, not {input_shape}")
-        self.alpha = self.add_weight(
-            name="alpha",
-            shape=tuple(input_shape[1:]),
-            initializer=keras.initializers.TruncatedNormal(self.MEAN, _deviation(input_shape[-1])),
-            constraint=self.CONSTRAINT,
-        )
-
-
 @keras.saving.register_keras_serializable(package="segmentation")
-class ParametricSwish(_ElementwiseAlpha):
+class ParametricSwish(ElementwiseAlpha):
     """y = x sigmoid(beta x), beta = 1.5 - 0.5^alpha; (B, H, W, C) to the same.
 
-    alpha is learnt for every element (H, W, C), at least 0, so that 0.5 <= beta < 1.5; it starts around 1, truncated
+    alpha is learned for every element (H, W, C), at least 0, so that 0.5 <= beta < 1.5; it starts around 1, truncated
     normal of deviation sqrt(2 / max(C, 32)).
     """
 
@@ -139,52 +126,3 @@ class ParametricSwish(_ElementwiseAlpha):
     def call(self, x):
         beta = 1.5 - ops.power(ops.cast(0.5, self.compute_dtype), self.alpha)
         return x * ops.sigmoid(beta * x)
-
-
-@keras.saving.register_keras_serializable(package="segmentation")
-class FullSizePReLU(_ElementwiseAlpha):
-    """y = relu(x) - alpha relu(-x); (B, H, W, C) to the same.
-
-    alpha is learnt for every element (H, W, C); it starts around 0.2, truncated normal of deviation
-    sqrt(2 / max(C, 32)).
-    """
-
-    MEAN = 0.2
-
-    def call(self, x):
-        return ops.relu(x) - self.alpha * ops.relu(-x)
-
-
-@keras.saving.register_keras_serializable(package="segmentation")
-class Swish(layers.Layer):
-    """y = x sigmoid(x), any shape (Ramachandran et al., arXiv 1710.05941)."""
-
-    def call(self, x):
-        return ops.silu(x)
-
-
-@keras.saving.register_keras_serializable(package="segmentation")
-class GELU(layers.Layer):
-    """y = x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), any shape (Hendrycks and Gimpel, arXiv 1606.08415).
-
-    The tanh form, since the exact one cannot be exported to Core ML.
-    """
-
-    def call(self, x):
-        return ops.gelu(x, approximate=True)
-
-
-@keras.saving.register_keras_serializable(package="segmentation")
-class Square(layers.Layer):
-    """y = x^2, any shape."""
-
-    def call(self, x):
-        return ops.square(x)
-
-
-@keras.saving.register_keras_serializable(package="segmentation")
-class SquareRoot(layers.Layer):
-    """y = sqrt(max(x, epsilon)), any shape; epsilon is Keras' own, so that slopes are finite."""
-
-    def call(self, x):
-        return ops.sqrt(ops.maximum(x, keras.config.epsilon()))

@@ -11,7 +11,11 @@ from models.layers import CropLike, PlanarConv3D
 
 # What train.py uses where its own setting is None.
 RECOMMENDED = {"BATCH_SIZE": 1, "OPTIMIZER": "adam", "LEARNING_RATE": 1e-4, "SCHEDULE": "constant"}
+FOR_VOLUMES = True
 SLOPE = 0.3  # of the leaky ReLU
+MOST_CHANNELS = 2048  # of the lowest level: half a billion parameters
+MOST_DEPTH = 8  # 2**8 voxels of each axis become one
+MOST_NOISE = 10  # ten times the deviation of a standardised volume
 
 
 def build_model(input_shape, classes=1, *, features=32, depth=3, ratio=16, noise=0.1):
@@ -23,20 +27,22 @@ def build_model(input_shape, classes=1, *, features=32, depth=3, ratio=16, noise
     Args:
         input_shape: (None, None, None, channels) of standardised volumes, or a fixed size.
         classes: K labels, one sigmoid channel each; none for the background.
-        features: channels of the first level; each level below has twice as many.
-        depth: how many times the size is halved, at least 1.
+        features: channels of the first level; each level below has twice as many, up to MOST_CHANNELS.
+        depth: how many times the size is halved, from 1 to MOST_DEPTH.
         ratio: by which squeeze and excitation narrows the channels.
-        noise: deviation of the Gaussian noise on the input while training; 0: none.
+        noise: deviation of the Gaussian noise on the input while training, up to MOST_NOISE; 0: none.
 
     Returns:
         keras.Model with layers `input` and `output`; (B, S, H, W, C) to (B, S, H, W, K) in float32.
 
     Raises:
-        ValueError: for features, depth or ratio under 1, or a negative noise.
+        ValueError: for features, depth, ratio or noise out of their range.
     """
-    if features < 1 or depth < 1 or ratio < 1 or noise < 0:
+    fits = 1 <= depth <= MOST_DEPTH and 1 <= features <= MOST_CHANNELS // 2**depth
+    if not fits or ratio < 1 or not 0 <= noise <= MOST_NOISE:
         raise ValueError(
-            "se_resunet3d needs features, depth and ratio >= 1 and noise >= 0, "
+            f"se_resunet3d needs features, depth and ratio >= 1, depth <= {MOST_DEPTH}, "
+            f"features * 2**depth <= {MOST_CHANNELS} and 0 <= noise <= {MOST_NOISE}, "
             f"not features={features}, depth={depth}, ratio={ratio}, noise={noise}"
         )
 

@@ -7,6 +7,7 @@ from models.layers import NORM_MOMENTUM, output_channels, output_layer, pad_to_m
 
 # What train.py uses where its own setting is None.
 RECOMMENDED = {"BATCH_SIZE": 8, "OPTIMIZER": "nadam", "LEARNING_RATE": 1e-3, "SCHEDULE": "constant"}
+MOST_CHANNELS = 4096  # of the lowest level: half a billion parameters
 
 
 def build_model(input_shape, classes=1, *, features=64, depth=4, dropout=0.2, normalisation=True):
@@ -17,8 +18,8 @@ def build_model(input_shape, classes=1, *, features=64, depth=4, dropout=0.2, no
     Args:
         input_shape: (height, width, channels) of the images, scaled to 0..1.
         classes: 1 gives one sigmoid channel; K > 1 gives a softmax over K + 1 channels.
-        features: channels of the first level; each level below has twice as many.
-        depth: how many times height and width are halved, at least 1.
+        features: channels of the first level; each level below has twice as many, up to MOST_CHANNELS.
+        depth: how many times height and width are halved, at least 1; 2**depth is at most the smaller of them.
         dropout: rate after every activation, 0 <= dropout < 1.
         normalisation: batch normalisation after every convolution.
 
@@ -26,11 +27,14 @@ def build_model(input_shape, classes=1, *, features=64, depth=4, dropout=0.2, no
         keras.Model with layers `input` and `output`; (B, H, W, C) to (B, H, W, 1 or K + 1) in float32.
 
     Raises:
-        ValueError: for features or depth under 1, or a drop-out rate outside [0, 1).
+        ValueError: for features, depth or dropout out of their range.
     """
-    if features < 1 or depth < 1 or not 0 <= dropout < 1:
+    side = min(input_shape[:2])
+    deepest = side.bit_length() - 1
+    if not 1 <= depth <= deepest or not 1 <= features <= MOST_CHANNELS // 2**depth or not 0 <= dropout < 1:
         raise ValueError(
-            "unet needs features >= 1, depth >= 1 and 0 <= dropout < 1, "
+            f"unet needs features >= 1, depth >= 1, 2**depth <= {side} (the smaller side), "
+            f"features * 2**depth <= {MOST_CHANNELS} and 0 <= dropout < 1, "
             f"not features={features}, depth={depth}, dropout={dropout}"
         )
 

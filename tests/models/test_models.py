@@ -1,16 +1,22 @@
 """Networks: the counts of the table, sizes, outputs, learning, and files of one's own."""
 
+import math
+import subprocess
+import sys
+import time
+
 import keras
 import numpy as np
 import pytest
 from drawings import disc_slice
 from hypothesis import given
 from hypothesis import strategies as st
+from running import ROOT
 
 import models
 from common import devices
 from losses import SERIES, TERMS, follow_steps, get_loss
-from models import build_model, layers
+from models import build_model, extra_layers, layers
 from models.cvnet_synapse import bottom_kernels
 
 # A small form of every network: name, side of its images, settings.
@@ -22,6 +28,9 @@ SMALL = {
     "mobilenetv2": ("deeplab_v3plus", 40, {"backbone": "mobilenetv2", "alpha": 0.35}),
     "xception": ("deeplab_v3plus", 32, {}),
 }
+
+
+VOLUMES = (None, None, None, 1)
 
 
 def small(key, classes=1):
@@ -170,11 +179,11 @@ def sigmoid(x):
     [
         (layers.SynapticTransmissionRegulator, lambda x, w, b: w * x + b),
         (layers.ParametricSwish, lambda x, alpha: x * sigmoid((1.5 - 0.5**alpha) * x)),
-        (layers.FullSizePReLU, lambda x, alpha: np.maximum(x, 0) - alpha * np.maximum(-x, 0)),
-        (layers.Swish, lambda x: x * sigmoid(x)),
-        (layers.GELU, lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))),
-        (layers.Square, lambda x: x**2),
-        (layers.SquareRoot, lambda x: np.sqrt(np.maximum(x, 1e-7))),
+        (extra_layers.FullSizePReLU, lambda x, alpha: np.maximum(x, 0) - alpha * np.maximum(-x, 0)),
+        (extra_layers.Swish, lambda x: x * sigmoid(x)),
+        (extra_layers.GELU, lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))),
+        (extra_layers.Square, lambda x: x**2),
+        (extra_layers.SquareRoot, lambda x: np.sqrt(np.maximum(x, 1e-7))),
     ],
 )
 def test_layers_follow_their_formulas_and_survive_saving(tmp_path, layer, formula):
@@ -194,7 +203,7 @@ def test_weights_of_the_layers_start_where_they_should():
     for layer, shapes, means in (
         (layers.SynapticTransmissionRegulator(), [(64,), (64,)], [1.2, 0]),
         (layers.ParametricSwish(), [(40, 40, 64)], [1]),
-        (layers.FullSizePReLU(), [(40, 40, 64)], [0.2]),
+        (extra_layers.FullSizePReLU(), [(40, 40, 64)], [0.2]),
     ):
         layer(x)
         assert [weights.shape for weights in layer.get_weights()] == shapes
@@ -205,6 +214,10 @@ def test_weights_of_the_layers_start_where_they_should():
     regulator(x)
     squares = sum(float((weights**2).sum()) for weights in regulator.get_weights())
     assert float(sum(regulator.losses)) == pytest.approx(1e-4 * squares, rel=1e-4)
+
+
+def test_own_networks_may_import_the_extra_layers_from_where_they_were():
+    assert layers.GELU is extra_layers.GELU
 
 
 def test_elementwise_layers_need_a_fixed_size():
@@ -252,17 +265,68 @@ def test_arguments_change_the_network():
         ("unet", {"feature": 2}, "no setting 'feature'"),
         ("unet", {"features": 0}, "features >= 1"),
         ("unet", {"dropout": 1.0}, "dropout < 1"),
+        ("unet", {"features": "a"}, "needs a whole number as features, not 'a'"),
+        ("unet", {"depth": 2.0}, "needs a whole number as depth"),
+        ("unet", {"depth": True}, "needs a whole number as depth"),
+        ("unet", {"dropout": math.nan}, "needs a finite number as dropout, not nan"),
+        ("unet", {"dropout": 10**400}, "needs a finite number as dropout"),
+        ("unet", {"normalisation": 1}, "needs True or False as normalisation"),
+        ("unet", {"name": "other"}, "no setting 'name'"),
+        ("unet", {"classes": 3}, "no setting 'classes'"),
         ("gone.py", {}, "does not exist"),
         ("cvnet_synapse", {}, "no side of 16; the nearest sizes that fit are 72 and 136"),
         ("cvnet_synapse_512", {}, "no side of 16; the nearest sizes that fit are 128 and 256"),
         ("deeplab_v3plus", {"backbone": "resnet"}, "xception"),
         ("deeplab_v3plus", {"output_stride": 4}, "16 or 8"),
+        ("deeplab_v3plus", {"output_stride": 8.0}, "16 or 8"),
         ("deeplab_v3plus", {"alpha": 0.5}, "mobilenetv2"),
     ],
 )
 def test_wrong_names_and_settings_are_refused(name, arguments, words):
     with pytest.raises(ValueError, match=words):
         build_model(name, (16, 16, 1), **arguments)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "arguments", "words"),
+    [
+        ("unet", (40, 16, 1), {"depth": 5, "features": 1}, r"2\*\*depth <= 16"),
+        ("unet", (512, 512, 1), {"depth": 50}, r"2\*\*depth <= 512"),
+        ("unet", (512, 512, 1), {"depth": 10**9}, r"2\*\*depth <= 512"),
+        ("unet", (512, 512, 1), {"depth": 9}, r"features \* 2\*\*depth <= 4096"),
+        ("unet", (512, 512, 1), {"features": 10**6}, r"features \* 2\*\*depth <= 4096"),
+        ("se_resunet3d", VOLUMES, {"depth": 50}, "depth <= 8"),
+        ("se_resunet3d", VOLUMES, {"depth": 10**9}, "depth <= 8"),
+        ("se_resunet3d", VOLUMES, {"features": 10**6}, r"features \* 2\*\*depth <= 2048"),
+        ("se_resunet3d", VOLUMES, {"noise": 1e300}, "noise <= 10"),
+        ("cvnet_synapse", (200, 200, 1), {"width": 1e6}, "width <= 4"),
+        ("cvnet_synapse", (200, 200, 1), {"noise": 1e300}, "noise <= 10"),
+        ("deeplab_v3plus", (64, 64, 1), {"backbone": "mobilenetv2", "alpha": 1e6}, "alpha <= 4"),
+    ],
+)
+def test_networks_that_would_never_be_built_are_refused_at_once(name, shape, arguments, words):
+    started = time.monotonic()
+    with pytest.raises(ValueError, match=words) as error:
+        build_model(name, shape, **arguments)
+    assert time.monotonic() - started < 1 and "\n" not in str(error.value)
+
+
+def test_the_deepest_networks_that_fit():
+    assert build_model("unet", (16, 40, 1), features=1, depth=4).output_shape == (None, 16, 40, 1)
+    deepest = build_model("se_resunet3d", VOLUMES, features=1, depth=8)
+    assert deepest.predict_on_batch(np.zeros((1, 9, 20, 16, 1), np.float32)).shape == (1, 9, 20, 16, 1)
+
+
+def test_layers_of_the_networks_know_the_device_as_the_scripts_do():
+    assert layers._is_tensorflow_on_cpu() == devices.is_tensorflow_on_cpu()
+
+
+def test_importing_models_makes_every_layer_known_to_keras_and_loads_keras_only():
+    """A file with a layer that no network uses loads, and `models` needs nothing else of the project."""
+    code = "import sys, models, keras\nfor name in sys.argv[1:]: keras.saving.get_registered_object(name).__name__\n"
+    code += "assert not [name for name in sys.modules if name.split('.')[0] in ('common', 'losses', 'coreml')]"
+    names = [f"segmentation>{name}" for name in ("FullSizePReLU", "Swish", "GELU", "Square", "SquareRoot", "CropLike")]
+    subprocess.run([sys.executable, "-c", code, *names], cwd=ROOT, check=True)
 
 
 OWN = """
