@@ -49,7 +49,8 @@ Schedule = Literal["constant", "poly", "graph", "cosine"]
 VolumeEnding = Literal[".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ""]
 Folds = Annotated[int, Ge(0), Le(1000), Rule("0, or a whole number from 2", lambda count: count != 1)]
 Filters = Annotated[list[Literal["O", "A", "B", "C", "D"]], Len(1)]
-Shape = Literal["", "HT", "WD", "DKP", "DKM", "HSR", "HSL", "RTP", "RTM", "CP0", "CP1", "CP2", "CP3", "CP4"]
+SHAPES = ("", "HT", "WD", "DKP", "DKM", "HSR", "HSL", "RTP", "RTM", "CP0", "CP1", "CP2", "CP3", "CP4")
+Shape = Annotated[str, Rule(f"one of {', '.join(map(repr, SHAPES))}", lambda name: name.removeprefix("_") in SHAPES)]
 Shapes = Annotated[list[Shape], Len(1)]
 
 # --- lists

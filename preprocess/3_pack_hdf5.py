@@ -211,7 +211,7 @@ def describe(packed, table, preparation):
     for column, texts in (("case", table["case"]), ("source", table["x"])):
         packed.create_dataset(column, data=list(texts), dtype=h5py.string_dtype())
     recorded = json.dumps(settings.as_json() | {"PART": ""})
-    packed.attrs.update(format=FORMAT, recorded=recorded, **preparation)
+    packed.attrs.update(format=FORMAT, settings=recorded, **preparation)
 
 
 def create(packed, name, shape, number):

@@ -13,13 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import ROOT, SCRIPTS, assert_refused, leftovers, run_script
 
-from common.errors import InputError, show_in_one_line, summarise
+from common.errors import InputError, report_error, summarise
 from common.files import natural_key, refuse_existing, whole_file, whole_folder
 from common.parallel import ordered_map
 
 
 def shown(capsys, error):
-    show_in_one_line(type(error), error, None)
+    report_error(type(error), error, None)
     return capsys.readouterr().err
 
 

@@ -152,12 +152,12 @@ def test_never_replaces_a_case_that_the_user_added(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "words", "status"),
     [
-        ({"COUNT": 0}, ("COUNT is 0", "1 to 99"), 1),
-        ({"SLICES": 5}, ("SLICES is 5", "6 to 99"), 1),
-        ({"SIZE": 513}, ("SIZE is 513", "64 to 512"), 1),
-        ({"SEED": -1}, ("SEED is -1",), 1),
-        ({"CASES": ""}, ("CASES is ''",), 1),
-        ({"COUNT": "many"}, ("--count", "'many'"), 2),
+        ({"COUNT": 0}, ("COUNT", "(found 0)", "1 to 99"), 2),
+        ({"SLICES": 5}, ("SLICES", "(found 5)", "6 to 99"), 2),
+        ({"SIZE": 513}, ("SIZE", "(found 513)", "64 to 512"), 2),
+        ({"SEED": -1}, ("SEED", "(found -1)"), 2),
+        ({"CASES": ""}, ("CASES", "(found '')"), 2),
+        ({"COUNT": "many"}, ("COUNT", "'many'"), 2),
         ({"SLICE": 12}, ("--slice", "--slices"), 2),
     ],
 )

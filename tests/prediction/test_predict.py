@@ -159,7 +159,7 @@ def test_parts_predict_what_one_run_predicts(trained, packed, tmp_path):
             content = content.replace(str(tmp_path / "whole").encode(), str(tmp_path / "out").encode())
         assert found[path] == content, path
     assert not leftovers(tmp_path) and not (tmp_path / "out.parts").exists()
-    assert_refused("predict.py", "PART is '3/2'", **settings, PART="3/2", REPLACE=True)
+    assert_refused("predict.py", "PART", "'3/2'", status=2, **settings, PART="3/2", REPLACE=True)
     assert_refused("predict.py", "exists", **settings, PART="1/2")
 
 

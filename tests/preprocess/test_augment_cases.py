@@ -148,7 +148,7 @@ def test_parts_make_what_one_run_makes(tmp_path):
     files = sorted(path.relative_to(whole) for path in whole.rglob("*.*"))
     assert files == sorted(path.relative_to(shared) for path in shared.rglob("*.*"))
     assert all((whole / file).read_bytes() == (shared / file).read_bytes() for file in files)
-    assert_refused(SCRIPT, "PART is '5/4'", CASES=shared, PART="5/4")
+    assert_refused(SCRIPT, "PART", "'5/4'", status=2, CASES=shared, PART="5/4")
 
 
 @pytest.mark.parametrize(("trim", "axis"), [(5, 0), (-5, 1)])
@@ -174,8 +174,8 @@ def test_again_replaces_only_folders_that_it_made(tmp_path):
 def test_bad_input(tmp_path):
     make_cases(tmp_path / "cases", cases=2, slices=2, size=64)
     cases = tmp_path / "cases"
-    assert_refused(SCRIPT, "FILTERS has 'E'", CASES=cases, FILTERS=["E"])
-    assert_refused(SCRIPT, "SHAPES is empty", CASES=cases, SHAPES=[])
+    assert_refused(SCRIPT, "FILTERS", "(found ['E'])", status=2, CASES=cases, FILTERS=["E"])
+    assert_refused(SCRIPT, "SHAPES", "at least 1", status=2, CASES=cases, SHAPES=[])
     assert_refused(SCRIPT, "holds no case folder", CASES=tmp_path / "cases" / "case01" / "x")
     assert_refused(SCRIPT, "is 64 pixels a side, too small", CASES=cases, TRIM=40)
     bad = cases / "case02" / "x" / "0002.png"

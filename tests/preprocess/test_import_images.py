@@ -164,8 +164,8 @@ def test_bad_pictures_are_refused_and_nothing_is_written(tmp_path):
     refused("MASKS is not set", MASKS="")
     refused("no picture", IMAGES=tmp_path / "images" / "{id}.bmp")
     refused("no mask", MASKS=tmp_path / "masks" / "{id}_seg.png")
-    refused("FIT", "'tile'", FIT="stretch")
-    refused("MASK_VALUES", MASK_VALUES={"a": 1})
+    refused("FIT", "'tile'", status=2, FIT="stretch")
+    refused("MASK_VALUES", status=2, MASK_VALUES={"a": 1})
 
     (tmp_path / "images" / "1.png").unlink()
     refused("1_mask.png has no picture")

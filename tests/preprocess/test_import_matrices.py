@@ -88,8 +88,8 @@ def test_bad_input(muscle, tmp_path):
     assert_refused(SCRIPT, "gone does not exist", **muscle | {"IMAGES": tmp_path / "gone"})
     (tmp_path / "empty").mkdir()
     assert_refused(SCRIPT, "has the name of one", **muscle | {"MASKS": tmp_path / "empty"})
-    assert_refused(SCRIPT, "WINDOW is [200, -200]", WINDOW=[200, -200], **muscle)
-    assert_refused(SCRIPT, "SMALLEST is 0", SMALLEST=0, **muscle)
+    assert_refused(SCRIPT, "WINDOW", "(found [200, -200])", status=2, WINDOW=[200, -200], **muscle)
+    assert_refused(SCRIPT, "SMALLEST", "(found 0)", status=2, SMALLEST=0, **muscle)
     run_here(SCRIPT, **muscle)
     assert_refused(SCRIPT, "exists", **muscle)
     for number in range(3):

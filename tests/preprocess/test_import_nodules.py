@@ -96,7 +96,7 @@ def test_bad_input(tmp_path):
     (tmp_path / "words.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\na,1,2,x,4\n")
     assert_refused(SCRIPT, "row 2 has no place", ANNOTATIONS=tmp_path / "words.csv", **settings)
     assert_refused(SCRIPT, "gone.csv cannot be read", ANNOTATIONS=tmp_path / "gone.csv", **settings)
-    assert_refused(SCRIPT, "CUT needs LUNGS", ANNOTATIONS=far, CUT=True, **settings)
+    assert_refused(SCRIPT, "CUT needs LUNGS", status=2, ANNOTATIONS=far, CUT=True, **settings)
     assert not (tmp_path / "cases").exists() or not list((tmp_path / "cases").iterdir())
     assert_refused("submission.py", "holds no label volume", KIND="nodules", PREDICTED=tmp_path, OUTPUT=tmp_path / "o")
 
@@ -188,4 +188,6 @@ def test_run_length_table(tmp_path):
     run_here("submission.py", PREDICTED=tmp_path / "p", OUTPUT=tmp_path / "s.csv")
     assert (tmp_path / "s.csv").read_text() == "img,pixels\na,8 5 14 5\nb,\n"
     assert_refused("submission.py", "exists", PREDICTED=tmp_path / "p", OUTPUT=tmp_path / "s.csv")
-    assert_refused("submission.py", "KIND is 'x'", KIND="x", PREDICTED=tmp_path / "p", OUTPUT=tmp_path / "t.csv")
+    assert_refused(
+        "submission.py", "KIND", "'x'", status=2, KIND="x", PREDICTED=tmp_path / "p", OUTPUT=tmp_path / "t.csv"
+    )

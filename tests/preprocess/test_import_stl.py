@@ -114,8 +114,10 @@ def test_bad_input(tmp_path):
         assert_refused(SCRIPT, name, SURFACE=tmp_path / name, OUTPUT=tmp_path / "o")
     assert_refused(SCRIPT, "gone.stl does not exist", SURFACE=tmp_path / "gone.stl", OUTPUT=tmp_path / "o")
     assert_refused(SCRIPT, "OFFSET is 90", SURFACE=whole, OUTPUT=tmp_path / "o", OFFSET=90.0)
-    assert_refused(SCRIPT, "INTERVAL is 0", SURFACE=whole, OUTPUT=tmp_path / "o", INTERVAL=0.0)
-    assert_refused(SCRIPT, "expected a file that ends in", SURFACE=whole, OUTPUT=tmp_path / "o", VOLUME=tmp_path)
+    assert_refused(SCRIPT, "INTERVAL", "(found 0.0)", status=2, SURFACE=whole, OUTPUT=tmp_path / "o", INTERVAL=0.0)
+    assert_refused(
+        SCRIPT, "expected a file that ends in", status=2, SURFACE=whole, OUTPUT=tmp_path / "o", VOLUME=tmp_path
+    )
     assert not (tmp_path / "o").exists()
 
 

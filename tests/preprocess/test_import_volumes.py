@@ -312,20 +312,20 @@ def test_bad_labels_and_settings(tmp_path):
     write(tmp_path / "i", "c.nrrd", as_volume(values))
     settings = {"IMAGES": tmp_path / "i", "CASES": tmp_path / "cases"}
     assert_refused(SCRIPT, "has no labels a in", LABELS=tmp_path / "l", **settings)
-    assert_refused(SCRIPT, "without LABELS no slice has a label", **settings)
+    assert_refused(SCRIPT, "without LABELS no slice has a label", status=2, **settings)
     write(tmp_path / "odd", "a.nrrd", as_volume(values))
     one = settings | {"IMAGES": tmp_path / "i" / "a.nrrd"}
     assert_refused(SCRIPT, "holds values from -500", "--label-values", LABELS=tmp_path / "odd", **one)
     write(tmp_path / "none", "a.nrrd", as_volume(0 * labels))
     assert_refused(SCRIPT, "no slice has a label", LABELS=tmp_path / "none", **one)
     for name, value, said in (
-        ("WINDOW", [200, -200], "WINDOW is [200, -200]"),
-        ("PLANE", "oblique", "PLANE is 'oblique'"),
-        ("SPACING", [1, 2], "SPACING is [1, 2]"),
-        ("LABEL_NAME", "seg", "LABEL_NAME is 'seg'"),
-        ("BITS", 12, "BITS is 12"),
+        ("WINDOW", [200, -200], "(found [200, -200])"),
+        ("PLANE", "oblique", "(found 'oblique')"),
+        ("SPACING", [1, 2], "(found [1, 2])"),
+        ("LABEL_NAME", "seg", "(found 'seg')"),
+        ("BITS", 12, "(found 12)"),
     ):
-        assert_refused(SCRIPT, said, LABELS=tmp_path / "none", **one, **{name: value})
+        assert_refused(SCRIPT, name, said, status=2, LABELS=tmp_path / "none", **one, **{name: value})
     assert not (tmp_path / "cases").exists() or not list((tmp_path / "cases").iterdir())
 
 

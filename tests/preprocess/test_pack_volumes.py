@@ -252,7 +252,7 @@ def test_bad_settings(decathlon, tmp_path):
     refused("dataset.json is not that of the Decathlon", DATA=tmp_path)
     refused("there is no case x", VALIDATION_CASES=["x"])
     refused("5 cases cannot be divided", FOLDS=6)
-    refused("INTENSITY", INTENSITY={"low": 3, "high": 2, "mean": 0, "sd": 1})
+    refused("INTENSITY", status=2, INTENSITY={"low": 3, "high": 2, "mean": 0, "sd": 1})
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "mine").touch()
     refused("exists")

@@ -62,13 +62,14 @@ def checked(script, cases, slices, tiles):
 )  # fmt: skip
 def test_a_division_keeps_what_belongs_together_on_one_side(cases, slices, tiles, folds, seed, test, validation):
     script = load_script(LISTS)
-    script.SEED, script.FOLDS = seed, folds if folds > 1 else 0
-    script.TEST_SHARE, script.VALIDATION_SHARE = test, validation
+    folds = folds if folds > 1 else 0
+    chosen = {"SEED": seed, "FOLDS": folds, "TEST_SHARE": test, "VALIDATION_SHARE": validation}
+    script.settings = script.settings.replace("a test", **chosen)
     everything = checked(script, cases, slices, tiles)
     try:
         divisions = script.divide(everything)
     except InputError:
-        assert cases < 5 or cases < script.FOLDS + 2 or slices < 5
+        assert cases < 5 or cases < folds + 2 or slices < 5
         return
     assert script.divide(everything) == divisions, "the same seed gives the same lists"
     for lists in divisions.values():
@@ -81,9 +82,9 @@ def test_a_division_keeps_what_belongs_together_on_one_side(cases, slices, tiles
                 assert a == b or not {side(s) for s in lists[a]} & {side(s) for s in lists[b]}
         if cases == 1:
             numbers = [[int(s.name) for s in part] for part in lists.values()]
-            if not script.FOLDS:
+            if not folds:
                 assert all(part == list(range(part[0], part[-1] + 1)) for part in numbers), "runs of neighbours"
-    if script.FOLDS:
+    if folds:
         validated = [s for lists in divisions.values() for s in lists["validation"]]
         tested = divisions["fold1"].get("test", [])
         assert sorted(validated + tested) == sorted(everything), "each slice is validated on once"
@@ -135,8 +136,8 @@ def test_bad_data_sets(tmp_path):
         assert not (tmp_path / "lists").exists()
 
     refused("does not exist", CASES=tmp_path / "gone")
-    refused("VALIDATION_SHARE", VALIDATION_SHARE=1.5)
-    refused("nothing to train on", VALIDATION_SHARE=0.5, TEST_SHARE=0.5)
+    refused("VALIDATION_SHARE", status=2, VALIDATION_SHARE=1.5)
+    refused("nothing to train on", status=2, VALIDATION_SHARE=0.5, TEST_SHARE=0.5)
     refused("case09", VALIDATION_CASES=["case09"])
     refused("take fewer folds", FOLDS=9)
     y.unlink()
@@ -261,7 +262,7 @@ def test_parts_pack_what_one_run_packs(packed, tmp_path, compression):
     assert [process.returncode for process in processes] == [0, 0, 0]
     assert any("wrote 16 slices in 3 sets" in output for output in outputs)
     assert_packed_alike(tmp_path, packed["packed"])
-    assert_refused(PACK, "PART is '4/3'", **settings, PART="4/3")
+    assert_refused(PACK, "PART", "'4/3'", status=2, **settings, PART="4/3")
     assert_refused(PACK, "SHARD_GB is 0.0", **settings, SHARD_GB=0)
 
 
@@ -336,7 +337,7 @@ def test_bad_lists(tmp_path):
 
     refused("does not exist", LISTS=tmp_path / "gone")
     refused("holds no train.csv", LISTS=cases)
-    refused("COMPRESSION", COMPRESSION="zip")
+    refused("COMPRESSION", status=2, COMPRESSION="zip")
     rows = train.read_text().splitlines()
     train.write_text(rows[0] + "\n")
     refused("train.csv is empty")

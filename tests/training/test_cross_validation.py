@@ -61,7 +61,7 @@ def test_networks_are_averaged_one_at_a_time(tmp_path):
     write_copying_network(tmp_path / "other.keras", 32)
     settings = {"INPUT": tmp_path / "in", "OUTPUT": tmp_path / "two"}
     assert_refused("predict.py", "they must agree", RUN=[runs[0], str(tmp_path / "other.keras")], **settings)
-    assert_refused("predict.py", "FLIPS is 'up'", RUN=runs, FLIPS="up", **settings)
+    assert_refused("predict.py", "FLIPS", "'up'", status=2, RUN=runs, FLIPS="up", **settings)
 
 
 # --- cross-validation
@@ -155,7 +155,7 @@ def test_bad_input(folded, tmp_path):
     root, folder, settings, _ = folded
     folder = shutil.copytree(folder, tmp_path / "copy")
     settings = settings | {"RUNS": tmp_path / "runs"}
-    assert_refused("train.py", "FOLD is 7", "has 1, 2", FOLD=7, **settings)
+    assert_refused("train.py", "FOLD is 7", "has 1, 2", status=2, FOLD=7, **settings)
     with pytest.raises(InputError, match="holds 0 folds"):
         cross_validate({"MODE": "new", "TRAIN": root / "lists" / "x.csv"})
     with pytest.raises(InputError, match="is no cross-validation"):
@@ -165,7 +165,7 @@ def test_bad_input(folded, tmp_path):
     write_json(tmp_path / "other" / "fold1" / "settings.json", {})
     others = [str(folder), str(tmp_path / "other")]
     assert_refused("evaluate.py", "have different folds", CHOOSE=others)
-    assert_refused("evaluate.py", "CLEANINGS", "no step is called 'polish'", CHOOSE=folder, CLEANINGS=[{"polish": 1}])
+    assert_refused("evaluate.py", "CLEANINGS", "'polish'", status=2, CHOOSE=folder, CLEANINGS=[{"polish": 1}])
     both = [str(folder), str(folder / "fold1")]
     good = {"INPUT": root / "cases" / "case01", "OUTPUT": tmp_path / "out"}
     assert_refused("predict.py", "a cross-validation stands alone", RUN=both, **good)

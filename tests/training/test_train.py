@@ -74,7 +74,7 @@ def test_run_folder_is_complete(trained):
     assert page.count("data:image/png") == 1 and page.count("data:image/jpeg") >= 2 and "http" not in page
     assert any((run / "tensorboard").iterdir())
     assert "epoch 2/2" in out and f"wrote {run}" in out
-    assert "the network is compiled" in out and "where the time went" in out and "GFLOP/s" in out
+    assert "the network is compiled" in out and "where the time went" in out
     assert "first step of training" in page and any("first step" in what for what in state["time"])
     assert settings["JIT"] is False or keras.backend.backend() != "tensorflow", "chosen values are recorded"
 
