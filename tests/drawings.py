@@ -17,12 +17,12 @@ import SimpleITK as sitk
 from common.slices.images import read_mask
 from common.volumes.grids import Geometry, image_at
 
-DOCS = Path(__file__).resolve().parents[1] / "docs"
+RECIPES = Path(__file__).resolve().parents[1] / "docs" / "recipes"
 
 
 def commands_of(page):
-    """Commands of a page in docs/, in order, as lists of words: the lines of its bash blocks."""
-    blocks = re.findall(r"```bash\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+    """Commands of a page in docs/recipes/, in order, as lists of words: the lines of its bash blocks."""
+    blocks = re.findall(r"```bash\n(.*?)```", (RECIPES / page).read_text(encoding="utf-8"), re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True) for line in lines if line.strip()]
 
