@@ -4,6 +4,7 @@ import cv2
 import keras
 import numpy as np
 import pytest
+from drawings import code_block
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -324,6 +325,13 @@ def test_a_checkpoint_takes_the_copy_of_its_own_loss(tmp_path):
         assert float(copy.loss(mask, p)) == expected and copy.loss.terms == f"{tmp_path}/{folder}/my.py+dice"
         copy.train_on_batch(p, mask)
         copy.save(tmp_path / "model.keras")
+
+
+def test_the_loss_of_the_documentation(tmp_path):
+    (tmp_path / "my_loss.py").write_text(code_block("extending.md", "def loss"))
+    mask, p = example(0, classes=3)
+    expected = np.abs(channels(mask, 4) - p).mean()
+    assert float(get_loss(f"{tmp_path}/my_loss.py", 3)(mask, p)) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize(
