@@ -27,7 +27,8 @@ ROOMS = (
 )
 KERAS_ONLY = ("models", "losses")  # import nothing else, and are imported from common.training on downwards
 KNOW_NOTHING = ("common.errors", "common.files", "common.scores")  # import each other only
-STARTED_WITH_M = ("common.tuning.worker", "common.tuning.spaces")  # python -m common.tuning.worker
+STARTED_WITH_M = ("common.tuning.worker", "common.tuning.check_values")  # python -m common.tuning.worker
+ONLY_IN = {"tqdm": ("common.parallel",), "fcntl": (), "msvcrt": ()}  # modules that may import a library
 PLAIN_LISTS = ()  # functions that may be longer than FUNCTION_LINES, as "path function"
 LONGEST_SCRIPT, LONGEST_MODULE, LONGEST_FUNCTION = 280, 400, 45
 LONGEST = {"train.py": 180}
@@ -141,6 +142,15 @@ def test_nobody_imports_a_script():
     assert_none(problems)
 
 
+def test_some_libraries_have_one_place():
+    problems = []
+    for path in (*SCRIPTS, *MODULES):
+        for library, line in imports(path):
+            if library in ONLY_IN and module_name(path) not in ONLY_IN[library]:
+                problems.append(f"{at(path, line)}: {library} is for {', '.join(ONLY_IN[library]) or 'nobody'}")
+    assert_none(problems)
+
+
 def test_imports_form_no_circle():
     edges = {name: {imported for imported, _ in imports(path) if imported in NAMES} for name, path in NAMES.items()}
     problems = []
@@ -180,7 +190,8 @@ def test_imports_inside_functions_give_a_reason():
             line = first
             while not comments.get(line) and line - 1 in ends:  # of one run of imports
                 line = ends[line - 1]
-            if not any(comments.get(number) for number in range(line - 1, node.end_lineno + 1)):
+            above = lines[line - 2].lstrip().startswith("#") and comments[line - 1]
+            if not above and not any(comments.get(number) for number in range(line, node.end_lineno + 1)):
                 problems.append(f"{at(path, first)}: {lines[first - 1].strip()}")
     assert_none(problems)
 
