@@ -39,7 +39,7 @@ BAD = {  # a setting that each script refuses; train.py and tune.py have such te
     "predict.py": {"RUN": "gone"},
     "preprocess/0_import_images.py": {"IMAGES": "gone", "MASKS": "gone"},
     "preprocess/0_import_matrices.py": {"IMAGES": "gone"},
-    "preprocess/0_import_nodules.py": {"LUNGS": "gone"},
+    "preprocess/0_import_nodules.py": {"LUNGS": "by hand"},
     "preprocess/0_import_stl.py": {"SURFACE": "gone"},
     "preprocess/0_import_volumes.py": {"BITS": 12},
     "preprocess/1_augment_cases.py": {"CASES": "gone"},
@@ -55,8 +55,10 @@ BAD = {  # a setting that each script refuses; train.py and tune.py have such te
 def test_every_script_refuses_as_a_process(tmp_path, monkeypatch, script):
     """The other tests of what is refused stay in their own process."""
     monkeypatch.chdir(tmp_path)
-    ((_, bad), *_) = BAD[script].items()
-    assert len(assert_refused(script, bad, run=run_script, **BAD[script]).splitlines()) == 1
+    ((name, bad), *_) = BAD[script].items()
+    status = 1 if bad == "gone" else 2  # 2: it cannot work whatever the files are
+    message = assert_refused(script, name if status == 2 else "", bad, status=status, run=run_script, **BAD[script])
+    assert len(message.splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -78,7 +80,8 @@ def test_the_pipeline_runs_every_step_and_names_the_one_that_fails(tmp_path):
     assert "all steps done" in out
     for name in ("lists/data_check.png", "packed/test.h5", "scores/scores.csv", "model.mlmodel"):
         assert (tmp_path / "work" / name).exists()
-    result = run_script("run_pipeline.py", **places, **tiny, LOSS="dise", expect=1)
-    assert "run_pipeline.py: error: train.py failed" in result.stderr and "unknown loss" in result.stderr
+    assert_refused("run_pipeline.py", "LOSS", "dise", status=2, run=run_script, **places, **tiny, LOSS="dise")
+    result = run_script("run_pipeline.py", **places, **tiny, LOSS="cce", expect=1)
+    assert "run_pipeline.py: error: train.py failed" in result.stderr and "several classes" in result.stderr
     assert "Traceback" not in result.stderr
     assert len(list(Path(tmp_path, "work", "runs").iterdir())) == 1
