@@ -70,8 +70,8 @@ from common.evaluation.report import find_backgrounds, show_errors, write_report
 from common.evaluation.statistics import compare_scores
 from common.evaluation.summary import read_other, score_pairs, summarise
 from common.files import read_json, refuse_existing, whole_file, write_json
+from common.jobs import Part, do_part
 from common.parallel import ordered_map
-from common.part import Part, do_part
 from common.scores import SCORES
 from common.slices.images import contact_sheet, encode_png
 

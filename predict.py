@@ -83,8 +83,8 @@ import numpy as np
 from common.devices import import_keras
 from common.errors import InputError, summarise
 from common.files import read_json, refuse_existing, require_folder, write_json
+from common.jobs import Part, do_part
 from common.parallel import ordered_map, progress
-from common.part import Part, do_part
 from common.prediction.ensemble import Ensemble
 from common.prediction.outputs import FullPictures
 from common.prediction.volume_networks import Options, find_volume_networks, predict_volumes

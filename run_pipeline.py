@@ -49,7 +49,7 @@ import time
 from pathlib import Path
 
 from common.files import require_folder
-from common.scripts import call
+from common.jobs import call
 
 
 def main():

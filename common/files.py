@@ -13,10 +13,12 @@ from pathlib import Path
 from common.command_line import flag
 from common.errors import InputError
 
+ROOT = Path(__file__).resolve().parents[1]  # of the project
+
 
 @contextmanager
 def whole_file(path):
-    """Write a file beside its place and rename it once it is complete.
+    """Write a file under another name in its folder and rename it once it is complete.
 
     Args:
         path: where the file shall appear; its folder is made.
@@ -26,17 +28,17 @@ def whole_file(path):
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{path.name}")
+    unfinished = path.with_name(f".part-{path.name}")
     try:
-        yield part
-        os.replace(part, path)
+        yield unfinished
+        os.replace(unfinished, path)
     finally:
-        part.unlink(missing_ok=True)
+        unfinished.unlink(missing_ok=True)
 
 
 @contextmanager
 def whole_folder(path, replace=False, marker=None):
-    """Fill a folder beside its place and rename it once it is complete.
+    """Fill a folder under another name beside it and rename it once it is complete.
 
     Args:
         path: where the folder shall appear.
@@ -53,20 +55,20 @@ def whole_folder(path, replace=False, marker=None):
     path = Path(path)
     refuse_existing(path, replace, marker)
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".part-{path.name}")
+    unfinished = path.with_name(f".part-{path.name}")
     old = path.with_name(f".part-old-{path.name}")
-    remove(part)
-    part.mkdir()
+    remove(unfinished)
+    unfinished.mkdir()
     try:
-        yield part
-        if not part.exists():
+        yield unfinished
+        if not unfinished.exists():
             return
         remove(old)
         if path.exists():
             path.rename(old)
-        part.rename(path)
+        unfinished.rename(path)
     finally:
-        remove(part)
+        remove(unfinished)
         remove(old)
 
 
@@ -131,8 +133,8 @@ def require_whole_gzip(path, least=None):
 
 def write_json(path, value):
     """Write a JSON file, indented, whole or not at all."""
-    with whole_file(path) as part:
-        part.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    with whole_file(path) as unfinished:
+        unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
 def read_json(path):

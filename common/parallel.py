@@ -1,7 +1,6 @@
 """Work on many slices: in parallel, in order, with a bounded number in memory, with a bar."""
 
 import os
-import sys
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -52,20 +51,47 @@ def ordered_map(function, items, workers=0, problems=None):
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def progress(items, total, what):
+def progress(items, total, label):
     """Pass items through and show how far it is: a bar in a terminal, else a line every ten seconds.
 
     Args:
         items: iterable.
         total: how many there are.
-        what: text before the numbers.
+        label: text before the numbers.
     """
-    if sys.stderr.isatty():
-        yield from tqdm(items, desc=what, total=total, delay=1, leave=False)
-        return
-    said = time.monotonic()
-    for done, item in enumerate(items):
-        if time.monotonic() - said > 10:
-            said = time.monotonic()
-            print(f"{what}: {done} of {total}", flush=True)
-        yield item
+    with ProgressBar(total, label, lines=True) as bar:
+        for done, item in enumerate(items):
+            bar.move_to(done)
+            yield item
+
+
+class ProgressBar:
+    """A bar with the time left, in a terminal, for work whose steps are not items of a loop; close it, or use `with`.
+
+    Args:
+        total: number of steps.
+        label: text before the numbers.
+        lines: whether to print a line every ten seconds if there is no terminal.
+    """
+
+    def __init__(self, total, label, lines=False):
+        self.total, self.label, self.lines = total, label, lines
+        self.bar = tqdm(total=total, desc=label, delay=1, leave=False, disable=None)
+        self.last_line = time.monotonic()
+
+    def move_to(self, done, note=""):
+        """Show that `done` steps are done, and a note behind the numbers."""
+        self.bar.set_postfix_str(note, refresh=False)
+        self.bar.update(done - self.bar.n)
+        if self.lines and self.bar.disable and time.monotonic() - self.last_line > 10:
+            self.last_line = time.monotonic()
+            print(f"{self.label}: {done} of {self.total}", flush=True)
+
+    def close(self):
+        self.bar.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.close()

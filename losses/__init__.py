@@ -1,12 +1,14 @@
-"""Losses by name: one alone, or a sum, such as "mse", "dice", "mse+dice", "hausdorff+iou"."""
+"""Losses by name: one alone, or a sum, such as "mse", "dice", "mse+dice", "hausdorff+iou", "my.py+dice"."""
+
+from pathlib import Path
 
 import keras
 from keras import ops
 
-from losses import overlap, pixel
+from losses import overlap, own, pixel
 from losses.hausdorff import hausdorff
 from losses.metrics import training_metrics  # noqa: F401  (the metrics of a run are named beside its loss)
-from losses.targets import one_hot_like
+from losses.overlap import one_hot_like
 
 TERMS = {
     **{term.__name__: term for term in (pixel.mse, pixel.log_cosh, pixel.kld, pixel.bce, pixel.cce)},
@@ -23,22 +25,28 @@ def get_loss(name, classes=None, axes=2):
     """Loss of a name.
 
     Args:
-        name: names of TERMS, or "series" for those of SERIES in turn, joined by "+"; their losses are added.
-        classes: number of classes that it is for, where it is known, so that what does not suit them is refused.
+        name: names of TERMS, "series" for those of SERIES in turn, or paths of .py files as in `losses.own`, joined by
+            "+"; their losses are added.
+        classes: number of classes that it is for, if known, so that what does not suit them is refused.
         axes: 2 for slices, 3 for volumes.
 
     Returns:
-        keras.losses.Loss of class numbers and probabilities as `losses.targets` has them: the loss of each image,
+        keras.losses.Loss of class numbers and probabilities as `losses.overlap` has them: the loss of each image,
         averaged over the images; computed in float32 whatever the policy.
 
     Raises:
-        ValueError: for an unknown name, "series" on JAX, "cce" for one class, or for volumes one that is not for them.
+        ValueError: for an unknown name, "series" on JAX, "cce" for one class, for volumes one that is not for them, or
+            a file that does not work.
     """
     loss = SegmentationLoss(name)
+    terms = name.split("+")
     if classes == 1 and pixel.cce in loss.functions:
         raise ValueError(pixel.CCE_NEEDS_CLASSES)
-    if axes == 3 and (flat := [term for term in name.split("+") if term not in FOR_VOLUMES]):
+    if axes == 3 and (flat := [term for term in terms if term not in FOR_VOLUMES and not own.is_own(term)]):
         raise ValueError(f'the loss "{flat[0]}" is for slices; those for volumes are {", ".join(FOR_VOLUMES)}')
+    if classes:
+        for path in own.own_files(name):
+            own.try_loss(path, classes, axes)
     return loss
 
 
@@ -51,18 +59,25 @@ class SegmentationLoss(keras.losses.Loss):
     """
 
     def __init__(self, terms="mse+dice", **kwargs):
-        parts = terms.split("+")
-        unknown = [part for part in parts if part not in (*TERMS, "series")]
-        if unknown or len(set(parts)) < len(parts):
+        names = terms.split("+")
+        unknown = [name for name in names if name not in (*TERMS, "series") and not own.is_own(name)]
+        short = [Path(name).stem if own.is_own(name) else name for name in names]
+        if unknown or len(set(short)) < len(short):
             raise ValueError(
-                f'unknown loss "{terms}"; choose one of {", ".join(TERMS)}, series, or a sum of them such as "mse+dice"'
+                f'unknown loss "{terms}"; choose one of {", ".join(TERMS)}, series, or a sum of them such as '
+                '"mse+dice", or give the path of a .py file with loss(targets, probabilities)'
             )
-        if "series" in parts and keras.backend.backend() == "jax":
+        if "series" in names and keras.backend.backend() == "jax":
             raise ValueError('the loss "series" works on TensorFlow and PyTorch: on JAX a loss cannot see the step')
-        super().__init__(**{"name": "_".join(parts), "dtype": "float32", **kwargs})
+        super().__init__(**{"name": "_".join(short), "dtype": "float32", **kwargs})
         self.terms = terms
-        self.functions = [self.series if part == "series" else TERMS[part] for part in parts]
+        self.functions = [self._function(name) for name in names]
         self.steps = 0
+
+    def _function(self, name):
+        if own.is_own(name):
+            return own.find_loss(name)
+        return self.series if name == "series" else TERMS[name]
 
     def call(self, y_true, y_pred):
         y_pred = ops.cast(y_pred, "float32")
@@ -76,6 +91,10 @@ class SegmentationLoss(keras.losses.Loss):
 
     def get_config(self):
         return {"terms": self.terms, "name": self.name, "reduction": self.reduction}
+
+    @classmethod
+    def from_config(cls, config):
+        return cls(**config | {"terms": own.take_copies(config["terms"])})
 
 
 def follow_steps(model):

@@ -2,8 +2,7 @@
 
 from keras import ops
 
-from losses.overlap import foreground
-from losses.targets import harden
+from losses.overlap import foreground, harden
 
 CAP = 101  # pixels; greater distances, and those to an empty mask, count as this
 

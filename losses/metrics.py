@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from losses import overlap
-from losses.targets import foreground, harden, one_hot_like
+from losses.overlap import foreground, harden, one_hot_like
 
 SCORES = {"dice": overlap.dice_of_sums, "iou": overlap.iou_of_sums, "rou": overlap.rou_of_sums}
 
@@ -32,7 +32,7 @@ class Overlap(keras.metrics.Metric):
         self.count = self.add_weight(name="count", initializer="zeros")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Add a batch: class numbers and probabilities, as `losses.targets` has them."""
+        """Add a batch: class numbers and probabilities, as `losses.overlap` has them."""
         y_pred = ops.cast(y_pred, self.dtype)
         targets = one_hot_like(y_true, y_pred)
         if not self.soft:
@@ -65,7 +65,7 @@ class FalsePositivesOnEmpty(keras.metrics.Metric):
         self.count = self.add_weight(name="count", initializer="zeros")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Add a batch: class numbers and probabilities, as `losses.targets` has them."""
+        """Add a batch: class numbers and probabilities, as `losses.overlap` has them."""
         predicted = foreground(harden(ops.cast(y_pred, self.dtype)))
         share = ops.mean(ops.sum(predicted, axis=-1), axis=tuple(range(1, len(predicted.shape) - 1)))
         empty = ops.cast(ops.logical_not(ops.any(y_true > 0, axis=tuple(range(1, len(y_true.shape))))), self.dtype)

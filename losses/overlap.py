@@ -1,9 +1,53 @@
-"""Dice (Dice 1945, Sorensen 1948) and IoU (Jaccard 1912) of images, and the losses that are one minus them."""
+"""Dice (Dice 1945, Sorensen 1948) and IoU (Jaccard 1912) of images, and the losses that are one minus them.
+
+Slices (B, H, W, C) have one sigmoid channel for one class, or for K classes the K + 1 channels of a softmax, the
+background first. Volumes (B, S, H, W, K) have a sigmoid channel for each label, and none for the background.
+"""
 
 import keras
 from keras import ops
 
-from losses.targets import foreground
+
+def one_hot_like(y_true, y_pred):
+    """Class numbers as channels.
+
+    Args:
+        y_true: (B, H, W, 1) or (B, S, H, W, 1), class numbers 0..K of any type.
+        y_pred: (B, H, W, C) or (B, S, H, W, C), probabilities, float.
+
+    Returns:
+        The shape and type of y_pred; if C is 1, the mask itself.
+    """
+    channels = y_pred.shape[-1]
+    if channels == 1:
+        return ops.cast(y_true, y_pred.dtype)
+    numbers = ops.cast(y_true[..., 0], "int32") - (0 if has_background(y_pred) else 1)  # of -1, no channel is 1
+    return ops.one_hot(numbers, channels, dtype=y_pred.dtype)
+
+
+def harden(probabilities):
+    """Probabilities (..., C) to zeros and ones: the largest of the channels.
+
+    Without a background that is where a label, whichever, is probable: where their sum is above 0.5.
+    """
+    above = ops.cast(ops.sum(probabilities, axis=-1, keepdims=True) > 0.5, probabilities.dtype)
+    if probabilities.shape[-1] == 1:
+        return above
+    largest = ops.one_hot(ops.argmax(probabilities, axis=-1), probabilities.shape[-1], dtype=probabilities.dtype)
+    return largest if has_background(probabilities) else largest * above
+
+
+def foreground(channels):
+    """Channels of the classes 1..K."""
+    return channels[..., 1:] if has_background(channels) else channels
+
+
+def has_background(channels):
+    """Whether the first channel is the background: of a softmax, which slices with several classes have."""
+    return len(channels.shape) == 4 and channels.shape[-1] > 1
+
+
+# --- scores
 
 
 def overlap_sums(targets, probabilities):
@@ -50,6 +94,16 @@ def rou_of_sums(both, target, prediction):
     return (target - both) / (target + prediction - both + smoothing(target))
 
 
+def tversky_of_sums(both, target, prediction, alpha=0.3, beta=0.7):
+    """both / (both + alpha false positives + beta false negatives); 1 where both are empty."""
+    missed = alpha * (prediction - both) + beta * (target - both)
+    more = smoothing(target)
+    return (both + more) / (both + missed + more)
+
+
+# --- losses
+
+
 def dice(targets, probabilities):
     """1 - Dice, mean over the classes; shapes of `overlap_sums`, to (B,). An empty mask gives 0 for an empty guess,
     and nearly 1 for any other."""
@@ -68,13 +122,6 @@ def iou(targets, probabilities):
     """1 - IoU, mean over the classes; shapes and empty masks as `dice`."""
     sums = overlap_sums(foreground(targets), foreground(probabilities))
     return 1 - ops.mean(iou_of_sums(*sums), axis=-1)
-
-
-def tversky_of_sums(both, target, prediction, alpha=0.3, beta=0.7):
-    """both / (both + alpha false positives + beta false negatives); 1 where both are empty."""
-    missed = alpha * (prediction - both) + beta * (target - both)
-    more = smoothing(target)
-    return (both + more) / (both + missed + more)
 
 
 def tversky(targets, probabilities):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from models import cvnet_synapse, cvnet_synapse_512, deeplab_v3plus, se_resunet3d, unet
 
-# Modules with build_model(input_shape, classes, **settings), RECOMMENDED and, if they segment volumes, FOR_VOLUMES.
+# Modules with build_model(input_shape, classes, **settings), RECOMMENDED and, if for volumes, FOR_VOLUMES = True.
 NETWORKS = {
     "unet": unet,
     "cvnet_synapse": cvnet_synapse,

@@ -55,8 +55,8 @@ import numpy as np
 
 from common.errors import InputError, summarise
 from common.files import read_json, remove, write_json
+from common.jobs import Part
 from common.parallel import ordered_map, progress
-from common.part import Part
 from common.slices.cases import find_cases, pair_up
 from common.slices.images import encode_png, read_pair
 

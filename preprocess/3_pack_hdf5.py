@@ -46,8 +46,8 @@ import numpy as np
 
 from common.errors import InputError, summarise
 from common.files import natural_key, refuse_existing, require_folder, whole_file
+from common.jobs import Part, locked
 from common.parallel import ordered_map, progress
-from common.part import Part, locked
 from common.slices.cases import common_preparation, read_list, slice_identity
 from common.slices.images import class_count, read_pair, read_slice, values_of
 from common.slices.packed import sources_of

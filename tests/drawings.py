@@ -21,10 +21,16 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 
 
 def commands_of(page):
-    """Commands of a page in docs/, in order, as lists of words: the lines of its bash blocks."""
-    blocks = re.findall(r"```bash\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+    """Commands of a page in docs/recipes/, in order, as lists of words: the lines of its bash blocks."""
+    blocks = re.findall(r"```bash\n(.*?)```", (DOCS / "recipes" / page).read_text(encoding="utf-8"), re.DOTALL)
     lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
     return [shlex.split(line, comments=True) for line in lines if line.strip()]
+
+
+def code_block(page, words):
+    """The Python block of a page in docs/ that contains some words."""
+    blocks = re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+    return next(block for block in blocks if words in block)
 
 
 def textured(rng, shape, mean, deviation, scale):

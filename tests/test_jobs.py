@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from running import ROOT, leftovers
 
 from common.errors import InputError
-from common.part import Part, do_part, locked
+from common.jobs import Part, do_part, locked
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 12))
@@ -67,7 +67,7 @@ def test_the_last_part_joins_them(tmp_path):
 COUNT_UP = """
 import sys
 from pathlib import Path
-from common.part import locked
+from common.jobs import locked
 folder = Path(sys.argv[1])
 for _ in range(200):
     with locked(folder / "lock"):
@@ -85,7 +85,7 @@ def test_one_process_at_a_time(tmp_path):
 
 
 def test_a_lock_of_a_killed_process_is_free(tmp_path):
-    held = "from pathlib import Path; from common.part import locked; import os, sys\n"
+    held = "from pathlib import Path; from common.jobs import locked; import os, sys\n"
     held += "with locked(Path(sys.argv[1])): os.kill(os.getpid(), 9)"
     subprocess.run([sys.executable, "-c", held, str(tmp_path / "a")], cwd=ROOT, check=False)
     assert leftovers(tmp_path)

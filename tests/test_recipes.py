@@ -1,4 +1,4 @@
-"""The recipes of docs/, each run as written on small drawn data, but for smaller networks and fewer epochs."""
+"""The recipes of docs/recipes/, each run as written on small drawn data, but for smaller networks and fewer epochs."""
 
 import drawings
 import numpy as np
@@ -80,4 +80,4 @@ def test_a_crop_is_found_by_its_pixels():
 
 @pytest.mark.parametrize("page", ["head_and_neck.md", "nodules.md", "muscle.md"])
 def test_the_readme_names_the_recipe(page):
-    assert f"docs/{page}" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"docs/recipes/{page}" in (ROOT / "README.md").read_text(encoding="utf-8")

@@ -8,7 +8,7 @@ import pandas as pd
 
 from common.errors import InputError
 from common.files import natural_key, read_json, remove, whole_file, whole_folder, write_json
-from common.scripts import call
+from common.jobs import call
 from common.training.run_folder import model_file
 
 RECORD = "cross_validation.json"  # marks the folder of a cross-validation, and holds its settings

@@ -1,4 +1,4 @@
-"""Run the recipes of docs/ as written, on drawn data.
+"""Run the recipes of docs/recipes/ as written, on drawn data.
 
     python tests/benchmarks/recipes.py WORK [head_and_neck nodules muscle]
 

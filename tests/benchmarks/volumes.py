@@ -31,7 +31,7 @@ def say(script, *flags, cwd=None):
 
 
 def steps(work):
-    """The recipe of docs/decathlon.md, then one network alone in the time of both."""
+    """The recipe of docs/recipes/decathlon.md, then one network alone in the time of both."""
     for _, script, *flags in drawings.commands_of("decathlon.md"):
         say(script, *flags, cwd=work)
     task = work / "decathlon" / "Task99_Synthetic"

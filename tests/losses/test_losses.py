@@ -4,11 +4,12 @@ import cv2
 import keras
 import numpy as np
 import pytest
+from drawings import code_block
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from losses import SERIES, TERMS, follow_steps, get_loss
+from losses import SERIES, TERMS, follow_steps, get_loss, own
 from losses.hausdorff import distances
 from losses.metrics import FalsePositivesOnEmpty, Overlap, training_metrics
 
@@ -275,6 +276,90 @@ def test_cross_entropy_of_classes_refuses_one_class():
 def test_losses_survive_saving(name):
     copy = keras.losses.deserialize(keras.losses.serialize(get_loss(name)))
     assert copy.terms == name
+
+
+# --- losses of one's own
+
+OWN = """
+from keras import ops
+
+def loss(targets, probabilities):
+    return ops.mean(ops.abs(targets - probabilities), axis=tuple(range(1, len(targets.shape))))
+"""
+
+
+@pytest.mark.parametrize("axes", [2, 3])
+def test_a_loss_of_ones_own_is_used_alone_and_in_sums(tmp_path, axes):
+    (tmp_path / "my.py").write_text(OWN)
+    mask = np.zeros((2, *[4] * axes, 1), np.uint8)
+    mask[0, 0] = 1
+    p = np.full(mask.shape, 0.25, np.float32)
+    alone, total = get_loss(f"{tmp_path}/my.py", 1, axes), get_loss(f"{tmp_path}/my.py+dice", 1, axes)
+    assert alone.name == "my" and total.name == "my_dice"
+    assert float(alone(mask, p)) == pytest.approx((0.25 * 0.75 + 0.75 * 0.25 + 0.25) / 2)
+    assert float(total(mask, p)) == pytest.approx(float(alone(mask, p)) + float(get_loss("dice")(mask, p)))
+
+
+def test_a_checkpoint_takes_the_copy_of_its_own_loss(tmp_path):
+    """Also if the file has changed or gone since, and in a run that was resumed, saved again and moved."""
+    mask, p = example(0)
+    (tmp_path / "code").mkdir()
+    (tmp_path / "my.py").write_text(OWN)
+    (tmp_path / "code" / "my.py").write_text(OWN)
+    inputs = keras.Input(p.shape[1:])
+    model = keras.Model(inputs, keras.layers.Conv2D(1, 1, kernel_initializer="ones")(inputs))
+    model.compile(keras.optimizers.Adam(1e-3), get_loss(f"{tmp_path}/my.py+dice", 1))
+    model.train_on_batch(p, mask)
+    model.save(tmp_path / "model.keras")
+    expected = float(model.loss(mask, p))
+    (tmp_path / "my.py").unlink()
+    own.find_loss.cache_clear()
+    with pytest.raises(ValueError, match="does not exist"):
+        keras.saving.load_model(tmp_path / "model.keras")
+    for folder in ("code", "moved"):
+        if folder == "moved":
+            (tmp_path / "code").rename(tmp_path / "moved")
+            own.find_loss.cache_clear()
+        with own.files_in(tmp_path / folder):
+            copy = keras.saving.load_model(tmp_path / "model.keras")
+        assert float(copy.loss(mask, p)) == expected and copy.loss.terms == f"{tmp_path}/{folder}/my.py+dice"
+        copy.train_on_batch(p, mask)
+        copy.save(tmp_path / "model.keras")
+
+
+def test_the_loss_of_the_documentation(tmp_path):
+    (tmp_path / "my_loss.py").write_text(code_block("extending.md", "def loss"))
+    mask, p = example(0, classes=3)
+    expected = np.abs(channels(mask, 4) - p).mean()
+    assert float(get_loss(f"{tmp_path}/my_loss.py", 3)(mask, p)) == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (None, "does not exist"),
+        ("def loss(", "does not run: SyntaxError"),
+        ("import gone_module", "does not run: ModuleNotFoundError"),
+        ("def cost(targets, probabilities): pass", "no function loss"),
+        ("loss = 3", "no function loss"),
+        ("def loss(targets): pass", "fails on .*TypeError"),
+        ("def loss(targets, probabilities): return None", "fails on .*AttributeError"),
+        ("def loss(targets, probabilities): return targets", r"gives \(2, 16, 16, 4\)"),
+        ("import keras\ndef loss(t, p): return keras.ops.mean(p)", r"gives \(\)"),
+        ("import keras\ndef loss(t, p): return keras.ops.cast(p[:, 0, 0, 0], 'float16')", "expected .* float32"),
+    ],
+)
+def test_wrong_losses_of_ones_own_are_refused(tmp_path, text, words):
+    if text:
+        (tmp_path / "my.py").write_text(text)
+    with pytest.raises(ValueError, match=words) as error:
+        get_loss(f"{tmp_path}/my.py+dice", 3)
+    assert "\n" not in str(error.value)
+
+
+def test_two_losses_of_one_name_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="unknown loss"):
+        get_loss("a/my.py+b/my.py")
 
 
 # --- metrics

@@ -8,7 +8,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from drawings import disc_slice
+from drawings import code_block, disc_slice
 from hypothesis import given
 from hypothesis import strategies as st
 from running import ROOT
@@ -346,6 +346,12 @@ def test_a_network_of_ones_own(tmp_path):
         file.write_text(OWN.format(first=first, channels=1, output="output"))
         assert build_model(str(file), (16, 16, 1), 1, width=5).count_params() == 5 * 10 + 6
         assert models.recommended(str(file))["BATCH_SIZE"] == 2
+
+
+def test_the_network_of_the_documentation(tmp_path):
+    (tmp_path / "my_network.py").write_text(code_block("extending.md", "def build_model"))
+    model = build_model(str(tmp_path / "my_network.py"), (16, 16, 1), 3, width=4)
+    assert model.output_shape == (None, 16, 16, 4)
 
 
 @pytest.mark.parametrize(

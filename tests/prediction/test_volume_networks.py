@@ -224,7 +224,7 @@ def test_tiles_overlap_as_much_as_asked():
     assert all(np.diff(sorted({s[axis] for s in starts})).max() <= size / 2 for axis, size in ((0, 8), (2, 10)))
 
 
-# --- the recipe of docs/decathlon.md, small, which the other tests take what they need from
+# --- the recipe of docs/recipes/decathlon.md, small, which the other tests take what they need from
 
 SMALL = {
     "data/make_volumes.py": ["--train", "4", "--test", "1"],

@@ -1,21 +1,43 @@
-"""Work that several processes or machines share: PART = "2/8" does the second of eight parts.
+"""Work of several processes: running another script, and PART = "2/8", the second of eight parts of the work.
 
-The parts write to a place that all of them see, at any time and in any order; the one that ends last joins them.
+The parts write to a folder that all of them see, at any time and in any order; the one that ends last joins them.
 """
 
 import os
 import shutil
-import time
-from contextlib import ExitStack, contextmanager, suppress
+import subprocess
+import sys
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from common.command_line import flags_of
 from common.errors import InputError
-from common.files import read_json, refuse_existing, remove, whole_folder, write_json
+from common.files import ROOT, read_json, refuse_existing, remove, whole_folder, write_json
 
 LOCK = ".part-lock"
 SETTINGS = "settings.json"  # of all parts, beside them
-OWN = ("PART", "REPLACE")  # settings in which parts may differ
+OWN_SETTINGS = ("PART", "REPLACE")  # settings in which parts may differ
+
+
+def call(script, *arguments, **settings):
+    """Run a script; its output goes where ours goes.
+
+    Args:
+        script: path from the root of the project.
+        arguments: further words of the command.
+        settings: settings by name, given as flags.
+
+    Raises:
+        InputError: if it fails.
+        KeyboardInterrupt: if Ctrl-C ended it.
+    """
+    command = [sys.executable, str(ROOT / script), *map(str, arguments), *flags_of(settings)]
+    status = subprocess.run(command, check=False).returncode
+    if status in (-2, 130):
+        raise KeyboardInterrupt
+    if status:
+        raise InputError(f"{script} failed with exit status {status}; its message stands above")
 
 
 class Part(NamedTuple):
@@ -53,17 +75,17 @@ class Part(NamedTuple):
             unit: function of an item to what must stay together, such as its case; None: each item stands alone.
 
         Returns:
-            list, about as long as that of any other part; empty where there are fewer units than parts.
+            list, about as long as that of any other part; empty if there are fewer units than parts.
         """
         units = {}
         for number, item in enumerate(items):
             units.setdefault(unit(item) if unit else number, []).append(item)
-        mine, done = [], 0
+        share, done = [], 0
         for members in units.values():
             if (2 * done + len(members)) * self.count // (2 * len(items)) == self.number - 1:
-                mine += members
+                share += members
             done += len(members)
-        return mine
+        return share
 
 
 def do_part(output, part, settings, fill, join=None, replace=False, marker=None):
@@ -91,24 +113,24 @@ def do_part(output, part, settings, fill, join=None, replace=False, marker=None)
             fill(folder)
         return True
     refuse_existing(output, replace, marker)
-    place = Path(f"{Path(output)}.parts")
-    folders = [place / str(Part(number, part.count)) for number in range(1, part.count + 1)]
-    mine = folders[part.number - 1]
-    with locked(place):
-        agree_on_settings(place, settings | {"parts": part.count})
-    if mine.exists() and not replace:
-        print(f"{mine} is there already, and is not made again", flush=True)
+    parts = Path(f"{Path(output)}.parts")
+    folders = [parts / str(Part(number, part.count)) for number in range(1, part.count + 1)]
+    own_folder = folders[part.number - 1]
+    with locked(parts):
+        agree_on_settings(parts, settings | {"parts": part.count})
+    if own_folder.exists() and not replace:
+        print(f"{own_folder} is there already, and is not made again", flush=True)
     else:
-        with whole_folder(mine, replace=True) as folder:
+        with whole_folder(own_folder, replace=True) as folder:
             fill(folder)
-    with locked(place):
-        if not mine.exists():  # another part, which ended at the same moment, has joined them
+    with locked(parts):
+        if not own_folder.exists():  # another part, which ended at the same moment, has joined them
             return True
         missing = [folder.name for folder in folders if not folder.exists()]
         if not missing:
             with whole_folder(output, replace, marker) as folder:
                 (join or merge)(folders, folder)
-            for inside in place.iterdir():
+            for inside in parts.iterdir():
                 if inside.name != LOCK:
                     remove(inside)
     if missing:
@@ -116,17 +138,49 @@ def do_part(output, part, settings, fill, join=None, replace=False, marker=None)
     return not missing
 
 
-def agree_on_settings(place, settings):
-    """Keep the settings of the first part, and refuse others; under the lock of `place`."""
-    settings = {name: value for name, value in settings.items() if name not in OWN}
-    path = place / SETTINGS
+@contextmanager
+def locked(folder):
+    """Let one process at a time, of those that see a folder, do what follows; a process that is killed frees the lock.
+
+    Args:
+        folder: Path; it is made if it is missing, and removed in the end if it is empty.
+
+    Raises:
+        InputError: if `folder` is a file.
+    """
+    from filelock import FileLock  # here, since it takes 0.07 s, and only parts need it
+
+    lock = FileLock(folder / LOCK, poll_interval=0.01)
+    while not lock.is_locked:
+        with suppress(FileNotFoundError, FileExistsError):  # another process has just removed the folder
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        if folder.is_file():
+            raise InputError(f"{folder} is a file, where the parts would wait in a folder; move it")
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows removes no file that is open
+            (folder / LOCK).unlink()  # while it is locked: whoever waits for it sees that, and makes a new one
+        lock.release()
+        if os.name == "nt":
+            with suppress(OSError):
+                (folder / LOCK).unlink()
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def agree_on_settings(parts, settings):
+    """Keep the settings of the first part, and refuse others; under the lock of the folder `parts`."""
+    settings = {name: value for name, value in settings.items() if name not in OWN_SETTINGS}
+    path = parts / SETTINGS
     if not path.exists():
         write_json(path, settings)
     before = read_json(path)
     for name in settings:
         if before.get(name) != settings[name]:
             raise InputError(
-                f"{place} holds parts with {name} {before.get(name)!r}, here it is {settings[name]!r}; give all parts "
+                f"{parts} holds parts with {name} {before.get(name)!r}, here it is {settings[name]!r}; give all parts "
                 "the same settings, or remove that folder to begin anew"
             )
 
@@ -150,57 +204,3 @@ def link_or_copy(source, copy):
         os.link(source, copy)
     except OSError:  # a file system without links
         shutil.copyfile(source, copy)
-
-
-@contextmanager
-def locked(folder):
-    """Let one process at a time, of those that see a folder, do what follows; a process that is killed lets go.
-
-    Args:
-        folder: Path; it is made where it is not there, and goes in the end if nothing is in it.
-    """
-    path = folder / LOCK
-    while (file := open_lock(path)) is None:
-        time.sleep(0.01)
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows removes no file that is open
-            path.unlink()
-        file.close()
-        if os.name == "nt":
-            with suppress(OSError):
-                path.unlink()
-        with suppress(OSError):
-            folder.rmdir()
-
-
-def open_lock(path):
-    """Open and lock a file; None where the process that had it before has removed it meanwhile."""
-    if path.parent.is_file():
-        raise InputError(f"{path.parent} is a file, where the parts would wait in a folder; move it")
-    with suppress(FileNotFoundError, FileExistsError), ExitStack() as stack:  # another process removes the folder
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = stack.enter_context(path.open("ab"))
-        wait_for_lock(file)
-        if os.path.samestat(os.fstat(file.fileno()), path.stat()):
-            stack.pop_all()
-            return file
-    return None
-
-
-def wait_for_lock(file):
-    """Wait until a file is ours alone; closing it lets go."""
-    if os.name != "nt":
-        import fcntl
-
-        fcntl.flock(file, fcntl.LOCK_EX)
-        return
-    import msvcrt
-
-    while True:
-        try:
-            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            return
-        except OSError:
-            time.sleep(0.05)

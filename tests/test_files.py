@@ -1,0 +1,72 @@
+"""Files and folders that appear whole or not at all."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from drawings import make_cases
+from hypothesis import given
+from hypothesis import strategies as st
+from running import ROOT, leftovers
+
+from common.errors import InputError
+from common.files import natural_key, refuse_existing, whole_file, whole_folder
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "new" / "a.txt"
+    with whole_file(path) as part:
+        part.write_text("whole")
+        assert not path.exists() and part.suffix == path.suffix
+    with pytest.raises(RuntimeError), whole_file(path) as part:
+        part.write_text("half")
+        raise RuntimeError
+    assert path.read_text() == "whole" and not leftovers(tmp_path)
+
+
+def test_a_folder_appears_whole_or_not_at_all(tmp_path):
+    path = tmp_path / "a"
+    with whole_folder(path) as part:
+        (part / "mark").write_text("1")
+    with pytest.raises(InputError, match="--replace"), whole_folder(path):
+        pass
+    with pytest.raises(RuntimeError), whole_folder(path, replace=True, marker="mark"):
+        raise RuntimeError
+    assert (path / "mark").read_text() == "1"
+    with whole_folder(path, replace=True, marker="mark") as part:
+        (part / "mark").write_text("2")
+    assert (path / "mark").read_text() == "2" and not leftovers(tmp_path)
+    with pytest.raises(InputError, match="not made by this script"):
+        refuse_existing(path, True, "other")
+    (tmp_path / "empty").mkdir()
+    refuse_existing(tmp_path / "empty", False)
+
+
+def test_leftovers_of_a_killed_run_are_in_nobodys_way(tmp_path):
+    (tmp_path / ".part-a" / "deep").mkdir(parents=True)
+    with whole_folder(tmp_path / "a") as part:
+        assert not list(part.iterdir())
+
+
+@given(st.lists(st.integers(0, 10**6), unique=True))
+def test_natural_order_is_that_of_numbers(numbers):
+    names = [f"slice{n}.png" for n in numbers]
+    assert sorted(names, key=natural_key) == [f"slice{n}.png" for n in sorted(numbers)]
+
+
+def test_ctrl_c_in_the_middle_leaves_nothing_half_written(tmp_path):
+    cases = make_cases(tmp_path, cases=6, slices=60, size=160)
+    command = [sys.executable, str(ROOT / "preprocess" / "1_augment_cases.py"), "--cases", str(cases)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while not list(cases.glob("case01/.part-x_C/0005.png")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode != 0 and "Traceback" not in err and "Ctrl-C" in err
+    assert not leftovers(tmp_path)
+    for case in cases.iterdir():
+        made = {path.name for path in case.iterdir() if path.is_dir()} - {"x", "y"}
+        assert not made or len(made) == 70, "a case is augmented whole or not at all"
