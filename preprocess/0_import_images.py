@@ -54,18 +54,8 @@ from common.errors import InputError, SettingError, name_broken, summarise
 from common.files import natural_key, refuse_existing, remove, require_folder, whole_folder, write_json
 from common.parallel import ordered_map, progress
 from common.slices.cases import as_case_name, case_record
-from common.slices.images import (
-    PICTURES,
-    check_mask_values,
-    class_count,
-    cut,
-    encode_png,
-    fit_boxes,
-    read_picture,
-    stretch,
-    to_gray,
-    values_of,
-)
+from common.slices.images import PICTURES, cut, encode_png, fit_boxes, read_picture, stretch, to_gray
+from common.slices.masks import check_mask_values, class_count, values_of
 
 IMAGE_FOLDERS = ("x", "image", "images", "img", "imgs")
 MASK_FOLDERS = ("y", "mask", "masks", "label", "labels", "seg", "gt")

@@ -42,7 +42,7 @@ from common.errors import InputError, summarise
 from common.files import natural_key, refuse_existing, require_folder
 from common.parallel import ordered_map, progress
 from common.slices.cases import as_case_name, case_record, write_case
-from common.slices.images import cut, encode_png, fit_boxes, to_grey
+from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
 
 
 def main():
@@ -118,7 +118,7 @@ def import_pair(pair):
     record = case_record(
         "0_import_matrices.py", settings.SIZE, {"0001": entry}, settings.FIT, window=[float(low), float(high)]
     )
-    slice_file = encode_png(cut(to_grey(image, low, high, settings.BITS), box, settings.SIZE))
+    slice_file = encode_png(cut(window_to_gray(image, low, high, settings.BITS), box, settings.SIZE))
     mask_file = encode_png(cut(mask * np.uint8(255), box, settings.SIZE, cv2.INTER_NEAREST))
     write_case(Path(settings.CASES, case), settings.REPLACE, record, [(slice_file, mask_file)])
     return case

@@ -44,18 +44,9 @@ from common.errors import InputError, SettingError, summarise
 from common.files import natural_key, refuse_existing, whole_file, whole_folder
 from common.parallel import ordered_map, progress
 from common.slices.cases import find_cases, pair_up, read_case_record
-from common.slices.images import (
-    check_mask_values,
-    class_count,
-    contact_sheet,
-    draw_outlines,
-    encode_png,
-    read_mask,
-    read_pair,
-    read_slice,
-    to_classes,
-    values_of,
-)
+from common.slices.drawing import contact_sheet, draw_outlines
+from common.slices.images import encode_png, read_mask, read_pair, read_slice
+from common.slices.masks import check_mask_values, class_count, to_classes, values_of
 
 MADE_HERE = {"train.csv", "validation.csv", "test.csv", "data_check.png"}
 

@@ -171,7 +171,7 @@ def read_choice(folder):
 
     Returns:
         dict of files, list of Path of the .keras files to average; flips, a name of
-        `common.prediction.tiling.TRANSFORMS`; clean, arguments of `common.slices.postprocess.clean`.
+        `common.prediction.tiling.TRANSFORMS`; clean, arguments of `common.slices.masks.clean`.
     """
     path = Path(folder) / CHOICE
     choice = read_json(path) if path.is_file() else {"networks": [[".", "best_dice"]], "flips": "none", "clean": {}}

@@ -8,7 +8,8 @@ import numpy as np
 from common.errors import InputError, summarise
 from common.parallel import ordered_map, progress
 from common.slices.cases import UNKNOWN, common_preparation, read_list
-from common.slices.images import class_count, read_mask, read_pair, read_slice, values_of
+from common.slices.images import read_mask, read_pair, read_slice
+from common.slices.masks import class_count, values_of
 from common.slices.packed import Rows, open_rows, refuse_broken_shards
 from common.training.sets import SliceSet
 
