@@ -9,6 +9,7 @@ import pandas as pd
 from common.errors import InputError
 from common.files import natural_key, read_json, remove, whole_file, whole_folder, write_json
 from common.scripts import call
+from common.slices.lists import write_list
 from common.training.run_folder import model_file
 
 RECORD = "cross_validation.json"  # marks the folder of a cross-validation, and holds its settings
@@ -149,12 +150,6 @@ def list_of_set(packed):
     if not all(path.is_file() for path in (*x, *y)):
         return None
     return pd.DataFrame({"x": x, "y": y, "case": packed.case})
-
-
-def write_list(path, table):
-    """Write a list of slices with paths that do not depend on where it stands."""
-    with whole_file(path) as part:
-        table.assign(x=table["x"].map(Path.resolve), y=table["y"].map(Path.resolve)).to_csv(part, index=False)
 
 
 # --- the choice that predict.py finds

@@ -7,8 +7,9 @@ import numpy as np
 
 from common.errors import InputError, summarise
 from common.parallel import ordered_map, progress
-from common.slices.cases import UNKNOWN, common_preparation, read_list
+from common.slices.cases import UNKNOWN, common_preparation
 from common.slices.images import read_mask, read_pair, read_slice
+from common.slices.lists import read_list
 from common.slices.masks import class_count, values_of
 from common.slices.packed import Rows, open_rows, refuse_broken_shards
 from common.training.sets import SliceSet

@@ -20,8 +20,8 @@ from running import ROOT, assert_refused, leftovers, run_here, run_script
 
 from common.command_line import flags_of
 from common.errors import InputError
-from common.slices.cases import read_list, slice_identity
 from common.slices.images import read_picture
+from common.slices.lists import read_list, slice_identity
 from common.slices.masks import values_of
 from common.training.opening import open_set
 
