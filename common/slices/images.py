@@ -219,8 +219,6 @@ def stretch(image):
 
 # --- cutting to size
 
-FITS = ("resize", "crop", "pad", "tile")
-
 
 def fit_boxes(shape, size, fit, overlap=0):
     """Boxes of a picture that become slices.

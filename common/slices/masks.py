@@ -69,6 +69,23 @@ def class_count(values, where):
     return max(values)
 
 
+def map_values(mask, mapping):
+    """Map the values of a mask.
+
+    Args:
+        mask: (H, W) uint8 or uint16.
+        mapping: dict of a value to another one, 0..255; all other values become 0.
+
+    Returns:
+        (H, W) uint8.
+    """
+    table = np.zeros(np.iinfo(mask.dtype).max + 1, np.uint8)
+    for old, new in mapping.items():
+        if old < len(table):
+            table[old] = new
+    return table[mask]
+
+
 # --- class numbers
 
 
