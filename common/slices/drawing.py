@@ -70,6 +70,11 @@ def first_and_last(ranked, count):
     return ranked[:count] + [item for item in ranked[-count:] if item not in ranked[:count]]
 
 
+def evenly_spaced(items, count):
+    """Up to `count` of the items, evenly spaced from the first to the last."""
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, count).round().astype(int))] if items else []
+
+
 def contact_sheet(pictures, columns, side, captions=None):
     """Lay pictures out in a grid.
 

@@ -4,6 +4,8 @@ import functools
 import os
 from pathlib import Path
 
+import numpy as np
+
 from common.errors import InputError, summarise
 from common.files import whole_file
 
@@ -106,6 +108,17 @@ def pick_named(units, names, name_of, setting):
 def count_of_share(share, total):
     """Number of units in a share of them, at least one."""
     return max(1, round(share * total))
+
+
+def split_into_folds(units, count):
+    """Split units into runs of nearly the same length, one a fold.
+
+    Raises:
+        InputError: if there are fewer units than folds.
+    """
+    if len(units) < count:
+        raise InputError(f"FOLDS is {count}, but only {len(units)} cases are left to divide; take fewer folds")
+    return [[units[i] for i in run] for run in np.array_split(np.arange(len(units)), count)]
 
 
 def make_divisions(units, validation_sets):

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 
 from common.errors import InputError
-from common.slices.lists import count_of_share, make_divisions, pick_named, read_list, write_list
+from common.slices.lists import count_of_share, make_divisions, pick_named, read_list, split_into_folds, write_list
 
 
 def test_paths_of_a_list(tmp_path, monkeypatch):
@@ -32,4 +32,7 @@ def test_divisions():
     assert pick_named(units, ["b", "e"], str, "TEST_CASES") == (["b", "e"], ["a", "c", "d"])
     with pytest.raises(InputError, match="TEST_CASES: there is no case f, x; there are a, b, c, d, e"):
         pick_named(units, ["x", "a", "f"], str, "TEST_CASES")
+    assert split_into_folds(units, 2) == [["a", "b", "c"], ["d", "e"]]
+    with pytest.raises(InputError, match="only 5 cases are left"):
+        split_into_folds(units, 6)
     assert [count_of_share(0.2, total) for total in (1, 8, 10)] == [1, 2, 2]
