@@ -73,7 +73,8 @@ from common.files import read_json, refuse_existing, whole_file, write_json
 from common.jobs import Part, do_part
 from common.parallel import ordered_map
 from common.scores import SCORES
-from common.slices.images import contact_sheet, encode_png
+from common.slices.drawing import contact_sheet
+from common.slices.images import encode_png
 
 RECORD = "evaluation.json"
 SCORED = "scored.json"  # of a part

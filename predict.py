@@ -89,18 +89,9 @@ from common.prediction.ensemble import Ensemble
 from common.prediction.outputs import FullPictures
 from common.prediction.volume_networks import Options, find_volume_networks, predict_volumes
 from common.slices.cases import Slice, find_slices, read_case_record
-from common.slices.images import (
-    class_numbers,
-    draw_outlines,
-    encode_png,
-    from_classes,
-    paint,
-    read_picture,
-    stretch,
-    to_gray,
-    to_grey,
-)
-from common.slices.postprocess import clean
+from common.slices.drawing import draw_outlines, paint
+from common.slices.images import encode_png, read_picture, stretch, to_gray, window_to_gray
+from common.slices.masks import class_numbers, clean, from_classes
 from common.training.cross_validation import is_cross_validation, read_choice
 from common.training.run_folder import model_file
 from common.volumes.labels import CaseVolumes
@@ -303,7 +294,7 @@ def open_input(prepared):
         name = path.name[: -len(ending_of(path)) or None]
         return (
             slices,
-            lambda s: to_grey(values[entries[s.name]["index"]], *levels, 8),
+            lambda s: window_to_gray(values[entries[s.name]["index"]], *levels, 8),
             lambda s: (name, record),
         )
 

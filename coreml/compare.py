@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.scores import count_pixels, mean_dice, scores_of_counts
-from common.slices.images import class_numbers
+from common.slices.masks import class_numbers
 from coreml.convert import layer_of
 
 

@@ -44,28 +44,17 @@ UNMATCHED: Literal["stop", "skip", "empty"] = "stop"
 settings = apply_command_line(globals())
 
 import re
-from contextlib import ExitStack
+from functools import partial
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from common.errors import InputError, SettingError, name_broken, summarise
-from common.files import natural_key, refuse_existing, remove, require_folder, whole_folder, write_json
-from common.parallel import ordered_map, progress
-from common.slices.cases import as_case_name, case_record
-from common.slices.images import (
-    PICTURES,
-    check_mask_values,
-    class_count,
-    cut,
-    encode_png,
-    fit_boxes,
-    read_picture,
-    stretch,
-    to_gray,
-    values_of,
-)
+from common.errors import InputError, SettingError, name_broken
+from common.files import natural_key, require_folder
+from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, match_files, refuse_existing_cases
+from common.slices.images import PICTURES, cut, encode_png, fit_boxes, read_picture, stretch, to_gray
+from common.slices.masks import check_mask_values, class_count, map_values, values_of
 
 IMAGE_FOLDERS = ("x", "image", "images", "img", "imgs")
 MASK_FOLDERS = ("y", "mask", "masks", "label", "labels", "seg", "gt")
@@ -75,68 +64,36 @@ MASK_NAMES = ("{id}", "{id}_mask", "{id}-mask", "{id}_seg", "{id}_label", "{id}_
 class Source(NamedTuple):
     """A picture to import."""
 
-    case: str
     image: Path
-    mask: Path | None  # None gives a black mask
-
-
-class Cut(NamedTuple):
-    """A slice that was cut out of a picture."""
-
-    image: bytes  # PNG file
-    mask: bytes
-    record: dict  # its entry in case.json
+    mask: Path | None  # None: a black mask
+    image_name: str  # path from IMAGES
+    mask_name: str | None  # path from MASKS
 
 
 def main():
     check_settings()
     sources = match_sources()
-    cases = sorted({source.case for source in sources}, key=natural_key)
-    for case in cases:
-        refuse_existing(Path(settings.CASES, case), settings.REPLACE, marker="case.json")
+    cases = dict.fromkeys(case for case, _ in sources)
+    refuse_existing_cases(cases, settings.REPLACE)
     print(
         f"importing {len(sources)} pictures as {len(cases)} cases, {settings.FIT} to "
         f"{settings.SIZE}x{settings.SIZE}, into {settings.CASES}",
         flush=True,
     )
-
-    problems, values = [], set()
-    records = {case: {} for case in cases}
-    with ExitStack() as stack:  # no case folder appears before its last picture has been read
-        folders = {
-            case: stack.enter_context(whole_folder(Path(settings.CASES, case), settings.REPLACE, "case.json"))
-            for case in cases
-        }
-        for folder in folders.values():
-            (folder / "x").mkdir()
-            (folder / "y").mkdir()
-        imported = ordered_map(import_picture, sources, problems=problems)
-        for source, result in zip(sources, progress(imported, len(sources), "importing"), strict=True):
-            if result is None:
-                continue
-            cuts, values_here = result
-            values |= values_here
-            for cut_out in cuts:
-                name = f"{len(records[source.case]) + 1:04d}"
-                (folders[source.case] / "x" / f"{name}.png").write_bytes(cut_out.image)
-                (folders[source.case] / "y" / f"{name}.png").write_bytes(cut_out.mask)
-                records[source.case][name] = cut_out.record
-        classes = class_count(values, settings.MASKS)
-        for case, folder in folders.items():
-            if not records[case]:
-                remove(folder)
-                continue
-            record = case_record(
-                "0_import_images.py", settings.SIZE, records[case], settings.FIT, settings.STRETCH, settings.MASK_VALUES
-            )
-            write_json(folder / "case.json", record)
-    slices, filled = sum(map(len, records.values())), sum(map(bool, records.values()))
-    what = "class" if classes == 1 else "classes"
-    print(
-        f"wrote {slices} slices of {settings.SIZE}x{settings.SIZE}, {classes} {what}, in {filled} cases to "
-        f"{settings.CASES}"
+    fitting = {"fit": settings.FIT, "stretched": settings.STRETCH, "mask_values": settings.MASK_VALUES}
+    result = import_cases(
+        sources,
+        import_picture,
+        partial(CaseRecord, "0_import_images.py", settings.SIZE, **fitting),
+        settings.REPLACE,
+        check=lambda values: class_count(values, settings.MASKS),
     )
-    name_broken(problems, "pictures cannot be used", slices, settings.SKIP_BROKEN)
+    classes = class_count(result.values, settings.MASKS)
+    print(
+        f"wrote {result.slices} slices of {settings.SIZE}x{settings.SIZE}, {classes} "
+        f"{'class' if classes == 1 else 'classes'}, in {result.cases} cases to {settings.CASES}"
+    )
+    name_broken(result.problems, "pictures cannot be used", result.slices, settings.SKIP_BROKEN)
 
 
 def check_settings():
@@ -150,23 +107,19 @@ def check_settings():
 
 
 def match_sources():
-    """Pictures with their masks, in natural order.
+    """Pictures with their masks.
+
+    Returns:
+        list of (Path of the case folder, Source), in natural order.
 
     Raises:
         InputError: if there are none, or pictures and masks do not match.
     """
     image_root, image_name = root_and_name(settings.IMAGES, "IMAGES")
     mask_root, mask_name = root_and_name(settings.MASKS, "MASKS")
-    all_images = scan(image_root, image_name or "{id}", skip=MASK_FOLDERS, drop=IMAGE_FOLDERS)
+    images = find_pictures(image_root, image_name or "{id}", skip=MASK_FOLDERS, drop=IMAGE_FOLDERS)
     candidates = [mask_name] if mask_name else MASK_NAMES
-    found = [scan(mask_root, name, skip=IMAGE_FOLDERS, drop=MASK_FOLDERS) for name in candidates]
-    if image_root == mask_root:  # a mask is no image, and an image no mask of itself
-        images_alone = [without_files(all_images, masks) for masks in found]
-        found = [without_files(masks, images) for masks, images in zip(found, images_alone, strict=True)]
-    else:
-        images_alone = [all_images] * len(found)
-    best = max(range(len(found)), key=lambda i: len(found[i].keys() & images_alone[i].keys()))
-    images, masks = images_alone[best], found[best]
+    images, masks, fitting = choose_mask_name(images, mask_root, candidates, image_root == mask_root)
     if not images:
         raise InputError(
             f"IMAGES: no picture ({', '.join(PICTURES)}) fits {settings.IMAGES}; give --images their folder"
@@ -176,29 +129,25 @@ def match_sources():
             f"no mask in {settings.MASKS} fits a picture in {settings.IMAGES}; give --masks a name pattern such as "
             f'"{mask_root}/{{id}}_mask.png"'
         )
-    if not mask_name and candidates[best] != "{id}":
-        print(f"masks are named {candidates[best]}")
+    if not mask_name and fitting != "{id}":
+        print(f"masks are named {fitting}")
 
-    alone = [f"{path} has no picture in {settings.IMAGES}" for key, path in masks.items() if key not in images]
-    if settings.UNMATCHED == "stop":
-        alone += [f"{path} has no mask in {settings.MASKS}" for key, path in images.items() if key not in masks]
-    if alone:
-        raise InputError(summarise(alone, "files have no partner (--unmatched says what to do with pictures)"))
-    keys = [key for key in images if key in masks or settings.UNMATCHED == "empty"]
-    if left_out := len(images) - len(keys):
+    must_match = {key: path for key, path in images.items() if settings.UNMATCHED == "stop" or key in masks}
+    missing = f"mask in {settings.MASKS}", f"picture in {settings.IMAGES}"
+    match_files(must_match, masks, *missing, "files have no partner (--unmatched says what to do with pictures)")
+    used = images if settings.UNMATCHED == "empty" else must_match
+    if left_out := len(images) - len(used):
         print(f"{left_out} pictures without a mask are left out")
-
-    names = {}
-    for folder, name in keys:
-        case = case_name(folder, name)
-        if names.setdefault(case, (folder, name)[: 1 + (settings.CASE_FROM == "image")])[0] != folder:
-            raise InputError(f"subfolders {names[case][0]} and {folder} would both become {case}; rename one")
-    keys.sort(key=lambda key: (natural_key(case_name(*key)), natural_key(key[1])))
-    return [Source(case_name(*key), images[key], masks.get(key)) for key in keys]
+    sources = []
+    for key, case in name_cases(used).items():
+        image, mask = images[key], masks.get(key)
+        names = image.relative_to(image_root).as_posix(), mask and mask.relative_to(mask_root).as_posix()
+        sources.append((Path(settings.CASES, case), Source(image, mask, *names)))
+    return sources
 
 
 def root_and_name(setting, what):
-    """Split a setting into the folder to search and the name pattern, which is None where it is a folder only."""
+    """Split a setting into the folder to search and the name pattern, which is None if it is only a folder."""
     path = Path(setting)
     parts = path.parts
     first = next((i for i, part in enumerate(parts) if "{" in part), None)
@@ -209,13 +158,13 @@ def root_and_name(setting, what):
     return require_folder(Path(*parts[:first]), what), path.name
 
 
-def scan(root, name, skip, drop):
+def find_pictures(root, name, skip, drop):
     """Pictures under a folder whose name fits a pattern.
 
     Args:
         root: folder, searched with its subfolders.
         name: pattern with {id}; without an ending it fits all of them.
-        skip, drop: names of a last subfolder that are passed over, or that are no part of the case.
+        skip, drop: names of a last subfolder that is skipped, or that is not in the name of the case.
 
     Returns:
         dict of (subfolder, id) to Path.
@@ -242,25 +191,52 @@ def scan(root, name, skip, drop):
     return found
 
 
-def without_files(some, others):
-    files = set(others.values())
-    return {key: path for key, path in some.items() if path not in files}
+def choose_mask_name(images, mask_root, names, same_root):
+    """Find the name pattern of masks that fits most images.
+
+    Args:
+        images: of `find_pictures`.
+        mask_root: folder of the masks.
+        names: patterns.
+        same_root: whether it is also the folder of the images.
+
+    Returns:
+        images, without those that are masks; masks; and the pattern.
+    """
+    options = []
+    for name in names:
+        masks = find_pictures(mask_root, name, skip=IMAGE_FOLDERS, drop=MASK_FOLDERS)
+        not_images = set(masks.values()) if same_root else set()
+        options.append(({key: path for key, path in images.items() if path not in not_images}, masks, name))
+    return max(options, key=lambda option: len(option[0].keys() & option[1].keys()))
 
 
-def case_name(folder, name):
-    parts = [part for part in (folder, name if settings.CASE_FROM == "image" else "") if part]
-    return as_case_name("_".join(parts) or "case01")
+def name_cases(keys):
+    """Cases of pictures, in natural order.
+
+    Args:
+        keys: (subfolder, id) of each.
+
+    Returns:
+        dict of key to name of the case.
+
+    Raises:
+        InputError: if two subfolders would become one case.
+    """
+    of_image, cases, seen = settings.CASE_FROM == "image", {}, {}
+    for folder, name in keys:
+        parts = [part for part in (folder, name if of_image else "") if part]
+        case = cases[folder, name] = as_case_name("_".join(parts) or "case01")
+        if seen.setdefault(case, folder) != folder:
+            raise InputError(f"subfolders {seen[case]} and {folder} would both become {case}; rename one")
+    return dict(sorted(cases.items(), key=lambda item: (natural_key(item[1]), item[1], natural_key(item[0][1]))))
 
 
 # --- one picture
 
 
 def import_picture(source):
-    """Read a picture with its mask and cut it to size.
-
-    Returns:
-        list of Cut, and the set of values in its mask.
-    """
+    """Read a picture with its mask and cut it to size; Imported."""
     image = to_gray(read_picture(source.image))
     mask = np.zeros(image.shape, np.uint8) if source.mask is None else prepare_mask(source.mask)
     if mask.shape != image.shape:
@@ -268,17 +244,12 @@ def import_picture(source):
         raise InputError(f"{source.image} and {source.mask} differ in size: {sizes}")
     if settings.STRETCH:
         image = stretch(image)
-    cuts = []
+    slices = []
     for box in fit_boxes(image.shape, settings.SIZE, settings.FIT, settings.TILE_OVERLAP):
-        record = {
-            "image": str(source.image.relative_to(root_and_name(settings.IMAGES, "IMAGES")[0]).as_posix()),
-            "mask": source.mask and str(source.mask.relative_to(root_and_name(settings.MASKS, "MASKS")[0]).as_posix()),
-            "image_size": list(image.shape),
-            "box": box,
-        }
+        entry = {"image": source.image_name, "mask": source.mask_name, "image_size": list(image.shape), "box": box}
         image_cut, mask_cut = cut(image, box, settings.SIZE), cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
-        cuts.append(Cut(encode_png(image_cut), encode_png(mask_cut), record))
-    return cuts, values_of(mask)
+        slices.append((encode_png(image_cut), encode_png(mask_cut), entry))
+    return Imported(slices, values=values_of(mask))
 
 
 def prepare_mask(path):
@@ -297,12 +268,9 @@ def prepare_mask(path):
         return np.where(mask > settings.MASK_THRESHOLD, 255, 0).astype(np.uint8)
     values = values_of(mask)
     if settings.MASK_VALUES is not None:
-        mapping = {0: 0} | {int(key): int(value) for key, value in settings.MASK_VALUES.items()}
-        if unknown := sorted(values - mapping.keys()):
+        if unknown := sorted(values - {0, *settings.MASK_VALUES}):
             raise InputError(f"{path} has the values {unknown[:8]}, which MASK_VALUES does not map")
-        table = np.zeros(65536, np.uint8)
-        table[list(mapping)] = list(mapping.values())
-        return table[mask]
+        return map_values(mask, settings.MASK_VALUES)
     check_mask_values(values, path)
     return mask.astype(np.uint8)
 

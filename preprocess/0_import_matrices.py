@@ -34,74 +34,81 @@ SMALLEST: PositiveInt = 5
 
 settings = apply_command_line(globals())
 
+from functools import partial
+
 import cv2
 import numpy as np
 import pandas as pd
 
 from common.errors import InputError, summarise
-from common.files import natural_key, refuse_existing, require_folder
-from common.parallel import ordered_map, progress
-from common.slices.cases import as_case_name, case_record, write_case
-from common.slices.images import cut, encode_png, fit_boxes, to_grey
+from common.files import natural_key, require_folder
+from common.slices.cases import (
+    CaseRecord,
+    Imported,
+    as_case_name,
+    import_cases,
+    refuse_existing_cases,
+    without_partner,
+)
+from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
+from common.slices.masks import clean
 
 
 def main():
     pairs = match_pairs()
-    for case, _, _ in pairs:
-        refuse_existing(Path(settings.CASES, case), settings.REPLACE, "case.json")
+    refuse_existing_cases([case for case, _ in pairs], settings.REPLACE)
     print(
-        (f"importing {len(pairs)} slices, {settings.FIT} to {settings.SIZE}x{settings.SIZE}, into {settings.CASES}"),
+        f"importing {len(pairs)} slices, {settings.FIT} to {settings.SIZE}x{settings.SIZE}, into {settings.CASES}",
         flush=True,
     )
-    problems = []
-    written = ordered_map(import_pair, pairs, problems=problems)
-    count = sum(done is not None for done in progress(written, len(pairs), "importing"))
-    if problems:
-        print(summarise(problems, "pairs do not fit and were left out"))
-    if not count:
+    make_record = partial(CaseRecord, "0_import_matrices.py", settings.SIZE, fit=settings.FIT)
+    result = import_cases(pairs, import_pair, make_record, settings.REPLACE)
+    if result.problems:
+        print(summarise(result.problems, "pairs do not fit and were left out"))
+    if not result.slices:
         raise InputError(f"no slice of {settings.IMAGES} could be used")
-    print(f"wrote {count} slices of {settings.SIZE}x{settings.SIZE}, each a case, to {settings.CASES}")
+    print(f"wrote {result.slices} slices of {settings.SIZE}x{settings.SIZE}, each a case, to {settings.CASES}")
 
 
 def match_pairs():
-    """Pairs of files by name, in natural order, as (case, image, mask); files without a partner are named.
+    """Pairs of files by name; prints which files have no partner.
+
+    Returns:
+        list of (Path of the case folder, (Path of the image, Path of the mask)), in natural order.
 
     Raises:
         InputError: if no file has a partner, or two names would become one case.
     """
-    images, masks = (
-        {
-            path.name: path
-            for path in require_folder(folder, setting).iterdir()
-            if path.is_file() and path.name[0] != "."
-        }
-        for folder, setting in ((settings.IMAGES, "IMAGES"), (settings.MASKS, "MASKS"))
-    )
-    names = sorted(images.keys() & masks.keys(), key=natural_key)
-    if not names:
+    images, masks = files_of(settings.IMAGES, "IMAGES"), files_of(settings.MASKS, "MASKS")
+    if not images.keys() & masks.keys():
         raise InputError(f"no file in {settings.IMAGES} has the name of one in {settings.MASKS}")
-    alone = [f"{images.get(name) or masks[name]} has no partner" for name in sorted(images.keys() ^ masks.keys())]
-    if alone:
+    if alone := without_partner(images, masks, "partner") + without_partner(masks, images, "partner"):
         print(summarise(alone, "files were left out"))
     cases = {}
-    for name in names:
+    for name in sorted(images.keys() & masks.keys(), key=natural_key):
         case = as_case_name(name.removesuffix(".csv").removesuffix(".txt"))
         if case in cases:
             raise InputError(f"{cases[case]} and {name} would become the same case; rename one")
         cases[case] = name
-    return [(case, images[name], masks[name]) for case, name in cases.items()]
+    return [(Path(settings.CASES, case), (images[name], masks[name])) for case, name in cases.items()]
+
+
+def files_of(folder, setting):
+    """Files of a folder that a setting names, in natural order: dict of name to Path."""
+    files = [path for path in require_folder(folder, setting).iterdir() if path.is_file() and path.name[0] != "."]
+    return {path.name: path for path in sorted(files, key=lambda path: natural_key(path.name))}
 
 
 def import_pair(pair):
-    """Write the case folder of a pair.
+    """Read a slice with its mask and cut both to size.
 
     Returns:
-        its name.
+        Imported.
 
     Raises:
         InputError: if the pair does not fit.
     """
-    case, image_path, mask_path = pair
+    image_path, mask_path = pair
     image, mask = read_matrix(image_path), read_matrix(mask_path)
     if image.shape != mask.shape:
         sizes = "{1}x{0} and {3}x{2}".format(*image.shape, *mask.shape)
@@ -112,16 +119,12 @@ def import_pair(pair):
     low, high = settings.WINDOW or (image.min(), image.max())
     if not low < high:
         raise InputError(f"{image_path} holds the value {low:g} only")
-    mask = without_specks(mask.astype(np.uint8))
+    mask = clean(mask.astype(np.uint8), smallest=settings.SMALLEST)
     (box,) = fit_boxes(image.shape, settings.SIZE, settings.FIT)
     entry = {"image": image_path.name, "mask": mask_path.name, "image_size": list(image.shape), "box": list(box)}
-    record = case_record(
-        "0_import_matrices.py", settings.SIZE, {"0001": entry}, settings.FIT, window=[float(low), float(high)]
-    )
-    slice_file = encode_png(cut(to_grey(image, low, high, settings.BITS), box, settings.SIZE))
+    image_file = encode_png(cut(window_to_gray(image, low, high, settings.BITS), box, settings.SIZE))
     mask_file = encode_png(cut(mask * np.uint8(255), box, settings.SIZE, cv2.INTER_NEAREST))
-    write_case(Path(settings.CASES, case), settings.REPLACE, record, [(slice_file, mask_file)])
-    return case
+    return Imported([(image_file, mask_file, entry)], {"window": [float(low), float(high)]})
 
 
 def read_matrix(path):
@@ -138,14 +141,6 @@ def read_matrix(path):
         row, column = np.argwhere(~np.isfinite(matrix))[0] + 1
         raise InputError(f"{path} has no number in row {row}, column {column}; a row may be short")
     return matrix
-
-
-def without_specks(mask):
-    """A mask of 0 and 1 without parts of fewer than SMALLEST pixels, which may touch at corners."""
-    _, parts, statistics, _ = cv2.connectedComponentsWithStats(mask, connectivity=8)
-    keep = statistics[:, cv2.CC_STAT_AREA] >= settings.SMALLEST
-    keep[0] = False
-    return keep[parts].astype(np.uint8)
 
 
 if __name__ == "__main__":

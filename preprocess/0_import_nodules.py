@@ -44,7 +44,7 @@ from common.errors import InputError, SettingError, name_broken
 from common.files import refuse_existing, require_folder
 from common.parallel import ordered_map, progress
 from common.slices.cases import as_case_name, case_record, write_case
-from common.slices.images import cut, encode_png, fit_boxes, to_grey
+from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
 from common.volumes import lungs
 from common.volumes.grids import Geometry
 from common.volumes.nodules import discs, no_annotations, read_annotations
@@ -140,7 +140,7 @@ def import_scan(path, nodules, case):
 def make_slice(hu, mask):
     """A slice and its mask as PNG files, and the box that they were cut from."""
     (box,) = fit_boxes(hu.shape, settings.SIZE, "resize")
-    grey = to_grey(hu, *settings.WINDOW, 8)
+    grey = window_to_gray(hu, *settings.WINDOW, 8)
     if settings.LUNGS:
         inside = lungs.WAYS[settings.LUNGS](np.asarray(hu, np.float32))
         grey = np.where(inside | (mask > 0), grey, 0).astype(np.uint8)  # a nodule at the wall stays

@@ -63,7 +63,7 @@ from common.errors import InputError, SettingError, name_broken
 from common.files import refuse_existing
 from common.parallel import ordered_map, progress
 from common.slices.cases import as_case_name, case_record, write_case
-from common.slices.images import cut, encode_png, fit_boxes, to_grey
+from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
 from common.volumes.grids import Geometry, onto_grid
 from common.volumes.reading import (
     find_volumes,
@@ -188,7 +188,7 @@ def import_volume(path, label_path, case, classes):
     def make(i):
         mask = np.ascontiguousarray(masks[i])
         mask = cv2.compare(mask, 0, cv2.CMP_GT) if classes == 1 else mask
-        picture = cut(to_grey(pictures[i], *levels, settings.BITS), box, settings.SIZE)
+        picture = cut(window_to_gray(pictures[i], *levels, settings.BITS), box, settings.SIZE)
         return encode_png(picture), encode_png(cut(mask, box, settings.SIZE, cv2.INTER_NEAREST))
 
     slices = {f"{number:04d}": slice_entry(pictures.shape[1:], i, box) for number, i in enumerate(wanted, 1)}

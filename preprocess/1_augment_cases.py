@@ -59,39 +59,32 @@ from common.jobs import Part
 from common.parallel import ordered_map, progress
 from common.slices.cases import find_cases, pair_up
 from common.slices.images import encode_png, read_pair
+from common.slices.variants import image_folder, make_filters, make_shapes, mask_folder, trim
 
 RECORD = "augmented.json"
 
 
 def main():
-    shapes, filters = (
-        choose(settings.SHAPES, make_shapes(), "SHAPES"),
-        choose(settings.FILTERS, make_filters(), "FILTERS"),
-    )
+    filters, shapes = chosen_filters(), chosen_shapes()
     part = Part.read(settings.PART)
     cases = part.share(find_cases(settings.CASES))
     if not cases:
         print(f"nothing to do in part {part}: {settings.CASES} has fewer cases")
         return
-    folders = [*(f"x_{f}{suffix(s)}" for f in filters for s in shapes), *(f"y_O{suffix(s)}" for s in shapes)]
+    folders = [*(image_folder(letter, shape) for letter in filters for shape in shapes), *map(mask_folder, shapes)]
     for case in cases:
         refuse_foreign_folders(case, folders)
     slices = [(case, *pair) for case in cases for pair in pair_up(case / "x", case / "y", case)]
-    problems = []
-    for _ in ordered_map(lambda task: check_slice(*task[2:]), slices, settings.WORKERS, problems):
-        pass
-    if problems:
-        raise InputError(summarise(problems, "files cannot be used"))
+    check_slices(slices)
     print(
         f"augmenting {len(slices)} slices of {len(cases)} cases: {len(filters)} filters x {len(shapes)} shapes",
         flush=True,
     )
-
     try:
         for case in cases:
             for folder in folders:
-                remove(part_of(case, folder))
-                part_of(case, folder).mkdir()
+                remove(unfinished(case, folder))
+                unfinished(case, folder).mkdir()
         last_of_case = {case: i for i, (case, *_) in enumerate(slices)}
         augmented = ordered_map(partial(augment_slice, filters=filters, shapes=shapes), slices, settings.WORKERS)
         for i, case in enumerate(progress(augmented, len(slices), "augmenting")):
@@ -100,9 +93,56 @@ def main():
     finally:
         for case in cases:
             for folder in folders:
-                remove(part_of(case, folder))
+                remove(unfinished(case, folder))
     files = len(slices) * len(folders)
     print(f"wrote {len(folders)} folders in each of {len(cases)} cases, {files} files, to {settings.CASES}")
+
+
+def chosen_filters():
+    """dict of letter to filter, those in FILTERS; a leading underscore is as good as none."""
+    filters = make_filters(settings.DENOISE, settings.BILATERAL, settings.CLAHE_LIMIT, settings.LEVELS)
+    return {name: filters[name] for name in (name.removeprefix("_") for name in settings.FILTERS)}
+
+
+def chosen_shapes():
+    """dict of name to deformation, those in SHAPES; a leading underscore is as good as none."""
+    amounts = settings.STRETCH, settings.TRAPEZOID, settings.SHEAR, settings.ROTATION, settings.PART_MARGIN
+    shapes = make_shapes(*amounts)
+    return {name: shapes[name] for name in (name.removeprefix("_") for name in settings.SHAPES)}
+
+
+def refuse_foreign_folders(case, folders):
+    made = folders_made(case)
+    foreign = [folder for folder in folders if (case / folder).exists() and folder not in made]
+    if foreign:
+        raise InputError(f"{case / foreign[0]} exists and was not made by this script; move or remove it")
+
+
+def folders_made(case):
+    """Folders that an earlier run made in a case."""
+    record = case / RECORD
+    return read_json(record)["folders"] if record.exists() else []
+
+
+def check_slices(slices):
+    """Raise InputError if slices or masks cannot be read, or are too small for PART_MARGIN or TRIM."""
+
+    def check(task):
+        _, _, image_path, mask_path = task
+        side = len(read_pair(image_path, mask_path)[0])
+        if side < 2 * settings.PART_MARGIN + 2 or abs(settings.TRIM) >= side / 2:
+            raise InputError(f"{image_path} is {side} pixels a side, too small for PART_MARGIN or TRIM")
+
+    problems = []
+    for _ in ordered_map(check, slices, settings.WORKERS, problems):
+        pass
+    if problems:
+        raise InputError(summarise(problems, "files cannot be used"))
+
+
+def unfinished(case, folder):
+    """Folder that is being filled, until `publish` gives it its name."""
+    return case / f".part-{folder}"
 
 
 def augment_slice(task, filters, shapes):
@@ -116,175 +156,19 @@ def augment_slice(task, filters, shapes):
         The case folder.
     """
     case, name, image_path, mask_path = task
-    image, mask = (trim(picture) for picture in read_pair(image_path, mask_path))
+    image, mask = (trim(pixels, settings.TRIM) for pixels in read_pair(image_path, mask_path))
     for letter, function in filters.items():
         filtered = function(image)
         for shape, deform in shapes.items():
             data = encode_png(deform(filtered, smooth=True))
-            (part_of(case, f"x_{letter}{suffix(shape)}") / f"{name}.png").write_bytes(data)
+            (unfinished(case, image_folder(letter, shape)) / f"{name}.png").write_bytes(data)
     one_class = np.isin(mask, (0, 255)).all()
     for shape, deform in shapes.items():
         deformed = deform(mask, smooth=one_class)  # class numbers must not be mixed
         if one_class:
             deformed = cv2.threshold(deformed, 127, 255, cv2.THRESH_BINARY)[1]
-        (part_of(case, f"y_O{suffix(shape)}") / f"{name}.png").write_bytes(encode_png(deformed))
+        (unfinished(case, mask_folder(shape)) / f"{name}.png").write_bytes(encode_png(deformed))
     return case
-
-
-# --- filters
-
-
-def make_filters():
-    """dict of letter to filter: (H, H) uint8 or uint16 to the same."""
-    return {"O": lambda image: image, "A": denoise, "B": smooth_three_times, "C": equalise, "D": posterise}
-
-
-def denoise(image):
-    """Non-local means (Buades et al., doi 10.5201/ipol.2011.bcm_nlm), template window 7, search window 21."""
-    if image.dtype == np.uint8:
-        return cv2.fastNlMeansDenoising(image, None, settings.DENOISE, 7, 21)
-    return cv2.fastNlMeansDenoising(image, [settings.DENOISE * 257], None, 7, 21, cv2.NORM_L1)
-
-
-def smooth_three_times(image):
-    for _ in range(3):
-        image = bilateral(image, -1, *settings.BILATERAL)
-    return image
-
-
-def equalise(image):
-    """Contrast-limited adaptive histogram equalisation.
-
-    16 bits get the change that their upper 8 bits get: with 65,536 bins, more than a tile has pixels, no limit works.
-    """
-    clahe = cv2.createCLAHE(settings.CLAHE_LIMIT, (4, 4))
-    if image.dtype == np.uint8:
-        return clahe.apply(image)
-    upper = (image >> 8).astype(np.uint8)
-    change = clahe.apply(upper).astype(np.int32) - upper
-    return (image + 257 * change).clip(0, 65535).astype(np.uint16)
-
-
-def posterise(image):
-    """Smooth, then round down to LEVELS grey levels that are spread over the full range."""
-    top = np.iinfo(image.dtype).max
-    level = bilateral(image, 10, 10, 10).astype(np.uint32) * settings.LEVELS // (top + 1)
-    return (level * top // (settings.LEVELS - 1)).astype(image.dtype)
-
-
-def bilateral(image, diameter, sigma_colour, sigma_space):
-    if image.dtype == np.uint8:
-        return cv2.bilateralFilter(image, diameter, sigma_colour, sigma_space)
-    smoothed = cv2.bilateralFilter(image.astype(np.float32), diameter, sigma_colour * 257, sigma_space)
-    return np.rint(smoothed).clip(0, 65535).astype(np.uint16)
-
-
-def trim(picture):
-    if not settings.TRIM:
-        return picture
-    picture = picture.copy()
-    sides = picture if settings.TRIM > 0 else picture.T
-    sides[: abs(settings.TRIM)] = 0
-    sides[-abs(settings.TRIM) :] = 0
-    return picture
-
-
-# --- shapes
-
-
-def make_shapes():
-    """dict of suffix to deformation: ((H, H), smooth) to the same; black outside; smooth=False: nearest neighbour."""
-    shapes = {"": lambda picture, smooth: picture, "HT": stretch_height, "WD": stretch_width}
-    shapes |= {
-        "DKP": partial(warp, left_bottom=-settings.TRAPEZOID, right_bottom=settings.TRAPEZOID),
-        "DKM": partial(warp, left_top=-settings.TRAPEZOID, right_top=settings.TRAPEZOID),
-        "HSR": partial(warp, left_bottom=-settings.SHEAR, right_top=settings.SHEAR),
-        "HSL": partial(warp, left_top=-settings.SHEAR, right_bottom=settings.SHEAR),
-        "RTP": partial(rotate, degrees=settings.ROTATION),
-        "RTM": partial(rotate, degrees=-settings.ROTATION),
-    }
-    return shapes | {f"CP{i}": partial(keep_part, index=i) for i in range(5)}
-
-
-def stretch_height(picture, smooth):
-    size = len(picture)
-    ends = int(size * settings.STRETCH)
-    interpolation = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST
-    return cv2.resize(picture, (size, size + 2 * ends), interpolation=interpolation)[ends : ends + size]
-
-
-def stretch_width(picture, smooth):
-    size = len(picture)
-    ends = int(size * settings.STRETCH)
-    interpolation = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST
-    return cv2.resize(picture, (size + 2 * ends, size), interpolation=interpolation)[:, ends : ends + size]
-
-
-def warp(picture, smooth, left_top=0, right_top=0, left_bottom=0, right_bottom=0):
-    """Perspective warp that moves corners sideways by shares of the size, rounded down to pixels."""
-    size = len(picture)
-    corners = np.float32([[0, 0], [size, 0], [0, size], [size, size]])
-    moved = corners.copy()
-    moved[:, 0] += [int(size * share) for share in (left_top, right_top, left_bottom, right_bottom)]
-    matrix = cv2.getPerspectiveTransform(corners, moved)
-    return cv2.warpPerspective(picture, matrix, (size, size), flags=cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST)
-
-
-def rotate(picture, smooth, degrees):
-    size = len(picture)
-    matrix = cv2.getRotationMatrix2D((size / 2, size / 2), degrees, 1)
-    return cv2.warpAffine(picture, matrix, (size, size), flags=cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST)
-
-
-def keep_part(picture, smooth, index):
-    """Keep a square of half the size at its place: the centre, then top left, top right, bottom left, bottom right."""
-    size = len(picture)
-    side, near, far = size // 2, settings.PART_MARGIN, size - settings.PART_MARGIN - size // 2
-    top, left = [(size // 4, size // 4), (near, near), (near, far), (far, near), (far, far)][index]
-    part = np.zeros_like(picture)
-    part[top : top + side, left : left + side] = picture[top : top + side, left : left + side]
-    return part
-
-
-# --- folders and checks
-
-
-def choose(names, functions, setting):
-    """Functions of the names in a setting; a leading underscore is as good as none."""
-    names = [str(name).removeprefix("_") for name in names]
-    unknown = [name for name in names if name not in functions]
-    if unknown or not names:
-        wrong = f"{setting} has {unknown[0]!r}" if unknown else f"{setting} is empty"
-        raise InputError(f"{wrong}; choose from {', '.join(map(repr, functions))}")
-    return {name: functions[name] for name in names}
-
-
-def check_slice(image_path, mask_path):
-    image, _ = read_pair(image_path, mask_path)
-    if len(image) < 2 * settings.PART_MARGIN + 2 or abs(settings.TRIM) >= len(image) / 2:
-        raise InputError(f"{image_path} is {len(image)} pixels a side, too small for PART_MARGIN or TRIM")
-
-
-def suffix(shape):
-    return f"_{shape}" if shape else ""
-
-
-def part_of(case, folder):
-    """Folder that is being filled, until `publish` gives it its name."""
-    return case / f".part-{folder}"
-
-
-def folders_made(case):
-    """Folders that an earlier run made in a case."""
-    record = case / RECORD
-    return read_json(record)["folders"] if record.exists() else []
-
-
-def refuse_foreign_folders(case, folders):
-    made = folders_made(case)
-    foreign = [folder for folder in folders if (case / folder).exists() and folder not in made]
-    if foreign:
-        raise InputError(f"{case / foreign[0]} exists and was not made by this script; move or remove it")
 
 
 def publish(case, folders):
@@ -295,7 +179,7 @@ def publish(case, folders):
     for folder in {*made, *folders}:
         remove(case / folder)
     for folder in folders:
-        part_of(case, folder).rename(case / folder)
+        unfinished(case, folder).rename(case / folder)
     write_json(case / RECORD, {"folders": sorted(folders)})
 
 

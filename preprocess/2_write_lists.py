@@ -33,7 +33,6 @@ VARIANTS = True  # False to leave the variants of step 1 out of the training lis
 
 settings = apply_command_line(globals())
 
-import os
 import shutil
 from typing import NamedTuple
 
@@ -44,18 +43,11 @@ from common.errors import InputError, SettingError, summarise
 from common.files import natural_key, refuse_existing, whole_file, whole_folder
 from common.parallel import ordered_map, progress
 from common.slices.cases import find_cases, pair_up, read_case_record
-from common.slices.images import (
-    check_mask_values,
-    class_count,
-    contact_sheet,
-    draw_outlines,
-    encode_png,
-    read_mask,
-    read_pair,
-    read_slice,
-    to_classes,
-    values_of,
-)
+from common.slices.drawing import contact_sheet, draw_outlines, evenly_spaced
+from common.slices.images import encode_png, read_mask, read_pair, read_slice
+from common.slices.lists import count_of_share, make_divisions, pick_named, split_into_folds, write_list
+from common.slices.masks import check_mask_values, class_count, to_classes, values_of
+from common.slices.variants import find_variants
 
 MADE_HERE = {"train.csv", "validation.csv", "test.csv", "data_check.png"}
 
@@ -96,9 +88,8 @@ def main():
         if settings.COPY_TO:
             copy_pairs(Path(settings.COPY_TO, folder), lists, variants)
     what = "one class" if classes == 1 else f"{classes} classes"
-    size, bits = slices[0].size, slices[0].bits
-    lists = sum(map(len, divisions.values()))
-    print(f"wrote {lists} lists of {size}x{size} {bits}-bit slices, {what}, and data_check.png to {settings.LISTS}")
+    size, bits, count = slices[0].size, slices[0].bits, sum(map(len, divisions.values()))
+    print(f"wrote {count} lists of {size}x{size} {bits}-bit slices, {what}, and data_check.png to {settings.LISTS}")
 
 
 def check_settings():
@@ -162,25 +153,6 @@ def check_slice(pair):
     return Checked(case, name, x, y, group, len(image), 8 * image.itemsize, values, float((mask > 0).mean()))
 
 
-def find_variants(case):
-    """Folder names (x, y) of the variants that step 1 made of a case.
-
-    Raises:
-        InputError: if a folder of images has none of masks, or the files in it are not those of x.
-    """
-    names = {path.stem for path in (case / "x").iterdir()}
-    variants = []
-    for folder in sorted(path.name for path in case.glob("x_*") if path.is_dir()):
-        shape = folder.split("_", 2)[2:]
-        masks = "_".join(["y_O", *shape])
-        if not (case / masks).is_dir():
-            raise InputError(f"{case / folder} has no masks in {masks}; run 1_augment_cases.py again")
-        if {path.stem for path in (case / folder).iterdir()} != names:
-            raise InputError(f"{case / folder} and {case / 'x'} hold other slices; run 1_augment_cases.py again")
-        variants.append((folder, masks))
-    return variants
-
-
 # --- dividing
 
 
@@ -191,56 +163,46 @@ def divide(slices):
         dict of subfolder ("" or "fold1" and so on) to a dict of list name to list of Checked.
 
     Raises:
-        InputError: if there are too few cases, or a named case is not there.
+        InputError: if there are too few cases, or a named case does not exist.
     """
-    by_case = {}
+    by_case, by_group = {}, {}
     for s in slices:
         by_case.setdefault(s.case.name, []).append(s)
+        by_group.setdefault(s.group, []).append(s)
     if len(by_case) > 1:
-        units = list(by_case.values())
+        units = [tuple(members) for members in by_case.values()]
         np.random.default_rng(settings.SEED).shuffle(units)
-    else:  # one case: its pictures, in their order, so that each list gets a run of neighbours
-        by_group = {}
-        for s in slices:
-            by_group.setdefault(s.group, []).append(s)
-        units = list(by_group.values())
-        if settings.TEST_CASES or settings.VALIDATION_CASES:
-            raise InputError(f"TEST_CASES and VALIDATION_CASES name cases, and {settings.CASES} holds only one")
+    elif settings.TEST_CASES or settings.VALIDATION_CASES:
+        raise InputError(f"TEST_CASES and VALIDATION_CASES name cases, and {settings.CASES} holds only one")
+    else:  # one case: its pictures, in their order, so that each list gets a run of neighbors
+        units = [tuple(members) for members in by_group.values()]
 
-    test, units = take(units, settings.TEST_SHARE, settings.TEST_CASES, "TEST")
-    if not settings.FOLDS:
-        validation, units = take(
-            units, settings.VALIDATION_SHARE, settings.VALIDATION_CASES, "VALIDATION", len(test) + len(units)
-        )
-        if not units:
-            raise InputError(f"nothing is left to train on: {settings.CASES} holds {len(by_case)} cases")
-        return {"": lists_of(units, validation, test)}
-    if len(units) < settings.FOLDS:
-        raise InputError(f"FOLDS is {settings.FOLDS}, but only {len(units)} cases are left to divide; take fewer folds")
-    folds = [[units[i] for i in chosen] for chosen in np.array_split(np.arange(len(units)), settings.FOLDS)]
-    return {
-        f"fold{k + 1}": lists_of([unit for i, fold in enumerate(folds) if i != k for unit in fold], folds[k], test)
-        for k in range(settings.FOLDS)
-    }
+    test, rest = take(units, settings.TEST_SHARE, settings.TEST_CASES, "TEST", len(units))
+    if settings.FOLDS:
+        validation_sets = split_into_folds(rest, settings.FOLDS)
+    else:
+        validation, _ = take(rest, settings.VALIDATION_SHARE, settings.VALIDATION_CASES, "VALIDATION", len(units))
+        validation_sets = [validation]
+    divisions = make_divisions(rest, validation_sets)
+    if not all(train for train, _ in divisions.values()):
+        raise InputError(f"nothing is left to train on: {settings.CASES} holds {len(by_case)} cases")
+    return {folder: lists_of(*sets, test) for folder, sets in divisions.items()}
 
 
-def take(units, share, names, what, total=None):
-    """Split units into those that are named, or a share of `total` of them (at least one), and the rest."""
+def take(units, share, names, setting, total):
+    """Split units into those that are named, or a share of `total` of them, and the rest."""
     if names:
-        unknown = set(names) - {unit[0].case.name for unit in units}
-        if unknown:
-            raise InputError(f"{what}_CASES: {', '.join(sorted(unknown))} is not (or no longer) among the cases")
-        chosen = [unit for unit in units if unit[0].case.name in names]
-        return chosen, [unit for unit in units if unit[0].case.name not in names]
+        return pick_named(units, names, lambda unit: unit[0].case.name, f"{setting}_CASES")
     if not share:
         return [], units
-    count = max(1, round(share * (total or len(units))))
+    count = count_of_share(share, total)
     if count >= len(units):
-        raise InputError(f"{what}_SHARE takes {count} of {len(units)}; too few cases: add some, or set it to 0")
+        raise InputError(f"{setting}_SHARE takes {count} of {len(units)}; too few cases: add some, or set it to 0")
     return units[-count:], units[:-count]
 
 
 def lists_of(train, validation, test):
+    """dict of list name to list of Checked, in natural order, without empty lists."""
     named = {"train": train, "validation": validation, "test": test}
     lists = {name: [s for unit in units for s in unit] for name, units in named.items() if units}
     return {name: sorted(members, key=lambda s: natural_key(s.x)) for name, members in lists.items()}
@@ -263,10 +225,19 @@ def list_rows(members, variants):
     return rows
 
 
-def write_list(path, rows, place):
-    """Write a list with paths relative to the folder where it will be read."""
-    relative = [(*(Path(os.path.relpath(file, place)).as_posix() for file in (x, y)), case) for x, y, case in rows]
-    pd.DataFrame(relative, columns=["x", "y", "case"]).to_csv(path, index=False)
+def data_check(slices, classes, count=30, side=200):
+    """Contact sheet of slices from all over the set, most with a mask, with the outlines drawn.
+
+    Returns:
+        (rows * side, columns * side, 3) uint8, RGB.
+    """
+    filled = [s for s in slices if s.foreground] or slices
+    empty = [s for s in slices if not s.foreground]
+    chosen = evenly_spaced(filled, count - min(len(empty), count // 6)) + evenly_spaced(empty, count // 6)
+    chosen.sort(key=lambda s: natural_key(s.x))
+    pictures = [draw_outlines(read_slice(s.x), to_classes(read_mask(s.y), classes)) for s in chosen]
+    captions = [f"{s.case.name} {s.name}" for s in chosen]
+    return contact_sheet(pictures, min(6, len(pictures)), side, captions)
 
 
 def print_table(folder, lists, variants):
@@ -285,26 +256,6 @@ def print_table(folder, lists, variants):
     for name in ("train", "validation"):
         if name in lists and not any(s.foreground for s in lists[name]):
             print(f"note: every mask in {name} is empty")
-
-
-def data_check(slices, classes, count=30, side=200):
-    """Contact sheet of slices from all over the set, most with a mask, with the outlines drawn.
-
-    Returns:
-        (rows * side, columns * side, 3) uint8, RGB.
-    """
-    filled = [s for s in slices if s.foreground] or slices
-    empty = [s for s in slices if not s.foreground]
-    chosen = spread(filled, count - min(len(empty), count // 6)) + spread(empty, count // 6)
-    chosen.sort(key=lambda s: natural_key(s.x))
-    pictures = [draw_outlines(read_slice(s.x), to_classes(read_mask(s.y), classes)) for s in chosen]
-    captions = [f"{s.case.name} {s.name}" for s in chosen]
-    return contact_sheet(pictures, min(6, len(pictures)), side, captions)
-
-
-def spread(items, count):
-    """At most `count` of the items, evenly spread over them."""
-    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, count).round().astype(int))] if items else []
 
 
 def copy_pairs(folder, lists, variants):

@@ -48,8 +48,10 @@ from common.errors import InputError, summarise
 from common.files import natural_key, refuse_existing, require_folder, whole_file
 from common.jobs import Part, locked
 from common.parallel import ordered_map, progress
-from common.slices.cases import common_preparation, read_list, slice_identity
-from common.slices.images import class_count, read_pair, read_slice, values_of
+from common.slices.cases import common_preparation
+from common.slices.images import read_pair, read_slice
+from common.slices.lists import read_list, slice_identity
+from common.slices.masks import class_count, values_of
 from common.slices.packed import sources_of
 
 NAMES = ("train", "validation", "test")

@@ -49,8 +49,6 @@ BAD = {  # a setting that each script refuses; train.py and tune.py have such te
     "run_pipeline.py": {"CASES": "gone"},
     "submission.py": {"KIND": "x"},
 }
-    dict.fromkeys(bad, "gone") for bad in BAD.values() if not bad.keys() & {"LUNGS"}
-]  # no bad setting, bad input
 
 
 @pytest.mark.parametrize("script", sorted(set(SCRIPTS) - {"train.py", "tune.py"}))

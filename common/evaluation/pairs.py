@@ -10,7 +10,8 @@ import SimpleITK as sitk
 from common.errors import InputError, summarise
 from common.files import natural_key, require_folder
 from common.slices.cases import find_slices, pixel_spacing, read_case_record
-from common.slices.images import check_mask_values, class_count, read_picture, to_gray, values_of
+from common.slices.images import read_picture, to_gray
+from common.slices.masks import check_mask_values, class_count, values_of
 from common.volumes.grids import Geometry
 from common.volumes.reading import ending_of, find_volumes, read_volume
 

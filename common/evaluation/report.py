@@ -12,10 +12,10 @@ from common.evaluation import plots
 from common.evaluation.pairs import holds_volumes, read_pair
 from common.scores import DISTANCES, LOW_IS_GOOD, RULES, SCORES, hausdorff_line
 from common.slices.cases import find_slices
-from common.slices.images import encode_jpeg, read_picture, resize, to_eight_bit, to_gray, to_grey
+from common.slices.drawing import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, paint_errors
+from common.slices.images import encode_jpeg, read_picture, resize, to_eight_bit, to_gray, window_to_gray
 from common.volumes.reading import PERCENTILES, find_volumes, percentiles_of, read_volume
 
-TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = (0, 200, 80), (230, 50, 40), (60, 110, 255)
 LARGEST = 640  # side of a picture in the page, at most
 NARROW = ("case", "image", "class", "score", "n", "mean", "dice", "difference", "low", "high", "hausdorff_95")
 
@@ -77,7 +77,7 @@ def _picture(path, window, shape):
     if path is None:
         return np.zeros(shape, np.uint8)
     grey = to_gray(read_picture(path))
-    grey = to_grey(grey, *window, 8) if window else to_eight_bit(grey)
+    grey = window_to_gray(grey, *window, 8) if window else to_eight_bit(grey)
     return grey if grey.shape == shape else resize(grey, shape)
 
 
@@ -88,27 +88,7 @@ def _slice_of(path, index, window, shape):
     if values.shape != shape:
         sizes = " and ".join("x".join(map(str, size[::-1])) for size in (values.shape, shape))
         raise InputError(f"IMAGES: {path} and its labels differ in size: {sizes}")
-    return to_grey(values[index], *(window or percentiles_of(values, PERCENTILES)), 8)
-
-
-def paint_errors(grey, predicted, truth):
-    """Colour true positives, false positives and false negatives.
-
-    Args:
-        grey: (H, W) uint8.
-        predicted, truth: (H, W) class numbers.
-
-    Returns:
-        (H, W, 3) uint8, RGB.
-    """
-    picture = np.repeat(grey[..., None], 3, axis=2)
-    for where, colour in (
-        ((predicted == truth) & (truth > 0), TRUE_POSITIVE),
-        ((predicted > 0) & (predicted != truth), FALSE_POSITIVE),
-        ((truth > 0) & (predicted == 0), FALSE_NEGATIVE),
-    ):
-        picture[where] = np.rint(0.6 * picture[where] + 0.4 * np.array(colour))
-    return picture
+    return window_to_gray(values[index], *(window or percentiles_of(values, PERCENTILES)), 8)
 
 
 # --- page

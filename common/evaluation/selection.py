@@ -15,8 +15,7 @@ from common.files import read_json
 from common.parallel import ordered_map, progress
 from common.prediction.tiling import TRANSFORMS, predict_turned
 from common.scores import count_pixels, scores_of_counts
-from common.slices.images import class_numbers
-from common.slices.postprocess import clean
+from common.slices.masks import class_numbers, clean
 from common.training.cross_validation import fold_runs, is_cross_validation
 from common.training.opening import open_set
 from common.training.run_folder import MODELS, load_network, model_file
@@ -31,7 +30,7 @@ def choose(folders, cleanings, batch_size=8):
 
     Args:
         folders: of cross-validations over the same folds.
-        cleanings: list of arguments of `common.slices.postprocess.clean`.
+        cleanings: list of arguments of `common.slices.masks.clean`.
         batch_size: slices a step.
 
     Returns:

@@ -8,16 +8,9 @@ import numpy as np
 import pandas as pd
 
 from common.errors import InputError
-from common.slices.images import (
-    draw_outlines,
-    encode_png,
-    from_classes,
-    paint,
-    paste,
-    pictures_in,
-    read_picture,
-    to_gray,
-)
+from common.slices.drawing import draw_outlines, paint
+from common.slices.images import encode_png, paste, pictures_in, read_picture, to_gray
+from common.slices.masks import from_classes
 
 ALIKE = 0.02  # share of the range of a crop by which its pixels may differ from the picture's, in the mean; for JPEG
 

@@ -10,9 +10,9 @@ from common.errors import InputError, as_input_error, summarise
 from common.files import read_json
 from common.parallel import progress
 from common.prediction.volume_tiling import predict_volume
-from common.slices.images import CLASS_COLOURS, write_png
-from common.slices.planes import draw_planes
-from common.slices.postprocess import clean, keep_parts
+from common.slices.drawing import CLASS_COLOURS, draw_planes
+from common.slices.images import write_png
+from common.slices.masks import clean, keep_components
 from common.training.cross_validation import is_cross_validation, read_choice
 from common.training.run_folder import load_network, model_file
 from common.volumes.grids import (
@@ -149,7 +149,7 @@ class Options(NamedTuple):
         threshold: probability of any label above which a voxel has one.
         overlap, tile: of `common.prediction.volume_tiling.predict_volume`; None takes the crops of training.
         ending: of the label volumes.
-        cleaning: arguments of `common.slices.postprocess.clean`.
+        cleaning: arguments of `common.slices.masks.clean`.
         overlays: whether pictures of three planes are written.
         series: of `common.volumes.reading.read_volume`.
     """
@@ -237,7 +237,7 @@ def find_region(volume, first, second, options):
     """Box in the working grid of the second step around the largest part of what the first one finds, or None."""
     grid = first.grid(volume.geometry)
     found = first.probabilities(volume, grid, options.overlap)[..., 0] > options.threshold
-    box = Box.of(keep_parts(found, share=1, near=0, smallest=0))
+    box = Box.of(keep_components(found, share=1, near=0, smallest=0))
     working = second.working(volume.geometry)
     box = box and carry_box(box, grid, working)
     return box and grow_box(box, working, second.about["smallest_box"], second.about["margin"])

@@ -1,17 +1,23 @@
-"""Case folders (`<name with "case">/x`, `y`, `case.json`) and lists of slices (`x,y,case`)."""
+"""Case folders (`<name with "case">/x`, `y`, `case.json`): importing, finding, what they contain."""
 
-import functools
-import os
+import itertools
+from collections.abc import Iterable, Mapping, Set
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
 
 from common.errors import InputError, summarise
-from common.files import natural_key, read_json, require_folder, whole_folder, write_json
+from common.files import natural_key, read_json, refuse_existing, remove, require_folder, whole_folder, write_json
+from common.parallel import ordered_map, progress
 from common.slices.images import PICTURES, pictures_in
+from common.slices.lists import read_list
 
-FORMAT = 1  # version of case.json
+RECORD = "case.json"
+FORMAT = 1  # its version
 
 # How slices were made from their sources, with the value that stands for not known.
 UNKNOWN = {
@@ -32,48 +38,57 @@ class Slice(NamedTuple):
     path: Path
 
 
-def case_record(
-    source, size, slices, fit=None, stretched=False, mask_values=None, spacing=None, window=None, volume=None
-):
+@dataclass(frozen=True)
+class CaseRecord:
     """Content of `case.json`: where the slices of a case came from.
 
-    Args:
-        source: str, what they were made from; never anything that identifies a patient.
+    Attributes:
+        source: what they were made from; never anything that identifies a patient.
         size: side of the slices in pixels.
         slices: dict of slice name to {"image", "mask": file names; "image_size": [height, width] of the source;
             "box": [left, top, width, height] that was cut from it and scaled to `size`}.
         fit: how the slices were fitted to their size ("resize", "crop", "pad", "tile"), or None.
-        stretched: whether each source was stretched from its least value to its greatest.
+        stretched: whether each source was stretched from its minimum to its maximum.
         mask_values: how the values of the source's masks were mapped, or None.
         spacing: [row, column] distance of the source's pixels in mm, or None.
         window: [low, high], values of the source that became black and white, or None.
-        volume: entry that `common.volumes.reading.open_slices` gives for slices of a volume, or None.
+        volume: entry that `common.volumes.reading.open_slices` returns for slices of a volume, or None.
     """
-    return {
-        "format": FORMAT,
-        "source": source,
-        "size": size,
-        "fit": fit,
-        "stretched": stretched,
-        "spacing": spacing,
-        "origin": volume and volume["geometry"]["origin"],
-        "orientation": volume and volume["geometry"]["direction"],
-        "window": window,
-        "mask_values": mask_values and repr(mask_values),
-        **({"volume": volume} if volume else {}),
-        "slices": slices,
-    }
+
+    source: str
+    size: int
+    slices: dict
+    fit: str | None = None
+    stretched: bool = False
+    mask_values: dict | None = None
+    spacing: list | None = None
+    window: list | None = None
+    volume: dict | None = None
+
+    def as_json(self):
+        """dict as it is written; `read_case_record` reads it."""
+        return {
+            "format": FORMAT,
+            "source": self.source,
+            "size": self.size,
+            "fit": self.fit,
+            "stretched": self.stretched,
+            "spacing": self.spacing,
+            "origin": self.volume and self.volume["geometry"]["origin"],
+            "orientation": self.volume and self.volume["geometry"]["direction"],
+            "window": self.window,
+            "mask_values": self.mask_values and repr(self.mask_values),
+            **({"volume": self.volume} if self.volume else {}),
+            "slices": self.slices,
+        }
+
+
+def case_record(*args, **attributes):
+    return CaseRecord(*args, **attributes).as_json()
 
 
 def write_case(case, replace, record, files):
-    """Write a case folder, whole or not at all.
-
-    Args:
-        case: Path of the folder.
-        replace: whether one that stands there is replaced.
-        record: content of its case.json.
-        files: the slice and its mask, encoded as PNG, of each of the record's slices in their order.
-    """
+    """Write a case folder, whole or not at all."""
     with whole_folder(case, replace, "case.json") as part:
         for side in ("x", "y"):
             (part / side).mkdir()
@@ -81,6 +96,120 @@ def write_case(case, replace, record, files):
             (part / "x" / f"{name}.png").write_bytes(image)
             (part / "y" / f"{name}.png").write_bytes(mask)
         write_json(part / "case.json", record)
+
+
+# --- importing
+
+
+class Imported(NamedTuple):
+    """What an importer makes of a source, such as a picture or a volume.
+
+    Attributes:
+        slices: iterable of (slice and mask as bytes of PNG files, entry of `CaseRecord.slices`).
+        record: dict of further attributes of the CaseRecord, which only the source tells.
+        values: set of the values in its mask.
+    """
+
+    slices: Iterable
+    record: Mapping = MappingProxyType({})
+    values: Set = frozenset()
+
+
+class ImportResult(NamedTuple):
+    """Numbers of slices and cases written, values of all masks, and messages on sources that cannot be used."""
+
+    slices: int
+    cases: int
+    values: set
+    problems: list
+
+
+def refuse_existing_cases(cases, replace):
+    """Raise InputError if something is at the place of a case folder that may not be replaced.
+
+    Args:
+        cases: Paths of the case folders.
+        replace: whether case folders are replaced.
+    """
+    for case in cases:
+        refuse_existing(case, replace, RECORD)
+
+
+def import_cases(sources, load, make_record, replace, *, parallel=True, check=None):
+    """Write case folders, each complete or not at all; a case none of whose sources can be used gets none.
+
+    Args:
+        sources: list of (Path of the case folder, source); sources of one case are neighbors, and their slices are
+            numbered through.
+        load: function of a source to Imported; raises InputError for one that cannot be used.
+        make_record: function of `slices` and the attributes in `Imported.record` to CaseRecord.
+        replace: whether existing case folders are replaced.
+        parallel: whether sources are loaded on all cores; False, for large ones: one after the other, each in memory
+            until its slices are written.
+        check: function of the values in all masks that raises InputError for bad ones; no case folder appears before
+            it has been called. None: each appears as soon as it is complete.
+
+    Returns:
+        ImportResult.
+    """
+    counts, values, problems = [], set(), []
+    mapped = ordered_map if parallel else one_by_one
+    loaded = mapped(load, [source for _, source in sources], problems=problems)
+    results = zip([case for case, _ in sources], progress(loaded, len(sources), "importing"), strict=True)
+    with ExitStack() as stack:
+        for case, of_case in itertools.groupby(results, key=lambda result: result[0]):
+            folder = stack.enter_context(whole_folder(case, replace, RECORD))
+            counts.append(fill_case(folder, (imported for _, imported in of_case if imported), make_record, values))
+            if not check:
+                stack.close()  # the folder appears
+        if check:
+            check(values)
+    return ImportResult(sum(counts), sum(map(bool, counts)), values, problems)
+
+
+def fill_case(folder, sources, make_record, values):
+    """Write slices, masks and case.json into an empty folder, or remove it if there are no slices.
+
+    Args:
+        folder: Path.
+        sources: iterable of Imported.
+        make_record: as `import_cases`.
+        values: set to which the values of the masks are added.
+
+    Returns:
+        number of slices.
+    """
+    slices, attributes = {}, {}
+    for side in ("x", "y"):
+        (folder / side).mkdir()
+    for imported in sources:
+        values |= imported.values
+        attributes |= imported.record
+        for image, mask, entry in imported.slices:
+            name = f"{len(slices) + 1:04d}"
+            (folder / "x" / f"{name}.png").write_bytes(image)
+            (folder / "y" / f"{name}.png").write_bytes(mask)
+            slices[name] = entry
+    if slices:
+        write_json(folder / RECORD, make_record(slices=slices, **attributes).as_json())
+    else:
+        remove(folder)
+    return len(slices)
+
+
+def one_by_one(function, items, problems):
+    """As `ordered_map`, in this thread and without loading ahead."""
+    for item in items:
+        try:
+            result = function(item)
+        except InputError as error:
+            problems.append(str(error))
+            result = None
+        yield result
+        del result  # before the next is loaded
+
+
+# --- reading
 
 
 def common_preparation(table):
@@ -126,7 +255,7 @@ def read_case_record(case):
     Raises:
         InputError: if it is damaged.
     """
-    path = Path(case) / "case.json"
+    path = Path(case) / RECORD
     return read_json(path) if path.exists() else {}
 
 
@@ -169,6 +298,34 @@ def as_case_name(text):
     return text if is_case_name(text) else f"case_{text}"
 
 
+# --- slices and their masks
+
+
+def match_files(first, second, missing_second, missing_first, problem):
+    """Match files by key.
+
+    Args:
+        first, second: dicts of key to Path.
+        missing_second: what a file of the first has no partner in, for the message: "mask in data/masks".
+        missing_first: the same for one of the second.
+        problem: str after the number of such files, for instance "masks have no partner".
+
+    Returns:
+        list of (key, Path of the first, Path of the second), in the order of the first.
+
+    Raises:
+        InputError: if a file has no partner.
+    """
+    if alone := without_partner(first, second, missing_second) + without_partner(second, first, missing_first):
+        raise InputError(summarise(alone, problem))
+    return [(key, path, second[key]) for key, path in first.items()]
+
+
+def without_partner(files, others, missing):
+    """Messages on the files, a dict of key to Path, whose key is not among the others."""
+    return [f"{path} has no {missing}" for key, path in files.items() if key not in others]
+
+
 def pair_up(images, masks, case):
     """Pairs of two folders of a case by name.
 
@@ -182,12 +339,8 @@ def pair_up(images, masks, case):
     Raises:
         InputError: if an image has no mask or a mask no image.
     """
-    x, y = pictures_in(images), pictures_in(masks)
-    alone = [f"{x[name]} has no mask in {masks}" for name in x.keys() - y.keys()]
-    alone += [f"{y[name]} has no image in {images}" for name in y.keys() - x.keys()]
-    if alone:
-        raise InputError(summarise(sorted(alone), f"files of {case} have no partner"))
-    return [(name, x[name], y[name]) for name in x]
+    missing = f"mask in {masks}", f"image in {images}"
+    return match_files(pictures_in(images), pictures_in(masks), *missing, f"files of {case} have no partner")
 
 
 def find_slices(source, side, setting):
@@ -224,54 +377,3 @@ def find_slices(source, side, setting):
     if not slices:
         raise InputError(f"{setting}: {root} holds no picture ({', '.join(PICTURES)}) and no case folder")
     return slices
-
-
-def read_list(path):
-    """Read a list of slices.
-
-    Args:
-        path: CSV with header `x,y,case`, paths relative to its folder; lists `x,y` of AIS are read too, their case
-            is the folder above that of the image.
-
-    Returns:
-        DataFrame of str with columns x, y (paths) and case; at least one row.
-
-    Raises:
-        InputError: if it is missing, empty, has no such header, or names files that are gone.
-    """
-    import pandas as pd  # takes half a second to load, which the scripts without lists save
-
-    path = Path(path)
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist; write it with preprocess/2_write_lists.py") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
-        raise InputError(f"{path} cannot be read as a list; expected CSV with the header x,y,case") from None
-    if not {"x", "y"} <= set(table.columns):
-        raise InputError(f"{path} has the header {','.join(table.columns)}; expected x,y,case")
-    if table.empty:
-        raise InputError(f"{path} is empty; expected a row for every slice")
-    for column in ("x", "y"):
-        table[column] = [os.path.normpath(os.path.join(path.parent, name)) for name in table[column]]
-    if "case" not in table:
-        table["case"] = [Path(x).parent.parent.name for x in table["x"]]
-    gone = [f"{name} does not exist" for name in [*table["x"], *table["y"]] if not os.path.isfile(name)]
-    if gone:
-        raise InputError(summarise(gone, f"files in {path} are gone"))
-    return table[["x", "y", "case"]]
-
-
-def slice_identity(image_path):
-    """What all variants of one slice share: its case folder and its name.
-
-    Args:
-        image_path: path such as `case01/x_A_RTP/0001.png`.
-    """
-    if os.path.islink(image_path):
-        image_path = os.path.realpath(image_path)
-    folder, file = os.path.split(image_path)
-    return os.path.join(os.path.dirname(_real_path(folder)), os.path.splitext(file)[0])
-
-
-_real_path = functools.cache(os.path.realpath)  # a case has many slices

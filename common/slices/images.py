@@ -1,4 +1,4 @@
-"""Pictures: reading with every way a file can be bad, writing, cutting to size, drawing masks."""
+"""Images: reading files that may be bad in any way, writing, gray levels, cutting to size."""
 
 from pathlib import Path
 
@@ -9,10 +9,6 @@ from common.errors import InputError
 from common.files import whole_file
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
-
-# Colours of classes 1, 2, ... in pictures, RGB (Okabe and Ito, safe for colour-blind readers).
-CLASS_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0))
-TRUTH_COLOUR, PREDICTED_COLOUR = (0, 200, 120), (255, 150, 0)
 
 
 def read_picture(path):
@@ -110,6 +106,24 @@ def read_pair(x_path, y_path, like=None):
     return x, y
 
 
+def pictures_in(folder):
+    """Picture files of a folder.
+
+    Returns:
+        dict of name without ending to Path, sorted by name.
+
+    Raises:
+        InputError: if two files differ in their ending only.
+    """
+    found = {}
+    for path in sorted(Path(folder).iterdir()):
+        if path.suffix.lower() in PICTURES and not path.name.startswith("."):
+            if path.stem in found:
+                raise InputError(f"{path} and {found[path.stem].name} have the same name; keep one of them")
+            found[path.stem] = path
+    return found
+
+
 def to_gray(picture):
     """Make a picture gray.
 
@@ -127,11 +141,22 @@ def to_gray(picture):
     return cv2.cvtColor(np.ascontiguousarray(picture[..., :3]), cv2.COLOR_RGB2GRAY)
 
 
-def write_png(path, picture):
-    """Write a picture, gray or RGB, as PNG: whole or not at all."""
+def write_png(path, picture, *, atomic=True):
+    """Write a picture, gray or RGB, as PNG, and make its folder if it is missing.
+
+    Args:
+        path: of the file.
+        picture: (H, W) or (H, W, 3) uint8, or (H, W) uint16.
+        atomic: whether the file appears complete or not at all; False is faster, for files of a folder that itself
+            appears so.
+    """
     data = encode_png(picture)
-    with whole_file(path) as part:
-        part.write_bytes(data)
+    if atomic:
+        with whole_file(path) as part:
+            part.write_bytes(data)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
 
 def encode_png(picture):
@@ -148,6 +173,24 @@ def _encode(ending, picture, settings=()):
 def encode_jpeg(picture, quality=88):
     """JPEG file as bytes of a picture, RGB."""
     return _encode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def window_to_gray(values, low, high, bits):
+    """Map a range of values, such as a window in HU, to gray levels.
+
+    Args:
+        values: (H, W) array of numbers.
+        low, high: values that become black and white; values outside are clipped.
+        bits: 8 or 16.
+
+    Returns:
+        uint8 or uint16 of the same shape.
+    """
+    if values.dtype not in (np.uint8, np.int8, np.uint16, np.int16, np.float32, np.float64):
+        values = values.astype(np.float64)
+    values, scale = np.ascontiguousarray(values), (2**bits - 1) / (high - low)
+    depth = cv2.CV_8U if bits == 8 else cv2.CV_16U
+    return cv2.addWeighted(values, scale, values, 0, -low * scale, dtype=depth)  # rounds and clips
 
 
 def to_unit(images):
@@ -175,26 +218,6 @@ def stretch(image):
 
 
 # --- cutting to size
-
-FITS = ("resize", "crop", "pad", "tile")
-
-
-def to_grey(values, low, high, bits):
-    """Map values such as HU to grey levels.
-
-    Args:
-        values: (H, W) array of numbers.
-        low, high: what becomes black and white; what is outside is cut off.
-        bits: 8 or 16.
-
-    Returns:
-        uint8 or uint16 of the same shape.
-    """
-    if values.dtype not in (np.uint8, np.int8, np.uint16, np.int16, np.float32, np.float64):
-        values = values.astype(np.float64)
-    values, scale = np.ascontiguousarray(values), (2**bits - 1) / (high - low)
-    kind = cv2.CV_8U if bits == 8 else cv2.CV_16U
-    return cv2.addWeighted(values, scale, values, 0, -low * scale, dtype=kind)  # rounds, and cuts off what is outside
 
 
 def fit_boxes(shape, size, fit, overlap=0):
@@ -278,163 +301,3 @@ def resize(picture, shape, interpolation=None):
         shrinks = height * width < picture.shape[0] * picture.shape[1]
         interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
     return cv2.resize(picture, (width, height), interpolation=interpolation)
-
-
-# --- masks
-
-
-def values_of(mask):
-    """Values that a mask holds, as a set of int.
-
-    Args:
-        mask: (H, W) uint8 or uint16.
-    """
-    if mask.dtype != np.uint8:
-        return set(np.unique(mask).tolist())
-    full = cv2.countNonZero(cv2.compare(mask, 255, cv2.CMP_EQ))
-    if full == cv2.countNonZero(mask):  # the common case, found many times faster than by counting every value
-        return {value for value, is_there in ((0, full < mask.size), (255, full > 0)) if is_there}
-    counts = cv2.calcHist([mask], [0], None, [256], [0, 256])
-    return set(np.flatnonzero(counts).tolist())
-
-
-def check_mask_values(values, where):
-    """Refuse values that no mask has.
-
-    Args:
-        values: set of int.
-        where: file or folder, for the message.
-
-    Raises:
-        InputError: unless they are within {0, 255} or all under 100.
-    """
-    if values <= {0, 255} or max(values) < 100:
-        return
-    shown = sorted(values)
-    shown = ", ".join(map(str, shown[:8])) + (", ..." if len(shown) > 8 else "")
-    raise InputError(
-        f"{where}: a mask with the values {shown}; expected 0 and 255, or class numbers from 0: import with "
-        "--mask-values, or with --mask-threshold where edges are soft (JPEG)"
-    )
-
-
-def class_count(values, where):
-    """Number of classes that mask values stand for.
-
-    Args:
-        values: set of int, the values found in all masks of a set.
-        where: file or folder, for the message.
-
-    Returns:
-        1 for values within {0, 255}; K for class numbers 0..K, K at least 2.
-
-    Raises:
-        InputError: for anything else; the message says what to do.
-    """
-    check_mask_values(values, where)
-    if values <= {0, 255}:
-        return 1
-    if values <= {0, 1}:
-        raise InputError(
-            f'{where}: masks with the values 0 and 1; expected 0 and 255: import with --mask-values "{{1: 255}}"'
-        )
-    return max(values)
-
-
-def to_classes(masks, classes):
-    """Turn masks of files into class numbers 0..K of the same shape: 255 becomes 1 where there is one class."""
-    return (masks > 127).astype(np.uint8) if classes == 1 else masks
-
-
-def from_classes(numbers, classes):
-    """Turn class numbers into masks for files: 0 and 255 where there is one class."""
-    return (numbers * 255 if classes == 1 else numbers).astype(np.uint8)
-
-
-def class_numbers(probabilities):
-    """Class numbers that probabilities say.
-
-    Args:
-        probabilities: (..., 1), foreground above 0.5; or (..., K + 1), the greatest.
-
-    Returns:
-        (...) uint8.
-    """
-    if probabilities.shape[-1] == 1:
-        return (probabilities[..., 0] > 0.5).astype(np.uint8)
-    return probabilities.argmax(-1).astype(np.uint8)
-
-
-def draw_outlines(image, numbers, colours=CLASS_COLOURS):
-    """Draw the outlines of a mask on a slice.
-
-    Args:
-        image: (H, W) uint8 or uint16, or (H, W, 3) uint8.
-        numbers: (H, W) class numbers.
-        colours: RGB of the classes from 1 on, taken in turn.
-
-    Returns:
-        (H, W, 3) uint8, RGB.
-    """
-    picture = image.copy() if image.ndim == 3 else np.repeat(to_eight_bit(image)[..., None], 3, axis=2)
-    for number in np.unique(numbers[numbers > 0]):
-        contours = cv2.findContours((numbers == number).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
-        cv2.drawContours(picture, contours, -1, colours[(int(number) - 1) % len(colours)], 1)
-    return picture
-
-
-def paint(image, numbers, opacity=0.4, colours=CLASS_COLOURS):
-    """Paint a mask over a slice in translucent colour; arguments and result as `draw_outlines`."""
-    picture = np.repeat(to_eight_bit(image)[..., None], 3, axis=2)
-    palette = np.array(colours, np.float32)
-    inside = numbers > 0
-    tints = palette[(numbers[inside].astype(int) - 1) % len(palette)]
-    picture[inside] = np.rint((1 - opacity) * picture[inside] + opacity * tints)
-    return picture
-
-
-def first_and_last(ranked, count):
-    """The first and the last `count` of a list, each once."""
-    return ranked[:count] + [item for item in ranked[-count:] if item not in ranked[:count]]
-
-
-def contact_sheet(pictures, columns, side, captions=None):
-    """Lay pictures out in a grid.
-
-    Args:
-        pictures: list of (H, W, 3) uint8, RGB.
-        columns: pictures in a row.
-        side: side of each in the sheet, in pixels.
-        captions: list of str, written at the top left of each.
-
-    Returns:
-        (rows * side, columns * side, 3) uint8, RGB.
-    """
-    rows = -(-len(pictures) // columns)
-    sheet = np.zeros((rows * side, columns * side, 3), np.uint8)
-    for i, picture in enumerate(pictures):
-        tile = resize(picture, (side, side)).copy()
-        if captions:
-            for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-                cv2.putText(tile, captions[i], (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, thickness, cv2.LINE_AA)
-        top, left = i // columns * side, i % columns * side
-        sheet[top : top + side, left : left + side] = tile
-    return sheet
-
-
-def pictures_in(folder):
-    """Picture files of a folder.
-
-    Returns:
-        dict of name without ending to Path, sorted by name.
-
-    Raises:
-        InputError: if two files differ in their ending only.
-    """
-    found = {}
-    for path in sorted(Path(folder).iterdir()):
-        if path.suffix.lower() in PICTURES and not path.name.startswith("."):
-            if path.stem in found:
-                raise InputError(f"{path} and {found[path.stem].name} have the same name; keep one of them")
-            found[path.stem] = path
-    return found

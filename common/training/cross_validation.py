@@ -9,6 +9,7 @@ import pandas as pd
 from common.errors import InputError
 from common.files import natural_key, read_json, remove, whole_file, whole_folder, write_json
 from common.jobs import call
+from common.slices.lists import write_list
 from common.training.run_folder import model_file
 
 RECORD = "cross_validation.json"  # marks the folder of a cross-validation, and holds its settings
@@ -151,12 +152,6 @@ def list_of_set(packed):
     return pd.DataFrame({"x": x, "y": y, "case": packed.case})
 
 
-def write_list(path, table):
-    """Write a list of slices with paths that do not depend on where it stands."""
-    with whole_file(path) as part:
-        table.assign(x=table["x"].map(Path.resolve), y=table["y"].map(Path.resolve)).to_csv(part, index=False)
-
-
 # --- the choice that predict.py finds
 
 
@@ -171,7 +166,7 @@ def read_choice(folder):
 
     Returns:
         dict of files, list of Path of the .keras files to average; flips, a name of
-        `common.prediction.tiling.TRANSFORMS`; clean, arguments of `common.slices.postprocess.clean`.
+        `common.prediction.tiling.TRANSFORMS`; clean, arguments of `common.slices.masks.clean`.
     """
     path = Path(folder) / CHOICE
     choice = read_json(path) if path.is_file() else {"networks": [[".", "best_dice"]], "flips": "none", "clean": {}}

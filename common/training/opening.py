@@ -7,9 +7,11 @@ import numpy as np
 
 from common.errors import InputError, summarise
 from common.parallel import ordered_map, progress
-from common.slices.cases import UNKNOWN, common_preparation, read_list
-from common.slices.images import class_count, read_mask, read_pair, read_slice, values_of
-from common.slices.packed import Rows, open_rows, refuse_broken_shards
+from common.slices.cases import UNKNOWN, common_preparation
+from common.slices.images import read_mask, read_pair, read_slice
+from common.slices.lists import read_list
+from common.slices.masks import class_count, values_of
+from common.slices.packed import LazyRows, open_rows, refuse_broken_shards
 from common.training.sets import SliceSet
 
 
@@ -117,8 +119,8 @@ def _open_list(path, memory_gb, classes):
     if in_memory:
         x, y = np.empty(shape, number), np.empty(shape, np.uint8)
     else:
-        x = Rows(lambda i: read_slice(table["x"][i])[..., None], shape, number)
-        y = Rows(lambda i: read_mask(table["y"][i])[..., None], shape, np.uint8)
+        x = LazyRows(lambda i: read_slice(table["x"][i])[..., None], shape, number)
+        y = LazyRows(lambda i: read_mask(table["y"][i])[..., None], shape, np.uint8)
     problems, values = [], set()
     pairs = zip(table["x"], table["y"], strict=True)
     decoded = ordered_map(lambda pair: read_pair(*pair, like), pairs, problems=problems)

@@ -5,7 +5,8 @@ import pandas as pd
 
 from common import html as page
 from common.files import read_json, whole_file
-from common.slices.images import contact_sheet, encode_jpeg, write_png
+from common.slices.drawing import contact_sheet
+from common.slices.images import encode_jpeg, write_png
 from common.training.run_folder import load_network, model_file
 
 REFRESH = 20  # seconds after which a browser loads the page of a run that is going on again

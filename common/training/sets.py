@@ -7,17 +7,10 @@ import keras
 import numpy as np
 
 from common.scores import mean_dice
-from common.slices.cases import slice_identity
-from common.slices.images import (
-    PREDICTED_COLOUR,
-    TRUTH_COLOUR,
-    class_numbers,
-    draw_outlines,
-    first_and_last,
-    to_classes,
-    to_eight_bit,
-    to_unit,
-)
+from common.slices.drawing import PREDICTED_COLOUR, TRUTH_COLOUR, draw_outlines, first_and_last
+from common.slices.images import to_eight_bit, to_unit
+from common.slices.lists import slice_identity
+from common.slices.masks import class_numbers, to_classes
 from common.training.augmentation import make_augmentation
 from common.training.distribution import Spread
 from common.training.timing import clock

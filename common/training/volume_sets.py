@@ -11,8 +11,7 @@ import numpy as np
 from common.errors import InputError
 from common.prediction.volume_tiling import predict_volume, to_labels
 from common.scores import mean_dice
-from common.slices.images import PREDICTED_COLOUR, TRUTH_COLOUR, first_and_last
-from common.slices.planes import draw_planes
+from common.slices.drawing import PREDICTED_COLOUR, TRUTH_COLOUR, draw_planes, first_and_last
 from common.training.distribution import Spread
 from common.training.timing import clock
 from common.training.volume_augmentation import Change, check_augmentation, plain_geometry, show, within

@@ -5,7 +5,7 @@ import pandas as pd
 import SimpleITK as sitk
 
 from common.slices.images import paste
-from common.slices.postprocess import clean
+from common.slices.masks import clean
 from common.volumes.grids import Geometry, image_at, onto_grid
 from common.volumes.reading import planes_of
 
@@ -86,7 +86,7 @@ class CaseVolumes:
     Args:
         folder: Path to write <case><ending> and volumes.csv to.
         ending: one of WRITTEN, or "" to write none.
-        cleaning: arguments of `common.slices.postprocess.clean` for the volume as a whole.
+        cleaning: arguments of `common.slices.masks.clean` for the volume as a whole.
     """
 
     def __init__(self, folder, ending, cleaning=None):

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from running import REAL_DATA, assert_refused, leftovers, run_here, run_script
 
 sitk = pytest.importorskip("SimpleITK")
-from common.slices.images import paste, read_mask, read_picture, to_grey
+from common.slices.images import paste, read_mask, read_picture, window_to_gray
 from common.training.opening import open_set
 from common.volumes.labels import labels_of_slices, write_labels
 from common.volumes.reading import PLANES, from_planes, orient, percentiles_of, planes_of, read_volume, spacing_of_plane
@@ -428,7 +428,7 @@ def test_grey_levels_are_rounded_and_cut_off(kind, bits):
     values = np.random.default_rng(0).integers(0, 200, (50, 61)).astype(kind)
     top = 2**bits - 1
     expected = np.clip((values.astype(np.float64) - 20) / 130 * top, 0, top)
-    grey = to_grey(values, 20, 150, bits)
+    grey = window_to_gray(values, 20, 150, bits)
     assert grey.dtype == (np.uint8 if bits == 8 else np.uint16)
     assert np.abs(grey - expected).max() <= 0.5 + 1e-3
 

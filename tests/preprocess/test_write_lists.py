@@ -20,8 +20,9 @@ from running import ROOT, assert_refused, leftovers, run_here, run_script
 
 from common.command_line import flags_of
 from common.errors import InputError
-from common.slices.cases import read_list, slice_identity
-from common.slices.images import read_picture, values_of
+from common.slices.images import read_picture
+from common.slices.lists import read_list, slice_identity
+from common.slices.masks import values_of
 from common.training.opening import open_set
 
 LISTS, PACK = "preprocess/2_write_lists.py", "preprocess/3_pack_hdf5.py"

@@ -13,12 +13,21 @@ from hypothesis.extra import numpy as arrays
 from running import assert_refused, run_here
 
 from common.slices.images import read_mask
-from common.slices.postprocess import clean
+from common.slices.masks import class_numbers, clean
 from common.volumes.reading import read_volume
 
 MASKS = arrays.arrays(
     np.uint8, arrays.array_shapes(min_dims=2, max_dims=3, min_side=1, max_side=9), elements=st.integers(0, 2)
 )
+
+
+def test_probabilities_become_class_numbers():
+    one = np.array([[[0.2], [0.5]], [[0.6], [0.9]]])
+    np.testing.assert_array_equal(class_numbers(one), [[0, 0], [1, 1]])
+    np.testing.assert_array_equal(class_numbers(one, 0.7), [[0, 0], [0, 1]])
+    several = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
+    np.testing.assert_array_equal(class_numbers(several, 0.99), [0, 2])
+    assert class_numbers(one).dtype == class_numbers(several).dtype == np.uint8
 
 
 def picture():

@@ -1,0 +1,134 @@
+"""Drawings of masks: outlines, painted classes and errors, contact sheets, three planes of a volume."""
+
+import cv2
+import numpy as np
+
+from common.slices.images import resize, to_eight_bit
+
+# Colors of classes 1, 2, ... in pictures, RGB (Okabe and Ito, safe for color-blind readers).
+CLASS_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0))
+TRUTH_COLOUR, PREDICTED_COLOUR = (0, 200, 120), (255, 150, 0)
+TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = (0, 200, 80), (230, 50, 40), (60, 110, 255)
+
+# Row and column of a plane in the sheet of three, by the axis of the array that it cuts.
+PLANE_CELLS = {0: (0, 0), 2: (0, 1), 1: (1, 0)}
+
+
+def draw_outlines(image, numbers, colours=CLASS_COLOURS):
+    """Draw the outlines of a mask on a slice.
+
+    Args:
+        image: (H, W) uint8 or uint16, or (H, W, 3) uint8.
+        numbers: (H, W) class numbers.
+        colours: RGB of the classes from 1 on, used in turn.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    picture = image.copy() if image.ndim == 3 else np.repeat(to_eight_bit(image)[..., None], 3, axis=2)
+    for number in np.unique(numbers[numbers > 0]):
+        contours = cv2.findContours((numbers == number).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
+        cv2.drawContours(picture, contours, -1, colours[(int(number) - 1) % len(colours)], 1)
+    return picture
+
+
+def paint(image, numbers, opacity=0.4, colours=CLASS_COLOURS):
+    """Paint a mask over a slice in translucent color; arguments and result as `draw_outlines`."""
+    picture = np.repeat(to_eight_bit(image)[..., None], 3, axis=2)
+    palette = np.array(colours, np.float32)
+    inside = numbers > 0
+    tints = palette[(numbers[inside].astype(int) - 1) % len(palette)]
+    picture[inside] = np.rint((1 - opacity) * picture[inside] + opacity * tints)
+    return picture
+
+
+def paint_errors(image, predicted, truth):
+    """Color true positives, false positives (a wrong class too) and false negatives.
+
+    Args:
+        image: (H, W) uint8.
+        predicted, truth: (H, W) class numbers.
+
+    Returns:
+        (H, W, 3) uint8, RGB.
+    """
+    picture = np.repeat(image[..., None], 3, axis=2)
+    for pixels, colour in (
+        ((predicted == truth) & (truth > 0), TRUE_POSITIVE),
+        ((predicted > 0) & (predicted != truth), FALSE_POSITIVE),
+        ((truth > 0) & (predicted == 0), FALSE_NEGATIVE),
+    ):
+        picture[pixels] = np.rint(0.6 * picture[pixels] + 0.4 * np.array(colour))
+    return picture
+
+
+# --- sheets
+
+
+def first_and_last(ranked, count):
+    """First and last `count` items of a list, each once."""
+    return ranked[:count] + [item for item in ranked[-count:] if item not in ranked[:count]]
+
+
+def evenly_spaced(items, count):
+    """Up to `count` of the items, evenly spaced from the first to the last."""
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, count).round().astype(int))] if items else []
+
+
+def contact_sheet(pictures, columns, side, captions=None):
+    """Lay pictures out in a grid.
+
+    Args:
+        pictures: list of (H, W, 3) uint8, RGB.
+        columns: pictures in a row.
+        side: of each picture in the sheet, in pixels.
+        captions: list of str, written at the top left of each.
+
+    Returns:
+        (rows * side, columns * side, 3) uint8, RGB.
+    """
+    rows = -(-len(pictures) // columns)
+    sheet = np.zeros((rows * side, columns * side, 3), np.uint8)
+    for i, picture in enumerate(pictures):
+        cell = resize(picture, (side, side)).copy()
+        if captions:
+            for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+                cv2.putText(cell, captions[i], (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, thickness, cv2.LINE_AA)
+        top, left = i // columns * side, i % columns * side
+        sheet[top : top + side, left : left + side] = cell
+    return sheet
+
+
+def draw_planes(volume, outlines, spacing, side=240):
+    """Draw three planes through the middle of the labels: axial, sagittal to its right, coronal below it.
+
+    Args:
+        volume: (S, H, W), any number type, from the feet up, the front first, the right side of the body first.
+        outlines: list of (S, H, W) label numbers and the RGB of label 1 and so on; the planes cross in the middle of
+            the first that has a label, or else of the volume.
+        spacing: mm between voxels to the left, the back and the head.
+        side: of each plane in pixels.
+
+    Returns:
+        (2 side, 2 side, 3) uint8, RGB.
+    """
+    middle = next((mean_voxel(labels) for labels, _ in outlines if labels.any()), np.array(volume.shape) // 2)
+    low, high = np.percentile(volume[middle[0]], (1, 99.5))
+    sheet = np.zeros((2 * side, 2 * side, 3), np.uint8)
+    for axis, (row, column) in PLANE_CELLS.items():
+        upwards = slice(None, None, 1 if axis == 0 else -1)  # the head up
+        extent = np.array(np.delete(volume.shape, axis)) * np.delete(spacing[::-1], axis)  # mm
+        height, width = np.maximum(1, np.rint(side * extent / extent.max())).astype(int)
+        plane = np.take(volume, middle[axis], axis)[upwards].astype(np.float32)
+        plane = (np.clip((plane - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
+        picture = resize(plane, (height, width), cv2.INTER_LINEAR)
+        for labels, colours in outlines:
+            numbers = resize(np.take(labels, middle[axis], axis)[upwards], (height, width), cv2.INTER_NEAREST)
+            picture = draw_outlines(picture, numbers, colours)
+        sheet[row * side : row * side + height, column * side : column * side + width] = picture
+    return sheet
+
+
+def mean_voxel(labels):
+    """Middle voxel of the labels, (3,) int, along the axes of the array."""
+    return np.argwhere(labels > 0).mean(axis=0).round().astype(int)

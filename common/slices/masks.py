@@ -1,0 +1,179 @@
+"""Masks: the values that files contain, class numbers, and cleaning of predictions in 2-D and 3-D."""
+
+import cv2
+import numpy as np
+import scipy  # scipy.ndimage loads at its first use: importers, which clean nothing, start faster
+
+from common.errors import InputError
+
+CLEANING_STEPS = ("median", "share", "near", "smallest", "fill")
+
+# --- values
+
+
+def values_of(mask):
+    """Values in a mask, as a set of int.
+
+    Args:
+        mask: (H, W) uint8 or uint16.
+    """
+    if mask.dtype != np.uint8:
+        return set(np.unique(mask).tolist())
+    full = cv2.countNonZero(cv2.compare(mask, 255, cv2.CMP_EQ))
+    if full == cv2.countNonZero(mask):  # the common case, found many times faster than by counting every value
+        return {value for value, occurs in ((0, full < mask.size), (255, full > 0)) if occurs}
+    counts = cv2.calcHist([mask], [0], None, [256], [0, 256])
+    return set(np.flatnonzero(counts).tolist())
+
+
+def check_mask_values(values, where):
+    """Refuse values that no mask has.
+
+    Args:
+        values: set of int.
+        where: file or folder, for the message.
+
+    Raises:
+        InputError: unless they are within {0, 255} or all under 100.
+    """
+    if values <= {0, 255} or max(values) < 100:
+        return
+    shown = sorted(values)
+    shown = ", ".join(map(str, shown[:8])) + (", ..." if len(shown) > 8 else "")
+    raise InputError(
+        f"{where}: a mask with the values {shown}; expected 0 and 255, or class numbers from 0: import with "
+        "--mask-values, or with --mask-threshold where edges are soft (JPEG)"
+    )
+
+
+def class_count(values, where):
+    """Number of classes in a set of masks.
+
+    Args:
+        values: set of int, the values found in all masks of the set.
+        where: file or folder, for the message.
+
+    Returns:
+        1 for values within {0, 255}; K for class numbers 0..K, K at least 2.
+
+    Raises:
+        InputError: for anything else; the message says what to do.
+    """
+    check_mask_values(values, where)
+    if values <= {0, 255}:
+        return 1
+    if values <= {0, 1}:
+        raise InputError(
+            f'{where}: masks with the values 0 and 1; expected 0 and 255: import with --mask-values "{{1: 255}}"'
+        )
+    return max(values)
+
+
+def map_values(mask, mapping):
+    """Map the values of a mask.
+
+    Args:
+        mask: (H, W) uint8 or uint16.
+        mapping: dict of a value to another one, 0..255; all other values become 0.
+
+    Returns:
+        (H, W) uint8.
+    """
+    table = np.zeros(np.iinfo(mask.dtype).max + 1, np.uint8)
+    for old, new in mapping.items():
+        if old < len(table):
+            table[old] = new
+    return table[mask]
+
+
+# --- class numbers
+
+
+def to_classes(masks, classes):
+    """Convert masks of files to class numbers 0..K of the same shape: with one class, 255 becomes 1."""
+    return (masks > 127).astype(np.uint8) if classes == 1 else masks
+
+
+def from_classes(numbers, classes):
+    """Convert class numbers to masks for files: 0 and 255 if there is one class."""
+    return (numbers * 255 if classes == 1 else numbers).astype(np.uint8)
+
+
+def class_numbers(probabilities, threshold=0.5):
+    """Convert probabilities to class numbers.
+
+    Args:
+        probabilities: (..., 1), of the only class; or (..., K + 1), of background and K exclusive classes.
+        threshold: of the only class, foreground is above it; without effect on several classes, of which the most
+            probable wins.
+
+    Returns:
+        (...) uint8, 0..K.
+    """
+    if probabilities.shape[-1] == 1:
+        return (probabilities[..., 0] > threshold).astype(np.uint8)
+    return probabilities.argmax(-1).astype(np.uint8)
+
+
+# --- cleaning
+
+
+def check_cleaning(settings):
+    """Raise ValueError unless a dict contains only arguments of `clean`, each in its range."""
+    if unknown := settings.keys() - set(CLEANING_STEPS):
+        raise ValueError(f"no step is called {min(unknown)!r}; there are {', '.join(CLEANING_STEPS)}")
+    clean(np.zeros((1, 1), np.uint8), **settings)
+
+
+def clean(numbers, median=0, share=0.0, near=0.0, smallest=0, fill=False):
+    """Clean class numbers, each class separately and the steps in this order.
+
+    Components are connected over edges and corners. If smoothed or filled classes overlap, the larger number wins.
+
+    Args:
+        numbers: (H, W) or (S, H, W) uint8.
+        median: side of a median filter in pixels, odd; 0: none.
+        share: drop components smaller than this share of the largest one; 1 keeps only the largest; 0 keeps all.
+        near: keep components that `share` drops if they are within this many pixels of one that stays.
+        smallest: drop components of fewer pixels.
+        fill: whether to fill holes.
+
+    Returns:
+        uint8 of the same shape.
+
+    Raises:
+        ValueError: for a setting out of its range.
+    """
+    if not 0 <= share <= 1 or near < 0 or smallest < 0 or median < 0 or (median and median % 2 == 0):
+        raise ValueError(
+            f"median is {median}, share {share}, near {near}, smallest {smallest}; expected an odd number or 0, "
+            "0 to 1, and at least 0"
+        )
+    result = np.zeros_like(numbers)
+    for number in range(1, int(numbers.max(initial=0)) + 1):
+        mask = numbers == number
+        if median:
+            mask = scipy.ndimage.median_filter(mask, median, mode="constant")
+        mask = keep_components(mask, share, near, smallest)
+        if fill:
+            mask = scipy.ndimage.binary_fill_holes(mask)
+        result[mask] = number
+    return result
+
+
+def keep_components(mask, share, near, smallest):
+    """Components of a mask that `clean` keeps; bool arrays."""
+    if not (share or smallest) or not mask.any():
+        return mask
+    components, count = scipy.ndimage.label(mask, np.ones((3,) * mask.ndim))
+    sizes = np.bincount(components.ravel(), minlength=count + 1)
+    sizes[0] = 0
+    keep = sizes >= share * sizes.max()
+    if share == 1:  # the first of several largest ones
+        keep = np.arange(count + 1) == sizes.argmax()
+    keep[0] = False
+    if near:
+        distances = scipy.ndimage.distance_transform_edt(~keep[components])
+        closest = scipy.ndimage.minimum(distances, components, np.arange(1, count + 1))
+        keep[1:] |= closest <= near
+    return (keep & (sizes >= max(smallest, 1)))[components]

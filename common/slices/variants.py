@@ -1,0 +1,195 @@
+"""Variants of slices for training: filters change an image, shapes deform it and its mask.
+
+A variant of a case is a folder of images, x_<filter><shape> such as x_A_RTP, and one of masks, y_O<shape>, as filters
+leave masks alone.
+"""
+
+from functools import partial
+
+import cv2
+import numpy as np
+
+from common.errors import InputError
+
+
+def image_folder(letter, shape):
+    """Name of the folder of images of a filter and a shape, "" for no deformation."""
+    return f"x_{letter}_{shape}" if shape else f"x_{letter}"
+
+
+def mask_folder(shape):
+    """Name of the folder of masks of a shape."""
+    return f"y_O_{shape}" if shape else "y_O"
+
+
+def find_variants(case):
+    """Folder names (images, masks) of the variants of a case.
+
+    Args:
+        case: Path.
+
+    Raises:
+        InputError: if a folder of images has no folder of masks, or other files than x.
+    """
+    names = {path.stem for path in (case / "x").iterdir()}
+    variants = []
+    for images in sorted(path.name for path in case.glob("x_*") if path.is_dir()):
+        masks = mask_folder("_".join(images.split("_")[2:]))
+        if not (case / masks).is_dir():
+            raise InputError(f"{case / images} has no masks in {masks}; run 1_augment_cases.py again")
+        if {path.stem for path in (case / images).iterdir()} != names:
+            raise InputError(f"{case / images} and {case / 'x'} hold other slices; run 1_augment_cases.py again")
+        variants.append((images, masks))
+    return variants
+
+
+# --- filters
+
+
+def make_filters(strength, sigmas, clip_limit, levels):
+    """Filters by letter: "O" none, "A" non-local means, "B" bilateral, "C" CLAHE, "D" posterization.
+
+    Args:
+        strength: of the non-local means, in gray levels of 8 bits.
+        sigmas: of the bilateral filter: gray levels of 8 bits, and pixels.
+        clip_limit: of CLAHE.
+        levels: gray levels of the posterization.
+
+    Returns:
+        dict of letter to function of (H, H) uint8 or uint16 to the same.
+    """
+    return {
+        "O": lambda image: image,
+        "A": partial(denoise, strength=strength),
+        "B": partial(smooth_three_times, sigmas=sigmas),
+        "C": partial(equalize, clip_limit=clip_limit),
+        "D": partial(posterize, levels=levels),
+    }
+
+
+def denoise(image, strength):
+    """Non-local means (Buades et al., doi 10.5201/ipol.2011.bcm_nlm), template window 7, search window 21."""
+    if image.dtype == np.uint8:
+        return cv2.fastNlMeansDenoising(image, None, strength, 7, 21)
+    return cv2.fastNlMeansDenoising(image, [strength * 257], None, 7, 21, cv2.NORM_L1)
+
+
+def smooth_three_times(image, sigmas):
+    """Three rounds of a bilateral filter (Tomasi and Manduchi, doi 10.1109/ICCV.1998.710815)."""
+    for _ in range(3):
+        image = bilateral(image, -1, *sigmas)
+    return image
+
+
+def equalize(image, clip_limit):
+    """Contrast-limited adaptive histogram equalization (Pizer et al., doi 10.1016/S0734-189X(87)80186-X), 4x4 tiles.
+
+    16 bits get the change of their upper 8 bits: with 65,536 bins, more than a tile has pixels, no limit works.
+    """
+    clahe = cv2.createCLAHE(clip_limit, (4, 4))
+    if image.dtype == np.uint8:
+        return clahe.apply(image)
+    upper = (image >> 8).astype(np.uint8)
+    change = clahe.apply(upper).astype(np.int32) - upper
+    return (image + 257 * change).clip(0, 65535).astype(np.uint16)
+
+
+def posterize(image, levels):
+    """Smooth, then round down to gray levels that are evenly spaced over the full range."""
+    top = np.iinfo(image.dtype).max
+    level = bilateral(image, 10, 10, 10).astype(np.uint32) * levels // (top + 1)
+    return (level * top // (levels - 1)).astype(image.dtype)
+
+
+def bilateral(image, diameter, sigma_gray, sigma_space):
+    """Bilateral filter; `sigma_gray` in gray levels of 8 bits for images of 16 bits too."""
+    if image.dtype == np.uint8:
+        return cv2.bilateralFilter(image, diameter, sigma_gray, sigma_space)
+    smoothed = cv2.bilateralFilter(image.astype(np.float32), diameter, sigma_gray * 257, sigma_space)
+    return np.rint(smoothed).clip(0, 65535).astype(np.uint16)
+
+
+def trim(image, margin):
+    """Black out margins of so many pixels: top and bottom or, if negative, left and right; 0: none."""
+    if not margin:
+        return image
+    image = image.copy()
+    lines = image if margin > 0 else image.T
+    lines[: abs(margin)] = 0
+    lines[-abs(margin) :] = 0
+    return image
+
+
+# --- shapes
+
+
+def make_shapes(stretch, trapezoid, shear, rotation, margin):
+    """Deformations by name: "" none, HT and WD stretch, DKP and DKM trapezoid, HSR and HSL parallelogram, RTP and RTM
+    rotation, CP0 to CP4 keep a square.
+
+    Args:
+        stretch: share of the size by which HT and WD stretch at each end.
+        trapezoid: share of the size by which DKP and DKM widen an edge on both sides.
+        shear: share of the size by which HSR and HSL push two corners.
+        rotation: degrees, RTP counterclockwise.
+        margin: pixels between the edges and the squares CP1 to CP4.
+
+    Returns:
+        dict of name to function of ((H, H) uint8 or uint16, smooth) to the same; black outside; smooth=False takes the
+        nearest neighbor.
+    """
+    shapes = {
+        "": lambda image, smooth: image,
+        "HT": partial(stretch_height, share=stretch),
+        "WD": partial(stretch_width, share=stretch),
+        "DKP": partial(warp, left_bottom=-trapezoid, right_bottom=trapezoid),
+        "DKM": partial(warp, left_top=-trapezoid, right_top=trapezoid),
+        "HSR": partial(warp, left_bottom=-shear, right_top=shear),
+        "HSL": partial(warp, left_top=-shear, right_bottom=shear),
+        "RTP": partial(rotate, degrees=rotation),
+        "RTM": partial(rotate, degrees=-rotation),
+    }
+    return shapes | {f"CP{i}": partial(keep_square, index=i, margin=margin) for i in range(5)}
+
+
+def stretch_height(image, smooth, share):
+    """Stretch downwards and upwards by a share of the size, and cut off what no longer fits."""
+    size = len(image)
+    ends = int(size * share)
+    interpolation = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST
+    return cv2.resize(image, (size, size + 2 * ends), interpolation=interpolation)[ends : ends + size]
+
+
+def stretch_width(image, smooth, share):
+    """As `stretch_height`, to the left and right."""
+    size = len(image)
+    ends = int(size * share)
+    interpolation = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST
+    return cv2.resize(image, (size + 2 * ends, size), interpolation=interpolation)[:, ends : ends + size]
+
+
+def warp(image, smooth, left_top=0, right_top=0, left_bottom=0, right_bottom=0):
+    """Perspective warp that moves corners sideways by shares of the size, rounded down to pixels."""
+    size = len(image)
+    corners = np.float32([[0, 0], [size, 0], [0, size], [size, size]])
+    moved = corners.copy()
+    moved[:, 0] += [int(size * share) for share in (left_top, right_top, left_bottom, right_bottom)]
+    matrix = cv2.getPerspectiveTransform(corners, moved)
+    return cv2.warpPerspective(image, matrix, (size, size), flags=cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST)
+
+
+def rotate(image, smooth, degrees):
+    """Rotate counterclockwise around the center."""
+    size = len(image)
+    matrix = cv2.getRotationMatrix2D((size / 2, size / 2), degrees, 1)
+    return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST)
+
+
+def keep_square(image, smooth, index, margin):
+    """Keep a square of half the size in its position: 0 center, 1 top left, 2 top right, 3 and 4 the same below."""
+    size = len(image)
+    side, near, far = size // 2, margin, size - margin - size // 2
+    top, left = [(size // 4, size // 4), (near, near), (near, far), (far, near), (far, far)][index]
+    kept = np.zeros_like(image)
+    kept[top : top + side, left : left + side] = image[top : top + side, left : left + side]
+    return kept

@@ -1,0 +1,38 @@
+"""Lists of slices: paths, and dividing."""
+
+import pandas as pd
+import pytest
+
+from common.errors import InputError
+from common.slices.lists import count_of_share, make_divisions, pick_named, read_list, split_into_folds, write_list
+
+
+def test_paths_of_a_list(tmp_path, monkeypatch):
+    for file in ("a/case1/x/1.png", "a/case1/y/1.png"):
+        (tmp_path / file).parent.mkdir(parents=True)
+        (tmp_path / file).touch()
+    monkeypatch.chdir(tmp_path)
+    rows = [("a/case1/x/1.png", "a/case1/y/1.png", "case1")]
+    write_list("lists/absolute.csv", pd.DataFrame(rows, columns=["x", "y", "case"]))
+    write_list("lists/relative.csv", rows, "lists")
+    assert (tmp_path / "lists/relative.csv").read_text().split() == [
+        "x,y,case",
+        "../a/case1/x/1.png,../a/case1/y/1.png,case1",
+    ]
+    absolute, relative = (read_list(tmp_path / "lists" / f"{name}.csv") for name in ("absolute", "relative"))
+    assert absolute.equals(relative) and str(tmp_path) in (tmp_path / "lists/absolute.csv").read_text()
+
+
+def test_divisions():
+    units = list("abcde")
+    assert make_divisions(units, [["d", "a"]]) == {"": (["b", "c", "e"], ["a", "d"])}
+    assert make_divisions(units, [[]]) == {"": (units, [])}
+    folds = make_divisions(units, [["a", "b"], ["c", "d", "e"]])
+    assert folds == {"fold1": (["c", "d", "e"], ["a", "b"]), "fold2": (["a", "b"], ["c", "d", "e"])}
+    assert pick_named(units, ["b", "e"], str, "TEST_CASES") == (["b", "e"], ["a", "c", "d"])
+    with pytest.raises(InputError, match="TEST_CASES: there is no case f, x; there are a, b, c, d, e"):
+        pick_named(units, ["x", "a", "f"], str, "TEST_CASES")
+    assert split_into_folds(units, 2) == [["a", "b", "c"], ["d", "e"]]
+    with pytest.raises(InputError, match="only 5 cases are left"):
+        split_into_folds(units, 6)
+    assert [count_of_share(0.2, total) for total in (1, 8, 10)] == [1, 2, 2]
