@@ -1,18 +1,28 @@
 """The constants of a script are its flags."""
 
+import contextlib
+import inspect
 import json
+import math
+import operator
 import re
 import subprocess
 import sys
 import time
+import types
+import typing
 
+import annotated_types
 import pytest
+import typing_extensions
 from hypothesis import given
 from hypothesis import strategies as st
-from running import ROOT, SCRIPTS
+from running import ROOT, SCRIPTS, assert_refused, run_here
 
 from common.command_line import flags_of
-from common.settings import read_value
+from common.setting_checks import Rule, alternatives
+from common.setting_types import MODEL_SETTINGS, TERMS, Network
+from common.settings import Settings, read_value
 
 SCRIPT = '''"""A script."""
 import sys
@@ -182,3 +192,163 @@ def test_a_flag_reads_back_what_was_written(value):
         assert flag == ("--name" if value else "--no-name")
     else:
         assert read_value(flag.removeprefix("--name="), type(value)) == value
+
+
+# --- nonsense in every setting of every script
+
+NONSENSE = [
+    -1,
+    0.37,
+    10**30,
+    math.inf,
+    math.nan,
+    "",
+    "nonsense",
+    "a\0b",
+    True,
+    None,
+    [],
+    [[1, "a"], {}],
+    {"nonsense": {"nested": []}},
+]
+
+
+def takes(value, annotation):
+    """Whether a type takes a value, by the rules of `typing` and annotated_types, without pydantic."""
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if isinstance(annotation, types.UnionType) or origin is typing.Union:
+        return any(takes(value, kind) for kind in arguments)
+    if origin is typing.Annotated:
+        return takes(value, arguments[0]) and all(meets(value, condition) for condition in arguments[1:])
+    if origin is typing.NotRequired:
+        return takes(value, arguments[0])
+    if origin is typing.Literal:
+        return any(value == choice and type(value) is type(choice) for choice in arguments)
+    if typing_extensions.is_typeddict(annotation):
+        hints = typing.get_type_hints(annotation, include_extras=True)
+        known = isinstance(value, dict) and annotation.__required_keys__ <= value.keys() <= hints.keys()
+        return known and all(takes(item, hints[key]) for key, item in value.items())
+    if origin is list:
+        return isinstance(value, list) and all(takes(item, arguments[0]) for item in value)
+    if origin is dict:
+        pairs = value.items() if isinstance(value, dict) else [(None, None)]
+        return isinstance(value, dict) and all(takes(k, arguments[0]) and takes(v, arguments[1]) for k, v in pairs)
+    if annotation is typing.Any:
+        return True
+    if annotation in (None, type(None)):
+        return value is None
+    if annotation is float:
+        return type(value) in (int, float) and math.isfinite(value)
+    if annotation is str:
+        return type(value) is str and "\0" not in value
+    return type(value) is annotation
+
+
+def meets(value, condition):
+    if isinstance(condition, Rule):
+        return condition.holds(value)
+    if isinstance(condition, annotated_types.Len):
+        return condition.min_length <= len(value) <= (condition.max_length or len(value))
+    compare = {annotated_types.Ge: operator.ge, annotated_types.Gt: operator.gt}
+    compare |= {annotated_types.Le: operator.le, annotated_types.Lt: operator.lt}
+    return compare[type(condition)](value, getattr(condition, type(condition).__name__.lower()))
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_nonsense_in_a_settings_file_is_refused_in_one_line_or_is_none(script, tmp_path):
+    """As in a file of --settings and in an edited constant: values, not text."""
+    settings = Settings.of(script)
+    for name, annotation in settings.annotations.items():
+        for value in NONSENSE:
+            if takes(value, annotation):
+                taken = Settings.of(script, **{name: value}).values[name]
+                assert taken == value or taken == float(value)
+                continue
+            (tmp_path / "settings.json").write_text(json.dumps({name: value}))
+            if isinstance(value, str):
+                with contextlib.suppress(ValueError):  # text can stand for another value
+                    assert takes(read_value(value, annotation), annotation)
+                    continue
+            message = assert_refused(script, f"{name}: ", status=2, SETTINGS=tmp_path / "settings.json")
+            assert len(message.splitlines()) == 1 and len(message) < 1000
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_nonsense_in_a_flag_is_refused_in_one_line_or_is_none(script):
+    settings = Settings.of(script)
+    for name, annotation in settings.annotations.items():
+        for value in ("-1", "0.37", "1" + 30 * "0", "1e400", "nan", "", "[", "[]", "{'a': {'b': []}}", "[0, 1e400]"):
+            try:
+                read = read_value(value, annotation)
+            except ValueError:
+                message = assert_refused(script, f"{name}: ", status=2, **{name: value})
+                assert len(message.splitlines()) == 1
+            else:
+                assert takes(read, annotation)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_an_edited_constant_is_checked_as_a_flag_is(script, tmp_path):
+    """The types of all scripts refuse a dict of a key that nobody has."""
+    source = (ROOT / script).read_text(encoding="utf-8")
+    copy = tmp_path / "script.py"
+    for name in Settings.of(script).annotations:
+        edited = re.sub(rf"^{name}(: [^=]+)? = ", rf"{name}\1 = {{'nonsense': object}} or ", source, flags=re.M)
+        edited = edited.replace("Path(__file__).resolve().parents[1]", repr(str(ROOT)))
+        assert edited != source
+        copy.write_text(edited)
+        result = run_here(copy, expect=2)
+        assert result.stderr.startswith(f"script.py: error: {name}: ") and len(result.stderr.splitlines()) == 1
+
+
+def test_settings_never_change():
+    settings = Settings.of("train.py", EPOCHS=3)
+    assert settings.EPOCHS == 3 and settings.given == {"EPOCHS"}
+    with pytest.raises(AttributeError):
+        settings.EPOCHS = 4
+    with pytest.raises(TypeError):
+        settings.values["EPOCHS"] = 4
+    with pytest.raises(AttributeError, match="no setting is called EPOCH"):
+        settings.replace("a test", EPOCH=1)
+    other = settings.replace("measured", EPOCHS=5, SEED=2)
+    assert (settings.EPOCHS, other.EPOCHS) == (3, 5)
+    assert other.explained()["reasons"]["SEED"] == "measured"
+    assert other.explained()["reasons"]["LOSS"] == "constant in train.py"
+    assert read_json_of(other.as_json()) == dict(other.values)
+
+
+def read_json_of(values):
+    return json.loads(json.dumps(values))
+
+
+@pytest.mark.parametrize(
+    "content", ["[" * 100000, '{"COUNT": ' + "[" * 900 + "]" * 900 + "}", "\0", '{"NAME": "\\u0000"}']
+)
+def test_a_settings_file_that_is_none_ends_in_one_line(script, tmp_path, content):
+    file = tmp_path / "settings.json"
+    file.write_text(content)
+    result = run(script, "--settings", str(file))
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1 and "Traceback" not in result.stderr
+
+
+def test_a_settings_file_may_begin_with_a_byte_order_mark_and_hold_reasons(script, tmp_path):
+    file = tmp_path / "settings.json"
+    file.write_text('\ufeff{"COUNT": 8, "reasons": {"COUNT": "measured"}}', encoding="utf-8")
+    assert recorded(script, "--settings", str(file))["COUNT"] == 8
+
+
+def test_names_in_types_are_those_of_networks_and_losses():
+    import losses
+    import models
+
+    networks = [
+        name
+        for kind in alternatives(Network)
+        if typing.get_origin(kind) is typing.Literal
+        for name in typing.get_args(kind)
+    ]
+    assert networks == list(models.NETWORKS) == list(MODEL_SETTINGS)
+    assert sorted(TERMS) == sorted(losses.TERMS)
+    for name, kind in MODEL_SETTINGS.items():
+        parameters = inspect.signature(models.NETWORKS[name].build_model).parameters
+        assert set(typing.get_type_hints(kind)) == parameters.keys() - {"input_shape", "classes"}
