@@ -54,7 +54,8 @@ MODEL_SETTINGS: FreeDict = {}  # its own settings, for instance {"features": 32,
 # {"backbone": "mobilenetv2"}; see models/
 LOSS: Loss = "bce+dice"
 # "mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff", "series" (these in turn), "bce", "cce" (several
-# classes), "dice", "smooth_dice", "iou", "tversky", "focal_tversky", or a sum, "hausdorff+dice"
+# classes), "dice", "smooth_dice", "iou", "tversky", "focal_tversky", or a sum, "hausdorff+dice"; also the path of a .py
+# file with loss(targets, probabilities), alone or in a sum
 
 # --- optimiser; None takes what the network's author recommends
 OPTIMIZER: OptimizerName | Optimizer | None = None
@@ -90,7 +91,9 @@ check_model_settings(settings)  # before Keras is loaded
 
 from common.training.run_folder import read_code
 
-code = read_code(settings.MODEL)  # what this run is made with, whatever happens to the files from here on
+code = read_code(
+    settings.MODEL, settings.LOSS
+)  # what this run is made with, whatever happens to the files from here on
 
 from pathlib import Path
 

@@ -114,11 +114,19 @@ Network = (
 )  # the names of models.NETWORKS
 TERMS = ("mse", "log_cosh", "kld", "bce", "cce", "focal", "constrained_focal", "hausdorff")
 TERMS += ("dice", "smooth_dice", "iou", "tversky", "focal_tversky")
+
+
+def is_loss(name):
+    terms = name.split("+")
+    known = all(term in (*TERMS, "series") or term.endswith(".py") for term in terms)
+    return known and len(set(terms)) == len(terms)
+
+
 Loss = Annotated[
     str,
     Rule(
-        f"one of {', '.join([*TERMS, 'series'])}, or a sum of different ones such as 'bce+dice'",
-        lambda name: set(parts := name.split("+")) <= {*TERMS, "series"} and len(set(parts)) == len(parts),
+        f"one of {', '.join([*TERMS, 'series'])}, a .py file, or a sum of different ones such as 'bce+dice'",
+        is_loss,
     ),
 ]  # the names of losses.TERMS
 LearningRates = Annotated[

@@ -11,7 +11,7 @@ import keras
 import matplotlib
 import pandas as pd
 
-import losses  # noqa: F401  (a checkpoint holds its loss and metrics)
+import losses.own  # brings the loss and metrics that a checkpoint holds
 from common.devices import environment, hushed
 from common.errors import InputError
 from common.files import whole_file, whole_folder, write_json
@@ -88,7 +88,8 @@ def read_checkpoint(run):
     try:
         with zipfile.ZipFile(path) as archive:
             epoch = json.loads(archive.read(STATE_IN_CHECKPOINT))["epoch"]
-        model = keras.saving.load_model(path)
+        with losses.own.files_in(run / "code"):
+            model = keras.saving.load_model(path)
         return model, read_log(run / "training_log.csv", epoch)
     except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
         raise InputError(f"{path} or training_log.csv beside it is damaged ({error}); start a new run") from error

@@ -13,6 +13,7 @@ from common.training.optimizer import make_optimizer
 from common.training.run_folder import model_file
 from common.training.schedules import Controller, learning_rate
 from losses import get_loss
+from losses.own import files_in, take_copies
 
 RECOMMENDED = "recommended for {}"  # the reason of a value that a network's author recommends
 
@@ -46,7 +47,16 @@ def of_run(settings):
         raise InputError(
             f"RUN: {settings.RUN or 'not set'} is no run folder (it has no settings.json); give --run the run to resume"
         )
-    return settings.with_recorded(record, keep=settings.given | {"MODE", "RUN", "RUNS"})
+    settings = settings.with_recorded(record, keep=settings.given | {"MODE", "RUN", "RUNS"})
+    return with_copies(settings, record.with_name("code"))
+
+
+def with_copies(settings, code):
+    """Settings with the run's copies of a network and a loss of one's own, unless others were given."""
+    with files_in(code):
+        copies = {"LOSS": take_copies(settings.LOSS), "MODEL": take_copies(settings.MODEL)}
+    own = {name: copy for name, copy in copies.items() if copy != settings.values[name] and name not in settings.given}
+    return settings.replace(f"copy in {code}", **own)
 
 
 def of_fold(settings):

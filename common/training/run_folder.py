@@ -11,16 +11,23 @@ CODE = ("train.py", "models", "losses", "common")
 MODELS = ("best_dice", "best_iou", "last")  # what train.py keeps of a run
 
 
-def read_code(model):
+def read_code(model, loss):
     """The code that a run is made with, as it is now: dict of a path in `code/` of the run folder to bytes.
 
     Args:
         model: name of the network, or path of a .py file, which is kept too.
+        loss: name of the loss; .py files in it are kept too.
+
+    Raises:
+        InputError: if two different files have one name.
     """
     files = [path for name in CODE for path in [ROOT / name, *sorted((ROOT / name).rglob("*"))] if path.is_file()]
     kept = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in files if "__pycache__" not in path.parts}
-    if model.endswith(".py") and Path(model).is_file():
-        kept[Path(model).name] = Path(model).read_bytes()
+    for path in map(Path, [model, *loss.split("+")]):
+        if path.suffix != ".py" or not path.is_file():
+            continue
+        if kept.setdefault(path.name, path.read_bytes()) != path.read_bytes():
+            raise InputError(f"{path}: the run keeps another file called {path.name}; rename yours")
     return kept
 
 

@@ -23,6 +23,7 @@ from common.training.callbacks import read_checkpoint
 from common.training.configure import configure, open_sets
 from common.training.course import Log, read_log
 from common.training.opening import open_set
+from common.training.run_folder import load_network
 from common.training.sets import Batches
 
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="bit for bit on TensorFlow only")
@@ -156,6 +157,30 @@ def test_a_network_of_ones_own_with_a_layer_of_its_own(packed, tmp_path):
     run = only_folder(tmp_path / "runs")
     assert run.name.endswith("_mine")
     run_here("predict.py", RUN=run, INPUT=packed["cases"] / "case01", OUTPUT=tmp_path / "out")
+
+
+OWN_LOSS = """
+from keras import ops
+
+def loss(targets, probabilities):
+    return ops.mean(ops.abs(targets - probabilities), axis=(1, 2, 3))
+"""
+
+
+def test_a_loss_of_ones_own_resumes_with_the_copy_of_the_run(packed, tmp_path):
+    """Its file is gone, that of the network has changed since; the weights are those of a run in one go."""
+    (tmp_path / "my.py").write_text(OWN_LOSS)
+    (tmp_path / "mine.py").write_text(OWN_NETWORK)
+    own = {"LOSS": f"{tmp_path}/my.py+dice", "MODEL": tmp_path / "mine.py", "MODEL_SETTINGS": {"width": 2}}
+    run_script("train.py", **training(packed, tmp_path / "whole", EPOCHS=2) | own)
+    run_script("train.py", **training(packed, tmp_path / "half", EPOCHS=1) | own)
+    (tmp_path / "my.py").unlink()
+    (tmp_path / "mine.py").write_text("raise RuntimeError")
+    runs = [only_folder(tmp_path / name) for name in ("whole", "half")]
+    assert (runs[1] / "code" / "my.py").read_text() == OWN_LOSS
+    run_script("train.py", MODE="resume", RUN=runs[1], EPOCHS=2)
+    whole, resumed = (load_network(run / "last.keras").get_weights() for run in runs)
+    assert all(np.array_equal(a, b) for a, b in zip(whole, resumed, strict=True))
 
 
 def test_rate_follows_batch_and_optimizer_where_it_is_not_set(tmp_path):
