@@ -143,22 +143,21 @@ class UnetSettings(TypedDict, total=False):
     depth: Annotated[int, Ge(1), Le(10)]
     dropout: ShareBelowOne
     normalisation: bool
-    name: str
 
 
 @strict
 class SynapseSettings(TypedDict, total=False):
-    width: Annotated[float, Gt(0), Le(16)]
+    width: Annotated[float, Gt(0), Le(4)]
     dropout: ShareBelowOne
     parallel_dropout: ShareBelowOne
-    noise: NonNegative
+    noise: Annotated[float, Ge(0), Le(10)]
 
 
 @strict
 class DeeplabSettings(TypedDict, total=False):
     backbone: Literal["xception", "mobilenetv2"]
     output_stride: Literal[8, 16] | None
-    alpha: Annotated[float, Gt(0), Le(16)]
+    alpha: Annotated[float, Gt(0), Le(4)]
     dropout: ShareBelowOne
     momentum: Annotated[float, Gt(0), Lt(1)]
 
@@ -168,7 +167,7 @@ class SeResunetSettings(TypedDict, total=False):
     features: Annotated[int, Ge(1), Le(1024)]
     depth: Annotated[int, Ge(1), Le(8)]
     ratio: PositiveInt
-    noise: NonNegative
+    noise: Annotated[float, Ge(0), Le(10)]
 
 
 MODEL_SETTINGS = {

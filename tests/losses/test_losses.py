@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from common.setting_types import TERMS as LOSS_NAMES
 from losses import SERIES, TERMS, follow_steps, get_loss, own
 from losses.hausdorff import distances
 from losses.metrics import FalsePositivesOnEmpty, Overlap, training_metrics
@@ -265,6 +266,10 @@ def test_tversky_weighs_what_is_missed_more():
 def test_unknown_losses_are_refused(name):
     with pytest.raises(ValueError, match="unknown loss"):
         get_loss(name)
+
+
+def test_the_type_of_loss_knows_every_loss():
+    assert set(LOSS_NAMES) == set(TERMS)
 
 
 def test_cross_entropy_of_classes_refuses_one_class():

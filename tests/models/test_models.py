@@ -1,5 +1,6 @@
 """Networks: the counts of the table, sizes, outputs, learning, and files of one's own."""
 
+import inspect
 import math
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from running import ROOT
 
 import models
 from common import devices
+from common.setting_types import MODEL_SETTINGS
 from losses import SERIES, TERMS, follow_steps, get_loss
 from models import build_model, extra_layers, layers
 from models.cvnet_synapse import bottom_kernels
@@ -309,6 +311,13 @@ def test_networks_that_would_never_be_built_are_refused_at_once(name, shape, arg
     with pytest.raises(ValueError, match=words) as error:
         build_model(name, shape, **arguments)
     assert time.monotonic() - started < 1 and "\n" not in str(error.value)
+
+
+def test_the_types_of_model_settings_are_those_of_the_networks():
+    assert MODEL_SETTINGS.keys() == models.NETWORKS.keys()
+    for name, types in MODEL_SETTINGS.items():
+        parameters = inspect.signature(models.NETWORKS[name].build_model).parameters
+        assert types.__annotations__.keys() == parameters.keys() - set(models.NOT_SETTINGS), name
 
 
 def test_the_deepest_networks_that_fit():
