@@ -17,10 +17,10 @@ from common.setting_types import Names, NonNegative, PositiveInt, Share, Weights
 from common.settings import apply_command_line
 
 # --- where from, where to
-RUN = ""  # run folder of train.py, or a .keras file
+RUN: str = ""  # run folder of train.py, or a .keras file
 WEIGHTS_FILE: WeightsFile = "best_dice"  # which model of the run: "best_dice", "best_iou" or "last"
-OUTPUT = ""  # file to write; empty: the run's name with the ending of FORMAT, in the run folder
-REPLACE = False  # True to write over a model that exists
+OUTPUT: str = ""  # file to write; empty: the run's name with the ending of FORMAT, in the run folder
+REPLACE: bool = False  # True to write over a model that exists
 
 # --- kind of model
 FORMAT: Literal["mlmodel", "mlpackage"] = "mlmodel"
@@ -34,21 +34,21 @@ COMPRESSION: Literal["float32", "float16", "linear8", "palette8", "palette6", "p
 # weights as "float32", "float16", "linear8", "palette8", "palette6" or "palette4"; with all but the first a .mlpackage
 # computes in half precision
 TARGET: str | None = None  # oldest system that must run it, such as "macOS13" or "iOS16"; None: what COMPRESSION needs
-CHECK_ONLY = False  # True to check the model that is there under OUTPUT, and to write nothing
-COMPARE = False  # True to write every COMPRESSION, each under its own name, and to print what each loses
+CHECK_ONLY: bool = False  # True to check the model that is there under OUTPUT, and to write nothing
+COMPARE: bool = False  # True to write every COMPRESSION, each under its own name, and to print what each loses
 
 # --- the check
-SLICES = ""  # to check on: packed set, list, folder of cases or pictures; empty: the validation set of the run
+SLICES: str = ""  # to check on: packed set, list, folder of cases or pictures; empty: the validation set of the run
 CHECKED: PositiveInt = 8  # how many slices
 LARGEST_DIFFERENCE: NonNegative = 1e-3  # greatest difference of a probability, with float32 weights
 LEAST_DICE: Share = 0.999  # least Dice between the masks of Keras and of the model
 
 # --- what the model says about itself
-AUTHOR = ""  # who made it
-LICENCE = ""  # terms of use
-DESCRIPTION = ""  # empty: network, size and classes
-INPUT_DESCRIPTION = ""  # empty: what INPUT_KIND asks for
-OUTPUT_DESCRIPTION = ""  # empty: what OUTPUT_KIND gives
+AUTHOR: str = ""  # who made it
+LICENCE: str = ""  # terms of use
+DESCRIPTION: str = ""  # empty: network, size and classes
+INPUT_DESCRIPTION: str = ""  # empty: what INPUT_KIND asks for
+OUTPUT_DESCRIPTION: str = ""  # empty: what OUTPUT_KIND gives
 CLASS_NAMES: Names = []  # names of the classes, without the background
 WINDOW: WindowOrNone = []
 # what black and white of a slice stand for, [low, high], such as HU; empty: what the run recorded

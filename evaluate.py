@@ -29,14 +29,14 @@ from common.settings import apply_command_line
 
 # --- where from, where to
 PREDICTED: PathName = "predictions"  # folder of predicted masks or label volumes
-TRUTH = ""  # true masks: folder of masks, case folder, folder of cases, list (.csv), or folder of label volumes
+TRUTH: str = ""  # true masks: folder of masks, case folder, folder of cases, list (.csv), or folder of label volumes
 LABEL_NAME: NamePattern = "{id}"  # name of the true labels of a volume, for instance "{id}_seg"
-IMAGES = ""  # pictures to show errors on, where TRUTH has none: folder of pictures or of volumes
+IMAGES: str = ""  # pictures to show errors on, where TRUTH has none: folder of pictures or of volumes
 OUTPUT: PathName = "scores"  # folder for the scores
-REPLACE = False  # True to write over an OUTPUT that exists
+REPLACE: bool = False  # True to write over an OUTPUT that exists
 PART: PartOfWork = ""
 # "2/8": score the second of eight parts of the masks; the part that ends last writes OUTPUT; "": all
-AGAINST = ""  # OUTPUT of another evaluation of the same cases, to compare with
+AGAINST: str = ""  # OUTPUT of another evaluation of the same cases, to compare with
 
 # --- what to predict with
 CHOOSE: str | Annotated[list[PathName], Len(1)] = ""
@@ -54,7 +54,7 @@ TOLERANCE: NonNegative = 1.0  # of the surface Dice, in mm, or in pixels where t
 SHOW: Literal["worst", "first", "random"] = "worst"  # which images are shown: "worst", "first" or "random"
 WORST: Count = 12  # how many
 WINDOW: Window | None = None  # black and white of IMAGES, [low, high]; None: as they are
-HAUSDORFF_LINE = False  # True to draw the line that realises the Hausdorff distance
+HAUSDORFF_LINE: bool = False  # True to draw the line that realises the Hausdorff distance
 
 settings = apply_command_line(globals())
 

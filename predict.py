@@ -25,18 +25,17 @@ from common.setting_types import (
     WeightsFile,
     Window,
 )
-from common.settings import apply_command_line
+from common.settings import apply_command_line, require_folder
 
 # --- where from, where to
-RUN: str | Annotated[list[PathName], Len(1)] = (
-    ""  # run folder, folder of runs (the newest), or .keras file; a list of them is averaged; or the folder
-)
-# of a cross-validation, whose folds are averaged as evaluate.py --choose has chosen
+RUN: str | Annotated[list[PathName], Len(1)] = ""
+# run folder, folder of runs (the newest), or .keras file; a list of them is averaged; or the folder of a
+# cross-validation, whose folds are averaged as evaluate.py --choose has chosen
 WEIGHTS_FILE: WeightsFile = "best_dice"  # which model of a run: "best_dice", "best_iou" or "last"
-INPUT = ""  # folder of pictures, case folder, folder of cases, list (.csv), or a volume (DICOM folder, NIfTI, NRRD,
-# MetaImage)
+INPUT: str = ""
+# folder of pictures, case folder, folder of cases, list (.csv), or a volume (DICOM folder, NIfTI, NRRD, MetaImage)
 OUTPUT: PathName = "predictions"  # folder for the masks
-REPLACE = False  # True to write over an OUTPUT that exists
+REPLACE: bool = False  # True to write over an OUTPUT that exists
 PART: PartOfWork = ""
 # "2/8": the second of eight parts of the cases or pictures; the part that ends last joins them; "": all
 
@@ -60,17 +59,17 @@ SERIES: PositiveInt | None = None
 # which series of a folder that holds several, by its number in the message that lists them
 
 # --- what is done to the masks
-CLEAN: Cleaning | None = (
-    None  # for instance {"median": 3, "share": 0.1, "near": 10, "smallest": 50, "fill": True}: smooth; drop parts of
-)
-# less than a tenth of the largest (1: all but the largest) unless within 10 pixels of one that stays; drop parts of
-# fewer than 50 pixels; fill holes; None: as chosen for a cross-validation, else nothing
+CLEAN: Cleaning | None = None
+# for instance {"median": 3, "share": 0.1, "near": 10, "smallest": 50, "fill": True}: smooth; drop parts of less than a
+# tenth of the largest (1: all but the largest) unless within 10 pixels of one that stays; drop parts of fewer than 50
+# pixels; fill holes; None: as chosen for a cross-validation, else nothing
 CLEAN_IN: Literal["2d", "3d"] = "2d"
 # "2d": each mask by itself; "3d": label volumes as a whole, and the masks stay as they are
 
 # --- what is written
-OVERLAYS = True  # False to leave the overlays out
-PASTE = ""  # folder of the pictures that cases or crops were cut from: full/ gets masks of their size, overlays, areas
+OVERLAYS: bool = True  # False to leave the overlays out
+PASTE: str = ""
+# folder of the pictures that cases or crops were cut from: full/ gets masks of their size, overlays, areas
 LABEL_VOLUMES: VolumeEnding = ".nii.gz"  # kind of label volumes, ".nii.gz", ".nii", ".nrrd", ".mha" or ".mhd"; "": none
 
 settings = apply_command_line(globals())
@@ -82,7 +81,7 @@ import numpy as np
 
 from common.devices import import_keras
 from common.errors import InputError, summarise
-from common.files import read_json, refuse_existing, require_folder, write_json
+from common.files import read_json, refuse_existing, write_json
 from common.jobs import Part, do_part
 from common.parallel import ordered_map, progress
 from common.prediction.ensemble import Ensemble

@@ -27,7 +27,7 @@ from common.settings import apply_command_line
 # --- where from, where to
 CASES: PathName = "data/sample"  # folder of the case folders; the sample is made if it is not there
 WORK: PathName = "work"  # folder for everything that is made
-REPLACE = True  # True to write over what an earlier run left in WORK (run folders are kept)
+REPLACE: bool = True  # True to write over what an earlier run left in WORK (run folders are kept)
 
 # --- small settings
 FILTERS: Filters = ["O", "C"]  # filters of step 1
@@ -48,8 +48,8 @@ import shlex
 import time
 from pathlib import Path
 
-from common.files import require_folder
 from common.jobs import call
+from common.settings import require_folder
 
 
 def main():

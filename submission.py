@@ -15,7 +15,7 @@ KIND: Literal["run_lengths", "nodules"] = "run_lengths"
 # connected parts of label volumes in mm (LPS), with diameters in mm
 PREDICTED: PathName = "predictions"  # folder that predict.py wrote
 OUTPUT: PathName = "submission.csv"  # table to write
-REPLACE = False  # True to write over a table that exists
+REPLACE: bool = False  # True to write over a table that exists
 PROBABILITY: Share = 1.0  # written beside every nodule
 
 settings = apply_command_line(globals())
@@ -23,8 +23,9 @@ settings = apply_command_line(globals())
 import pandas as pd
 
 from common.errors import InputError
-from common.files import refuse_existing, require_folder, whole_file
+from common.files import refuse_existing, whole_file
 from common.parallel import ordered_map, progress
+from common.settings import require_folder
 from common.slices.cases import find_slices
 from common.slices.images import read_picture
 from common.volumes.labels import WRITTEN

@@ -45,7 +45,7 @@ CROP: Crop | None = None  # of packed volumes: voxels (up, back, left) of the cr
 RUNS: PathName = "runs"  # folder of the run folders
 MODE: Literal["new", "resume", "retrain"] = "new"
 # "new"; "resume" goes on with RUN under its settings, changed by flags only; "retrain" takes its weights
-RUN = ""  # run folder (or, to retrain, a .keras file) to begin from
+RUN: str = ""  # run folder (or, to retrain, a .keras file) to begin from
 
 # --- network and loss
 MODEL: Network = "unet"  # "unet", "cvnet_synapse" (for 200x200), "cvnet_synapse_512", "deeplab_v3plus"; for volumes
@@ -84,7 +84,7 @@ JIT: bool | Literal["auto"] = "auto"
 # trial before runs of 500 steps and more
 DEVICES: PositiveInt | None = None  # GPUs of each machine to divide a batch over, on JAX; None: as many as divide it
 SEED: Seed = 1  # of weights, order, drop-out and augmentation
-DETERMINISTIC = True  # the same seed gives the same bits; False may be faster on a GPU
+DETERMINISTIC: bool = True  # the same seed gives the same bits; False may be faster on a GPU
 
 settings = apply_command_line(globals())
 check_model_settings(settings)  # before Keras is loaded

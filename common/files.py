@@ -10,7 +10,6 @@ import zlib
 from contextlib import contextmanager
 from pathlib import Path
 
-from common.command_line import flag
 from common.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]  # of the project
@@ -89,25 +88,6 @@ def refuse_existing(path, replace, marker=None):
         raise InputError(f"{path} exists; name another place, or give --replace to write over it")
     if marker and not (path / marker).is_file():
         raise InputError(f"{path} was not made by this script (it has no {marker}); name another place")
-
-
-def require_folder(path, setting):
-    """Path of a folder that must be there.
-
-    Args:
-        path: text or path; empty text stands for a setting that was left open.
-        setting: name of the setting that holds it, for the message.
-
-    Raises:
-        InputError: if there is no such folder.
-    """
-    if not str(path):
-        raise InputError(f"{setting} is not set; give {flag(setting)} a folder")
-    path = Path(path)
-    if not path.is_dir():
-        kind = "is a file, not a folder" if path.exists() else "does not exist"
-        raise InputError(f"{setting}: {path} {kind}; give {flag(setting)} an existing folder")
-    return path
 
 
 def require_whole_gzip(path, least=None):

@@ -165,15 +165,15 @@ def _has_null(value):
     return isinstance(value, list) and any(map(_has_null, value))
 
 
-def is_finite(value):
-    """Whether all numbers within a value are finite, and lists and dicts are not nested deeper than eight."""
+def is_plain(value):
+    """Whether a value is one that JSON keeps, its numbers finite, its lists and dicts nested at most eight deep."""
 
     def holds(value, depth):
         if isinstance(value, dict):
             return depth < 8 and all(holds(item, depth + 1) for pair in value.items() for item in pair)
         if isinstance(value, list):
             return depth < 8 and all(holds(item, depth + 1) for item in value)
-        return not isinstance(value, float) or math.isfinite(value)
+        return value is None or isinstance(value, str | int) or (isinstance(value, float) and math.isfinite(value))
 
     return holds(value, 0)
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from annotated_types import Ge, Gt, Le, Len, Lt
 from typing_extensions import TypedDict
 
-from common.setting_checks import Rule, is_finite, strict
+from common.setting_checks import Rule, is_plain, strict
 
 # --- numbers and text
 
@@ -106,7 +106,7 @@ class Intensity(TypedDict):
 
 # --- networks, losses and optimizers
 
-FreeDict = Annotated[dict[str, Any], Rule("a dict of names to finite values", is_finite)]
+FreeDict = Annotated[dict[str, Any], Rule("a dict of names to numbers, texts, lists or dicts", is_plain)]
 
 NetworkFile = Annotated[str, Rule('the path of a .py file, such as "my_network.py"', lambda name: name.endswith(".py"))]
 Network = (

@@ -20,10 +20,10 @@ from types import MappingProxyType
 
 from common.command_line import flag, make_parser
 from common.errors import InputError, SettingError, report_error
+from common.files import ROOT
 from common.setting_checks import alternatives, check
 from common.setting_types import MODEL_SETTINGS
 
-ROOT = Path(__file__).resolve().parents[1]
 REASONS = "reasons"  # key of a settings file: dict of a setting to why it is what it is
 RETIRED = ()  # settings of earlier versions, which a settings file may still hold
 
@@ -206,6 +206,25 @@ def check_setting(value, annotation, name):
         return check(value, annotation)
     except ValueError as error:
         raise SettingError(f"{name}: {error}") from None
+
+
+def require_folder(path, setting):
+    """Path of a folder that must be there.
+
+    Args:
+        path: text or path; empty text stands for a setting that was left open.
+        setting: name of the setting that holds it, for the message.
+
+    Raises:
+        InputError: if there is no such folder.
+    """
+    if not str(path):
+        raise InputError(f"{setting} is not set; give {flag(setting)} a folder")
+    path = Path(path)
+    if not path.is_dir():
+        kind = "is a file, not a folder" if path.exists() else "does not exist"
+        raise InputError(f"{setting}: {path} {kind}; give {flag(setting)} an existing folder")
+    return path
 
 
 def _is_setting(name):

@@ -21,7 +21,7 @@ from common.settings import apply_command_line
 
 # --- where to
 CASES: PathName = "data/sample"  # folder for the case folders
-REPLACE = False  # True to write over a data set that this script made before
+REPLACE: bool = False  # True to write over a data set that this script made before
 
 # --- how much
 COUNT: Annotated[int, Ge(1), Le(99)] = 8  # cases, 1 to 99

@@ -21,7 +21,7 @@ from common.settings import apply_command_line
 
 # --- where to
 DATA: PathName = "data/Task99_Synthetic"  # folder for the data set
-REPLACE = False  # True to write over a data set that this script made before
+REPLACE: bool = False  # True to write over a data set that this script made before
 
 # --- how much
 TRAIN: Annotated[int, Ge(1), Le(999)] = 12  # cases to train on, at least 1

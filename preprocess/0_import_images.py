@@ -17,13 +17,13 @@ from common.setting_types import Count, Gray, MaskValues, PathName, Side
 from common.settings import apply_command_line
 
 # --- where from, where to
-IMAGES = ""  # folder of the pictures, or with a name pattern: "pictures/{id}.png"
-MASKS = ""  # folder of the masks, or with a name pattern: "pictures/{id}_mask.png"
+IMAGES: str = ""  # folder of the pictures, or with a name pattern: "pictures/{id}.png"
+MASKS: str = ""  # folder of the masks, or with a name pattern: "pictures/{id}_mask.png"
 CASES: PathName = "data/cases"  # folder for the case folders
 CASE_FROM: Literal["folder", "image"] = "folder"
 # "folder": a subfolder is a case, loose pictures are one; "image": each picture is one
-REPLACE = False  # True to write over case folders that exist
-SKIP_BROKEN = False  # True: pictures that cannot be used do not count as an error
+REPLACE: bool = False  # True to write over case folders that exist
+SKIP_BROKEN: bool = False  # True: pictures that cannot be used do not count as an error
 
 # --- size
 SIZE: Side = 200  # side of the slices in pixels
@@ -33,7 +33,7 @@ FIT: Literal["resize", "crop", "pad", "tile"] = "resize"
 TILE_OVERLAP: Count = 0  # pixels that neighbouring tiles share at least
 
 # --- grey values
-STRETCH = False  # True stretches each picture from its own least value to its greatest over the full range
+STRETCH: bool = False  # True stretches each picture from its own least value to its greatest over the full range
 
 # --- masks
 MASK_VALUES: MaskValues | None = None  # for instance {1: 255}; None takes 0 and 255, or class numbers, as they are
@@ -51,7 +51,8 @@ import cv2
 import numpy as np
 
 from common.errors import InputError, SettingError, name_broken
-from common.files import natural_key, require_folder
+from common.files import natural_key
+from common.settings import require_folder
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, match_files, refuse_existing_cases
 from common.slices.images import PICTURES, cut, encode_png, fit_boxes, read_picture, stretch, to_gray
 from common.slices.masks import check_mask_values, class_count, map_values, values_of

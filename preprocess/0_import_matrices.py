@@ -16,10 +16,10 @@ from common.setting_types import PathName, PositiveInt, Side, Window
 from common.settings import apply_command_line
 
 # --- where from, where to
-IMAGES = ""  # folder of the files with grey values
-MASKS = ""  # folder of the files with masks, by the same names
+IMAGES: str = ""  # folder of the files with grey values
+MASKS: str = ""  # folder of the files with masks, by the same names
 CASES: PathName = "data/cases"  # folder for the case folders
-REPLACE = False  # True to write over case folders that exist
+REPLACE: bool = False  # True to write over case folders that exist
 
 # --- slices
 SIZE: Side = 512  # side of the slices in pixels
@@ -41,7 +41,8 @@ import numpy as np
 import pandas as pd
 
 from common.errors import InputError, summarise
-from common.files import natural_key, require_folder
+from common.files import natural_key
+from common.settings import require_folder
 from common.slices.cases import (
     CaseRecord,
     Imported,

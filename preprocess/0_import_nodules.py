@@ -19,11 +19,11 @@ from common.setting_types import PathName, Side, Window
 from common.settings import apply_command_line
 
 # --- where from, where to
-SCANS = ""  # folder that is searched for scans
-ANNOTATIONS = ""  # the table (.csv); may be empty where SLICES is "all": masks are black
+SCANS: str = ""  # folder that is searched for scans
+ANNOTATIONS: str = ""  # the table (.csv); may be empty where SLICES is "all": masks are black
 CASES: PathName = "data/cases"  # folder for the case folders
-REPLACE = False  # True to write over case folders that exist
-SKIP_BROKEN = False  # True: scans that cannot be used do not count as an error
+REPLACE: bool = False  # True to write over case folders that exist
+SKIP_BROKEN: bool = False  # True: scans that cannot be used do not count as an error
 
 # --- slices
 SLICES: Literal["nodules", "all"] = "nodules"
@@ -33,7 +33,7 @@ SIZE: Side = 512  # side of the slices in pixels
 WINDOW: Window = [-1000, 400]  # HU of black and white
 LUNGS: Literal["clusters", "thresholds", ""] = ""
 # what is outside of the lungs turns black: "clusters" or "thresholds" finds them; "": all stays
-CUT = False  # True: slices are cut to the square around the lungs, which LUNGS finds
+CUT: bool = False  # True: slices are cut to the square around the lungs, which LUNGS finds
 
 settings = apply_command_line(globals())
 
@@ -41,8 +41,9 @@ import cv2
 import numpy as np
 
 from common.errors import InputError, SettingError, name_broken
-from common.files import refuse_existing, require_folder
+from common.files import refuse_existing
 from common.parallel import ordered_map, progress
+from common.settings import require_folder
 from common.slices.cases import as_case_name, case_record, write_case
 from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
 from common.volumes import lungs

@@ -17,9 +17,9 @@ from common.setting_types import NonNegative, PathName, Positive, Rule, Side
 from common.settings import apply_command_line
 
 # --- where from, where to
-SURFACE = ""  # the surface
+SURFACE: str = ""  # the surface
 OUTPUT: PathName = "data/surface"  # folder for the masks; with VOLUME the label volume, such as "labels/scan1.nii.gz"
-REPLACE = False  # True to write over an OUTPUT that exists
+REPLACE: bool = False  # True to write over an OUTPUT that exists
 OPEN_SURFACE: Literal["refuse", "repair"] = "refuse"  # a surface that is not closed: "refuse" it, or "repair" its holes
 
 # --- masks
@@ -31,7 +31,7 @@ SIZE: Side = 200  # side of the masks in pixels; the middle of the surface is in
 FLIP: Literal["", "horizontal", "vertical", "both"] = ""  # "" or "horizontal", "vertical" or "both"
 
 # --- onto a volume
-VOLUME = ""  # DICOM folder, NIfTI, NRRD or MetaImage
+VOLUME: str = ""  # DICOM folder, NIfTI, NRRD or MetaImage
 SPACE: Literal["LPS", "RAS"] = "LPS"
 # axes of the surface: "LPS", as DICOM and 3D Slicer have them, or "RAS", as NIfTI tools
 

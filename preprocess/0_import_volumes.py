@@ -27,14 +27,14 @@ from common.setting_types import (
 from common.settings import apply_command_line
 
 # --- where from, where to
-IMAGES = ""  # folder that is searched for volumes and DICOM series, or one volume
-LABELS = ""  # the same for the label volumes, by the names of the volumes; empty: masks are black
+IMAGES: str = ""  # folder that is searched for volumes and DICOM series, or one volume
+LABELS: str = ""  # the same for the label volumes, by the names of the volumes; empty: masks are black
 LABEL_NAME: NamePattern = "{id}"  # name of the labels of a volume, for instance "{id}_seg"
 SERIES: PositiveInt | None = None
 # which series of a folder that holds several, by its number in the message that lists them
 CASES: PathName = "data/cases"  # folder for the case folders
-REPLACE = False  # True to write over case folders that exist
-SKIP_BROKEN = False  # True: volumes that cannot be used do not count as an error
+REPLACE: bool = False  # True to write over case folders that exist
+SKIP_BROKEN: bool = False  # True: volumes that cannot be used do not count as an error
 
 # --- slices
 PLANE: Plane = "axial"  # "axial", "coronal" or "sagittal"

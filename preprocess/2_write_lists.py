@@ -19,8 +19,8 @@ from common.settings import apply_command_line
 # --- where from, where to
 CASES: PathName = "data/cases"  # folder of the case folders
 LISTS: PathName = "data/lists"  # folder for the lists
-REPLACE = False  # True to write over lists that exist
-COPY_TO = ""  # folder to copy the listed pairs to, flat, with copied_files.csv; empty: no copies
+REPLACE: bool = False  # True to write over lists that exist
+COPY_TO: str = ""  # folder to copy the listed pairs to, flat, with copied_files.csv; empty: no copies
 
 # --- how to divide
 VALIDATION_SHARE: ShareBelowOne = 0.2  # share of the cases to validate on; 0: none
@@ -29,7 +29,7 @@ VALIDATION_CASES: Names = []  # names of the cases to validate on, instead of a 
 TEST_CASES: Names = []  # names of the cases to test on, instead of a share
 FOLDS: Folds = 0  # divide into so many folds for cross-validation; 0: one division by VALIDATION_SHARE
 SEED: Seed = 1  # of the division; the same seed gives the same lists
-VARIANTS = True  # False to leave the variants of step 1 out of the training lists
+VARIANTS: bool = True  # False to leave the variants of step 1 out of the training lists
 
 settings = apply_command_line(globals())
 

@@ -21,7 +21,7 @@ from common.settings import apply_command_line
 # --- where from, where to
 LISTS: PathName = "data/lists"  # folder with the lists of step 2
 PACKED: PathName = "data/packed"  # folder for the packed sets
-REPLACE = False  # True to write over packed sets that exist
+REPLACE: bool = False  # True to write over packed sets that exist
 
 # --- storage
 COMPRESSION: Literal["gzip", "lzf"] | None = None  # None reads fastest; "gzip" or "lzf" makes smaller files
@@ -45,9 +45,10 @@ import h5py
 import numpy as np
 
 from common.errors import InputError, summarise
-from common.files import natural_key, refuse_existing, require_folder, whole_file
+from common.files import natural_key, refuse_existing, whole_file
 from common.jobs import Part, locked
 from common.parallel import ordered_map, progress
+from common.settings import require_folder
 from common.slices.cases import common_preparation
 from common.slices.images import read_pair, read_slice
 from common.slices.lists import read_list, slice_identity

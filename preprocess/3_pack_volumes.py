@@ -22,12 +22,12 @@ from common.setting_types import Folds, Intensity, LabelValues, NamePattern, Nam
 from common.settings import apply_command_line
 
 # --- where from, where to
-DATA = ""  # folder with dataset.json, imagesTr and labelsTr; or else
-IMAGES = ""  # folder that is searched for volumes, whose channels are the fourth axis, and DICOM series
-LABELS = ""  # the same for the label volumes, by the names of the volumes
+DATA: str = ""  # folder with dataset.json, imagesTr and labelsTr; or else
+IMAGES: str = ""  # folder that is searched for volumes, whose channels are the fourth axis, and DICOM series
+LABELS: str = ""  # the same for the label volumes, by the names of the volumes
 LABEL_NAME: NamePattern = "{id}"  # name of the labels of a volume, for instance "{id}_seg"
 PACKED: PathName = "data/volumes"  # folder for the packed volumes
-REPLACE = False  # True to write over packed volumes that exist
+REPLACE: bool = False  # True to write over packed volumes that exist
 
 # --- what a network gets to see
 STEP: Literal["whole", "patch", "single"] = "whole"  # "whole", then "patch"; or "single"
@@ -66,8 +66,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from common.errors import InputError, SettingError, as_input_error, summarise
-from common.files import natural_key, refuse_existing, require_folder, whole_folder
+from common.files import natural_key, refuse_existing, whole_folder
 from common.parallel import progress
+from common.settings import require_folder
 from common.volumes.datasets import read_case, read_decathlon, read_folders
 from common.volumes.grids import (
     Box,

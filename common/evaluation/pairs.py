@@ -8,7 +8,8 @@ import numpy as np
 import SimpleITK as sitk
 
 from common.errors import InputError, summarise
-from common.files import natural_key, require_folder
+from common.files import natural_key
+from common.settings import require_folder
 from common.slices.cases import find_slices, pixel_spacing, read_case_record
 from common.slices.images import read_picture, to_gray
 from common.slices.masks import check_mask_values, class_count, values_of

@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError, summarise
-from common.files import natural_key, read_json, refuse_existing, remove, require_folder, whole_folder, write_json
+from common.files import natural_key, read_json, refuse_existing, remove, whole_folder, write_json
 from common.parallel import ordered_map, progress
+from common.settings import require_folder
 from common.slices.images import PICTURES, pictures_in
 from common.slices.lists import read_list
 
