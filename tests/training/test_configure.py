@@ -1,0 +1,84 @@
+"""Settings in force: what a run is started with stays, and settings.json says why each value is what it is."""
+
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+from running import ROOT, TINY_UNET, run_here, training
+
+from common.command_line import flags_of
+from common.errors import SettingError
+from common.settings import Settings
+from common.training.configure import configure
+
+EDITING_NETWORK = """
+from pathlib import Path
+
+for path in (Path({train!r}), Path({losses!r})):  # as somebody who edits files while the run starts
+    path.write_text("BATCH_SIZE = 'half a line", encoding="utf-8")
+
+from models.unet import build_model
+"""
+
+
+def test_a_script_that_is_edited_while_a_run_starts_changes_nothing(packed, tmp_path):
+    root = tmp_path / "toolkit"
+    for name in ("models", "losses", "common"):
+        shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "train.py", root)
+    train, losses = root / "train.py", root / "losses" / "pixel.py"
+    own = tmp_path / "editing.py"
+    own.write_text(EDITING_NETWORK.format(train=str(train), losses=str(losses)), encoding="utf-8")
+    settings = training(packed, tmp_path / "runs", MODEL=own, EPOCHS=1)
+    done = subprocess.run(
+        [sys.executable, train, *flags_of(settings)], capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    assert "half a line" in train.read_text() and "half a line" in losses.read_text()
+    (run,) = (tmp_path / "runs").iterdir()
+    for name in ("train.py", "losses/pixel.py", "models/unet.py", "common/settings.py"):
+        assert (run / "code" / name).read_bytes() == (ROOT / name).read_bytes()
+    recorded = json.loads((run / "settings.json").read_text())
+    assert recorded["BATCH_SIZE"] == settings["BATCH_SIZE"] and recorded["EPOCHS"] == 1
+
+
+def test_settings_json_says_why_each_value_is_what_it_is(packed, tmp_path):
+    first = {"EARLY_STOP": 7, "MODEL_SETTINGS": TINY_UNET}
+    (tmp_path / "first.json").write_text(json.dumps(first))
+    sets = {name: packed["packed"] / f"{name.lower()}.h5" for name in ("TRAIN", "VALIDATION")}
+    run_here("train.py", "--settings", tmp_path / "first.json", **sets, RUNS=tmp_path / "runs", EPOCHS=1)
+    (run,) = (tmp_path / "runs").iterdir()
+    recorded = json.loads((run / "settings.json").read_text())
+    reasons = recorded["reasons"]
+    assert reasons.keys() == recorded.keys() - {"reasons"}
+    assert reasons["EPOCHS"] == "flag --epochs" and reasons["LOSS"] == "constant in train.py"
+    assert reasons["EARLY_STOP"] == f"settings file {tmp_path / 'first.json'}"
+    assert reasons["OPTIMIZER"] == reasons["BATCH_SIZE"] == "recommended for unet"
+    assert reasons["PRECISION"].startswith("auto: ") and reasons["JIT"].startswith("auto: ")
+    again = run_here("train.py", "--settings", run / "settings.json", RUNS=tmp_path / "again")
+    assert "stopped, all 1 epochs done" in again.stdout
+    (second,) = (tmp_path / "again").iterdir()
+    values = [json.loads((folder / "settings.json").read_text()) for folder in (run, second)]
+    assert [v.pop("RUNS") for v in values] == [str(tmp_path / "runs"), str(tmp_path / "again")]
+    assert values[0].pop("reasons") != values[1].pop("reasons") and values[0] == values[1]
+
+
+def test_configuring_makes_a_new_object_and_leaves_the_given_one():
+    given = Settings.of("train.py", LEARNING_RATE=0.5)
+    before = dict(given.values)
+    configured = configure(given)
+    assert dict(given.values) == before and given.BATCH_SIZE is None
+    assert configured.BATCH_SIZE == 8 and configured.LEARNING_RATE == 0.5 and configured.OPTIMIZER == "nadam"
+
+
+def test_the_graph_of_the_schedule_says_how_many_epochs():
+    settings = Settings.of("train.py", SCHEDULE="graph", SCHEDULE_SETTINGS={"points": [[0, 1e-3], [12, 1e-4]]})
+    assert configure(settings).EPOCHS == 12
+
+
+def test_own_settings_of_a_network_are_checked_by_its_own_types():
+    for values in ({"features": "a"}, {"depth": 50}, {"features": [1]}, {"dropout": 1.0}, {"colour": 3}):
+        with pytest.raises(SettingError, match="MODEL_SETTINGS: "):
+            configure(Settings.of("train.py", MODEL_SETTINGS=values))
