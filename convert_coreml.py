@@ -63,7 +63,7 @@ from pathlib import Path
 from common.devices import import_keras
 from common.errors import InputError
 from common.files import refuse_existing, remove
-from common.training.run_folder import load_network, model_file
+from common.training.trained_models import load_network, model_file
 from coreml import compare, compress, run_record
 from coreml import convert as export
 from coreml import model as coreml

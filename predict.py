@@ -92,7 +92,7 @@ from common.slices.drawing import draw_outlines, paint
 from common.slices.images import encode_png, read_picture, stretch, to_gray, window_to_gray
 from common.slices.masks import class_numbers, clean, from_classes
 from common.training.cross_validation import is_cross_validation, read_choice
-from common.training.run_folder import model_file
+from common.training.trained_models import model_file
 from common.volumes.labels import CaseVolumes
 from common.volumes.reading import (
     ending_of,

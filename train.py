@@ -95,25 +95,27 @@ code = read_code(
     settings.MODEL, settings.LOSS
 )  # what this run is made with, whatever happens to the files from here on
 
-from pathlib import Path
 
 from common import devices
 from common.errors import InputError
 from common.files import file_digest
+from common.training.distribution import choose_devices, join_processes, lost_process_as_error, several_processes
 
-devices.import_keras(together=settings.FOLD != "all")
+if settings.FOLD != "all":
+    join_processes()
+devices.import_keras()
 import keras
 
 from common.training.autotune import autotune
-from common.training.callbacks import Recorder, make_run_folder, read_checkpoint
+from common.training.callbacks import EpochControl, RunWriter, in_order
 from common.training.configure import build_network, configure, learning_rate_of_epoch, make_batches, open_sets
-from common.training.course import Course, Log
-from common.training.cross_validation import cross_validate, is_cross_validation
-from common.training.distribution import several_processes, spread_over, together
+from common.training.cpu_speedups import speedups_in_words
+from common.training.cross_validation import cross_validate
 from common.training.optimizer import compile_network, prepare_steps
 from common.training.report import draw_network, finish_report
-from common.training.run_folder import load_network, model_file, take_weights
-from common.training.timing import Timer, in_lines, time_table
+from common.training.run_folder import Log, Run, make_run, read_checkpoint
+from common.training.timing import Timer, in_lines
+from common.training.trained_models import CrossValidation, load_network, model_file, take_weights
 
 
 def main():
@@ -124,26 +126,26 @@ def main():
     s = configure(settings)
     training, validation = open_sets(s)
     devices.set_up(s.SEED, s.DETERMINISTIC)  # before anything is put on a device
-    spread = spread_over(s.DEVICES, None if s.BATCH_SIZE == "auto" else s.BATCH_SIZE)
+    spread = choose_devices(s.DEVICES, None if s.BATCH_SIZE == "auto" else s.BATCH_SIZE)
     s = autotune(s, training, spread)
     keras.utils.set_random_seed(s.SEED)  # again: a trial draws random numbers
     with spread.scope():
         if spread.processes > 1:
             spread.require_same(what_decides(s, training, validation))
         model, log = make_model(s, training)
-    run = find_run_folder(s, model) if spread.first else None
+    run = find_run_folder(s, model) if spread.is_first else None
     announce(s, model, log, training, validation, spread, run)
     fit(s, model, log, training, validation, spread, run)
 
 
 def what_decides(s, training, validation):
     """What has to be the same in several processes: dict of a name for a message to values of JSON."""
-    checkpoint = Path(s.RUN, "last.keras")
+    checkpoint = Run(s.RUN).model_file("last")
     places = ("TRAIN", "VALIDATION", "RUNS", "RUN", "MEMORY_GB")  # each machine may have its own
     return {
         "a setting": {name: value for name, value in s.as_json().items() if name not in places},
-        "TRAIN": training.in_order(),
-        "VALIDATION": validation.in_order(),
+        "TRAIN": training.item_keys(),
+        "VALIDATION": validation.item_keys(),
         "the checkpoint of RUN": file_digest(checkpoint) if s.MODE == "resume" and checkpoint.is_file() else None,
     }
 
@@ -152,7 +154,7 @@ def make_model(s, training):
     """Build or load the network, compiled, and the log of the epochs that it has behind it."""
     model = build_network(s, training)
     if s.MODE == "resume":
-        resumed, log = read_checkpoint(Path(s.RUN))
+        resumed, log = read_checkpoint(Run(s.RUN))
         if resumed is not None:
             if resumed.output_shape != model.output_shape:
                 raise InputError(f"{s.RUN} gives {resumed.output_shape}; {s.TRAIN} needs {model.output_shape}")
@@ -167,9 +169,10 @@ def make_model(s, training):
 def find_run_folder(s, model):
     """The run folder: that of the run to resume, or a new one."""
     if s.MODE == "resume":
-        return Path(s.RUN)
-    name = f"fold{s.FOLD}" if is_cross_validation(s.RUNS) else None
-    run = make_run_folder(s.RUNS, s.MODEL, s.explained(), code, name)
+        return Run(s.RUN)
+    name = f"fold{s.FOLD}" if CrossValidation(s.RUNS).exists else None
+    environment = devices.environment() + speedups_in_words(model)
+    run = make_run(s.RUNS, s.MODEL, s.explained(), environment, code, name)
     draw_network(model, run)
     return run
 
@@ -193,46 +196,49 @@ def fit(s, model, log, training, validation, spread, run):
     def rate(epoch, log):
         return learning_rate_of_epoch(s, epoch, log)
 
-    course = Course(log, batches, rate, s.SEED, s.EPOCHS, s.EARLY_STOP, s.MAX_MINUTES, spread.agree)
-    recorder = Recorder(run, course, {"data": training.about()}) if spread.first else None
-    if not course.why:
+    control = EpochControl(log, batches, rate, s.SEED, s.EPOCHS, s.EARLY_STOP, s.MAX_MINUTES, spread.broadcast)
+    timer = Timer(batches)
+    writer = RunWriter(run, control, timer, training.record()) if spread.is_first else None
+    if not control.end_reason:
         to_go_on = f"; to go on: python train.py --mode resume --run {run or 'RUN'}"
         try:
-            with together(to_go_on):
+            with lost_process_as_error(to_go_on):
                 model.fit(
-                    devices.feed(batches),
-                    validation_data=devices.feed(validation.batches(s.BATCH_SIZE, crop=s.CROP, spread=spread)),
+                    devices.without_waiting(batches),
+                    validation_data=devices.without_waiting(
+                        validation.batches(s.BATCH_SIZE, crop=s.CROP, devices=spread)
+                    ),
                     initial_epoch=len(log),
                     epochs=s.EPOCHS,
                     shuffle=False,
                     verbose=0,
-                    callbacks=[Timer(), course, *filter(None, [recorder])],
+                    callbacks=in_order(timer, control, writer),
                 )
         except KeyboardInterrupt:
-            if recorder:
-                recorder.finish_writing()
+            if writer:
+                writer.finish_writing()
             print(f"\nstopped after epoch {len(log)}{to_go_on}")
             raise
-    if recorder:
-        recorder.close()
-    if course.failed:
-        raise InputError(course.why)
-    spread.leave()
-    if recorder:
-        finish(s, run, course, validation)
+    if writer:
+        writer.close()
+    if control.failed:
+        raise InputError(control.end_reason)
+    spread.disconnect()
+    if writer:
+        finish(s, run, control, timer, validation)
     else:
-        print(f"stopped, {course.why}; the run folder is that of the first process")
+        print(f"stopped, {control.end_reason}; the run folder is that of the first process")
 
 
-def finish(s, run, course, validation):
+def finish(s, run, control, timer, validation):
     """Complete the run folder of a run that has ended, and say what came out."""
-    finish_report(run, course.log, validation, s.BATCH_SIZE)
-    if table := time_table():
+    finish_report(run, control.log, validation, s.BATCH_SIZE)
+    if table := timer.table():
         print(f"where the time went:\n{in_lines(table)}")
-    score, epoch = course.log.best("dice")
-    print(f"stopped, {course.why}; wrote {run}: best validation Dice {score:.4f} in epoch {epoch}")
+    score, epoch = control.log.best("dice")
+    print(f"stopped, {control.end_reason}; wrote {run}: best validation Dice {score:.4f} in epoch {epoch}")
 
 
 if __name__ == "__main__":
-    with together():
+    with lost_process_as_error():
         main()

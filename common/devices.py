@@ -1,55 +1,44 @@
-"""Backend, devices, precision and seeds: the one place, beside convert_coreml.py, that knows backends by name."""
+"""Backend, devices, precision and seeds; only cpu_speedups, distribution and coreml know backends besides."""
 
 import ctypes
 import os
 import platform
 import sys
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
-
-from common.errors import InputError
-from common.training.distribution import meet, several_processes
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of malloc.h
 PACKAGES = ("tensorflow", "jax", "torch", "keras", "numpy", "h5py", "pandas", "opencv-python-headless", "coremltools")
 
 
 @contextmanager
-def hushed():
-    """Leave out what C++ libraries write to standard error: TensorFlow's do not heed their own log level."""
+def silenced_libraries():
+    """Discard what C++ libraries write to standard error: TensorFlow's ignore their own log level."""
     sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
+    standard_error, discarded = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(discarded, 2)
     try:
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(standard_error, 2)
+        os.close(standard_error)
+        os.close(discarded)
 
 
 def set_defaults():
-    """Environment variables that Keras and TensorFlow heed when they are imported, where the user has not set them."""
+    """Set the environment variables that Keras and TensorFlow read when imported, unless the user has set them."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # faster on every CPU; by itself it is on where AVX-512 is
 
 
-def import_keras(together=False):
+def import_keras():
     """Import Keras, quietly, on the backend that KERAS_BACKEND names, TensorFlow by default.
 
-    Args:
-        together: whether to meet the other processes that the environment names; see `common.training.distribution`.
-
-    Raises:
-        InputError: if there are some, and the backend is not JAX, or they are not there.
+    Several processes must have joined before; see `common.training.distribution.join_processes`.
     """
     set_defaults()
-    if together and several_processes():
-        if os.environ["KERAS_BACKEND"] != "jax":
-            raise InputError("several processes train on JAX: install it and set KERAS_BACKEND=jax for each")
-        meet()
-    with hushed():
+    with silenced_libraries():
         import keras  # noqa: F401
 
         with suppress(ImportError):
@@ -109,8 +98,8 @@ def hold_memory():
             library.mallopt(parameter, value)
 
 
-def feed(batches):
-    """Batches of slices as `fit` takes them without waiting.
+def without_waiting(batches):
+    """Batches of slices in the form in which `fit` never waits for them longer than they take.
 
     Keras would hand them to a dataset of TensorFlow that tunes itself; the end of an epoch of some seconds was seen to
     wait for as long again for the thread that tunes. Other backends, and batches that threads make, go as they are.
@@ -158,30 +147,6 @@ def is_tensorflow_on_cpu():
     return keras.backend.backend() == "tensorflow" and not accelerators()
 
 
-def peak(precision):
-    """Greatest floating-point operations a second of the accelerator; None for a CPU, float32 or another chip."""
-    import keras
-
-    from common.training.flops import peak_flops
-
-    backend = keras.backend.backend()
-    if not accelerators() or precision == "float32":
-        return None
-    if backend == "tensorflow":
-        import tensorflow as tf
-
-        name = tf.config.experimental.get_device_details(tf.config.list_physical_devices("GPU")[0])["device_name"]
-    elif backend == "jax":
-        import jax
-
-        name = jax.devices()[0].device_kind
-    else:
-        import torch
-
-        name = torch.cuda.get_device_name(0)
-    return peak_flops(name)
-
-
 def describe():
     """The backend and its devices in a few words."""
     import keras
@@ -202,3 +167,56 @@ def environment(backend=True):
         except PackageNotFoundError:
             continue
     return "\n".join(lines) + "\n"
+
+
+class OneDevice:
+    """The device that the backend takes by itself; `common.training.distribution.Devices` are several.
+
+    Attributes:
+        process, processes: index of this process, from 0, and number of all.
+        is_first: whether this process writes and prints.
+    """
+
+    process, processes, is_first = 0, 1, True
+
+    def __len__(self):
+        """Number of devices, of all processes."""
+        return 1
+
+    def in_words(self):
+        """Number of devices and processes as text, to follow other text; empty for one device."""
+        return ""
+
+    def scope(self):
+        """Context in which new variables are put on all devices."""
+        return nullcontext()
+
+    def own_share(self, items):
+        """Those items of a batch that this process makes."""
+        return items
+
+    def put(self, arrays, count):
+        """Put a batch on all devices.
+
+        Args:
+            arrays: tuple of arrays, with the items of `own_share`.
+            count: items of the whole batch.
+
+        Returns:
+            tuple of arrays (count, ...).
+        """
+        return arrays
+
+    def broadcast(self, value):
+        """The value that the first process has, of a type that JSON keeps."""
+        return value
+
+    def require_same(self, values):
+        """Raise InputError if another process has other values.
+
+        Args:
+            values: dict of a name to what JSON keeps, the same names in all processes.
+        """
+
+    def disconnect(self):
+        """Part from the other processes, once all have come here; each continues alone."""

@@ -9,7 +9,7 @@ from common.errors import InputError
 from common.slices.cases import find_slices
 from common.slices.images import pictures_in, read_mask, read_picture, resize, to_gray, to_unit
 from common.slices.masks import class_count, to_classes, values_of
-from common.training.opening import open_set
+from common.training.sets import open_set
 
 TRIED = 50  # slices looked at for each one that is wanted, to find some with a mask
 

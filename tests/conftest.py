@@ -7,7 +7,7 @@ from unittest import mock
 
 import pytest
 from drawings import make_cases
-from running import run_script, training
+from running import decathlon_recipe, run_here, run_script, training
 
 from common.devices import set_defaults
 
@@ -70,3 +70,25 @@ def trained(packed, made_once):
     runs, said = made_once("runs", lambda runs: run_script("train.py", **training(packed, runs)).stdout)
     (run,) = runs.iterdir()
     return run, said
+
+
+@pytest.fixture(scope="session")
+def decathlon_and_output(made_once):
+    """Folder in which the recipe of docs/decathlon.md was followed, small, and what its commands printed."""
+
+    def follow(folder):
+        return "".join(run_here(script, *flags).stdout for script, flags in decathlon_recipe(folder))
+
+    return made_once("decathlon", follow)
+
+
+@pytest.fixture(scope="session")
+def decathlon(decathlon_and_output):
+    """Folder in which the recipe of docs/decathlon.md was followed."""
+    return decathlon_and_output[0]
+
+
+@pytest.fixture(scope="session")
+def decathlon_runs(decathlon):
+    """Run folders of both steps, whole and patch."""
+    return [next((decathlon / f"runs_{step}").iterdir()) for step in ("whole", "patch")]

@@ -19,6 +19,17 @@ SCRIPTS = sorted(
 
 TINY_UNET = {"features": 2, "depth": 1, "dropout": 0.2}
 
+TINY_SE_RESUNET3D = {"features": 2, "depth": 1, "ratio": 2}
+
+SMALL_DECATHLON = {
+    "data/make_volumes.py": ["--train", "4", "--test", "1"],
+    "preprocess/3_pack_volumes.py": ["--voxels", "5000", "--smallest-box", "12"],
+    "train.py": [
+        *("--epochs", "3", "--max-minutes", "None", "--optimizer", "sgd"),
+        *("--model-settings", repr(TINY_SE_RESUNET3D)),
+    ],
+}
+
 
 def run_script(script, *flags, expect=0, backend=None, env=None, **settings):
     """Run a script as a user does.
@@ -113,3 +124,14 @@ def training(packed, runs, **settings):
         "EPOCHS": 2,
         **settings,
     }
+
+
+def decathlon_recipe(folder):
+    """Commands of the recipe of docs/decathlon.md in a folder, small, as (script, flags)."""
+    from drawings import commands_of  # with OpenCV and SimpleITK, which few tests need
+
+    commands = []
+    for _, script, *flags in commands_of("decathlon.md"):
+        flags = [flag.replace("decathlon/", f"{folder}/") for flag in flags]
+        commands.append((script, [*flags, *SMALL_DECATHLON.get(script, [])]))
+    return commands

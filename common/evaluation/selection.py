@@ -17,8 +17,9 @@ from common.prediction.tiling import TRANSFORMS, predict_turned
 from common.scores import count_pixels, scores_of_counts
 from common.slices.masks import class_numbers, clean
 from common.training.cross_validation import fold_runs, is_cross_validation
-from common.training.opening import open_set
-from common.training.run_folder import MODELS, load_network, model_file
+from common.training.run_folder import MODELS
+from common.training.sets import open_set
+from common.training.trained_models import load_network, model_file
 
 COUNTS = ["tp", "fp", "fn"]
 

@@ -10,7 +10,7 @@ import numpy as np
 from common.errors import InputError
 from common.files import read_json
 from common.prediction.tiling import predict_pictures
-from common.training.run_folder import load_network
+from common.training.trained_models import load_network
 
 
 def ends_of(network, file):

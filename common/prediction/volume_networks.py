@@ -14,7 +14,7 @@ from common.slices.drawing import CLASS_COLOURS, draw_planes
 from common.slices.images import write_png
 from common.slices.masks import clean, keep_components
 from common.training.cross_validation import is_cross_validation, read_choice
-from common.training.run_folder import load_network, model_file
+from common.training.trained_models import load_network, model_file
 from common.volumes.grids import (
     Box,
     Geometry,

@@ -1,8 +1,13 @@
-"""Augmentation on the fly, from Keras' own layers: the same random change for a slice and its mask."""
+"""Augmentation on the fly: the same random change for an image and its mask; Keras' layers for slices, an affine
+change for volumes.
+"""
 
 import keras
 import numpy as np
 from keras import layers
+
+AXES = "xyz"  # left and right, front and back, up and down
+VOLUME_SETTINGS = ("rotation", "zoom", "shift", "shear", "flip", "gamma", "margins")
 
 # name: function of the amount and of what fills the edges ("constant" black, "nearest", "reflect", "wrap")
 LAYERS = {
@@ -23,13 +28,13 @@ def make_augmentation(settings):
 
     Args:
         settings: dict of a name of LAYERS to its amount, applied in the order given: "flip": "horizontal", "vertical"
-            or "horizontal_and_vertical"; "rotation": greatest angle in degrees; "shift", "zoom", "shear",
-            "brightness", "contrast": greatest share; "elastic" and "blur": strength. Besides, "fill" says what comes in
-            at the edges: "constant" (black, the default), "nearest", "reflect" or "wrap".
+            or "horizontal_and_vertical"; "rotation": maximum angle in degrees; "shift", "zoom", "shear",
+            "brightness", "contrast": maximum share; "elastic" and "blur": strength. "fill" says what comes in at the
+            edges: "constant" (black, the default), "nearest", "reflect" or "wrap".
 
     Returns:
         None for no settings; else a function of x (B, H, W, 1) float32 in 0..1, y (B, H, W, 1) uint8 and a list of
-        ints to seed it, which returns x and y changed, of the same types. Masks move by nearest neighbour.
+        ints to seed it, which returns x and y changed, of the same types. Masks move by nearest neighbor.
 
     Raises:
         ValueError: for an unknown name or an amount that its layer does not take.
@@ -41,20 +46,104 @@ def make_augmentation(settings):
     unknown = [name for name in settings if name not in LAYERS]
     if unknown:
         raise ValueError(f"AUGMENTATION has {unknown[0]!r}; choose from {', '.join(LAYERS)}, fill")
-    steps = []
+    augmenters = []
     for name, amount in settings.items():
         try:
-            steps.append(LAYERS[name](amount, fill))
+            augmenters.append(LAYERS[name](amount, fill))
         except (TypeError, ValueError):
             raise ValueError(f"AUGMENTATION: {name} does not take {amount!r}") from None
 
     def augment(x, y, seeds):
-        words = np.random.SeedSequence(seeds).generate_state(len(steps))
+        words = np.random.SeedSequence(seeds).generate_state(len(augmenters))
         batch = {"images": x, "segmentation_masks": y.astype(np.float32)}
-        for step, word in zip(steps, words, strict=True):
-            step.generator.state.assign([int(word) >> 1, 0])  # 31 bits, which every backend takes
-            batch = step(batch, training=True)
+        for layer, word in zip(augmenters, words, strict=True):
+            layer.generator.state.assign([int(word) >> 1, 0])  # 31 bits, which every backend takes
+            batch = layer(batch, training=True)
         x, y = (keras.ops.convert_to_numpy(batch[name]) for name in ("images", "segmentation_masks"))
         return np.clip(x, 0, 1, dtype=np.float32), np.rint(y).astype(np.uint8)
 
     return augment
+
+
+# --- volumes
+
+
+def check_volume_augmentation(settings, step):
+    """Raise ValueError for a setting that `VolumeChange` does not take.
+
+    Args:
+        settings: setting AUGMENTATION.
+        step: of the packed volumes.
+    """
+    if unknown := [name for name in settings if name not in VOLUME_SETTINGS]:
+        raise ValueError(f"AUGMENTATION has {unknown[0]!r}; of volumes choose from {', '.join(VOLUME_SETTINGS)}")
+    for name, low, high in (("rotation", 0, 180), ("zoom", 0, 0.9), ("shift", 0, 1), ("shear", 0, 1), ("gamma", 0, 1)):
+        amount = settings.get(name, low)
+        if not isinstance(amount, int | float) or not low <= amount <= high:
+            raise ValueError(f"AUGMENTATION: {name} is {amount!r}; expected {low} to {high}")
+    if not isinstance(flip := settings.get("flip", ""), str) or set(flip) - set(AXES):
+        raise ValueError(f'AUGMENTATION: flip is {flip!r}; expected axes, such as "x" (left and right) or "xyz"')
+    margins = settings.get("margins", [])
+    if not isinstance(margins, list) or not all(isinstance(m, int | float) and 0 <= m <= 2 for m in margins):
+        raise ValueError(f"AUGMENTATION: margins is {margins!r}; expected a list of shares, such as [0.1, 0.2, 0.3]")
+    if margins and step != "patch":
+        raise ValueError('AUGMENTATION: margins are for volumes that were packed with the step "patch"')
+
+
+class VolumeChange:
+    """A random change of a volume.
+
+    Args:
+        settings: dict of a name of VOLUME_SETTINGS to its amount: "rotation", maximum angle in degrees about each axis;
+            "zoom", "shear", maximum share; "shift", maximum share of the size of the grid; "flip", axes of AXES along
+            which half of the cases are mirrored; "gamma", maximum difference of the exponent from 1.
+        rng: numpy.random.Generator, from which always the same count of numbers is drawn.
+    """
+
+    def __init__(self, settings, rng):
+        self.angles = np.deg2rad(settings.get("rotation", 0)) * rng.uniform(-1, 1, 3)
+        self.scale = 1 + settings.get("zoom", 0) * rng.uniform(-1, 1)
+        self.shear = settings.get("shear", 0) * rng.uniform(-1, 1, 3)
+        self.shift = settings.get("shift", 0) * rng.uniform(-1, 1, 3)
+        mirrored = (rng.random(3) < 0.5) & [axis in settings.get("flip", "") for axis in AXES]
+        self.signs = np.where(mirrored, -1, 1)
+        self.exponent = 1 + settings.get("gamma", 0) * rng.uniform(-1, 1)
+
+    def transform(self, geometry):
+        """Transform from points in the changed volume to points in the volume, about the center of a grid.
+
+        Args:
+            geometry: `common.volumes.grids.Geometry` of the grid.
+
+        Returns:
+            SimpleITK.AffineTransform, or None if nothing moves.
+        """
+        import SimpleITK as sitk  # which sets of slices do not need
+
+        size = np.array(geometry.size)
+        (center,) = geometry.to_points([(size - 1) / 2])
+        turns = np.eye(3)
+        for axis, angle in enumerate(self.angles):
+            a, b = (axis + 1) % 3, (axis + 2) % 3
+            turn = np.eye(3)
+            turn[[a, a, b, b], [a, b, a, b]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+            turns = turns @ turn
+        shear = np.eye(3)
+        shear[[0, 0, 1], [1, 2, 2]] = self.shear
+        matrix = turns @ shear @ np.diag(self.signs) / self.scale
+        shift = self.shift * size * geometry.spacing
+        if np.array_equal(matrix, np.eye(3)) and not shift.any():
+            return None
+        transform = sitk.AffineTransform(3)
+        transform.SetMatrix(matrix.ravel().tolist())
+        transform.SetCenter(center.tolist())
+        transform.SetTranslation(shift.tolist())
+        return transform
+
+    def apply_gamma(self, image):
+        """Gamma on each channel of an image (S, H, W, C) float32, between its minimum and its maximum."""
+        if self.exponent == 1:
+            return image
+        low, high = (f(image, axis=(0, 1, 2)) for f in (np.min, np.max))
+        span = np.where(high > low, high - low, 1).astype(np.float32)
+        return ((image - low) / span) ** np.float32(self.exponent) * span + low

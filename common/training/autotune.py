@@ -7,7 +7,7 @@ from functools import partial
 import keras
 
 import models
-from common.devices import accelerators, hushed, usual_half, usual_jit
+from common.devices import accelerators, silenced_libraries, usual_half, usual_jit
 from common.errors import is_out_of_memory
 from common.training.configure import RECOMMENDED, build_network, make_batches, set_precision
 from common.training.optimizer import compile_network
@@ -15,7 +15,7 @@ from common.training.optimizer import compile_network
 GREATEST_SLOWDOWN = 2  # of bfloat16 in two convolutions, for which a trial of a whole network is worth its time
 
 
-def autotune(settings, training, spread):
+def autotune(settings, training, devices):
     """Settings without "auto": PRECISION, JIT and BATCH_SIZE as the device suits, found by trials for long runs.
 
     The precision becomes the dtype policy of Keras.
@@ -23,7 +23,7 @@ def autotune(settings, training, spread):
     Args:
         settings: `common.settings.Settings` of `configure`.
         training: set to train on.
-        spread: `common.training.distribution.Spread`.
+        devices: `common.devices.OneDevice` or `common.training.distribution.Devices`.
 
     Returns:
         new Settings.
@@ -42,14 +42,14 @@ def autotune(settings, training, spread):
     size = settings.BATCH_SIZE if own_size else models.recommended(settings.MODEL)["BATCH_SIZE"]
     steps = settings.EPOCHS * len(make_batches(settings, training, size))
     precision, why = choose_precision(settings.PRECISION, compiled, lambda: batch(size), steps)
-    set_precision(precision := spread.agree(precision))
+    set_precision(precision := devices.broadcast(precision))
     chosen = settings.replace(why, PRECISION=precision) if why else settings
     jit, why = choose_jit(settings.JIT, settings.DETERMINISTIC, compiled, lambda: batch(size), steps)
     chosen = chosen.replace(why, JIT=jit) if why else chosen
     if own_size:
         return chosen
     size = choose_batch_size(size, lambda: compiled(jit), batch, len(training))
-    size = spread.agree(size) * len(spread)
+    size = devices.broadcast(size) * len(devices)
     chosen = chosen.replace("auto: the size that trained the most images a second in a trial", BATCH_SIZE=size)
     is_recommended = settings.reasons.get("LEARNING_RATE") == RECOMMENDED.format(settings.MODEL)
     if is_recommended and models.recommended(settings.MODEL)["LEARNING_RATE"] == settings.LEARNING_RATE:
@@ -95,7 +95,7 @@ def slowdown_of_bfloat16():
     Backwards makes the difference: a convolution of TensorFlow on a CPU was seen to be as fast as in float32 forwards,
     and 12 to 19 times slower backwards.
     """
-    with hushed():  # TensorFlow says so where its convolutions are not made for bfloat16
+    with silenced_libraries():  # TensorFlow says so where its convolutions are not made for bfloat16
         seconds = time_precisions(lambda: _two_convolutions(usual_jit()), _one_image)
     return seconds["mixed_bfloat16"] / seconds["float32"]
 

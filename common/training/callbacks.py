@@ -1,174 +1,173 @@
-"""What a run leaves behind: its folder, the log, checkpoints, curves and the report."""
+"""Callbacks of a run: what an epoch begins with, when to stop, and the run folder that is kept up to date."""
 
-import json
 import math
-import shutil
 import time
-import zipfile
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
 
 import keras
-import matplotlib
-import pandas as pd
+import numpy as np
+from tqdm import tqdm
 
-import losses.own  # brings the loss and metrics that a checkpoint holds
-from common.devices import environment, hushed
-from common.errors import InputError
-from common.files import whole_file, whole_folder, write_json
-from common.training.aside import Aside, copy_network, copy_state
-from common.training.course import MONITORED, Log, read_log
-from common.training.report import write_report
-from common.training.timing import BLOCKED, COPYING, clock, time_table
+from common import devices
+from common.training.report import draw_curves, write_report
+from common.training.run_folder import Log, save_checkpoint
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-STATE_IN_CHECKPOINT = (
-    "run_state.json"  # member of last.keras: a checkpoint is one file, so that it is whole or not at all
-)
+SHARE_OF_CURVES = 0.01  # of the time of a run, at most, that drawing them takes
 
 
-def make_run_folder(runs, model, settings, code, name=None):
-    """Make a run folder with the settings, the environment and the code.
+def in_order(timer, control, writer):
+    """The callbacks of `fit` in the order that they need.
+
+    Timer is first, to time what Keras does rather than what the others do. RunWriter writes the row that EpochControl
+    has added to the log.
 
     Args:
-        runs: folder of the runs.
-        model: name of the network, or path of a .py file.
-        settings: dict for `settings.json`.
-        code: dict of `common.training.run_folder.read_code`.
-        name: of the folder; None: made of date, time and network.
-
-    Returns:
-        Path of `<runs>/<yyyymmdd-hhmmss>_<model>`, with a number behind it where there is one of that second.
+        timer: `common.training.timing.Timer`.
+        control: EpochControl.
+        writer: RunWriter; None in all processes but the first.
     """
-    stem = name or f"{time.strftime('%Y%m%d-%H%M%S')}_{Path(model).stem}"
-    run = Path(runs, stem)
-    number = 1
-    while run.exists():
-        number += 1
-        run = Path(runs, f"{stem}-{number}")
-    with whole_folder(run) as part:
-        write_json(part / "settings.json", settings)
-        (part / "environment.txt").write_text(environment(), encoding="utf-8")
-        for name, content in code.items():
-            path = part / "code" / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-    return run
+    return [timer, control, *([writer] if writer else [])]
 
 
-def save_checkpoint(model, log, run):
-    """Save a network with its optimizer; where the last epoch is a best one, also as best_dice or best_iou.
-
-    last.keras appears last: until then a resumed run starts from the epoch before, and writes the others again.
-    """
-    with whole_file(run / "last.keras") as part:
-        model.save(part)
-        with zipfile.ZipFile(part, "a") as archive:
-            archive.writestr(STATE_IN_CHECKPOINT, json.dumps({"epoch": len(log)}))
-        for metric in MONITORED:
-            if log.is_best(metric):
-                with whole_file(run / f"best_{metric}.keras") as copy:
-                    shutil.copyfile(part, copy)
-        log.write(run / "training_log.csv")
-
-
-def read_checkpoint(run):
-    """Model and log of a run to resume.
-
-    Returns:
-        (keras.Model, Log); (None, empty Log) where the run was stopped before its first epoch ended.
-
-    Raises:
-        InputError: if the checkpoint is damaged.
-    """
-    path = run / "last.keras"
-    if not path.exists():
-        return None, Log()
-    try:
-        with zipfile.ZipFile(path) as archive:
-            epoch = json.loads(archive.read(STATE_IN_CHECKPOINT))["epoch"]
-        with losses.own.files_in(run / "code"):
-            model = keras.saving.load_model(path)
-        return model, read_log(run / "training_log.csv", epoch)
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-        raise InputError(f"{path} or training_log.csv beside it is damaged ({error}); start a new run") from error
-
-
-class Recorder(keras.callbacks.Callback):
-    """Says what an epoch ended with and keeps the run folder up to date; it goes behind its `Course`.
+class EpochControl(keras.callbacks.Callback):
+    """Sets what an epoch needs, keeps the log and decides when to stop.
 
     Args:
-        run: run folder.
-        course: Course of the run.
-        about: dict that goes into `state.json`.
+        log: `common.training.run_folder.Log` of the epochs so far.
+        training: batches, told the epoch.
+        learning_rate: function of the epoch, from 0, and the log to the learning rate.
+        seed: int, for dropout and noise layers.
+        epochs: number of epochs of the run.
+        early_stop: epochs without a new best that end it; 0: never.
+        max_minutes: stop before an epoch that would end later than this; None: never.
+        broadcast: function of a value to that of the first of several processes, whose clocks differ.
+
+    Attributes:
+        end_reason: why training is over, as text, or None.
+        failed: whether training stopped because of an error.
     """
 
-    def __init__(self, run, course, about):
+    def __init__(
+        self,
+        log,
+        training,
+        learning_rate,
+        seed,
+        epochs,
+        early_stop=0,
+        max_minutes=None,
+        broadcast=lambda value: value,
+    ):
         super().__init__()
-        self.run, self.course, self.log, self.about = run, course, course.log, about
-        self.draw_after = -math.inf
-        with hushed():
-            from tensorboard.summary import Writer
-        self.board = Writer(str(run / "tensorboard"))
-        self.aside = Aside()
+        self.log, self.training, self.learning_rate_of, self.seed = log, training, learning_rate, seed
+        self.epochs, self.early_stop, self.max_minutes, self.broadcast = epochs, early_stop, max_minutes, broadcast
+        self.deadline = time.monotonic() + 60 * max_minutes if max_minutes else math.inf
+        self.longest = 0.0  # seconds of an epoch
+        self.end_reason, self.failed = log.reason_to_stop(epochs, early_stop), False
 
-    def on_train_begin(self, logs=None):
-        self.copy = copy_network(self.model)
+    def on_epoch_begin(self, epoch, logs=None):
+        self.epoch_started = time.monotonic()
+        self.training.set_epoch(epoch)
+        self.bar = tqdm(total=len(self.training), desc=f"epoch {epoch + 1}", leave=False, disable=None)
+        self.learning_rate = self.learning_rate_of(epoch, self.log)
+        self.model.optimizer.learning_rate = self.learning_rate
+        generators = [v for v in self.model.variables if v.name == "seed_generator_state"]
+        for number, state in enumerate(generators):
+            word = np.random.SeedSequence([self.seed, epoch, number]).generate_state(1)[0] >> 1
+            state.assign(np.array([word, 0]))
+
+    def on_train_batch_begin(self, batch, logs=None):
+        """Move the bar; here, since Keras waits for the metrics of every step if a callback has a batch end."""
+        if batch == 0:
+            devices.hold_memory()  # again: TensorFlow drops it when it begins to take batches from Python
+        self.bar.update(batch - self.bar.n)
 
     def on_epoch_end(self, epoch, logs=None):
-        if not self.course.failed:
-            self._say(self.log.rows[-1])
-            self._save()
+        self.bar.close()
+        if not math.isfinite(logs["loss"]):
+            self.end_reason = (
+                f"the loss of epoch {epoch + 1} is {logs['loss']}: lower LEARNING_RATE or take another LOSS; "
+                "last.keras holds the epoch before"
+            )
+            self.failed = self.model.stop_training = True
+            return
+        row = {"epoch": epoch + 1, "learning_rate": self.learning_rate}
+        row |= {name: float(value) for name, value in logs.items()}
+        now = time.monotonic()
+        row["seconds"] = round(now - self.epoch_started, 3)
+        self.log.rows.append(row)
+        self.longest = max(self.longest, now - self.epoch_started)
+        self.end_reason = self.log.reason_to_stop(self.epochs, self.early_stop)
+        if not self.end_reason and self.max_minutes and self.broadcast(now + self.longest > self.deadline):
+            self.end_reason = f"another epoch would end after {self.max_minutes:g} minutes"
+        self.model.stop_training = self.end_reason is not None
 
-    def _save(self):
-        """Copy what the epoch ends with, and write the files aside."""
+
+class RunWriter(keras.callbacks.Callback):
+    """Prints what an epoch ended with and keeps the run folder up to date.
+
+    Args:
+        run: `common.training.run_folder.Run`.
+        control: EpochControl of the run.
+        timer: `common.training.timing.Timer`.
+        data: SliceData or VolumeData of the training set.
+    """
+
+    def __init__(self, run, control, timer, data):
+        super().__init__()
+        self.run, self.control, self.timer, self.data, self.log = run, control, timer, data, control.log
+        self.draw_curves_after = -math.inf
+        with devices.silenced_libraries():
+            from tensorboard.summary import Writer  # here, where what it prints is discarded
+        self.board = Writer(str(run.tensorboard_folder))
+        self.background = BackgroundWriter()
+
+    def on_train_begin(self, logs=None):
+        self.copy = copy_model(self.model)
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.control.failed:
+            return
+        if len(self.log) != epoch + 1:
+            raise RuntimeError("RunWriter is called before EpochControl has added the epoch to the log; see in_order")
+        self._print_epoch(self.log.rows[-1])
         self.finish_writing()
-        with clock.timed(COPYING):
-            copy_state(self.model, self.copy)
-        self.aside.start(self._write, Log(self.log.rows), self.course.why)
+        copy_state(self.model, self.copy)
+        self.background.start(self._write, Log(self.log.rows), self.control.end_reason)
         if self.copy is self.model:
             self.finish_writing()
 
-    def finish_writing(self):
-        """Wait for the files of the last epoch; raises OSError where the disk is full."""
-        with clock.timed(BLOCKED):
-            self.aside.wait()
-
-    def _write(self, log, why):
-        with clock.timed("writing files"):
-            save_checkpoint(self.copy, log, self.run)
-            row = log.rows[-1]
-            for name, value in row.items():
-                if name != "epoch":
-                    self.board.add_scalar(name, value, step=row["epoch"])
-            self.board.flush()
-            self._draw_now_and_then(log)
-            self._write_state(log, why)
-            write_report(self.run, log)
-
-    def _say(self, row):
+    def _print_epoch(self, row):
         best = " best" if self.log.is_best("dice") else ""
-        width = len(str(self.course.epochs))
+        width = len(str(self.control.epochs))
         print(
-            f"epoch {row['epoch']:{width}}/{self.course.epochs}  loss {row['loss']:.4f}  dice {row['dice']:.3f}  "
+            f"epoch {row['epoch']:{width}}/{self.control.epochs}  loss {row['loss']:.4f}  dice {row['dice']:.3f}  "
             f"val_loss {row['val_loss']:.4f}  val_dice {row['val_dice']:.3f}  val_iou {row['val_iou']:.3f}  "
             f"rate {row['learning_rate']:.2g}  {row['seconds']:.1f} s{best}",
             flush=True,
         )
 
-    def _draw_now_and_then(self, log):
-        """Draw the curves so seldom that it takes at most a hundredth of the run's time."""
+    def _write(self, log, end_reason):
+        save_checkpoint(self.copy, log, self.run)
+        row = log.rows[-1]
+        for name, value in row.items():
+            if name != "epoch":
+                self.board.add_scalar(name, value, step=row["epoch"])
+        self.board.flush()
         started = time.monotonic()
-        if started >= self.draw_after:
-            draw_curves(log, self.run / "curves.png")
+        if started >= self.draw_curves_after:
+            draw_curves(log, self.run.curves_file)
             now = time.monotonic()
-            self.draw_after = now + 100 * (now - started)
+            self.draw_curves_after = now + (now - started) / SHARE_OF_CURVES
+        self._write_state(log, end_reason)
+        write_report(self.run, log)
 
-    def _write_state(self, log, why):
-        best = {f"best_{metric}": dict(zip(("score", "epoch"), log.best(metric), strict=True)) for metric in MONITORED}
-        state = {"epoch": len(log), "epochs": self.course.epochs, "ended": why, "time": time_table()}
-        write_json(self.run / "state.json", state | best | self.about)
+    def _write_state(self, log, end_reason):
+        self.run.write_state(log, self.control.epochs, end_reason, self.timer.table(), self.data)
+
+    def finish_writing(self):
+        """Wait for the files of the last epoch; raises OSError if the disk is full."""
+        self.background.wait()
 
     def close(self):
         """Write what is only worth it at the end, once all else is written."""
@@ -176,28 +175,59 @@ class Recorder(keras.callbacks.Callback):
         self.board.close()
         if self.log.rows:
             # a run that was killed right after its last checkpoint has the state of the epoch before
-            self._write_state(self.log, self.course.why)
-            draw_curves(self.log, self.run / "curves.png")
+            self._write_state(self.log, self.control.end_reason)
+            draw_curves(self.log, self.run.curves_file)
 
 
-def draw_curves(log, path):
-    """Plot loss, Dice and IoU, and the learning rate over the epochs."""
-    table = pd.DataFrame(log.rows)
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.5))
-    figure.subplots_adjust(left=0.045, right=0.99, top=0.9, bottom=0.15, wspace=0.16)  # a layout engine draws twice
-    for axis, names in zip(axes[:2], (("loss",), ("dice", "iou")), strict=True):
-        for name, colour in zip(names, ("tab:blue", "tab:orange"), strict=False):
-            axis.plot(table["epoch"], table[name], "--", color=colour, label=f"training {name}")
-            axis.plot(table["epoch"], table[f"val_{name}"], color=colour, label=f"validation {name}")
-        axis.legend(fontsize=8)
-    score, epoch = log.best("dice")
-    axes[1].set(ylim=(0, 1), title=f"best validation Dice {score:.3f} in epoch {epoch}")
-    axes[0].set(title="loss")
-    axes[2].plot(table["epoch"], table["learning_rate"], color="tab:green", drawstyle="steps-mid")
-    axes[2].set(title="learning rate", yscale="log" if (table["learning_rate"] > 0).all() else "linear")
-    for axis in axes:
-        axis.set_xlabel("epoch")
-        axis.grid(alpha=0.3)
-    with whole_file(path) as part:
-        figure.savefig(part, dpi=100, format="png")
-    plt.close(figure)
+# --- writing while training continues
+
+
+class BackgroundWriter:
+    """A thread that does one job at a time.
+
+    Python waits for a running job before it ends, also after an error or a Ctrl-C.
+    """
+
+    def __init__(self):
+        self.thread, self.job = ThreadPoolExecutor(1, "writer"), None
+
+    def start(self, function, *arguments):
+        """Start a job, once the one before is done; raises what that one raised."""
+        self.wait()
+        self.job = self.thread.submit(function, *arguments)
+
+    def wait(self):
+        """Wait until the job is done; raises what it raised."""
+        if self.job:
+            try:
+                self.job.result()
+            finally:  # after a Ctrl-C meanwhile, the job is not done
+                self.job = None if self.job.done() else self.job
+
+
+def copy_model(model):
+    """Copy a compiled model and its optimizer to the memory of the processor, to be saved while the model trains.
+
+    `copy_state` brings the copy up to date.
+
+    Returns:
+        keras.Model; the model itself if Keras cannot clone it.
+    """
+    try:
+        with keras.device("cpu:0"):
+            copy = keras.models.clone_model(model)
+            copy.compile_from_config(model.get_compile_config())
+    except (NotImplementedError, TypeError, ValueError):
+        return model
+    same = [v.shape for v in _state(copy)] == [v.shape for v in _state(model)]
+    return copy if same else model
+
+
+def copy_state(model, copy):
+    """Give a copy of `copy_model` the weights and the optimizer's state that the model has now."""
+    for ours, theirs in zip(_state(model), _state(copy), strict=True):
+        theirs.assign(keras.ops.convert_to_numpy(ours))
+
+
+def _state(model):
+    return [*model.variables, *model.optimizer.variables]

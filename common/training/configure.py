@@ -8,10 +8,10 @@ import models
 from common.errors import InputError, SettingError, as_setting_error
 from common.settings import check_model_settings
 from common.training.cross_validation import find_folds, fold_file
-from common.training.opening import open_both
-from common.training.optimizer import make_optimizer
-from common.training.run_folder import model_file
-from common.training.schedules import Controller, learning_rate
+from common.training.optimizer import Controller, learning_rate, make_optimizer
+from common.training.run_folder import Run
+from common.training.sets import open_both
+from common.training.trained_models import model_file
 from losses import get_loss
 from losses.own import files_in, take_copies
 
@@ -42,13 +42,13 @@ def configure(settings):
 
 def of_run(settings):
     """Settings of the run to resume; what was given, and MODE, RUN and RUNS, stay."""
-    record = Path(settings.RUN, "settings.json")
-    if not settings.RUN or not record.is_file():
+    run = Run(settings.RUN)
+    if not settings.RUN or not run.exists:
         raise InputError(
             f"RUN: {settings.RUN or 'not set'} is no run folder (it has no settings.json); give --run the run to resume"
         )
-    settings = settings.with_recorded(record, keep=settings.given | {"MODE", "RUN", "RUNS"})
-    return with_copies(settings, record.with_name("code"))
+    settings = settings.with_recorded(run.settings_file, keep=settings.given | {"MODE", "RUN", "RUNS"})
+    return with_copies(settings, run.code_folder)
 
 
 def with_copies(settings, code):
@@ -121,10 +121,10 @@ def open_sets(settings):
     return training, validation
 
 
-def make_batches(settings, training, size, spread=None):
+def make_batches(settings, training, size, devices=None):
     """Batches of the training set, shuffled and augmented."""
     with as_setting_error("AUGMENTATION, BATCH_SIZE or CROP"):
-        return training.batches(size, settings.SEED, settings.AUGMENTATION, settings.CROP, spread)
+        return training.batches(size, settings.SEED, settings.AUGMENTATION, settings.CROP, devices)
 
 
 def build_network(settings, training):

@@ -1,8 +1,8 @@
-"""Training on several devices, of one machine or of several: each has the whole network and a part of every batch.
+"""Training on several devices, of one machine or of several: each has the whole model and a share of every batch.
 
 The variables are on all devices, through `keras.distribution` on JAX, and a batch is one array over all of them, of
-which each process makes its own part. Loss, gradients, batch normalisation and metrics are those of the whole batch, so
-that a batch size and a learning rate mean the same as on one device. A batch that the devices do not divide, such as
+which each process makes its own share. Loss, gradients, batch normalization and metrics are those of the whole batch,
+so that a batch size and a learning rate mean the same as on one device. A batch that the devices do not divide, such as
 the last one of an epoch, is computed by each of them whole.
 
 Several processes, one a machine, find each other through the environment variables of `keras.distribution.initialize`:
@@ -20,19 +20,22 @@ import re
 import socket
 import sys
 import threading
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
+
+from common.devices import OneDevice, accelerators, set_defaults
 from common.errors import InputError
 
 VARIABLES = tuple(f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
-MEETING = 300  # seconds that processes wait for each other at the start
-HEARTBEAT = 30  # seconds without a sign of life after which a process counts as dead
+MAX_START_SECONDS = 300  # for which processes wait for each other at the start
+HEARTBEAT_SECONDS = 30  # without a sign of life, after which a process counts as dead
 LOST = re.compile(r"gloo|nccl|coordination|DEADLINE_EXCEEDED|UNAVAILABLE|connection (reset|refused|closed)", re.I)
 
 
 def several_processes():
-    """Whether the environment names several processes; raises InputError where what it says is not complete."""
+    """Whether the environment names several processes; raises InputError if it is incomplete."""
     given = {name: os.environ.get(name, "") for name in VARIABLES}
     if not any(given.values()):
         return False
@@ -46,12 +49,20 @@ def several_processes():
     return int(count) > 1
 
 
-def meet():
-    """Wait for the other processes; before JAX has looked for devices.
+def join_processes():
+    """Wait for the other processes, if the environment names several; before Keras or JAX are imported.
 
-    From here on a process that ends before `Spread.leave` ends at once, so that the others learn of it.
+    From here on a process that ends before `Devices.disconnect` ends at once, so that the others learn of it.
+
+    Raises:
+        InputError: if the backend is not JAX, or the others do not come.
     """
-    import jax
+    if not several_processes():
+        return
+    set_defaults()
+    if os.environ["KERAS_BACKEND"] != "jax":
+        raise InputError("several processes train on JAX: install it and set KERAS_BACKEND=jax for each")
+    import jax  # optional, and only now, since it looks for devices
 
     addresses, count, number = (os.environ[name] for name in VARIABLES)
     address = addresses.split(",")[0]
@@ -59,7 +70,7 @@ def meet():
     atexit.register(_end_at_once)
     if int(number) == 0:
         _refuse_taken_port(address)
-    alone = threading.Timer(MEETING, _give_up, [f"process {number} of {count}", address])
+    alone = threading.Timer(MAX_START_SECONDS, _give_up, [f"process {number} of {count}", address])
     alone.daemon = True
     alone.start()
     try:
@@ -68,8 +79,8 @@ def meet():
             int(count),
             int(number),
             cluster_detection_method="deactivate",  # which would give a process one GPU only
-            initialization_timeout=2 * MEETING,  # after which JAX ends the process without a word for users
-            heartbeat_timeout_seconds=HEARTBEAT,
+            initialization_timeout=2 * MAX_START_SECONDS,  # after which JAX ends the process without a word for users
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
         raise InputError(f"process {number} of {count} at {address}: {str(error).splitlines()[0]}") from None
@@ -77,12 +88,12 @@ def meet():
         alone.cancel()
     from jax.experimental.multihost_utils import sync_global_devices
 
-    with together():
+    with lost_process_as_error():
         sync_global_devices("met")  # connects them, so that the end of one is noticed from here on
 
 
 def _refuse_taken_port(address):
-    """Raise InputError where another program has the port that the first process is to be found at."""
+    """Raise InputError if another program uses the port at which the others look for the first process."""
     dual = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual else socket.AF_INET
     try:
@@ -94,7 +105,7 @@ def _refuse_taken_port(address):
 def _give_up(who, address):
     """End the process while the main thread waits in JAX, which it does not leave for an exception."""
     print(
-        f"{Path(sys.argv[0]).name}: error: {who} did not meet the others at {address} within {MEETING} s; "
+        f"{Path(sys.argv[0]).name}: error: {who} did not meet the others at {address} within {MAX_START_SECONDS} s; "
         "start all of them, with that address and port of the first open to the others",
         file=sys.stderr,
         flush=True,
@@ -113,11 +124,11 @@ def _end_at_once():
 
 
 @contextmanager
-def together(advice=""):
-    """Turn the loss of another process meanwhile into an InputError.
+def lost_process_as_error(advice=""):
+    """Turn the loss of another process into an InputError.
 
     Args:
-        advice: how to go on, for the message.
+        advice: how to continue, for the message.
     """
     try:
         yield
@@ -130,96 +141,66 @@ def together(advice=""):
         ) from None
 
 
-class Spread:
-    """The devices that a network is trained on.
+class Devices(OneDevice):
+    """Several devices that a model is trained on; methods as in OneDevice.
+
+    A batch that they do not divide is made by every process, whole.
 
     Args:
-        devices: JAX devices, those of the first process first; None: the one that the backend takes by itself.
-
-    Attributes:
-        process, processes: number of this process, from 0, and of all.
+        devices: JAX devices, those of the first process first.
     """
 
-    def __init__(self, devices=None):
-        self.devices, self.process, self.processes = devices, 0, 1
-        if devices is not None:
-            import jax
-            import keras
+    def __init__(self, devices):
+        import jax  # optional
+        import keras  # loaded after the processes have joined
 
-            self.process, self.processes = jax.process_index(), jax.process_count()
-            names = [f"{device.platform}:{device.id}" for device in devices]
-            mesh = keras.distribution.DeviceMesh((len(names),), ("batch",), names)
-            self.distribution = keras.distribution.DataParallel(device_mesh=mesh, auto_shard_dataset=False)
-            axes = ("batch",), ()
-            self.divided, self.whole = (keras.distribution.TensorLayout(a, mesh).backend_layout for a in axes)
-
-    @property
-    def first(self):
-        """Whether this is the process that writes and prints."""
-        return self.process == 0
+        self.devices = devices
+        self.process, self.processes = jax.process_index(), jax.process_count()
+        self.is_first = self.process == 0
+        names = [f"{device.platform}:{device.id}" for device in devices]
+        mesh = keras.distribution.DeviceMesh((len(names),), ("batch",), names)
+        self.distribution = keras.distribution.DataParallel(device_mesh=mesh, auto_shard_dataset=False)
+        axes = ("batch",), ()
+        self.divided, self.whole = (keras.distribution.TensorLayout(a, mesh).backend_layout for a in axes)
 
     def __len__(self):
-        return len(self.devices or [None])
+        return len(self.devices)
 
     def in_words(self):
-        """Number of devices and processes as text; empty for one device."""
-        if len(self) == 1:
-            return ""
         machines = f" of {self.processes} processes" if self.processes > 1 else ""
-        return f", {len(self)} devices{machines}"
+        return f", {len(self)} devices{machines}" if len(self) > 1 else ""
 
     def scope(self):
-        """Context in which new variables are put on all devices."""
-        return nullcontext() if self.devices is None else self.distribution.scope()
+        return self.distribution.scope()
 
-    def own(self, items):
-        """Those of the items of a batch that this process makes: a part, or all where the devices do not divide it."""
+    def own_share(self, items):
         if len(items) % len(self):
             return items
-        part = len(items) // self.processes
-        return items[self.process * part : (self.process + 1) * part]
+        share = len(items) // self.processes
+        return items[self.process * share : (self.process + 1) * share]
 
-    def place(self, arrays, count):
-        """A batch over all devices.
-
-        Args:
-            arrays: tuple of arrays of the items that `own` gave.
-            count: items of the whole batch.
-
-        Returns:
-            tuple of arrays (count, ...) on the devices; for one device, the arrays as they are.
-        """
-        if self.devices is None:
-            return arrays
-        import jax
+    def put(self, arrays, count):
+        import jax  # optional
 
         layout = self.whole if count % len(self) else self.divided
         return tuple(jax.make_array_from_process_local_data(layout, a, (count, *a.shape[1:])) for a in arrays)
 
     # --- between processes
 
-    def agree(self, value):
-        """The value that the first process has, for all; of what JSON keeps."""
+    def broadcast(self, value):
         if self.processes == 1:
             return value
-        import numpy as np
-        from jax.experimental.multihost_utils import broadcast_one_to_all
+        from jax.experimental.multihost_utils import broadcast_one_to_all  # optional
 
         text = np.frombuffer(json.dumps(value).encode(), np.uint8)
         size = int(broadcast_one_to_all(np.int32(len(text))))
-        text = np.resize(text, size)  # of the others, only the size counts
+        text = np.resize(text, size)  # only the size of the others' counts
         return json.loads(bytes(np.asarray(broadcast_one_to_all(text))))
 
     def require_same(self, values):
-        """Raise InputError where another process has other values.
-
-        Args:
-            values: dict of a name to what JSON keeps, the same names in all processes.
-        """
         if self.processes == 1:
             return
-        import numpy as np
-        from jax.experimental.multihost_utils import process_allgather
+        from jax.experimental.multihost_utils import process_allgather  # optional
 
         texts = [json.dumps(value, sort_keys=True).encode() for value in values.values()]
         digests = np.array([list(hashlib.sha256(text).digest()) for text in texts], np.uint8)
@@ -228,27 +209,27 @@ class Spread:
             if (theirs != theirs[0]).any():
                 raise InputError(f"{name} is not the same in all {self.processes} processes; every one needs the same")
 
-    def leave(self):
-        """Part from the other processes, once all are here; each goes on by itself."""
+    def disconnect(self):
         if self.processes > 1:
-            import jax
+            import jax  # optional
 
             jax.distributed.shutdown()
 
 
-def spread_over(setting, batch_size):
-    """The devices for a setting.
+def choose_devices(setting, batch_size):
+    """The devices to train on.
 
     Args:
-        setting: how many devices of each machine; None: all GPUs or TPUs that divide a batch.
-        batch_size: of all devices together; None: it is yet to be chosen for them.
+        setting: number of devices of each machine; None: all GPUs or TPUs that divide a batch.
+        batch_size: of all devices together; None: not yet chosen.
+
+    Returns:
+        OneDevice or Devices.
 
     Raises:
-        InputError: if there are not so many, they do not divide a batch, or the backend knows one device only.
+        InputError: if there are fewer, they do not divide a batch, or the backend supports one device only.
     """
-    import keras
-
-    from common.devices import accelerators
+    import keras  # loaded after the processes have joined
 
     if keras.backend.backend() != "jax":
         if (setting or 1) > 1:
@@ -257,13 +238,13 @@ def spread_over(setting, batch_size):
             )
         if setting is None and len(accelerators()) > 1:
             print(f"training on one of {len(accelerators())} GPUs; with KERAS_BACKEND=jax it is all")
-        return Spread()
-    import jax
+        return OneDevice()
+    import jax  # optional
 
-    processes, here = jax.process_count(), jax.local_devices()
-    if (setting or 1) > len(here):
-        raise InputError(f"DEVICES is {setting}; this machine has {len(here)}: {', '.join(map(str, here))}")
-    count = setting or (len(here) if accelerators() else 1)
+    processes, local = jax.process_count(), jax.local_devices()
+    if (setting or 1) > len(local):
+        raise InputError(f"DEVICES is {setting}; this machine has {len(local)}: {', '.join(map(str, local))}")
+    count = setting or (len(local) if accelerators() else 1)
     while setting is None and count > 1 and (batch_size or 0) % (processes * count):
         count -= 1
     if (batch_size or 0) % (processes * count):
@@ -271,8 +252,8 @@ def spread_over(setting, batch_size):
             f"BATCH_SIZE is {batch_size}, and {processes * count} devices are to divide it; give a multiple of that"
         )
     if processes * count == 1 and setting is None:
-        return Spread()
-    chosen = [[d for d in jax.devices() if d.process_index == p][:count] for p in range(processes)]
-    spread = Spread([device for machine in chosen for device in machine])
-    spread.require_same({"the number of devices": count})
-    return spread
+        return OneDevice()
+    by_machine = [[d for d in jax.devices() if d.process_index == p][:count] for p in range(processes)]
+    devices = Devices([device for machine in by_machine for device in machine])
+    devices.require_same({"the number of devices": count})
+    return devices

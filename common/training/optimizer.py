@@ -1,13 +1,18 @@
-"""Making a network ready to train: its optimizer, loss and metrics."""
+"""Making a model ready to train: optimizer, loss, metrics; learning-rate schedules and the controller."""
+
+import math
 
 import keras
+import numpy as np
 
-from common.training.cpu_speedups import train_faster
+from common.training.cpu_speedups import speed_up
 from losses import follow_steps, get_loss, training_metrics
+
+SCHEDULES = ("constant", "poly", "graph", "cosine")
 
 
 def compile_network(model, optimizer, rate, loss, jit):
-    """Compile a network for training.
+    """Compile a model for training.
 
     Args:
         model: keras.Model.
@@ -26,9 +31,9 @@ def compile_network(model, optimizer, rate, loss, jit):
 
 
 def prepare_steps(model):
-    """What a compiled network needs before it is trained, also one that was loaded; nothing of it is in its file."""
+    """Make the changes that a compiled or loaded model needs before training; its file contains none of them."""
     follow_steps(model)
-    train_faster(model)
+    speed_up(model)
 
 
 def make_optimizer(setting, rate=None):
@@ -36,10 +41,10 @@ def make_optimizer(setting, rate=None):
 
     Args:
         setting: name, or dict with "name" and settings of its own, as `OPTIMIZER` of train.py.
-        rate: learning rate, which a rate among the settings goes before; None takes that of Keras.
+        rate: learning rate, unless the settings contain one; None: that of Keras.
 
     Raises:
-        ValueError: for a name or a setting that there is not.
+        ValueError: for an unknown name or setting.
     """
     setting = {"name": setting} if isinstance(setting, str) else dict(setting)
     if "name" not in setting:
@@ -47,3 +52,82 @@ def make_optimizer(setting, rate=None):
     name = setting.pop("name").lower()
     rate = {} if rate is None else {"learning_rate": rate}
     return keras.optimizers.get({"class_name": name, "config": rate | setting})
+
+
+# --- learning rate
+
+
+def learning_rate(schedule, epoch, epochs, base, *, power=0.9, points=(), period=0, factor=2.0, lowest=0.0):
+    """Learning rate of an epoch.
+
+    Args:
+        schedule: "constant"; "poly", base * (1 - epoch / epochs)^power; "graph", `points` [epoch, rate] joined by
+            straight lines; "cosine" from base down to `lowest` over `period` epochs, then again over `factor` times as
+            many (Loshchilov and Hutter, arXiv 1608.03983); a period of 0 takes all the epochs.
+        epoch: counted from 0.
+        epochs: number of epochs of the run.
+        base: rate to start from.
+
+    Returns:
+        float.
+
+    Raises:
+        ValueError: for an unknown schedule, or points or periods that make none.
+    """
+    if schedule == "constant":
+        return float(base)
+    if schedule == "poly":
+        return float(base * max(1 - epoch / epochs, 0) ** power)
+    if schedule == "graph":
+        at = [point[0] for point in points]
+        if len(at) < 2 or at != sorted(at) or any(len(point) != 2 for point in points):
+            raise ValueError(f"points of the graph are {points}; expected at least two [epoch, rate], in order")
+        return float(np.interp(epoch, at, [point[1] for point in points]))
+    if schedule == "cosine":
+        length, start = period or epochs, 0
+        if length < 0 or factor <= 0:
+            raise ValueError(f"cosine needs period >= 0 and factor > 0, not {period} and {factor}")
+        while epoch >= start + max(length, 1):
+            start, length = start + max(length, 1), length * factor
+        return float(lowest + (base - lowest) * (1 + math.cos(math.pi * (epoch - start) / max(length, 1))) / 2)
+    raise ValueError(f"unknown schedule {schedule!r}; choose one of {', '.join(SCHEDULES)}")
+
+
+class Controller:
+    """Multiplier of the learning rate that falls while validation does not improve, and rises while it does.
+
+    Args:
+        step: the multiplier is multiplied by step[0] after patience[0] epochs in a row without a new best, and by
+            step[1] after patience[1] epochs in a row with one.
+        patience: two numbers of epochs.
+        limit: minimum and maximum multiplier.
+
+    Raises:
+        ValueError: unless each is a pair of positive numbers.
+    """
+
+    def __init__(self, step=(0.1, 2.5), patience=(10, 3), limit=(0.001, 1.0)):
+        for name, pair in (("step", step), ("patience", patience), ("limit", limit)):
+            if len(pair) != 2 or min(pair) <= 0:
+                raise ValueError(f"the controller's {name} is {pair}; expected two positive numbers")
+        self.step, self.patience, self.limit = step, patience, limit
+        self.multiplier = 1.0
+        self.in_a_row = [0, 0]  # epochs without a new best, with one
+
+    def update(self, is_best):
+        """Update the multiplier after an epoch.
+
+        Args:
+            is_best: whether it brought a new best.
+
+        Returns:
+            The multiplier for the next epoch.
+        """
+        same, other = int(is_best), 1 - int(is_best)
+        self.in_a_row[same] += 1
+        self.in_a_row[other] = 0
+        if self.in_a_row[same] >= self.patience[same]:
+            self.in_a_row[same] = 0
+            low, high = self.limit
+            self.multiplier = min(max(self.multiplier * self.step[same], low), high)
+        return self.multiplier

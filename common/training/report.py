@@ -1,26 +1,30 @@
 """Pictures and page of a finished run."""
 
 import keras
+import matplotlib
 import pandas as pd
 
 from common import html as page
-from common.files import read_json, whole_file
+from common.files import whole_file
 from common.slices.drawing import contact_sheet
 from common.slices.images import encode_jpeg, write_png
-from common.training.run_folder import load_network, model_file
+from common.training.trained_models import load_network
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
 
 REFRESH = 20  # seconds after which a browser loads the page of a run that is going on again
 NARROW = ("epoch", "loss", "val_loss", "val_dice", "val_iou")
 
 
 def draw_network(model, run):
-    """Write `model_summary.txt` and, where Graphviz is installed, `network.png` into a run folder."""
+    """Write `model_summary.txt` and, where Graphviz is installed, `network.png` into the folder of a Run."""
     lines = []
     model.summary(line_length=80, print_fn=lines.append)  # wider is cut off where there is no terminal
-    with whole_file(run / "model_summary.txt") as part:
+    with whole_file(run.summary_file) as part:
         part.write_text("\n".join(lines) + "\n", encoding="utf-8")
     try:
-        with whole_file(run / "network.png") as part:
+        with whole_file(run.diagram_file) as part:
             keras.utils.plot_model(model, part, show_shapes=True, show_layer_names=True, dpi=60)
     except ImportError:  # what Keras makes of a missing program too
         print("no picture of the network: it needs Graphviz (https://graphviz.org/download)")
@@ -30,12 +34,12 @@ def write_report(run, log, pictures=(), refresh=REFRESH):
     """Write `report.html` of a run folder, which must hold curves.png, settings.json and state.json.
 
     Args:
-        run: Path of the run folder.
-        log: common.training.callbacks.Log with at least one epoch.
+        run: `common.training.run_folder.Run`.
+        log: `common.training.run_folder.Log` with at least one epoch.
         pictures: of `SliceSet.best_and_worst`, once there are any.
         refresh: seconds after which a browser loads it again; None once the run has ended.
     """
-    settings, state, last = read_json(run / "settings.json"), read_json(run / "state.json"), log.rows[-1]
+    settings, state, last = run.settings, run.state, log.rows[-1]
     epochs = state["epochs"]
     score, epoch = log.best("dice")
     left = (epochs - last["epoch"]) * last["seconds"] / 60
@@ -45,7 +49,7 @@ def write_report(run, log, pictures=(), refresh=REFRESH):
         ("validation loss", f"{last['val_loss']:.4f}", f"training {last['loss']:.4f}"),
         ("learning rate", f"{last['learning_rate']:.2g}", f"{last['seconds']:.1f} s an epoch"),
     ]
-    curves = page.picture((run / "curves.png").read_bytes(), "png", "loss, Dice and learning rate over the epochs")
+    curves = page.picture(run.curves_file.read_bytes(), "png", "loss, Dice and learning rate over the epochs")
     parts = [page.tiles(figures), page.section("Curves", curves)]
     if pictures:
         note = "Mask in green, prediction in orange, by the best epoch; first the worst, then the best."
@@ -53,13 +57,12 @@ def write_report(run, log, pictures=(), refresh=REFRESH):
         parts.append(page.section("Validation images", page.paragraph(note), shown))
     if state.get("time"):
         parts.append(page.section("Where the time went, since the last start", page.plain_table(state["time"])))
-    environment = (run / "environment.txt").read_text(encoding="utf-8")
     parts += [
         page.section("Epochs", page.sorted_table(pd.DataFrame(log.rows[::-1]), NARROW)),
         page.section("Settings", page.plain_table(settings)),
-        page.folded("Environment", page.text_block(environment)),
+        page.folded("Environment", page.text_block(run.environment)),
     ]
-    page.write_page(run / "report.html", run.name, parts, refresh)
+    page.write_page(run.report_file, run.name, parts, refresh)
 
 
 def finish_report(run, log, validation, batch_size):
@@ -69,8 +72,31 @@ def finish_report(run, log, validation, batch_size):
         validation: SliceSet or VolumeSet.
         batch_size: slices that are predicted at a time.
     """
-    pictures = validation.best_and_worst(load_network(model_file(run)), batch_size)
+    pictures = validation.best_and_worst(load_network(run.model_file("best_dice")), batch_size, tile=run.crop)
     if pictures:
         shown, captions = zip(*pictures, strict=True)
-        write_png(run / "validation_slices.png", contact_sheet(shown, min(6, len(shown)), 200, captions))
+        write_png(run.examples_file, contact_sheet(shown, min(6, len(shown)), 200, captions))
     write_report(run, log, pictures, refresh=None)
+
+
+def draw_curves(log, path):
+    """Plot loss, Dice and IoU, and the learning rate over the epochs, whole or not at all."""
+    table = pd.DataFrame(log.rows)
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.5))
+    figure.subplots_adjust(left=0.045, right=0.99, top=0.9, bottom=0.15, wspace=0.16)  # a layout engine draws twice
+    for axis, names in zip(axes[:2], (("loss",), ("dice", "iou")), strict=True):
+        for name, color in zip(names, ("tab:blue", "tab:orange"), strict=False):
+            axis.plot(table["epoch"], table[name], "--", color=color, label=f"training {name}")
+            axis.plot(table["epoch"], table[f"val_{name}"], color=color, label=f"validation {name}")
+        axis.legend(fontsize=8)
+    score, epoch = log.best("dice")
+    axes[1].set(ylim=(0, 1), title=f"best validation Dice {score:.3f} in epoch {epoch}")
+    axes[0].set(title="loss")
+    axes[2].plot(table["epoch"], table["learning_rate"], color="tab:green", drawstyle="steps-mid")
+    axes[2].set(title="learning rate", yscale="log" if (table["learning_rate"] > 0).all() else "linear")
+    for axis in axes:
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.3)
+    with whole_file(path) as part:
+        figure.savefig(part, dpi=100, format="png")
+    plt.close(figure)

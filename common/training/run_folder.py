@@ -1,25 +1,246 @@
-"""The trained networks of a run folder."""
+"""The run folder of train.py: the only module that knows the names and keys inside it."""
 
+import json
+import math
+import os
+import shutil
+import time
 import zipfile
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from common.errors import InputError, as_input_error
-from common.files import read_json
+from common.errors import InputError
+from common.files import read_json, whole_file, whole_folder, write_json
+from common.settings import REASONS
 
+MONITORED = ("dice", "iou")  # validation metrics; a run keeps the model of the best epoch by each
+MODELS = ("best_dice", "best_iou", "last")  # and the last one
 ROOT = Path(__file__).resolve().parents[2]
 CODE = ("train.py", "models", "losses", "common")
-MODELS = ("best_dice", "best_iou", "last")  # what train.py keeps of a run
+STATE_IN_CHECKPOINT = "run_state.json"  # inside last.keras, so that a checkpoint is one file, whole or missing
+
+
+# --- one run
+
+
+@dataclass(frozen=True)
+class SliceData:
+    """What a run knows of the slices that it was trained on; None, "" or False if unknown.
+
+    Attributes:
+        classes: 1, or K for class numbers 0..K.
+        size: side of the slices in pixels.
+        bits: 8 or 16, of the slices' integers.
+        spacing: [row, column] in mm, if the same for all slices.
+        window: [low, high] of the source that became black and white, if the same for all.
+        resampled: mm (left, back, head) that volumes were resampled to; 0: not.
+        plane: "axial", "coronal" or "sagittal" of volumes.
+        fit: how the importer fitted images to the size: "resize", "crop", "pad" or "tile".
+        stretched: whether each image was stretched from its minimum to its maximum.
+    """
+
+    classes: int | None = None
+    size: int | None = None
+    bits: int | None = None
+    spacing: list | None = None
+    window: list | None = None
+    resampled: list | None = None
+    plane: str | None = None
+    fit: str | None = None
+    stretched: bool | None = None
+
+
+@dataclass(frozen=True)
+class VolumeData:
+    """What a run knows of the packed volumes that it was trained on; see `common.volumes.datasets`.
+
+    Attributes:
+        step: "whole", "patch" or "single".
+        classes: number of labels.
+        labels: their names or values.
+        channels: number of channels.
+        spacing: (left, back, head) in mm of the working grid, or None.
+        voxels: maximum voxels of a volume shown to the model, or None.
+        smallest_box, margin: how the box around the labels grows.
+        intensity: rule of `common.volumes.intensity`.
+    """
+
+    kind: str = "volumes"
+    step: str | None = None
+    classes: int | None = None
+    labels: list | None = None
+    channels: int | None = None
+    spacing: list | None = None
+    voxels: int | None = None
+    smallest_box: int | None = None
+    margin: float | None = None
+    intensity: dict | None = None
+
+
+class Run(os.PathLike):
+    """A run folder of train.py, complete or not; also the folder of a .keras file that stands alone.
+
+    Args:
+        folder: its path; nothing is read or checked yet.
+
+    Attributes:
+        folder: Path. Attributes that end in _file or _folder are Paths inside it, which may not exist.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder = Path(folder)
+        self.settings_file = folder / "settings.json"
+        self.state_file = folder / "state.json"
+        self.log_file = folder / "training_log.csv"
+        self.environment_file = folder / "environment.txt"
+        self.code_folder = folder / "code"
+        self.tensorboard_folder = folder / "tensorboard"
+        self.summary_file = folder / "model_summary.txt"
+        self.diagram_file = folder / "network.png"
+        self.curves_file = folder / "curves.png"
+        self.examples_file = folder / "validation_slices.png"
+        self.report_file = folder / "report.html"
+        self.validation_list_file = folder / "validation.csv"  # of a fold: the slices that it has not seen
+        self.predicted_folder = folder / "predicted"  # of a fold, for a while: their masks
+
+    def __fspath__(self):
+        return str(self.folder)
+
+    __str__ = __fspath__
+
+    @property
+    def name(self):
+        return self.folder.name
+
+    @property
+    def exists(self):
+        """Whether the folder is that of a run."""
+        return self.settings_file.is_file()
+
+    @property
+    def has_ended(self):
+        """Whether training has stopped for good and the folder has everything that it ends with."""
+        return bool(self.state.get("ended")) and self.examples_file.is_file()
+
+    @property
+    def settings(self):
+        """dict of the settings in force; empty if unknown. Raises InputError if damaged."""
+        return {name: value for name, value in _read_object(self.settings_file).items() if name != REASONS}
+
+    @property
+    def state(self):
+        """dict of state.json; empty before the first epoch ends. Raises InputError if damaged."""
+        return _read_object(self.state_file)
+
+    @property
+    def data(self):
+        """SliceData or VolumeData of the training set; an empty SliceData if unknown."""
+        found = self.state.get("data") or {}
+        kind = VolumeData if found.get("kind") == VolumeData.kind else SliceData
+        return kind(**{field.name: found[field.name] for field in fields(kind) if field.name in found})
+
+    @property
+    def crop(self):
+        """Voxels (up, back, left) of the crops that it was trained on; None: whole volumes, or slices."""
+        return self.settings.get("CROP")
+
+    @property
+    def environment(self):
+        """Versions and machine, as text."""
+        return self.environment_file.read_text(encoding="utf-8")
+
+    @property
+    def log(self):
+        """Log of all epochs; empty before the first ends. Raises InputError if damaged."""
+        return Log.read(self.log_file)
+
+    # --- its models
+
+    def model_file(self, which):
+        """Path of the .keras file of one of MODELS, whether it exists or not."""
+        return self.folder / f"{which}.keras"
+
+    def find_models(self):
+        """Those of MODELS that exist."""
+        return [which for which in MODELS if self.model_file(which).is_file()]
+
+    def score(self, file):
+        """The score that the model in a .keras file was kept for; None for "last", or if unknown."""
+        return (self.state.get(file.stem) or {}).get("score")
+
+    def validation_metrics(self, file):
+        """Metrics of the validation set, by name, in the epoch of the model in a .keras file; None if unknown.
+
+        Raises:
+            InputError: if the log is damaged.
+        """
+        state = self.state
+        epoch = (state.get(file.stem) or state).get("epoch")
+        if epoch is None or not self.log_file.is_file():
+            return None
+        try:
+            row = next(row for row in reversed(self.log.rows) if row["epoch"] == epoch)
+        except (InputError, KeyError, StopIteration):
+            raise InputError(f"{self.log_file} is damaged, or does not hold epoch {epoch}") from None
+        metrics = {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
+        return {name: round(value, 5) for name, value in metrics.items() if not math.isnan(value)}
+
+    # --- writing
+
+    def write_state(self, log, epochs, ended, time, data):
+        """Write state.json.
+
+        Args:
+            log: Log.
+            epochs: how many the run has.
+            ended: why training is over, as text; None while it continues.
+            time: dict of `common.training.timing.Timer.table`.
+            data: SliceData or VolumeData of the training set.
+        """
+        best = {f"best_{metric}": dict(zip(("score", "epoch"), log.best(metric), strict=True)) for metric in MONITORED}
+        state = {"epoch": len(log), "epochs": epochs, "ended": ended, "time": time}
+        write_json(self.state_file, state | best | {"data": asdict(data)})
+
+
+def make_run(runs, model, settings, environment, code, name=None):
+    """Make a run folder with the settings, the environment and the code.
+
+    Args:
+        runs: folder of the runs.
+        model: name of the network architecture, or path of a .py file.
+        settings: dict of `common.settings.Settings.explained`.
+        environment: text about versions and machine.
+        code: dict of `read_code`.
+        name: folder name; None: made of date, time and network.
+
+    Returns:
+        Run in `<runs>/<yyyymmdd-hhmmss>_<model>`; a number follows if that exists.
+    """
+    stem = name or f"{time.strftime('%Y%m%d-%H%M%S')}_{Path(model).stem}"
+    path, number = Path(runs, stem), 1
+    while path.exists():
+        number += 1
+        path = Path(runs, f"{stem}-{number}")
+    with whole_folder(path) as part:
+        run = Run(part)
+        write_json(run.settings_file, settings)
+        run.environment_file.write_text(environment, encoding="utf-8")
+        for file, content in code.items():
+            copy = run.code_folder / file
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(content)
+    return Run(path)
 
 
 def read_code(model, loss):
     """The code that a run is made with, as it is now: dict of a path in `code/` of the run folder to bytes.
 
     Args:
-        model: name of the network, or path of a .py file, which is kept too.
+        model: name of the network architecture, or path of a .py file, which is kept too.
         loss: name of the loss; .py files in it are kept too.
 
     Raises:
-        InputError: if two different files have one name.
+        InputError: if two different files have the same name.
     """
     files = [path for name in CODE for path in [ROOT / name, *sorted((ROOT / name).rglob("*"))] if path.is_file()]
     kept = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in files if "__pycache__" not in path.parts}
@@ -31,99 +252,136 @@ def read_code(model, loss):
     return kept
 
 
-def model_file(run, which="best_dice"):
-    """Find a trained network.
+def _read_object(path):
+    found = read_json(path) if path.is_file() else {}
+    if not isinstance(found, dict):
+        raise InputError(f"{path} is damaged: it is not a JSON object")
+    return found
 
-    Args:
-        run: run folder of train.py; a folder of such, whose newest is taken; or a .keras file, taken as it is.
-        which: one of MODELS, for a run folder.
+
+def runs_in(folder):
+    """The runs in a folder, by name; names begin with their dates."""
+    return [Run(path.parent) for path in sorted(Path(folder).glob("[!.]*/settings.json"))]
+
+
+# --- its log
+
+
+class Log:
+    """Rows of `training_log.csv`, one per epoch, and what follows from them.
+
+    Everything that decides how a run continues (best scores, learning-rate controller, early stop) is computed from
+    these rows, so a resumed run makes the same decisions as an uninterrupted one.
+
+    Attributes:
+        rows: list of dicts: "epoch" from 1, "learning_rate", "seconds", each metric and "val_" with its name.
+    """
+
+    def __init__(self, rows=()):
+        self.rows = list(rows)
+
+    @classmethod
+    def read(cls, path, epochs=None):
+        """Read the first `epochs` rows of a file (None: all), exactly as they were written.
+
+        Returns:
+            Log; empty if there is no file.
+
+        Raises:
+            InputError: if the file is damaged.
+        """
+        if epochs == 0 or not path.exists():
+            return cls()
+        import pandas as pd  # takes half a second to load, and most readers of a run folder need no log
+
+        try:
+            rows = pd.read_csv(path, dtype=str).head(epochs).to_dict("records")
+            return cls([{name: _number(name, text) for name, text in row.items()} for row in rows])
+        except ValueError as error:
+            raise InputError(f"{path} is damaged ({error})") from None
+
+    def write(self, path):
+        """Write the file, whole or not at all."""
+        import pandas as pd  # see `read`
+
+        with whole_file(path) as part:
+            pd.DataFrame(self.rows).to_csv(part, index=False)
+
+    def __len__(self):
+        return len(self.rows)
+
+    @property
+    def minutes(self):
+        """Minutes that the epochs took."""
+        return sum(row["seconds"] for row in self.rows) / 60
+
+    def best(self, metric):
+        """(score, epoch) of the best epoch by a validation metric; the earliest of equals; (-inf, 0) if empty."""
+        scores = [(row[f"val_{metric}"], -row["epoch"]) for row in self.rows if math.isfinite(row[f"val_{metric}"])]
+        score, epoch = max(scores, default=(-math.inf, 0))
+        return score, -epoch
+
+    def is_best(self, metric):
+        """Whether the last epoch is the best one."""
+        return self.best(metric)[1] == len(self.rows)
+
+    def reason_to_stop(self, epochs, early_stop):
+        """Why training is over, as text: all epochs are done, or `early_stop` of them brought no best; or None."""
+        since_best = len(self.rows) - max(self.best(metric)[1] for metric in MONITORED)
+        if len(self.rows) >= epochs:
+            return f"all {epochs} epochs done"
+        return f"no new best for {early_stop} epochs" if early_stop and since_best >= early_stop else None
+
+    def multiplier(self, controller):
+        """Learning-rate multiplier after these epochs, from a new `common.training.optimizer.Controller`."""
+        for count in range(1, len(self.rows) + 1):
+            controller.update(Log(self.rows[:count]).is_best("dice"))
+        return controller.multiplier
+
+
+def _number(name, text):
+    return int(text) if name == "epoch" else float(text)
+
+
+# --- its checkpoints
+
+
+def save_checkpoint(model, log, run):
+    """Save a model with its optimizer; if the last epoch is a best one, also as best_dice or best_iou.
+
+    last.keras appears last: until then, a resumed run starts from the epoch before and writes the others again.
+    """
+    with whole_file(run.model_file("last")) as part:
+        model.save(part)
+        with zipfile.ZipFile(part, "a") as archive:
+            archive.writestr(STATE_IN_CHECKPOINT, json.dumps({"epoch": len(log)}))
+        for metric in MONITORED:
+            if log.is_best(metric):
+                with whole_file(run.model_file(f"best_{metric}")) as copy:
+                    shutil.copyfile(part, copy)
+        log.write(run.log_file)
+
+
+def read_checkpoint(run):
+    """Model and log of a run to resume.
 
     Returns:
-        Path of the .keras file.
+        (keras.Model, Log); (None, empty Log) if the run was stopped before its first epoch ended.
 
     Raises:
-        InputError: if there is none, or it is no .keras file.
+        InputError: if the checkpoint is damaged.
     """
-    if not str(run):
-        raise InputError("RUN is not set; give --run a run folder of train.py or a .keras file")
-    run = Path(run)
-    if not run.exists():
-        raise InputError(f"{run} does not exist; give --run a run folder of train.py or a .keras file")
-    if run.is_dir():
-        run = newest_run(run)
-        there = [name for name in MODELS if (run / f"{name}.keras").is_file()]
-        if not there:
-            raise InputError(
-                f"{run} is no run folder of train.py: none of {', '.join(MODELS)} is there as a .keras file"
-            )
-        if which not in there:
-            raise InputError(f"{run} holds no {which}.keras; it has {' and '.join(there)}")
-        run = run / f"{which}.keras"
-    if run.suffix != ".keras":
-        raise InputError(f"{run} is no .keras file; give --run a run folder of train.py or a .keras file")
-    if not zipfile.is_zipfile(run):
-        raise InputError(f"{run} is damaged or cut short: it is not what Keras writes; give --run another model")
-    return run
+    path = run.model_file("last")
+    if not path.exists():
+        return None, Log()
+    import keras  # takes seconds, and other readers of a run folder do without
 
+    import losses.own  # brings the loss and metrics that a checkpoint contains
 
-def newest_run(folder):
-    """The newest run folder in a folder of runs, whose names begin with their dates; any other folder is itself."""
-    runs = [path for path in folder.iterdir() if (path / "settings.json").is_file()]
-    return folder if (folder / "settings.json").is_file() or not runs else max(runs, key=lambda path: path.name)
-
-
-def load_network(path):
-    """Load a trained network, uncompiled.
-
-    Args:
-        path: .keras file.
-
-    Returns:
-        keras.Model in the precision that it was trained in.
-
-    Raises:
-        InputError: if the file is damaged, or holds a layer that is not known here.
-    """
-    import keras
-
-    import models  # makes the own layers known to Keras
-
-    record = Path(path).with_name("settings.json")
-    own = Path(read_json(record).get("MODEL", "")) if record.exists() else Path()
-    if own.suffix == ".py":  # a user's network, which may have layers of its own: the run keeps a copy
-        with as_input_error(path):
-            models.find_network(str(record.with_name("code") / own.name))
     try:
-        return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # whatever Keras, HDF5 or a layer make of a file that does not fit
-        reason = next(filter(None, str(error).splitlines()), type(error).__name__)
-        raise InputError(
-            f"{path} cannot be loaded: {reason}\n"
-            "It is damaged, or has a layer of your own without @keras.saving.register_keras_serializable()."
-        ) from error
-
-
-def take_weights(model, other, source):
-    """Give a network the weights of the layers of another one that have the same names and shapes, and say which.
-
-    Args:
-        model, other: keras.Model.
-        source: where the other one came from, for messages.
-
-    Raises:
-        InputError: if no layer fits.
-    """
-    theirs = {layer.name: layer.get_weights() for layer in other.layers}
-    taken, left = 0, []
-    for layer in model.layers:
-        ours, weights = layer.get_weights(), theirs.get(layer.name, [])
-        if not ours:
-            continue
-        if [w.shape for w in ours] == [w.shape for w in weights]:
-            layer.set_weights(weights)
-            taken += 1
-        else:
-            left.append(layer.name)
-    if not taken:
-        raise InputError(f"no layer of {source} fits {model.name}; retrain needs a run of the same network")
-    print(f"took the weights of {taken} layers of {source}" + (f"; new: {', '.join(left)}" if left else ""))
+        with zipfile.ZipFile(path) as archive:
+            epoch = json.loads(archive.read(STATE_IN_CHECKPOINT))["epoch"]
+        with losses.own.files_in(run.code_folder):
+            return keras.saving.load_model(path), Log.read(run.log_file, epoch)
+    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
+        raise InputError(f"{path} or training_log.csv beside it is damaged ({error}); start a new run") from error

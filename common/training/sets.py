@@ -1,34 +1,137 @@
-"""Sets of slices for training, and batches of them; `common.training.opening` opens them."""
+"""Data sets to train on: opening packed files and lists, slices in memory or in their files, and batches of them."""
 
 import math
+import time
 from pathlib import Path
+from typing import Protocol
 
 import keras
 import numpy as np
 
+from common.devices import OneDevice
+from common.errors import InputError, summarise
+from common.parallel import ordered_map, progress
 from common.scores import mean_dice
+from common.slices.cases import common_preparation
 from common.slices.drawing import PREDICTED_COLOUR, TRUTH_COLOUR, draw_outlines, first_and_last
-from common.slices.images import to_eight_bit, to_unit
-from common.slices.lists import slice_identity
-from common.slices.masks import class_numbers, to_classes
+from common.slices.images import read_mask, read_pair, read_slice, to_eight_bit, to_unit
+from common.slices.lists import read_list, slice_identity
+from common.slices.masks import class_count, class_numbers, to_classes, values_of
+from common.slices.packed import LazyRows, open_hdf5, read_packed
 from common.training.augmentation import make_augmentation
-from common.training.distribution import Spread
-from common.training.timing import clock
+from common.training.run_folder import SliceData
+
+
+class TrainingSet(Protocol):
+    """What training needs of a set. SliceSet has it, and `common.training.volume_sets.VolumeSet`.
+
+    Attributes:
+        axes: 2 or 3, of an item.
+        classes: 1, or K for class numbers 0..K.
+        shape: of an item, (height, width, channels) or (None, None, None, channels).
+    """
+
+    axes: int
+    classes: int
+    shape: tuple
+
+    def __len__(self):
+        """Number of items."""
+
+    def in_words(self):
+        """Number and size of the items as text."""
+
+    def has_foreground(self):
+        """Whether any mask has foreground."""
+
+    def item_keys(self):
+        """What tells the items apart, in their order, as a list of str; "" if unknown. No key may be in two sets."""
+
+    def record(self):
+        """What later steps need to know of the set: SliceData or VolumeData of `common.training.run_folder`."""
+
+    def batches(self, batch_size, seed=None, augmentation=None, crop=None, devices=None):
+        """Batches for `fit` and `evaluate`.
+
+        Args:
+            batch_size: items per batch, of all devices; the last batch may be smaller.
+            seed: int, for shuffled batches; None: the order of the set.
+            augmentation: dict of the setting AUGMENTATION.
+            crop: list of the setting CROP.
+            devices: `common.devices.OneDevice` or `common.training.distribution.Devices`; None: one.
+
+        Returns:
+            keras.utils.PyDataset with batch(index), any batch at any time; set_epoch(epoch), called before an epoch
+            begins, if there is a seed; made_at, dict of a batch's index to the time.perf_counter() when it was made.
+
+        Raises:
+            ValueError: if the set does not take the augmentation, the crop or the batch size.
+        """
+
+
+def open_set(path, memory_gb=4.0, classes=None):
+    """Open a packed set (.h5, also one of AIS with <name>_X and <name>_Y), packed volumes (.h5) or a list (.csv).
+
+    Args:
+        path: the file.
+        memory_gb: read sets of up to this size into memory, in their integer type; larger ones stay in the file.
+        classes: number of classes if known from another set; None finds it in this one.
+
+    Returns:
+        TrainingSet: SliceSet or `common.training.volume_sets.VolumeSet`.
+
+    Raises:
+        InputError: if the file is missing, damaged, empty or something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"{path} does not exist; expected a packed set of 3_pack_hdf5.py or a list of 2_write_lists.py"
+        )
+    opener = _open_list if path.suffix.lower() == ".csv" else _open_packed
+    return opener(path, memory_gb, classes)
+
+
+def open_both(training_path, validation_path, memory_gb):
+    """Open a set to train on and one to choose the best epoch by; arguments and errors as `open_set`.
+
+    Returns:
+        The two sets.
+
+    Raises:
+        InputError: also if they differ in shape or classes, share slices or cases, or validation has no foreground.
+    """
+    training = open_set(training_path, memory_gb)
+    validation = open_set(validation_path, memory_gb, training.classes)
+    for property_name, ours, theirs in (
+        ("images of", training.shape, validation.shape),
+        ("classes:", training.classes, validation.classes),
+    ):
+        if ours != theirs:
+            raise InputError(
+                f"{training_path} has {property_name} {ours} and {validation_path} {theirs}; they must be alike"
+            )
+    if both := set(training.item_keys()) & set(validation.item_keys()) - {""}:
+        raise InputError(
+            f"{len(both)} slices or cases are in {training_path} and in {validation_path}, such as {min(both)}; "
+            "divide them again"
+        )
+    if not validation.has_foreground():
+        raise InputError(f"every mask in {validation_path} is empty; the best epoch cannot be chosen by it")
+    return training, validation
 
 
 class SliceSet:
-    """Slices with masks.
+    """Slices with masks; a TrainingSet.
 
     Attributes:
         path: file that it came from.
-        x, y: (N, H, W, 1) in the integer types of the files: arrays, or what gives rows when indexed like one, see
+        x, y: (N, H, W, 1) in the integer types of the files: arrays, or indexed like arrays, see
             `common.slices.packed`.
         case, source: lists of N str.
         classes: 1, or K for class numbers 0..K.
         in_memory: whether x and y are arrays.
         preparation: dict of `common.slices.cases.common_preparation`.
-
-    `common.training.volume_sets.VolumeSet` has the same methods, and the attributes classes, shape and axes.
     """
 
     axes = 2
@@ -46,57 +149,47 @@ class SliceSet:
         return tuple(self.x.shape[1:])
 
     def in_words(self):
-        """Size and number of the slices as text."""
+        """Number and size of the slices as text."""
         return f"{len(self)} slices of {self.shape[0]}x{self.shape[1]}"
 
     def has_foreground(self):
-        """Whether any mask holds any."""
+        """Whether any mask has foreground."""
         return any(self.y[i].any() for i in range(len(self)))
 
-    def in_order(self):
-        """What tells its items apart, in their order, as a list of str; "" where that is not known."""
+    def item_keys(self):
+        """Identity of each slice, which its variants share, as a list of str; "" if unknown."""
         return [slice_identity(source) if source else "" for source in self.source]
 
-    def identities(self):
-        """What may not be in two sets, as a set of str."""
-        return set(filter(None, self.in_order()))
-
-    def about(self):
-        """What later steps need to know of the slices, as a dict for JSON."""
+    def record(self):
+        """What later steps need to know of the slices, as a `common.training.run_folder.SliceData`."""
 
         def known(name):
             values = [float(value) for value in self.preparation[name]]
             return None if any(map(math.isnan, values)) else values
 
-        return {
-            "classes": self.classes,
-            "size": self.shape[0],
-            "bits": 8 * self.x[0].dtype.itemsize,
-            "spacing": known("spacing"),
-            "window": known("window"),
-            "resampled": known("resampled"),
-            "plane": str(self.preparation["plane"]),
-            "fit": str(self.preparation["fit"]),
-            "stretched": bool(self.preparation["stretched"]),
-        }
+        return SliceData(
+            classes=self.classes,
+            size=self.shape[0],
+            bits=8 * self.x[0].dtype.itemsize,
+            spacing=known("spacing"),
+            window=known("window"),
+            resampled=known("resampled"),
+            plane=str(self.preparation["plane"]),
+            fit=str(self.preparation["fit"]),
+            stretched=bool(self.preparation["stretched"]),
+        )
 
     def batch(self, indices):
         """Slices scaled to 0..1, (B, H, W, 1) float32, and class numbers, (B, H, W, 1) uint8."""
         return to_unit(self.x[indices]), to_classes(self.y[indices], self.classes)
 
-    def batches(self, batch_size, seed=None, augmentation=None, crop=None, spread=None):
-        """Batches of the slices; arguments as the settings of train.py, `seed` None for the order of the set.
-
-        For `spread` see `common.training.distribution`; None: one device.
-
-        Raises:
-            ValueError: for an augmentation that there is not, or a crop, which is for volumes.
-        """
+    def batches(self, batch_size, seed=None, augmentation=None, crop=None, devices=None):
+        """Batches of the slices; see TrainingSet. Raises ValueError for an unknown augmentation, or a crop."""
         if crop:
             raise ValueError("CROP is for packed volumes; slices are of one size")
-        return Batches(self, batch_size, seed, make_augmentation(augmentation or {}), spread)
+        return Batches(self, batch_size, seed, make_augmentation(augmentation or {}), devices)
 
-    def best_and_worst(self, model, batch_size, count=6):
+    def best_and_worst(self, model, batch_size, count=6, tile=None):
         """The `count` worst and the `count` best slices with a mask, with the outlines of mask and prediction.
 
         Returns:
@@ -122,27 +215,25 @@ class SliceSet:
 class Batches(keras.utils.PyDataset):
     """Batches of a set for `fit`, `evaluate` and `predict`.
 
-    All that is random in an epoch depends on (seed, epoch) alone, so that a run that was resumed goes on as if
-    it had never stopped. Each epoch has an order of its own, of all slices, drawn without regard to where they are:
-    sets that are read from their files are shuffled as those in memory, and one batch of them is held at a time.
+    All that is random in an epoch depends on (seed, epoch) alone, so that a resumed run continues as if it had never
+    stopped. Each epoch has its own order of all slices, wherever they are stored: sets that are read from their files
+    are shuffled as those in memory are, one batch in memory at a time.
 
     Args:
         slices: SliceSet.
-        batch_size: slices a batch; the last one of an epoch may be smaller.
-        seed: int for shuffled batches; None keeps the order of the set.
+        batch_size, seed, devices: as in `TrainingSet.batches`.
         augment: function (x, y, seeds) to (x, y), or None; see `common.training.augmentation`.
-        spread: `common.training.distribution.Spread` of the devices that they go to; None: one.
     """
 
-    def __init__(self, slices, batch_size, seed=None, augment=None, spread=None):
+    def __init__(self, slices, batch_size, seed=None, augment=None, devices=None):
         super().__init__()
         self.slices, self.batch_size, self.seed, self.augment = slices, batch_size, seed, augment
-        self.spread = spread or Spread()
+        self.devices = devices or OneDevice()
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
         """Draw the order of an epoch; to be called before it begins."""
-        self.epoch = epoch
+        self.epoch, self.made_at = epoch, {}
         count = len(self.slices)
         self.order = (
             np.arange(count) if self.seed is None else np.random.default_rng([self.seed, epoch]).permutation(count)
@@ -152,19 +243,56 @@ class Batches(keras.utils.PyDataset):
         return math.ceil(len(self.slices) / self.batch_size)
 
     def batch(self, index):
-        """The batch of this number, whether an epoch has begun or not."""
+        """A batch, whether an epoch has begun or not."""
         return self[index]
 
     def __getitem__(self, index):
         """Slices (B, H, W, 1) float32 in 0..1, and class numbers (B, H, W, 1) uint8."""
         indices = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        own = self.spread.own(indices)
-        with clock.timed("reading"):
-            x, y = self.slices.batch(own)
+        own = self.devices.own_share(indices)
+        x, y = self.slices.batch(own)
         if self.augment:
-            with clock.timed("augmenting"):
-                part = [self.spread.process] if len(own) < len(indices) else []
-                x, y = self.augment(x, y, [self.seed or 0, self.epoch, index, *part])
-        batch = self.spread.place((x, y), len(indices))
-        clock.made(index, len(x))
+            process = [self.devices.process] if len(own) < len(indices) else []
+            x, y = self.augment(x, y, [self.seed or 0, self.epoch, index, *process])
+        batch = self.devices.put((x, y), len(indices))
+        self.made_at.setdefault(index, time.perf_counter())
         return batch
+
+
+# --- opening
+
+
+def _open_packed(path, memory_gb, classes):
+    file = open_hdf5(path)
+    if "step" in file.attrs:
+        from common.training.volume_sets import VolumeSet  # with SimpleITK, which slices do not need
+
+        return VolumeSet(path, file, memory_gb)
+    return SliceSet(path, *read_packed(path, file, memory_gb, classes))
+
+
+def _open_list(path, memory_gb, classes):
+    table = read_list(path)
+    first = read_slice(table["x"][0])
+    shape = (len(table), *first.shape, 1)
+    in_memory = np.prod(shape) * (first.itemsize + 1) <= memory_gb * 1e9
+    if in_memory:
+        x, y = np.empty(shape, first.dtype), np.empty(shape, np.uint8)
+    else:
+        x = LazyRows(lambda i: read_slice(table["x"][i])[..., None], shape, first.dtype)
+        y = LazyRows(lambda i: read_mask(table["y"][i])[..., None], shape, np.uint8)
+    problems, values = [], set()
+    pairs = zip(table["x"], table["y"], strict=True)
+    decoded = ordered_map(lambda pair: read_pair(*pair, (table["x"][0], first)), pairs, problems=problems)
+    for i, pair in enumerate(progress(decoded, len(table), f"reading {path.name}")):
+        if pair is None:
+            continue
+        if in_memory:
+            x[i, ..., 0], y[i, ..., 0] = pair
+        values |= values_of(pair[1])
+    if problems:
+        raise InputError(summarise(problems, f"slices of {path} cannot be used"))
+    if not (classes and 1 < classes >= max(values)):
+        classes = class_count(values, path)
+    preparation = common_preparation(table)
+    return SliceSet(path, x, y, list(table["case"]), list(table["x"]), classes, in_memory, preparation)

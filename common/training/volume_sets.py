@@ -4,26 +4,28 @@ import itertools
 import json
 import math
 import os
+import time
 
 import keras
 import numpy as np
+import SimpleITK as sitk
 
+from common.devices import OneDevice
 from common.errors import InputError
 from common.prediction.volume_tiling import predict_volume, to_labels
 from common.scores import mean_dice
 from common.slices.drawing import PREDICTED_COLOUR, TRUTH_COLOUR, draw_planes, first_and_last
-from common.training.distribution import Spread
-from common.training.timing import clock
-from common.training.volume_augmentation import Change, check_augmentation, plain_geometry, show, within
-from common.volumes.grids import Box, grow_box, part_of, whole_box
+from common.training.augmentation import VolumeChange, check_volume_augmentation
+from common.training.run_folder import VolumeData
+from common.volumes.grids import Box, Geometry, coarser, excess, grow_box, image_at, onto_grid, part_of, whole_box
 
 WORKERS = max(2, min(8, os.cpu_count() - 1))  # threads that prepare batches; SimpleITK lets go of Python's lock
-FOREGROUND_SHARE = 0.5  # of the crops that are put around a labelled voxel
+FOREGROUND_SHARE = 0.5  # of the crops are put around a labeled voxel
 PROBES = (16, 24)  # sides of the batches that show Keras which axes vary
 
 
 class VolumeSet:
-    """Packed volumes with labels.
+    """Packed volumes with labels; a `common.training.sets.TrainingSet`.
 
     Attributes:
         path: file that it came from.
@@ -31,18 +33,17 @@ class VolumeSet:
         classes: number of labels.
         in_memory: whether the volumes are arrays.
         shape: (None, None, None, channels).
-        tile: voxels (up, back, left) of the crops that its batches have, and of the tiles of `best_and_worst`, or None.
 
     Args:
         path: of the file.
         file: h5py.File of it, open.
-        memory_gb: sets of up to so many GB are read into memory, in their number types.
+        memory_gb: read sets of up to this size into memory, in their number types.
 
     Raises:
         InputError: if it holds no case, or is damaged.
     """
 
-    axes, tile = 3, None
+    axes = 3
 
     def __init__(self, path, file, memory_gb):
         self.path, attributes = path, file.attrs
@@ -83,42 +84,37 @@ class VolumeSet:
 
     def in_words(self):
         """Number and size of the volumes as text."""
-        counts = [np.prod(self.shown(i).size) for i in range(len(self))]
+        counts = [np.prod(self.shown_box(i).size) for i in range(len(self))]
         return f"{len(self)} volumes of {min(counts) / 1e6:.2g} to {max(counts) / 1e6:.2g} million voxels ({self.step})"
 
     def has_foreground(self):
         """Whether any volume has a label."""
         return any(len(places) for places in self.places)
 
-    def in_order(self):
-        """What tells its items apart, in their order, as a list of str."""
+    def item_keys(self):
+        """Names of the cases."""
         return self.names
 
-    def identities(self):
-        """What may not be in two sets, as a set of str."""
-        return set(self.names)
-
-    def about(self):
-        """What later steps need to know of the volumes, as a dict for JSON."""
-        return {
-            "kind": "volumes",
-            "step": self.step,
-            "classes": self.classes,
-            "labels": self.labels,
-            "channels": self.channels,
-            "spacing": self.spacing,
-            "voxels": self.voxels,
-            "smallest_box": self.smallest_box,
-            "margin": self.margin,
-            "intensity": self.intensity,
-        }
+    def record(self):
+        """What later steps need to know of the volumes, as a `common.training.run_folder.VolumeData`."""
+        return VolumeData(
+            step=self.step,
+            classes=self.classes,
+            labels=self.labels,
+            channels=self.channels,
+            spacing=self.spacing,
+            voxels=self.voxels,
+            smallest_box=self.smallest_box,
+            margin=self.margin,
+            intensity=self.intensity,
+        )
 
     def read(self, i, box):
         """Image (s, h, w, C) float16 and labels (s, h, w) uint8 of a Box of a case."""
         return tuple(self.groups[i][name][box.slices] for name in ("image", "label"))
 
-    def shown(self, i, margin=None):
-        """Box of a case that a network is shown: all of it, or in the step "patch" that of the labels with a margin.
+    def shown_box(self, i, margin=None):
+        """Box of a case that a model is shown: all of it, or in the step "patch" that of the labels with a margin.
 
         Args:
             i: number of the case.
@@ -129,15 +125,13 @@ class VolumeSet:
             return whole_box(geometry)
         return grow_box(self.boxes[i], geometry, self.smallest[i], self.margin if margin is None else margin)
 
-    def batches(self, batch_size, seed=None, augmentation=None, crop=None, spread=None):
-        """Batches of the volumes; arguments as the settings of train.py, `seed` None for the order of the set.
-
-        For `spread` see `common.training.distribution`; None: one device.
+    def batches(self, batch_size, seed=None, augmentation=None, crop=None, devices=None):
+        """Batches of the volumes; see `common.training.sets.TrainingSet`.
 
         Raises:
-            ValueError: for an augmentation that there is not, a crop that is none, or several whole volumes in a batch.
+            ValueError: for an unknown augmentation, an invalid crop, or several whole volumes in a batch.
         """
-        check_augmentation(augmentation or {}, self.step)
+        check_volume_augmentation(augmentation or {}, self.step)
         if crop is None and batch_size > 1:
             raise ValueError(
                 f"BATCH_SIZE is {batch_size}; volumes of different sizes go one at a time: give --crop too"
@@ -146,12 +140,11 @@ class VolumeSet:
             raise ValueError(f"CROP is {crop}; expected three whole numbers of at least 8, up, back and left")
         if seed is not None and len(self) == 1 and (augmentation or {}).get("margins"):
             raise ValueError("margins make volumes of several sizes, and need two volumes to train on at least")
-        self.tile = crop
         if seed is None:
-            return ValidationBatches(self, batch_size, crop, spread)
-        return TrainingBatches(self, batch_size, crop, spread, seed, augmentation or {})
+            return ValidationBatches(self, batch_size, crop, devices)
+        return TrainingBatches(self, batch_size, crop, devices, seed, augmentation or {})
 
-    def best_and_worst(self, model, batch_size, count=3):
+    def best_and_worst(self, model, batch_size, count=3, tile=None):
         """The `count` worst and the `count` best volumes in three planes, with the outlines of labels and prediction.
 
         Returns:
@@ -161,7 +154,7 @@ class VolumeSet:
         for i in range(len(self)):
             image, labels = self.shown_volume(i)
             if labels.any():
-                guess = to_labels(predict_volume([model], image, self.voxels, self.tile))
+                guess = to_labels(predict_volume([model], image, self.voxels, tile))
                 outlines = [(labels, [TRUTH_COLOUR]), (guess, [PREDICTED_COLOUR])]
                 picture = draw_planes(image[..., 0], outlines, self.geometries[i].spacing)
                 judged[i] = mean_dice(guess, labels), picture
@@ -169,12 +162,12 @@ class VolumeSet:
         return [(judged[i][1], f"{judged[i][0]:.3f} {self.names[i]}") for i in chosen]
 
     def shown_volume(self, i):
-        """What a network is shown of a case without augmentation: image (S, H, W, C) float32, labels (S, H, W)."""
-        return self.show(i, within(self.geometries[i], self.shown(i), self.voxels))
+        """What a model is shown of a case without augmentation: image (S, H, W, C) float32, labels (S, H, W)."""
+        return self.read_grid(i, grid_of_box(self.geometries[i], self.shown_box(i), self.voxels))
 
-    def show(self, i, grid, change=None):
-        """A grid of a case, changed; see `common.training.volume_augmentation.show`."""
-        return show(lambda box: self.read(i, box), self.geometries[i], grid, change, self.lowest[i])
+    def read_grid(self, i, grid, change=None):
+        """Read a grid of a case, changed; see the function `read_grid`."""
+        return read_grid(lambda box: self.read(i, box), self.geometries[i], grid, change, self.lowest[i])
 
 
 class VolumeBatches(keras.utils.PyDataset):
@@ -182,19 +175,18 @@ class VolumeBatches(keras.utils.PyDataset):
 
     Args:
         volumes: VolumeSet.
-        batch_size: items a batch; the last one of an epoch may have fewer.
+        batch_size, devices: as in `common.training.sets.TrainingSet.batches`.
         crop: voxels (up, back, left), or None for whole volumes, one a batch.
-        spread: `common.training.distribution.Spread` of the devices that they go to; None: one.
 
     Attributes:
-        items: what an epoch goes through, in its order; `make` makes image and labels of one.
+        items: the items of an epoch, in their order; `make` makes image and labels of one.
     """
 
-    def __init__(self, volumes, batch_size, crop, spread=None):
+    def __init__(self, volumes, batch_size, crop, devices=None):
         super().__init__(workers=WORKERS, max_queue_size=WORKERS)
         self.volumes, self.batch_size, self.crop = volumes, batch_size, crop
-        self.spread = spread or Spread()
-        self.begun = False
+        self.devices = devices or OneDevice()
+        self.begun, self.made_at = False, {}
 
     def on_epoch_begin(self):
         self.begun = True
@@ -212,16 +204,15 @@ class VolumeBatches(keras.utils.PyDataset):
             side = PROBES[index % len(PROBES)]
             shape = (1, side, side, side)
             probe = np.zeros((*shape, self.volumes.channels), np.float32), np.zeros((*shape, 1), np.uint8)
-            return self.spread.place(probe, 1)
+            return self.devices.put(probe, 1)
         return self.batch(index)
 
     def batch(self, index):
-        """The batch of this number, whether an epoch has begun or not."""
+        """A batch, whether an epoch has begun or not."""
         items = self.items[index * self.batch_size : (index + 1) * self.batch_size]
-        with clock.timed("reading and augmenting"):
-            images, labels = zip(*map(self.make, self.spread.own(items)), strict=True)
-            batch = self.spread.place((np.stack(images), np.stack(labels)[..., None]), len(items))
-        clock.made(index, len(images))
+        images, labels = zip(*map(self.make, self.devices.own_share(items)), strict=True)
+        batch = self.devices.put((np.stack(images), np.stack(labels)[..., None]), len(items))
+        self.made_at.setdefault(index, time.perf_counter())
         return batch
 
 
@@ -231,51 +222,51 @@ class TrainingBatches(VolumeBatches):
     All that is random in an epoch depends on (seed, epoch) alone, whichever thread is first.
 
     Args:
-        volumes, batch_size, crop, spread: as `VolumeBatches`.
+        volumes, batch_size, crop, devices: as `VolumeBatches`.
         seed: int.
-        augmentation: dict for `common.training.volume_augmentation.Change`, and "margins".
+        augmentation: dict for `common.training.augmentation.VolumeChange`, and "margins".
     """
 
-    def __init__(self, volumes, batch_size, crop, spread, seed, augmentation):
-        super().__init__(volumes, batch_size, crop, spread)
+    def __init__(self, volumes, batch_size, crop, devices, seed, augmentation):
+        super().__init__(volumes, batch_size, crop, devices)
         self.seed, self.augmentation = seed, augmentation
         self.all_items = [(i, number) for i in range(len(volumes)) for number in range(self.count(i))]
         self.set_epoch(0)
 
     def count(self, i):
-        """How often an epoch comes to a case."""
-        return math.ceil(np.prod(self.volumes.shown(i).size) / np.prod(self.crop)) if self.crop else 1
+        """How often an epoch shows a case."""
+        return math.ceil(np.prod(self.volumes.shown_box(i).size) / np.prod(self.crop)) if self.crop else 1
 
     def set_epoch(self, epoch):
         """Draw the order of an epoch; to be called before it begins."""
-        self.epoch = epoch
+        self.epoch, self.made_at = epoch, {}
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.all_items))
         self.items = [self.all_items[number] for number in order]
 
     def make(self, item):
-        """Image and labels of a case as this epoch has them for the number of times that it came to it."""
+        """Image and labels of an item, (case, how often this epoch showed it before), as this epoch changes them."""
         i, number = item
         volumes, geometry = self.volumes, self.volumes.geometries[i]
         rng = np.random.default_rng([self.seed, self.epoch, i, number, 1])
-        change = Change(self.augmentation, rng)
+        change = VolumeChange(self.augmentation, rng)
         margins = self.augmentation.get("margins")
-        box = volumes.shown(i, rng.choice(margins) if margins else None)
+        box = volumes.shown_box(i, rng.choice(margins) if margins else None)
         if self.crop:
             grid = part_of(geometry, self.draw_crop(volumes.places[i], box, rng))
         else:
-            grid = within(geometry, box, volumes.voxels)
-        return volumes.show(i, grid, change)
+            grid = grid_of_box(geometry, box, volumes.voxels)
+        return volumes.read_grid(i, grid, change)
 
     def draw_crop(self, places, box, rng):
         """Box of the size of a crop within another, often around a voxel of a label, each label equally often."""
         size, low, high = np.array(self.crop[::-1]), np.array(box.start), np.array(box.stop)
         start = rng.integers(low, np.maximum(high - size, low) + 1)
-        around, label, which = rng.random(3)
+        around, label, voxel = rng.random(3)
         if around < FOREGROUND_SHARE and len(places):
             numbers = np.unique(places[:, 3])
             of_label = places[places[:, 3] == numbers[int(label * len(numbers))]]
-            centre = of_label[int(which * len(of_label)), 2::-1]
-            start = np.clip(centre - size // 2, low, np.maximum(high - size, low))
+            center = of_label[int(voxel * len(of_label)), 2::-1]
+            start = np.clip(center - size // 2, low, np.maximum(high - size, low))
         return Box(tuple(start.tolist()), tuple((start + size).tolist()))
 
 
@@ -283,16 +274,16 @@ class ValidationBatches(VolumeBatches):
     """Cases as prediction sees them, or crops side by side that cover them, always in the same order.
 
     Args:
-        volumes, batch_size, crop, spread: as `VolumeBatches`.
+        volumes, batch_size, crop, devices: as `VolumeBatches`.
     """
 
-    def __init__(self, volumes, batch_size, crop, spread=None):
-        super().__init__(volumes, batch_size, crop, spread)
+    def __init__(self, volumes, batch_size, crop, devices=None):
+        super().__init__(volumes, batch_size, crop, devices)
         self.items = [(i, box) for i in range(len(volumes)) for box in self.boxes(i)]
 
     def boxes(self, i):
         """Boxes of a case; of crops, the last along an axis reach over one another."""
-        shown = self.volumes.shown(i)
+        shown = self.volumes.shown_box(i)
         if not self.crop:
             return [shown]
         size = self.crop[::-1]
@@ -305,4 +296,60 @@ class ValidationBatches(VolumeBatches):
         i, box = item
         if not self.crop:
             return self.volumes.shown_volume(i)
-        return self.volumes.show(i, part_of(self.volumes.geometries[i], box))
+        return self.volumes.read_grid(i, part_of(self.volumes.geometries[i], box))
+
+
+# --- grids of a volume
+
+
+def read_grid(read, geometry, grid, change=None, outside=0.0):
+    """Read a grid of a volume, changed.
+
+    Args:
+        read: function of a Box to image (s, h, w, C) and labels (s, h, w) in it.
+        geometry: Geometry of the volume, whose axes are those of space.
+        grid: Geometry of the result, which may reach out of the volume.
+        change: `common.training.augmentation.VolumeChange`, or None.
+        outside: value of each channel outside of the volume, or of all.
+
+    Returns:
+        image (S, H, W, C) float32, labels (S, H, W) uint8.
+    """
+    transform = change.transform(grid) if change else None
+    box = _box_around(geometry, grid, transform)
+    image, labels = read(box)
+    if transform is None and part_of(geometry, box) == grid:
+        image = image.astype(np.float32)
+    else:
+        source, values = part_of(geometry, box), np.broadcast_to(outside, image.shape[-1:])
+        image = image.astype(np.float32)
+        channels = [image_at(image[..., c], source) for c in range(image.shape[-1])]
+        moved = [onto_grid(c, grid, sitk.sitkLinear, v, transform) for c, v in zip(channels, values, strict=True)]
+        image = np.stack([sitk.GetArrayFromImage(channel) for channel in moved], axis=-1)
+        labels = sitk.GetArrayFromImage(onto_grid(image_at(labels, source), grid, sitk.sitkLabelLinear, 0, transform))
+    return change.apply_gamma(image) if change else image, labels
+
+
+def _box_around(geometry, grid, transform):
+    """Box of a volume with all voxels around the points of a grid, at least one voxel."""
+    corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in grid.size])).reshape(3, 8).T
+    points = grid.to_points(corners)
+    if transform is not None:
+        points = np.array([transform.TransformPoint(point.tolist()) for point in points])
+    voxels = geometry.to_voxels(points) + 0.5
+    margin = 0 if transform is None and np.allclose(grid.spacing, geometry.spacing) else 1
+    start = np.floor(voxels.min(axis=0) + 1e-6).astype(int) - margin
+    stop = np.ceil(voxels.max(axis=0) - 1e-6).astype(int) + margin
+    start = np.clip(start, 0, np.array(geometry.size) - 1)
+    return Box(tuple(start.tolist()), tuple(np.clip(stop, start + 1, geometry.size).tolist()))
+
+
+def plain_geometry(shape, spacing):
+    """Geometry of an array (k, j, i) whose axes are those of space, in mm from its first voxel."""
+    return Geometry(tuple(shape[::-1]), tuple(spacing), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel().tolist()))
+
+
+def grid_of_box(geometry, box, voxels):
+    """Grid of a box, coarser if it has more voxels than the maximum."""
+    part = part_of(geometry, box)
+    return coarser(part, excess(part, voxels))

@@ -64,8 +64,7 @@ def read_epochs(batches, epochs=1):
 
 def read_large(path):
     """Read a set for an epoch with MEMORY_GB 1; print seconds, and the most memory above that at the start, in MB."""
-    from common.training.opening import open_set
-    from common.training.sets import Batches
+    from common.training.sets import Batches, open_set
 
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
     before = memory("VmRSS")
@@ -77,8 +76,7 @@ def compare_places(path, count):
     import keras
 
     from common import devices
-    from common.training.opening import open_set
-    from common.training.sets import Batches
+    from common.training.sets import Batches, open_set
 
     devices.set_up(1, False)
     file, inside = (Batches(open_set(path, gb), BATCH, seed=1) for gb in (0.0, 100.0))
@@ -89,7 +87,7 @@ def compare_places(path, count):
 
     def train(batches):
         started = time.perf_counter()
-        model.fit(devices.feed(batches), shuffle=False, verbose=0)
+        model.fit(devices.without_waiting(batches), shuffle=False, verbose=0)
         return time.perf_counter() - started
 
     for what, epoch, rounds in (
@@ -180,8 +178,7 @@ def processor_seconds(*command):
 
 def seconds_of_steps(root, count):
     """dict of a step to its processor seconds with `count` images, start-up included but for the reading."""
-    from common.training.opening import open_set
-    from common.training.sets import Batches
+    from common.training.sets import Batches, open_set
 
     write_cases(root, count)
     lists, packed = root / "lists", root / "packed"

@@ -58,8 +58,7 @@ def fit(packed, features, epochs):
     """Print the seconds of an epoch of `fit` on float32 arrays in memory, validation included, and the best Dice."""
     import keras
 
-    from common.training.opening import open_set
-    from common.training.sets import Batches
+    from common.training.sets import Batches, open_set
     from losses import get_loss
     from losses.metrics import Overlap
     from models import build_model
@@ -100,8 +99,7 @@ def save_arrays(root):
     """Both sets as arrays for PyTorch."""
     import numpy as np
 
-    from common.training.opening import open_set
-    from common.training.sets import Batches
+    from common.training.sets import Batches, open_set
 
     sets = [open_set(root / "packed" / f"{name}.h5") for name in ("train", "validation")]
     (x, y), (val_x, val_y) = (Batches(s, len(s))[0] for s in sets)

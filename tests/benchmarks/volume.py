@@ -77,7 +77,7 @@ def measure(script, **settings):
 
 def count_network():
     """Count what the network does and, since it is no work of the script, loading it."""
-    from common.training import run_folder as runs
+    from common.training import trained_models as runs
 
     load = counted(runs.load_network)
 

@@ -125,7 +125,7 @@ def waiting(work, rounds=4):
     devices.import_keras()
     import keras
 
-    from common.training.opening import open_set
+    from common.training.sets import open_set
     from losses import get_loss
     from models import build_model
 

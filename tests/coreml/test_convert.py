@@ -17,7 +17,7 @@ from running import run_here, run_main
 ROOT = Path(__file__).resolve().parents[2]
 import models
 from common.errors import InputError
-from common.training.run_folder import load_network, model_file
+from common.training.trained_models import load_network, model_file
 from coreml import compare
 from coreml import convert as export
 from coreml import model as coreml

@@ -19,7 +19,7 @@ from common.files import write_json
 from common.prediction import ensemble as averaging
 from common.prediction.tiling import predict_pictures
 from common.slices.images import read_mask, read_picture, to_unit
-from common.training.run_folder import load_network
+from common.training.trained_models import load_network
 
 
 class Brightness:

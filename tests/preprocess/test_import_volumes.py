@@ -14,7 +14,7 @@ from running import REAL_DATA, assert_refused, leftovers, run_here, run_script
 
 sitk = pytest.importorskip("SimpleITK")
 from common.slices.images import paste, read_mask, read_picture, window_to_gray
-from common.training.opening import open_set
+from common.training.sets import open_set
 from common.volumes.labels import labels_of_slices, write_labels
 from common.volumes.reading import PLANES, from_planes, orient, percentiles_of, planes_of, read_volume, spacing_of_plane
 

@@ -23,7 +23,7 @@ from common.errors import InputError
 from common.slices.images import read_picture
 from common.slices.lists import read_list, slice_identity
 from common.slices.masks import values_of
-from common.training.opening import open_set
+from common.training.sets import open_set
 
 LISTS, PACK = "preprocess/2_write_lists.py", "preprocess/3_pack_hdf5.py"
 

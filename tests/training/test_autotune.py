@@ -22,7 +22,8 @@ def test_precision_on_a_cpu_is_the_faster_of_a_trial(monkeypatch, setting, steps
     monkeypatch.setattr(trials, "accelerators", list)
     monkeypatch.setattr(trials, "slowdown_of_bfloat16", lambda: slowdown)
     monkeypatch.setattr(trials, "time_precisions", lambda *_: {"float32": 1.0, "mixed_bfloat16": half})
-    assert trials.choose_precision(setting, None, None, steps) == expected
+    policy, why = trials.choose_precision(setting, None, None, steps)
+    assert policy == expected and bool(why) == (setting == "auto")
 
 
 def test_trial_measures_both_precisions_and_leaves_the_policy_alone():
@@ -61,7 +62,8 @@ def test_compiler_is_the_faster_of_a_trial(monkeypatch, setting, deterministic, 
     monkeypatch.setattr(trials, "accelerators", list)
     monkeypatch.setattr(trials, "slowdown_of_jit", lambda: slowdown)
     monkeypatch.setattr(trials, "time_steps", lambda *_: {True: compiled, False: 1.0})
-    assert trials.choose_jit(setting, deterministic, lambda jit: None, None, steps) is expected
+    jit, why = trials.choose_jit(setting, deterministic, lambda jit: None, None, steps)
+    assert jit is expected and bool(why) == (setting == "auto")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,42 @@
-"""Copies that are saved aside, errors of the thread, and the count of operations."""
+"""Callbacks: their order, copies that are saved in the background, errors of the thread, and the table of times."""
+
+import time
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
-from common.training.aside import Aside, copy_network, copy_state
-from common.training.flops import image_flops, peak_flops
+from common.training import timing
+from common.training.callbacks import BackgroundWriter, EpochControl, RunWriter, copy_model, copy_state, in_order
+from common.training.run_folder import Log, Run, SliceData
+from common.training.timing import Timer, in_lines
+
+
+class Batches(keras.utils.PyDataset):
+    """Three batches, each made in a twentieth of a second."""
+
+    def __init__(self):
+        super().__init__()
+        self.set_epoch(0)
+
+    def set_epoch(self, epoch):
+        self.made_at = {}
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        time.sleep(0.05)
+        self.made_at.setdefault(index, time.perf_counter())
+        return np.ones((2, 3), np.float32), np.ones((2, 1), np.float32)
+
+
+def small_model():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(4), layers.BatchNormalization(), layers.Dense(1)])
+    model.compile("nadam", "mse", metrics=[keras.metrics.MeanSquaredError(name) for name in ("dice", "iou")])
+    model.optimizer.build(model.trainable_variables)
+    return model
 
 
 def test_a_copy_is_saved_as_the_network_was(tmp_path):
@@ -15,43 +45,56 @@ def test_a_copy_is_saved_as_the_network_was(tmp_path):
     model.optimizer.build(model.trainable_variables)
     x = np.arange(12, dtype=np.float32).reshape(4, 3)
     model.train_on_batch(x, x[:, :1])
-    copy = copy_network(model)
+    copy = copy_model(model)
     copy_state(model, copy)
     expected = [np.array(keras.ops.convert_to_numpy(v)) for v in (*model.variables, *model.optimizer.variables)]
     model.train_on_batch(x, x[:, :1])
-    aside = Aside()
-    aside.start(copy.save, tmp_path / "copy.keras")
-    aside.wait()
+    writer = BackgroundWriter()
+    writer.start(copy.save, tmp_path / "copy.keras")
+    writer.wait()
     saved = keras.saving.load_model(tmp_path / "copy.keras")
     values = [keras.ops.convert_to_numpy(v) for v in (*saved.variables, *saved.optimizer.variables)]
     assert copy is not model and all(map(np.array_equal, values, expected))
     assert not np.array_equal(model.layers[0].kernel, expected[0])
 
 
-def test_what_fails_aside_is_raised_by_the_next_job_or_the_wait():
+def test_what_fails_in_the_background_is_raised_by_the_next_job_or_the_wait():
     def fail():
         raise OSError(28, "No space left on device")
 
-    for follow in (lambda aside: aside.start(print), Aside.wait):
-        aside = Aside()
-        aside.start(fail)
+    for follow in (lambda writer: writer.start(print), BackgroundWriter.wait):
+        writer = BackgroundWriter()
+        writer.start(fail)
         with pytest.raises(OSError, match="No space left"):
-            follow(aside)
-        aside.wait()
+            follow(writer)
+        writer.wait()
 
 
-def test_operations_are_those_of_the_convolutions():
-    inputs = keras.Input((8, 6, 3))
-    x = layers.Conv2D(5, 3, padding="same", strides=2)(inputs)  # 4x3 places
-    x = layers.BatchNormalization()(x)
-    x = layers.Conv2DTranspose(2, 2, strides=2)(x)  # from 4x3 places
-    x = layers.SeparableConv2D(4, 3, padding="same")(x)  # 8x6 places
-    model = keras.Model(inputs, layers.Dense(7)(x))
-    products = 12 * 9 * 3 * 5 + 12 * 4 * 5 * 2 + 48 * (9 * 2 + 2 * 4) + 48 * 4 * 7
-    assert image_flops(model) == 3 * 2 * products
-    assert image_flops(keras.Sequential([keras.Input((None, None, 1)), layers.Conv2D(1, 3)])) == 0
+def test_the_table_of_times_has_three_rows_that_add_up(capsys):
+    batches, model = Batches(), small_model()
+    timer = Timer(batches)
+    assert timer.table() == {}
+    control = EpochControl(Log(), batches, lambda epoch, log: 0.01, seed=1, epochs=2)
+    started = time.perf_counter()
+    callbacks = in_order(timer, control, None)
+    model.fit(batches, validation_data=Batches(), epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
+    total = time.perf_counter() - started
+    table = timer.table()
+    assert set(table) <= {timing.COMPILING, timing.TRAINING, timing.WAITING} and timing.COMPILING in table
+    seconds = {row: float(text.split()[0]) for row, text in table.items()}
+    assert 0.8 * total < sum(seconds.values()) <= total + 0.2
+    shares = [float(text.split()[2].rstrip("%")) for text in table.values()]
+    assert sum(shares) == pytest.approx(100, abs=5)
+    assert timer.waiting > 0.05, "batches after the first of each epoch were waited for"
+    assert len(in_lines(table).splitlines()) == len(table) and "compiled" in capsys.readouterr().out
 
 
-def test_peaks_by_the_name_of_a_device():
-    assert peak_flops("NVIDIA H100 80GB HBM3") == 989e12 and peak_flops("NVIDIA H100 PCIe") == 756e12
-    assert peak_flops("Tesla V100-SXM2-16GB") == 125e12 and peak_flops("NVIDIA RTX A4000") is None
+def test_the_order_of_callbacks_is_checked(tmp_path):
+    batches, model = Batches(), small_model()
+    timer = Timer(batches)
+    control = EpochControl(Log(), batches, lambda epoch, log: 0.01, seed=1, epochs=1)
+    writer = RunWriter(Run(tmp_path), control, timer, SliceData())
+    assert in_order(timer, control, writer) == [timer, control, writer] and in_order(timer, control, None)[2:] == []
+    settings = {"validation_data": Batches(), "epochs": 1, "shuffle": False, "verbose": 0}
+    with pytest.raises(RuntimeError, match="see in_order"):
+        model.fit(batches, callbacks=[timer, writer, control], **settings)

@@ -1,4 +1,4 @@
-"""cpu_speedups.py and tensorflow_cpu.py against Keras' own layers and plain definitions."""
+"""cpu_speedups.py against Keras' own layers and plain definitions."""
 
 import keras
 import numpy as np
@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers
 
-from common.training.cpu_speedups import train_faster
+from common.training import cpu_speedups
+from common.training.cpu_speedups import speed_up, speedups_in_words
 from models import build_model
 
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="elsewhere these are Keras' own")
@@ -15,7 +16,7 @@ on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reas
 
 def faster(layer, channels):
     """The layer, changed."""
-    train_faster(keras.Sequential([keras.Input((None, None, channels)), layer]))
+    speed_up(keras.Sequential([keras.Input((None, None, channels)), layer]))
     return layer
 
 
@@ -57,17 +58,15 @@ def assert_as_keras(ours, theirs, shape, seed, tolerance):
     st.integers(1, 18),
 )
 def test_gradients_of_a_convolution(count, height, width, channels, kernel, filters):
-    from common.training.tensorflow_cpu import convolve, convolve_by_tiles
-
     class ByProducts(layers.Conv2D):
         def convolution_op(self, inputs, kernel):
-            return convolve(inputs, kernel)
+            return cpu_speedups.convolve(inputs, kernel)
 
-    class ByTiles(layers.Conv2D):
+    class Winograd(layers.Conv2D):
         def convolution_op(self, inputs, kernel):
-            return convolve_by_tiles(inputs, kernel)
+            return cpu_speedups.convolve_winograd(inputs, kernel)
 
-    for way in (ByProducts, ByTiles) if kernel == (3, 3) else (ByProducts,):
+    for way in (ByProducts, Winograd) if kernel == (3, 3) else (ByProducts,):
         ours, theirs = (kind(filters, kernel, padding="same") for kind in (way, layers.Conv2D))
         assert_as_keras(ours, theirs, (count, height, width, channels), 1, 2e-5)
 
@@ -83,38 +82,34 @@ def test_gradients_of_a_convolution(count, height, width, channels, kernel, filt
         (16, 3, {"strides": 2}, 50, None),
         (16, 3, {"dilation_rate": 2}, 50, None),
         (16, 3, {"groups": 2}, 50, None),
-        (64, 3, {}, 12, "convolve_by_tiles"),
-        (64, 3, {"activation": "relu"}, 50, "convolve_by_tiles"),
+        (64, 3, {}, 12, "convolve_winograd"),
+        (64, 3, {"activation": "relu"}, 50, "convolve_winograd"),
         (64, 3, {}, 11, None),
         (64, 5, {}, 40, "convolve"),
         (64, 3, {"dilation_rate": 2}, 50, None),
     ],
 )
 def test_convolution_is_that_of_keras_whichever_way_is_taken(monkeypatch, channels, kernel, options, side, way):
-    from common.training import tensorflow_cpu
-
     taken = set()
 
     def watched(name, own):
         return lambda *arguments: taken.add(name) or own(*arguments)
 
-    for name in ("convolve", "convolve_by_tiles"):
-        monkeypatch.setattr(tensorflow_cpu, name, watched(name, getattr(tensorflow_cpu, name)))
+    for name in ("convolve", "convolve_winograd"):
+        monkeypatch.setattr(cpu_speedups, name, watched(name, getattr(cpu_speedups, name)))
     ours, theirs = (layers.Conv2D(channels, kernel, **{"padding": "same", **options}) for _ in range(2))
     assert_as_keras(faster(ours, channels), theirs, (2, side, side, channels), 2, 2e-5)
     assert taken == ({way} if way else set())
 
 
 @on_tensorflow
-def test_sums_by_tiles_lose_hardly_more_than_others():
+def test_sums_by_winograd_lose_hardly_more_than_others():
     """Against float64: a root mean square error of some 1e-6 of the standard deviation."""
-    from common.training.tensorflow_cpu import convolve_by_tiles
-
     rng = np.random.default_rng(0)
     x, kernel = np.maximum(rng.normal(size=(2, 26, 26, 128)), 0), rng.normal(size=(3, 3, 128, 64))
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(x, [(0, 0), (1, 1), (1, 1), (0, 0)]), (3, 3), (1, 2))
     expected = np.einsum("bhwcij,ijcd->bhwd", windows, kernel, optimize=True)
-    found = convolve_by_tiles(x.astype(np.float32), kernel.astype(np.float32)).numpy()
+    found = cpu_speedups.convolve_winograd(x.astype(np.float32), kernel.astype(np.float32)).numpy()
     assert np.sqrt(((found - expected) ** 2).mean()) < 2e-6 * expected.std()
 
 
@@ -164,7 +159,7 @@ def test_gradient_of_dropout_is_what_it_kept():
 
 def test_files_and_copies_of_a_network_are_keras_own(tmp_path):
     model = build_model("unet", (48, 48, 1), features=16, depth=1)
-    train_faster(model)
+    speed_up(model)
     model.save(tmp_path / "model.keras")
     x = np.random.default_rng(0).random((2, 48, 48, 1), np.float32)
     for other in (keras.saving.load_model(tmp_path / "model.keras"), keras.models.clone_model(model)):
@@ -179,7 +174,7 @@ def test_network_learns_what_it_learns_with_keras_own_layers():
     x = np.random.default_rng(0).random((4, 48, 48, 1), np.float32)
     models = [build_model("unet", (48, 48, 1), features=16, depth=1, dropout=0) for _ in range(2)]
     models[1].set_weights(models[0].get_weights())
-    train_faster(models[0])
+    speed_up(models[0])
     losses = []
     for model in models:
         model.compile("sgd", "mse", jit_compile=False)
@@ -187,3 +182,19 @@ def test_network_learns_what_it_learns_with_keras_own_layers():
     np.testing.assert_allclose(*losses, rtol=1e-4)
     for ours, theirs in zip(*(model.get_weights() for model in models), strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
+
+
+def test_environment_says_what_is_changed(monkeypatch):
+    model = build_model("unet", (48, 48, 1), features=16, depth=1, dropout=0.2)
+    speed_up(model)
+    said = speedups_in_words(model)
+    if keras.backend.backend() != "tensorflow":
+        assert said == ""
+        return
+    assert "CPU speedups in" in said and "dropout 0.2: drops other elements than Keras, 51 of 256" in said
+    assert speedups_in_words(keras.Sequential([keras.Input((3,)), layers.Dense(1)])) == ""
+    monkeypatch.setattr(keras, "__version__", "3.99.0")
+    other = build_model("unet", (48, 48, 1), features=16, depth=1, dropout=0.2)
+    speed_up(other)
+    assert not any("call" in vars(layer) or "convolution_op" in vars(layer) for layer in other.layers)
+    assert "CPU speedups off: made for Keras 3.15, not 3.99.0" in speedups_in_words(other)

@@ -102,7 +102,7 @@ class Work:
 
 @pytest.fixture
 def work(made_once):
-    return Work(made_once("spread", lambda root: Work(root).make())[0])
+    return Work(made_once("distribution", lambda root: Work(root).make())[0])
 
 
 def free_port():
@@ -171,7 +171,7 @@ def test_process_that_fails_early_is_missed_with_a_line(work):
 
 def test_backend_that_knows_one_device_is_named(work):
     assert_refused("train.py", "DEVICES is 2", "KERAS_BACKEND=jax", DEVICES=2, **work.settings("refused"))
-    assert_refused("train.py", "DEVICES is 0", DEVICES=0, **work.settings("refused"))
+    assert_refused("train.py", "DEVICES", "at least 1", status=2, DEVICES=0, **work.settings("refused"))
 
 
 def test_devices_that_are_not_there_or_do_not_divide_a_batch(work):
@@ -230,7 +230,9 @@ def test_port_of_another_program_is_refused(work):
 
 def test_process_that_waits_alone_gives_up_with_a_line(work):
     patient = f"import sys; sys.argv = ['train.py']; sys.path.insert(0, {str(ROOT)!r}); "
-    patient += "from common.training import distribution; distribution.MEETING = 3; distribution.meet()"
+    patient += (
+        "from common.training import distribution; distribution.MAX_START_SECONDS = 3; distribution.join_processes()"
+    )
     values = f"127.0.0.1:{free_port()}", "2", "1"
     environment = os.environ | work.environment("alone", **dict(zip(VARIABLES, values, strict=True)))
     result = subprocess.run(

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from common.training.schedules import Controller, learning_rate
+from common.training.optimizer import Controller, learning_rate
 
 GRAPH = [[0, 5e-3], [5, 1.5e-2], [10, 1.5e-2], [20, 1e-2], [30, 7.5e-3], [50, 5e-3]]
 

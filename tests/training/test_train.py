@@ -19,12 +19,10 @@ from running import ROOT, TINY_UNET, assert_refused, leftovers, run_here, run_sc
 from common.command_line import flags_of
 from common.settings import Settings
 from common.slices.images import read_picture
-from common.training.callbacks import read_checkpoint
 from common.training.configure import configure, open_sets
-from common.training.course import Log, read_log
-from common.training.opening import open_set
-from common.training.run_folder import load_network
-from common.training.sets import Batches
+from common.training.run_folder import Run, read_checkpoint
+from common.training.sets import Batches, open_set
+from common.training.trained_models import load_network
 
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="bit for bit on TensorFlow only")
 
@@ -267,9 +265,9 @@ def test_a_checkpoint_cut_off_from_its_log_is_replayed(packed, tmp_path, uninter
     shutil.copytree(whole, run)
     rows = pd.read_csv(run / "training_log.csv")
     pd.concat([rows, rows.tail(1).assign(epoch=7)]).to_csv(run / "training_log.csv", index=False)
-    _, log = read_checkpoint(run)
+    _, log = read_checkpoint(Run(run))
     assert len(log) == 6
-    assert log.rows == read_log(whole / "training_log.csv", 6).rows
+    assert log.rows == Run(whole).log.rows
 
 
 def test_flags_change_a_resumed_run_and_a_finished_one_says_so(trained, tmp_path):
@@ -306,7 +304,7 @@ def test_it_stops_in_time_and_ctrl_c_loses_nothing(packed, tmp_path):
     out, err = process.communicate(timeout=300)
     assert process.returncode != 0 and "Traceback" not in err and "--mode resume" in out and "Ctrl-C" in err
     assert not leftovers(tmp_path)
-    read_checkpoint(only_folder(tmp_path / "b"))
+    read_checkpoint(Run(only_folder(tmp_path / "b")))
 
 
 # --- other backends
@@ -405,11 +403,3 @@ def test_sets_in_memory_and_in_files_give_the_same(packed):
             assert np.array_equal(ours, theirs) and ours.dtype == theirs.dtype
         for i in range(3):
             assert all(map(np.array_equal, Batches(inside, 3, seed=1)[i], Batches(outside, 3, seed=1)[i]))
-
-
-def test_log_knows_the_best_epoch():
-    rows = [{"epoch": i + 1, "val_dice": d, "val_iou": d} for i, d in enumerate([0.2, 0.5, 0.5, float("nan"), 0.4])]
-    log = Log(rows)
-    assert log.best("dice") == (0.5, 2) and not log.is_best("dice") and log.reason_to_stop(9, 4) is None
-    assert log.reason_to_stop(9, 3) and log.reason_to_stop(5, 0) and not log.reason_to_stop(6, 0)
-    assert Log(rows[:2]).is_best("dice") and Log().best("iou") == (-np.inf, 0)

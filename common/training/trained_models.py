@@ -1,0 +1,342 @@
+"""Trained models: which ones a user's RUN means, how the images they were trained on were made, and loading them."""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import NamedTuple
+
+from common.errors import InputError, as_input_error
+from common.files import natural_key, read_json, write_json
+from common.training.run_folder import MODELS, Run, SliceData, VolumeData, runs_in
+
+FIT_OF_IMPORT = {"tile": "tile", "crop": "tile", "pad": "pad"}  # predict.py's FIT for an importer's; else "resize"
+SAME = ("step", "labels", "channels", "spacing", "voxels", "intensity")  # in all models for volumes that are averaged
+
+
+def newest_run(folder):
+    """The newest run that has a model in a folder of runs; any other folder is itself."""
+    runs = [] if Run(folder).exists else runs_in(folder)
+    return max(runs, key=lambda run: (bool(run.find_models()), run.name), default=Run(folder))
+
+
+def model_file(run, which="best_dice"):
+    """Find a trained model.
+
+    Args:
+        run: run folder of train.py; a folder of such, whose newest is taken; or a .keras file, taken as it is.
+        which: one of MODELS, for a run folder.
+
+    Returns:
+        Path of the .keras file.
+
+    Raises:
+        InputError: if there is none, or it is no .keras file.
+    """
+    if not str(run):
+        raise InputError("RUN is not set; give --run a run folder of train.py or a .keras file")
+    path = Path(run)
+    if not path.exists():
+        raise InputError(f"{path} does not exist; give --run a run folder of train.py or a .keras file")
+    if path.is_dir():
+        run = newest_run(path)
+        existing = run.find_models()
+        if not existing:
+            raise InputError(
+                f"{run} is no run folder of train.py: none of {', '.join(MODELS)} is there as a .keras file"
+            )
+        if which not in existing:
+            raise InputError(f"{run} holds no {which}.keras; it has {' and '.join(existing)}")
+        path = run.model_file(which)
+    if path.suffix != ".keras":
+        raise InputError(f"{path} is no .keras file; give --run a run folder of train.py or a .keras file")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is damaged or cut short: it is not what Keras writes; give --run another model")
+    return path
+
+
+def load_network(path):
+    """Load a trained model, uncompiled.
+
+    Args:
+        path: .keras file.
+
+    Returns:
+        keras.Model in the precision that it was trained in.
+
+    Raises:
+        InputError: if the file is damaged, or contains a layer that is unknown here.
+    """
+    import keras  # takes seconds, and a script first checks its input
+
+    import models  # makes its layers known to Keras
+
+    run = Run(Path(path).parent)
+    own = Path(run.settings.get("MODEL", ""))
+    if own.suffix == ".py":  # a user's network, which may have layers of its own: the run keeps a copy
+        with as_input_error(path):
+            models.find_network(str(run.code_folder / own.name))
+    try:
+        return keras.saving.load_model(path, compile=False)
+    except Exception as error:  # whatever Keras, HDF5 or a layer make of a file that does not fit
+        reason = next(filter(None, str(error).splitlines()), type(error).__name__)
+        raise InputError(
+            f"{path} cannot be loaded: {reason}\n"
+            "It is damaged, or has a layer of your own without @keras.saving.register_keras_serializable()."
+        ) from error
+
+
+def take_weights(model, other, source):
+    """Give a model the weights of another one's layers of the same names and shapes, and print which it took.
+
+    Args:
+        model, other: keras.Model.
+        source: where the other one came from, for messages.
+
+    Raises:
+        InputError: if no layer fits.
+    """
+    theirs = {layer.name: layer.get_weights() for layer in other.layers}
+    taken, left = 0, []
+    for layer in model.layers:
+        ours, weights = layer.get_weights(), theirs.get(layer.name, [])
+        if not ours:
+            continue
+        if [w.shape for w in ours] == [w.shape for w in weights]:
+            layer.set_weights(weights)
+            taken += 1
+        else:
+            left.append(layer.name)
+    if not taken:
+        raise InputError(f"no layer of {source} fits {model.name}; retrain needs a run of the same network")
+    print(f"took the weights of {taken} layers of {source}" + (f"; new: {', '.join(left)}" if left else ""))
+
+
+def recorded_shape(file):
+    """(side of the slices, output channels) of a model, as its run recorded them.
+
+    Returns:
+        None if the run recorded nothing, or the file is damaged: then only loading the model helps.
+    """
+    data = Run(Path(file).parent).data
+    if not isinstance(data, SliceData) or data.size is None or data.classes is None:
+        return None
+    with zipfile.ZipFile(file) as archive:
+        if archive.testzip():
+            return None
+    return data.size, 1 if data.classes == 1 else data.classes + 1
+
+
+# --- cross-validations
+
+
+class Choice(NamedTuple):
+    """How predict.py averages the models of runs.
+
+    Attributes:
+        files: list of Path of the .keras files to average.
+        flips: a name of `common.prediction.tiling.TRANSFORMS`.
+        clean: dict of arguments of `common.slices.masks.clean`.
+    """
+
+    files: list
+    flips: str
+    clean: dict
+
+
+class CrossValidation(os.PathLike):
+    """The folder of a cross-validation: a run for each fold, predictions of each case by the fold that has not seen it.
+
+    Args:
+        folder: its path; nothing is read or checked yet.
+
+    Attributes:
+        folder: Path. Attributes that end in _file or _folder are Paths inside it, which may not exist.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder = Path(folder)
+        self.settings_file = folder / "cross_validation.json"
+        self.choice_file = folder / "choice.json"
+        self.combinations_file = folder / "choice.csv"
+        self.folds_file = folder / "folds.csv"
+        self.validation_list_file = folder / "validation.csv"
+        self.predicted_folder = folder / "out_of_fold"
+        self.scores_folder = folder / "scores"
+
+    def __fspath__(self):
+        return str(self.folder)
+
+    __str__ = __fspath__
+
+    @property
+    def exists(self):
+        """Whether the folder is that of a cross-validation."""
+        return self.settings_file.is_file()
+
+    @property
+    def settings(self):
+        """dict of the settings of train.py that all folds share; raises InputError if damaged."""
+        return read_json(self.settings_file)
+
+    def fold(self, number):
+        """Run of a fold, whether it exists or not."""
+        return Run(self.folder / f"fold{number}")
+
+    def runs(self):
+        """Runs of the folds, in order.
+
+        Raises:
+            InputError: if no fold has been trained.
+        """
+        runs = [run for run in runs_in(self.folder) if run.name.startswith("fold")]
+        if not runs:
+            raise InputError(
+                f"{self} holds no fold that was trained; run train.py --fold all --mode resume --run {self}"
+            )
+        return sorted(runs, key=lambda run: natural_key(run.name))
+
+    @property
+    def choice(self):
+        """Choice of choose.py, or the best model of every fold if nothing was chosen.
+
+        Raises:
+            InputError: if it is damaged, or a model is missing.
+        """
+        choice = {"networks": [[".", "best_dice"]], "flips": "none", "clean": {}}
+        choice = read_json(self.choice_file) if self.choice_file.is_file() else choice
+        others = [(CrossValidation((self.folder / other).resolve()), which) for other, which in choice["networks"]]
+        files = [model_file(run, which) for other, which in others for run in other.runs()]
+        return Choice(files, choice["flips"], choice["clean"])
+
+    def write_choice(self, networks, flips, clean):
+        """Write choice.json.
+
+        Args:
+            networks: list of (folder of a cross-validation, one of MODELS); it names them relative to this folder.
+            flips, clean: as in Choice.
+        """
+        networks = [[os.path.relpath(folder, self.folder), which] for folder, which in networks]
+        write_json(self.choice_file, {"networks": networks, "flips": flips, "clean": clean})
+
+
+# --- models for slices
+
+
+def find_models(runs, which):
+    """Models to average, and what goes with them.
+
+    Args:
+        runs: list of run folders, folders of runs or .keras files; or one cross-validation.
+        which: one of MODELS, for run folders.
+
+    Returns:
+        Choice.
+
+    Raises:
+        InputError: if one cannot be found, or a cross-validation is one of several.
+    """
+    choices = [CrossValidation(run).choice for run in runs if run and CrossValidation(run).exists]
+    if choices and len(runs) > 1:
+        raise InputError("RUN: a cross-validation stands alone; evaluate.py --choose averages several")
+    return choices[0] if choices else Choice([model_file(run, which) for run in runs], "none", {})
+
+
+class Preparation(NamedTuple):
+    """How the slices of a training set were made from their sources; None for what is unknown.
+
+    Attributes:
+        fit: the value of predict.py's FIT that does the same, "resize", "tile" or "pad".
+        window, plane, resampled, stretched: of `common.training.run_folder.SliceData`.
+    """
+
+    fit: str | None
+    window: list | None
+    plane: str | None
+    resampled: list | None
+    stretched: bool | None
+
+
+def slice_preparation(files, decided=()):
+    """How the slices that models were trained on were made.
+
+    Args:
+        files: list of Path of .keras files.
+        decided: fields of Preparation in which the runs may differ, since a setting decides.
+
+    Returns:
+        Preparation.
+
+    Raises:
+        InputError: if the runs differ in anything else.
+    """
+    data = [Run(file.parent).data for file in files]
+    prepared = {}
+    for name in Preparation._fields:
+        values = [getattr(one, name, None) for one in data]
+        if name == "fit":
+            values = [value and FIT_OF_IMPORT.get(value, "resize") for value in values]
+        known = [value for value in values if value not in (None, "")]
+        prepared[name] = known[0] if known else None
+        if name not in decided and any(value != known[0] for value in known):
+            kinds = " and ".join(dict.fromkeys(map(str, known)))
+            raise InputError(
+                f"the runs were trained on slices of different kinds: {name} is {kinds}; predict one by one"
+            )
+    return Preparation(**prepared)
+
+
+# --- models for volumes
+
+
+class VolumeModels(NamedTuple):
+    """Models that were trained on the same step of packed volumes, to be averaged.
+
+    Attributes:
+        files: list of Path of the .keras files.
+        data: `common.training.run_folder.VolumeData`.
+        crop: voxels (up, back, left) of the crops that they were trained on, or None.
+    """
+
+    files: list
+    data: VolumeData
+    crop: list | None
+
+
+def find_volume_models(runs, which):
+    """Models for volumes that runs contain.
+
+    Args:
+        runs: list of run folders, cross-validations, or .keras files in run folders.
+        which: one of MODELS.
+
+    Returns:
+        dict of a step to VolumeModels; None for runs of slices.
+
+    Raises:
+        InputError: if runs of slices and of volumes are mixed, do not belong together, or lack the second step.
+    """
+    files = []
+    for run in filter(None, runs):
+        folds = CrossValidation(run)
+        files += folds.choice.files if folds.exists else [model_file(run, which)]
+    of_volumes = [file for file in files if isinstance(Run(file.parent).data, VolumeData)]
+    if not of_volumes:
+        return None
+    if len(of_volumes) < len(files):
+        of_slices = next(file for file in files if file not in of_volumes)
+        raise InputError(f"RUN: {of_slices} was trained on slices, others on volumes")
+    steps = {}
+    for file in files:
+        run = Run(file.parent)
+        first = steps.setdefault(run.data.step, VolumeModels([], run.data, run.crop))
+        differences = [(name, getattr(run.data, name), getattr(first.data, name)) for name in SAME]
+        for name, ours, theirs in [*differences, ("crop", run.crop, first.crop)]:
+            if ours != theirs:
+                raise InputError(
+                    f"{file} and {first.files[0]} differ in {name}, {ours} and {theirs}; "
+                    "only networks that were trained alike can be averaged"
+                )
+        first.files.append(file)
+    if "single" in steps and len(steps) > 1:
+        raise InputError('RUN: a network of the step "single" stands alone; give "whole" and "patch", or that one')
+    return steps

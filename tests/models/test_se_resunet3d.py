@@ -1,0 +1,80 @@
+"""The 3-D network: its sizes, its layers, and that it learns."""
+
+import keras
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from drawings import draw_case
+from keras import ops
+from running import TINY_SE_RESUNET3D
+
+from common.training.trained_models import load_network
+from losses import get_loss
+from losses.metrics import Overlap
+from models import build_model
+from models.layers import PlanarConv3D
+
+
+@pytest.fixture(scope="module")
+def network():
+    return build_model("se_resunet3d", (None, None, None, 2), 3, **TINY_SE_RESUNET3D)
+
+
+def test_parameters_are_as_documented():
+    assert build_model("se_resunet3d", (None, None, None, 1)).count_params() == 7_911_563
+
+
+@pytest.mark.parametrize("axis", range(3))
+def test_the_output_has_the_size_of_the_input(network, axis):
+    for side in range(17, 41):
+        size = [18, 19, 17]
+        size[axis] = side
+        assert network.predict_on_batch(np.zeros((1, *size, 2), np.float32)).shape == (1, *size, 3)
+
+
+def test_levels_are_those_of_the_paper():
+    """Three levels of 64, 128 and 256 channels below one of 32; squeezed to a sixteenth."""
+    model = build_model("se_resunet3d", (None, None, None, 1))
+    widths = {layer.name: layer.output.shape[-1] for layer in model.layers}
+    assert [widths[f"down{level}_add"] for level in (1, 2, 3)] == [64, 128, 256]
+    assert widths["first_relu"] == 32 and widths["down3_narrow"] == 16 and widths["output"] == 1
+    deeper = build_model("se_resunet3d", (None, None, None, 1), depth=4)
+    assert deeper.get_layer("down4_add").output.shape[-1] == 512
+    with pytest.raises(ValueError, match="ratio >= 1"):
+        build_model("se_resunet3d", (None, None, None, 1), ratio=0)
+    with pytest.raises(ValueError, match="not for slices"):
+        build_model("se_resunet3d", (64, 64, 1))
+    with pytest.raises(ValueError, match="not for volumes; take se_resunet3d"):
+        build_model("unet", (None, None, None, 1))
+
+
+def test_planar_convolution_is_the_convolution():
+    x = np.random.default_rng(0).normal(size=(2, 5, 6, 7, 3)).astype(np.float32)
+    ours, theirs = (kind(4, 3, padding="same", use_bias=False) for kind in (PlanarConv3D, keras.layers.Conv3D))
+    theirs(x), ours(x)
+    ours.set_weights(theirs.get_weights())
+    assert np.allclose(*(ops.convert_to_numpy(layer(x)) for layer in (ours, theirs)), atol=1e-5)
+
+
+def test_a_saved_network_gives_the_same(network, tmp_path):
+    network.save(tmp_path / "n.keras")
+    x = np.random.default_rng(0).normal(size=(1, 19, 22, 17, 2)).astype(np.float32)
+    assert np.array_equal(*(n.predict_on_batch(x) for n in (network, load_network(tmp_path / "n.keras"))))
+
+
+def test_it_learns_two_cases_by_heart():
+    keras.utils.set_random_seed(1)
+    model = build_model("se_resunet3d", (None, None, None, 1), 2, features=4, depth=1, ratio=2, noise=0)
+    model.compile(keras.optimizers.Adam(0.006), get_loss("bce+dice", 2, axes=3), jit_compile=False)
+    cases = [map(sitk.GetArrayFromImage, draw_case(seed, (22, 20, 16))) for seed in (1, 2)]
+    images, labels = zip(*cases, strict=True)
+    x, y = np.stack(images)[..., None] / np.float32(250) - 1, np.stack(labels)[..., None]
+    metric = Overlap("dice")
+    for step in range(150):
+        model.train_on_batch(x, y)
+        if step % 25 == 24:
+            metric.reset_state()
+            metric.update_state(y, model.predict_on_batch(x))
+            if metric.result() > 0.95:
+                return
+    pytest.fail(f"Dice {float(metric.result()):.3f} after 150 steps")

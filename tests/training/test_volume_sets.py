@@ -1,0 +1,183 @@
+"""Training on packed volumes: augmentation, batches, crops, and runs that were stopped."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from running import ROOT, TINY_SE_RESUNET3D, decathlon_recipe, run_here
+
+from common.errors import InputError
+from common.training.augmentation import VolumeChange
+from common.training.sets import open_set
+from common.training.trained_models import load_network
+from common.training.volume_sets import plain_geometry, read_grid
+
+AUGMENTATION = {"rotation": 10, "zoom": 0.1, "shift": 0.1, "shear": 0.1, "flip": "xyz", "gamma": 0.5}
+
+
+# --- augmentation
+
+
+def shown(image, labels, change, spacing=(1, 1, 1)):
+    geometry = plain_geometry(labels.shape, spacing)
+    return read_grid(lambda box: (image[box.slices], labels[box.slices]), geometry, geometry, change)
+
+
+def still(**settings):
+    """A VolumeChange whose random numbers are all the greatest."""
+
+    class Greatest:
+        def uniform(self, low, high, size=None):
+            return np.full(size, high, float) if size else high
+
+        def random(self, size=None):
+            return np.zeros(size) if size else 0.0
+
+    return VolumeChange(settings, Greatest())
+
+
+@pytest.fixture
+def volume():
+    rng = np.random.default_rng(0)
+    image = rng.normal(size=(9, 11, 13, 2)).astype(np.float16)
+    return image, rng.integers(0, 3, (9, 11, 13)).astype(np.uint8)
+
+
+def test_nothing_changes_without_a_change(volume):
+    for change in (None, still()):
+        image, labels = shown(*volume, change)
+        assert np.array_equal(image, volume[0].astype(np.float32)) and np.array_equal(labels, volume[1])
+
+
+@pytest.mark.parametrize(("flip", "axes"), [("x", [2]), ("y", [1]), ("xz", [0, 2])])
+def test_flips_mirror_along_their_axes(volume, flip, axes):
+    image, labels = shown(*volume, still(flip=flip))
+    assert np.allclose(image, np.flip(volume[0], axes), atol=1e-5) and np.array_equal(labels, np.flip(volume[1], axes))
+
+
+def test_shift_and_zoom_and_gamma(volume):
+    ramp = np.broadcast_to(np.arange(13, dtype=np.float16)[:, None], (9, 11, 13, 1))
+    moved = shown(ramp, volume[1], still(shift=2 / 13))[0][4, 5, :, 0]
+    assert np.allclose(moved, [*range(2, 13), 0, 0], atol=1e-4)  # 0 is what lies outside
+    ramp = np.broadcast_to(np.arange(20, dtype=np.float16)[:, None, None, None], (20, 20, 20, 1))
+    nothing = np.zeros((20, 20, 20), np.uint8)
+    zoomed = shown(ramp, nothing, still(zoom=0.25))[0][:, 10, 10, 0]
+    assert np.allclose(np.diff(zoomed[2:-2]), 1 / 1.25, atol=1e-4) and np.isclose(zoomed[9:11].mean(), 9.5)
+    graded = shown(ramp, nothing, still(gamma=0.5))[0][:, 0, 0, 0]
+    assert np.allclose(graded, (np.arange(20) / 19) ** 1.5 * 19, atol=1e-2)
+
+
+def test_rotation_is_in_mm_and_about_the_middle():
+    """A quarter turn of a grid twice as coarse along one axis."""
+    labels = np.zeros((21, 21, 21), np.uint8)
+    labels[:, 10, 14:17] = 1  # 8 to 12 mm to the left
+    change = still()
+    change.angles = np.array([0, 0, np.pi / 2])
+    turned = shown(labels[..., None].astype(np.float16), labels, change, spacing=(2, 1, 1))[1]
+    found = np.argwhere(turned)
+    assert set(found[:, 2]) == {10} and (set(found[:, 1]) <= set(range(18, 24)) or set(found[:, 1]) <= set(range(0, 4)))
+    assert turned.sum() > 0
+
+
+# --- the recipe of docs/decathlon.md, small
+
+
+def test_run_folder_of_volumes_is_complete(decathlon_runs):
+    for run, step in zip(decathlon_runs, ("whole", "patch"), strict=True):
+        for name in ("best_dice.keras", "last.keras", "report.html", "curves.png", "validation_slices.png"):
+            assert (run / name).is_file(), name
+        about = json.loads((run / "state.json").read_text())["data"]
+        assert about["kind"] == "volumes" and about["step"] == step and about["channels"] == 2
+        log = pd.read_csv(run / "training_log.csv")
+        assert len(log) == 3 and np.isfinite(log.to_numpy()).all()
+
+
+def test_a_killed_run_of_volumes_goes_on_as_if_it_had_not_been(decathlon, decathlon_runs, tmp_path):
+    script, flags = next(command for command in decathlon_recipe(decathlon) if command[0] == "train.py")
+    command = [sys.executable, str(ROOT / script), *flags, "--runs", str(tmp_path)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not list(tmp_path.glob("2*/last.keras")):
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    (run,) = tmp_path.glob("2*")
+    assert len(pd.read_csv(run / "training_log.csv")) < 3
+    run_here("train.py", MODE="resume", RUN=run)
+    ours, theirs = (load_network(r / "last.keras").get_weights() for r in (run, decathlon_runs[0]))
+    assert all(np.array_equal(a, b) for a, b in zip(ours, theirs, strict=True))
+
+
+def test_batches_depend_on_seed_and_epoch_alone(decathlon):
+    in_memory, in_file = (open_set(decathlon / "patch" / "train.h5", gb) for gb in (4, 0))
+    assert in_memory.in_memory and not in_file.in_memory
+    settings = AUGMENTATION | {"margins": [0.1, 0.3]}
+
+    def epoch(packed, number):
+        batches = packed.batches(1, 7, settings)
+        batches.on_epoch_begin()
+        batches.set_epoch(number)
+        return [batches[i] for i in (2, 0, 1)]
+
+    first = epoch(in_memory, 3)
+    for (x, y), (other_x, other_y) in zip(first, epoch(in_file, 3), strict=True):
+        assert np.array_equal(x, other_x) and np.array_equal(y, other_y)
+        assert x.dtype == np.float32 and y.dtype == np.uint8 and x.shape[:4] == y.shape[:4] and x.shape[0] == 1
+        assert np.prod(x.shape[1:4]) <= 1.1 * 5000
+    assert any(
+        x.shape != other.shape or not np.array_equal(x, other)
+        for (x, _), (other, _) in zip(first, epoch(in_memory, 4), strict=True)
+    )
+
+
+def test_crops_are_equal_and_often_hold_a_label(decathlon):
+    packed = open_set(decathlon / "whole" / "train.h5")
+    batches = packed.batches(2, 1, {}, crop=[8, 10, 12])
+    with_label = 0
+    assert len(batches) == -(-sum(-(-np.prod(packed.shown_box(i).size) // 960) for i in range(len(packed))) // 2)
+    for epoch in range(10):
+        batches.set_epoch(epoch)
+        x, y = batches[0]
+        assert x.shape == (2, 8, 10, 12, 2) and y.shape == (2, 8, 10, 12, 1)
+        with_label += y.any(axis=(1, 2, 3, 4)).sum()
+    assert with_label >= 10
+    covered = packed.batches(2, crop=[8, 10, 12])
+    voxels = sum(np.prod(packed.shown_box(i).size) for i in range(len(packed)))
+    assert sum(len(covered[i][0]) for i in range(len(covered))) * 960 >= voxels
+
+
+def test_it_trains_on_crops_and_predicts_in_tiles(decathlon, tmp_path):
+    sets = {"TRAIN": decathlon / "whole" / "train.h5", "VALIDATION": decathlon / "whole" / "validation.h5"}
+    settings = {
+        "MODEL": "se_resunet3d",
+        "MODEL_SETTINGS": TINY_SE_RESUNET3D,
+        "CROP": [8, 12, 12],
+        "BATCH_SIZE": 2,
+        "EPOCHS": 1,
+    }
+    run_here("train.py", **sets, **settings, OPTIMIZER="sgd", RUNS=tmp_path / "runs")
+    run_here("predict.py", RUN=tmp_path / "runs", INPUT=decathlon / "Task99_Synthetic/imagesTs", OUTPUT=tmp_path / "p")
+    assert len(list((tmp_path / "p").glob("*.nii.gz"))) == 1
+
+
+def test_bad_settings_for_volumes(decathlon, tmp_path):
+    packed = open_set(decathlon / "whole" / "train.h5")
+    for words, arguments in (
+        ("BATCH_SIZE is 2; .* give --crop", (2, 1)),
+        ("AUGMENTATION has 'elastic'", (1, 1, {"elastic": 1})),
+        ("rotation is 'much'", (1, 1, {"rotation": "much"})),
+        ("flip is 'up'", (1, 1, {"flip": "up"})),
+        ("margins are for volumes that were packed with the step", (1, 1, {"margins": [0.1]})),
+        ("CROP is", (1, 1, {}, [8, 8])),
+    ):
+        with pytest.raises(ValueError, match=words):
+            packed.batches(*arguments)
+    shutil.copy(decathlon / "whole" / "train.h5", tmp_path / "alone.h5")
+    with pytest.raises(InputError, match="links to cases"):
+        open_set(tmp_path / "alone.h5")
