@@ -103,5 +103,6 @@ def test_predictions_are_cleaned(tmp_path, trained):
     before, after = sitk.GetArrayFromImage(before), sitk.GetArrayFromImage(after)
     np.testing.assert_array_equal(after, clean(before, share=1.0))
     assert json.loads((tmp_path / "solid" / "prediction.json").read_text())["CLEAN"] == {"share": 1.0}
-    assert_refused("predict.py", "CLEAN", "lonely", OUTPUT=tmp_path / "x", CLEAN={"lonely": 1}, **settings)
-    assert_refused("predict.py", "CLEAN", "share 3", OUTPUT=tmp_path / "x", CLEAN={"share": 3}, **settings)
+    refused = {"OUTPUT": tmp_path / "x", "status": 2, **settings}
+    assert_refused("predict.py", "CLEAN", "lonely", CLEAN={"lonely": 1}, **refused)
+    assert_refused("predict.py", "CLEAN", "share", "(found 3)", CLEAN={"share": 3}, **refused)
