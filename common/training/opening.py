@@ -96,7 +96,7 @@ def _open_packed(path, memory_gb, classes):
         raise InputError(f"{path} is damaged or cut short; pack it again with 3_pack_hdf5.py") from None
     classes = file.attrs.get("classes", classes)
     if classes is None:  # a file of AIS
-        classes = class_count(set().union(*(values_of(y[i]) for i in range(len(y)))), path)
+        classes = class_count(set().union(*(values_of(y[i]) for i in range(y.shape[0]))), path)
     preparation = {name: file.attrs.get(name, value) for name, value in UNKNOWN.items()}
     return SliceSet(path, x, y, texts["case"], texts["source"], classes, in_memory, preparation)
 
