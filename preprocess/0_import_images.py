@@ -43,7 +43,6 @@ UNMATCHED: Literal["stop", "skip", "empty"] = "stop"
 
 settings = apply_command_line(globals())
 
-import re
 from functools import partial
 from typing import NamedTuple
 
@@ -54,7 +53,7 @@ from common.errors import InputError, SettingError, name_broken
 from common.files import natural_key
 from common.settings import require_folder
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, match_files, refuse_existing_cases
-from common.slices.images import PICTURES, cut, encode_png, fit_boxes, read_picture, stretch, to_gray
+from common.slices.images import PICTURES, cut, encode_png, find_pictures, fit_boxes, read_picture, stretch, to_gray
 from common.slices.masks import check_mask_values, class_count, map_values, values_of
 
 IMAGE_FOLDERS = ("x", "image", "images", "img", "imgs")
@@ -157,39 +156,6 @@ def root_and_name(setting, what):
     if path.name.count("{id}") != 1:
         raise InputError(f'{what}: {setting} has no {{id}} in its file name; expected for instance "{{id}}_mask.png"')
     return require_folder(Path(*parts[:first]), what), path.name
-
-
-def find_pictures(root, name, skip, drop):
-    """Pictures under a folder whose name fits a pattern.
-
-    Args:
-        root: folder, searched with its subfolders.
-        name: pattern with {id}; without an ending it fits all of them.
-        skip, drop: names of a last subfolder that is skipped, or that is not in the name of the case.
-
-    Returns:
-        dict of (subfolder, id) to Path.
-
-    Raises:
-        InputError: if two pictures have the same subfolder and id.
-    """
-    before, after = name.split("{id}")
-    any_ending = not after.lower().endswith(PICTURES)
-    expression = re.escape(before) + "(.+)" + re.escape(after) + (r"\.[^.]+" if any_ending else "")
-    found = {}
-    for path in sorted(root.rglob("*"), key=lambda path: natural_key(path.relative_to(root))):
-        fits = re.fullmatch(expression, path.name)
-        if not fits or path.suffix.lower() not in PICTURES or path.name.startswith("."):
-            continue
-        folders = path.parent.relative_to(root).parts
-        last = folders[-1].lower() if folders else ""
-        if last in skip:
-            continue
-        key = ("_".join(folders[:-1] if last in drop else folders), fits[1])
-        if key in found:
-            raise InputError(f"{path} and {found[key]} would be the same slice; rename or remove one")
-        found[key] = path
-    return found
 
 
 def choose_mask_name(images, mask_root, names, same_root):

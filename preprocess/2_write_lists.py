@@ -47,7 +47,7 @@ from common.slices.drawing import contact_sheet, draw_outlines, evenly_spaced
 from common.slices.images import encode_png, read_mask, read_pair, read_slice
 from common.slices.lists import count_of_share, make_divisions, pick_named, split_into_folds, write_list
 from common.slices.masks import check_mask_values, class_count, to_classes, values_of
-from common.slices.variants import find_variants
+from common.slices.variants import find_variants, list_rows
 
 MADE_HERE = {"train.csv", "validation.csv", "test.csv", "data_check.png"}
 
@@ -209,20 +209,6 @@ def lists_of(train, validation, test):
 
 
 # --- writing
-
-
-def list_rows(members, variants):
-    """Rows (x path, y path, case) of a list, each slice followed by its variants.
-
-    The undeformed copy x_O takes the place of x, since they are the same picture.
-    """
-    rows = []
-    for s in members:
-        folders = variants.get(s.case) or []
-        if "x_O" not in [x for x, _ in folders]:
-            rows.append((s.x, s.y, s.case.name))
-        rows += [(s.case / x / f"{s.name}.png", s.case / y / f"{s.name}.png", s.case.name) for x, y in folders]
-    return rows
 
 
 def data_check(slices, classes, count=30, side=200):

@@ -160,7 +160,9 @@ def import_cases(sources, load, make_record, replace, *, parallel=True, check=No
     with ExitStack() as stack:
         for case, of_case in itertools.groupby(results, key=lambda result: result[0]):
             folder = stack.enter_context(whole_folder(case, replace, RECORD))
-            counts.append(fill_case(folder, (imported for _, imported in of_case if imported), make_record, values))
+            count, found = fill_case(folder, (imported for _, imported in of_case if imported), make_record)
+            counts.append(count)
+            values |= found
             if not check:
                 stack.close()  # the folder appears
         if check:
@@ -168,19 +170,18 @@ def import_cases(sources, load, make_record, replace, *, parallel=True, check=No
     return ImportResult(sum(counts), sum(map(bool, counts)), values, problems)
 
 
-def fill_case(folder, sources, make_record, values):
+def fill_case(folder, sources, make_record):
     """Write slices, masks and case.json into an empty folder, or remove it if there are no slices.
 
     Args:
         folder: Path.
         sources: iterable of Imported.
         make_record: as `import_cases`.
-        values: set to which the values of the masks are added.
 
     Returns:
-        number of slices.
+        number of slices, and set of the values in their masks.
     """
-    slices, attributes = {}, {}
+    slices, attributes, values = {}, {}, set()
     for side in ("x", "y"):
         (folder / side).mkdir()
     for imported in sources:
@@ -195,7 +196,7 @@ def fill_case(folder, sources, make_record, values):
         write_json(folder / RECORD, make_record(slices=slices, **attributes).as_json())
     else:
         remove(folder)
-    return len(slices)
+    return len(slices), values
 
 
 def one_by_one(function, items, problems):

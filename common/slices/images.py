@@ -1,12 +1,13 @@
 """Images: reading files that may be bad in any way, writing, gray levels, cutting to size."""
 
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from common.errors import InputError
-from common.files import whole_file
+from common.files import natural_key, whole_file
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
@@ -121,6 +122,40 @@ def pictures_in(folder):
             if path.stem in found:
                 raise InputError(f"{path} and {found[path.stem].name} have the same name; keep one of them")
             found[path.stem] = path
+    return found
+
+
+def find_pictures(root, name, skip, drop):
+    """Pictures under a folder whose name fits a pattern.
+
+    Args:
+        root: folder, searched with its subfolders.
+        name: pattern with {id}; without an ending it fits all of them.
+        skip, drop: names, in lower case, of the last subfolder: one of `skip` is skipped, one of `drop` is left out of
+            the result.
+
+    Returns:
+        dict of (subfolder, id) to Path.
+
+    Raises:
+        InputError: if two pictures have the same subfolder and id.
+    """
+    before, after = name.split("{id}")
+    any_ending = not after.lower().endswith(PICTURES)
+    expression = re.escape(before) + "(.+)" + re.escape(after) + (r"\.[^.]+" if any_ending else "")
+    found = {}
+    for path in sorted(root.rglob("*"), key=lambda path: natural_key(path.relative_to(root))):
+        fits = re.fullmatch(expression, path.name)
+        if not fits or path.suffix.lower() not in PICTURES or path.name.startswith("."):
+            continue
+        folders = path.parent.relative_to(root).parts
+        last = folders[-1].lower() if folders else ""
+        if last in skip:
+            continue
+        key = ("_".join(folders[:-1] if last in drop else folders), fits[1])
+        if key in found:
+            raise InputError(f"{path} and {found[key]} would be the same slice; rename or remove one")
+        found[key] = path
     return found
 
 

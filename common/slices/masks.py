@@ -6,8 +6,6 @@ import scipy  # scipy.ndimage loads at its first use: importers, which clean not
 
 from common.errors import InputError
 
-CLEANING_STEPS = ("median", "share", "near", "smallest", "fill")
-
 # --- values
 
 
@@ -116,13 +114,6 @@ def class_numbers(probabilities, threshold=0.5):
 
 
 # --- cleaning
-
-
-def check_cleaning(settings):
-    """Raise ValueError unless a dict contains only arguments of `clean`, each in its range."""
-    if unknown := settings.keys() - set(CLEANING_STEPS):
-        raise ValueError(f"no step is called {min(unknown)!r}; there are {', '.join(CLEANING_STEPS)}")
-    clean(np.zeros((1, 1), np.uint8), **settings)
 
 
 def clean(numbers, median=0, share=0.0, near=0.0, smallest=0, fill=False):

@@ -4,6 +4,9 @@ Datasets x and y, (N, side, side, 1), and case and source, text; attributes clas
 slices were made (`common.slices.cases.UNKNOWN`). Files of AIS with <name>_X and <name>_Y are read too.
 """
 
+import functools
+import hashlib
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import NamedTuple
@@ -89,7 +92,7 @@ def read_packed(path, file, memory_gb, classes=None):
         raise InputError(f"{path} is damaged or cut short; pack it again with 3_pack_hdf5.py") from None
     classes = file.attrs.get("classes", classes)
     if classes is None:  # a file of AIS
-        classes = class_count(set().union(*(values_of(y[i]) for i in range(len(y)))), path)
+        classes = class_count(set().union(*(values_of(y[i]) for i in range(y.shape[0]))), path)
     preparation = {name: file.attrs.get(name, value) for name, value in UNKNOWN.items()}
     return PackedSlices(x, y, case, source, classes, in_memory, preparation)
 
@@ -314,3 +317,34 @@ def values_of_shards(shards):
         with h5py.File(shard, "r") as packed:
             values |= set(packed.attrs["values"].tolist())
     return values
+
+
+def fingerprint(table, like, compression, lists):
+    """What a shard is made from, as a few digits: files by name, size and time, their order, and the storage.
+
+    Args:
+        table: rows of the shard.
+        like: a slice.
+        compression: as `pack_slices`.
+        lists: folder of the lists. Folders are seen from it, so that machines that have the data in different places
+            agree.
+
+    Returns:
+        12 hexadecimal digits.
+    """
+    digest = hashlib.sha256(f"{FORMAT} {compression} {like.shape} {like.dtype}".encode())
+    from_lists = functools.cache(lambda folder: _relative_to(lists, folder))  # a case has many slices
+    for row in table.itertuples(index=False):
+        for file in (row.x, row.y):
+            status = os.stat(file)
+            folder, name = os.path.split(file)
+            text = f"{from_lists(folder)} {name} {row.case} {status.st_size} {int(status.st_mtime)}\n"
+            digest.update(text.encode())
+    return digest.hexdigest()[:12]
+
+
+def _relative_to(lists, folder):
+    try:
+        return os.path.relpath(folder, lists)
+    except ValueError:  # another drive of Windows
+        return folder

@@ -43,6 +43,27 @@ def find_variants(case):
     return variants
 
 
+def list_rows(members, variants):
+    """Rows of a list: slices, each followed by its variants.
+
+    The undeformed copy x_O takes the place of x, since they are the same image.
+
+    Args:
+        members: slices with the attributes case, x and y (Path) and name.
+        variants: dict of a case to the result of `find_variants`.
+
+    Returns:
+        list of (image path, mask path, case name).
+    """
+    rows = []
+    for s in members:
+        folders = variants.get(s.case) or []
+        if "x_O" not in [x for x, _ in folders]:
+            rows.append((s.x, s.y, s.case.name))
+        rows += [(s.case / x / f"{s.name}.png", s.case / y / f"{s.name}.png", s.case.name) for x, y in folders]
+    return rows
+
+
 # --- filters
 
 

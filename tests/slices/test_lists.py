@@ -1,10 +1,21 @@
 """Lists of slices: paths, and dividing."""
 
+import shutil
+
 import pandas as pd
 import pytest
+from drawings import make_cases
 
 from common.errors import InputError
-from common.slices.lists import count_of_share, make_divisions, pick_named, read_list, split_into_folds, write_list
+from common.slices.lists import (
+    count_of_share,
+    make_divisions,
+    pick_named,
+    read_list,
+    slice_identity,
+    split_into_folds,
+    write_list,
+)
 
 
 def test_paths_of_a_list(tmp_path, monkeypatch):
@@ -36,3 +47,15 @@ def test_divisions():
     with pytest.raises(InputError, match="only 5 cases are left"):
         split_into_folds(units, 6)
     assert [count_of_share(0.2, total) for total in (1, 8, 10)] == [1, 2, 2]
+
+
+def test_what_a_slice_is_known_by(tmp_path):
+    """Variants of a slice and links to it are the same slice; its neighbour is not."""
+    case = make_cases(tmp_path, cases=1, slices=2, size=16) / "case01"
+    slice_, other = case / "x" / "0001.png", case / "x" / "0002.png"
+    (case / "x_A").mkdir()
+    copies = [shutil.copy(slice_, case / "x_A"), tmp_path / "link.png", tmp_path / "case09" / "x" / "0001.png"]
+    copies[1].symlink_to(slice_)
+    (tmp_path / "case09").symlink_to(case)
+    assert {slice_identity(str(copy)) for copy in copies} == {slice_identity(str(slice_))}
+    assert slice_identity(str(other)) != slice_identity(str(slice_))

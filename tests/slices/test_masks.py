@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from running import assert_refused, run_here
 
 from common.slices.images import read_mask
-from common.slices.masks import class_numbers, clean
+from common.slices.masks import class_numbers, clean, values_of
 from common.volumes.reading import read_volume
 
 MASKS = arrays.arrays(
@@ -28,6 +28,11 @@ def test_probabilities_become_class_numbers():
     several = np.array([[0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])
     np.testing.assert_array_equal(class_numbers(several, 0.99), [0, 2])
     assert class_numbers(one).dtype == class_numbers(several).dtype == np.uint8
+
+
+@given(arrays.arrays(np.uint8, (3, 4), elements=st.sampled_from([0, 1, 2, 254, 255])))
+def test_values_of_a_mask(mask):
+    assert values_of(mask) == set(np.unique(mask).tolist())
 
 
 def picture():
@@ -103,5 +108,6 @@ def test_predictions_are_cleaned(tmp_path, trained):
     before, after = sitk.GetArrayFromImage(before), sitk.GetArrayFromImage(after)
     np.testing.assert_array_equal(after, clean(before, share=1.0))
     assert json.loads((tmp_path / "solid" / "prediction.json").read_text())["CLEAN"] == {"share": 1.0}
-    assert_refused("predict.py", "CLEAN", "lonely", OUTPUT=tmp_path / "x", CLEAN={"lonely": 1}, **settings)
-    assert_refused("predict.py", "CLEAN", "share 3", OUTPUT=tmp_path / "x", CLEAN={"share": 3}, **settings)
+    refused = {"OUTPUT": tmp_path / "x", "status": 2, **settings}
+    assert_refused("predict.py", "CLEAN", "lonely", CLEAN={"lonely": 1}, **refused)
+    assert_refused("predict.py", "CLEAN", "share", "(found 3)", CLEAN={"share": 3}, **refused)

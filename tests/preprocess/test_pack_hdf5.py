@@ -1,0 +1,188 @@
+"""3_pack_hdf5.py: what goes from the lists into HDF5, in one file or in shards."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from common.training.opening import open_set
+from drawings import disc_slice, make_cases, write_picture
+from running import ROOT, assert_refused, leftovers, run_here, run_script
+
+from common.command_line import flags_of
+from common.errors import InputError
+from common.slices.images import read_picture
+from common.slices.lists import read_list
+
+LISTS, PACK = "preprocess/2_write_lists.py", "preprocess/3_pack_hdf5.py"
+
+
+def test_packed_sets_hold_the_slices_of_the_lists(packed):
+    with h5py.File(packed["packed"] / "train.h5") as file:
+        assert file["x"].shape == file["y"].shape == (8, 24, 24, 1)
+        assert file["x"].dtype == file["y"].dtype == np.uint8
+        assert file.attrs["classes"] == 1 and file.attrs["format"] == 1
+        assert "SEED" in file.attrs["settings"]
+        sources = [text.decode() for text in file["source"]]
+        assert sorted(sources) == sorted(read_list(packed["lists"] / "train.csv")["x"])
+        assert sources != sorted(sources), "shuffled"
+        for i, source in enumerate(sources):
+            assert np.array_equal(file["x"][i, ..., 0], read_picture(source))
+            mask = Path(source).parent.parent / "y" / Path(source).name
+            assert np.array_equal(file["y"][i, ..., 0], read_picture(mask))
+            assert file["case"][i].decode() == Path(source).parent.parent.name
+
+
+def test_more_slices_than_a_block_and_compression(tmp_path):
+    cases = make_cases(tmp_path / "cases", cases=2, slices=300, size=16, bits=16)
+    run_here(LISTS, CASES=cases, LISTS=tmp_path / "lists", VALIDATION_SHARE=0.5, TEST_SHARE=0)
+    for compression in ("None", "gzip"):
+        run_here(PACK, LISTS=tmp_path / "lists", PACKED=tmp_path / compression, COMPRESSION=compression)
+        with h5py.File(tmp_path / compression / "validation.h5") as file:
+            assert file["x"].dtype == np.uint16 and file["y"].dtype == np.uint8
+            for i in (0, 255, 256, 299):
+                assert np.array_equal(file["x"][i, ..., 0], read_picture(file["source"][i].decode()))
+
+
+def contents(path):
+    """All that a packed set holds but the settings; of compressed or joined ones too."""
+    with h5py.File(path) as file:
+        attributes = {name: np.array(value).tolist() for name, value in file.attrs.items() if name != "settings"}
+        return {name: file[name][:].tolist() for name in ("x", "y", "case", "source")}, repr(attributes)
+
+
+def assert_packed_alike(ours, theirs):
+    names = sorted(path.name for path in theirs.glob("*.h5"))
+    assert names and sorted(path.name for path in ours.glob("*.h5")) == names
+    for name in names:
+        assert contents(ours / name) == contents(theirs / name)
+    assert not leftovers(ours)
+
+
+def test_shards_are_shown_as_one_set_and_are_made_once(packed, tmp_path):
+    settings = {"LISTS": packed["lists"], "PACKED": tmp_path / "a", "SHARD_GB": 3 * 24 * 24 * 2 / 1e9}
+    run_script(PACK, **settings)
+    assert len(list((tmp_path / "a" / "shards").glob("train-*.h5"))) == 3
+    assert_packed_alike(tmp_path / "a", packed["packed"])
+    shutil.move(tmp_path / "a", tmp_path / "b")
+    assert_packed_alike(tmp_path / "b", packed["packed"])
+    inside, outside = (open_set(tmp_path / "b" / "train.h5", memory_gb) for memory_gb in (1, 0))
+    for ours, theirs in zip(inside.batch([7, 0, 3, 5]), outside.batch([7, 0, 3, 5]), strict=True):
+        assert np.array_equal(ours, theirs)
+    settings["PACKED"] = tmp_path / "b"
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "b").rglob("*.h5")}
+    assert "7 of 7 shards are there already" in run_script(PACK, **settings).stdout
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "b").rglob("*.h5")} == before
+    assert_refused(PACK, "exists", **{**settings, "SEED": 2})
+    run_script(PACK, **{**settings, "SEED": 2}, REPLACE=True)
+    assert len(list((tmp_path / "b" / "shards").iterdir())) == 7, "shards of the set before are gone"
+    shard = max((tmp_path / "b" / "shards").glob("train-*.h5"))
+    whole = shard.read_bytes()
+    for content, words in ((whole[: len(whole) // 2], "cut short"), (None, "is gone")):
+        shard.unlink()
+        if content:
+            shard.write_bytes(content)
+        with pytest.raises(InputError, match=words):
+            open_set(tmp_path / "b" / "train.h5", memory_gb=0)
+    run_script(PACK, LISTS=packed["lists"], PACKED=tmp_path / "b", REPLACE=True)
+    assert not (tmp_path / "b" / "shards").exists()
+    assert_packed_alike(tmp_path / "b", packed["packed"])
+
+
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_parts_pack_what_one_run_packs(packed, tmp_path, compression):
+    """All at the same time: whichever ends last joins them."""
+    settings = {"LISTS": packed["lists"], "PACKED": tmp_path, "COMPRESSION": compression}
+    commands = [
+        [sys.executable, str(ROOT / PACK), *flags_of({**settings, "PART": f"{number}/3"})] for number in (1, 2, 3)
+    ]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
+    outputs = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    assert any("wrote 16 slices in 3 sets" in output for output in outputs)
+    assert_packed_alike(tmp_path, packed["packed"])
+    assert_refused(PACK, "PART", "'4/3'", status=2, **settings, PART="4/3")
+    assert_refused(PACK, "SHARD_GB", "(found 0)", status=2, **settings, SHARD_GB=0)
+
+
+def test_packing_that_was_killed_goes_on_at_its_shard(tmp_path):
+    cases = make_cases(tmp_path / "cases", cases=4, slices=100, size=64)
+    run_script(LISTS, CASES=cases, LISTS=tmp_path / "lists")
+    settings = {"LISTS": tmp_path / "lists", "PACKED": tmp_path / "a", "SHARD_GB": 20 * 64 * 64 * 2 / 1e9}
+    command = [sys.executable, str(ROOT / PACK), *flags_of(settings)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    shards = tmp_path / "a" / "shards"
+    while len(list(shards.glob("train-*.h5"))) < 3:
+        assert process.poll() is None
+        time.sleep(0.001)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not list((tmp_path / "a").glob("*.h5"))
+    whole = {path: path.stat().st_mtime_ns for path in shards.glob("train-*.h5")}
+    bad = Path(read_list(tmp_path / "lists" / "test.csv")["x"][0])
+    good = bad.read_bytes()
+    bad.write_bytes(good[:-20])
+    assert_refused(PACK, "cut short", **settings)
+    assert not list((tmp_path / "a").glob("*.h5"))
+    bad.write_bytes(good)
+    assert "shards are there already" in run_script(PACK, **settings).stdout
+    assert all(path.stat().st_mtime_ns == before for path, before in whole.items())
+    run_script(PACK, LISTS=tmp_path / "lists", PACKED=tmp_path / "b")
+    assert_packed_alike(tmp_path / "a", tmp_path / "b")
+
+
+def test_spacing_of_the_slices_is_that_of_the_source_scaled(tmp_path):
+    cases = make_cases(tmp_path / "cases", cases=3, slices=2, size=16)
+    for case in cases.iterdir():
+        entry = {"image": None, "mask": None, "image_size": [32, 64], "box": [0, 0, 64, 32]}
+        record = {"size": 16, "fit": "resize", "spacing": [0.5, 0.25], "slices": {"0001": entry, "0002": entry}}
+        (case / "case.json").write_text(json.dumps(record))
+    run_here(LISTS, CASES=cases, LISTS=tmp_path / "lists")
+    run_here(PACK, LISTS=tmp_path / "lists", PACKED=tmp_path / "packed")
+    with h5py.File(tmp_path / "packed" / "train.h5") as file:
+        assert file.attrs["spacing"].tolist() == [1.0, 1.0] and file.attrs["fit"] == "resize"
+
+
+def test_bad_lists(tmp_path):
+    cases = make_cases(tmp_path / "cases", cases=4, slices=2)
+    lists = tmp_path / "lists"
+    run_here(LISTS, CASES=cases, LISTS=lists, VALIDATION_SHARE=0.25, TEST_SHARE=0.25)
+    kept = tmp_path / "kept"
+    shutil.copytree(lists, kept)
+    train = lists / "train.csv"
+
+    def refused(*words, **extra):
+        assert_refused(PACK, *words, **{"LISTS": lists, "PACKED": tmp_path / "packed", **extra})
+        assert not (tmp_path / "packed").exists() or not list((tmp_path / "packed").iterdir())
+
+    refused("does not exist", LISTS=tmp_path / "gone")
+    refused("holds no train.csv", LISTS=cases)
+    refused("COMPRESSION", status=2, COMPRESSION="zip")
+    rows = train.read_text().splitlines()
+    train.write_text(rows[0] + "\n")
+    refused("train.csv is empty")
+    train.write_text("image,mask\n")
+    refused("header")
+    train.write_bytes(b"\xff\xfe\x00\x01")
+    refused("train.csv")
+    train.write_text("\n".join([*rows, "../cases/gone.png,../cases/gone.png,case01"]))
+    refused("gone.png does not exist")
+    train.write_text("\n".join([*rows, *(lists / "test.csv").read_text().splitlines()[1:]]))
+    refused("2 slices are in two lists", "train.csv")
+    shutil.copy(kept / "train.csv", train)
+    bad = Path(read_list(lists / "test.csv")["x"][0])
+    good = bad.read_bytes()
+    bad.write_bytes(good[:-20])
+    refused("cut short")
+    write_picture(bad, disc_slice(32, 0)[0])
+    refused("32 pixels a side")
+    bad.write_bytes(good)
+    run_here(PACK, LISTS=lists, PACKED=tmp_path / "packed")
+    assert_refused(PACK, "exists", LISTS=lists, PACKED=tmp_path / "packed")
+    assert not leftovers(tmp_path)

@@ -1,0 +1,61 @@
+"""Packed sets: what is read back, in memory and from the file."""
+
+import h5py
+import numpy as np
+import pytest
+
+from common.errors import InputError
+from common.slices.packed import FileRows, LazyRows, open_hdf5, read_packed
+
+
+@pytest.fixture
+def ais_file(tmp_path):
+    """A file as AIS makes them: <name>_X and <name>_Y, and nothing else."""
+    path, rng = tmp_path / "heart.h5", np.random.default_rng(0)
+    with h5py.File(path, "w") as file:
+        file["heart_X"] = rng.integers(0, 256, (5, 8, 8, 1), np.uint8)
+        file["heart_Y"] = np.where(rng.random((5, 8, 8, 1)) > 0.5, 255, 0).astype(np.uint8)
+    return path
+
+
+@pytest.mark.parametrize("memory_gb", [1, 0])
+def test_a_file_of_ais(ais_file, memory_gb):
+    with open_hdf5(ais_file) as file:
+        packed = read_packed(ais_file, file, memory_gb)
+        assert packed.in_memory == bool(memory_gb)
+        assert isinstance(packed.x, np.ndarray if memory_gb else FileRows)
+        assert packed.classes == 1 and packed.case == packed.source == [""] * 5
+        assert packed.preparation["fit"] == "" and np.isnan(packed.preparation["spacing"]).all()
+        for index in (3, np.array([4, 0, 0])):
+            assert np.array_equal(packed.x[index], file["heart_X"][:][index])
+            assert np.array_equal(packed.y[index], file["heart_Y"][:][index])
+
+
+def test_compressed_rows_are_read_by_hdf5(tmp_path):
+    path = tmp_path / "train.h5"
+    x = np.arange(4 * 64, dtype=np.uint16).reshape(4, 8, 8, 1)
+    with h5py.File(path, "w") as file:
+        for name, values in (("x", x), ("y", np.zeros(x.shape, np.uint8))):
+            file.create_dataset(name, data=values, chunks=(1, 8, 8, 1), compression="gzip")
+        file["case"], file["source"] = [b"a"] * 4, [b"a/x/1.png"] * 4
+        file.attrs["classes"] = 3
+    with open_hdf5(path) as file:
+        packed = read_packed(path, file, memory_gb=0)
+        assert isinstance(packed.x, LazyRows) and packed.classes == 3 and packed.case == ["a"] * 4
+        assert np.array_equal(packed.x[np.array([2, 1])], x[[2, 1]])
+
+
+def test_what_is_no_packed_set(tmp_path):
+    path = tmp_path / "a.h5"
+    path.write_bytes(b"no HDF5")
+    with pytest.raises(InputError, match="is no HDF5 file"):
+        open_hdf5(path)
+    for datasets, message in (
+        ({}, "holds nothing; expected datasets x and y"),
+        ({"x": np.zeros((2, 8, 8), np.uint8), "y": np.zeros((2, 8, 8), np.uint8)}, "unsigned integers twice"),
+        ({"x": np.zeros((0, 8, 8, 1), np.uint8), "y": np.zeros((0, 8, 8, 1), np.uint8)}, "holds no slice"),
+    ):
+        with h5py.File(path, "w") as file:
+            file.update(datasets)
+        with h5py.File(path) as file, pytest.raises(InputError, match=message):
+            read_packed(path, file, memory_gb=1)
