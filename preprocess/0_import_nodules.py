@@ -46,10 +46,10 @@ from common.parallel import ordered_map, progress
 from common.settings import require_folder
 from common.slices.cases import as_case_name, case_record, write_case
 from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
-from common.volumes import lungs
+from common.volumes.finding import find_volumes
 from common.volumes.grids import Geometry
-from common.volumes.nodules import discs, no_annotations, read_annotations
-from common.volumes.reading import find_volumes, open_slices, slice_entry, spacing_of_plane
+from common.volumes.nodules import LUNG_FINDERS, no_annotations, read_annotations, sphere_masks, square_around
+from common.volumes.slicing import open_slices, slice_entry, spacing_of_plane
 
 
 def main():
@@ -120,7 +120,7 @@ def import_scan(path, nodules, case):
     """
     voxels, _, volume = open_slices(path, "axial", settings.WINDOW)
     grid = Geometry(**volume["grid"])
-    masks = discs(grid, nodules, settings.NEIGHBOURS if settings.SLICES == "nodules" else len(voxels))
+    masks = sphere_masks(grid, nodules, settings.NEIGHBOURS if settings.SLICES == "nodules" else len(voxels))
     empty = np.zeros(voxels.shape[1:], np.uint8)
     wanted = range(len(voxels)) if settings.SLICES == "all" else sorted(masks)
     made = list(ordered_map(lambda k: make_slice(voxels[k], masks.get(k, empty)), wanted))
@@ -143,9 +143,9 @@ def make_slice(hu, mask):
     (box,) = fit_boxes(hu.shape, settings.SIZE, "resize")
     grey = window_to_gray(hu, *settings.WINDOW, 8)
     if settings.LUNGS:
-        inside = lungs.WAYS[settings.LUNGS](np.asarray(hu, np.float32))
+        inside = LUNG_FINDERS[settings.LUNGS](np.asarray(hu, np.float32))
         grey = np.where(inside | (mask > 0), grey, 0).astype(np.uint8)  # a nodule at the wall stays
-        box = (lungs.square_around(inside | (mask > 0)) or box) if settings.CUT else box
+        box = (square_around(inside | (mask > 0)) or box) if settings.CUT else box
     mask = cut(mask * np.uint8(255), box, settings.SIZE, cv2.INTER_NEAREST)
     return encode_png(cut(grey, box, settings.SIZE)), encode_png(mask), box
 

@@ -44,12 +44,13 @@ from common.errors import InputError, SettingError
 from common.files import refuse_existing, whole_file, whole_folder, write_json
 from common.parallel import progress
 from common.slices.images import encode_png
+from common.volumes.finding import LABEL_ENDINGS
 from common.volumes.grids import Geometry
-from common.volumes.labels import WRITTEN, label_image, write_labels
+from common.volumes.labels import label_image, write_labels
 from common.volumes.reading import read_volume
 from common.volumes.surfaces import slice_surface, surface_in
 
-ENDINGS = tuple(ending for ending in WRITTEN if ending != ".mhd")  # which is two files
+ENDINGS = tuple(ending for ending in LABEL_ENDINGS if ending != ".mhd")  # which is two files
 RECORD = "surface.json"
 
 

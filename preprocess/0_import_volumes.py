@@ -57,26 +57,18 @@ settings = apply_command_line(globals())
 
 import cv2
 import numpy as np
-import SimpleITK as sitk
 
 from common.errors import InputError, SettingError, name_broken
 from common.files import refuse_existing
 from common.parallel import ordered_map, progress
 from common.slices.cases import as_case_name, case_record, write_case
 from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
-from common.volumes.grids import Geometry, onto_grid
-from common.volumes.reading import (
-    find_volumes,
-    match_labels,
-    open_slices,
-    orient,
-    planes_of,
-    read_volume,
-    safe_names,
-    slice_entry,
-    spacing_of_plane,
-    three,
-)
+from common.volumes.finding import find_volumes, match_labels
+from common.volumes.grids import Geometry, onto_grid, orient
+from common.volumes.labels import labels_in
+from common.volumes.privacy import safe_names
+from common.volumes.reading import read_volume
+from common.volumes.slicing import open_slices, planes_of, slice_entry, spacing_of_plane
 
 
 def main():
@@ -149,16 +141,7 @@ def read_labels(path, geometry=None):
     image = read_volume(path, settings.SERIES)
     if geometry:
         image = orient(onto_grid(image, geometry)) if Geometry.of(image) != geometry else orient(image)
-    values = sitk.GetArrayViewFromImage(image)
-    if settings.LABEL_VALUES is not None:
-        mapped = np.zeros(values.shape, np.uint8)
-        for old, new in settings.LABEL_VALUES.items():
-            mapped[values == old] = new
-        return mapped
-    low, high = values.min(), values.max()
-    if low < 0 or high > 99 or (values.dtype.kind == "f" and not np.array_equal(values, np.rint(values))):
-        raise InputError(f"{path} holds values from {low:g} to {high:g}; expected labels 0 to 99: see --label-values")
-    return values.astype(np.uint8)
+    return labels_in(image, path, settings.LABEL_VALUES)
 
 
 # --- one volume
@@ -174,7 +157,7 @@ def import_volume(path, label_path, case, classes):
         InputError: if it cannot be read, or has no label; nothing is written then.
     """
     pictures, levels, volume = open_slices(
-        path, settings.PLANE, settings.WINDOW, settings.PERCENTILES, three(settings.SPACING), settings.SERIES
+        path, settings.PLANE, settings.WINDOW, settings.PERCENTILES, settings.SPACING, settings.SERIES
     )
     grid = Geometry(**volume["grid"])
     masks = (

@@ -73,17 +73,18 @@ from common.volumes.datasets import read_case, read_decathlon, read_folders
 from common.volumes.grids import (
     Box,
     Geometry,
+    along_axes,
     at_spacing,
-    carry_box,
+    box_on_grid,
+    coarsening_factor,
     coarser,
-    excess,
+    grid_of_box,
     grow_box,
     onto_grid,
-    part_of,
-    picture_on,
+    orient,
+    smoothed_onto_grid,
 )
 from common.volumes.intensity import TASKS, ForegroundStatistics, Scale, fixed_rule, scales_of
-from common.volumes.reading import orient, three
 
 FORMAT = 1  # version of packed volumes
 PLACES = 500  # voxels of each label of which the place is kept, to put crops around
@@ -105,7 +106,7 @@ def main():
         "step": settings.STEP,
         "labels": json.dumps(["foreground"] if settings.STEP == "whole" else list(labels.values())),
         "intensity": json.dumps(rule),
-        "spacing": json.dumps(three(settings.SPACING)),
+        "spacing": json.dumps(along_axes(settings.SPACING)),
         "voxels": settings.VOXELS or 0,
         "smallest_box": settings.SMALLEST_BOX,
         "margin": settings.MARGIN,
@@ -258,16 +259,16 @@ def prepare(case, labels, rule):
     with as_input_error(case.image):
         scales = scales_of(rule, channels)
     geometry = Geometry.of(label)
-    working = at_spacing(geometry, three(settings.SPACING))
+    working = at_spacing(geometry, settings.SPACING)
     around = Box.of(sitk.GetArrayViewFromImage(label))
-    around = around and carry_box(around, geometry, working)
+    around = around and box_on_grid(around, geometry, working)
     grid, factor = choose_grid(working, around)
     image = np.empty((*grid.shape, len(channels)), np.float16)
     for i, scale in enumerate(scales):
-        image[..., i] = scale.apply(picture_on(orient(channels[i]), grid))
+        image[..., i] = scale.apply(smoothed_onto_grid(orient(channels[i]), grid))
         channels[i] = None
     numbers = sitk.GetArrayFromImage(onto_grid(label, grid, sitk.sitkLabelLinear))
-    inside = (around and carry_box(around, working, grid)) or Box((0, 0, 0), (0, 0, 0))
+    inside = (around and box_on_grid(around, working, grid)) or Box((0, 0, 0), (0, 0, 0))
     return {
         "image": image,
         "label": numbers,
@@ -288,13 +289,13 @@ def choose_grid(working, around):
         around: Box of its labels, or None.
     """
     if settings.STEP != "patch":
-        factor = excess(working, settings.VOXELS)
+        factor = coarsening_factor(working, settings.VOXELS)
         return coarser(working, factor), factor
-    factor = excess(
-        part_of(working, grow_box(around, working, settings.SMALLEST_BOX, settings.MARGIN)), settings.VOXELS
+    factor = coarsening_factor(
+        grid_of_box(working, grow_box(around, working, settings.SMALLEST_BOX, settings.MARGIN)), settings.VOXELS
     )
     return coarser(
-        part_of(working, grow_box(around, working, settings.SMALLEST_BOX, settings.LARGEST_MARGIN)), factor
+        grid_of_box(working, grow_box(around, working, settings.SMALLEST_BOX, settings.LARGEST_MARGIN)), factor
     ), factor
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import SimpleITK as sitk
 
-from common.volumes.grids import Box, Geometry, coarser, excess, image_at, onto_grid, part_of
+from common.volumes.grids import Box, Geometry, coarsening_factor, coarser, grid_of_box, image_at, onto_grid
 
 AXES = "xyz"  # left and right, front and back, up and down
 NAMES = ("rotation", "zoom", "shift", "shear", "flip", "gamma", "margins")
@@ -101,10 +101,10 @@ def show(read, geometry, grid, change=None, outside=0.0):
     transform = change.transform(grid) if change else None
     box = _needed(geometry, grid, transform)
     image, labels = read(box)
-    if transform is None and part_of(geometry, box) == grid:
+    if transform is None and grid_of_box(geometry, box) == grid:
         image = image.astype(np.float32)
     else:
-        place, values = part_of(geometry, box), np.broadcast_to(outside, image.shape[-1:])
+        place, values = grid_of_box(geometry, box), np.broadcast_to(outside, image.shape[-1:])
         image = image.astype(np.float32)
         channels = [image_at(image[..., c], place) for c in range(image.shape[-1])]
         moved = [onto_grid(c, grid, sitk.sitkLinear, v, transform) for c, v in zip(channels, values, strict=True)]
@@ -134,5 +134,5 @@ def plain_geometry(shape, spacing):
 
 def within(geometry, box, voxels):
     """Grid of a box, coarser where it has more voxels than that."""
-    part = part_of(geometry, box)
-    return coarser(part, excess(part, voxels))
+    part = grid_of_box(geometry, box)
+    return coarser(part, coarsening_factor(part, voxels))

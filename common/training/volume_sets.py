@@ -15,7 +15,7 @@ from common.slices.drawing import PREDICTED_COLOUR, TRUTH_COLOUR, draw_planes, f
 from common.training.distribution import Spread
 from common.training.timing import clock
 from common.training.volume_augmentation import Change, check_augmentation, plain_geometry, show, within
-from common.volumes.grids import Box, grow_box, part_of, whole_box
+from common.volumes.grids import Box, grid_of_box, grow_box, whole_box
 
 WORKERS = max(2, min(8, os.cpu_count() - 1))  # threads that prepare batches; SimpleITK lets go of Python's lock
 FOREGROUND_SHARE = 0.5  # of the crops that are put around a labelled voxel
@@ -261,7 +261,7 @@ class TrainingBatches(VolumeBatches):
         margins = self.augmentation.get("margins")
         box = volumes.shown(i, rng.choice(margins) if margins else None)
         if self.crop:
-            grid = part_of(geometry, self.draw_crop(volumes.places[i], box, rng))
+            grid = grid_of_box(geometry, self.draw_crop(volumes.places[i], box, rng))
         else:
             grid = within(geometry, box, volumes.voxels)
         return volumes.show(i, grid, change)
@@ -305,4 +305,4 @@ class ValidationBatches(VolumeBatches):
         i, box = item
         if not self.crop:
             return self.volumes.shown_volume(i)
-        return self.volumes.show(i, part_of(self.volumes.geometries[i], box))
+        return self.volumes.show(i, grid_of_box(self.volumes.geometries[i], box))
