@@ -69,7 +69,7 @@ from common.errors import InputError, SettingError, as_input_error, summarise
 from common.files import natural_key, refuse_existing, whole_folder
 from common.parallel import progress
 from common.settings import require_folder
-from common.volumes.datasets import read_case, read_decathlon, read_folders
+from common.volumes.datasets import read_case, read_decathlon, read_folders, survey
 from common.volumes.grids import (
     Box,
     Geometry,
@@ -84,10 +84,11 @@ from common.volumes.grids import (
     orient,
     smoothed_onto_grid,
 )
-from common.volumes.intensity import TASKS, ForegroundStatistics, Scale, fixed_rule, scales_of
+from common.volumes.intensity import fixed_rule, rule_of, scales_of
+from common.volumes.labels import sample_voxels
 
 FORMAT = 1  # version of packed volumes
-PLACES = 500  # voxels of each label of which the place is kept, to put crops around
+SAMPLES = 500  # voxels of each label whose positions are kept, to put crops around
 
 
 def main():
@@ -95,9 +96,9 @@ def main():
     data = find_data()
     divisions = divide(sorted((case.name for case in data.cases), key=natural_key))
     refuse_existing(settings.PACKED, settings.REPLACE, "cases.h5")
-    rule, labels = look_at(data)
+    rule, labels = find_rule_and_labels(data)
     print(
-        (f"packing {len(data.cases)} volumes, step {settings.STEP}, {len(labels)} labels, into {settings.PACKED}"),
+        f"packing {len(data.cases)} volumes, step {settings.STEP}, {len(labels)} labels, into {settings.PACKED}",
         flush=True,
     )
     attributes = {
@@ -111,16 +112,14 @@ def main():
         "smallest_box": settings.SMALLEST_BOX,
         "margin": settings.MARGIN,
     }
-    with whole_folder(settings.PACKED, settings.REPLACE, "cases.h5") as part:
-        written = pack_all(part / "cases.h5", data, labels, rule, attributes)
-        for folder, sets in divisions.items():
+    with whole_folder(settings.PACKED, settings.REPLACE, "cases.h5") as folder:
+        written = pack_cases(folder / "cases.h5", data, labels, rule, attributes)
+        for subfolder, sets in divisions.items():
             for name, cases in sets.items():
-                write_links(part, folder, name, [case for case in cases if case in written], attributes)
+                write_set(folder, subfolder, name, [case for case in cases if case in written], attributes)
     sizes = ", ".join(f"{name} {len(cases)}" for name, cases in next(iter(divisions.values())).items())
-    print(
-        f"wrote {len(written)} volumes to {settings.PACKED}"
-        + (f" in {settings.FOLDS} folds" if settings.FOLDS else f": {sizes}")
-    )
+    divided = f" in {settings.FOLDS} folds" if settings.FOLDS else f": {sizes}"
+    print(f"wrote {len(written)} volumes to {settings.PACKED}{divided}")
 
 
 def check_settings():
@@ -174,50 +173,34 @@ def divide(names):
     return divisions
 
 
-def look_at(data):
-    """The rule of the grey values, and the labels by number; reads all volumes once where not both are known.
+def find_rule_and_labels(data):
+    """Rule of the gray values, and names of the labels by number; reads all volumes once unless both are known.
 
     Raises:
-        InputError: if volumes cannot be used, or hold no labels.
+        InputError: if volumes cannot be used, or contain no labels.
     """
-    kind = ("ct" if data.ct else "mr") if settings.INTENSITY == "auto" else settings.INTENSITY
-    rule = {"kind": "volume"} if kind == "mr" else None
-    if isinstance(kind, dict) or kind in TASKS:
-        rule = fixed_rule([Scale(**kind) if isinstance(kind, dict) else TASKS[kind]])
+    rule = rule_of(settings.INTENSITY, data.ct)
     if rule and data.labels:
         return rule, data.labels
-    statistics, numbers_found, problems = [], set(), []
-    for case in progress(data.cases, len(data.cases), "looking at volumes"):
-        try:
-            channels, label = read_case(case, data.labels, settings.LABEL_VALUES)
-        except InputError as error:
-            problems.append(str(error))
-            continue
-        numbers = sitk.GetArrayViewFromImage(label)
-        numbers_found |= set(np.flatnonzero(np.bincount(numbers.ravel())).tolist()) - {0}
-        statistics += [ForegroundStatistics() for _ in range(len(channels) - len(statistics))]
-        for channel, image in zip(statistics, channels, strict=False):
-            channel.add(sitk.GetArrayViewFromImage(image)[numbers > 0])
-    if problems:
-        raise InputError(summarise(problems, "volumes cannot be used"))
-    if sorted(numbers_found) != list(range(1, len(numbers_found) + 1)):
-        found = ", ".join(map(str, sorted(numbers_found))) or "none"
-        raise InputError(f"the label volumes hold the labels {found}; expected 1, 2 and so on: see --label-values")
+    labels, statistics = survey(data, settings.LABEL_VALUES)
+    if labels != list(range(1, len(labels) + 1)):
+        listed = ", ".join(map(str, labels)) or "none"
+        raise InputError(f"the label volumes hold the labels {listed}; expected 1, 2 and so on: see --label-values")
     with as_input_error("INTENSITY"):
-        rule = rule or fixed_rule([channel.scale() for channel in statistics])
-    return rule, data.labels or {number: str(number) for number in sorted(numbers_found)}
+        rule = rule or fixed_rule([of_channel.scale() for of_channel in statistics])
+    return rule, data.labels or {label: str(label) for label in labels}
 
 
-def pack_all(file, data, labels, rule, attributes):
+def pack_cases(file, data, labels, rule, attributes):
     """Write cases.h5.
 
     Returns:
         set of the names of the cases in it.
 
     Raises:
-        InputError: if volumes cannot be used; all are looked at.
+        InputError: if volumes cannot be used, once all have been read.
     """
-    problems, written, channels = [], set(), None
+    problems, written, first = [], set(), None  # path and channels of the first volume
     with h5py.File(file, "w") as packed:
         for case in progress(data.cases, len(data.cases), "packing"):
             try:
@@ -228,17 +211,17 @@ def pack_all(file, data, labels, rule, attributes):
             if volume is None:
                 print(f"{case.label} holds no label and is left out")
                 continue
-            channels = channels or (volume["image"].shape[-1], case.image)
-            if volume["image"].shape[-1] != channels[0]:
-                have = volume["image"].shape[-1]
-                problems.append(f"{case.image} has {have} channels; {channels[1]} has {channels[0]}")
+            channels = volume["image"].shape[-1]
+            first = first or (case.image, channels)
+            if channels != first[1]:
+                problems.append(f"{case.image} has {channels} channels; {first[0]} has {first[1]}")
                 continue
             group = packed.create_group(f"cases/{case.name}")
             for name in ("image", "label", "places"):
                 group[name] = volume.pop(name)
             group.attrs.update(volume)
             written.add(case.name)
-        attributes["channels"] = channels[0] if channels else 0
+        attributes["channels"] = first[1] if first else 0
         packed.attrs.update(attributes)
     if problems or not written:
         raise InputError(summarise(problems or ["no volume holds a label"], "volumes cannot be packed"))
@@ -246,7 +229,7 @@ def pack_all(file, data, labels, rule, attributes):
 
 
 def prepare(case, labels, rule):
-    """What is packed of a case: image, label and places, arrays, and its attributes; None for one that is left out."""
+    """Content of the group of a case: arrays image, label and places, and its attributes; None for a case to skip."""
     channels, label = read_case(case, labels, settings.LABEL_VALUES)
     original = Geometry.of(label)
     if not sitk.GetArrayViewFromImage(label).any():
@@ -258,67 +241,56 @@ def prepare(case, labels, rule):
     label = sitk.Cast(label > 0, sitk.sitkUInt8) if settings.STEP == "whole" else label
     with as_input_error(case.image):
         scales = scales_of(rule, channels)
-    geometry = Geometry.of(label)
-    working = at_spacing(geometry, settings.SPACING)
-    around = Box.of(sitk.GetArrayViewFromImage(label))
-    around = around and box_on_grid(around, geometry, working)
-    grid, factor = choose_grid(working, around)
+    oriented = Geometry.of(label)
+    working = at_spacing(oriented, settings.SPACING)
+    box = Box.of(sitk.GetArrayViewFromImage(label))
+    box = box and box_on_grid(box, oriented, working)
+    grid, factor = choose_grid(working, box)
     image = np.empty((*grid.shape, len(channels)), np.float16)
     for i, scale in enumerate(scales):
         image[..., i] = scale.apply(smoothed_onto_grid(orient(channels[i]), grid))
         channels[i] = None
     numbers = sitk.GetArrayFromImage(onto_grid(label, grid, sitk.sitkLabelLinear))
-    inside = (around and box_on_grid(around, working, grid)) or Box((0, 0, 0), (0, 0, 0))
+    box = (box and box_on_grid(box, working, grid)) or Box((0, 0, 0), (0, 0, 0))
     return {
         "image": image,
         "label": numbers,
-        "places": places_of(numbers),
+        "places": sample_voxels(numbers, SAMPLES),
         "original": json.dumps(original._asdict()),
         "grid": json.dumps(grid._asdict()),
-        "box": [inside.start, inside.stop],
+        "box": [box.start, box.stop],
         "factor": factor,
         "lowest": image.min(axis=(0, 1, 2)),
     }
 
 
-def choose_grid(working, around):
+def choose_grid(working, box):
     """Grid on which a case is packed, and the factor by which it is coarser than the working one.
 
     Args:
         working: Geometry of the volume at SPACING.
-        around: Box of its labels, or None.
+        box: Box of its labels, or None.
     """
     if settings.STEP != "patch":
         factor = coarsening_factor(working, settings.VOXELS)
         return coarser(working, factor), factor
-    factor = coarsening_factor(
-        grid_of_box(working, grow_box(around, working, settings.SMALLEST_BOX, settings.MARGIN)), settings.VOXELS
+    usual, largest = (
+        grid_of_box(working, grow_box(box, working, settings.SMALLEST_BOX, margin))
+        for margin in (settings.MARGIN, settings.LARGEST_MARGIN)
     )
-    return coarser(
-        grid_of_box(working, grow_box(around, working, settings.SMALLEST_BOX, settings.LARGEST_MARGIN)), factor
-    ), factor
+    factor = coarsening_factor(usual, settings.VOXELS)
+    return coarser(largest, factor), factor
 
 
-def places_of(numbers):
-    """Some voxels of each label, (N, 4) int16: up, back, left, and the label."""
-    rng = np.random.default_rng(0)
-    found = [np.zeros((0, 4), np.int16)]
-    for label in filter(None, np.flatnonzero(np.bincount(numbers.ravel()))):
-        voxels = np.argwhere(numbers == label)
-        voxels = voxels[np.sort(rng.choice(len(voxels), min(PLACES, len(voxels)), replace=False))]
-        found.append(np.column_stack([voxels, np.full(len(voxels), label)]).astype(np.int16))
-    return np.concatenate(found)
-
-
-def write_links(root, folder, name, cases, attributes):
-    """Write a set: links to its cases, which stand in cases.h5 once."""
+def write_set(folder, subfolder, name, cases, attributes):
+    """Write a set as links to its cases, which are stored once, in cases.h5."""
     if not cases:
         raise InputError(f"{name}.h5 would hold no case: all of them are empty")
-    (root / folder).mkdir(exist_ok=True)
-    with h5py.File(root / folder / f"{name}.h5", "w") as packed:
+    (folder / subfolder).mkdir(exist_ok=True)
+    with h5py.File(folder / subfolder / f"{name}.h5", "w") as packed:
         packed.attrs.update(attributes)
         for case in cases:
-            packed[f"cases/{case}"] = h5py.ExternalLink("../cases.h5" if folder else "cases.h5", f"cases/{case}")
+            packed[f"cases/{case}"] = h5py.ExternalLink("../cases.h5" if subfolder else "cases.h5", f"cases/{case}")
 
 
 if __name__ == "__main__":

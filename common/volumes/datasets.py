@@ -1,15 +1,18 @@
-"""Volumes with label volumes: the layout of the Medical Segmentation Decathlon, or two folders; and reading them."""
+"""Volumes with label volumes: a data set of the Medical Segmentation Decathlon, or two folders; and reading them."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import SimpleITK as sitk
 
 from common.errors import InputError, summarise
 from common.files import read_json
+from common.parallel import progress
 from common.volumes.finding import match_labels, name_of
 from common.volumes.grids import Geometry, image_at
+from common.volumes.intensity import ForegroundStatistics
 from common.volumes.labels import labels_in
 from common.volumes.privacy import safe_names
 from common.volumes.reading import read_channels, read_volume
@@ -113,3 +116,33 @@ def read_case(case, names, label_values=None):
     if not np.allclose(grid.to_points(corners), label_grid.to_points(corners), atol=tolerance):
         raise InputError(f"{case.label} lies on another grid than {case.image}: its origin, spacing or axes differ")
     return channels, image_at(labels_in(label, case.label, label_values, names), grid)
+
+
+def survey(data, label_values=None):
+    """Read all volumes of a data set once.
+
+    Args:
+        data: VolumeData.
+        label_values: as `labels_in` takes it.
+
+    Returns:
+        labels that the volumes contain, a sorted list without 0; and ForegroundStatistics of each channel.
+
+    Raises:
+        InputError: if volumes cannot be used.
+    """
+    labels, statistics, problems = set(), [], []
+    for case in progress(data.cases, len(data.cases), "looking at volumes"):
+        try:
+            channels, label_image = read_case(case, data.labels, label_values)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        numbers = sitk.GetArrayViewFromImage(label_image)
+        labels |= set(np.flatnonzero(np.bincount(numbers.ravel())).tolist()) - {0}
+        statistics += [ForegroundStatistics() for _ in range(len(channels) - len(statistics))]
+        for of_channel, image in zip(statistics, channels, strict=False):
+            of_channel.add(sitk.GetArrayViewFromImage(image)[numbers > 0])
+    if problems:
+        raise InputError(summarise(problems, "volumes cannot be used"))
+    return sorted(labels), statistics

@@ -41,6 +41,25 @@ TASKS = {
 }
 
 
+def rule_of(intensity, is_ct=None):
+    """Rule for a setting INTENSITY.
+
+    Args:
+        intensity: "auto", "ct", "mr", a name of TASKS, or a dict of the fields of a Scale.
+        is_ct: whether the volumes are CT; None if that is not known.
+
+    Returns:
+        dict, see above; None for "ct", which takes the scales from the ForegroundStatistics of the data set.
+    """
+    if intensity == "auto":
+        intensity = "ct" if is_ct else "mr"
+    if intensity == "ct":
+        return None
+    if intensity == "mr":
+        return {"kind": "volume"}
+    return fixed_rule([Scale(**intensity) if isinstance(intensity, dict) else TASKS[intensity]])
+
+
 def fixed_rule(scales):
     """The rule with these Scales, one a channel."""
     return {"kind": "fixed", "channels": [scale._asdict() for scale in scales]}

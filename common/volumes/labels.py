@@ -115,6 +115,25 @@ def measure_labels(case, labels, classes=1):
     ]
 
 
+def sample_voxels(labels, count):
+    """Some voxels of each label, drawn at random, the same ones each time.
+
+    Args:
+        labels: (S, P, L) uint8 array.
+        count: maximum number of voxels per label.
+
+    Returns:
+        (N, 4) int16 array: up, back, left, and the label.
+    """
+    rng = np.random.default_rng(0)
+    samples = [np.zeros((0, 4), np.int16)]
+    for label in filter(None, np.flatnonzero(np.bincount(labels.ravel()))):
+        voxels = np.argwhere(labels == label)
+        voxels = voxels[np.sort(rng.choice(len(voxels), min(count, len(voxels)), replace=False))]
+        samples.append(np.column_stack([voxels, np.full(len(voxels), label)]).astype(np.int16))
+    return np.concatenate(samples)
+
+
 class CaseVolumes:
     """Collects predicted masks and writes a label volume of each case that came from a volume, one at a time.
 
