@@ -32,12 +32,11 @@ REPLACE: bool = False  # True to write over packed volumes that exist
 # --- what a network gets to see
 STEP: Literal["whole", "patch", "single"] = "whole"  # "whole", then "patch"; or "single"
 SPACING: Spacing | None = 1.0  # mm to resample to, one number or three (left, back, head); None: as it is
-VOXELS: Annotated[int, Ge(4096), Le(10**10)] | None = 5832000
-# greater volumes (or boxes, with "patch") are scaled down to so many; None: never
+VOXELS: Annotated[int, Ge(4096), Le(10**10)] | None = 5832000  # maximum of a volume (of a box, with "patch"); larger
+# ones are scaled down to it; None: no maximum
 SMALLEST_BOX: Annotated[int, Ge(1), Le(4096)] = 24  # voxels a side to which the box around the labels is grown at least
 MARGIN: Annotated[float, Ge(0), Le(2)] = 0.2  # share of its sides by which it is then grown on each side
-LARGEST_MARGIN: Annotated[float, Ge(0), Le(2)] = 0.3
-# the same as far as it is packed, for the "margins" of train.py's AUGMENTATION
+LARGEST_MARGIN: Annotated[float, Ge(0), Le(2)] = 0.3  # margin that is packed, for "margins" in train.py's AUGMENTATION
 
 # --- grey values
 INTENSITY: Literal["auto", "ct", "mr", "liver", "lung", "pancreas"] | Intensity = "auto"
@@ -46,10 +45,8 @@ INTENSITY: Literal["auto", "ct", "mr", "liver", "lung", "pancreas"] | Intensity 
 # "mean": 0.5, "sd": 0.2}, the last two in units of low to high
 
 # --- labels
-LABEL_VALUES: LabelValues | None = None
-# for instance {5: 1, 6: 1}, what is not named becomes 0; None takes them as they are
-EMPTY: Literal["refuse", "skip", "keep"] = "refuse"
-# volumes without any label: "refuse", "skip", or "keep" them (not with "patch")
+LABEL_VALUES: LabelValues | None = None  # such as {5: 1, 6: 1}, all other values become 0; None: values are labels
+EMPTY: Literal["refuse", "skip", "keep"] = "refuse"  # volumes without any label; "keep" does not work with "patch"
 
 # --- division
 VALIDATION_SHARE: Annotated[float, Ge(0.001), Le(0.999)] = 0.2  # share of the cases to choose the best epoch by
@@ -69,6 +66,7 @@ from common.errors import InputError, SettingError, as_input_error, summarise
 from common.files import natural_key, refuse_existing, whole_folder
 from common.parallel import progress
 from common.settings import require_folder
+from common.slices.lists import count_of_share, make_divisions, pick_named
 from common.volumes.datasets import read_case, read_decathlon, read_folders, survey
 from common.volumes.grids import (
     Box,
@@ -97,15 +95,13 @@ def main():
     divisions = divide(sorted((case.name for case in data.cases), key=natural_key))
     refuse_existing(settings.PACKED, settings.REPLACE, "cases.h5")
     rule, labels = find_rule_and_labels(data)
-    print(
-        f"packing {len(data.cases)} volumes, step {settings.STEP}, {len(labels)} labels, into {settings.PACKED}",
-        flush=True,
-    )
+    count, step = len(data.cases), settings.STEP
+    print(f"packing {count} volumes, step {step}, {len(labels)} labels, into {settings.PACKED}", flush=True)
     attributes = {
         "format": FORMAT,
         "settings": json.dumps(settings.as_json()),
-        "step": settings.STEP,
-        "labels": json.dumps(["foreground"] if settings.STEP == "whole" else list(labels.values())),
+        "step": step,
+        "labels": json.dumps(["foreground"] if step == "whole" else list(labels.values())),
         "intensity": json.dumps(rule),
         "spacing": json.dumps(along_axes(settings.SPACING)),
         "voxels": settings.VOXELS or 0,
@@ -143,34 +139,25 @@ def find_data():
 
 
 def divide(names):
-    """Divide cases.
+    """Divide cases into sets.
 
     Args:
         names: list of str.
 
     Returns:
-        dict of subfolder ("" or "fold1" and so on) to a dict of set to names.
+        dict of subfolder ("" or "fold1" and so on) to dict of "train" and "validation" to names.
     """
+    drawn = np.random.default_rng(settings.SEED).permutation(names).tolist()
     if settings.VALIDATION_CASES is not None:
-        if unknown := set(settings.VALIDATION_CASES) - set(names):
-            raise InputError(f"VALIDATION_CASES: there is no case {min(unknown)}; there are {', '.join(names[:10])}")
-        kept = {"": set(settings.VALIDATION_CASES)}
+        validation = [pick_named(names, settings.VALIDATION_CASES, str, "VALIDATION_CASES")[0]]
+    elif settings.FOLDS:
+        validation = [drawn[fold :: settings.FOLDS] for fold in range(settings.FOLDS)]
     else:
-        count = settings.FOLDS or max(1, round(settings.VALIDATION_SHARE * len(names)))
-        drawn = np.random.default_rng(settings.SEED).permutation(names).tolist()
-        parts = (
-            {f"fold{i + 1}": drawn[i :: settings.FOLDS] for i in range(settings.FOLDS)}
-            if settings.FOLDS
-            else {"": drawn[:count]}
-        )
-        kept = {folder: set(part) for folder, part in parts.items()}
-    divisions = {}
-    for folder, validation in kept.items():
-        train = [name for name in names if name not in validation]
-        if not train or not validation:
-            raise InputError(f"{len(names)} cases cannot be divided: none would be left to train on, or to validate")
-        divisions[folder] = {"train": train, "validation": [name for name in names if name in validation]}
-    return divisions
+        validation = [drawn[: count_of_share(settings.VALIDATION_SHARE, len(names))]]
+    divisions = make_divisions(names, validation)
+    if not all(train and held_out for train, held_out in divisions.values()):
+        raise InputError(f"{len(names)} cases cannot be divided: none would be left to train on, or to validate")
+    return {folder: dict(zip(("train", "validation"), sets, strict=True)) for folder, sets in divisions.items()}
 
 
 def find_rule_and_labels(data):
@@ -183,9 +170,6 @@ def find_rule_and_labels(data):
     if rule and data.labels:
         return rule, data.labels
     labels, statistics = survey(data, settings.LABEL_VALUES)
-    if labels != list(range(1, len(labels) + 1)):
-        listed = ", ".join(map(str, labels)) or "none"
-        raise InputError(f"the label volumes hold the labels {listed}; expected 1, 2 and so on: see --label-values")
     with as_input_error("INTENSITY"):
         rule = rule or fixed_rule([of_channel.scale() for of_channel in statistics])
     return rule, data.labels or {label: str(label) for label in labels}

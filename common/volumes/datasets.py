@@ -126,10 +126,10 @@ def survey(data, label_values=None):
         label_values: as `labels_in` takes it.
 
     Returns:
-        labels that the volumes contain, a sorted list without 0; and ForegroundStatistics of each channel.
+        labels that the volumes contain, 1, 2 and so on; and ForegroundStatistics of each channel.
 
     Raises:
-        InputError: if volumes cannot be used.
+        InputError: if volumes cannot be used, contain no labels, or labels with gaps.
     """
     labels, statistics, problems = set(), [], []
     for case in progress(data.cases, len(data.cases), "looking at volumes"):
@@ -145,4 +145,7 @@ def survey(data, label_values=None):
             of_channel.add(sitk.GetArrayViewFromImage(image)[numbers > 0])
     if problems:
         raise InputError(summarise(problems, "volumes cannot be used"))
+    if sorted(labels) != list(range(1, len(labels) + 1)):
+        listed = ", ".join(map(str, sorted(labels))) or "none"
+        raise InputError(f"the label volumes hold the labels {listed}; expected 1, 2 and so on: see --label-values")
     return sorted(labels), statistics

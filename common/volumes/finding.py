@@ -6,6 +6,7 @@ This module does not import SimpleITK, so that scripts can tell a volume from a 
 from pathlib import Path
 
 from common.errors import InputError, summarise
+from common.slices.cases import without_partner
 
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm")
 LABEL_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")  # formats in which label volumes are written
@@ -94,9 +95,9 @@ def match_labels(images, labels, label_name):
         volumes = {name: path for name, path in volumes.items() if label_name.format(id=name) in label_volumes}
     expected = {name: label_name.format(id=name) for name in volumes}
     alone = [
-        f"{volumes[name]} has no labels {label} in {labels}"
+        message
         for name, label in expected.items()
-        if label not in label_volumes
+        for message in without_partner({label: volumes[name]}, label_volumes, f"labels {label} in {labels}")
     ]
     if alone or not volumes:
         raise InputError(summarise(alone or [f"no name in {labels} fits"], "volumes have no labels; see --label-name"))
