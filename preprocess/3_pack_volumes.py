@@ -133,9 +133,8 @@ def find_data():
         return data
     if not settings.IMAGES:
         raise InputError("DATA is not set; give --data a folder with dataset.json, or --images and --labels")
-    return read_folders(
-        require_folder(settings.IMAGES, "IMAGES"), require_folder(settings.LABELS, "LABELS"), settings.LABEL_NAME
-    )
+    images, labels = require_folder(settings.IMAGES, "IMAGES"), require_folder(settings.LABELS, "LABELS")
+    return read_folders(images, labels, settings.LABEL_NAME)
 
 
 def divide(names):
@@ -221,8 +220,7 @@ def prepare(case, labels, rule):
             return None
         if settings.EMPTY == "refuse" or settings.STEP == "patch":
             raise InputError(f'{case.label} holds no label; leave the case out, or give --empty "skip"')
-    label = orient(label)
-    label = sitk.Cast(label > 0, sitk.sitkUInt8) if settings.STEP == "whole" else label
+    label = orient(sitk.Cast(label > 0, sitk.sitkUInt8) if settings.STEP == "whole" else label)
     with as_input_error(case.image):
         scales = scales_of(rule, channels)
     oriented = Geometry.of(label)
