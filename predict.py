@@ -93,15 +93,9 @@ from common.slices.images import encode_png, read_picture, stretch, to_gray, win
 from common.slices.masks import class_numbers, clean, from_classes
 from common.training.cross_validation import is_cross_validation, read_choice
 from common.training.trained_models import model_file
+from common.volumes.finding import ending_of, find_volumes, is_volume
 from common.volumes.labels import CaseVolumes
-from common.volumes.reading import (
-    ending_of,
-    find_volumes,
-    is_volume,
-    open_slices,
-    slice_entry,
-    three,
-)
+from common.volumes.slicing import open_slices, slice_entry
 
 RECORD = "prediction.json"
 LIKE_TRAINING = {"tile": "tile", "crop": "tile", "pad": "pad"}  # FIT by that of the importer, which else is "resize"
@@ -284,7 +278,7 @@ def open_input(prepared):
     """
     if settings.INPUT and is_volume(settings.INPUT):
         plane, window = settings.PLANE or prepared["plane"] or "axial", settings.WINDOW or prepared["window"]
-        spacing = prepared["resampled"] if settings.SPACING is None else three(settings.SPACING)
+        spacing = prepared["resampled"] if settings.SPACING is None else settings.SPACING
         values, levels, volume = open_slices(settings.INPUT, plane, window, spacing=spacing, series=settings.SERIES)
         entries = {f"{i + 1:04d}": slice_entry(values.shape[1:], i) for i in range(len(values))}
         record = {"slices": entries, "volume": volume}

@@ -28,9 +28,9 @@ from common.parallel import ordered_map, progress
 from common.settings import require_folder
 from common.slices.cases import find_slices
 from common.slices.images import read_picture
-from common.volumes.labels import WRITTEN
-from common.volumes.nodules import candidates, run_lengths
-from common.volumes.reading import ending_of, read_volume
+from common.volumes.finding import LABEL_ENDINGS, ending_of
+from common.volumes.nodules import find_nodules, run_lengths
+from common.volumes.reading import read_volume
 
 
 def main():
@@ -49,17 +49,16 @@ def run_length_rows():
 
 
 def nodule_rows():
-    files = [
-        path for path in sorted(require_folder(settings.PREDICTED, "PREDICTED").iterdir()) if ending_of(path) in WRITTEN
-    ]
+    folder = require_folder(settings.PREDICTED, "PREDICTED")
+    files = [path for path in sorted(folder.iterdir()) if ending_of(path) in LABEL_ENDINGS]
     if not files:
         raise InputError(
-            f"{settings.PREDICTED} holds no label volume ({', '.join(WRITTEN)}); predict.py writes them of cases"
+            f"{settings.PREDICTED} holds no label volume ({', '.join(LABEL_ENDINGS)}); predict.py writes them of cases"
         )
     rows = []
     for path in progress(files, len(files), "reading"):
         name = path.name[: -len(ending_of(path))].removeprefix("case_")
-        for x, y, z, diameter in candidates(read_volume(path)):
+        for x, y, z, diameter in find_nodules(read_volume(path)):
             rows.append((name, x, y, z, settings.PROBABILITY, diameter))
     return pd.DataFrame(rows, columns=["seriesuid", "coordX", "coordY", "coordZ", "probability", "diameter_mm"])
 

@@ -43,8 +43,8 @@ from common.volumes.labels import label_image, write_labels
 LABELS = {"0": "background", "1": "outer", "2": "inner", "3": "lesion"}
 ORIENTATIONS = ("LPS", "RAS", "LPI", "PLS")  # of the axes, in turn
 AIR, OUTER, INNER, LESION, BODY, OTHER = range(6)  # tissues; those of LABELS have their numbers
-# Grey of each tissue, by contrast.
-GREYS = (
+# Gray value of each tissue, by contrast.
+GRAYS = (
     (0, 0, 0, 0),
     (600, 420, 300, 650),
     (520, 640, 480, 400),
@@ -57,25 +57,94 @@ NOISE = 45
 
 def main():
     refuse_existing(settings.DATA, settings.REPLACE, "dataset.json")
-    print(f"drawing {settings.TRAIN} cases to train on and {settings.TEST} to test on into {settings.DATA}", flush=True)
-    names = [f"volume_{number:02d}" for number in range(1, settings.TRAIN + settings.TEST + 1)]
-    with whole_folder(settings.DATA, settings.REPLACE, "dataset.json") as part:
+    train, test = settings.TRAIN, settings.TEST
+    print(f"drawing {train} cases to train on and {test} to test on into {settings.DATA}", flush=True)
+    names = [f"volume_{number:02d}" for number in range(1, train + test + 1)]
+    with whole_folder(settings.DATA, settings.REPLACE, "dataset.json") as folder:
         for number, name in enumerate(progress(names, len(names), "drawing")):
-            kind = "Tr" if number < settings.TRAIN else "Ts"
+            is_test = number >= train
             # a test case is the same one however many there are to train on
-            rng = np.random.default_rng(
-                [settings.SEED, kind == "Ts", number if kind == "Tr" else number - settings.TRAIN]
-            )
-            write_case(part, kind, name, number, rng)
-        write_json(part / "dataset.json", describe(names))
+            rng = np.random.default_rng([settings.SEED, is_test, number - train if is_test else number])
+            write_case(folder, "Ts" if is_test else "Tr", name, ORIENTATIONS[number % len(ORIENTATIONS)], rng)
+        write_json(folder / "dataset.json", describe(names))
     print(f"wrote {len(names)} volumes with labels to {settings.DATA}")
+
+
+def write_case(folder, subset, name, orientation, rng):
+    """Draw a case and write image and labels.
+
+    Args:
+        folder: Path of the data set.
+        subset: "Tr" or "Ts", the ending of the names of its folders.
+        name: of the files.
+        orientation: of the axes, such as "LPS".
+        rng: numpy.random.Generator.
+    """
+    size = np.array([rng.integers(48, 65), rng.integers(72, 97), rng.integers(72, 97)])  # up, back, left
+    extent = np.array([rng.uniform(96, 120), rng.uniform(80, 95), rng.uniform(85, 100)])  # mm
+    tissue = draw_tissues(size, extent, rng)
+    labels = np.where(tissue <= LESION, tissue, 0)
+    spacing = (extent / size)[::-1].round(4).tolist()
+    origin = rng.uniform(-200, 200, 3).round(2).tolist()
+    geometry = Geometry(tuple(size[::-1].tolist()), spacing, origin, tuple(np.eye(3).ravel()))
+    channels = []
+    for channel in range(settings.CONTRASTS):
+        image = sitk.GetImageFromArray(draw_contrast(tissue, channel, rng))
+        image.CopyInformation(label_image(labels, geometry))
+        channels.append(sitk.DICOMOrient(image, orientation))
+    image = sitk.JoinSeries(channels) if settings.CONTRASTS > 1 else channels[0]
+    for folder_name in (f"images{subset}", f"labels{subset}"):
+        (folder / folder_name).mkdir(exist_ok=True)
+    write_labels(image, folder / f"images{subset}" / f"{name}.nii.gz")
+    labels = sitk.DICOMOrient(label_image(labels, geometry), orientation)
+    write_labels(labels, folder / f"labels{subset}" / f"{name}.nii.gz")
+
+
+def draw_tissues(size, extent, rng):
+    """Tissue in each voxel, (S, H, W) uint8, of a volume of `size` voxels and `extent` mm."""
+    axes = [(np.arange(n) + 0.5) / n * mm - mm / 2 for n, mm in zip(size, extent, strict=True)]
+    points = np.stack(np.meshgrid(*axes, indexing="ij"))
+    bend = np.stack([smooth_field(size, rng) for _ in range(3)])  # mm by which outlines are bent
+
+    def ellipsoid(center, radii):
+        moved = points + 2.5 * bend - np.reshape(center, (3, 1, 1, 1))
+        return np.sum((moved / np.reshape(radii, (3, 1, 1, 1))) ** 2, axis=0) < 1
+
+    tissue = np.full(tuple(size), AIR, np.uint8)
+    tissue[ellipsoid((0, 0, 0), (70, 37, 40))] = BODY
+    outer = np.array([rng.uniform(-14, 14), rng.uniform(-6, 6), rng.uniform(-8, -2)])
+    radii = np.array([rng.uniform(18, 24), rng.uniform(16, 20), rng.uniform(17, 22)])
+    for _ in range(4):  # other organs: never where the outer one is
+        center = np.array([rng.uniform(-40, 40), rng.uniform(-22, 22), rng.uniform(-26, 26)])
+        other = ellipsoid(center, rng.uniform(6, 11, 3)) & (tissue == BODY)
+        tissue[other] = OTHER
+    tissue[ellipsoid(outer, radii + 3)] = BODY
+    tissue[ellipsoid(outer, radii)] = OUTER
+    tissue[ellipsoid(outer + rng.uniform(-3, 3, 3), radii * rng.uniform(0.45, 0.6))] = INNER
+    direction = rng.normal(size=3)
+    direction /= np.linalg.norm(direction)
+    tissue[ellipsoid(outer + 0.78 * radii * direction, rng.uniform(4.5, 7, 3))] = LESION
+    return tissue
+
+
+def smooth_field(size, rng):
+    """Smooth random field (S, H, W) of deviation 1: the lowest waves along each axis."""
+    waves = [np.cos(np.pi * np.outer(np.arange(4), (np.arange(n) + 0.5) / n)) for n in size]
+    field = np.einsum("abc,ai,bj,ck->ijk", rng.normal(size=(4, 4, 4)), *waves, optimize=True)
+    return (field - field.mean()) / field.std()
+
+
+def draw_contrast(tissue, channel, rng):
+    """(S, H, W) int16, the tissue as a contrast shows it."""
+    grays = [gray[channel] * rng.uniform(0.96, 1.04) for gray in GRAYS]
+    image = ndimage.gaussian_filter(np.array(grays)[tissue], 0.5)
+    image *= rng.uniform(0.7, 1.5) * (1 + 0.08 * smooth_field(tissue.shape, rng))
+    return np.abs(image + rng.normal(0, NOISE, tissue.shape)).astype(np.int16)
 
 
 def describe(names):
     """Content of dataset.json."""
-    training = [
-        {"image": f"./imagesTr/{name}.nii.gz", "label": f"./labelsTr/{name}.nii.gz"} for name in names[: settings.TRAIN]
-    ]
+    training, test = names[: settings.TRAIN], names[settings.TRAIN :]
     return {
         "name": "Synthetic",
         "description": "nested organs and a lesion, drawn by make_volumes.py",
@@ -84,74 +153,9 @@ def describe(names):
         "labels": LABELS,
         "numTraining": settings.TRAIN,
         "numTest": settings.TEST,
-        "training": training,
-        "test": [f"./imagesTs/{name}.nii.gz" for name in names[settings.TRAIN :]],
+        "training": [{side: f"./{side}sTr/{name}.nii.gz" for side in ("image", "label")} for name in training],
+        "test": [f"./imagesTs/{name}.nii.gz" for name in test],
     }
-
-
-def write_case(folder, kind, name, number, rng):
-    """Draw a case and write image and labels."""
-    size = np.array([rng.integers(48, 65), rng.integers(72, 97), rng.integers(72, 97)])  # up, back, left
-    field = np.array([rng.uniform(96, 120), rng.uniform(80, 95), rng.uniform(85, 100)])  # mm
-    tissue = draw(size, field, rng)
-    labels = np.where(tissue <= LESION, tissue, 0)
-    spacing = (field / size)[::-1].round(4).tolist()
-    origin = rng.uniform(-200, 200, 3).round(2).tolist()
-    geometry = Geometry(tuple(size[::-1].tolist()), spacing, origin, tuple(np.eye(3).ravel()))
-    orientation = ORIENTATIONS[number % len(ORIENTATIONS)]
-    channels = []
-    for channel in range(settings.CONTRASTS):
-        image = sitk.GetImageFromArray(photograph(tissue, channel, rng))
-        image.CopyInformation(label_image(labels, geometry))
-        channels.append(sitk.DICOMOrient(image, orientation))
-    image = sitk.JoinSeries(channels) if settings.CONTRASTS > 1 else channels[0]
-    for folder_name in (f"images{kind}", f"labels{kind}"):
-        (folder / folder_name).mkdir(exist_ok=True)
-    write_labels(image, folder / f"images{kind}" / f"{name}.nii.gz")
-    labels = sitk.DICOMOrient(label_image(labels, geometry), orientation)
-    write_labels(labels, folder / f"labels{kind}" / f"{name}.nii.gz")
-
-
-def draw(size, field, rng):
-    """Tissue in each voxel, (S, H, W) uint8."""
-    axes = [(np.arange(n) + 0.5) / n * mm - mm / 2 for n, mm in zip(size, field, strict=True)]
-    places = np.stack(np.meshgrid(*axes, indexing="ij"))
-    bend = np.stack([slow(size, rng) for _ in range(3)])  # mm by which outlines are bent
-
-    def ellipsoid(centre, radii):
-        moved = places + 2.5 * bend - np.reshape(centre, (3, 1, 1, 1))
-        return np.sum((moved / np.reshape(radii, (3, 1, 1, 1))) ** 2, axis=0) < 1
-
-    tissue = np.full(tuple(size), AIR, np.uint8)
-    tissue[ellipsoid((0, 0, 0), (70, 37, 40))] = BODY
-    outer = np.array([rng.uniform(-14, 14), rng.uniform(-6, 6), rng.uniform(-8, -2)])
-    radii = np.array([rng.uniform(18, 24), rng.uniform(16, 20), rng.uniform(17, 22)])
-    for _ in range(4):  # other organs: never where the outer one is
-        centre = np.array([rng.uniform(-40, 40), rng.uniform(-22, 22), rng.uniform(-26, 26)])
-        other = ellipsoid(centre, rng.uniform(6, 11, 3)) & (tissue == BODY)
-        tissue[other] = OTHER
-    tissue[ellipsoid(outer, radii + 3)] = BODY
-    tissue[ellipsoid(outer, radii)] = OUTER
-    tissue[ellipsoid(outer + rng.uniform(-3, 3, 3), radii * rng.uniform(0.45, 0.6))] = INNER
-    towards = rng.normal(size=3)
-    towards /= np.linalg.norm(towards)
-    tissue[ellipsoid(outer + 0.78 * radii * towards, rng.uniform(4.5, 7, 3))] = LESION
-    return tissue
-
-
-def slow(size, rng):
-    """Smooth random field (S, H, W) of deviation 1: the lowest waves along each axis."""
-    waves = [np.cos(np.pi * np.outer(np.arange(4), (np.arange(n) + 0.5) / n)) for n in size]
-    field = np.einsum("abc,ai,bj,ck->ijk", rng.normal(size=(4, 4, 4)), *waves, optimize=True)
-    return (field - field.mean()) / field.std()
-
-
-def photograph(tissue, channel, rng):
-    """(S, H, W) int16, the tissue as a contrast shows it."""
-    greys = [grey[channel] * rng.uniform(0.96, 1.04) for grey in GREYS]
-    grey = ndimage.gaussian_filter(np.array(greys)[tissue], 0.5)
-    grey *= rng.uniform(0.7, 1.5) * (1 + 0.08 * slow(tissue.shape, rng))
-    return np.abs(grey + rng.normal(0, NOISE, tissue.shape)).astype(np.int16)
 
 
 if __name__ == "__main__":

@@ -37,66 +37,42 @@ CUT: bool = False  # True: slices are cut to the square around the lungs, which 
 
 settings = apply_command_line(globals())
 
+from functools import partial
+
 import cv2
 import numpy as np
 
 from common.errors import InputError, SettingError, name_broken
-from common.files import refuse_existing
-from common.parallel import ordered_map, progress
+from common.parallel import ordered_map
 from common.settings import require_folder
-from common.slices.cases import as_case_name, case_record, write_case
+from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
 from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
-from common.volumes import lungs
+from common.volumes.finding import find_volumes
 from common.volumes.grids import Geometry
-from common.volumes.nodules import discs, no_annotations, read_annotations
-from common.volumes.reading import find_volumes, open_slices, slice_entry, spacing_of_plane
+from common.volumes.nodules import LUNG_FINDERS, no_annotations, read_annotations, sphere_masks, square_around
+from common.volumes.slicing import open_slices, slice_entry, spacing_of_plane
 
 
 def main():
     check_settings()
-    of_scan, scans = match_rows()
-    paths = {name: Path(settings.CASES, as_case_name(series_of(name))) for name in of_scan}
-    if len(set(paths.values())) < len(paths):
+    scans = match_annotations()
+    cases = {Path(settings.CASES, as_case_name(series_of(name))): scan for name, scan in scans.items()}
+    if len(cases) < len(scans):
         raise InputError(f"two scans of {settings.SCANS} have the same name; rename one")
-    for path in paths.values():
-        refuse_existing(path, settings.REPLACE, "case.json")
-
-    print(
-        (f"importing {len(of_scan)} scans with {sum(map(len, of_scan.values()))} nodules into {settings.CASES}"),
-        flush=True,
+    refuse_existing_cases(cases, settings.REPLACE)
+    nodules = sum(len(rows) for _, rows in scans.values())
+    print(f"importing {len(scans)} scans with {nodules} nodules into {settings.CASES}", flush=True)
+    fit = "crop" if settings.CUT else "resize"
+    result = import_cases(
+        list(cases.items()),
+        import_scan,
+        partial(CaseRecord, "0_import_nodules.py", settings.SIZE, fit=fit, window=settings.WINDOW),
+        settings.REPLACE,
+        parallel=False,
     )
-    problems, written = [], 0
-    for name, rows in progress(of_scan.items(), len(of_scan), "importing"):
-        try:
-            written += import_scan(scans[name], rows, paths[name])
-        except InputError as error:
-            problems.append(str(error))
-    done = len(of_scan) - len(problems)
-    print(f"wrote {written} slices of {settings.SIZE}x{settings.SIZE} in {done} cases to {settings.CASES}")
-    name_broken(problems, "scans cannot be used", done, settings.SKIP_BROKEN)
-
-
-def match_rows():
-    """Rows of the table by the name of the scan, and the scans themselves; who has no partner is named.
-
-    Raises:
-        InputError: if no slice is wanted of any.
-    """
-    scans = find_volumes(require_folder(settings.SCANS, "SCANS"))
-    table = read_annotations(settings.ANNOTATIONS) if settings.ANNOTATIONS else no_annotations()
-    of_scan = {name: table[table["seriesuid"] == series_of(name)] for name in scans}
-    known = {series_of(name) for name in scans}
-    if settings.ANNOTATIONS:
-        tell("scans have no row", [name for name, rows in of_scan.items() if rows.empty])
-        tell("series of the table have no scan", [name for name in table["seriesuid"].unique() if name not in known])
-    of_scan = {name: rows for name, rows in of_scan.items() if settings.SLICES == "all" or not rows.empty}
-    if not of_scan:
-        raise InputError(f"no scan of {settings.SCANS} has the name of a seriesuid in {settings.ANNOTATIONS}")
-    return of_scan, scans
-
-
-def series_of(name):
-    return name.split("/")[-1]
+    size = f"{settings.SIZE}x{settings.SIZE}"
+    print(f"wrote {result.slices} slices of {size} in {result.cases} cases to {settings.CASES}")
+    name_broken(result.problems, "scans cannot be used", result.cases, settings.SKIP_BROKEN)
 
 
 def check_settings():
@@ -106,48 +82,72 @@ def check_settings():
         raise SettingError("CUT needs LUNGS; give --lungs clusters or --lungs thresholds")
 
 
-def tell(what, names):
-    if names:
-        shown = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-        print(f"{len(names)} {what}: {shown}")
-
-
-def import_scan(path, nodules, case):
-    """Write the case folder of a scan.
+def match_annotations():
+    """Scans with their rows of the table; prints scans without rows and rows without a scan.
 
     Returns:
-        number of slices.
+        dict of the name of a scan to its Path and its rows.
+
+    Raises:
+        InputError: if no slice of any scan is wanted.
     """
-    voxels, _, volume = open_slices(path, "axial", settings.WINDOW)
-    grid = Geometry(**volume["grid"])
-    masks = discs(grid, nodules, settings.NEIGHBOURS if settings.SLICES == "nodules" else len(voxels))
-    empty = np.zeros(voxels.shape[1:], np.uint8)
-    wanted = range(len(voxels)) if settings.SLICES == "all" else sorted(masks)
-    made = list(ordered_map(lambda k: make_slice(voxels[k], masks.get(k, empty)), wanted))
-    boxes = [box for _, _, box in made]
-    slices = {
-        f"{number:04d}": slice_entry(voxels.shape[1:], k, box)
-        for number, (k, box) in enumerate(zip(wanted, boxes, strict=True), 1)
-    }
-    spacing = spacing_of_plane(grid.spacing, "axial")
-    fit = "crop" if settings.CUT else "resize"
-    record = case_record(
-        "0_import_nodules.py", settings.SIZE, slices, fit, False, None, spacing, settings.WINDOW, volume
-    )
-    write_case(case, settings.REPLACE, record, [files for *files, _ in made])
-    return len(slices)
+    paths = find_volumes(require_folder(settings.SCANS, "SCANS"))
+    table = read_annotations(settings.ANNOTATIONS) if settings.ANNOTATIONS else no_annotations()
+    scans = {name: (path, table[table["seriesuid"] == series_of(name)]) for name, path in paths.items()}
+    if settings.ANNOTATIONS:
+        known = set(map(series_of, paths))
+        print_names("scans have no row", [name for name, (_, rows) in scans.items() if rows.empty])
+        print_names("series of the table have no scan", [s for s in table["seriesuid"].unique() if s not in known])
+    scans = {name: scan for name, scan in scans.items() if settings.SLICES == "all" or not scan[1].empty}
+    if not scans:
+        raise InputError(f"no scan of {settings.SCANS} has the name of a seriesuid in {settings.ANNOTATIONS}")
+    return scans
+
+
+def series_of(name):
+    return name.split("/")[-1]
+
+
+def print_names(problem, names):
+    if names:
+        listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+        print(f"{len(names)} {problem}: {listed}")
+
+
+def import_scan(scan):
+    """Read a scan and cut its slices.
+
+    Args:
+        scan: Path of the scan, and its rows of the table.
+
+    Returns:
+        Imported.
+    """
+    path, nodules = scan
+    hu, _, volume = open_slices(path, "axial", settings.WINDOW)
+    grid, shape = Geometry(**volume["grid"]), hu.shape[1:]
+    masks = sphere_masks(grid, nodules, settings.NEIGHBOURS if settings.SLICES == "nodules" else len(hu))
+    wanted = range(len(hu)) if settings.SLICES == "all" else sorted(masks)
+    empty = np.zeros(shape, np.uint8)
+
+    def make_entry(k):
+        image, mask, box = make_slice(hu[k], masks.get(k, empty))
+        return image, mask, slice_entry(shape, k, box)
+
+    record = {"spacing": spacing_of_plane(grid.spacing, "axial"), "volume": volume}
+    return Imported(ordered_map(make_entry, wanted), record)
 
 
 def make_slice(hu, mask):
     """A slice and its mask as PNG files, and the box that they were cut from."""
     (box,) = fit_boxes(hu.shape, settings.SIZE, "resize")
-    grey = window_to_gray(hu, *settings.WINDOW, 8)
+    image = window_to_gray(hu, *settings.WINDOW, 8)
     if settings.LUNGS:
-        inside = lungs.WAYS[settings.LUNGS](np.asarray(hu, np.float32))
-        grey = np.where(inside | (mask > 0), grey, 0).astype(np.uint8)  # a nodule at the wall stays
-        box = (lungs.square_around(inside | (mask > 0)) or box) if settings.CUT else box
+        inside = LUNG_FINDERS[settings.LUNGS](np.asarray(hu, np.float32)) | (mask > 0)  # a nodule at the wall stays
+        image = np.where(inside, image, 0).astype(np.uint8)
+        box = (square_around(inside) or box) if settings.CUT else box
     mask = cut(mask * np.uint8(255), box, settings.SIZE, cv2.INTER_NEAREST)
-    return encode_png(cut(grey, box, settings.SIZE)), encode_png(mask), box
+    return encode_png(cut(image, box, settings.SIZE)), encode_png(mask), box
 
 
 if __name__ == "__main__":

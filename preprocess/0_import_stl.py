@@ -44,12 +44,13 @@ from common.errors import InputError, SettingError
 from common.files import refuse_existing, whole_file, whole_folder, write_json
 from common.parallel import progress
 from common.slices.images import encode_png
+from common.volumes.finding import LABEL_ENDINGS
 from common.volumes.grids import Geometry
-from common.volumes.labels import WRITTEN, label_image, write_labels
+from common.volumes.labels import label_image, write_labels
 from common.volumes.reading import read_volume
-from common.volumes.surfaces import slice_surface, surface_in
+from common.volumes.surfaces import slice_surface, with_vertices
 
-ENDINGS = tuple(ending for ending in WRITTEN if ending != ".mhd")  # which is two files
+ENDINGS = tuple(ending for ending in LABEL_ENDINGS if ending != ".mhd")  # which is two files
 RECORD = "surface.json"
 
 
@@ -57,36 +58,9 @@ def main():
     check_settings()
     surface = read_surface()
     if settings.VOLUME:
-        geometry = Geometry.of(read_volume(settings.VOLUME))
-        print(f"putting {settings.SURFACE} onto the grid of {settings.VOLUME}, {geometry.size}", flush=True)
-        points = surface.vertices * ([1, 1, 1] if settings.SPACE == "LPS" else [-1, -1, 1])
-        in_voxels = surface_in(surface, geometry.to_voxels(points))
-        columns, rows, count = geometry.size
-        masks = np.stack(list(slice_surface(in_voxels, range(count), (rows, columns))))
-        if not masks.any():
-            raise InputError(
-                f"{settings.SURFACE} is outside of {settings.VOLUME}; is it in mm, and is SPACE "
-                f"({settings.SPACE}) right?"
-            )
-        with whole_file(settings.OUTPUT) as part:
-            write_labels(label_image(masks, geometry), part)
-        print(f"wrote {settings.OUTPUT}: {int(masks.sum())} voxels in {int(masks.any((1, 2)).sum())} of {count} slices")
-        return
-
-    in_pixels, places = to_pixels(surface)
-    print(
-        f"slicing {settings.SURFACE} along {settings.AXIS} into {len(places)} masks of "
-        f"{settings.SIZE}x{settings.SIZE}, into {settings.OUTPUT}",
-        flush=True,
-    )
-    with whole_folder(settings.OUTPUT, settings.REPLACE, RECORD) as part:
-        masks = progress(slice_surface(in_pixels, places, (settings.SIZE, settings.SIZE)), len(places), "slicing")
-        for number, mask in enumerate(masks, 1):
-            mask = mask[::-1] if settings.FLIP in ("vertical", "both") else mask
-            mask = mask[:, ::-1] if settings.FLIP in ("horizontal", "both") else mask
-            (part / f"slice{number:04d}.png").write_bytes(encode_png(np.ascontiguousarray(mask) * np.uint8(255)))
-        write_json(part / RECORD, settings.as_json())
-    print(f"wrote {len(places)} masks to {settings.OUTPUT}")
+        write_label_volume(surface)
+    else:
+        write_masks(surface)
 
 
 def check_settings():
@@ -124,11 +98,53 @@ def read_surface():
     return surface
 
 
+# --- onto a volume
+
+
+def write_label_volume(surface):
+    """Write a surface as labels on the grid of VOLUME.
+
+    Raises:
+        InputError: if it is outside of the volume.
+    """
+    geometry = Geometry.of(read_volume(settings.VOLUME))
+    print(f"putting {settings.SURFACE} onto the grid of {settings.VOLUME}, {geometry.size}", flush=True)
+    points = surface.vertices * ([1, 1, 1] if settings.SPACE == "LPS" else [-1, -1, 1])
+    in_voxels = with_vertices(surface, geometry.to_voxels(points))
+    columns, rows, count = geometry.size
+    masks = np.stack(list(slice_surface(in_voxels, range(count), (rows, columns))))
+    if not masks.any():
+        raise InputError(
+            f"{settings.SURFACE} is outside of {settings.VOLUME}; is it in mm, and is SPACE ({settings.SPACE}) right?"
+        )
+    with whole_file(settings.OUTPUT) as file:
+        write_labels(label_image(masks, geometry), file)
+    print(f"wrote {settings.OUTPUT}: {int(masks.sum())} voxels in {int(masks.any((1, 2)).sum())} of {count} slices")
+
+
 # --- slicing
 
 
+def write_masks(surface):
+    """Write slices through a surface as masks."""
+    in_pixels, heights = to_pixels(surface)
+    side, count = settings.SIZE, len(heights)
+    print(
+        f"slicing {settings.SURFACE} along {settings.AXIS} into {count} masks of {side}x{side}, into {settings.OUTPUT}",
+        flush=True,
+    )
+    with whole_folder(settings.OUTPUT, settings.REPLACE, RECORD) as folder:
+        masks = slice_surface(in_pixels, heights, (side, side))
+        for number, mask in enumerate(progress(masks, count, "slicing"), 1):
+            mask = mask[::-1] if settings.FLIP in ("vertical", "both") else mask
+            mask = mask[:, ::-1] if settings.FLIP in ("horizontal", "both") else mask
+            (folder / f"slice{number:04d}.png").write_bytes(encode_png(np.ascontiguousarray(mask) * np.uint8(255)))
+        write_json(folder / RECORD, settings.as_json())
+    print(f"wrote {count} masks to {settings.OUTPUT}")
+
+
 def to_pixels(surface):
-    """The surface with its slices at the third coordinate and pixels in the other two, and the places of the slices."""
+    """The surface in pixels across AXIS and in mm along it, its third coordinate; and the heights of the slices."""
     order = {"x": [1, 2, 0], "y": [0, 2, 1], "z": [0, 1, 2]}[settings.AXIS]
     points = surface.vertices[:, order]
     low, high = points.min(0), points.max(0)
@@ -139,8 +155,8 @@ def to_pixels(surface):
     steps = np.arange(settings.OFFSET, length, abs(settings.INTERVAL))
     if not len(steps):
         raise InputError(f"OFFSET is {settings.OFFSET}; the surface is {length:.4g} mm long along {settings.AXIS}")
-    places = low[2] + steps if settings.INTERVAL > 0 else high[2] - steps
-    return surface_in(surface, points), places.tolist()
+    heights = low[2] + steps if settings.INTERVAL > 0 else high[2] - steps
+    return with_vertices(surface, points), heights.tolist()
 
 
 if __name__ == "__main__":

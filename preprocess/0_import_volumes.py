@@ -55,53 +55,44 @@ LABEL_VALUES: LabelValues | None = None
 
 settings = apply_command_line(globals())
 
+from functools import partial
+
 import cv2
 import numpy as np
-import SimpleITK as sitk
 
 from common.errors import InputError, SettingError, name_broken
-from common.files import refuse_existing
 from common.parallel import ordered_map, progress
-from common.slices.cases import as_case_name, case_record, write_case
+from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
 from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
-from common.volumes.grids import Geometry, onto_grid
-from common.volumes.reading import (
-    find_volumes,
-    match_labels,
-    open_slices,
-    orient,
-    planes_of,
-    read_volume,
-    safe_names,
-    slice_entry,
-    spacing_of_plane,
-    three,
-)
+from common.volumes.finding import find_volumes, match_labels
+from common.volumes.grids import Geometry, onto_grid, orient
+from common.volumes.labels import labels_in
+from common.volumes.privacy import safe_names
+from common.volumes.reading import read_volume
+from common.volumes.slicing import open_slices, planes_of, slice_entry, spacing_of_plane
 
 
 def main():
     check_settings()
     volumes, labels = match_volumes()
     cases = name_cases(volumes)
-    for case in cases.values():
-        refuse_existing(Path(settings.CASES, case), settings.REPLACE, "case.json")
-    problems = []
-    classes = count_classes(labels, problems)
+    refuse_existing_cases(cases.values(), settings.REPLACE)
+    classes, problems = count_classes(labels)
+    size = f"{settings.SIZE}x{settings.SIZE}"
     print(
-        f"importing {len(volumes)} volumes, {settings.PLANE}, {settings.FIT} to "
-        f"{settings.SIZE}x{settings.SIZE}, into {settings.CASES}",
+        f"importing {len(volumes)} volumes, {settings.PLANE}, {settings.FIT} to {size}, into {settings.CASES}",
         flush=True,
     )
-    written = done = 0
-    for name in progress(volumes, len(volumes), "importing"):
-        try:
-            written += import_volume(volumes[name], labels.get(name), Path(settings.CASES, cases[name]), classes)
-            done += 1
-        except InputError as error:
-            problems.append(str(error))
-    problems = list(dict.fromkeys(problems))
-    print(f"wrote {written} slices of {settings.SIZE}x{settings.SIZE} in {done} cases to {settings.CASES}")
-    name_broken(problems, "volumes cannot be used", done, settings.SKIP_BROKEN)
+    result = import_cases(
+        [(cases[name], (path, labels.get(name))) for name, path in volumes.items()],
+        partial(import_volume, classes=classes),
+        partial(CaseRecord, "0_import_volumes.py", settings.SIZE, fit=settings.FIT, mask_values=settings.LABEL_VALUES),
+        settings.REPLACE,
+        parallel=False,
+    )
+    print(f"wrote {result.slices} slices of {size} in {result.cases} cases to {settings.CASES}")
+    problems = list(dict.fromkeys(problems + result.problems))
+    name_broken(problems, "volumes cannot be used", result.cases, settings.SKIP_BROKEN)
 
 
 def check_settings():
@@ -118,94 +109,71 @@ def match_volumes():
     for setting, value in (("IMAGES", settings.IMAGES), ("LABELS", settings.LABELS)):
         if (value or setting == "IMAGES") and not Path(value or "-").exists():
             raise InputError(f"{setting}: {value or 'not set'} does not exist; give a folder of volumes, or one volume")
-    return (
-        match_labels(settings.IMAGES, settings.LABELS, settings.LABEL_NAME)
-        if settings.LABELS
-        else (find_volumes(settings.IMAGES), {})
-    )
+    if not settings.LABELS:
+        return find_volumes(settings.IMAGES), {}
+    return match_labels(settings.IMAGES, settings.LABELS, settings.LABEL_NAME)
 
 
 def name_cases(volumes):
-    """Name of the case folder of each volume: its own, or a number where that holds what a DICOM tag says."""
+    """Path of the case folder of each volume: its own name, or a number if that contains what a DICOM tag says."""
     cases = {name: as_case_name(safe) for name, safe in safe_names(volumes).items()}
     if len(set(cases.values())) < len(cases):
         raise InputError(f"two volumes of {settings.IMAGES} would become the same case; rename one")
-    return cases
+    return {name: Path(settings.CASES, case) for name, case in cases.items()}
 
 
-def count_classes(labels, problems):
-    """Greatest label of all label volumes, at least 1; those that cannot be read are added to the problems."""
-    greatest = 1
+def count_classes(labels):
+    """Largest label in all label volumes, at least 1; and messages on those that cannot be used."""
+    largest, problems = 1, []
     for path in progress(labels.values(), len(labels), "looking at labels"):
         try:
-            greatest = max(greatest, int(read_labels(path).max(initial=0)))
+            largest = max(largest, int(read_labels(path).max(initial=0)))
         except InputError as error:
             problems.append(str(error))
-    return greatest
+    return largest, problems
 
 
-def read_labels(path, geometry=None):
-    """Labels as an array (S, P, L) uint8 in the grid of the file, or in another one, turned for slices."""
+def read_labels(path, grid=None):
+    """Labels as an array (S, P, L) uint8: of the file as it is, or on a grid and turned for slices."""
     image = read_volume(path, settings.SERIES)
-    if geometry:
-        image = orient(onto_grid(image, geometry)) if Geometry.of(image) != geometry else orient(image)
-    values = sitk.GetArrayViewFromImage(image)
-    if settings.LABEL_VALUES is not None:
-        mapped = np.zeros(values.shape, np.uint8)
-        for old, new in settings.LABEL_VALUES.items():
-            mapped[values == old] = new
-        return mapped
-    low, high = values.min(), values.max()
-    if low < 0 or high > 99 or (values.dtype.kind == "f" and not np.array_equal(values, np.rint(values))):
-        raise InputError(f"{path} holds values from {low:g} to {high:g}; expected labels 0 to 99: see --label-values")
-    return values.astype(np.uint8)
+    if grid:
+        image = orient(image if Geometry.of(image) == grid else onto_grid(image, grid))
+    return labels_in(image, path, settings.LABEL_VALUES)
 
 
-# --- one volume
+def import_volume(source, classes):
+    """Read a volume and cut its slices.
 
-
-def import_volume(path, label_path, case, classes):
-    """Write the case folder of a volume.
+    Args:
+        source: Path of the volume and of its labels, or None for black masks.
+        classes: number of classes in all volumes.
 
     Returns:
-        number of slices.
+        Imported.
 
     Raises:
-        InputError: if it cannot be read, or has no label; nothing is written then.
+        InputError: if the volume cannot be read, or has no label.
     """
-    pictures, levels, volume = open_slices(
-        path, settings.PLANE, settings.WINDOW, settings.PERCENTILES, three(settings.SPACING), settings.SERIES
+    path, label_path = source
+    values, (low, high), volume = open_slices(
+        path, settings.PLANE, settings.WINDOW, settings.PERCENTILES, settings.SPACING, settings.SERIES
     )
-    grid = Geometry(**volume["grid"])
-    masks = (
-        planes_of(read_labels(label_path, grid), settings.PLANE) if label_path else np.zeros(pictures.shape, np.uint8)
-    )
-    wanted = [i for i in range(len(pictures)) if settings.SLICES == "all" or masks[i].any()]
+    grid, shape = Geometry(**volume["grid"]), values.shape[1:]
+    masks = planes_of(read_labels(label_path, grid), settings.PLANE) if label_path else np.zeros(values.shape, np.uint8)
+    wanted = [i for i in range(len(values)) if settings.SLICES == "all" or masks[i].any()]
     if not wanted:
         raise InputError(f"{path}: no slice has a label")
-    (box,) = fit_boxes(pictures.shape[1:], settings.SIZE, settings.FIT)
+    (box,) = fit_boxes(shape, settings.SIZE, settings.FIT)
 
-    def make(i):
+    def make_slice(i):
         mask = np.ascontiguousarray(masks[i])
         mask = cv2.compare(mask, 0, cv2.CMP_GT) if classes == 1 else mask
-        picture = cut(window_to_gray(pictures[i], *levels, settings.BITS), box, settings.SIZE)
-        return encode_png(picture), encode_png(cut(mask, box, settings.SIZE, cv2.INTER_NEAREST))
+        image = cut(window_to_gray(values[i], low, high, settings.BITS), box, settings.SIZE)
+        mask = cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
+        return encode_png(image), encode_png(mask), slice_entry(shape, i, box)
 
-    slices = {f"{number:04d}": slice_entry(pictures.shape[1:], i, box) for number, i in enumerate(wanted, 1)}
     spacing = spacing_of_plane(grid.spacing, settings.PLANE)
-    record = case_record(
-        "0_import_volumes.py",
-        settings.SIZE,
-        slices,
-        settings.FIT,
-        False,
-        settings.LABEL_VALUES,
-        spacing,
-        list(levels),
-        volume,
-    )
-    write_case(case, settings.REPLACE, record, ordered_map(make, wanted))
-    return len(slices)
+    return Imported(ordered_map(make_slice, wanted), {"spacing": spacing, "window": [low, high], "volume": volume})
 
 
 if __name__ == "__main__":

@@ -13,8 +13,9 @@ from common.settings import require_folder
 from common.slices.cases import find_slices, pixel_spacing, read_case_record
 from common.slices.images import read_picture, to_gray
 from common.slices.masks import check_mask_values, class_count, values_of
+from common.volumes.finding import ending_of, find_volumes
 from common.volumes.grids import Geometry
-from common.volumes.reading import ending_of, find_volumes, read_volume
+from common.volumes.reading import read_volume
 
 PLACE = 1e-3  # by which the geometry of a predicted volume may differ from that of the true one
 

@@ -14,7 +14,10 @@ from common.scores import DISTANCES, LOW_IS_GOOD, RULES, SCORES, hausdorff_line
 from common.slices.cases import find_slices
 from common.slices.drawing import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, paint_errors
 from common.slices.images import encode_jpeg, read_picture, resize, to_eight_bit, to_gray, window_to_gray
-from common.volumes.reading import PERCENTILES, find_volumes, percentiles_of, read_volume
+from common.volumes.finding import find_volumes
+from common.volumes.intensity import percentiles_of
+from common.volumes.reading import read_volume
+from common.volumes.slicing import PERCENTILES
 
 LARGEST = 640  # side of a picture in the page, at most
 NARROW = ("case", "image", "class", "score", "n", "mean", "dice", "difference", "low", "high", "hausdorff_95")

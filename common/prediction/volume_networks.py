@@ -19,19 +19,20 @@ from common.volumes.grids import (
     Box,
     Geometry,
     at_spacing,
-    carry_box,
+    box_on_grid,
+    coarsening_factor,
     coarser,
-    excess,
+    grid_of_box,
     grow_box,
     image_at,
     onto_grid,
-    part_of,
-    picture_on,
+    orient,
+    smoothed_onto_grid,
     whole_box,
 )
 from common.volumes.intensity import scales_of
-from common.volumes.labels import label_image, measure, write_labels
-from common.volumes.reading import orient, read_channels
+from common.volumes.labels import label_image, measure_labels, write_labels
+from common.volumes.reading import read_channels
 
 ALIKE = ("step", "labels", "channels", "spacing", "voxels", "intensity", "crop")  # of networks that are averaged
 
@@ -52,8 +53,8 @@ class Step:
     def grid(self, geometry, box=None):
         """Grid of an oriented volume as the networks saw it: all of it, or a Box of its working grid."""
         part = self.working(geometry)
-        part = part_of(part, box) if box else part
-        return coarser(part, excess(part, self.about["voxels"]))
+        part = grid_of_box(part, box) if box else part
+        return coarser(part, coarsening_factor(part, self.about["voxels"]))
 
     def working(self, geometry):
         """Grid of a volume at the spacing of training."""
@@ -63,7 +64,7 @@ class Step:
         """(S, H, W, K) float32 on a grid."""
         image = np.empty((*grid.shape, len(volume.channels)), np.float32)
         for i, (scale, channel) in enumerate(zip(volume.scales(self), volume.channels, strict=True)):
-            image[..., i] = scale.apply(picture_on(channel, grid))
+            image[..., i] = scale.apply(smoothed_onto_grid(channel, grid))
         return predict_volume(self.networks, image, self.about["voxels"], self.tile, overlap)
 
 
@@ -194,7 +195,9 @@ def predict_volumes(found, volumes, folder, options):
             print(f"{name}: {note}", flush=True)
         write_labels(labels, folder / f"{name}{options.ending}")
         names = last_step(steps).about["labels"]
-        rows += [{**row, "label": label} for row, label in zip(measure(name, labels, len(names)), names, strict=True)]
+        rows += [
+            {**row, "label": label} for row, label in zip(measure_labels(name, labels, len(names)), names, strict=True)
+        ]
         if options.overlays:
             (folder / "overlays").mkdir(exist_ok=True)
             write_png(folder / "overlays" / f"{name}.png", draw_volume(volume, labels))
@@ -239,7 +242,7 @@ def find_region(volume, first, second, options):
     found = first.probabilities(volume, grid, options.overlap)[..., 0] > options.threshold
     box = Box.of(keep_components(found, share=1, near=0, smallest=0))
     working = second.working(volume.geometry)
-    box = box and carry_box(box, grid, working)
+    box = box and box_on_grid(box, grid, working)
     return box and grow_box(box, working, second.about["smallest_box"], second.about["margin"])
 
 
@@ -255,8 +258,8 @@ def labels_of(probabilities, grid, original, threshold):
         (k, j, i) uint8, the label of the greatest probability where their sum is above the threshold.
     """
     labels = np.zeros(original.shape, np.uint8)
-    box = carry_box(whole_box(grid), grid, original)
-    place = part_of(original, box)
+    box = box_on_grid(whole_box(grid), grid, original)
+    place = grid_of_box(original, box)
     best, total = np.zeros(place.shape, np.float32), np.zeros(place.shape, np.float32)
     for number in range(1, probabilities.shape[-1] + 1):
         channel = onto_grid(image_at(probabilities[..., number - 1], grid), place, sitk.sitkLinear)

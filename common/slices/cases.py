@@ -53,7 +53,7 @@ class CaseRecord:
         mask_values: how the values of the source's masks were mapped, or None.
         spacing: [row, column] distance of the source's pixels in mm, or None.
         window: [low, high], values of the source that became black and white, or None.
-        volume: entry that `common.volumes.reading.open_slices` returns for slices of a volume, or None.
+        volume: entry that `common.volumes.slicing.open_slices` returns for slices of a volume, or None.
     """
 
     source: str

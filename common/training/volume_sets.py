@@ -17,7 +17,7 @@ from common.scores import mean_dice
 from common.slices.drawing import PREDICTED_COLOUR, TRUTH_COLOUR, draw_planes, first_and_last
 from common.training.augmentation import VolumeChange, check_volume_augmentation
 from common.training.run_folder import VolumeData
-from common.volumes.grids import Box, Geometry, coarser, excess, grow_box, image_at, onto_grid, part_of, whole_box
+from common.volumes.grids import Box, Geometry, grid_of_box, grow_box, image_at, onto_grid, whole_box
 
 WORKERS = max(2, min(8, os.cpu_count() - 1))  # threads that prepare batches; SimpleITK lets go of Python's lock
 FOREGROUND_SHARE = 0.5  # of the crops are put around a labeled voxel
@@ -252,7 +252,7 @@ class TrainingBatches(VolumeBatches):
         margins = self.augmentation.get("margins")
         box = volumes.shown_box(i, rng.choice(margins) if margins else None)
         if self.crop:
-            grid = part_of(geometry, self.draw_crop(volumes.places[i], box, rng))
+            grid = grid_of_box(geometry, self.draw_crop(volumes.places[i], box, rng))
         else:
             grid = grid_of_box(geometry, box, volumes.voxels)
         return volumes.read_grid(i, grid, change)
@@ -296,7 +296,7 @@ class ValidationBatches(VolumeBatches):
         i, box = item
         if not self.crop:
             return self.volumes.shown_volume(i)
-        return self.volumes.read_grid(i, part_of(self.volumes.geometries[i], box))
+        return self.volumes.read_grid(i, grid_of_box(self.volumes.geometries[i], box))
 
 
 # --- grids of a volume
@@ -318,10 +318,10 @@ def read_grid(read, geometry, grid, change=None, outside=0.0):
     transform = change.transform(grid) if change else None
     box = _box_around(geometry, grid, transform)
     image, labels = read(box)
-    if transform is None and part_of(geometry, box) == grid:
+    if transform is None and grid_of_box(geometry, box) == grid:
         image = image.astype(np.float32)
     else:
-        source, values = part_of(geometry, box), np.broadcast_to(outside, image.shape[-1:])
+        source, values = grid_of_box(geometry, box), np.broadcast_to(outside, image.shape[-1:])
         image = image.astype(np.float32)
         channels = [image_at(image[..., c], source) for c in range(image.shape[-1])]
         moved = [onto_grid(c, grid, sitk.sitkLinear, v, transform) for c, v in zip(channels, values, strict=True)]
@@ -347,9 +347,3 @@ def _box_around(geometry, grid, transform):
 def plain_geometry(shape, spacing):
     """Geometry of an array (k, j, i) whose axes are those of space, in mm from its first voxel."""
     return Geometry(tuple(shape[::-1]), tuple(spacing), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel().tolist()))
-
-
-def grid_of_box(geometry, box, voxels):
-    """Grid of a box, coarser if it has more voxels than the maximum."""
-    part = part_of(geometry, box)
-    return coarser(part, excess(part, voxels))

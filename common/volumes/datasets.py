@@ -1,4 +1,4 @@
-"""Volumes with label volumes: the layout of the Medical Segmentation Decathlon, or two folders; and reading them."""
+"""Volumes with label volumes: a data set of the Medical Segmentation Decathlon, or two folders; and reading them."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,11 +9,15 @@ import SimpleITK as sitk
 
 from common.errors import InputError, summarise
 from common.files import read_json
-from common.volumes.grids import Geometry
-from common.volumes.reading import ending_of, match_labels, read_channels, read_volume, safe_names
+from common.parallel import progress
+from common.volumes.finding import match_labels, name_of
+from common.volumes.grids import Geometry, image_at
+from common.volumes.intensity import ForegroundStatistics
+from common.volumes.labels import labels_in
+from common.volumes.privacy import safe_names
+from common.volumes.reading import read_channels, read_volume
 
-PLACE = 1e-3  # mm by which label volume and image may lie apart
-LARGEST_LABEL = 99
+POSITION_TOLERANCE = 1e-3  # mm a voxel of the longest axis, by which label volume and image may lie apart
 
 
 class VolumeCase(NamedTuple):
@@ -30,8 +34,8 @@ class VolumeData:
 
     Attributes:
         cases: list of VolumeCase, by name.
-        labels: dict of number to name, without the background; empty where they are not known.
-        ct: whether it is CT; None where it is not known.
+        labels: dict of number to name, without the background; empty if they are not known.
+        ct: whether it is CT; None if that is not known.
     """
 
     cases: list
@@ -51,11 +55,11 @@ def read_decathlon(folder):
     Raises:
         InputError: if dataset.json is not there or damaged, or a file that it names is gone.
     """
-    about = read_json(folder / "dataset.json")
+    content = read_json(folder / "dataset.json")
     try:
-        labels = {int(number): str(name) for number, name in about["labels"].items()}
-        files = [(folder / pair["image"], folder / pair["label"]) for pair in about["training"]]
-        channels = [str(name).upper() for name in about["modality"].values()]
+        labels = {int(number): str(name) for number, name in content["labels"].items()}
+        files = [(folder / pair["image"], folder / pair["label"]) for pair in content["training"]]
+        channels = [str(name).upper() for name in content["modality"].values()]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
             f"{folder / 'dataset.json'} is not that of the Decathlon ({type(error).__name__} {error}); expected "
@@ -64,7 +68,7 @@ def read_decathlon(folder):
     gone = [f"{path} does not exist" for pair in files for path in pair if not path.is_file()]
     if gone or not files:
         raise InputError(summarise(gone or [f"{folder / 'dataset.json'} lists no training case"], "files are gone"))
-    cases = [VolumeCase(image.name[: -len(ending_of(image)) or None], image, label) for image, label in files]
+    cases = [VolumeCase(name_of(image), image, label) for image, label in files]
     labels = {number: name for number, name in sorted(labels.items()) if number}
     if list(labels) != list(range(1, len(labels) + 1)):
         labels = {}  # numbers with gaps, which LABEL_VALUES has to close
@@ -81,20 +85,19 @@ def read_folders(images, labels, label_name):
     Raises:
         InputError: if there are none, one has no partner, or two would have the same name.
     """
-    volumes, found = match_labels(images, labels, label_name)
-    safe = safe_names(volumes)
-    if len(set(safe.values())) < len(safe):
+    volumes, label_volumes = match_labels(images, labels, label_name)
+    cases = safe_names(volumes)
+    if len(set(cases.values())) < len(cases):
         raise InputError(f"two volumes of {images} would become the same case; rename one")
-    return VolumeData([VolumeCase(safe[name], volumes[name], found[name]) for name in volumes])
+    return VolumeData([VolumeCase(cases[name], volumes[name], label_volumes[name]) for name in volumes])
 
 
-def read_case(case, labels, values=None):
+def read_case(case, names, label_values=None):
     """Read a volume and its labels.
 
     Args:
         case: VolumeCase.
-        labels: dict of the labels that there are, by number; empty where they are not known.
-        values: dict of the numbers in the file to labels, what is not named becomes 0; None: as they are.
+        names, label_values: as `labels_in` takes them.
 
     Returns:
         list of SimpleITK.Image, the channels, and SimpleITK.Image uint8, the labels on the same voxels.
@@ -104,24 +107,45 @@ def read_case(case, labels, values=None):
     """
     channels = read_channels(case.image)
     label = read_volume(case.label)
-    here, there = Geometry.of(channels[0]), Geometry.of(label)
-    if here.size != there.size:
-        sizes = " and ".join("x".join(map(str, size)) for size in (there.size, here.size))
+    grid, label_grid = Geometry.of(channels[0]), Geometry.of(label)
+    if grid.size != label_grid.size:
+        sizes = " and ".join("x".join(map(str, size)) for size in (label_grid.size, grid.size))
         raise InputError(f"{case.label} lies on another grid than {case.image}: {sizes} voxels")
-    corners = np.array([(0, 0, 0), here.size])
-    if not np.allclose(here.to_points(corners), there.to_points(corners), atol=PLACE * max(1, *here.size)):
+    corners = np.array([(0, 0, 0), grid.size])
+    tolerance = POSITION_TOLERANCE * max(1, *grid.size)
+    if not np.allclose(grid.to_points(corners), label_grid.to_points(corners), atol=tolerance):
         raise InputError(f"{case.label} lies on another grid than {case.image}: its origin, spacing or axes differ")
-    array = sitk.GetArrayViewFromImage(label)
-    if values is not None:
-        mapped = np.zeros(array.shape, np.uint8)
-        for old, new in values.items():
-            mapped[array == old] = new
-        array = mapped
-    low, high = array.min(), array.max()
-    highest = max(labels, default=LARGEST_LABEL)
-    if low < 0 or high > highest or (array.dtype.kind == "f" and not np.array_equal(array, np.rint(array))):
-        expected = f"0 to {highest}" + (f" ({', '.join(labels.values())})" if labels else "")
-        raise InputError(f"{case.label} holds values from {low:g} to {high:g}; expected {expected}: see --label-values")
-    image = sitk.GetImageFromArray(array.astype(np.uint8))
-    image.CopyInformation(channels[0])
-    return channels, image
+    return channels, image_at(labels_in(label, case.label, label_values, names), grid)
+
+
+def survey(data, label_values=None):
+    """Read all volumes of a data set once.
+
+    Args:
+        data: VolumeData.
+        label_values: as `labels_in` takes it.
+
+    Returns:
+        labels that the volumes contain, 1, 2 and so on; and ForegroundStatistics of each channel.
+
+    Raises:
+        InputError: if volumes cannot be used, contain no labels, or labels with gaps.
+    """
+    labels, statistics, problems = set(), [], []
+    for case in progress(data.cases, len(data.cases), "looking at volumes"):
+        try:
+            channels, label_image = read_case(case, data.labels, label_values)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        numbers = sitk.GetArrayViewFromImage(label_image)
+        labels |= set(np.flatnonzero(np.bincount(numbers.ravel())).tolist()) - {0}
+        statistics += [ForegroundStatistics() for _ in range(len(channels) - len(statistics))]
+        for of_channel, image in zip(statistics, channels, strict=False):
+            of_channel.add(sitk.GetArrayViewFromImage(image)[numbers > 0])
+    if problems:
+        raise InputError(summarise(problems, "volumes cannot be used"))
+    if sorted(labels) != list(range(1, len(labels) + 1)):
+        listed = ", ".join(map(str, sorted(labels))) or "none"
+        raise InputError(f"the label volumes hold the labels {listed}; expected 1, 2 and so on: see --label-values")
+    return sorted(labels), statistics

@@ -1,4 +1,4 @@
-"""Grids of voxels: where they are, coarser ones and parts of them, and volumes on another grid."""
+"""Grids of voxels: where they are, coarser ones and boxes in them, and volumes on another grid."""
 
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ class Geometry(NamedTuple):
     Attributes:
         size: voxels along the axes i, j, k.
         spacing: mm between them.
-        origin: place of the first voxel in mm, LPS.
+        origin: middle of the first voxel in mm, LPS.
         direction: the three axes as the columns of a matrix, row by row.
     """
 
@@ -36,35 +36,44 @@ class Geometry(NamedTuple):
         return tuple(self.size[::-1])
 
     def to_voxels(self, points):
-        """Places in mm, (N, 3) LPS, as (N, 3) i, j, k; a whole number is the middle of a voxel."""
+        """Points in mm, (N, 3) LPS, as (N, 3) i, j, k; a whole number is the middle of a voxel."""
         return np.linalg.solve(self.axes, (np.asarray(points) - np.array(self.origin)).T).T
 
     def to_points(self, voxels):
-        """The way back of `to_voxels`."""
+        """The inverse of `to_voxels`."""
         return np.asarray(voxels) @ self.axes.T + np.array(self.origin)
 
 
+def along_axes(spacing):
+    """A setting SPACING as a list of three.
+
+    Args:
+        spacing: mm, one number or three (left, back, head); None, also among three: as it is.
+    """
+    return list(spacing) if isinstance(spacing, list | tuple) else [spacing] * 3
+
+
 def at_spacing(geometry, spacing):
-    """Grid of another spacing in mm, three numbers of which None keeps its own, with the same faces to a voxel."""
-    spacing = [new or old for new, old in zip(spacing, geometry.spacing, strict=True)]
+    """Grid of another spacing, as `along_axes` takes it, with the same faces to a voxel."""
+    spacing = [new or old for new, old in zip(along_axes(spacing), geometry.spacing, strict=True)]
     size = [max(1, round(n * old / new)) for n, old, new in zip(geometry.size, geometry.spacing, spacing, strict=True)]
-    return _placed_at_corner(geometry, size, spacing)
+    return _with_same_corner(geometry, size, spacing)
 
 
-def excess(geometry, voxels):
-    """Factor, at least 1, by which the steps of a grid must grow so that it has at most so many voxels; None: 1."""
-    return 1.0 if voxels is None else max(1.0, (np.prod(geometry.size, dtype=np.int64) / voxels) ** (1 / 3))
+def coarsening_factor(geometry, max_voxels):
+    """Factor, at least 1, by which the spacing must grow for a grid to have at most `max_voxels`; None: 1."""
+    return 1.0 if max_voxels is None else max(1.0, (np.prod(geometry.size, dtype=np.int64) / max_voxels) ** (1 / 3))
 
 
 def coarser(geometry, factor):
-    """Grid whose steps are longer by a factor of 1 or more, with the same faces to a voxel."""
+    """Grid whose spacing is larger by a factor of 1 or more, with the same faces to a voxel."""
     if factor == 1:
         return geometry
     size = [max(1, int(n / factor)) for n in geometry.size]
-    return _placed_at_corner(geometry, size, [mm * factor for mm in geometry.spacing])
+    return _with_same_corner(geometry, size, [mm * factor for mm in geometry.spacing])
 
 
-def _placed_at_corner(geometry, size, spacing):
+def _with_same_corner(geometry, size, spacing):
     shift = (np.array(spacing) - geometry.spacing) / 2
     origin = np.array(geometry.origin) + np.reshape(geometry.direction, (3, 3)) @ shift
     return Geometry(tuple(map(int, size)), tuple(map(float, spacing)), tuple(origin.tolist()), geometry.direction)
@@ -74,20 +83,20 @@ def _placed_at_corner(geometry, size, spacing):
 
 
 class Box(NamedTuple):
-    """Part of a grid, from the voxel `start` to before `stop`, each (i, j, k)."""
+    """Voxels of a grid from `start` to before `stop`, each (i, j, k)."""
 
     start: tuple
     stop: tuple
 
     @classmethod
     def of(cls, array):
-        """The smallest box around what is not 0 in an array (k, j, i); None where all is."""
+        """The smallest box around what is not 0 in an array (k, j, i); None if all is."""
         spans = []
         for axis in (2, 1, 0):
-            there = np.flatnonzero(array.any(axis=tuple({0, 1, 2} - {axis})))
-            if not len(there):
+            filled = np.flatnonzero(array.any(axis=tuple({0, 1, 2} - {axis})))
+            if not len(filled):
                 return None
-            spans.append((int(there[0]), int(there[-1]) + 1))
+            spans.append((int(filled[0]), int(filled[-1]) + 1))
         return cls(*map(tuple, zip(*spans, strict=True)))
 
     @property
@@ -104,23 +113,23 @@ def whole_box(geometry):
     return Box((0, 0, 0), tuple(geometry.size))
 
 
-def part_of(geometry, box):
+def grid_of_box(geometry, box):
     """The grid of a box of a grid."""
     (origin,) = geometry.to_points([box.start])
     return geometry._replace(size=box.size, origin=tuple(origin.tolist()))
 
 
-def carry_box(box, source, target):
-    """The box of another grid that covers a box, at most all of the grid; None where they do not meet.
+def box_on_grid(box, source, target):
+    """The box of another grid that covers a box, at most all of the grid; None if they do not overlap.
 
     Args:
         box: Box of `source`.
         source, target: Geometry; their axes may differ in order and direction.
     """
     corners = np.array(np.meshgrid(*zip(box.start, box.stop, strict=True))).reshape(3, 8).T - 0.5
-    there = target.to_voxels(source.to_points(corners)) + 0.5
-    start = np.clip(np.floor(there.min(axis=0) + 1e-6), 0, target.size).astype(int)
-    stop = np.clip(np.ceil(there.max(axis=0) - 1e-6), 0, target.size).astype(int)
+    corners = target.to_voxels(source.to_points(corners)) + 0.5
+    start = np.clip(np.floor(corners.min(axis=0) + 1e-6), 0, target.size).astype(int)
+    stop = np.clip(np.ceil(corners.max(axis=0) - 1e-6), 0, target.size).astype(int)
     return Box(tuple(start.tolist()), tuple(stop.tolist())) if (stop > start).all() else None
 
 
@@ -132,12 +141,26 @@ def grow_box(box, geometry, smallest, margin):
     start, side = np.array(box.start), np.minimum(np.maximum(box.size, smallest), geometry.size)
     start = np.clip(start - (side - box.size) // 2, 0, geometry.size - side)
     stop = start + side
-    more = np.ceil(margin * (stop - start)).astype(int)
-    start, stop = np.maximum(start - more, 0), np.minimum(stop + more, geometry.size)
+    margin = np.ceil(margin * (stop - start)).astype(int)
+    start, stop = np.maximum(start - margin, 0), np.minimum(stop + margin, geometry.size)
     return Box(tuple(start.tolist()), tuple(stop.tolist()))
 
 
 # --- volumes on another grid
+
+
+def orient(image):
+    """Turn the axes of a volume so that they run to the left, the back and the head as nearly as they can.
+
+    Axes change places and directions; no voxel is interpolated.
+    """
+    return sitk.DICOMOrient(image, "LPS")
+
+
+def resample(image, spacing):
+    """Resample a volume linearly to a spacing in mm, as `at_spacing` takes it."""
+    grid = at_spacing(Geometry.of(image), spacing)
+    return onto_grid(image, grid, sitk.sitkLinear, sitk.GetArrayViewFromImage(image).min())
 
 
 def onto_grid(image, geometry, interpolator=sitk.sitkNearestNeighbor, outside=0, transform=None):
@@ -146,10 +169,10 @@ def onto_grid(image, geometry, interpolator=sitk.sitkNearestNeighbor, outside=0,
     Args:
         image: SimpleITK.Image.
         geometry: Geometry of the result.
-        interpolator: of SimpleITK; of labels the nearest voxel's, or each label linear and then the largest,
+        interpolator: of SimpleITK; for labels the nearest voxel's, or each label linear and then the largest,
             `sitkLabelLinear`, which has no staircase.
-        outside: value where the image does not reach.
-        transform: sitk.Transform from places on the grid to those in the image, or None.
+        outside: value outside of the image.
+        transform: sitk.Transform from points on the grid to points in the image, or None.
     """
     size, spacing, origin, direction = map(list, geometry)
     transform = transform or sitk.Transform()
@@ -158,11 +181,11 @@ def onto_grid(image, geometry, interpolator=sitk.sitkNearestNeighbor, outside=0,
     )
 
 
-def picture_on(image, geometry):
-    """Grey values on a coarser or finer grid of the same directions: linear, and smoothed before where it is coarser.
+def smoothed_onto_grid(image, geometry):
+    """Gray values on a coarser or finer grid of the same directions: linear, and smoothed before along coarser axes.
 
-    The deviation of the smoothing is half of what the step grows by, as in scikit-image, so that no noise is picked up
-    between the voxels.
+    The standard deviation of the smoothing is half of the growth of the spacing, as in scikit-image, so that no noise
+    is picked up between the voxels.
 
     Args:
         image: SimpleITK.Image.

@@ -1,22 +1,23 @@
-"""Grey values of volumes for a network: cut at two values, scaled to 0..1 between, then (value - mean) / deviation.
+"""Gray values of volumes for a network: clipped at two values, scaled to 0..1, then (value - mean) / deviation.
 
 A rule says how the four numbers of a channel are found: the same for all volumes of a data set, {"kind": "fixed",
-"channels": [...]} as for CT, or anew for each volume, {"kind": "volume"} as for MR, whose grey values have no unit.
+"channels": [...]} as for CT, or for each volume, {"kind": "volume"} as for MR, whose gray values have no unit.
 """
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import SimpleITK as sitk
 
-from common.volumes.reading import percentiles_of
+from common.parallel import ordered_map
 
-CUT = 99.99  # percentile at which a volume of MR is cut
-FOREGROUND = (0.5, 99.5)  # percentiles of the labelled voxels at which CT is cut
+MR_PERCENTILE = 99.99  # at which a volume of MR is clipped
+CT_PERCENTILES = (0.5, 99.5)  # of the labeled voxels, at which CT is clipped
 
 
 class Scale(NamedTuple):
-    """How a channel is scaled; mean and sd are of the values after the cut, in units of 0..1."""
+    """How a channel is scaled; mean and sd are those of the clipped values, in units of 0..1."""
 
     low: float
     high: float
@@ -24,7 +25,7 @@ class Scale(NamedTuple):
     sd: float
 
     def apply(self, values):
-        """Standardised values, float32, of an array of any shape; it is changed where it is float32."""
+        """Standardized values, float32, of an array of any shape; a float32 array is changed in place."""
         values = np.asarray(values, np.float32)
         np.clip(values, self.low, self.high, out=values)
         values -= self.low + self.mean * (self.high - self.low)
@@ -38,6 +39,25 @@ TASKS = {
     "lung": Scale(-1129, 587, 0.3140, 0.2799),
     "pancreas": Scale(-91, 251, 0.1234, 0.2345),
 }
+
+
+def rule_of(intensity, is_ct=None):
+    """Rule for a setting INTENSITY.
+
+    Args:
+        intensity: "auto", "ct", "mr", a name of TASKS, or a dict of the fields of a Scale.
+        is_ct: whether the volumes are CT; None if that is not known.
+
+    Returns:
+        dict, see above; None for "ct", which takes the scales from the ForegroundStatistics of the data set.
+    """
+    if intensity == "auto":
+        intensity = "ct" if is_ct else "mr"
+    if intensity == "ct":
+        return None
+    if intensity == "mr":
+        return {"kind": "volume"}
+    return fixed_rule([Scale(**intensity) if isinstance(intensity, dict) else TASKS[intensity]])
 
 
 def fixed_rule(scales):
@@ -64,7 +84,7 @@ def scales_of(rule, channels):
 
 def _scale_of_volume(image, number):
     values = sitk.GetArrayViewFromImage(image)
-    low, high = float(values.min()), percentiles_of(values, [CUT])[0]
+    low, high = float(values.min()), percentiles_of(values, [MR_PERCENTILE])[0]
     if not low < high:
         raise ValueError(f"channel {number} holds the value {low:g} only")
     unit = np.minimum(values, high, dtype=np.float32)
@@ -74,7 +94,7 @@ def _scale_of_volume(image, number):
 
 
 class ForegroundStatistics:
-    """Grey values of the labelled voxels of many volumes, a channel; it holds how often each whole number comes."""
+    """Gray values of the labeled voxels of many volumes in a channel, as counts of each whole number."""
 
     LOWEST, HIGHEST = -32768, 32767
 
@@ -82,18 +102,18 @@ class ForegroundStatistics:
         self.counts = np.zeros(self.HIGHEST - self.LOWEST + 1, np.int64)
 
     def add(self, values):
-        """Take the values of the labelled voxels of a volume, rounded to whole numbers."""
+        """Add the values of the labeled voxels of a volume, rounded to whole numbers."""
         whole = np.clip(np.rint(values), self.LOWEST, self.HIGHEST).astype(np.int64) - self.LOWEST
         self.counts += np.bincount(whole, minlength=len(self.counts))
 
     def scale(self):
-        """Scale from `FOREGROUND` percentile to percentile, with mean and deviation of the same voxels.
+        """Scale between CT_PERCENTILES, with mean and deviation of the same voxels.
 
         Raises:
             ValueError: if they are all of one value.
         """
         numbers = np.arange(self.LOWEST, self.HIGHEST + 1)
-        ranks = np.array(FOREGROUND) / 100 * (self.counts.sum() - 1)
+        ranks = np.array(CT_PERCENTILES) / 100 * (self.counts.sum() - 1)
         low, high = (float(numbers[i]) for i in np.searchsorted(self.counts.cumsum(), ranks, "right"))
         if not low < high:
             raise ValueError(f"the labelled voxels hold the value {low:g} only")
@@ -101,3 +121,32 @@ class ForegroundStatistics:
         mean = np.average(unit, weights=self.counts)
         sd = np.sqrt(np.average((unit - mean) ** 2, weights=self.counts))
         return Scale(low, high, float(mean), float(sd))
+
+
+def percentiles_of(values, percentiles):
+    """Percentiles of a volume, as `numpy.percentile` computes them; of 16 bits by a histogram, which is faster.
+
+    Args:
+        values: (slices, H, W) array.
+        percentiles: in percent.
+
+    Returns:
+        list of float.
+    """
+    if values.dtype not in (np.int16, np.uint16):
+        return np.percentile(values, percentiles).tolist()
+    lowest = np.iinfo(values.dtype).min
+    counts = np.zeros(65536, np.int64)
+    for counts_of_slice in ordered_map(lambda values: _histogram(values, lowest), values):
+        counts += counts_of_slice
+    ranks = np.asarray(percentiles) / 100 * (values.size - 1)
+    below, above = (
+        np.searchsorted(counts.cumsum(), rank, "right") + lowest for rank in (np.floor(ranks), np.ceil(ranks))
+    )
+    return (below + (ranks - np.floor(ranks)) * (above - below)).tolist()
+
+
+def _histogram(values, lowest):
+    values = np.ascontiguousarray(values).view(np.uint16)
+    counts = cv2.calcHist([values], [0], None, [65536], [0, 65536]).ravel().astype(np.int64)
+    return np.roll(counts, lowest)  # negative numbers are the upper half of the unsigned ones

@@ -1,13 +1,16 @@
-"""Lung nodules as spheres: from annotations to masks on slices, and from label volumes to centres and diameters."""
+"""Lung nodules as spheres: annotations to masks, label volumes to annotations; and the lungs around them."""
 
+import cv2
 import numpy as np
 import pandas as pd
 import SimpleITK as sitk
 from scipy import ndimage
+from skimage.segmentation import clear_border
 
 from common.errors import InputError
 
 COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
+AIR_HU = -320  # below which `lungs_by_thresholds` takes a pixel for air
 
 
 def read_annotations(path):
@@ -35,19 +38,19 @@ def no_annotations():
     return pd.DataFrame({name: pd.Series(dtype=str if name == "seriesuid" else float) for name in COLUMNS})
 
 
-def discs(grid, nodules, neighbours):
-    """Masks of the slices through nodules.
+def sphere_masks(grid, nodules, neighbors):
+    """Masks of the slices through nodules, which are spheres.
 
     Args:
-        grid: common.volumes.reading.Geometry whose third axis is that of the slices.
-        nodules: rows of the table of one scan.
-        neighbours: slices on each side of that of the centre.
+        grid: Geometry of the scan, whose third axis is that of the slices.
+        nodules: rows of the table of `read_annotations` for one scan.
+        neighbors: slices on each side of the slice of the center.
 
     Returns:
-        dict of the index of a slice to (H, W) uint8 of 0 and 1: discs of the spheres; the radius is half the diameter.
+        dict of slice index to (H, W) uint8 of 0 and 1.
 
     Raises:
-        InputError: if a centre is outside of the volume.
+        InputError: if a center is outside of the volume.
     """
     columns, rows, count = grid.size
     spacing = grid.spacing
@@ -58,35 +61,35 @@ def discs(grid, nodules, neighbours):
         if not (-0.5 <= i < columns - 0.5 and -0.5 <= j < rows - 0.5 and -0.5 <= k < count - 0.5):
             raise InputError(f"{nodule.seriesuid}: the nodule at {world} is outside of the scan")
         x, y = (np.arange(columns) - i) * spacing[0], (np.arange(rows) - j) * spacing[1]
-        for slice_index in range(max(0, round(k) - neighbours), min(count, round(k) + neighbours + 1)):
-            square = (nodule.diameter_mm / 2) ** 2 - ((slice_index - k) * spacing[2]) ** 2
-            disc = np.add.outer(y**2, x**2) <= square
+        for slice_index in range(max(0, round(k) - neighbors), min(count, round(k) + neighbors + 1)):
+            squared_radius = (nodule.diameter_mm / 2) ** 2 - ((slice_index - k) * spacing[2]) ** 2
+            disc = np.add.outer(y**2, x**2) <= squared_radius
             mask = masks.setdefault(slice_index, np.zeros((rows, columns), np.uint8))
             mask |= disc.astype(np.uint8)
-            if slice_index == round(k) and not disc.any():  # smaller than a pixel: the pixel of the centre
+            if slice_index == round(k) and not disc.any():  # smaller than a pixel: the pixel of the center
                 mask[round(j), round(i)] = 1
     return masks
 
 
-def candidates(labels):
+def find_nodules(labels):
     """Nodules of a label volume.
 
     Args:
         labels: SimpleITK.Image, 0 outside.
 
     Returns:
-        list of (x, y, z, diameter) in mm, LPS: the centre of each connected part, and the diameter of the disc of the
-        area of its largest slice, the largest part first.
+        list of (x, y, z, diameter) in mm, LPS: the center of each connected component, and the diameter of the disc of
+        the area of its largest slice, the largest component first.
     """
-    parts = sitk.ConnectedComponent(labels != 0, True)
-    array = sitk.GetArrayViewFromImage(parts)
-    found = []
+    components = sitk.ConnectedComponent(labels != 0, True)
+    array = sitk.GetArrayViewFromImage(components)
+    nodules = []
     for number, box in enumerate(ndimage.find_objects(array), 1):
-        k, j, i = (inside + part.start for inside, part in zip(np.nonzero(array[box] == number), box, strict=True))
+        k, j, i = (inside + side.start for inside, side in zip(np.nonzero(array[box] == number), box, strict=True))
         area = np.bincount(k).max() * labels.GetSpacing()[0] * labels.GetSpacing()[1]
-        centre = labels.TransformContinuousIndexToPhysicalPoint((float(i.mean()), float(j.mean()), float(k.mean())))
-        found.append((*centre, 2 * float(np.sqrt(area / np.pi)), len(k)))
-    return [nodule[:4] for nodule in sorted(found, key=lambda nodule: -nodule[4])]
+        center = labels.TransformContinuousIndexToPhysicalPoint((float(i.mean()), float(j.mean()), float(k.mean())))
+        nodules.append((*center, 2 * float(np.sqrt(area / np.pi)), len(k)))
+    return [nodule[:4] for nodule in sorted(nodules, key=lambda nodule: -nodule[4])]
 
 
 def run_lengths(mask):
@@ -101,3 +104,81 @@ def run_lengths(mask):
     edges = np.flatnonzero(np.diff(np.concatenate([[0], flat, [0]])))
     starts, ends = edges[::2], edges[1::2]
     return " ".join(f"{start + 1} {end - start}" for start, end in zip(starts, ends, strict=True))
+
+
+# --- lungs on an axial slice; lengths in pixels are those of slices of 512x512 and scale with the size
+
+
+def lungs_by_clusters(hu):
+    """Lungs from two clusters of gray values, as in the tutorial of the Data Science Bowl 2017 for LUNA.
+
+    Args:
+        hu: (H, W) array.
+
+    Returns:
+        (H, W) bool, the lungs with a margin.
+    """
+    height, width = hu.shape
+    image = (hu - hu.mean()) / max(float(hu.std()), 1e-6)
+    rows, columns = slice(height * 100 // 512, height * 400 // 512), slice(width * 100 // 512, width * 400 // 512)
+    mean, extremes = image[rows, columns].mean(), (image.min(), image.max())
+    image = np.where(np.isin(image, extremes), mean, image).astype(np.float32)
+    values = image[rows, columns].reshape(-1, 1)
+    cv2.setRNGSeed(0)
+    criteria = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 50, 1e-4)
+    _, _, centers = cv2.kmeans(values, 2, None, criteria, 3, cv2.KMEANS_PP_CENTERS)
+    dark = (image < centers.mean()).astype(np.uint8)
+    dark = cv2.dilate(cv2.erode(dark, _square(4, height)), _square(10, height))
+    _, components, boxes, _ = cv2.connectedComponentsWithStats(dark, connectivity=8)
+    _, top, wide, high = (boxes[:, i] * 512 / height for i in range(4))
+    keep = (wide < 475) & (high < 475) & (top > 40) & (top + high < 472)
+    keep[0] = False
+    return cv2.dilate(keep[components].astype(np.uint8), _square(10, height)) > 0
+
+
+def lungs_by_thresholds(hu):
+    """Lungs as the two largest components of air that do not touch the border, smoothed and filled.
+
+    Args:
+        hu: (H, W) array.
+
+    Returns:
+        (H, W) bool.
+    """
+    air = clear_border(hu < AIR_HU).astype(np.uint8)
+    _, components, boxes, _ = cv2.connectedComponentsWithStats(air, connectivity=8)
+    largest = 1 + np.argsort(-boxes[1:, cv2.CC_STAT_AREA], kind="stable")[:2]
+    lungs = np.isin(components, largest).astype(np.uint8)
+    lungs = cv2.erode(lungs, _disc(2, len(hu)))
+    closing = _disc(10, len(hu))
+    edge = len(closing)  # so that closing does not stick to the border
+    lungs = cv2.copyMakeBorder(lungs, edge, edge, edge, edge, cv2.BORDER_CONSTANT)
+    lungs = cv2.morphologyEx(lungs, cv2.MORPH_CLOSE, closing)[edge:-edge, edge:-edge]
+    return ndimage.binary_fill_holes(lungs)
+
+
+LUNG_FINDERS = {"clusters": lungs_by_clusters, "thresholds": lungs_by_thresholds}  # by value of LUNGS
+
+
+def square_around(mask):
+    """The smallest square around a mask, within the slice if it fits: (left, top, side, side); None if empty."""
+    if not mask.any():
+        return None
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    side = int(max(rows[-1] - rows[0], columns[-1] - columns[0])) + 1
+
+    def start(filled, length):
+        first = (int(filled[0]) + int(filled[-1]) + 1 - side) // 2
+        return min(max(first, 0), length - side) if side <= length else first
+
+    return start(columns, mask.shape[1]), start(rows, mask.shape[0]), side, side
+
+
+def _square(side, height):
+    side = max(1, round(side * height / 512))
+    return np.ones((side, side), np.uint8)
+
+
+def _disc(radius, height):
+    radius = max(1, round(radius * height / 512))
+    return cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1, 2 * radius + 1))

@@ -13,9 +13,8 @@ from hypothesis.extra import numpy as arrays
 from running import assert_refused, run_here, run_script
 
 from common.slices.images import read_mask, read_picture
-from common.volumes import lungs
 from common.volumes.labels import labels_of_slices, write_labels
-from common.volumes.nodules import run_lengths
+from common.volumes.nodules import LUNG_FINDERS, run_lengths, square_around
 
 sitk = pytest.importorskip("SimpleITK")
 SCRIPT = "preprocess/0_import_nodules.py"
@@ -132,8 +131,8 @@ def chest(kind, size=512):
 def test_lungs_are_found_by_at_least_one_way(kind):
     hu, truth = chest(kind)
     dice = {}
-    for name, way in lungs.WAYS.items():
-        found = way(hu)
+    for name, find_lungs in LUNG_FINDERS.items():
+        found = find_lungs(hu)
         dice[name] = 2 * (found & truth).sum() / (found.sum() + truth.sum())
     print(kind, dice)
     assert max(dice.values()) > 0.95, dice
@@ -142,12 +141,12 @@ def test_lungs_are_found_by_at_least_one_way(kind):
 
 def test_square_around():
     mask = np.zeros((50, 60), bool)
-    assert lungs.square_around(mask) is None
+    assert square_around(mask) is None
     mask[5:15, 40:60] = True
-    assert lungs.square_around(mask) == (40, 0, 20, 20)
+    assert square_around(mask) == (40, 0, 20, 20)
 
 
-@pytest.mark.parametrize("way", lungs.WAYS)
+@pytest.mark.parametrize("way", LUNG_FINDERS)
 def test_slices_are_cut_to_the_lungs(tmp_path, way):
     hu, _ = chest("normal")
     image = as_volume(np.stack([hu] * 3).astype(np.int16), np.eye(3), (0.7, 0.7, 2.0), (0, 0, 0))

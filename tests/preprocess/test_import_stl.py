@@ -10,7 +10,7 @@ from skimage.measure import grid_points_in_poly
 
 from common.slices.images import read_mask
 from common.volumes.reading import read_volume
-from common.volumes.surfaces import fill
+from common.volumes.surfaces import fill_outlines
 
 sitk = pytest.importorskip("SimpleITK")
 trimesh = pytest.importorskip("trimesh")
@@ -134,4 +134,4 @@ def test_outlines_are_filled_by_the_even_odd_rule(seed, corners, hole):
     expected = np.zeros(shape, bool)
     for outline in outlines:
         expected ^= grid_points_in_poly(shape, outline[:, ::-1])
-    np.testing.assert_array_equal(fill(lines, shape), expected)
+    np.testing.assert_array_equal(fill_outlines(lines, shape), expected)

@@ -7,19 +7,17 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawings import SHAPE, as_volume, assert_same_geometry, block, masks_of, write, write_copying_network
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from running import REAL_DATA, assert_refused, leftovers, run_here, run_script
 
 sitk = pytest.importorskip("SimpleITK")
-from common.slices.images import paste, read_mask, read_picture, window_to_gray
+from common.slices.images import read_mask, read_picture
 from common.training.sets import open_set
+from common.volumes.grids import orient
 from common.volumes.labels import labels_of_slices, write_labels
-from common.volumes.reading import PLANES, from_planes, orient, percentiles_of, planes_of, read_volume, spacing_of_plane
+from common.volumes.reading import read_volume
+from common.volumes.slicing import PLANES, planes_of
 
 SCRIPT = "preprocess/0_import_volumes.py"
-KINDS = [np.int16, np.uint16, np.int32, np.float32]
 SIDE = 128  # of the part of each real slice that is used
 
 
@@ -167,25 +165,6 @@ def test_all_frames_of_one_dicom_file(tmp_path):
     assert_same_geometry(back, image)
     shown = read_picture(case / "x" / "0003.png")[:, 2:22]
     assert np.abs(shown - np.rint((values[2] + 500) / 1000 * 255)).max() <= 1
-
-
-@pytest.mark.parametrize("plane", PLANES)
-def test_planes_are_those_of_the_viewer(plane):
-    """A mark at the head, the front and the right of the body is shown where a radiologist expects it."""
-    array = np.zeros((4, 6, 8), np.uint8)  # S, P, L
-    array[3, 0, 0] = 1  # head, front, right
-    for axes in ((0, 1, 2), (2, 0, 1), (1, 2, 0)):
-        for flips in ((), (0,), (1, 2)):
-            turned = np.flip(array.transpose(axes), flips)
-            # directions of the axes of the turned array, in L, P, S
-            unit = np.eye(3)[::-1]  # rows: axis of the array (S, P, L) in (x, y, z)
-            directions = [(-1 if i in flips else 1) * unit[axis] for i, axis in enumerate(axes)]
-            image = as_volume(np.ascontiguousarray(turned), np.stack(directions[::-1], axis=1), (1, 1, 1), (0, 0, 0))
-            shown = planes_of(sitk.GetArrayFromImage(orient(image)), plane)
-            where = tuple(int(v[0]) for v in np.nonzero(shown))
-            assert where == {"axial": (3, 0, 0), "coronal": (0, 0, 0), "sagittal": (0, 0, 0)}[plane]
-    np.testing.assert_array_equal(from_planes(planes_of(array, plane), plane), array)
-    assert spacing_of_plane((1, 2, 3), plane) == {"axial": [2, 1], "coronal": [3, 1], "sagittal": [3, 2]}[plane]
 
 
 def test_labels_on_their_own_grid_and_another_spacing(tmp_path):
@@ -409,33 +388,3 @@ def test_a_volume_is_predicted_at_the_spacing_of_training(tmp_path):
     arrays = [sitk.GetArrayFromImage(image) for image in found]
     np.testing.assert_array_equal(*arrays)
     assert 0.1 < arrays[0].mean() < 0.9
-
-
-@given(
-    arrays.arrays(
-        st.sampled_from([np.int16, np.uint16, np.int32, np.float32]), (3, 4, 5), elements=st.integers(0, 32767)
-    ),
-    st.tuples(st.floats(0, 49), st.floats(50, 100)),
-)
-def test_percentiles_are_those_of_numpy(values, percentiles):
-    for array in (values, -values) if values.dtype != np.uint16 else (values, values * 2):
-        np.testing.assert_allclose(percentiles_of(array, percentiles), np.percentile(array, percentiles), rtol=1e-6)
-
-
-@pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.int32, np.int64, np.float32, np.float64])
-@pytest.mark.parametrize("bits", [8, 16])
-def test_grey_levels_are_rounded_and_cut_off(kind, bits):
-    values = np.random.default_rng(0).integers(0, 200, (50, 61)).astype(kind)
-    top = 2**bits - 1
-    expected = np.clip((values.astype(np.float64) - 20) / 130 * top, 0, top)
-    grey = window_to_gray(values, 20, 150, bits)
-    assert grey.dtype == (np.uint8 if bits == 8 else np.uint16)
-    assert np.abs(grey - expected).max() <= 0.5 + 1e-3
-
-
-def test_paste_is_the_way_back_of_cut():
-    mask = np.arange(16, dtype=np.uint8).reshape(4, 4)
-    whole = paste(mask, (-1, 2, 4, 4), (5, 6))
-    expected = np.zeros((5, 6), np.uint8)
-    expected[2:5, 0:3] = mask[:3, 1:]
-    np.testing.assert_array_equal(whole, expected)

@@ -1,4 +1,4 @@
-"""3_pack_volumes.py and what it stands on: grids, boxes and grey values."""
+"""3_pack_volumes.py: what it packs and refuses; and data/make_volumes.py."""
 
 import json
 import shutil
@@ -8,24 +8,9 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from drawings import STRAIGHT, TURNED, ball, write_decathlon
-from hypothesis import given
-from hypothesis import strategies as st
 from running import assert_refused, leftovers, run_here
 
-from common.volumes.grids import (
-    Box,
-    Geometry,
-    at_spacing,
-    carry_box,
-    coarser,
-    excess,
-    grow_box,
-    image_at,
-    onto_grid,
-    part_of,
-    picture_on,
-)
-from common.volumes.intensity import TASKS, ForegroundStatistics, Scale, fixed_rule, scales_of
+from common.volumes.grids import Box, Geometry, image_at, onto_grid
 from common.volumes.reading import read_volume
 
 SCRIPT = "preprocess/3_pack_volumes.py"
@@ -258,110 +243,6 @@ def test_bad_settings(decathlon, tmp_path):
     refused("exists")
     refused("was not made by this script", REPLACE=True)
     assert not leftovers(tmp_path)
-
-
-# --- grids
-
-SIZES = st.tuples(*[st.integers(1, 40)] * 3)
-STEPS = st.tuples(*[st.floats(0.3, 4)] * 3)
-
-
-def plain(size, spacing, direction=STRAIGHT):
-    return Geometry(size, spacing, (3.0, -20.0, 7.5), direction)
-
-
-@given(SIZES, STEPS, st.integers(10, 5000))
-def test_coarser_grids_keep_their_faces_and_the_limit(size, spacing, voxels):
-    grid = plain(size, spacing)
-    less = coarser(grid, excess(grid, voxels))
-    assert np.prod(less.size) <= max(voxels, max(size) ** 2)  # an axis has a voxel at least
-    near = [grid.to_points([(-0.5, -0.5, -0.5)]), less.to_points([(-0.5, -0.5, -0.5)])]
-    assert np.allclose(*near)
-    if np.prod(size) <= voxels:
-        assert less == grid
-    assert np.allclose(np.array(less.spacing) / grid.spacing, less.spacing[0] / grid.spacing[0])
-
-
-@given(SIZES, STEPS, st.data())
-def test_a_carried_box_covers_the_same_place(size, spacing, data):
-    grid = plain(size, spacing, TURNED)
-    start = [data.draw(st.integers(0, n - 1)) for n in size]
-    stop = [data.draw(st.integers(a + 1, n)) for a, n in zip(start, size, strict=True)]
-    box = Box(tuple(start), tuple(stop))
-    assert carry_box(box, grid, grid) == box
-    fine = at_spacing(grid, [0.5] * 3)
-    there = carry_box(box, grid, fine)
-    if there is not None:
-        back = carry_box(there, fine, grid)
-        for axis in range(3):
-            ends = min(fine.size[axis] * 0.5 / spacing[axis], size[axis])  # the fine grid may end a little before
-            assert back.start[axis] <= box.start[axis] and back.stop[axis] >= min(box.stop[axis], np.floor(ends))
-    assert part_of(grid, box).size == box.size
-    assert np.allclose(part_of(grid, box).to_points([(0, 0, 0)]), grid.to_points([box.start]))
-    grown = grow_box(box, grid, 5, 0.2)
-    assert all(n == side or n >= min(5, side) for n, side in zip(grown.size, size, strict=True))
-    assert all(a <= b for a, b in zip(grown.start, box.start, strict=True))
-    assert all(a >= b for a, b in zip(grown.stop, box.stop, strict=True))
-
-
-def test_a_straight_ramp_stays_one_on_a_finer_and_a_coarser_grid():
-    grid = plain((20, 24, 28), (1.0, 1.0, 1.0))
-    k, j, i = np.meshgrid(*map(np.arange, grid.shape), indexing="ij")
-    image = image_at((2 * i - 3 * j + 5 * k).astype(np.float32), grid)
-    for spacing in (0.7, 2.0):
-        other = at_spacing(grid, [spacing] * 3)
-        found = picture_on(image, other)
-        places = grid.to_voxels(other.to_points(np.argwhere(np.ones(other.shape))[:, ::-1]))
-        expected = (places @ [2, -3, 5]).reshape(other.shape)
-        inner = (slice(5, -5),) * 3  # at the faces the smoothing has nothing beyond
-        assert np.allclose(found[inner], expected[inner], atol=0.05)
-
-
-def test_coarse_grids_do_not_pick_up_noise():
-    noise = np.random.default_rng(0).normal(size=(48, 48, 48)).astype(np.float32)
-    grid = plain((48, 48, 48), (1.0, 1.0, 1.0))
-    assert picture_on(image_at(noise, grid), at_spacing(grid, [4.0] * 3)).std() < 0.2
-
-
-# --- grey values
-
-
-def test_scales_of_the_decathlon():
-    """Figures of the second place of 2018, in HU and units of the window."""
-    assert TASKS["liver"] == (10, 190, 0.0938, 0.2265) and TASKS["pancreas"] == (-91, 251, 0.1234, 0.2345)
-    values = np.array([-2000, -1129, -271, 587, 900], np.int16)
-    expected = (np.array([0, 0, 0.5, 1, 1]) - 0.3140) / 0.2799
-    assert np.allclose(TASKS["lung"].apply(values), expected, atol=1e-6)
-
-
-@given(st.integers(0, 2**31), st.floats(0.5, 300))
-def test_statistics_of_the_foreground_are_numpys(seed, deviation):
-    values = np.random.default_rng(seed).normal(40, deviation, 2000).round()
-    statistics = ForegroundStatistics()
-    for part in np.split(values, 4):
-        statistics.add(part)
-    low, high = np.percentile(values, (0.5, 99.5), method="lower")
-    if low == high:
-        with pytest.raises(ValueError):
-            statistics.scale()
-        return
-    unit = (np.clip(values, low, high) - low) / (high - low)
-    assert np.allclose(statistics.scale(), (low, high, unit.mean(), unit.std()), atol=1e-9)
-
-
-def test_grey_values_of_mr_are_standardised_volume_by_volume():
-    rng = np.random.default_rng(0)
-    for kind in (np.int16, np.float32):
-        array = rng.gamma(2, 200, (20, 30, 30)).astype(kind)
-        array[0, 0, 0] = 30000
-        (scale,) = scales_of({"kind": "volume"}, [sitk.GetImageFromArray(array)])
-        expected = np.minimum(array, np.percentile(array, 99.99)).astype(float)
-        expected = (expected - expected.mean()) / expected.std()
-        assert np.allclose(scale.apply(array), expected, atol=1e-3)
-    with pytest.raises(ValueError, match="channel 1 holds the value 5 only"):
-        scales_of({"kind": "volume"}, [sitk.GetImageFromArray(np.full((4, 4, 4), 5, np.int16))])
-    with pytest.raises(ValueError, match="expected 1"):
-        scales_of(fixed_rule([Scale(0, 1, 0, 1)]), [None, None])
 
 
 # --- the synthetic set

@@ -1,0 +1,104 @@
+"""Find volumes and their labels by file name.
+
+This module does not import SimpleITK, so that scripts can tell a volume from a picture without loading it.
+"""
+
+from pathlib import Path
+
+from common.errors import InputError, summarise
+from common.slices.cases import without_partner
+
+VOLUME_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm")
+LABEL_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")  # formats in which label volumes are written
+
+
+def ending_of(path):
+    """Ending of the name of a volume, such as ".nii.gz", or "" if it has none of VOLUME_ENDINGS."""
+    name = Path(path).name.lower()
+    return max((ending for ending in VOLUME_ENDINGS if name.endswith(ending)), key=len, default="")
+
+
+def name_of(path):
+    """Name of a volume without its ending."""
+    name = Path(path).name
+    return name[: -len(ending_of(name)) or None]
+
+
+def is_volume(path):
+    """Whether a path is a volume: a file with one of VOLUME_ENDINGS, or a folder of DICOM files."""
+    path = Path(path)
+    if path.is_file():
+        return bool(ending_of(path))
+    files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else []
+    return any(_may_be_dicom(file) and is_dicom(file) for file in files)
+
+
+def is_dicom(path):
+    """Whether a file starts as DICOM files do (DICOM PS3.10)."""
+    with Path(path).open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def find_volumes(root):
+    """Volumes under a folder: files, and folders of DICOM series.
+
+    Args:
+        root: folder, or a volume itself.
+
+    Returns:
+        dict of a name without ending, with "/" between folders, to Path.
+
+    Raises:
+        InputError: if there are none, or two of one name.
+    """
+    root = Path(root)
+    if root.is_file():
+        return {name_of(root): root}
+    files = sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
+    volumes = {}
+    for file in files:
+        if not _may_be_dicom(file):
+            path, name = file, file.relative_to(root).with_name(name_of(file)).as_posix()
+        elif is_dicom(file):
+            path = file.parent
+            name = path.relative_to(root).as_posix() if path != root else root.name
+        else:
+            continue
+        if volumes.setdefault(name, path) != path:
+            raise InputError(f"{path} and {volumes[name]} would be the same case; rename or remove one")
+    if not volumes:
+        raise InputError(f"{root} holds no volume ({', '.join(VOLUME_ENDINGS)}) and no DICOM series")
+    return volumes
+
+
+def _may_be_dicom(path):
+    return ending_of(path) in ("", ".dcm")  # DICOM files often have no ending
+
+
+def match_labels(images, labels, label_name):
+    """Volumes of a folder, and the label volumes that go with them by name.
+
+    Args:
+        images, labels: folders, or one volume each.
+        label_name: name of the labels of a volume, with {id} for that of the volume.
+
+    Returns:
+        two dicts of the names of the volumes to Path.
+
+    Raises:
+        InputError: if there are none, or one has no partner.
+    """
+    volumes, label_volumes = find_volumes(images), find_volumes(labels)
+    if len(volumes) == len(label_volumes) == 1:
+        return volumes, dict.fromkeys(volumes, *label_volumes.values())
+    if Path(labels).resolve() == Path(images).resolve():
+        volumes = {name: path for name, path in volumes.items() if label_name.format(id=name) in label_volumes}
+    expected = {name: label_name.format(id=name) for name in volumes}
+    alone = [
+        message
+        for name, label in expected.items()
+        for message in without_partner({label: volumes[name]}, label_volumes, f"labels {label} in {labels}")
+    ]
+    if alone or not volumes:
+        raise InputError(summarise(alone or [f"no name in {labels} fits"], "volumes have no labels; see --label-name"))
+    return volumes, {name: label_volumes[label] for name, label in expected.items()}

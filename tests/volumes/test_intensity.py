@@ -1,0 +1,59 @@
+"""Scales and percentiles of gray values."""
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from common.volumes.intensity import TASKS, ForegroundStatistics, Scale, fixed_rule, percentiles_of, scales_of
+
+
+def test_scales_of_the_decathlon():
+    """Figures of the second place of 2018, in HU and units of the window."""
+    assert TASKS["liver"] == (10, 190, 0.0938, 0.2265) and TASKS["pancreas"] == (-91, 251, 0.1234, 0.2345)
+    values = np.array([-2000, -1129, -271, 587, 900], np.int16)
+    expected = (np.array([0, 0, 0.5, 1, 1]) - 0.3140) / 0.2799
+    assert np.allclose(TASKS["lung"].apply(values), expected, atol=1e-6)
+
+
+@given(st.integers(0, 2**31), st.floats(0.5, 300))
+def test_statistics_of_the_foreground_are_numpys(seed, deviation):
+    values = np.random.default_rng(seed).normal(40, deviation, 2000).round()
+    statistics = ForegroundStatistics()
+    for part in np.split(values, 4):
+        statistics.add(part)
+    low, high = np.percentile(values, (0.5, 99.5), method="lower")
+    if low == high:
+        with pytest.raises(ValueError):
+            statistics.scale()
+        return
+    unit = (np.clip(values, low, high) - low) / (high - low)
+    assert np.allclose(statistics.scale(), (low, high, unit.mean(), unit.std()), atol=1e-9)
+
+
+def test_grey_values_of_mr_are_standardised_volume_by_volume():
+    rng = np.random.default_rng(0)
+    for kind in (np.int16, np.float32):
+        array = rng.gamma(2, 200, (20, 30, 30)).astype(kind)
+        array[0, 0, 0] = 30000
+        (scale,) = scales_of({"kind": "volume"}, [sitk.GetImageFromArray(array)])
+        expected = np.minimum(array, np.percentile(array, 99.99)).astype(float)
+        expected = (expected - expected.mean()) / expected.std()
+        assert np.allclose(scale.apply(array), expected, atol=1e-3)
+    with pytest.raises(ValueError, match="channel 1 holds the value 5 only"):
+        scales_of({"kind": "volume"}, [sitk.GetImageFromArray(np.full((4, 4, 4), 5, np.int16))])
+    with pytest.raises(ValueError, match="expected 1"):
+        scales_of(fixed_rule([Scale(0, 1, 0, 1)]), [None, None])
+
+
+@given(
+    arrays.arrays(
+        st.sampled_from([np.int16, np.uint16, np.int32, np.float32]), (3, 4, 5), elements=st.integers(0, 32767)
+    ),
+    st.tuples(st.floats(0, 49), st.floats(50, 100)),
+)
+def test_percentiles_are_those_of_numpy(values, percentiles):
+    for array in (values, -values) if values.dtype != np.uint16 else (values, values * 2):
+        np.testing.assert_allclose(percentiles_of(array, percentiles), np.percentile(array, percentiles), rtol=1e-6)
