@@ -17,7 +17,17 @@ from common.scores import mean_dice
 from common.slices.drawing import PREDICTED_COLOUR, TRUTH_COLOUR, draw_planes, first_and_last
 from common.training.augmentation import VolumeChange, check_volume_augmentation
 from common.training.run_folder import VolumeData
-from common.volumes.grids import Box, Geometry, grid_of_box, grow_box, image_at, onto_grid, whole_box
+from common.volumes.grids import (
+    Box,
+    Geometry,
+    coarsening_factor,
+    coarser,
+    grid_of_box,
+    grow_box,
+    image_at,
+    onto_grid,
+    whole_box,
+)
 
 WORKERS = max(2, min(8, os.cpu_count() - 1))  # threads that prepare batches; SimpleITK lets go of Python's lock
 FOREGROUND_SHARE = 0.5  # of the crops are put around a labeled voxel
@@ -163,7 +173,7 @@ class VolumeSet:
 
     def shown_volume(self, i):
         """What a model is shown of a case without augmentation: image (S, H, W, C) float32, labels (S, H, W)."""
-        return self.read_grid(i, grid_of_box(self.geometries[i], self.shown_box(i), self.voxels))
+        return self.read_grid(i, limited_grid(self.geometries[i], self.shown_box(i), self.voxels))
 
     def read_grid(self, i, grid, change=None):
         """Read a grid of a case, changed; see the function `read_grid`."""
@@ -254,7 +264,7 @@ class TrainingBatches(VolumeBatches):
         if self.crop:
             grid = grid_of_box(geometry, self.draw_crop(volumes.places[i], box, rng))
         else:
-            grid = grid_of_box(geometry, box, volumes.voxels)
+            grid = limited_grid(geometry, box, volumes.voxels)
         return volumes.read_grid(i, grid, change)
 
     def draw_crop(self, places, box, rng):
@@ -347,3 +357,9 @@ def _box_around(geometry, grid, transform):
 def plain_geometry(shape, spacing):
     """Geometry of an array (k, j, i) whose axes are those of space, in mm from its first voxel."""
     return Geometry(tuple(shape[::-1]), tuple(spacing), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel().tolist()))
+
+
+def limited_grid(geometry, box, voxels):
+    """Grid of a box, coarser if it has more voxels than the maximum."""
+    grid = grid_of_box(geometry, box)
+    return coarser(grid, coarsening_factor(grid, voxels))

@@ -11,7 +11,6 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from common.training.opening import open_set
 from drawings import disc_slice, make_cases, write_picture
 from running import ROOT, assert_refused, leftovers, run_here, run_script
 
@@ -19,6 +18,7 @@ from common.command_line import flags_of
 from common.errors import InputError
 from common.slices.images import read_picture
 from common.slices.lists import read_list
+from common.training.sets import open_set
 
 LISTS, PACK = "preprocess/2_write_lists.py", "preprocess/3_pack_hdf5.py"
 
