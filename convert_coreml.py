@@ -66,7 +66,7 @@ from common.files import refuse_existing, remove
 from common.training.trained_models import load_network, model_file
 from coreml import compare, compress, run_record
 from coreml import convert as export
-from coreml import model as coreml
+from coreml.reader import read_model
 
 
 def main():
@@ -99,7 +99,7 @@ def main():
                 converted = {way: export.convert(network, source, contract, *way)}  # one at a time is held
             written = path.with_name(f"{path.stem}-unverified{path.suffix}")
             write(compress.compress(converted[way], kind), written, contract, network, about | {"compression": kind})
-        model = coreml.open_model(written)
+        model = read_model(written)
         if not results:
             print(*export.describe_file(written), f"checking on {what}", sep="\n", flush=True)
         comparison, faults = check(network, model, contract, slices, kind)

@@ -69,7 +69,7 @@ def faults_of_ends(model, network, contract):
     }
     faults = []
     for name, ends in (("input", model.inputs), ("output", model.outputs)):
-        found = {end.name: (end.kind, end.shape, end.number) for end in ends}
+        found = {end.name: (end.type, end.shape, end.data_type) for end in ends}
         if found != {name: expected[name]}:
             faults.append(f"its {name} is {_in_words(found)}; expected {_in_words({name: expected[name]})}")
     return faults
@@ -180,7 +180,7 @@ def first_difference(network, model, contract, image, tolerance=1e-3):
         tolerance: difference that counts, as a share of the greatest value of the layer.
 
     Returns:
-        dict of layer (keras.Layer), step (`coreml.model.Step`), difference (that share) and before (name of the
+        dict of layer (keras.Layer), step (`coreml.model.Operation`), difference (that share) and before (name of the
         last layer that agrees, or None); or None where every layer that can be compared agrees.
     """
     import keras
@@ -226,7 +226,7 @@ def difference_in_words(found):
         return "every layer agrees: the difference lies in how the input is read or the output is written"
     agrees = f"after {found['before']}, which agrees, " if found["before"] else ""
     return (
-        f"{agrees}they part company at layer {found['layer'].name}, {found['step'].kind} {found['step'].name} in the "
+        f"{agrees}they part company at layer {found['layer'].name}, {found['step'].type} {found['step'].name} in the "
         f"file, by {found['difference']:.2g} of its greatest value"
     )
 

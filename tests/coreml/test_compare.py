@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 import models
 from coreml import compare, compress
 from coreml import convert as export
-from coreml.model import open_model
+from coreml.reader import read_model
 
 ct = pytest.importorskip("coremltools")
 pytestmark = pytest.mark.skipif(
@@ -96,14 +96,14 @@ def compare_with(network, model, contract, count=2):
 def test_exported_network_is_that_of_keras(exported, title):
     for ends in (("mlmodel", "image"), ("mlpackage", "array")):
         network, path, contract = exported(title, *ends)
-        model = open_model(path)
+        model = read_model(path)
         found = compare_with(network, model, contract)
         assert found.largest < 1e-5 and found.dice == 1 and found.changed == 0
         assert not compare.faults_of_ends(model, network, contract)
-        assert not [s.kind for s in model.steps if any(word in s.kind for word in ("custom", "random", "dropout"))]
+        assert not [o.type for o in model.operations if any(word in o.type for word in ("custom", "random", "dropout"))]
         assert compare.first_difference(network, model, contract, slices(network.input_shape[1])[0][0]) is None
         # most layers with weights are found again, but for those that a normalisation swallows: a fault can be placed
-        known = {export.layer_of(name, network) for step in model.steps for name in step.outputs}
+        known = {export.layer_of(name, network) for operation in model.operations for name in operation.outputs}
         heavy = {layer for layer in network.layers if layer.weights}
         assert len(known & heavy) > 0.4 * len(heavy)
 
@@ -113,7 +113,7 @@ def test_smaller_weights(exported, file_format):
     network, whole, _ = exported("wide unet", file_format, "array")
     for kind, bits in (("float16", 16), ("linear8", 8), ("palette8", 8), ("palette6", 6), ("palette4", 4)):
         _, path, contract = exported("wide unet", file_format, "array", kind=kind)
-        found = compare_with(network, open_model(path), contract, 4)
+        found = compare_with(network, read_model(path), contract, 4)
         assert found.largest > 0, kind
         assert found.dice >= {16: 0.999, 8: 0.99, 6: 0.98, 4: 0.9}[bits], (kind, found)
         assert export.size_of(path) < {16: 0.6, 8: 0.55, 6: 0.5, 4: 0.46}[bits] * export.size_of(whole), kind
@@ -125,10 +125,10 @@ def test_kinds_of_outputs(exported):
             network, path, contract = exported(title, file_format, "image", kind)
             side = network.input_shape[1]
             images, truths = slices(side, 2, classes)
-            found = compare.compare(network, open_model(path), contract, images, truths)
+            found = compare.compare(network, read_model(path), contract, images, truths)
             assert found.dice == 1 and found.truth[0] == found.truth[1]
             assert (found.largest is None) == (kind == "classes" or classes == 3)
-            got = open_model(path).run({"input": compare.prepare(images[0], contract)[1]})["output"]
+            got = read_model(path).run({"input": compare.prepare(images[0], contract)[1]})["output"]
             assert (got.shape, got.dtype) == (
                 ((side, side), np.uint8) if kind == "image" else ((1, side, side), np.float32)
             )
@@ -315,6 +315,6 @@ def test_planted_faults_are_caught_and_placed(tmp_path, exported, title):
         plant(spec)
         path = tmp_path / "model.mlmodel"
         ct.utils.save_spec(spec, str(path))
-        place = compare.first_difference(network, open_model(path), contract, image)
+        place = compare.first_difference(network, read_model(path), contract, image)
         assert place is not None, fault
         assert place["layer"].name == layer, (fault, compare.difference_in_words(place))

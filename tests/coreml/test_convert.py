@@ -20,8 +20,8 @@ from common.errors import InputError
 from common.training.trained_models import load_network, model_file
 from coreml import compare
 from coreml import convert as export
-from coreml import model as coreml
 from coreml.convert import layer_kinds
+from coreml.reader import read_model
 from models.unet import build_model
 
 ct = pytest.importorskip("coremltools")
@@ -433,7 +433,7 @@ def test_on_a_mac_core_ml_itself_is_asked(tmp_path, convert, monkeypatch, capsys
         shift = 0.0
 
         def __init__(self, path):
-            self.model = coreml.open_model(path)
+            self.model = read_model(path)
 
         def predict(self, given):
             given = {name: np.asarray(value) for name, value in given.items()}

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 ROOT = Path(__file__).resolve().parents[2]
 from common.errors import InputError
 from coreml import kernels
-from coreml.model import open_model
 from coreml.neural_network_layers import LAYERS as KNOWN_LAYERS
+from coreml.neural_network_weights import read_weights
 from coreml.program_operations import OPERATIONS as KNOWN_OPERATIONS
-from coreml.weights import weights
+from coreml.reader import read_model
 
 ct = pytest.importorskip("coremltools")
 from coremltools.converters.mil import Builder as mb
@@ -277,6 +277,7 @@ LAYERS = [
         )
     ),
     (message("clip", minVal=-0.5, maxVal=1.0), [X], each(lambda v: min(max(v, -0.5), 1), X)),
+    (message("gelu", mode=0), [X], each(exact_gelu, X)),
     (message("gelu", mode=1), [X], each(gelu, X)),
     (message("gelu", mode=2), [X], each(lambda v: v * logistic(1.702 * v), X)),
     (message("softmaxND", axis=-1), [X], softmax_by_hand(X, -1)),
@@ -461,22 +462,22 @@ def test_weights_of_few_bits(bits):
     parameters.quantization.numberOfBits = bits
     palette = random(2**bits)
     parameters.quantization.lookupTableQuantization.floatValue.extend(palette.tolist())
-    close(weights(parameters, (5, 2)), np.array([palette[n] for n in numbers]).reshape(5, 2))
+    close(read_weights(parameters, (5, 2)), np.array([palette[n] for n in numbers]).reshape(5, 2))
 
     scale, bias = random(5, seed=1), random(5, seed=2)
     parameters.quantization.linearQuantization.scale.extend(scale.tolist())
     parameters.quantization.linearQuantization.bias.extend(bias.tolist())
-    close(weights(parameters, (5, 2)), numbers.reshape(5, 2) * scale[:, None] + bias[:, None])
+    close(read_weights(parameters, (5, 2)), numbers.reshape(5, 2) * scale[:, None] + bias[:, None])
     with pytest.raises(ValueError, match="bytes are there"):
-        weights(parameters, (50, 2))
+        read_weights(parameters, (50, 2))
 
 
 def test_weights_in_half_precision():
     values = random(3, 2).astype(np.float16)
     parameters = messages.WeightParams(float16Value=values.tobytes())
-    close(weights(parameters, (3, 2)), values)
+    close(read_weights(parameters, (3, 2)), values)
     with pytest.raises(ValueError, match=r"6 weights are there, .* needs 8"):
-        weights(parameters, (4, 2))
+        read_weights(parameters, (4, 2))
 
 
 def test_scales_of_a_transposed_convolution_run_along_its_outputs():
@@ -844,7 +845,7 @@ def a_program(tmp_path_factory):
 
 def test_program_from_its_file(a_program):
     x = random(1, 60, 2, 2, seed=5)
-    (result,) = open_model(a_program).run({"a": x}).values()
+    (result,) = read_model(a_program).run({"a": x}).values()
     close(
         result, np.maximum(convolve_by_hand(x, random(200, 60, 1, 1), random(200), (1, 1), [(0, 0)] * 2, (1, 1), 1), 0)
     )
@@ -855,7 +856,7 @@ def test_half_precision_is_rounded_after_every_operation(tmp_path):
         return mb.mul(x=mb.add(x=a, y=np.float32(1000.3)), y=np.float32(100.0), name="result")
 
     path = save_program(function, tmp_path / "m.mlpackage", (3,), compute_precision=ct.precision.FLOAT16)
-    (result,) = open_model(path).run({"a": np.float32([0.1, 0.4, -900])}).values()
+    (result,) = read_model(path).run({"a": np.float32([0.1, 0.4, -900])}).values()
     with np.errstate(over="ignore"):
         expected = (np.float16([0.1, 0.4, -900]) + np.float16(1000.3)) * np.float16(100)  # beyond 65504: infinite
     np.testing.assert_array_equal(result, expected.astype(np.float32))
@@ -891,10 +892,10 @@ def changed(path, folder, change):
 
 
 def test_network_from_its_file(a_network):
-    (result,) = open_model(a_network).run({"input": X[0]}).values()
+    (result,) = read_model(a_network).run({"input": X[0]}).values()
     close(result, np.maximum(X[0], 0))
     with pytest.raises(ValueError, match=r"input takes \(4, 6, 5\), not \(1, 4, 6, 5\)"):
-        open_model(a_network).run({"input": X})
+        read_model(a_network).run({"input": X})
 
 
 def retype(spec):
@@ -952,7 +953,7 @@ def colour_input(spec):
 def test_foreign_networks_are_named(tmp_path, a_network, change, said):
     path = changed(a_network, tmp_path, change)
     with pytest.raises(InputError, match=said):
-        open_model(path).run({"input": X[0]})
+        read_model(path).run({"input": X[0]})
 
 
 def first_operation(spec):
@@ -985,7 +986,7 @@ def wrong_parameter(spec):
 )
 def test_foreign_programs_are_named(tmp_path, a_program, change, said):
     with pytest.raises(InputError, match=said):
-        open_model(changed(a_program, tmp_path, change))
+        read_model(changed(a_program, tmp_path, change))
 
 
 def cut_file(path, share):
@@ -1013,7 +1014,7 @@ def test_damaged_packages_are_named(tmp_path, a_program, harm, said):
     shutil.copytree(a_program, path)
     harm(path)
     with pytest.raises(InputError, match=said):
-        open_model(path)
+        read_model(path)
 
 
 def test_damaged_files_are_named(tmp_path, a_network):
@@ -1026,15 +1027,15 @@ def test_damaged_files_are_named(tmp_path, a_network):
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(InputError, match=said):
-            open_model(tmp_path / name)
+            read_model(tmp_path / name)
     with pytest.raises(InputError, match="does not exist"):
-        open_model(tmp_path / "gone.mlmodel")
+        read_model(tmp_path / "gone.mlmodel")
 
 
-def test_grid_stays_within_the_image():
-    modes = (kernels.ALIGNED, kernels.UNALIGNED, kernels.DEFAULT, kernels.OFFSET, "STRICT_ALIGN_CORNERS")
+def test_sample_positions_stay_within_the_image():
+    modes = (kernels.ALIGNED, kernels.UNALIGNED, kernels.DEFAULT, kernels.OFFSET, kernels.STRICTLY_ALIGNED)
     for mode, size, count in itertools.product(modes, (1, 2, 5), (1, 3, 11)):
-        points = kernels.grid(size, count, mode)
-        assert len(points) == count and points.min() >= 0 and points.max() <= size - 1
+        positions = kernels.sample_positions(size, count, mode)
+        assert len(positions) == count and positions.min() >= 0 and positions.max() <= size - 1
     with pytest.raises(ValueError, match="sampling mode CUBIC"):
-        kernels.grid(2, 3, "CUBIC")
+        kernels.sample_positions(2, 3, "CUBIC")
