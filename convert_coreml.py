@@ -57,16 +57,25 @@ settings = apply_command_line(globals())
 
 import logging
 import os
-import sys
 from pathlib import Path
 
 from common.devices import import_keras
 from common.errors import InputError
 from common.files import refuse_existing, remove
 from common.training.trained_models import load_network, model_file
-from coreml import compare, compress, run_record
-from coreml import convert as export
+from coreml import run_record
+from coreml.compress import COMPRESSIONS, choose_target, compress_weights, require_system, uses_half_precision
+from coreml.convert import (
+    Contract,
+    complete_spec,
+    convert_network,
+    describe_file,
+    save_model,
+    size_in_bytes,
+    to_float32,
+)
 from coreml.reader import read_model
+from coreml.verify import Limits, verify
 
 
 def main():
@@ -78,9 +87,9 @@ def main():
     from coreml.check_slices import gather_or_draw  # it needs Keras, whose backend has been chosen just now
 
     targets = choose_targets(paths)
-    contract = export.Contract(settings.FORMAT, settings.INPUT_KIND, settings.OUTPUT_KIND, settings.THRESHOLD)
+    contract = Contract(settings.FORMAT, settings.INPUT_KIND, settings.OUTPUT_KIND, settings.THRESHOLD)
     network = load_network(source)
-    contract.check(network, source)
+    contract.check_network(network, source)
     shape, planes = network.input_shape[1:], network.output_shape[-1]
     if settings.CLASS_NAMES and len(settings.CLASS_NAMES) != max(planes - 1, 1):
         raise InputError(
@@ -88,34 +97,36 @@ def main():
         )
     *slices, what = gather_or_draw(settings.SLICES, record.settings.get("VALIDATION"), settings.CHECKED, shape, planes)
 
-    network = export.single_precision(network)
+    network, limits = to_float32(network), Limits(settings.LARGEST_DIFFERENCE, settings.LEAST_DICE)
     about = record.facts(network) | own_facts(planes)
     results, converted = {}, {}
     for kind, path in paths.items():
         written = path
         if not settings.CHECK_ONLY:
-            way = compress.computes_in_half(kind, settings.FORMAT), targets[kind]
+            way = uses_half_precision(kind, settings.FORMAT), targets[kind]
             if way not in converted:
-                converted = {way: export.convert(network, source, contract, *way)}  # one at a time is held
+                converted = {way: convert_network(network, source, contract, *way)}  # one at a time is held
             written = path.with_name(f"{path.stem}-unverified{path.suffix}")
-            write(compress.compress(converted[way], kind), written, contract, network, about | {"compression": kind})
+            write(compress_weights(converted[way], kind), written, contract, network, about | {"compression": kind})
         model = read_model(written)
         if not results:
-            print(*export.describe_file(written), f"checking on {what}", sep="\n", flush=True)
-        comparison, faults = check(network, model, contract, slices, kind)
-        if not faults and not settings.CHECK_ONLY:
+            print(*describe_file(written), f"checking on {what}", sep="\n", flush=True)
+        verified = verify(network, model, contract, slices, limits, compressed=kind != "float32")
+        if verified.apple:
+            print(f"Core ML, {kind}: {verified.apple}", flush=True)
+        if not verified.faults and not settings.CHECK_ONLY:
             remove(path)
             written = written.rename(path)
-        results[kind] = written, comparison, faults
+        results[kind] = written, verified.comparison, verified.faults
     finish(results)
 
 
 def write(model, path, contract, network, about):
     """Name the ends of a model, fill in its metadata and save it."""
-    spec = export.complete(model, contract, network.output_shape, texts(), about)
+    spec = complete_spec(model, contract, network.output_shape, texts(), about)
     if settings.TARGET:  # which layers a neural network has is known only now
-        compress.require_system(settings.TARGET, spec.specificationVersion, f"{path.name}, by its layers,")
-    export.save(spec, model.weights_dir, path)
+        require_system(settings.TARGET, spec.specificationVersion, f"{path.name}, by its layers,")
+    save_model(spec, model.weights_dir, path)
 
 
 # --- settings
@@ -141,7 +152,7 @@ def check_settings():
         )
     paths = {settings.COMPRESSION: output}
     if settings.COMPARE:
-        paths = {kind: output.with_name(f"{output.stem}-{kind}{output.suffix}") for kind in compress.KINDS}
+        paths = {kind: output.with_name(f"{output.stem}-{kind}{output.suffix}") for kind in COMPRESSIONS}
     for path in paths.values():
         if not settings.CHECK_ONLY:
             refuse_existing(path, settings.REPLACE)
@@ -155,7 +166,7 @@ def choose_targets(paths):
     targets = {}
     for kind in list(paths):
         try:
-            targets[kind] = compress.choose_target(kind, settings.FORMAT, settings.TARGET)
+            targets[kind] = choose_target(kind, settings.FORMAT, settings.TARGET)
         except InputError as error:
             if len(paths) == 1:
                 raise
@@ -195,37 +206,14 @@ def own_facts(planes):
     return {name: value for name, value in facts.items() if value}
 
 
-# --- the check
-
-
-def check(network, model, contract, slices, kind):
-    """Compare a saved model with Keras: what comes out of it for the slices, and for one of them every layer.
-
-    Returns:
-        Comparison, or None where the ends are not those of the contract; and list of what is wrong, as texts.
-    """
-    exact = kind == "float32"
-    limits = settings.LARGEST_DIFFERENCE if exact else None, settings.LEAST_DICE
-    faults = compare.faults_of_ends(model, network, contract)
-    if faults:
-        return None, faults
-    comparison = compare.compare(network, model, contract, *slices)
-    faults = comparison.beyond(*limits)
-    if faults or exact:  # a fault inside may leave these slices as they are
-        found = compare.first_difference(network, model, contract, slices[0][0], 1e-3 if exact else 0.05)
-        faults += [compare.difference_in_words(found)] if faults or found else []
-    if sys.platform == "darwin":
-        apple = compare.compare(network, compare.AppleModel(model.path), contract, *slices)
-        print(f"Core ML, {kind}: {apple.in_words()}", flush=True)
-        faults += [f"in Core ML itself, {fault}" for fault in apple.beyond(*limits)]
-    return comparison, faults
+# --- the results
 
 
 def finish(results):
     """Print what was written and how it compares; raise InputError if nothing of it passed."""
     if settings.COMPARE:
         print_table(results)
-        passed = {path: export.size_of(path) for path, _, faults in results.values() if not faults}
+        passed = {path: size_in_bytes(path) for path, _, faults in results.values() if not faults}
         if not passed:
             raise InputError("no kind of weights stayed within the limits")
         smallest = min(passed, key=passed.get)
@@ -233,10 +221,10 @@ def finish(results):
         return
     ((kind, (path, comparison, faults)),) = results.items()
     if comparison:
-        print(f"check   {comparison.in_words()}")
+        print(f"check   {comparison}")
     if faults:
         raise InputError(f"{path} is not what Keras computes: {'; '.join(faults)}")
-    size = f"{kind} weights, {export.size_of(path) / 1e6:.3g} MB"
+    size = f"{kind} weights, {size_in_bytes(path) / 1e6:.3g} MB"
     print(f"{path} is what Keras computes" if settings.CHECK_ONLY else f"wrote {path}, {size}")
 
 
@@ -246,11 +234,13 @@ def print_table(results):
         if comparison is None:
             print(f"{kind:10}{'; '.join(faults)}")
             continue
-        numbers = [f"{v:.2g}" if v is not None else "-" for v in (comparison.largest, comparison.mean)]
-        truth = f"{comparison.truth[1]:.4f}" if comparison.truth else "-"
-        size, note = export.size_of(path) / 1e6, "  unverified" if faults else ""
-        print(f"{kind:10}{size:8.1f}{numbers[0]:>10}{numbers[1]:>10}{comparison.dice:9.4f}{truth:>9}{note}")
-    truths = [comparison.truth for _, comparison, _ in results.values() if comparison and comparison.truth]
+        differences = comparison.max_difference, comparison.mean_difference
+        largest, mean = (f"{difference:.2g}" if difference is not None else "-" for difference in differences)
+        truth = f"{comparison.dice_to_truth[1]:.4f}" if comparison.dice_to_truth else "-"
+        size, note = size_in_bytes(path) / 1e6, "  unverified" if faults else ""
+        print(f"{kind:10}{size:8.1f}{largest:>10}{mean:>10}{comparison.dice:9.4f}{truth:>9}{note}")
+    truths = [comparison.dice_to_truth for _, comparison, _ in results.values() if comparison]
+    truths = [truth for truth in truths if truth]
     keras = f"; Keras has {truths[0][0]:.4f}" if truths else ""
     print(f"largest and mean difference of a probability; Dice against Keras, and against the truth{keras}")
 

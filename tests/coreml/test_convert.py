@@ -18,9 +18,8 @@ ROOT = Path(__file__).resolve().parents[2]
 import models
 from common.errors import InputError
 from common.training.trained_models import load_network, model_file
-from coreml import compare
-from coreml import convert as export
-from coreml.convert import layer_kinds
+from coreml.compare import AppleModel
+from coreml.convert import convert_network, count_operations
 from coreml.reader import read_model
 from models.unet import build_model
 
@@ -145,7 +144,7 @@ def test_script_writes_the_contract_of_the_plugin(tmp_path):
     assert spec.WhichOneof("Type") == "neuralNetwork"
     assert [array(end) for end in spec.description.input] == [("input", (1, 40, 40), DOUBLE)]
     assert [array(end) for end in spec.description.output] == [("output", (1, 40, 40), DOUBLE)]
-    kinds = set(layer_kinds(spec))
+    kinds = set(count_operations(spec))
     assert kinds == {"convolution", "activation", "pooling", "concat", "expandDims", "squeeze"}
 
     metadata = spec.description.metadata
@@ -193,7 +192,7 @@ def test_package_is_a_float32_program(tmp_path, convert):
     assert spec.WhichOneof("Type") == "mlProgram"
     assert [array(end) for end in spec.description.input] == [("input", (1, 40, 40), FLOAT32)]
     assert [array(end) for end in spec.description.output] == [("output", (1, 40, 40), FLOAT32)]
-    kinds = layer_kinds(spec)
+    kinds = count_operations(spec)
     assert kinds["conv"] == 11
     assert not [kind for kind in kinds if kind == "cast" or "random" in kind or "dropout" in kind]
     assert spec.description.metadata.userDefined["score"] == "0.75"
@@ -208,7 +207,7 @@ def test_no_half_precision_is_left_in_a_nested_network(tmp_path, convert):
     with precision("mixed_bfloat16"):  # the inner network casts its input to the type that it was built under
         network = small_network(keras.Sequential([layers.Conv2D(4, 3, padding="same"), layers.ReLU()]))
     spec = convert(make_run(tmp_path / "run", network), FORMAT="mlpackage")
-    assert set(layer_kinds(spec)) == {"expand_dims", "conv", "relu", "sigmoid", "squeeze"}
+    assert set(count_operations(spec)) == {"expand_dims", "conv", "relu", "sigmoid", "squeeze"}
 
 
 @on_tensorflow
@@ -234,7 +233,7 @@ def test_image_input_is_grey_and_scaled_to_one(tmp_path, convert, kind):
         assert step.scaler.channelScale == pytest.approx(1 / 255)
         assert step.scaler.grayBias == 0
     else:
-        assert layer_kinds(spec)["mul"] == 1
+        assert count_operations(spec)["mul"] == 1
     assert array(spec.description.output[0])[:2] == ("output", (1, 40, 40))
 
 
@@ -245,7 +244,7 @@ def test_noise_layers_are_gone_and_channels_are_planes(tmp_path, convert):
     spec = convert(run, DESCRIPTION="mine", INPUT_DESCRIPTION="in", OUTPUT_DESCRIPTION="out")
     assert array(spec.description.input[0]) == ("input", (2, 40, 48), DOUBLE)
     assert array(spec.description.output[0]) == ("output", (1, 40, 48), DOUBLE)
-    assert set(layer_kinds(spec)) == {"expandDims", "convolution", "activation", "squeeze"}
+    assert set(count_operations(spec)) == {"expandDims", "convolution", "activation", "squeeze"}
     ends = spec.description.input[0], spec.description.output[0]
     assert spec.description.metadata.shortDescription == "mine"
     assert [end.shortDescription for end in ends] == ["in", "out"]
@@ -292,23 +291,22 @@ def test_network_that_does_not_fit_is_named(tmp_path, convert, network, message)
 @on_tensorflow
 def test_model_beyond_the_limits_stays_unverified(tmp_path, convert, monkeypatch, capsys):
     run = make_run(tmp_path / "run", unet())
-    real = export.convert
 
     def wrong(network, *rest):
         weights = network.get_weights()
         network.set_weights([weights[0] * 1.1, *weights[1:]])
-        model = real(network, *rest)
+        model = convert_network(network, *rest)
         network.set_weights(weights)
         return model
 
-    monkeypatch.setattr(export, "convert", wrong)
+    monkeypatch.setattr("coreml.convert.convert_network", wrong)
     with pytest.raises(InputError) as raised:
         convert(run)
     assert "run-unverified.mlmodel is not what Keras computes: " in str(raised.value)
     assert "they part company at layer down0_norm1, convolution unet" in str(raised.value)
     assert "\n" not in str(raised.value)
     assert sorted(path.name for path in run.iterdir() if path.suffix == ".mlmodel") == ["run-unverified.mlmodel"]
-    monkeypatch.setattr(export, "convert", real)
+    monkeypatch.setattr("coreml.convert.convert_network", convert_network)
     convert(run)  # an unverified model is in nobody's way
     assert (run / "run.mlmodel").is_file()
 
@@ -440,7 +438,7 @@ def test_on_a_mac_core_ml_itself_is_asked(tmp_path, convert, monkeypatch, capsys
             return {name: value + Played.shift for name, value in self.model.run(given).items()}
 
     run = make_run(tmp_path / "run", unet())
-    monkeypatch.setattr(compare.AppleModel, "__init__", lambda self, path: setattr(self, "model", Played(path)))
+    monkeypatch.setattr(AppleModel, "__init__", lambda self, path: setattr(self, "model", Played(path)))
     monkeypatch.setattr(sys, "platform", "darwin")
     convert(run, INPUT_KIND="image")
     assert "Core ML, float32: 8 slices; largest difference" in capsys.readouterr().out
