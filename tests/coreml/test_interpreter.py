@@ -937,7 +937,7 @@ def colour_input(spec):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, text",
     [
         (retype, "of the kind pipeline"),
         (set_version, "specification version 99"),
@@ -950,9 +950,9 @@ def colour_input(spec):
         (colour_input, "coloured image"),
     ],
 )
-def test_foreign_networks_are_named(tmp_path, a_network, change, said):
+def test_foreign_networks_are_named(tmp_path, a_network, change, text):
     path = changed(a_network, tmp_path, change)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=text):
         read_model(path).run({"input": X[0]})
 
 
@@ -976,7 +976,7 @@ def wrong_parameter(spec):
 
 
 @pytest.mark.parametrize(
-    "change, said",
+    "change, text",
     [
         (unknown_operation, "of the kind gru, which is not known"),
         (lost_function, "no function main"),
@@ -984,8 +984,8 @@ def wrong_parameter(spec):
         (set_version, "specification version 99"),
     ],
 )
-def test_foreign_programs_are_named(tmp_path, a_program, change, said):
-    with pytest.raises(InputError, match=said):
+def test_foreign_programs_are_named(tmp_path, a_program, change, text):
+    with pytest.raises(InputError, match=text):
         read_model(changed(a_program, tmp_path, change))
 
 
@@ -998,7 +998,7 @@ DATA = Path("Data") / "com.apple.CoreML"
 
 
 @pytest.mark.parametrize(
-    "harm, said",
+    "harm, text",
     [
         (lambda p: (p / "Manifest.json").unlink(), "no Manifest.json"),
         (lambda p: (p / "Manifest.json").write_text("{"), "damaged"),
@@ -1009,16 +1009,16 @@ DATA = Path("Data") / "com.apple.CoreML"
         (lambda p: (p / DATA / "weights" / "weight.bin").write_bytes(b""), "damaged"),
     ],
 )
-def test_damaged_packages_are_named(tmp_path, a_program, harm, said):
+def test_damaged_packages_are_named(tmp_path, a_program, harm, text):
     path = tmp_path / "model.mlpackage"
     shutil.copytree(a_program, path)
     harm(path)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=text):
         read_model(path)
 
 
 def test_damaged_files_are_named(tmp_path, a_network):
-    for name, content, said in (
+    for name, content, text in (
         ("empty.mlmodel", b"", "names no kind of model"),
         ("text.mlmodel", b"this is no model" * 10, "damaged"),
         ("cut.mlmodel", a_network.read_bytes()[:-3], "damaged"),
@@ -1026,7 +1026,7 @@ def test_damaged_files_are_named(tmp_path, a_network):
         ("file.mlpackage", b"", "the other way round"),
     ):
         (tmp_path / name).write_bytes(content)
-        with pytest.raises(InputError, match=said):
+        with pytest.raises(InputError, match=text):
             read_model(tmp_path / name)
     with pytest.raises(InputError, match="does not exist"):
         read_model(tmp_path / "gone.mlmodel")
