@@ -1,6 +1,5 @@
-"""Convert a Keras network to Core ML, describe its input and output, and save it."""
+"""Convert a Keras network to Core ML, save it, and describe the file."""
 
-import json
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -100,7 +99,7 @@ def convert_network(network, source, contract, half_precision, target):
         target: coremltools.target, the oldest system that must run an ML program.
 
     Returns:
-        coremltools.models.MLModel; `complete_spec` names its output and adds its metadata.
+        coremltools.models.MLModel; `coreml.metadata.complete_spec` names its output and adds its metadata.
 
     Raises:
         InputError: if Core ML lacks an operation; the message names its layer and what to write instead.
@@ -177,60 +176,6 @@ def layer_of(node, network):
     names = sorted((layer.name for layer in network.layers), key=len, reverse=True)
     found = re.match(rf"{re.escape(network.name)}(?:_\d+)?[/_]({'|'.join(map(re.escape, names))})(?:_\d+)?[/_]", node)
     return network.get_layer(found[1]) if found else None
-
-
-def complete_spec(model, contract, output_shape, texts, facts):
-    """Name the output of a model and add its metadata.
-
-    Args:
-        model: coremltools.models.MLModel.
-        contract: Contract.
-        output_shape: output shape of the Keras network, (None, H, W, C).
-        texts: dict of author, licence, description, input and output; an empty description, input or output is filled
-            in.
-        facts: dict of further metadata; None is left out.
-
-    Returns:
-        Model message.
-    """
-    spec = model.get_spec()
-    _declare_features(spec, output_shape, contract)
-    _describe(spec.description, contract, output_shape, texts, facts)
-    return spec
-
-
-def _declare_features(spec, output_shape, contract):
-    """Name the output, and declare the arrays of a neural network as doubles, as A.I.Segmentation reads them."""
-    import coremltools as ct  # slow to import
-
-    ct.utils.rename_feature(spec, spec.description.output[0].name, "output")
-    if contract.format == "mlpackage":  # ML programs have no doubles
-        return
-    _, height, width, planes = output_shape
-    planes = planes if contract.output_kind == "probabilities" else 1
-    spec.description.output[0].type.multiArrayType.shape[:] = (planes, height, width)
-    for feature in (*spec.description.input, *spec.description.output):
-        if feature.type.HasField("multiArrayType"):
-            feature.type.multiArrayType.dataType = ct.proto.FeatureTypes_pb2.ArrayFeatureType.DOUBLE
-
-
-def _describe(description, contract, output_shape, texts, facts):
-    _, height, width, planes = output_shape
-    classes = max(planes - 1, 1)
-    values = "grey values divided by 255" if contract.input_kind == "array" else "a grey image of 0..255"
-    meaning = f"probability of {'the mask' if planes == 1 else 'background and classes'}, 0..1"
-    if contract.output_kind == "image" and planes == 1:
-        meaning = "probability of the mask times 255, a grey image"
-    elif contract.output_kind != "probabilities":
-        meaning = f"class numbers, 0 (background) to {classes}"
-    metadata = description.metadata
-    metadata.author, metadata.license = texts["author"], texts["licence"]
-    metadata.shortDescription = texts["description"] or f"{facts['network']}, {height}x{width}, classes: {classes}"
-    description.input[0].shortDescription = texts["input"] or f"slice, {values}"
-    description.output[0].shortDescription = texts["output"] or meaning
-    for key, value in facts.items():
-        if value is not None:
-            metadata.userDefined[key] = value if isinstance(value, str) else json.dumps(value)
 
 
 def save_model(spec, weights_dir, path):

@@ -47,14 +47,15 @@ class Verification:
     apple: Comparison | None = None
 
 
-def verify(network, model, contract, slices, limits, compressed):
+def verify(network, model, contract, images, truths, limits, compressed):
     """Compare a saved model with Keras on all slices, and every layer on the first one.
 
     Args:
         network: keras.Model in float32.
         model: `coreml.model.Model`.
         contract: `coreml.convert.Contract`.
-        slices: list of images (H, W, C) float32 in 0..1, and list of true masks (H, W) or None.
+        images: list of (H, W, C) float32 in 0..1.
+        truths: list of true masks, class numbers (H, W) or None.
         limits: Limits.
         compressed: whether the weights are stored in less than float32.
 
@@ -64,17 +65,17 @@ def verify(network, model, contract, slices, limits, compressed):
     faults = feature_mismatches(model, network, contract)
     if faults:
         return Verification(faults)
-    comparison, apple = compare_on_slices(network, model, contract, *slices), None
+    comparison, apple = compare_on_slices(network, model, contract, images, truths), None
     faults = limits.exceeded_by(comparison, compressed)
     if faults or not compressed:  # these slices may not show a fault inside
         tolerance = COMPRESSED_LAYER_TOLERANCE if compressed else LAYER_TOLERANCE
-        difference = first_difference(network, model, contract, slices[0][0], tolerance)
+        difference = first_difference(network, model, contract, images[0], tolerance)
         if difference:
             faults.append(str(difference))
         elif faults:
             faults.append("every layer agrees: the difference lies in how the input is read or the output is written")
     if sys.platform == "darwin":
-        apple = compare_on_slices(network, AppleModel(model.path), contract, *slices)
+        apple = compare_on_slices(network, AppleModel(model.path), contract, images, truths)
         faults += [f"in Core ML itself, {fault}" for fault in limits.exceeded_by(apple, compressed)]
     return Verification(faults, comparison, apple)
 
@@ -87,12 +88,12 @@ def feature_mismatches(model, network, contract):
         network: keras.Model.
         contract: `coreml.convert.Contract`.
     """
-    (height, width, channels), planes = network.input_shape[1:], network.output_shape[-1]
+    height, width, channels = network.input_shape[1:]
     data_type = "DOUBLE" if contract.format == "mlmodel" else "FLOAT32"
-    planes = planes if contract.output_kind == "probabilities" else 1
     image = "image", (height, width), "UINT8"
     expected_input = image if contract.input_kind == "image" else ("array", (channels, height, width), data_type)
-    expected_output = image if contract.output_kind == "image" else ("array", (planes, height, width), data_type)
+    channels = network.output_shape[-1] if contract.output_kind == "probabilities" else 1
+    expected_output = image if contract.output_kind == "image" else ("array", (channels, height, width), data_type)
     mismatches = []
     for name, expected, features in (
         ("input", expected_input, model.inputs),

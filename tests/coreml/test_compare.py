@@ -11,7 +11,8 @@ ROOT = Path(__file__).resolve().parents[2]
 import models
 from coreml.compare import compare_on_slices, first_difference, prepare_inputs
 from coreml.compress import choose_target, compress_weights, uses_half_precision
-from coreml.convert import Contract, complete_spec, convert_network, layer_of, save_model, size_in_bytes
+from coreml.convert import Contract, convert_network, layer_of, save_model, size_in_bytes
+from coreml.metadata import complete_spec
 from coreml.reader import read_model
 from coreml.verify import feature_mismatches
 
