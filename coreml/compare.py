@@ -60,7 +60,7 @@ def compare_on_slices(network, model, contract, images, truths):
         output = model.run({"input": model_input})["output"]
         channels = expected.shape[-1]
         differences.append(_probability_differences(output, expected, contract))
-        masks = _mask_of_probabilities(expected, contract), _mask_of_output(output, channels, contract)
+        masks = class_numbers(expected, contract.threshold), _mask_of_output(output, channels, contract)
         changed_pixels += int(np.count_nonzero(masks[0] != masks[1]))
         for number in range(1, max(2, channels)):
             counts = count_pixels(masks[1] == number, masks[0] == number)
@@ -120,16 +120,10 @@ def _max_and_mean(differences):
 
 def _mask_of_output(output, channels, contract):
     if contract.output_kind == "probabilities":
-        return _mask_of_probabilities(output.transpose(1, 2, 0), contract)
+        return class_numbers(output.transpose(1, 2, 0), contract.threshold)
     if contract.output_kind == "image" and channels == 1:
-        return (output > 255 * contract.threshold).astype(np.uint8)
+        return class_numbers(output[..., None], 255 * contract.threshold)
     return np.rint(output.reshape(output.shape[-2:])).astype(np.uint8)
-
-
-def _mask_of_probabilities(probabilities, contract):
-    if probabilities.shape[-1] == 1:
-        return (probabilities[..., 0] > contract.threshold).astype(np.uint8)
-    return class_numbers(probabilities)
 
 
 # --- the first layer that differs
