@@ -1,12 +1,13 @@
 """Convert a trained network to Core ML, and check what was written on any computer.
 
 Reads   RUN: a run folder of train.py, or a .keras file
-Writes  OUTPUT: a .mlmodel with the ends that A.I.Segmentation expects, or a .mlpackage
+Writes  OUTPUT: a .mlmodel with the input and output that A.I.Segmentation expects, or a .mlpackage
 Takes   36 s and 3.4 GB of memory for a U-net of 200x200 and 31 million parameters on two cores
-Expect  a difference of 1e-6 in float32; a model beyond the limits keeps a name with -unverified, and the status is 1
+Expect  a difference of 1e-6 in float32; a model that fails the check keeps the suffix -unverified, and the script exits
+        with 1
 
 The file is read back from disk and executed as Apple's specification says, without the network that it was made from,
-and its masks are compared with those of Keras. On macOS Core ML itself runs it too.
+and its masks are compared with Keras. On macOS, Core ML itself runs it too.
 """
 
 from typing import Annotated, Literal

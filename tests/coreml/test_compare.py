@@ -76,10 +76,10 @@ def exported(networks, tmp_path_factory):
             network = networks(title)
             target = choose_target(kind, contract.format, None)
             half = uses_half_precision(kind, contract.format)
-            way = title, contract, half, target
-            if way not in converted:
-                converted[way] = convert_network(network, *way)
-            model = compress_weights(converted[way], kind)
+            options = title, contract, half, target
+            if options not in converted:
+                converted[options] = convert_network(network, *options)
+            model = compress_weights(converted[options], kind)
             texts = dict.fromkeys(("author", "licence", "description", "input", "output"), "")
             spec = complete_spec(model, contract, network.output_shape, texts, {"network": title})
             path = tmp_path_factory.mktemp("exported") / f"model.{contract.format}"

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import keras
 import numpy as np
@@ -17,8 +18,10 @@ from running import run_here, run_main
 ROOT = Path(__file__).resolve().parents[2]
 import models
 from common.errors import InputError
+from common.settings import Settings
 from common.training.trained_models import load_network, model_file
 from coreml.compare import AppleModel
+from coreml.compress import COMPRESSIONS
 from coreml.convert import convert_network, count_operations
 from coreml.reader import read_model
 from models.unet import build_model
@@ -388,6 +391,11 @@ def test_compare_writes_every_kind_and_prints_what_it_loses(tmp_path, convert, c
     make_run(run, small_network())
     convert(run, FORMAT="mlpackage", COMPARE=True, TARGET="macOS12", REPLACE=True)
     assert "left out: a .mlpackage with palette4 weights needs macOS13, not TARGET macOS12" in capsys.readouterr().out
+
+
+def test_every_compression_is_a_choice():
+    annotation = Settings.of("convert_coreml.py").annotations["COMPRESSION"]
+    assert get_args(annotation) == COMPRESSIONS
 
 
 @on_tensorflow
