@@ -63,18 +63,19 @@ from pathlib import Path
 from common.devices import import_keras
 from common.errors import InputError
 from common.files import refuse_existing, remove
+from common.training.run_folder import Run
 from common.training.trained_models import load_network, model_file
-from coreml import run_record
 from coreml.compress import COMPRESSIONS, choose_target, compress_weights, require_system, uses_half_precision
 from coreml.convert import Contract, convert_network, describe_file, save_model, size_in_bytes, to_float32
-from coreml.metadata import complete_spec
+from coreml.metadata import complete_spec, recorded_facts
 from coreml.reader import read_model
 from coreml.verify import Limits, verify
 
 
 def main():
     source, paths = check_settings()
-    record = run_record.read(source)
+    run = Run(source.resolve().parent)
+    facts = recorded_facts(run, source)
     doing = "checking {1} against {0}" if settings.CHECK_ONLY else "converting {0} to {1}"
     print(doing.format(source, ", ".join(map(str, paths.values()))), flush=True)
     load_libraries()
@@ -86,7 +87,7 @@ def main():
     check_network(network, contract, source)
     images, truths, description = gather_or_draw(
         settings.SLICES,
-        record.settings.get("VALIDATION"),
+        run.settings.get("VALIDATION"),
         settings.CHECKED,
         network.input_shape[1:],
         network.output_shape[-1],
@@ -95,7 +96,7 @@ def main():
     limits = Limits(settings.LARGEST_DIFFERENCE, settings.LEAST_DICE)
     models = paths.items()
     if not settings.CHECK_ONLY:
-        models = write_models(network, source, contract, paths, targets, record.facts(network))
+        models = write_models(network, source, contract, paths, targets, facts)
     results = {}
     for compression, path in models:
         model = read_model(path)
@@ -122,8 +123,8 @@ def check_settings():
     if settings.CHECK_ONLY and settings.COMPARE:
         raise InputError("CHECK_ONLY and COMPARE do not go together: one checks a model, the other writes several")
     source = model_file(settings.RUN, settings.WEIGHTS_FILE)
-    run = source.resolve().parent
-    name = run.name if (run / "settings.json").is_file() else source.stem
+    run = Run(source.resolve().parent)
+    name = run.name if run.exists else source.stem
     output = Path(settings.OUTPUT) if settings.OUTPUT else source.with_name(f"{name}.{settings.FORMAT}")
     if output.suffix != f".{settings.FORMAT}":
         raise InputError(
@@ -171,7 +172,7 @@ def check_network(network, contract, source):
 
 def write_models(network, source, contract, paths, targets, facts):
     """Write a model for each compression under a name with -unverified; yield the compression and this path."""
-    facts = facts | settings_for_metadata(network)
+    facts = facts | facts_of_network(network, facts["network"])
     converted = {}
     for compression, path in paths.items():
         options = uses_half_precision(compression, settings.FORMAT), targets[compression]
@@ -186,11 +187,16 @@ def write_models(network, source, contract, paths, targets, facts):
         yield compression, path
 
 
-def settings_for_metadata(network):
-    """Settings that go into the metadata, as a dict; a fact of the run stays if a setting is empty."""
-    facts = {"class_names": settings.CLASS_NAMES, "window": settings.WINDOW}
-    if network.output_shape[-1] == 1:
-        facts["threshold"] = settings.THRESHOLD
+def facts_of_network(network, name):
+    """Metadata on the network and from the settings, as a dict; an empty setting leaves what the run recorded."""
+    channels = network.output_shape[-1]
+    facts = {
+        "network": name or network.name,
+        "classes": max(channels - 1, 1),
+        "class_names": settings.CLASS_NAMES,
+        "window": settings.WINDOW,
+        "threshold": settings.THRESHOLD if channels == 1 else None,
+    }
     return {name: value for name, value in facts.items() if value}
 
 

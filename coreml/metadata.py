@@ -3,6 +3,31 @@
 import json
 
 
+def recorded_facts(run, source):
+    """What a run recorded about a model, for its metadata.
+
+    Args:
+        run: `common.training.run_folder.Run`; of a model that stands alone it has recorded nothing.
+        source: Path of the .keras file.
+
+    Returns:
+        dict; None for what is unknown.
+
+    Raises:
+        InputError: if a file of the run is damaged.
+    """
+    return {
+        "network": run.settings.get("MODEL"),
+        "run": run.name if run.exists else None,
+        "weights": source.name,
+        "score": run.score(source),
+        "scores": run.validation_metrics(source),
+        "spacing": run.data.spacing,
+        "window": getattr(run.data, "window", None),  # volumes have none
+        "settings": run.settings or None,
+    }
+
+
 def complete_spec(model, contract, output_shape, texts, facts):
     """Name the output of a model and add its metadata.
 
