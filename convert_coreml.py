@@ -1,12 +1,13 @@
 """Convert a trained network to Core ML, and check what was written on any computer.
 
 Reads   RUN: a run folder of train.py, or a .keras file
-Writes  OUTPUT: a .mlmodel with the ends that A.I.Segmentation expects, or a .mlpackage
+Writes  OUTPUT: a .mlmodel with the input and output that A.I.Segmentation expects, or a .mlpackage
 Takes   36 s and 3.4 GB of memory for a U-net of 200x200 and 31 million parameters on two cores
-Expect  a difference of 1e-6 in float32; a model beyond the limits keeps a name with -unverified, and the status is 1
+Expect  a difference of 1e-6 in float32; a model that fails the check keeps the suffix -unverified, and the script exits
+        with 1
 
 The file is read back from disk and executed as Apple's specification says, without the network that it was made from,
-and its masks are compared with those of Keras. On macOS Core ML itself runs it too.
+and its masks are compared with Keras. On macOS, Core ML itself runs it too.
 """
 
 from typing import Annotated, Literal
@@ -57,83 +58,73 @@ settings = apply_command_line(globals())
 
 import logging
 import os
-import sys
 from pathlib import Path
 
 from common.devices import import_keras
 from common.errors import InputError
 from common.files import refuse_existing, remove
+from common.training.run_folder import Run
 from common.training.trained_models import load_network, model_file
-from coreml import compare, compress, run_record
-from coreml import convert as export
-from coreml import model as coreml
+from coreml.compress import COMPRESSIONS, choose_target, compress_weights, require_system, uses_half_precision
+from coreml.convert import Contract, convert_network, describe_file, save_model, size_in_bytes, to_float32
+from coreml.metadata import complete_spec, recorded_facts
+from coreml.reader import read_model
+from coreml.verify import Limits, verify
 
 
 def main():
     source, paths = check_settings()
-    record = run_record.read(source)
+    run = Run(source.resolve().parent)
+    facts = recorded_facts(run, source)
     doing = "checking {1} against {0}" if settings.CHECK_ONLY else "converting {0} to {1}"
     print(doing.format(source, ", ".join(map(str, paths.values()))), flush=True)
     load_libraries()
-    from coreml.check_slices import gather_or_draw  # it needs Keras, whose backend has been chosen just now
+    from coreml.check_slices import gather_or_draw  # imports Keras, whose backend has been chosen just now
 
     targets = choose_targets(paths)
-    contract = export.Contract(settings.FORMAT, settings.INPUT_KIND, settings.OUTPUT_KIND, settings.THRESHOLD)
+    contract = Contract(settings.FORMAT, settings.INPUT_KIND, settings.OUTPUT_KIND, settings.THRESHOLD)
     network = load_network(source)
-    contract.check(network, source)
-    shape, planes = network.input_shape[1:], network.output_shape[-1]
-    if settings.CLASS_NAMES and len(settings.CLASS_NAMES) != max(planes - 1, 1):
-        raise InputError(
-            f"CLASS_NAMES has {len(settings.CLASS_NAMES)} names; the network has {max(planes - 1, 1)} classes"
-        )
-    *slices, what = gather_or_draw(settings.SLICES, record.settings.get("VALIDATION"), settings.CHECKED, shape, planes)
-
-    network = export.single_precision(network)
-    about = record.facts(network) | own_facts(planes)
-    results, converted = {}, {}
-    for kind, path in paths.items():
-        written = path
-        if not settings.CHECK_ONLY:
-            way = compress.computes_in_half(kind, settings.FORMAT), targets[kind]
-            if way not in converted:
-                converted = {way: export.convert(network, source, contract, *way)}  # one at a time is held
-            written = path.with_name(f"{path.stem}-unverified{path.suffix}")
-            write(compress.compress(converted[way], kind), written, contract, network, about | {"compression": kind})
-        model = coreml.open_model(written)
+    check_network(network, contract, source)
+    images, truths, description = gather_or_draw(
+        settings.SLICES,
+        run.settings.get("VALIDATION"),
+        settings.CHECKED,
+        network.input_shape[1:],
+        network.output_shape[-1],
+    )
+    network = to_float32(network)
+    limits = Limits(settings.LARGEST_DIFFERENCE, settings.LEAST_DICE)
+    models = paths.items()
+    if not settings.CHECK_ONLY:
+        models = write_models(network, source, contract, paths, targets, facts)
+    results = {}
+    for compression, path in models:
+        model = read_model(path)
         if not results:
-            print(*export.describe_file(written), f"checking on {what}", sep="\n", flush=True)
-        comparison, faults = check(network, model, contract, slices, kind)
-        if not faults and not settings.CHECK_ONLY:
-            remove(path)
-            written = written.rename(path)
-        results[kind] = written, comparison, faults
+            print(*describe_file(path), f"checking on {description}", sep="\n", flush=True)
+        result = verify(network, model, contract, images, truths, limits, compressed=compression != "float32")
+        if result.apple:
+            print(f"Core ML, {compression}: {result.apple}", flush=True)
+        if not result.faults and not settings.CHECK_ONLY:
+            remove(paths[compression])
+            path = path.rename(paths[compression])
+        results[compression] = path, result
     finish(results)
 
 
-def write(model, path, contract, network, about):
-    """Name the ends of a model, fill in its metadata and save it."""
-    spec = export.complete(model, contract, network.output_shape, texts(), about)
-    if settings.TARGET:  # which layers a neural network has is known only now
-        compress.require_system(settings.TARGET, spec.specificationVersion, f"{path.name}, by its layers,")
-    export.save(spec, model.weights_dir, path)
-
-
-# --- settings
-
-
 def check_settings():
-    """Check the settings.
+    """Check the settings that depend on each other or on files.
 
     Returns:
-        Path of the .keras file; dict of each kind of weights to the Path of its model.
+        Path of the .keras file; dict from each compression to the Path of its model.
     """
     if settings.OUTPUT_KIND == "image" and settings.FORMAT == "mlmodel":
         raise InputError("OUTPUT_KIND is 'image', which needs --format mlpackage")
     if settings.CHECK_ONLY and settings.COMPARE:
         raise InputError("CHECK_ONLY and COMPARE do not go together: one checks a model, the other writes several")
     source = model_file(settings.RUN, settings.WEIGHTS_FILE)
-    run = source.resolve().parent
-    name = run.name if (run / "settings.json").is_file() else source.stem
+    run = Run(source.resolve().parent)
+    name = run.name if run.exists else source.stem
     output = Path(settings.OUTPUT) if settings.OUTPUT else source.with_name(f"{name}.{settings.FORMAT}")
     if output.suffix != f".{settings.FORMAT}":
         raise InputError(
@@ -141,7 +132,7 @@ def check_settings():
         )
     paths = {settings.COMPRESSION: output}
     if settings.COMPARE:
-        paths = {kind: output.with_name(f"{output.stem}-{kind}{output.suffix}") for kind in compress.KINDS}
+        paths = {name: output.with_name(f"{output.stem}-{name}{output.suffix}") for name in COMPRESSIONS}
     for path in paths.values():
         if not settings.CHECK_ONLY:
             refuse_existing(path, settings.REPLACE)
@@ -150,28 +141,63 @@ def check_settings():
     return source, paths
 
 
+def load_libraries():
+    """Import Keras on TensorFlow, the only backend that coremltools reads, on the CPU and quietly."""
+    os.environ |= {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1", "TQDM_DISABLE": "1"}
+    logging.getLogger("coremltools").setLevel(logging.ERROR)  # it warns about every TensorFlow after 2.12
+    import_keras()
+
+
 def choose_targets(paths):
-    """Oldest system of each kind of weights; with COMPARE, those that TARGET does not allow are left out and named."""
+    """Choose the oldest system for each compression; with COMPARE, drop and print those that TARGET rules out."""
     targets = {}
-    for kind in list(paths):
+    for compression in list(paths):
         try:
-            targets[kind] = compress.choose_target(kind, settings.FORMAT, settings.TARGET)
+            targets[compression] = choose_target(compression, settings.FORMAT, settings.TARGET)
         except InputError as error:
             if len(paths) == 1:
                 raise
             print(f"left out: {error}")
-            del paths[kind]
+            del paths[compression]
     return targets
 
 
-def load_libraries():
-    """Import Keras on TensorFlow, the only backend that coremltools reads, on the CPU and without chatter."""
-    os.environ |= {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1", "TQDM_DISABLE": "1"}
-    logging.getLogger("coremltools").setLevel(logging.ERROR)  # it warns of every TensorFlow after 2.12
-    import_keras()
+def check_network(network, contract, source):
+    """Check that the network suits the contract and CLASS_NAMES."""
+    contract.check_network(network, source)
+    classes = max(network.output_shape[-1] - 1, 1)
+    if settings.CLASS_NAMES and len(settings.CLASS_NAMES) != classes:
+        raise InputError(f"CLASS_NAMES has {len(settings.CLASS_NAMES)} names; the network has {classes} classes")
 
 
-# --- what the model says about itself
+def write_models(network, source, contract, paths, targets, facts):
+    """Write a model for each compression under a name with -unverified; yield the compression and this path."""
+    facts = facts | facts_of_network(network, facts["network"])
+    converted = {}
+    for compression, path in paths.items():
+        options = uses_half_precision(compression, settings.FORMAT), targets[compression]
+        if options not in converted:
+            converted = {options: convert_network(network, source, contract, *options)}  # keeps one in memory
+        model = compress_weights(converted[options], compression)
+        spec = complete_spec(model, contract, network.output_shape, texts(), facts | {"compression": compression})
+        path = path.with_name(f"{path.stem}-unverified{path.suffix}")
+        if settings.TARGET:  # only now it is known which layers a neural network has
+            require_system(settings.TARGET, spec.specificationVersion, f"{path.name}, by its layers,")
+        save_model(spec, model.weights_dir, path)
+        yield compression, path
+
+
+def facts_of_network(network, name):
+    """Metadata on the network and from the settings, as a dict; an empty setting leaves what the run recorded."""
+    channels = network.output_shape[-1]
+    facts = {
+        "network": name or network.name,
+        "classes": max(channels - 1, 1),
+        "class_names": settings.CLASS_NAMES,
+        "window": settings.WINDOW,
+        "threshold": settings.THRESHOLD if channels == 1 else None,
+    }
+    return {name: value for name, value in facts.items() if value}
 
 
 def texts():
@@ -185,72 +211,39 @@ def texts():
     }
 
 
-def own_facts(planes):
-    """What the settings add to the facts of the run."""
-    facts = {
-        "class_names": settings.CLASS_NAMES,
-        "window": settings.WINDOW,
-        "threshold": settings.THRESHOLD if planes == 1 else None,
-    }
-    return {name: value for name, value in facts.items() if value}
-
-
-# --- the check
-
-
-def check(network, model, contract, slices, kind):
-    """Compare a saved model with Keras: what comes out of it for the slices, and for one of them every layer.
-
-    Returns:
-        Comparison, or None where the ends are not those of the contract; and list of what is wrong, as texts.
-    """
-    exact = kind == "float32"
-    limits = settings.LARGEST_DIFFERENCE if exact else None, settings.LEAST_DICE
-    faults = compare.faults_of_ends(model, network, contract)
-    if faults:
-        return None, faults
-    comparison = compare.compare(network, model, contract, *slices)
-    faults = comparison.beyond(*limits)
-    if faults or exact:  # a fault inside may leave these slices as they are
-        found = compare.first_difference(network, model, contract, slices[0][0], 1e-3 if exact else 0.05)
-        faults += [compare.difference_in_words(found)] if faults or found else []
-    if sys.platform == "darwin":
-        apple = compare.compare(network, compare.AppleModel(model.path), contract, *slices)
-        print(f"Core ML, {kind}: {apple.in_words()}", flush=True)
-        faults += [f"in Core ML itself, {fault}" for fault in apple.beyond(*limits)]
-    return comparison, faults
-
-
 def finish(results):
-    """Print what was written and how it compares; raise InputError if nothing of it passed."""
+    """Print what was written and how it compares; raise InputError if no model passed."""
     if settings.COMPARE:
         print_table(results)
-        passed = {path: export.size_of(path) for path, _, faults in results.values() if not faults}
+        passed = {path: size_in_bytes(path) for path, result in results.values() if not result.faults}
         if not passed:
             raise InputError("no kind of weights stayed within the limits")
         smallest = min(passed, key=passed.get)
         print(f"wrote {len(results)} models; the smallest that stays within the limits is {smallest}")
         return
-    ((kind, (path, comparison, faults)),) = results.items()
-    if comparison:
-        print(f"check   {comparison.in_words()}")
-    if faults:
-        raise InputError(f"{path} is not what Keras computes: {'; '.join(faults)}")
-    size = f"{kind} weights, {export.size_of(path) / 1e6:.3g} MB"
+    ((compression, (path, result)),) = results.items()
+    if result.comparison:
+        print(f"check   {result.comparison}")
+    if result.faults:
+        raise InputError(f"{path} is not what Keras computes: {'; '.join(result.faults)}")
+    size = f"{compression} weights, {size_in_bytes(path) / 1e6:.3g} MB"
     print(f"{path} is what Keras computes" if settings.CHECK_ONLY else f"wrote {path}, {size}")
 
 
 def print_table(results):
     print(f"{'weights':10}{'MB':>8}{'largest':>10}{'mean':>10}{'Dice':>9}{'truth':>9}")
-    for kind, (path, comparison, faults) in results.items():
+    truths = []
+    for compression, (path, result) in results.items():
+        comparison = result.comparison
         if comparison is None:
-            print(f"{kind:10}{'; '.join(faults)}")
+            print(f"{compression:10}{'; '.join(result.faults)}")
             continue
-        numbers = [f"{v:.2g}" if v is not None else "-" for v in (comparison.largest, comparison.mean)]
-        truth = f"{comparison.truth[1]:.4f}" if comparison.truth else "-"
-        size, note = export.size_of(path) / 1e6, "  unverified" if faults else ""
-        print(f"{kind:10}{size:8.1f}{numbers[0]:>10}{numbers[1]:>10}{comparison.dice:9.4f}{truth:>9}{note}")
-    truths = [comparison.truth for _, comparison, _ in results.values() if comparison and comparison.truth]
+        differences = comparison.max_difference, comparison.mean_difference
+        largest, mean = (f"{difference:.2g}" if difference is not None else "-" for difference in differences)
+        truth = f"{comparison.dice_to_truth[1]:.4f}" if comparison.dice_to_truth else "-"
+        truths += [comparison.dice_to_truth] if comparison.dice_to_truth else []
+        size, note = size_in_bytes(path) / 1e6, "  unverified" if result.faults else ""
+        print(f"{compression:10}{size:8.1f}{largest:>10}{mean:>10}{comparison.dice:9.4f}{truth:>9}{note}")
     keras = f"; Keras has {truths[0][0]:.4f}" if truths else ""
     print(f"largest and mean difference of a probability; Dice against Keras, and against the truth{keras}")
 

@@ -11,104 +11,116 @@ from common.slices.images import pictures_in, read_mask, read_picture, resize, t
 from common.slices.masks import class_count, to_classes, values_of
 from common.training.sets import open_set
 
-TRIED = 50  # slices looked at for each one that is wanted, to find some with a mask
+TRIES_PER_SLICE = 50  # slices to open per slice wanted, in search of some with a mask
 
 
-def gather_or_draw(source, own, count, shape, planes):
-    """Slices of `source`; where none is given, those of `own`, the validation set of the run, or else drawn ones.
-
-    Returns:
-        as `gather`, and what they are, as text.
-    """
-    if source or (own and Path(own).is_file()):
-        images, truths = gather(source or own, count, shape, planes)
-        return images, truths, f"{len(images)} slices of {source or own}"
-    why = f"the validation set of the run, {own}, is not here" if own else "there is no run"
-    return *draw(count, shape), f"{count} drawn pictures, since {why}; give --slices your own"
-
-
-def gather(source, count, shape, planes):
-    """Slices spread evenly over a set, those with a mask first.
+def gather_or_draw(source, validation, count, shape, channels):
+    """Gather slices from a source, else from the validation set of the run; if neither is there, draw some.
 
     Args:
-        source: packed set, list, folder of pictures or of cases; pictures of another size are resized.
-        count: how many, or all that there are.
-        shape: (H, W, C) that the network takes.
-        planes: channels that it gives.
+        source: as for `gather_slices`, or "".
+        validation: path of the run's validation set, or None without a run.
+        count, shape, channels: as for `gather_slices`.
 
     Returns:
-        list of (H, W, C) float32 in 0..1, and list of class numbers (H, W) or None.
+        what `gather_slices` returns, and a text that says what they are.
+    """
+    if source or (validation and Path(validation).is_file()):
+        images, truths = gather_slices(source or validation, count, shape, channels)
+        return images, truths, f"{len(images)} slices of {source or validation}"
+    reason = f"the validation set of the run, {validation}, is not here" if validation else "there is no run"
+    return *draw_slices(count, shape), f"{count} drawn pictures, since {reason}; give --slices your own"
+
+
+def gather_slices(source, count, shape, channels):
+    """Choose slices at random from a set, preferably with a mask.
+
+    Args:
+        source: packed set, list, folder of images or of cases; images of another size are resized.
+        count: number of slices; fewer if the set is smaller.
+        shape: (H, W, C) of the network's input.
+        channels: channels of the network's output.
+
+    Returns:
+        list of images (H, W, C) float32 in 0..1, and list of class numbers (H, W) or None.
 
     Raises:
         InputError: if there is no such set, or it does not fit the network.
     """
-    source, classes = Path(source), max(planes - 1, 1)
+    source, classes = Path(source), max(channels - 1, 1)
     if not source.exists():
         raise InputError(f"SLICES: {source} does not exist; give --slices a packed set, a list or a folder")
-    images, truths = _of_folder(source, count, shape, classes) if source.is_dir() else _of_set(source, count, classes)
+    if source.is_dir():
+        images, truths = _gather_from_folder(source, count, shape, classes)
+    else:
+        images, truths = _gather_from_set(source, count, classes)
     if images[0].shape != tuple(shape):
         raise InputError(f"SLICES: {source} has slices of {images[0].shape}; the network takes {tuple(shape)}")
     return images, truths
 
 
-def _of_set(path, count, classes):
+def _gather_from_folder(folder, count, shape, classes):
+    paths = [s.path for s in find_slices(str(folder), "x", "SLICES")]
+    folders = {path.parent for path in paths if path.parent.name == "x"}
+    mask_paths = {folder: pictures_in(folder.with_name("y")) for folder in folders if folder.with_name("y").is_dir()}
+
+    def mask_of(path):
+        mask_path = mask_paths.get(path.parent, {}).get(path.stem)
+        return None if mask_path is None else read_mask(mask_path)
+
+    def has_mask(i):
+        mask = mask_of(paths[i])
+        return mask is not None and mask.any()
+
+    images, truths = [], []
+    for i in _choose_slices(len(paths), count, has_mask):
+        mask = mask_of(paths[i])
+        images.append(to_unit(resize(to_gray(read_picture(paths[i])), shape[:2]))[..., None])
+        truths.append(None if mask is None else _to_network_mask(mask, paths[i], shape, classes))
+    return images, truths
+
+
+def _to_network_mask(mask, path, shape, classes):
+    values = values_of(mask)
+    found = class_count(values, path) if classes == 1 else max(values)
+    if found > classes:
+        raise InputError(f"SLICES: the mask of {path} has a class {found}; the network has {classes}")
+    return resize(to_classes(mask, classes), shape[:2], cv2.INTER_NEAREST)
+
+
+def _gather_from_set(path, count, classes):
     slices = open_set(path, memory_gb=0, classes=classes)
     if slices.classes != classes:
         has = "one class" if slices.classes == 1 else f"{slices.classes} classes"
         raise InputError(f"SLICES: {path} has {has}; the network has {classes}")
-    chosen = _with_mask_first(len(slices), count, lambda i: slices.y[i].any())
-    pairs = [slices.batch([i]) for i in chosen]
+    pairs = [slices.batch([i]) for i in _choose_slices(len(slices), count, lambda i: slices.y[i].any())]
     return [x[0] for x, _ in pairs], [y[0, ..., 0] for _, y in pairs]
 
 
-def _of_folder(folder, count, shape, classes):
-    pictures = [s.path for s in find_slices(str(folder), "x", "SLICES")]
-    folders = {path.parent for path in pictures if path.parent.name == "x"}
-    masks = {folder: pictures_in(folder.with_name("y")) for folder in folders if folder.with_name("y").is_dir()}
-
-    def mask_of(path):
-        mask = masks.get(path.parent, {}).get(path.stem)
-        return None if mask is None else read_mask(mask)
-
-    def has_mask(i):
-        mask = mask_of(pictures[i])
-        return mask is not None and mask.any()
-
-    images, truths = [], []
-    for i in _with_mask_first(len(pictures), count, has_mask):
-        path, mask = pictures[i], mask_of(pictures[i])
-        images.append(to_unit(resize(to_gray(read_picture(path)), shape[:2]))[..., None])
-        if mask is not None:
-            values = values_of(mask)
-            found = class_count(values, path) if classes == 1 else max(values)
-            if found > classes:
-                raise InputError(f"SLICES: the mask of {path} has a class {found}; the network has {classes}")
-            mask = resize(to_classes(mask, classes), shape[:2], cv2.INTER_NEAREST)
-        truths.append(mask)
-    return images, truths
-
-
-def _with_mask_first(total, count, has_mask):
-    """Numbers of `count` slices out of `total`, in order; looks at no more than TRIED for each."""
-    spread = np.random.default_rng(0).permutation(total)[: TRIED * count]
-    full, empty = [], []
-    for i in spread.tolist():
-        (full if has_mask(i) else empty).append(i)
-        if len(full) == count:
+def _choose_slices(total, count, has_mask):
+    """Indices of `count` slices out of `total`, in order, those with a mask first; opens TRIES_PER_SLICE for each."""
+    with_mask, without_mask = [], []
+    for i in np.random.default_rng(0).permutation(total)[: TRIES_PER_SLICE * count].tolist():
+        (with_mask if has_mask(i) else without_mask).append(i)
+        if len(with_mask) == count:
             break
-    return sorted((full + empty)[:count])
+    return sorted((with_mask + without_mask)[:count])
 
 
-def draw(count, shape):
-    """Pictures for a network whose own slices are not at hand: soft clouds under noise, (H, W, C) in 0..1.
+def draw_slices(count, shape):
+    """Draw soft clouds under noise, for a network whose own slices are missing.
+
+    Args:
+        count: number of slices.
+        shape: (H, W, C).
 
     Returns:
-        list of arrays, and list of None.
+        list of images (H, W, C) float32 in 0..1, and list of None.
     """
     rng = np.random.default_rng(0)
-    pictures = []
+    images = []
     for _ in range(count):
         clouds = resize(rng.random((8, 8), np.float32), shape[:2], cv2.INTER_LINEAR)
         noise = rng.normal(0, 0.05, shape).astype(np.float32)
-        pictures.append(np.clip(clouds[..., None] + noise, 0, 1).astype(np.float32))
-    return pictures, [None] * count
+        images.append(np.clip(clouds[..., None] + noise, 0, 1).astype(np.float32))
+    return images, [None] * count

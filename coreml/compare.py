@@ -1,4 +1,4 @@
-"""Whether an exported model does what the Keras network does: slice by slice, and layer by layer where it does not."""
+"""Compare an exported model with its Keras network, slice by slice, and find the first layer that differs."""
 
 from dataclasses import dataclass
 
@@ -11,85 +11,84 @@ from coreml.convert import layer_of
 
 @dataclass
 class Comparison:
-    """What came out of a comparison.
+    """How far a model and its Keras network agree on some slices.
 
     Attributes:
-        slices: how many.
-        largest, mean: absolute difference of the probabilities; None where the model gives class numbers only.
-        dice: between the masks of the two, mean over the classes; 1 where all are empty.
-        changed: pixels whose class differs.
-        truth: (Dice of Keras, Dice of the model) against the truth, mean over the slices with a mask; None without any.
+        slices: number of slices.
+        max_difference, mean_difference: absolute difference of the probabilities, 0..1; None if the model outputs
+            class numbers only.
+        dice: between the two masks, mean over the classes; 1 if both are empty.
+        changed_pixels: number of pixels whose class differs.
+        dice_to_truth: (Dice of Keras, Dice of the model) against the true masks, mean over the slices with a mask; None
+            without any.
     """
 
     slices: int
-    largest: float | None
-    mean: float | None
+    max_difference: float | None
+    mean_difference: float | None
     dice: float
-    changed: int
-    truth: tuple | None
+    changed_pixels: int
+    dice_to_truth: tuple | None
 
-    def in_words(self):
-        words = [f"{self.slices} slices"]
-        if self.largest is not None:
-            words.append(f"largest difference {self.largest:.2g}, mean {self.mean:.2g}")
-        words.append(f"Dice between the masks {self.dice:.4f}, {self.changed} pixels changed")
-        if self.truth:
-            words.append("Dice against the truth {:.4f} in Keras, {:.4f} in the file".format(*self.truth))
-        return "; ".join(words)
-
-    def beyond(self, largest_difference, least_dice):
-        """What is beyond limits, as texts; None stands for no limit."""
-        faults = []
-        if None not in (largest_difference, self.largest) and not self.largest <= largest_difference:
-            faults.append(f"the probabilities differ by {self.largest:.2g}, more than {largest_difference:g}")
-        if not self.dice >= least_dice:
-            faults.append(f"the Dice between the masks is {self.dice:.4f}, less than {least_dice:g}")
-        return faults
+    def __str__(self):
+        texts = [f"{self.slices} slices"]
+        if self.max_difference is not None:
+            texts.append(f"largest difference {self.max_difference:.2g}, mean {self.mean_difference:.2g}")
+        texts.append(f"Dice between the masks {self.dice:.4f}, {self.changed_pixels} pixels changed")
+        if self.dice_to_truth:
+            texts.append("Dice against the truth {:.4f} in Keras, {:.4f} in the file".format(*self.dice_to_truth))
+        return "; ".join(texts)
 
 
-def faults_of_ends(model, network, contract):
-    """What of a model's ends is not as the contract says, as texts.
+def compare_on_slices(network, model, contract, images, truths):
+    """Run both on slices.
 
     Args:
-        model: `coreml.model.Model`.
-        network: keras.Model.
-        contract: Contract.
+        network: keras.Model in float32.
+        model: `coreml.model.Model` or AppleModel.
+        contract: `coreml.convert.Contract` that the model was exported with.
+        images: iterable of (H, W, C) float32 in 0..1.
+        truths: iterable of true masks, class numbers (H, W) or None, one for each image.
+
+    Returns:
+        Comparison.
     """
-    (height, width, channels), planes = network.input_shape[1:], network.output_shape[-1]
-    number = "DOUBLE" if contract.format == "mlmodel" else "FLOAT32"
-    planes = planes if contract.output_kind == "probabilities" else 1
-    image, taken, given = (
-        ("image", (height, width), "UINT8"),
-        ("array", (channels, height, width), number),
-        ("array", (planes, height, width), number),
+    differences, changed_pixels, pixel_counts, dice_to_truth, slices = [], 0, {}, [], 0
+    for image, truth in zip(images, truths, strict=True):
+        keras_input, model_input = prepare_inputs(image, contract)
+        expected = network.predict_on_batch(keras_input[None])[0]
+        output = model.run({"input": model_input})["output"]
+        channels = expected.shape[-1]
+        differences.append(_probability_differences(output, expected, contract))
+        masks = class_numbers(expected, contract.threshold), _mask_of_output(output, channels, contract)
+        changed_pixels += int(np.count_nonzero(masks[0] != masks[1]))
+        for number in range(1, max(2, channels)):
+            counts = count_pixels(masks[1] == number, masks[0] == number)
+            pixel_counts[number] = np.add(pixel_counts.get(number, 0), counts)
+        if truth is not None and truth.any():
+            dice_to_truth.append([mean_dice(mask, truth) for mask in masks])
+        slices += 1
+    scores = [scores_of_counts(*counts)["dice"] for counts in pixel_counts.values()]
+    scores = [score for score in scores if not np.isnan(score)]
+    return Comparison(
+        slices,
+        *_max_and_mean(differences),
+        float(np.mean(scores)) if scores else 1.0,
+        changed_pixels,
+        tuple(np.mean(dice_to_truth, axis=0).tolist()) if dice_to_truth else None,
     )
-    expected = {
-        "input": image if contract.input_kind == "image" else taken,
-        "output": image if contract.output_kind == "image" else given,
-    }
-    faults = []
-    for name, ends in (("input", model.inputs), ("output", model.outputs)):
-        found = {end.name: (end.kind, end.shape, end.number) for end in ends}
-        if found != {name: expected[name]}:
-            faults.append(f"its {name} is {_in_words(found)}; expected {_in_words({name: expected[name]})}")
-    return faults
 
 
-def _in_words(ends):
-    return (
-        ", ".join(f"{name}, an {kind} of {shape}, {number}" for name, (kind, shape, number) in ends.items()) or "none"
-    )
-
-
-def prepare(image, contract):
-    """What the two are given for a slice.
+def prepare_inputs(image, contract):
+    """The inputs of both for a slice.
 
     Args:
         image: (H, W, C) float32 in 0..1.
         contract: `coreml.convert.Contract`.
 
     Returns:
-        the same for Keras, and what the model takes: planes (C, H, W), or (H, W) uint8, to which both are rounded.
+        input of Keras (H, W, C) and input of the model: (C, H, W) float32, or an image (H, W) uint8, to which both are
+        rounded.
     """
     if contract.input_kind == "array":
         return image, np.ascontiguousarray(image.transpose(2, 0, 1))
@@ -97,161 +96,147 @@ def prepare(image, contract):
     return (pixels / np.float32(255))[..., None], pixels
 
 
-def compare(network, model, contract, images, truths):
-    """Run both on slices.
+def _probability_differences(output, expected, contract):
+    """(maximum, sum, count) of the absolute differences, or None if the model outputs class numbers."""
+    if contract.output_kind == "probabilities":
+        probabilities = output
+    elif contract.output_kind == "image" and expected.shape[-1] == 1:
+        probabilities = output[None] / 255
+    else:
+        return None
+    difference = np.abs(probabilities - expected.transpose(2, 0, 1).astype(np.float64))
+    if contract.output_kind == "image":  # a gray level is rounded
+        difference = np.maximum(difference - 0.5 / 255, 0)
+    difference = np.where(np.isnan(difference), np.inf, difference)
+    return difference.max(), difference.sum(), difference.size
 
-    Args:
-        network: keras.Model in float32.
-        model: what has `run(dict)`: `coreml.model.Model`.
-        contract: Contract that the model was exported with.
-        images: iterable of (H, W, C) float32 in 0..1.
-        truths: iterable of class numbers (H, W), or of None, as many.
 
-    Returns:
-        Comparison.
+def _max_and_mean(differences):
+    if None in differences or not differences:
+        return None, None
+    maxima, sums, counts = zip(*differences, strict=True)
+    return float(max(maxima)), float(sum(sums) / sum(counts))
+
+
+def _mask_of_output(output, channels, contract):
+    if contract.output_kind == "probabilities":
+        return class_numbers(output.transpose(1, 2, 0), contract.threshold)
+    if contract.output_kind == "image" and channels == 1:
+        return class_numbers(output[..., None], 255 * contract.threshold)
+    return np.rint(output.reshape(output.shape[-2:])).astype(np.uint8)
+
+
+# --- the first layer that differs
+
+
+@dataclass
+class LayerDifference:
+    """A layer whose output in the model is not what Keras computes.
+
+    Attributes:
+        layer: keras.Layer.
+        operation: `coreml.model.Operation` that computes it.
+        difference: largest absolute difference, as a fraction of the layer's largest absolute value.
+        last_equal: name of the last layer that agrees, or None.
     """
-    largest, total, count, changed = 0.0, 0.0, 0, 0
-    counts, dices, slices = {}, [], 0
-    for image, truth in zip(images, truths, strict=True):
-        image, given = prepare(image, contract)
-        expected = network.predict_on_batch(image[None])[0]
-        got = model.run({"input": given})["output"]
-        masks = _mask_of_probabilities(expected, contract), _mask(got, expected.shape[-1], contract)
-        probabilities = _probabilities(got, expected.shape[-1], contract)
-        if probabilities is not None:
-            difference = np.abs(probabilities - expected.transpose(2, 0, 1).astype(np.float64))
-            if contract.output_kind == "image":  # a grey level is rounded
-                difference = np.maximum(difference - 0.5 / 255, 0)
-            difference = np.where(np.isnan(difference), np.inf, difference)
-            largest, total, count = max(largest, difference.max()), total + difference.sum(), count + difference.size
-        changed += int(np.count_nonzero(masks[0] != masks[1]))
-        for number in range(1, max(2, expected.shape[-1])):
-            pixels = count_pixels(masks[1] == number, masks[0] == number)
-            counts[number] = np.add(counts.get(number, 0), pixels)
-        if truth is not None and truth.any():
-            dices.append([mean_dice(mask, truth) for mask in masks])
-        slices += 1
-    scores = [scores_of_counts(*pixels)["dice"] for pixels in counts.values()]
-    scores = [score for score in scores if not np.isnan(score)]
-    return Comparison(
-        slices,
-        float(largest) if count else None,
-        float(total / count) if count else None,
-        float(np.mean(scores)) if scores else 1.0,
-        changed,
-        tuple(np.mean(dices, axis=0).tolist()) if dices else None,
-    )
 
+    layer: object
+    operation: object
+    difference: float
+    last_equal: str | None
 
-def _probabilities(got, planes, contract):
-    if contract.output_kind == "probabilities":
-        return got
-    return got[None] / 255 if contract.output_kind == "image" and planes == 1 else None
-
-
-def _mask_of_probabilities(probabilities, contract):
-    if probabilities.shape[-1] == 1:
-        return (probabilities[..., 0] > contract.threshold).astype(np.uint8)
-    return class_numbers(probabilities)
-
-
-def _mask(got, planes, contract):
-    if contract.output_kind == "probabilities":
-        return _mask_of_probabilities(got.transpose(1, 2, 0), contract)
-    if contract.output_kind == "image" and planes == 1:
-        return (got > 255 * contract.threshold).astype(np.uint8)
-    return np.rint(got.reshape(got.shape[-2:])).astype(np.uint8)
-
-
-# --- where the two part company
+    def __str__(self):
+        agrees = f"after {self.last_equal}, which agrees, " if self.last_equal else ""
+        return (
+            f"{agrees}they part company at layer {self.layer.name}, {self.operation.type} {self.operation.name} in the "
+            f"file, by {self.difference:.2g} of its greatest value"
+        )
 
 
 def first_difference(network, model, contract, image, tolerance=1e-3):
     """Find the first layer whose output differs.
 
-    Values of the model are known by the names of the layers that they were made from. A layer that was folded into
-    another has no value of its own: a fault in it shows in the next one that has.
+    Values of the model are matched to layers by name. A layer that was folded into another one has no value of its
+    own: a fault in it shows in the next layer that has.
 
     Args:
         network: keras.Model.
         model: `coreml.model.Model`.
-        contract: Contract.
+        contract: `coreml.convert.Contract`.
         image: (H, W, C) float32 in 0..1.
-        tolerance: difference that counts, as a share of the greatest value of the layer.
+        tolerance: largest difference that passes, as a fraction of the layer's largest absolute value.
 
     Returns:
-        dict of layer (keras.Layer), step (`coreml.model.Step`), difference (that share) and before (name of the
-        last layer that agrees, or None); or None where every layer that can be compared agrees.
+        LayerDifference, or None if every layer that can be compared agrees.
     """
-    import keras
+    import keras  # after the backend is chosen
 
-    image, given = prepare(image, contract)
-    last = {}  # name of a layer to the last step and value that carry its name
-
-    def watch(step, name, value):
-        layer = layer_of(name, network)
-        if layer is not None and value.ndim == 4 and not _is_half_of(layer, name):
-            last[layer.name] = step, value
-
-    model.run({"input": given}, watch)
-    layers = [layer for layer in network.layers if layer.name in last]
-    outputs = keras.Model(network.inputs, [layer.output for layer in layers]).predict_on_batch(image[None])
-    before = None
+    keras_input, model_input = prepare_inputs(image, contract)
+    computed = _layer_values(network, model, model_input)
+    layers = [layer for layer in network.layers if layer.name in computed]
+    outputs = keras.Model(network.inputs, [layer.output for layer in layers]).predict_on_batch(keras_input[None])
+    last_equal = None
     for layer, expected in zip(layers, outputs, strict=True):
-        step, value = last[layer.name]
-        expected = np.asarray(expected)
-        found = [v for v in (value, value.transpose(0, 2, 3, 1)) if v.shape == expected.shape]
-        if not found:
-            if value.size == expected.size:
-                continue  # another layout, such as the planes of the output
-            return {"layer": layer, "step": step, "difference": np.inf, "before": before}
-        greatest = max(float(np.abs(expected).max()), 1e-6)
-        difference = min(float(np.abs(v - expected).max()) for v in found) / greatest
+        operation, value = computed[layer.name]
+        difference = _relative_difference(value, np.asarray(expected))
+        if difference is None:
+            continue
         if not difference <= tolerance:
-            return {"layer": layer, "step": step, "difference": difference, "before": before}
-        before = layer.name
+            return LayerDifference(layer, operation, difference, last_equal)
+        last_equal = layer.name
     return None
 
 
-def _is_half_of(layer, name):
-    """Whether a value is of the first half of a separable convolution; the second may be folded into what follows."""
-    import keras
+def _layer_values(network, model, model_input):
+    """Dict from a layer's name to the last (operation, value) of the model that carries this name."""
+    values = {}
+
+    def watch(operation, name, value):
+        layer = layer_of(name, network)
+        if layer is not None and value.ndim == 4 and not _is_depthwise_half(layer, name):
+            values[layer.name] = operation, value
+
+    model.run({"input": model_input}, watch)
+    return values
+
+
+def _is_depthwise_half(layer, name):
+    """Whether a value comes from the first half of a separable convolution; the second may be folded away."""
+    import keras  # after the backend is chosen
 
     return isinstance(layer, keras.layers.SeparableConv2D) and "depthwise" in name
 
 
-def difference_in_words(found):
-    """One line on the result of `first_difference`."""
-    if found is None:
-        return "every layer agrees: the difference lies in how the input is read or the output is written"
-    agrees = f"after {found['before']}, which agrees, " if found["before"] else ""
-    return (
-        f"{agrees}they part company at layer {found['layer'].name}, {found['step'].kind} {found['step'].name} in the "
-        f"file, by {found['difference']:.2g} of its greatest value"
-    )
+def _relative_difference(value, expected):
+    """Largest difference as a fraction of the largest absolute value; None for a layout that cannot be compared."""
+    candidates = [v for v in (value, value.transpose(0, 2, 3, 1)) if v.shape == expected.shape]
+    if not candidates:
+        return None if value.size == expected.size else np.inf  # such as the planes of the output
+    largest = max(float(np.abs(expected).max()), 1e-6)
+    return min(float(np.abs(v - expected).max()) for v in candidates) / largest
 
 
-# --- Apple's own
+# --- Core ML itself
 
 
 class AppleModel:
-    """A saved model run by Core ML itself, on macOS.
+    """A saved model that Core ML itself runs, on macOS.
 
     Args:
         path: .mlmodel or .mlpackage.
     """
 
     def __init__(self, path):
-        import coremltools as ct
+        import coremltools as ct  # slow to import
 
         self.model = ct.models.MLModel(str(path))
 
-    def run(self, values):
+    def run(self, inputs):
         """As `coreml.model.Model.run`."""
-        from PIL import Image
+        from PIL import Image  # needed on macOS only
 
-        given = {
+        inputs = {
             name: Image.fromarray(value) if value.dtype == np.uint8 else value.astype(np.float32)
-            for name, value in values.items()
+            for name, value in inputs.items()
         }
-        return {name: np.asarray(value) for name, value in self.model.predict(given).items()}
+        return {name: np.asarray(value) for name, value in self.model.predict(inputs).items()}

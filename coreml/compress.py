@@ -1,4 +1,4 @@
-"""Weights of a Core ML model stored smaller: half precision, 8-bit linear numbers, or palettes of 8, 6 or 4 bits."""
+"""Compress the weights of a Core ML model: half precision, 8-bit linear integers, or palettes of 8, 6 or 4 bits."""
 
 import contextlib
 import io
@@ -7,53 +7,54 @@ import numpy as np
 
 from common.errors import InputError
 
-KINDS = ("float32", "float16", "linear8", "palette8", "palette6", "palette4")
-SMALL = ("linear8", "palette8", "palette6", "palette4")  # an ML program can hold them from macOS 13 on
-LEAST_WEIGHTS = 10_000  # of a layer to be stored in 8 bits or fewer; smaller ones save nothing
+COMPRESSIONS = ("float32", "float16", "linear8", "palette8", "palette6", "palette4")
+BELOW_16_BITS = ("linear8", "palette8", "palette6", "palette4")  # in an ML program: macOS 13 or later
+MIN_WEIGHTS = 10_000  # weights of a layer, from which on 8 bits or fewer save space
 
 
-def computes_in_half(kind, file_format):
-    """Whether the model computes in half precision: an ML program does for all weights but float32."""
-    return file_format == "mlpackage" and kind != "float32"
+def uses_half_precision(compression, file_format):
+    """Whether the model computes in half precision: an ML program does, unless its weights are float32."""
+    return file_format == "mlpackage" and compression != "float32"
 
 
-def choose_target(kind, file_format, target):
-    """The oldest system that a model is for.
+def choose_target(compression, file_format, target):
+    """Choose the oldest system that must run a model.
 
     Args:
-        kind: one of KINDS.
+        compression: one of COMPRESSIONS.
         file_format: "mlmodel" or "mlpackage".
-        target: name such as "macOS13" or "iOS16"; None for the oldest that the kind allows.
+        target: name such as "macOS13" or "iOS16"; None for the oldest one possible.
 
     Returns:
         coremltools.target.
 
     Raises:
-        InputError: if there is no such system, or it does not run that kind, naming the one that does.
+        InputError: if there is no such system, or it is too old; the message names the oldest one possible.
     """
-    import coremltools as ct
+    import coremltools as ct  # slow to import
 
     needed = ct.target.iOS13
     if file_format == "mlpackage":
-        needed = ct.target.iOS16 if kind in SMALL else ct.target.iOS15
+        needed = ct.target.iOS16 if compression in BELOW_16_BITS else ct.target.iOS15
     if target is None:
         return needed
-    require_system(target, needed.value, f"a .{file_format} with {kind} weights")
+    require_system(target, needed.value, f"a .{file_format} with {compression} weights")
     return ct.target[target.replace(".", "_")]
 
 
-def require_system(target, version, what):
+def require_system(target, version, subject):
     """Check that a system reads a specification version.
 
     Args:
         target: name such as "macOS13" or "iOS16".
-        version: of the specification.
-        what: what needs it, for the message.
+        version: specification version.
+        subject: text that says what needs this version.
 
     Raises:
-        InputError: if there is no such system, or it is too old, naming the one of its family that is not.
+        InputError: if there is no such system, or it is too old; the message names the first one of its family that
+            reads it.
     """
-    import coremltools as ct
+    import coremltools as ct  # slow to import
 
     systems = {name.replace("_", "."): system.value for name, system in ct.target.__members__.items()}
     if target not in systems:
@@ -61,89 +62,102 @@ def require_system(target, version, what):
     if systems[target] < version:
         family = target.rstrip("0123456789.")
         *_, first = (name for name, v in systems.items() if v == version and name.rstrip("0123456789.") == family)
-        raise InputError(f"{what} needs {first}, not TARGET {target}; give --target {first}, or another kind of model")
+        raise InputError(
+            f"{subject} needs {first}, not TARGET {target}; give --target {first}, or another kind of model"
+        )
 
 
-def compress(model, kind):
-    """Store the weights of a model smaller.
+def compress_weights(model, compression):
+    """Compress the weights of a model.
 
     Args:
-        model: coremltools.models.MLModel; an ML program that computes in half precision holds its weights so already.
-        kind: one of KINDS.
+        model: coremltools.models.MLModel; an ML program with half precision was converted with float16 weights.
+        compression: one of COMPRESSIONS.
 
     Returns:
         MLModel.
     """
-    if kind == "float32" or (kind == "float16" and model.get_spec().WhichOneof("Type") == "mlProgram"):
+    is_program = model.get_spec().WhichOneof("Type") == "mlProgram"
+    if compression == "float32" or (compression == "float16" and is_program):
         return model
-    if model.get_spec().WhichOneof("Type") == "mlProgram":
-        return _compress_program(model, kind)
-    return _compress_network(model, kind)
+    if is_program:
+        return _compress_program(model, compression)
+    if compression.startswith("palette"):
+        return _palettize_network(model, int(compression[-1]))
+    return _quantize_network(model, compression)
 
 
-def _compress_program(model, kind):
-    import coremltools.optimize.coreml as cto
+def _compress_program(model, compression):
+    import coremltools.optimize.coreml as cto  # slow to import
 
-    if kind == "linear8":
-        config = cto.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=LEAST_WEIGHTS)
+    if compression == "linear8":
+        config = cto.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=MIN_WEIGHTS)
         return cto.linear_quantize_weights(model, cto.OptimizationConfig(global_config=config))
-    config = cto.OpPalettizerConfig(mode="kmeans", nbits=int(kind[-1]), weight_threshold=LEAST_WEIGHTS)
+    config = cto.OpPalettizerConfig(mode="kmeans", nbits=int(compression[-1]), weight_threshold=MIN_WEIGHTS)
     return cto.palettize_weights(model, cto.OptimizationConfig(global_config=config))
 
 
-def _compress_network(model, kind):
-    import coremltools as ct
-    from coremltools.models.neural_network import quantization_utils as quantization
+def _palettize_network(model, bits):
+    import coremltools as ct  # slow to import
 
-    if kind in ("float16", "linear8"):
-        options = {}
-        if kind == "linear8":
-            options["selector"] = quantization.AdvancedQuantizedLayerSelector(
-                skip_layer_types=["batchnorm", "bias", "depthwiseConv"], minimum_conv_weight_count=LEAST_WEIGHTS
-            )
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells of every layer
-            result = quantization.quantize_weights(model, 16 if kind == "float16" else 8, "linear", **options)
-        return result if hasattr(result, "get_spec") else ct.models.MLModel(result, skip_model_load=True)
     spec = model.get_spec()
     for weights in _large_weights(spec.neuralNetwork):
-        _palettise(weights, int(kind[-1]))
+        _palettize(weights, bits)
     return ct.models.MLModel(spec, skip_model_load=True)
 
 
 def _large_weights(network):
     for layer in network.layers:
-        kind = layer.WhichOneof("layer")
-        name = {"loadConstantND": "data"}.get(kind, "weights")
-        message = getattr(layer, kind)
-        if name in message.DESCRIPTOR.fields_by_name and len(getattr(message, name).floatValue) >= LEAST_WEIGHTS:
-            yield getattr(message, name)
+        layer_type = layer.WhichOneof("layer")
+        field = "data" if layer_type == "loadConstantND" else "weights"
+        parameters = getattr(layer, layer_type)
+        if field in parameters.DESCRIPTOR.fields_by_name:
+            weights = getattr(parameters, field)
+            if len(weights.floatValue) >= MIN_WEIGHTS:
+                yield weights
 
 
-def _palettise(message, bits):
-    """Replace the numbers of a WeightParams by a palette and the places in it, packed from the highest bit on.
+def _palettize(weights, bits):
+    """Replace the numbers of a WeightParams by a palette and indices into it, packed from the highest bit on.
 
-    As `quantize_weights` of coremltools does, which holds every bit as an object of Python on the way: several
-    gigabytes for a U-net.
+    `quantize_weights` of coremltools does the same, but makes a Python object of every bit: several gigabytes for a
+    U-net.
     """
-    palette, places = best_palette(np.array(message.floatValue, np.float32), bits)
-    ones = np.unpackbits(places.astype(np.uint8)[:, None], axis=1)[:, 8 - bits :]
-    message.rawValue = np.packbits(ones).tobytes()
-    message.quantization.numberOfBits = bits
-    message.quantization.lookupTableQuantization.floatValue[:] = palette
-    del message.floatValue[:]
+    palette, indices = best_palette(np.array(weights.floatValue, np.float32), bits)
+    single_bits = np.unpackbits(indices.astype(np.uint8)[:, None], axis=1)[:, 8 - bits :]
+    weights.rawValue = np.packbits(single_bits).tobytes()
+    weights.quantization.numberOfBits = bits
+    weights.quantization.lookupTableQuantization.floatValue[:] = palette
+    del weights.floatValue[:]
 
 
 def best_palette(values, bits):
-    """The 2^bits colours with the least sum of squared differences, by k-means in one dimension, which is exact.
+    """The 2^bits values with the smallest sum of squared differences, by exact k-means in one dimension.
 
     Args:
         values: (N,) float; they are rounded to half precision first, as coremltools does for ML programs.
         bits: int.
 
     Returns:
-        colours (2^bits,) float32, and places (N,) int.
+        palette (2^bits,) float32, and indices (N,) int.
     """
+    # slow to import; private: the public function palettizes whole ML programs only
     from coremltools.models.neural_network.quantization_utils import _get_kmeans_lookup_table_and_weight
 
-    palette, places = _get_kmeans_lookup_table_and_weight(bits, values.astype(np.float16), force_kmeans1d=True)
-    return palette.astype(np.float32).ravel(), np.asarray(places).ravel()
+    palette, indices = _get_kmeans_lookup_table_and_weight(bits, values.astype(np.float16), force_kmeans1d=True)
+    return palette.astype(np.float32).ravel(), np.asarray(indices).ravel()
+
+
+def _quantize_network(model, compression):
+    import coremltools as ct  # slow to import
+    from coremltools.models.neural_network import quantization_utils as quantization
+
+    bits, options = 16, {}
+    if compression == "linear8":
+        bits = 8
+        options["selector"] = quantization.AdvancedQuantizedLayerSelector(
+            skip_layer_types=["batchnorm", "bias", "depthwiseConv"], minimum_conv_weight_count=MIN_WEIGHTS
+        )
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints every layer
+        result = quantization.quantize_weights(model, bits, "linear", **options)
+    return result if hasattr(result, "get_spec") else ct.models.MLModel(result, skip_model_load=True)

@@ -1,7 +1,7 @@
-"""The arithmetic that both kinds of Core ML model share: channels first, (N, C, *spatial), in float32.
+"""The arithmetic that neural networks and ML programs share: channels first, (N, C, *spatial), in float32.
 
-Convolutions are those of Keras' backend; everything else is NumPy. Padding is always explicit here: the readers work
-it out from what the file says.
+Keras' backend computes the convolutions, NumPy everything else. Padding is always explicit here: the layers and
+operations work it out from what the file declares.
 """
 
 import math
@@ -14,22 +14,22 @@ def same_padding(sizes, kernel, strides, dilations=None, more_at_end=True):
 
     Args:
         sizes: spatial sizes.
-        kernel, strides, dilations: one number a spatial axis.
-        more_at_end: where an odd total puts its odd pixel.
+        kernel, strides, dilations: one number per spatial axis; dilations None: 1.
+        more_at_end: whether the extra pixel of an odd total goes to the end.
 
     Returns:
         list of (before, after).
     """
     padding = []
     for size, width, stride, dilation in zip(sizes, kernel, strides, dilations or [1] * len(sizes), strict=True):
-        wanted = (math.ceil(size / stride) - 1) * stride + (width - 1) * dilation + 1
-        total = max(0, wanted - size)
+        needed = (math.ceil(size / stride) - 1) * stride + (width - 1) * dilation + 1
+        total = max(0, needed - size)
         padding.append((total // 2, total - total // 2) if more_at_end else (total - total // 2, total // 2))
     return padding
 
 
 def pad_spatial(x, padding, value=0.0):
-    """Pad the last axes of x; `padding` holds (before, after) for each."""
+    """Pad the last axes of x with `value`; `padding` has (before, after) for each of them."""
     padding = [(0, 0)] * (x.ndim - len(padding)) + list(padding)
     return np.pad(x, padding, constant_values=value) if any(map(any, padding)) else x
 
@@ -41,14 +41,17 @@ def convolve(x, weight, bias, strides, padding, dilations, groups):
         x: (N, C, *spatial).
         weight: (out, C / groups, *kernel).
         bias: (out,) or None.
-        strides, dilations: one number a spatial axis.
+        strides, dilations: one number per spatial axis.
         padding: list of (before, after).
         groups: int.
 
     Returns:
         (N, out, *spatial).
+
+    Raises:
+        ValueError: if the kernel does not fit the channels.
     """
-    from keras import ops
+    from keras import ops  # after the backend is chosen
 
     channels, rank = x.shape[1], x.ndim - 2
     if groups * weight.shape[1] != channels or weight.shape[0] % groups:
@@ -66,12 +69,12 @@ def convolve(x, weight, bias, strides, padding, dilations, groups):
 
 
 def _depthwise(x, kernel, strides, options):
-    from keras import ops
+    from keras import ops  # after the backend is chosen
 
     if len(set(strides)) == 1:
         return ops.convert_to_numpy(ops.depthwise_conv(x, kernel, tuple(strides), **options))
-    whole = ops.convert_to_numpy(ops.depthwise_conv(x, kernel, (1, 1), **options))  # backends want equal strides
-    return whole[:, :: strides[0], :: strides[1]]
+    dense = ops.convert_to_numpy(ops.depthwise_conv(x, kernel, (1, 1), **options))  # backends need equal strides
+    return dense[:, :: strides[0], :: strides[1]]
 
 
 def convolve_transposed(x, weight, bias, strides, padding, groups, sizes=None):
@@ -81,22 +84,25 @@ def convolve_transposed(x, weight, bias, strides, padding, groups, sizes=None):
         x: (N, C, *spatial).
         weight: (C, out / groups, *kernel).
         bias: (out,) or None.
+        strides: one number per spatial axis.
         padding: list of (before, after), which is cut from the result.
-        sizes: spatial sizes of the result; None: all that is left.
+        groups: int.
+        sizes: spatial sizes of the result; None: everything between the cuts.
 
     Returns:
         (N, out, *spatial).
+
+    Raises:
+        ValueError: if the kernel does not fit the channels, or the sizes do not fit the result.
     """
-    from keras import ops
+    from keras import ops  # after the backend is chosen
 
     if weight.shape[0] != x.shape[1] or x.shape[1] % groups:
         raise ValueError(f"a kernel of {weight.shape} in {groups} groups does not fit {x.shape[1]} channels")
-    kernels = np.split(weight, groups)
-    parts = np.split(x, groups, axis=1)
     results = []
-    for part, kernel in zip(parts, kernels, strict=True):
+    for group, kernel in zip(np.split(x, groups, axis=1), np.split(weight, groups), strict=True):
         y = ops.conv_transpose(
-            to_channels_last(part),
+            to_channels_last(group),
             kernel.transpose(*range(2, kernel.ndim), 1, 0),
             tuple(strides),
             padding="valid",
@@ -114,26 +120,30 @@ def convolve_transposed(x, weight, bias, strides, padding, groups, sizes=None):
 
 
 def with_bias(y, bias):
+    """Add a bias (C,), or None, to y (N, C, *spatial)."""
     return y if bias is None else y + bias.reshape(-1, *[1] * (y.ndim - 2))
 
 
-def pool(x, kind, kernel, strides, padding, exclude_padding=False, ceil_mode=False):
+def pool(x, reduction, kernel, strides, padding, exclude_padding=False, ceil_mode=False):
     """Pooling.
 
     Args:
         x: (N, C, *spatial).
-        kind: "max", "average" or "l2" (the root of the sum of squares).
-        kernel, strides: one number a spatial axis.
+        reduction: "max", "average" or "l2" (the root of the sum of squares).
+        kernel, strides: one number per spatial axis.
         padding: list of (before, after).
-        exclude_padding: an average counts the pixels of the image only.
-        ceil_mode: a last window may reach beyond the padded image.
+        exclude_padding: whether an average counts the pixels of the image only.
+        ceil_mode: whether a last window may reach beyond the padded image.
+
+    Returns:
+        (N, C, *spatial).
     """
     rank = len(kernel)
-    outside = -np.inf if kind == "max" else 0.0
+    outside = -np.inf if reduction == "max" else 0.0
     if ceil_mode:
         padded = [n + before + after for n, (before, after) in zip(x.shape[2:], padding, strict=True)]
         missing = [-(n - k) % s for n, k, s in zip(padded, kernel, strides, strict=True)]
-        padding = [(before, after + more) for (before, after), more in zip(padding, missing, strict=True)]
+        padding = [(before, after + extra) for (before, after), extra in zip(padding, missing, strict=True)]
 
     def windows(array, value):
         view = np.lib.stride_tricks.sliding_window_view(
@@ -142,56 +152,60 @@ def pool(x, kind, kernel, strides, padding, exclude_padding=False, ceil_mode=Fal
         return view[(slice(None), slice(None), *(slice(None, None, s) for s in strides))]
 
     axes = tuple(range(-rank, 0))
-    found = windows(x, outside)
-    if kind == "max":
-        return found.max(axes)
-    if kind == "l2":
-        return np.sqrt(np.square(found).sum(axes))
+    values = windows(x, outside)
+    if reduction == "max":
+        return values.max(axes)
+    if reduction == "l2":
+        return np.sqrt(np.square(values).sum(axes))
     count = windows(np.ones_like(x), 0.0).sum(axes) if exclude_padding else math.prod(kernel)
-    return found.sum(axes) / count
+    return values.sum(axes) / count
 
 
 # --- resizing
 
-# Where the pixels of the result lie among those of the source, by the names of ML programs.
-ALIGNED, UNALIGNED, DEFAULT, OFFSET = "ALIGN_CORNERS", "UNALIGN_CORNERS", "DEFAULT", "OFFSET_CORNERS"
+# Sampling modes of ML programs: where the pixels of the result lie among the pixels of the source.
+ALIGNED, STRICTLY_ALIGNED, UNALIGNED = "ALIGN_CORNERS", "STRICT_ALIGN_CORNERS", "UNALIGN_CORNERS"
+DEFAULT, OFFSET = "DEFAULT", "OFFSET_CORNERS"
 
 
-def grid(size, count, mode):
-    """Positions of `count` samples among `size` pixels, (count,) float64 within 0..size - 1.
+def sample_positions(size, count, mode):
+    """Positions of `count` samples among `size` pixels.
 
     Args:
         size, count: int.
-        mode: one of the names above, or "STRICT_ALIGN_CORNERS".
+        mode: a sampling mode.
+
+    Returns:
+        (count,) float64 in 0..size - 1, in pixels.
 
     Raises:
         ValueError: for another mode.
     """
     i = np.arange(count, dtype=np.float64)
     if mode == ALIGNED and count == 1:
-        points = np.array([(size - 1) / 2])
-    elif mode in (ALIGNED, "STRICT_ALIGN_CORNERS"):
-        points = i * (size - 1) / max(count - 1, 1)
+        positions = np.array([(size - 1) / 2])
+    elif mode in (ALIGNED, STRICTLY_ALIGNED):
+        positions = i * (size - 1) / max(count - 1, 1)
     elif mode == UNALIGNED:
-        points = (i + 0.5) * size / count - 0.5
+        positions = (i + 0.5) * size / count - 0.5
     elif mode == DEFAULT:
-        points = i * size / count
+        positions = i * size / count
     elif mode == OFFSET:
-        points = (i + 0.5) * max(1, size - 1) / count
+        positions = (i + 0.5) * max(1, size - 1) / count
     else:
         raise ValueError(f"sampling mode {mode} is not known")
-    return points.clip(0, size - 1)
+    return positions.clip(0, size - 1)
 
 
 def resize_bilinear(x, sizes, mode):
-    """Resize the last two axes to `sizes` by linear interpolation at the points of `grid`."""
+    """Resize the last two axes to `sizes` by linear interpolation at the `sample_positions` of a mode."""
     for axis, count in zip((-2, -1), sizes, strict=True):
-        points = grid(x.shape[axis], count, mode)
-        before = np.floor(points).astype(int)
+        positions = sample_positions(x.shape[axis], count, mode)
+        before = np.floor(positions).astype(int)
         after = np.minimum(before + 1, x.shape[axis] - 1)
-        share = (points - before).astype(np.float32)
-        share = share[:, None] if axis == -2 else share
-        x = x.take(before, axis) * (1 - share) + x.take(after, axis) * share
+        fraction = (positions - before).astype(np.float32)
+        fraction = fraction[:, None] if axis == -2 else fraction
+        x = x.take(before, axis) * (1 - fraction) + x.take(after, axis) * fraction
     return x
 
 
@@ -202,11 +216,47 @@ def resize_nearest(x, sizes):
     return x
 
 
-# --- single values
+# --- activations, with the parameters of the operations of ML programs
+
+
+def relu(x):
+    return np.maximum(x, 0)
+
+
+def leaky_relu(x, alpha):
+    return np.where(x >= 0, x, alpha * x)
+
+
+def thresholded_relu(x, alpha):
+    return np.where(x >= alpha, x, 0)
+
+
+def elu(x, alpha):
+    return np.where(x >= 0, x, alpha * np.expm1(np.minimum(x, 0)))
+
+
+def linear_activation(x, alpha, beta):
+    return alpha * x + beta
 
 
 def sigmoid(x):
     return (0.5 * (1 + np.tanh(0.5 * x))).astype(np.float32)  # this form does not overflow
+
+
+def sigmoid_hard(x, alpha, beta):
+    return np.clip(alpha * x + beta, 0, 1)
+
+
+def scaled_tanh(x, alpha, beta):
+    return alpha * np.tanh(beta * x)
+
+
+def softplus(x):
+    return np.logaddexp(x, np.float32(0))
+
+
+def softsign(x):
+    return x / (1 + np.abs(x))
 
 
 def softmax(x, axis):
@@ -214,12 +264,42 @@ def softmax(x, axis):
     return e / e.sum(axis, keepdims=True)
 
 
-def softplus(x):
-    return np.logaddexp(x, np.float32(0))
+def erf(x):
+    return np.vectorize(math.erf, otypes=[np.float32])(x)
 
 
-def normalise(x, mean, variance, gamma, beta, epsilon, axis=1):
-    """(x - mean) / sqrt(variance + epsilon) * gamma + beta, one of each a channel; gamma and beta may be None."""
+def gelu(x, mode):
+    """Gaussian error linear unit (Hendrycks and Gimpel 2016, arXiv:1606.08415).
+
+    Raises:
+        ValueError: for an unknown mode.
+    """
+    match mode:
+        case "TANH_APPROXIMATION":
+            return 0.5 * x * (1 + np.tanh(np.float32(np.sqrt(2 / np.pi)) * (x + 0.044715 * x**3)))
+        case "SIGMOID_APPROXIMATION":
+            return x * sigmoid(1.702 * x)
+        case "EXACT":
+            return 0.5 * x * (1 + erf(x / np.sqrt(2)))
+    raise ValueError(f"{mode} is not known here")
+
+
+# --- reductions
+
+
+def sum_of_squares(x, axis, keepdims):
+    return np.square(x).sum(axis, keepdims=keepdims)
+
+
+def root_of_sum_of_squares(x, axis, keepdims):
+    return np.sqrt(sum_of_squares(x, axis, keepdims))
+
+
+# --- normalization and layout
+
+
+def normalize(x, mean, variance, gamma, beta, epsilon, axis=1):
+    """(x - mean) / sqrt(variance + epsilon) * gamma + beta, each (C,) along `axis`; gamma and beta may be None."""
     shape = [1] * x.ndim
     shape[axis] = -1
     factor = 1 / np.sqrt(variance + np.float32(epsilon))

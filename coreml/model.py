@@ -1,13 +1,12 @@
-"""A reference interpreter for Core ML models: it runs a saved .mlmodel or .mlpackage on any computer.
+"""A reference interpreter for Core ML models: it runs what `coreml.reader` read from a file, on any computer.
 
 It executes the graph and the weights of the file as Apple's specification defines them (the comments in the protocol
-buffers of coremltools, and the documentation of its intermediate language), with nothing else at hand: no part of it
-sees the network that the file was made from. Where a program computes in half precision, every result is rounded to it.
-Apple's own arithmetic on a device can differ in the last digits.
+buffers of coremltools, and the documentation of its intermediate language) and never sees the Keras network that the
+file was made from. If a program computes in half precision, every result is rounded to it. Apple's own arithmetic on a
+device can differ in the last digits.
 """
 
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 
@@ -15,58 +14,70 @@ from common.errors import InputError
 
 
 @dataclass
-class End:
+class Feature:
     """An input or output of a model.
 
     Attributes:
         name: str.
-        kind: "array", or "image" for a grey image of 0..255.
+        type: "array", or "image" for a gray image of 0..255.
         shape: of the array, or (height, width).
-        number: type of the numbers of an array, such as "FLOAT32" or "DOUBLE"; "UINT8" for an image.
-        factor, offset: a pixel of an image becomes factor * pixel + offset.
-        inner_shape: the shape that the graph works with.
+        data_type: element type, such as "FLOAT32" or "DOUBLE"; "UINT8" for an image.
+        scale, bias: an image enters the graph as scale * pixel + bias.
+        graph_shape: shape inside the graph; None: `shape`.
     """
 
     name: str
-    kind: str
+    type: str
     shape: tuple
-    number: str = "FLOAT32"
-    factor: float = 1.0
-    offset: float = 0.0
-    inner_shape: tuple | None = None
+    data_type: str = "FLOAT32"
+    scale: float = 1.0
+    bias: float = 0.0
+    graph_shape: tuple | None = None
 
-    def read(self, value):
-        """What is given for an input, as the float32 array that the graph works with."""
+    def to_graph(self, value):
+        """Convert an input to the float32 array that the graph works with.
+
+        Args:
+            value: array of `shape`; uint8 for an image.
+
+        Raises:
+            ValueError: for another shape or type.
+        """
         value = np.asarray(value)
         if value.shape != self.shape:
             raise ValueError(f"{self.name} takes {self.shape}, not {value.shape}")
-        if self.kind == "image" and value.dtype != np.uint8:
+        if self.type == "image" and value.dtype != np.uint8:
             raise ValueError(f"{self.name} takes an image of uint8, not {value.dtype}")
         value = value.astype(np.float32)
-        if self.kind == "image":
-            value = np.float32(self.factor) * value + np.float32(self.offset)
-        return value.reshape(self.inner_shape or self.shape)
+        if self.type == "image":
+            value = np.float32(self.scale) * value + np.float32(self.bias)
+        return value.reshape(self.graph_shape or self.shape)
 
-    def write(self, value):
-        """An output in the shape that the file declares; pixels of an image are rounded to uint8."""
+    def from_graph(self, value):
+        """Convert an output of the graph to the declared shape; pixels of an image are rounded to uint8.
+
+        Raises:
+            ValueError: if the shape does not fit.
+        """
         if self.shape and value.size != np.prod(self.shape):
             raise ValueError(f"{self.name} declares {self.shape}; the graph gives {value.shape}")
         value = value.reshape(self.shape) if self.shape else value
-        return value if self.kind == "array" else np.rint(value).clip(0, 255).astype(np.uint8)
+        return value if self.type == "array" else np.rint(value).clip(0, 255).astype(np.uint8)
 
 
 @dataclass
-class Step:
-    """One layer or operation.
+class Operation:
+    """A layer of a neural network, or an operation of an ML program.
 
     Attributes:
-        name, kind: str.
-        inputs, outputs: names of values.
-        compute: function of the arrays of `inputs` that returns a tuple of those of `outputs`.
+        name: str.
+        type: Core ML's name for what it computes, such as "convolution" or "conv".
+        inputs, outputs: lists of value names.
+        compute: function from the arrays of `inputs` to a tuple of the arrays of `outputs`.
     """
 
     name: str
-    kind: str
+    type: str
     inputs: list
     outputs: list
     compute: object = field(repr=False)
@@ -76,118 +87,51 @@ class Model:
     """A model that can be run.
 
     Attributes:
-        path: where it came from.
-        inputs, outputs: lists of End.
-        steps: list of Step, in the order of the file.
+        path: file that it was read from.
+        inputs, outputs: lists of Feature.
+        operations: list of Operation, in the order of the file.
     """
 
-    def __init__(self, path, inputs, outputs, steps):
-        self.path, self.inputs, self.outputs, self.steps = path, inputs, outputs, steps
-        self._last_use = {name: number for number, step in enumerate(steps) for name in step.inputs}
+    def __init__(self, path, inputs, outputs, operations):
+        self.path, self.inputs, self.outputs, self.operations = path, inputs, outputs, operations
+        self._last_use = {name: i for i, operation in enumerate(operations) for name in operation.inputs}
 
-    def run(self, values, watch=None):
+    def run(self, inputs, watch=None):
         """Run the model once.
 
         Args:
-            values: dict of an array for each input: of its shape, or an image of uint8 (height, width).
-            watch: function of (step, name, array), called for every value as it is made.
+            inputs: dict of an array for each input: of its shape, or an image of uint8 (height, width).
+            watch: function of (operation, value name, array), called for every value that is computed.
 
         Returns:
             dict of the outputs: float32 arrays, images as uint8.
 
         Raises:
             ValueError: if an input does not fit.
-            InputError: if a step cannot be computed, naming it.
+            InputError: if an operation cannot be computed; the message names it.
         """
-        held = {end.name: end.read(values[end.name]) for end in self.inputs}
-        kept = {end.name for end in self.outputs}
-        for number, step in enumerate(self.steps):
-            try:
-                with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # as on the device: inf and NaN
-                    results = step.compute(*(held[name] for name in step.inputs))
-            except KeyError as error:
-                raise InputError(f"{self.path}: {step.kind} {step.name} reads {error}, which nothing gives") from None
-            except (ValueError, TypeError, IndexError, np.exceptions.AxisError) as error:
-                raise InputError(f"{self.path}: {step.kind} {step.name} cannot be computed: {error}") from error
-            for name, result in zip(step.outputs, results, strict=True):
-                held[name] = result
+        values = {feature.name: feature.to_graph(inputs[feature.name]) for feature in self.inputs}
+        output_names = {feature.name for feature in self.outputs}
+        for i, operation in enumerate(self.operations):
+            results = self._compute(operation, values)
+            for name, result in zip(operation.outputs, results, strict=True):
+                values[name] = result
                 if watch:
-                    watch(step, name, result)
-            for name in {*step.inputs, *step.outputs} - kept:
-                if self._last_use.get(name, number) <= number:
-                    held.pop(name, None)
-        missing = kept - set(held)
+                    watch(operation, name, result)
+            for name in {*operation.inputs, *operation.outputs} - output_names:
+                if self._last_use.get(name, i) <= i:
+                    values.pop(name, None)
+        missing = output_names - set(values)
         if missing:
             raise InputError(f"{self.path}: nothing gives the output {min(missing)}")
-        return {end.name: end.write(held[end.name]) for end in self.outputs}
+        return {feature.name: feature.from_graph(values[feature.name]) for feature in self.outputs}
 
-
-def open_model(path):
-    """Read a saved model.
-
-    Args:
-        path: .mlmodel of the neural-network kind, or .mlpackage with an ML program.
-
-    Returns:
-        Model.
-
-    Raises:
-        InputError: if the file is missing, damaged, of another kind, or newer than coremltools knows, or if it has a
-            layer or an operation that is not known here, which is named.
-    """
-    import coremltools as ct
-
-    from coreml import read_neural_network as neuralnetwork
-    from coreml import read_program as program
-
-    path = Path(path)
-    spec = _read_spec(path)
-    newest = max(version for name, version in vars(ct).items() if name.startswith("_SPECIFICATION_VERSION_IOS"))
-    if spec.specificationVersion > newest:
-        raise InputError(
-            f"{path} has specification version {spec.specificationVersion}; coremltools {ct.__version__} knows those "
-            f"up to {newest}"
-        )
-    kind = spec.WhichOneof("Type")
-    readers = {"neuralNetwork": neuralnetwork.read_steps, "mlProgram": program.read_steps}
-    if kind not in readers:
-        raise InputError(f"{path} is a Core ML model of the kind {kind}; expected neuralNetwork or mlProgram")
-    inputs, outputs = (
-        [_read_end(end, path) for end in ends] for ends in (spec.description.input, spec.description.output)
-    )
-    steps = readers[kind](spec, inputs, path)
-    return Model(path, inputs, outputs, steps)
-
-
-def _read_spec(path):
-    import coremltools as ct
-    from google.protobuf.message import DecodeError
-
-    if path.suffix not in (".mlmodel", ".mlpackage"):
-        raise InputError(f"{path} is no Core ML model; expected a .mlmodel or a .mlpackage")
-    if not path.exists():
-        raise InputError(f"{path} does not exist")
-    if path.is_dir() != (path.suffix == ".mlpackage"):
-        raise InputError(f"{path}: a .mlpackage is a folder and a .mlmodel a file; this is the other way round")
-    if path.is_dir() and not (path / "Manifest.json").is_file():
-        raise InputError(f"{path} is no Core ML package: it has no Manifest.json")
-    try:
-        spec = ct.utils.load_spec(str(path))
-    except (DecodeError, RuntimeError, OSError, ValueError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{path} is damaged, or no Core ML model: {reason}") from None
-    if not spec.specificationVersion or not spec.WhichOneof("Type"):
-        raise InputError(f"{path} is damaged, or no Core ML model: it names no kind of model")
-    return spec
-
-
-def _read_end(end, path):
-    if end.type.HasField("imageType"):
-        image = end.type.imageType
-        if not image.ColorSpace.Name(image.colorSpace).startswith("GRAYSCALE"):
-            raise InputError(f"{path}: {end.name} is a coloured image; only grey ones are known here")
-        return End(end.name, "image", (image.height, image.width), "UINT8")
-    if end.type.HasField("multiArrayType"):
-        array = end.type.multiArrayType
-        return End(end.name, "array", tuple(array.shape), array.ArrayDataType.Name(array.dataType))
-    raise InputError(f"{path}: {end.name} is a {end.type.WhichOneof('Type')}; only arrays and images are known here")
+    def _compute(self, operation, values):
+        title = f"{self.path}: {operation.type} {operation.name}"
+        try:
+            with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # as on the device: inf and NaN
+                return operation.compute(*(values[name] for name in operation.inputs))
+        except KeyError as error:
+            raise InputError(f"{title} reads {error}, which nothing gives") from None
+        except (ValueError, TypeError, IndexError, np.exceptions.AxisError) as error:
+            raise InputError(f"{title} cannot be computed: {error}") from error

@@ -1,7 +1,6 @@
 """The layers of Core ML neural networks as functions of arrays.
 
-Follows the comments of NeuralNetwork.proto. A layer that speaks of channels, height and width means the third last,
-second last and last axis.
+Follows the comments of NeuralNetwork.proto. In a layer with channels, height and width these are the last three axes.
 """
 
 import functools
@@ -9,10 +8,10 @@ import functools
 import numpy as np
 
 from coreml import kernels
-from coreml.kernels import sigmoid, softmax, softplus
-from coreml.weights import weights
+from coreml.neural_network_weights import read_weights
 
-LAYERS = {}  # name of a layer to a function of its message that returns a function of arrays
+# From the name of a layer to a function of its parameters (the message p) that returns a function of arrays.
+LAYERS = {}
 
 
 def layer(name):
@@ -32,10 +31,10 @@ def _convolution(p):
         list(field) or [default] * 2 for field, default in ((p.kernelSize, 3), (p.stride, 1), (p.dilationFactor, 1))
     )
     groups = p.nGroups or 1
-    bias = weights(p.bias, (p.outputChannels,)) if p.hasBias else None
+    bias = read_weights(p.bias, (p.outputChannels,)) if p.hasBias else None
     if p.isDeconvolution:
         return _deconvolution(p, kernel, strides, groups, bias)
-    weight = weights(p.weights, (p.outputChannels, p.kernelChannels, *kernel))
+    weight = read_weights(p.weights, (p.outputChannels, p.kernelChannels, *kernel))
     return lambda x: kernels.convolve(
         x, weight, bias, strides, _padding(p, x, kernel, strides, dilations), dilations, groups
     )
@@ -43,15 +42,14 @@ def _convolution(p):
 
 def _deconvolution(p, kernel, strides, groups, bias):
     shape = (p.kernelChannels, p.outputChannels // groups, *kernel)
-    weight = weights(p.weights, shape, axis=1)
+    weight = read_weights(p.weights, shape, axis=1)
 
     def compute(x):
         full = [(n - 1) * s + k for n, s, k in zip(x.shape[-2:], strides, kernel, strict=True)]
-        kind = p.WhichOneof("ConvolutionPaddingType")
         sizes = list(p.outputShape)
-        if not sizes and kind == "same":
+        if not sizes and p.WhichOneof("ConvolutionPaddingType") == "same":
             sizes = [n * s for n, s in zip(x.shape[-2:], strides, strict=True)]
-        if sizes:  # where the size is given, the kind of padding is not looked at: as much is cut on either side
+        if sizes:  # a given size overrides the padding: as much is cut on either side
             cut = [((n - size) // 2, n - size - (n - size) // 2) for n, size in zip(full, sizes, strict=True)]
         else:
             cut = _borders(p.valid.paddingAmounts)
@@ -75,23 +73,24 @@ def _borders(amounts):
 
 @layer("pooling")
 def _pooling(p):
-    kind = ("max", "average", "l2")[p.type]
+    reduction = ("max", "average", "l2")[p.type]
     kernel, strides = (list(field) or [default] * 2 for field, default in ((p.kernelSize, 3), (p.stride, 1)))
     if p.HasField("includeLastPixel"):
         raise ValueError("padding that includes the last pixel is not known here")
 
     def compute(x):
         if p.globalPooling:
-            return kernels.pool(x, kind, x.shape[-2:], (1, 1), [(0, 0)] * 2)
-        return kernels.pool(x, kind, kernel, strides, _padding(p, x, kernel, strides), p.avgPoolExcludePadding)
+            return kernels.pool(x, reduction, x.shape[-2:], (1, 1), [(0, 0)] * 2)
+        padding = _padding(p, x, kernel, strides)
+        return kernels.pool(x, reduction, kernel, strides, padding, p.avgPoolExcludePadding)
 
     return compute
 
 
 @layer("innerProduct")
 def _inner_product(p):
-    weight = weights(p.weights, (p.outputChannels, p.inputChannels))
-    bias = weights(p.bias, (p.outputChannels,)) if p.hasBias else 0
+    weight = read_weights(p.weights, (p.outputChannels, p.inputChannels))
+    bias = read_weights(p.bias, (p.outputChannels,)) if p.hasBias else 0
 
     def compute(x):
         if x.ndim > 3:
@@ -104,8 +103,8 @@ def _inner_product(p):
 @layer("batchedMatmul")
 def _batched_matmul(p):
     if p.weightMatrixFirstDimension:  # stored as (second, first)
-        second = weights(p.weights, (p.weightMatrixSecondDimension, p.weightMatrixFirstDimension)).T
-        bias = weights(p.bias, (p.weightMatrixSecondDimension,)) if p.hasBias else 0
+        second = read_weights(p.weights, (p.weightMatrixSecondDimension, p.weightMatrixFirstDimension)).T
+        bias = read_weights(p.bias, (p.weightMatrixSecondDimension,)) if p.hasBias else 0
         return lambda a: (a.swapaxes(-1, -2) if p.transposeA else a) @ second + bias
     return lambda a, b: (a.swapaxes(-1, -2) if p.transposeA else a) @ (b.swapaxes(-1, -2) if p.transposeB else b)
 
@@ -114,44 +113,47 @@ def _batched_matmul(p):
 def _batchnorm(p):
     if p.computeMeanVar:
         raise ValueError("statistics of the image itself are not known here")
-    gamma, beta, mean, variance = (weights(w, (p.channels,)) for w in (p.gamma, p.beta, p.mean, p.variance))
-    return lambda x: kernels.normalise(x, mean, variance, gamma, beta, p.epsilon or 1e-5, axis=x.ndim - 3)
+    gamma, beta, mean, variance = (read_weights(w, (p.channels,)) for w in (p.gamma, p.beta, p.mean, p.variance))
+    return lambda x: kernels.normalize(x, mean, variance, gamma, beta, p.epsilon or 1e-5, axis=x.ndim - 3)
 
 
-# --- single values
+@layer("loadConstantND")
+def _load_constant_nd(p):
+    value = read_weights(p.data, tuple(p.shape))
+    return lambda: value
+
+
+# --- one input
 
 
 @layer("activation")
 def _activation(p):
-    kind = p.WhichOneof("NonlinearityType")
-    q = getattr(p, kind) if kind else None
-    match kind:
-        case "linear":
-            return lambda x: q.alpha * x + q.beta
-        case "ReLU":
-            return lambda x: np.maximum(x, 0)
-        case "leakyReLU":
-            return lambda x: np.where(x >= 0, x, q.alpha * x)
-        case "thresholdedReLU":
-            return lambda x: np.where(x >= q.alpha, x, 0)
-        case "PReLU":
-            alpha = weights(q.alpha, (max(len(q.alpha.floatValue), len(q.alpha.float16Value) // 2),)).reshape(-1, 1, 1)
-            return lambda x: np.where(x >= 0, x, alpha * x)
-        case "tanh":
-            return np.tanh
-        case "scaledTanh":
-            return lambda x: q.alpha * np.tanh(q.beta * x)
-        case "sigmoid":
-            return sigmoid
-        case "sigmoidHard":
-            return lambda x: np.clip(q.alpha * x + q.beta, 0, 1)
-        case "ELU":
-            return lambda x: np.where(x >= 0, x, q.alpha * np.expm1(np.minimum(x, 0)))
-        case "softsign":
-            return lambda x: x / (1 + np.abs(x))
-        case "softplus":
-            return softplus
-    raise ValueError(f"the activation {kind} is not known here")
+    name = p.WhichOneof("NonlinearityType")
+    if name == "PReLU":
+        weights = p.PReLU.alpha
+        count = max(len(weights.floatValue), len(weights.float16Value) // 2)
+        alpha = read_weights(weights, (count,)).reshape(-1, 1, 1)
+        return lambda x: kernels.leaky_relu(x, alpha)
+    if name not in ACTIVATIONS:
+        raise ValueError(f"the activation {name} is not known here")
+    parameters = getattr(p, name)
+    values = {field.name: getattr(parameters, field.name) for field in parameters.DESCRIPTOR.fields}
+    return functools.partial(ACTIVATIONS[name], **values)
+
+
+ACTIVATIONS = {
+    "linear": kernels.linear_activation,
+    "ReLU": kernels.relu,
+    "leakyReLU": kernels.leaky_relu,
+    "thresholdedReLU": kernels.thresholded_relu,
+    "tanh": np.tanh,
+    "scaledTanh": kernels.scaled_tanh,
+    "sigmoid": kernels.sigmoid,
+    "sigmoidHard": kernels.sigmoid_hard,
+    "ELU": kernels.elu,
+    "softsign": kernels.softsign,
+    "softplus": kernels.softplus,
+}
 
 
 @layer("unary")
@@ -178,46 +180,25 @@ def _unary(p):
     return compute
 
 
-@layer("clip")
-def _clip(p):
-    return lambda x: np.clip(x, p.minVal, p.maxVal)
+LAYERS |= {
+    "clip": lambda p: lambda x: np.clip(x, p.minVal, p.maxVal),
+    "gelu": lambda p: functools.partial(kernels.gelu, mode=p.GeluMode.Name(p.mode)),
+    "softmaxND": lambda p: functools.partial(kernels.softmax, axis=p.axis),
+    "softmax": lambda p: functools.partial(kernels.softmax, axis=-3),
+    "tanh": lambda p: np.tanh,
+    "sin": lambda p: np.sin,
+    "cos": lambda p: np.cos,
+    "ceil": lambda p: np.ceil,
+    "floor": lambda p: np.floor,
+    "round": lambda p: np.rint,
+    "sign": lambda p: np.sign,
+    "exp2": lambda p: np.exp2,
+    "logicalNot": lambda p: lambda x: x == 0,
+    "copy": lambda p: lambda x: x,
+}
 
 
-@layer("gelu")
-def _gelu(p):
-    match p.GeluMode.Name(p.mode):
-        case "TANH_APPROXIMATION":
-            return lambda x: 0.5 * x * (1 + np.tanh(np.float32(np.sqrt(2 / np.pi)) * (x + 0.044715 * x**3)))
-        case "SIGMOID_APPROXIMATION":
-            return lambda x: x * sigmoid(1.702 * x)
-    raise ValueError("the exact form is not known here")
-
-
-@layer("softmaxND")
-def _softmax_nd(p):
-    return lambda x: softmax(x, p.axis)
-
-
-@layer("softmax")
-def _softmax(_):
-    return lambda x: softmax(x, -3)
-
-
-for _name, _function in {
-    "tanh": np.tanh,
-    "sin": np.sin,
-    "cos": np.cos,
-    "ceil": np.ceil,
-    "floor": np.floor,
-    "round": np.rint,
-    "sign": np.sign,
-    "exp2": np.exp2,
-    "logicalNot": lambda x: x == 0,
-}.items():
-    LAYERS[_name] = lambda _, function=_function: function
-
-
-# --- two values or more
+# --- two inputs or more
 
 
 @layer("add")
@@ -230,46 +211,66 @@ def _multiply(p):
     return lambda *x: x[0] * p.alpha if len(x) == 1 else functools.reduce(np.multiply, x)
 
 
-for _name, _function in {
-    "addBroadcastable": np.add,
-    "subtractBroadcastable": np.subtract,
-    "multiplyBroadcastable": np.multiply,
-    "divideBroadcastable": np.divide,
-    "floorDivBroadcastable": np.floor_divide,
-    "modBroadcastable": np.mod,
-    "powBroadcastable": np.power,
-    "maxBroadcastable": np.maximum,
-    "minBroadcastable": np.minimum,
-    "logicalAnd": lambda a, b: (a != 0) & (b != 0),
-    "logicalOr": lambda a, b: (a != 0) | (b != 0),
-    "logicalXor": lambda a, b: (a != 0) ^ (b != 0),
-}.items():
-    LAYERS[_name] = lambda _, function=_function: lambda *x: functools.reduce(function, x)
-
-for _name, _function in {
-    "greaterThan": np.greater,
-    "greaterEqual": np.greater_equal,
-    "lessThan": np.less,
-    "lessEqual": np.less_equal,
-    "equal": np.equal,
-    "notEqual": np.not_equal,
-}.items():
-    LAYERS[_name] = lambda p, function=_function: lambda a, b=None: function(a, p.alpha if b is None else b)
-
-
-@layer("min")
-def _min(_):
-    return lambda *x: functools.reduce(np.minimum, x)
-
-
-@layer("max")
-def _max(_):
-    return lambda *x: functools.reduce(np.maximum, x)
-
-
 @layer("whereBroadcastable")
 def _where(_):
     return lambda condition, a, b: np.where(condition != 0, a, b)
+
+
+def _of_all(function):
+    """A layer that applies a function of two arrays to its inputs, one after the other."""
+    return lambda _: lambda *x: functools.reduce(function, x)
+
+
+def _comparison(function):
+    """A layer that compares its input with a second one, or with alpha."""
+    return lambda p: lambda a, b=None: function(a, p.alpha if b is None else b)
+
+
+LAYERS |= {
+    "min": _of_all(np.minimum),
+    "max": _of_all(np.maximum),
+    "addBroadcastable": _of_all(np.add),
+    "subtractBroadcastable": _of_all(np.subtract),
+    "multiplyBroadcastable": _of_all(np.multiply),
+    "divideBroadcastable": _of_all(np.divide),
+    "floorDivBroadcastable": _of_all(np.floor_divide),
+    "modBroadcastable": _of_all(np.mod),
+    "powBroadcastable": _of_all(np.power),
+    "maxBroadcastable": _of_all(np.maximum),
+    "minBroadcastable": _of_all(np.minimum),
+    "logicalAnd": _of_all(lambda a, b: (a != 0) & (b != 0)),
+    "logicalOr": _of_all(lambda a, b: (a != 0) | (b != 0)),
+    "logicalXor": _of_all(lambda a, b: (a != 0) ^ (b != 0)),
+    "greaterThan": _comparison(np.greater),
+    "greaterEqual": _comparison(np.greater_equal),
+    "lessThan": _comparison(np.less),
+    "lessEqual": _comparison(np.less_equal),
+    "equal": _comparison(np.equal),
+    "notEqual": _comparison(np.not_equal),
+}
+
+
+# --- reductions
+
+
+def _reduction(function):
+    return lambda p: lambda x: function(x, axis=None if p.reduceAll else tuple(p.axes), keepdims=p.keepDims)
+
+
+LAYERS |= {
+    "reduceMean": _reduction(np.mean),
+    "reduceSum": _reduction(np.sum),
+    "reduceMax": _reduction(np.max),
+    "reduceMin": _reduction(np.min),
+    "reduceProd": _reduction(np.prod),
+    "reduceSumSquare": _reduction(kernels.sum_of_squares),
+    "reduceL2": _reduction(kernels.root_of_sum_of_squares),
+}
+
+
+@layer("argMax")
+def _arg_max(p):
+    return lambda x: x.argmax(p.axis, keepdims=not p.removeDim)
 
 
 # --- shapes
@@ -289,21 +290,16 @@ def _concat_nd(p):
 
 @layer("splitND")
 def _split_nd(p):
-    places = np.cumsum(p.splitSizes)[:-1].tolist() if len(p.splitSizes) else p.numSplits
-    return lambda x: np.split(x, places, p.axis)
-
-
-@layer("stack")
-def _stack(p):
-    return lambda *x: np.stack(x, p.axis)
+    boundaries = np.cumsum(p.splitSizes)[:-1].tolist() if len(p.splitSizes) else p.numSplits
+    return lambda x: np.split(x, boundaries, p.axis)
 
 
 @layer("padding")
 def _padding_layer(p):
-    kind, borders = p.WhichOneof("PaddingType"), _borders(p.paddingAmounts)
-    if kind in (None, "constant"):
+    padding_type, borders = p.WhichOneof("PaddingType"), _borders(p.paddingAmounts)
+    if padding_type in (None, "constant"):
         return lambda x: kernels.pad_spatial(x, borders, p.constant.value)
-    mode = {"reflection": "reflect", "replication": "edge"}[kind]
+    mode = {"reflection": "reflect", "replication": "edge"}[padding_type]
     return lambda x: np.pad(x, [(0, 0)] * (x.ndim - 2) + borders, mode)
 
 
@@ -329,78 +325,24 @@ def _crop(p):
 
 @layer("sliceStatic")
 def _slice_static(p):
-    def compute(x):
-        cuts = [
-            slice(None if first_mask else first, None if last_mask else last, step)
-            for first, first_mask, last, last_mask, step in zip(
-                p.beginIds, p.beginMasks, p.endIds, p.endMasks, p.strides, strict=True
-            )
-        ]
-        for axis, squeezed in enumerate(p.squeezeMasks):
-            cuts[axis] = p.beginIds[axis] if squeezed else cuts[axis]
-        return x[tuple(cuts)]
-
-    return compute
+    bounds = zip(p.beginIds, p.beginMasks, p.endIds, p.endMasks, p.strides, strict=True)
+    index = [
+        slice(None if no_begin else begin, None if no_end else end, stride)
+        for begin, no_begin, end, no_end, stride in bounds
+    ]
+    for axis, squeezed in enumerate(p.squeezeMasks):
+        index[axis] = p.beginIds[axis] if squeezed else index[axis]
+    return lambda x: x[tuple(index)]
 
 
-@layer("transpose")
-def _transpose(p):
-    axes = [int(axis) for axis in p.axes]
-    return lambda x: x.transpose(axes)
-
-
-@layer("expandDims")
-def _expand_dims(p):
-    return lambda x: np.expand_dims(x, tuple(p.axes))
-
-
-@layer("squeeze")
-def _squeeze(p):
-    return lambda x: x.squeeze() if p.squeezeAll else x.squeeze(tuple(p.axes))
-
-
-@layer("reshapeStatic")
-def _reshape_static(p):
-    return lambda x: x.reshape(list(p.targetShape))
-
-
-@layer("rankPreservingReshape")
-def _rank_preserving_reshape(p):
-    return lambda x: x.reshape([n or x.shape[axis] for axis, n in enumerate(p.targetShape)])
-
-
-@layer("loadConstantND")
-def _load_constant_nd(p):
-    value = weights(p.data, tuple(p.shape))
-    return lambda: value
-
-
-@layer("copy")
-def _copy(_):
-    return lambda x: x
-
-
-for _name, _function in {
-    "reduceMean": np.mean,
-    "reduceSum": np.sum,
-    "reduceMax": np.max,
-    "reduceMin": np.min,
-    "reduceProd": np.prod,
-    "reduceSumSquare": lambda x, axis, keepdims: np.square(x).sum(axis, keepdims=keepdims),
-    "reduceL2": lambda x, axis, keepdims: np.sqrt(np.square(x).sum(axis, keepdims=keepdims)),
-}.items():
-    LAYERS[_name] = lambda p, function=_function: (
-        lambda x: function(x, axis=None if p.reduceAll else tuple(p.axes), keepdims=p.keepDims)
-    )
-
-
-@layer("argMax")
-def _arg_max(p):
-    def compute(x):
-        found = x.argmax(p.axis)
-        return found if p.removeDim else np.expand_dims(found, p.axis)
-
-    return compute
+LAYERS |= {
+    "stack": lambda p: lambda *x: np.stack(x, p.axis),
+    "transpose": lambda p: lambda x: x.transpose([int(axis) for axis in p.axes]),
+    "expandDims": lambda p: lambda x: np.expand_dims(x, tuple(p.axes)),
+    "squeeze": lambda p: lambda x: x.squeeze(None if p.squeezeAll else tuple(p.axes)),
+    "reshapeStatic": lambda p: lambda x: x.reshape(list(p.targetShape)),
+    "rankPreservingReshape": lambda p: lambda x: x.reshape([n or x.shape[i] for i, n in enumerate(p.targetShape)]),
+}
 
 
 # --- resizing
@@ -420,6 +362,6 @@ def _upsample(p):
 
 @layer("resizeBilinear")
 def _resize_bilinear(p):
-    modes = ("STRICT_ALIGN_CORNERS", kernels.ALIGNED, kernels.DEFAULT, kernels.OFFSET)
+    modes = (kernels.STRICTLY_ALIGNED, kernels.ALIGNED, kernels.DEFAULT, kernels.OFFSET)
     sizes = list(p.targetSize) or [1, 1]
     return lambda x: kernels.resize_bilinear(x, sizes, modes[p.mode.samplingMethod])

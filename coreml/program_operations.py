@@ -1,7 +1,7 @@
 """The operations of Core ML programs as functions of arrays.
 
 Follows the documentation of coremltools' intermediate language (`coremltools.converters.mil.mil.ops.defs`). A function
-here has the parameters of its operation, by name.
+takes the parameters of its operation, by name.
 """
 
 import functools
@@ -10,9 +10,8 @@ import math
 import numpy as np
 
 from coreml import kernels
-from coreml.kernels import sigmoid, softmax, softplus
 
-OPERATIONS = {}  # name of an operation to a function of its parameters that returns an array or a tuple of them
+OPERATIONS = {}  # from the name of an operation to a function of its parameters that returns an array or several
 
 
 def operation(name):
@@ -23,7 +22,7 @@ def operation(name):
     return register
 
 
-# --- weights that are stored small
+# --- compressed weights
 
 
 @operation("constexpr_affine_dequantize")
@@ -40,23 +39,28 @@ def _lut_to_dense(indices, lut, shape=None, vector_axis=None):
     if shape is None:  # from iOS 18 on: one palette for each block, indices not packed
         return _block_lut_to_dense(indices, lut, vector_axis)
     bits, count = int(math.log2(lut.size)), int(np.prod(shape))
-    ones = np.unpackbits(np.asarray(indices, np.uint8), bitorder="little", count=bits * count).reshape(count, bits)
-    return lut[np.packbits(ones, axis=1, bitorder="little").ravel()].reshape(shape)
+    single_bits = np.unpackbits(np.asarray(indices, np.uint8), bitorder="little", count=bits * count)
+    indices = np.packbits(single_bits.reshape(count, bits), axis=1, bitorder="little").ravel()
+    return lut[indices].reshape(shape)
 
 
 def _block_lut_to_dense(indices, lut, vector_axis):
     if vector_axis is not None or lut.shape[-1] != 1:
         raise ValueError("palettes of vectors are not known here")
-    blocks = lut.shape[: indices.ndim]
-    place = np.ix_(*(np.arange(n) * block // n for n, block in zip(indices.shape, blocks, strict=True)))
-    return lut[(*place, indices.astype(int), 0)]
+    block = _block_of_each(indices.shape, lut.shape[: indices.ndim])
+    return lut[(*block, indices.astype(int), 0)]
+
+
+def _block_of_each(shape, blocks):
+    """Index of the block that each element lies in, for an array of `shape` that is divided into `blocks`."""
+    return np.ix_(*(np.arange(n) * count // n for n, count in zip(shape, blocks, strict=True)))
 
 
 @operation("constexpr_blockwise_shift_scale")
 def _blockwise_shift_scale(data, scale, offset=None):
-    place = np.ix_(*(np.arange(n) * block // n for n, block in zip(data.shape, scale.shape, strict=True)))
-    shift = 0 if offset is None else np.asarray(offset, np.float32)[place]
-    return np.asarray(scale, np.float32)[place] * (data.astype(np.float32) - shift)
+    block = _block_of_each(data.shape, scale.shape)
+    shift = 0 if offset is None else np.asarray(offset, np.float32)[block]
+    return np.asarray(scale, np.float32)[block] * (data.astype(np.float32) - shift)
 
 
 @operation("constexpr_sparse_to_dense")
@@ -82,7 +86,7 @@ def _dequantize(input, scale, zero_point=0, axis=0):
 
 
 def _padding(pad_type, pad, sizes, kernel, strides, dilations=None):
-    """As coremltools works out the shapes: same keeps ceil(size / stride), also where kernel and stride differ."""
+    """Padding as (before, after) per axis; as in coremltools, "same" keeps ceil(size / stride) for every kernel."""
     match pad_type:
         case "same" | "same_lower":
             return kernels.same_padding(sizes, kernel, strides, dilations, pad_type == "same")
@@ -116,14 +120,17 @@ def _conv_transpose(x, weight, strides, pad_type, dilations, groups, pad=None, o
     return kernels.convolve_transposed(x, weight, bias, strides.tolist(), cut, int(groups), sizes)
 
 
-def _pool(kind, x, kernel_sizes, strides, pad_type, pad, exclude_padding_from_average=False, ceil_mode=False):
+def _pool(reduction, x, kernel_sizes, strides, pad_type, pad, exclude_padding_from_average=False, ceil_mode=False):
     kernel, strides = kernel_sizes.tolist(), strides.tolist()
     padding = _padding(pad_type, pad, x.shape[2:], kernel, strides)
-    return kernels.pool(x, kind, kernel, strides, padding, bool(exclude_padding_from_average), bool(ceil_mode))
+    return kernels.pool(x, reduction, kernel, strides, padding, bool(exclude_padding_from_average), bool(ceil_mode))
 
 
-for _kind, _name in (("max", "max_pool"), ("average", "avg_pool"), ("l2", "l2_pool")):
-    OPERATIONS[_name] = functools.partial(_pool, _kind)
+OPERATIONS |= {
+    "max_pool": functools.partial(_pool, "max"),
+    "avg_pool": functools.partial(_pool, "average"),
+    "l2_pool": functools.partial(_pool, "l2"),
+}
 
 
 @operation("linear")
@@ -136,12 +143,12 @@ def _matmul(x, y, transpose_x=False, transpose_y=False):
     return (x.swapaxes(-1, -2) if transpose_x else x) @ (y.swapaxes(-1, -2) if transpose_y else y)
 
 
-# --- normalisation
+# --- normalization
 
 
 @operation("batch_norm")
 def _batch_norm(x, mean, variance, epsilon, gamma=None, beta=None):
-    return kernels.normalise(x, mean, variance, gamma, beta, epsilon)
+    return kernels.normalize(x, mean, variance, gamma, beta, epsilon)
 
 
 @operation("instance_norm")
@@ -162,39 +169,18 @@ def _layer_norm(x, axes, epsilon, gamma=None, beta=None):
     return y * (1 if gamma is None else gamma.reshape(shape)) + (0 if beta is None else beta.reshape(shape))
 
 
-@operation("softmax")
-def _softmax(x, axis):
-    return softmax(x, int(axis))
-
-
-# --- single values
-
-
-@operation("gelu")
-def _gelu(x, mode):
-    match mode:
-        case "TANH_APPROXIMATION":
-            return 0.5 * x * (1 + np.tanh(np.float32(np.sqrt(2 / np.pi)) * (x + 0.044715 * x**3)))
-        case "SIGMOID_APPROXIMATION":
-            return x * sigmoid(1.702 * x)
-        case "EXACT":
-            return 0.5 * x * (1 + _erf(x / np.sqrt(2)))
-    raise ValueError(f"{mode} is not known here")
-
-
-def _erf(x):
-    return np.vectorize(math.erf, otypes=[np.float32])(x)
+# --- one input
 
 
 @operation("prelu")
 def _prelu(x, alpha):
-    return np.where(x >= 0, x, alpha.reshape(-1, *[1] * (x.ndim - 2)) * x)
+    return kernels.leaky_relu(x, alpha.reshape(-1, *[1] * (x.ndim - 2)))
 
 
 @operation("softplus_parametric")
 def _softplus_parametric(x, alpha, beta):
     alpha, beta = (v.reshape(-1, *[1] * (x.ndim - 2)) for v in (alpha, beta))
-    return alpha * softplus(beta * x)
+    return alpha * kernels.softplus(beta * x)
 
 
 @operation("cast")
@@ -204,20 +190,22 @@ def _cast(x, dtype):
 
 
 OPERATIONS |= {
-    "relu": lambda x: np.maximum(x, 0),
+    "relu": kernels.relu,
     "relu6": lambda x: np.clip(x, 0, 6),
-    "clamped_relu": lambda x, alpha, beta: np.minimum(np.where(x >= 0, x, alpha * x), beta),
-    "leaky_relu": lambda x, alpha: np.where(x >= 0, x, alpha * x),
-    "thresholded_relu": lambda x, alpha: np.where(x >= alpha, x, 0),
-    "elu": lambda x, alpha: np.where(x >= 0, x, alpha * np.expm1(np.minimum(x, 0))),
-    "linear_activation": lambda x, alpha, beta: alpha * x + beta,
-    "sigmoid": sigmoid,
-    "sigmoid_hard": lambda x, alpha, beta: np.clip(alpha * x + beta, 0, 1),
-    "silu": lambda x: x * sigmoid(x),
-    "scaled_tanh": lambda x, alpha, beta: alpha * np.tanh(beta * x),
-    "softplus": softplus,
-    "softsign": lambda x: x / (1 + np.abs(x)),
-    "erf": _erf,
+    "clamped_relu": lambda x, alpha, beta: np.minimum(kernels.leaky_relu(x, alpha), beta),
+    "leaky_relu": kernels.leaky_relu,
+    "thresholded_relu": kernels.thresholded_relu,
+    "elu": kernels.elu,
+    "linear_activation": kernels.linear_activation,
+    "sigmoid": kernels.sigmoid,
+    "sigmoid_hard": kernels.sigmoid_hard,
+    "silu": lambda x: x * kernels.sigmoid(x),
+    "scaled_tanh": kernels.scaled_tanh,
+    "softplus": kernels.softplus,
+    "softsign": kernels.softsign,
+    "softmax": lambda x, axis: kernels.softmax(x, int(axis)),
+    "gelu": kernels.gelu,
+    "erf": kernels.erf,
     "clip": lambda x, alpha, beta: np.minimum(np.maximum(x, alpha), beta),
     "inverse": lambda x, epsilon: 1 / (x + epsilon),
     "log": lambda x, epsilon: np.log(x + epsilon),
@@ -229,23 +217,43 @@ OPERATIONS |= {
 }
 
 
-def _of_one(function, x):
-    return function(x)
-
-
-def _of_two(function, x, y):
-    return function(x, y)
-
-
-# Operations that NumPy has under its own names, whose arguments cannot be given by name.
-ONE = {"tanh", "abs", "ceil", "cos", "exp", "exp2", "floor", "logical_not", "sign", "sin", "sqrt", "square"}
-TWO = {"maximum", "minimum", "equal", "not_equal", "greater", "greater_equal", "less", "less_equal", "mod"}
-TWO |= {"logical_and", "logical_or", "logical_xor", "add"}
-OTHER_NAMES = {"sub": np.subtract, "mul": np.multiply, "real_div": np.divide, "floor_div": np.floor_divide}
-OPERATIONS |= {name: functools.partial(_of_one, getattr(np, name)) for name in ONE}
-OPERATIONS |= {name: functools.partial(_of_two, getattr(np, name)) for name in TWO}
-OPERATIONS |= {name: functools.partial(_of_two, function) for name, function in OTHER_NAMES.items()}
-OPERATIONS["round"] = functools.partial(_of_one, np.rint)
+# NumPy's functions do not accept their arguments by name, as the operations do.
+UNARY = {
+    "abs": np.abs,
+    "ceil": np.ceil,
+    "cos": np.cos,
+    "exp": np.exp,
+    "exp2": np.exp2,
+    "floor": np.floor,
+    "logical_not": np.logical_not,
+    "round": np.rint,
+    "sign": np.sign,
+    "sin": np.sin,
+    "sqrt": np.sqrt,
+    "square": np.square,
+    "tanh": np.tanh,
+}
+BINARY = {
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "real_div": np.divide,
+    "floor_div": np.floor_divide,
+    "mod": np.mod,
+    "maximum": np.maximum,
+    "minimum": np.minimum,
+    "equal": np.equal,
+    "not_equal": np.not_equal,
+    "greater": np.greater,
+    "greater_equal": np.greater_equal,
+    "less": np.less,
+    "less_equal": np.less_equal,
+    "logical_and": np.logical_and,
+    "logical_or": np.logical_or,
+    "logical_xor": np.logical_xor,
+}
+OPERATIONS |= {name: lambda x, function=function: function(x) for name, function in UNARY.items()}
+OPERATIONS |= {name: lambda x, y, function=function: function(x, y) for name, function in BINARY.items()}
 
 
 # --- reductions
@@ -264,8 +272,8 @@ OPERATIONS |= {
     "reduce_max": _reduction(np.max),
     "reduce_min": _reduction(np.min),
     "reduce_prod": _reduction(np.prod),
-    "reduce_sum_square": _reduction(lambda x, axis, keepdims: np.square(x).sum(axis, keepdims=keepdims)),
-    "reduce_l2_norm": _reduction(lambda x, axis, keepdims: np.sqrt(np.square(x).sum(axis, keepdims=keepdims))),
+    "reduce_sum_square": _reduction(kernels.sum_of_squares),
+    "reduce_l2_norm": _reduction(kernels.root_of_sum_of_squares),
 }
 
 
@@ -291,8 +299,8 @@ def _stack(values, axis):
 
 @operation("split")
 def _split(x, axis, num_splits=None, split_sizes=None):
-    places = int(num_splits) if split_sizes is None else np.cumsum(split_sizes)[:-1].tolist()
-    return np.split(x, places, int(axis))
+    boundaries = int(num_splits) if split_sizes is None else np.cumsum(split_sizes)[:-1].tolist()
+    return np.split(x, boundaries, int(axis))
 
 
 @operation("pad")
@@ -305,13 +313,13 @@ def _pad(x, pad, mode, constant_val):
 
 @operation("slice_by_index")
 def _slice_by_index(x, begin, end, stride=None, begin_mask=None, end_mask=None, squeeze_mask=None):
-    cuts = []
+    index = []
     for axis in range(x.ndim):
         first = None if begin_mask is not None and begin_mask[axis] else int(begin[axis])
         last = None if end_mask is not None and end_mask[axis] else int(end[axis])
-        cut = slice(first, last, 1 if stride is None else int(stride[axis]))
-        cuts.append(int(begin[axis]) if squeeze_mask is not None and squeeze_mask[axis] else cut)
-    return x[tuple(cuts)]
+        pixels = slice(first, last, 1 if stride is None else int(stride[axis]))
+        index.append(int(begin[axis]) if squeeze_mask is not None and squeeze_mask[axis] else pixels)
+    return x[tuple(index)]
 
 
 @operation("slice_by_size")
@@ -343,19 +351,16 @@ OPERATIONS |= {
 
 @operation("upsample_bilinear")
 def _upsample_bilinear(x, scale_factor_height, scale_factor_width, align_corners):
-    return kernels.resize_bilinear(
-        x,
-        _scaled(x, scale_factor_height, scale_factor_width),
-        "STRICT_ALIGN_CORNERS" if align_corners else kernels.UNALIGNED,
-    )
+    sizes = _scaled_sizes(x, scale_factor_height, scale_factor_width)
+    return kernels.resize_bilinear(x, sizes, kernels.STRICTLY_ALIGNED if align_corners else kernels.UNALIGNED)
 
 
 @operation("upsample_nearest_neighbor")
 def _upsample_nearest(x, scale_factor_height, scale_factor_width):
-    return kernels.resize_nearest(x, _scaled(x, scale_factor_height, scale_factor_width))
+    return kernels.resize_nearest(x, _scaled_sizes(x, scale_factor_height, scale_factor_width))
 
 
-def _scaled(x, *factors):
+def _scaled_sizes(x, *factors):
     return [math.floor(float(factor) * n) for factor, n in zip(factors, x.shape[-2:], strict=True)]
 
 

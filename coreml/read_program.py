@@ -1,56 +1,50 @@
-"""Core ML models of the ML-program kind: their operations, in order, as steps that can be computed.
+"""Read the operations of a Core ML program.
 
-Values of half precision are held as float32 numbers that half precision can hold: every result is rounded to it, once,
-after a computation in float32.
+Half-precision values are held as the equal float32 numbers: an operation computes in float32, and its result is
+rounded to half precision once.
 """
 
 import numpy as np
 
 from common.errors import InputError
+from coreml.model import Operation
 from coreml.program_operations import OPERATIONS
 
+WEIGHTS_FOLDER = "Data/com.apple.CoreML/weights"  # inside a .mlpackage
 
-def read_steps(spec, inputs, path):
-    """Steps of a model.
+
+def read_operations(spec, inputs, path):
+    """Read the operations of a model.
 
     Args:
         spec: Model message of coremltools.
-        inputs: list of End; those that are images get the shape that the program works with.
-        path: the package, in which the weights lie.
+        inputs: list of Feature; each gets its graph_shape.
+        path: Path of the package, which contains the weights.
 
     Returns:
-        list of Step.
+        list of Operation, without the constants.
 
     Raises:
         InputError: if the program or its weights are damaged, or for an operation that is not known here.
     """
-    from coremltools.converters.mil.frontend.milproto.load import load
-
     _check_operations(spec, path)
-    try:
-        program = load(spec, spec.specificationVersion, str(path / "Data" / "com.apple.CoreML" / "weights"))
-    except Exception as error:  # whatever the reader runs into: lengths, types, names, the file of weights
-        reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{path} is damaged: coremltools cannot read its program: {reason}") from None
-    function = program.functions["main"]
-    for end in inputs:
-        end.inner_shape = tuple(function.inputs[end.name].shape)
-    constants, steps = {}, []
-    for operation in function.operations:
-        if operation.op_type == "const":
-            constants[operation.outputs[0].name] = _constant(operation.outputs[0].val)
-        else:
-            steps.append(_read_step(operation, constants))
-    ready = []
-    for step in steps:  # constants that are unpacked: once, not with every image
-        if step.inputs or not step.kind.startswith("constexpr"):
-            ready.append(step)
+    function = _load_program(spec, path).functions["main"]
+    for feature in inputs:
+        feature.graph_shape = tuple(function.inputs[feature.name].shape)
+    constants, operations = {}, []
+    for mil_operation in function.operations:
+        if mil_operation.op_type == "const":
+            constants[mil_operation.outputs[0].name] = _read_constant(mil_operation.outputs[0].val)
             continue
-        try:
-            constants[step.outputs[0]] = step.compute()[0]
+        operation = _read_operation(mil_operation, constants)
+        if operation.inputs or not operation.type.startswith("constexpr"):
+            operations.append(operation)
+            continue
+        try:  # compressed weights: unpacked once, not with every image
+            constants[operation.outputs[0]] = operation.compute()[0]
         except (ValueError, TypeError, IndexError) as error:
-            raise InputError(f"{path}: {step.kind} {step.name} cannot be unpacked: {error}") from error
-    return ready
+            raise InputError(f"{path}: {operation.type} {operation.name} cannot be unpacked: {error}") from error
+    return operations
 
 
 def _check_operations(spec, path):
@@ -63,50 +57,71 @@ def _check_operations(spec, path):
             raise InputError(f"{path}: operation {name} is of the kind {operation.type}, which is not known here")
 
 
-def _constant(value):
-    """A constant as Python or float32 numbers: half precision holds none that float32 does not."""
+def _load_program(spec, path):
+    from coremltools.converters.mil.frontend.milproto.load import load  # slow to import
+
+    try:
+        return load(spec, spec.specificationVersion, str(path / WEIGHTS_FOLDER))
+    except Exception as error:  # whatever coremltools runs into: lengths, types, names, the weights file
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{path} is damaged: coremltools cannot read its program: {reason}") from None
+
+
+def _read_constant(value):
+    """A constant as Python or float32 numbers: float32 represents every half-precision number."""
     if isinstance(value, np.ndarray) and value.dtype == np.float16:
         return value.astype(np.float32)
     return float(value) if isinstance(value, np.float16) else value
 
 
-def _read_step(operation, constants):
-    from coreml.model import Step
+def _read_operation(mil_operation, constants):
+    """An operation whose constant arguments are bound.
 
-    names = {}
-    for parameter, variable in operation.inputs.items():
-        if variable is not None:
-            several = isinstance(variable, (list, tuple))
-            names[parameter] = [one.name for one in variable] if several else variable.name
-    flat = [name for one in names.values() for name in (one if isinstance(one, list) else [one])]
-    fixed = set(constants) | {v.name for v in _variables(operation) if v.op and v.op.op_type.startswith("constexpr")}
-    inputs = list(dict.fromkeys(name for name in flat if name not in fixed))
-    types = [variable.dtype.__name__ for variable in operation.outputs]
-    function = OPERATIONS[operation.op_type]
+    Args:
+        mil_operation: Operation of coremltools' intermediate language (MIL).
+        constants: dict of the constants read so far, by name.
+    """
+    names = _argument_names(mil_operation)
+    inputs = list(dict.fromkeys(name for name in _flatten(names.values()) if name not in constants))
+    types = [variable.dtype.__name__ for variable in mil_operation.outputs]
+    function = OPERATIONS[mil_operation.op_type]
 
     def compute(*arrays):
-        held = dict(zip(inputs, arrays, strict=True))
+        values = dict(zip(inputs, arrays, strict=True))
 
         def value(name):
-            return held[name] if name in held else constants[name]
+            return values[name] if name in values else constants[name]
 
         arguments = {
-            p: [value(n) for n in name] if isinstance(name, list) else value(name) for p, name in names.items()
+            parameter: [value(item) for item in name] if isinstance(name, list) else value(name)
+            for parameter, name in names.items()
         }
         results = function(**arguments)
         results = results if isinstance(results, (list, tuple)) else (results,)
-        return tuple(_in_type(result, kind) for result, kind in zip(results, types, strict=True))
+        return tuple(_round_to(result, dtype) for result, dtype in zip(results, types, strict=True))
 
-    return Step(operation.outputs[0].name, operation.op_type, inputs, [v.name for v in operation.outputs], compute)
-
-
-def _variables(operation):
-    for variable in operation.inputs.values():
-        yield from variable if isinstance(variable, (list, tuple)) else [variable] if variable is not None else []
+    outputs = [variable.name for variable in mil_operation.outputs]
+    return Operation(outputs[0], mil_operation.op_type, inputs, outputs, compute)
 
 
-def _in_type(value, kind):
-    if kind == "fp16":
+def _argument_names(mil_operation):
+    """Dict from a parameter to the name of its value, or to a list of names."""
+    names = {}
+    for parameter, variable in mil_operation.inputs.items():
+        if isinstance(variable, (list, tuple)):
+            names[parameter] = [item.name for item in variable]
+        elif variable is not None:
+            names[parameter] = variable.name
+    return names
+
+
+def _flatten(names):
+    for name in names:
+        yield from name if isinstance(name, list) else [name]
+
+
+def _round_to(value, dtype):
+    if dtype == "fp16":
         return np.asarray(value).astype(np.float16).astype(np.float32)
     types = {"fp32": np.float32, "bool": np.bool_, "int": np.int32}
-    return np.asarray(value).astype(types.get(kind, getattr(np, kind, None)))
+    return np.asarray(value).astype(types.get(dtype, getattr(np, dtype, None)))

@@ -1,9 +1,9 @@
-"""Conversion and check of every network at its own width, in both kinds, as a user runs them.
+"""Convert and check every network at its full width, in both formats, as a user does.
 
-python tests/benchmarks/coreml.py [name ...]
+python tests/benchmarks/coreml.py [title ...]
 
-Each network is trained for a few steps first, so that no statistic is at its start value, and is checked on slices of
-../shared/data/membrane. A line gives what the check found, the seconds and the greatest memory of the whole process.
+Each network is trained for a few steps first, so that no statistic keeps its initial value, and is checked on slices
+of ../shared/data/membrane. Each line has the result of the check, the seconds and the peak memory of the whole process.
 """
 
 import os
@@ -18,7 +18,7 @@ import comparing
 SLICES = comparing.ROOT.parent / "shared" / "data" / "membrane" / "case01"
 STEPS = 4
 
-# What a line is called: name of the network, side of its images, settings.
+# From the title of a line to network, image size and settings.
 NETWORKS = {
     "unet 200": ("unet", 200, {}),
     "unet 512": ("unet", 512, {}),
@@ -30,7 +30,7 @@ NETWORKS = {
     "deeplab_v3plus xception 8 200": ("deeplab_v3plus", 200, {"output_stride": 8}),
     "deeplab_v3plus xception 16 512": ("deeplab_v3plus", 512, {}),
 }
-WAYS = [
+OPTIONS = [
     ("--format", "mlmodel", "--input-kind", "array"),
     ("--format", "mlmodel", "--input-kind", "image"),
     ("--format", "mlpackage", "--input-kind", "array"),
@@ -39,18 +39,18 @@ WAYS = [
 ]
 
 
-def main(wanted):
+def main(titles):
     with tempfile.TemporaryDirectory() as folder:
-        for title in wanted or NETWORKS:
+        for title in titles or NETWORKS:
             file = Path(folder, "network.keras")
             subprocess.run([sys.executable, __file__, "--train", title, file], check=True)
-            for way in WAYS:
-                print(f"{title} {' '.join(way[1::2])}: {convert(file, way)}", flush=True)
+            for options in OPTIONS:
+                print(f"{title} {' '.join(options[1::2])}: {convert(file, options)}", flush=True)
 
 
 def train(title, file):
     """Train a network for STEPS on the slices and save it."""
-    from common import devices
+    from common import devices  # in the process that trains, so that memory is its own
 
     devices.import_keras()
     import cv2
@@ -59,25 +59,25 @@ def train(title, file):
     from losses import get_loss
     from models import build_model
 
-    name, side, settings = NETWORKS[title]
+    name, size, settings = NETWORKS[title]
     devices.set_up(1, deterministic=False)
-    network = build_model(name, (side, side, 1), **settings)
+    network = build_model(name, (size, size, 1), **settings)
     network.compile("adam", get_loss("bce+dice"), jit_compile=False)
-    x, y = (
-        np.stack([cv2.resize(cv2.imread(str(SLICES / kind / f"000{n}.png"), 0), (side, side)) for n in (1, 2)])[
-            ..., None
-        ]
-        for kind in ("x", "y")
-    )
+
+    def read_slices(folder):
+        images = [cv2.imread(str(SLICES / folder / name), cv2.IMREAD_GRAYSCALE) for name in ("0001.png", "0002.png")]
+        return np.stack([cv2.resize(image, (size, size)) for image in images])[..., None]
+
+    x, y = read_slices("x"), read_slices("y")
     for _ in range(STEPS):
         network.train_on_batch((x / 255).astype(np.float32), (y > 127).astype(np.uint8))
     network.save(file)
 
 
-def convert(file, way):
-    """Convert a network and give the line of the check, or of the error, with seconds and memory."""
-    output = file.with_name(f"model.{way[1]}")
-    command = ["convert_coreml.py", "--run", file, *way, "--output", output, "--slices", SLICES, "--replace"]
+def convert(file, options):
+    """Convert a network; return the line of the check, or of the error, with seconds and memory."""
+    output = file.with_name(f"model.{options[1]}")
+    command = ["convert_coreml.py", "--run", file, *options, "--output", output, "--slices", SLICES, "--replace"]
     started = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, *map(str, command)],
@@ -88,10 +88,9 @@ def convert(file, way):
     )
     printed = process.stdout.read()
     _, _, usage = os.wait4(process.pid, 0)
-    said = next(
-        (line for line in printed.splitlines() if line.startswith("check  ") or "error" in line), printed[-300:]
-    )
-    return f"{said.removeprefix('check').strip()}; {time.monotonic() - started:.0f} s, {usage.ru_maxrss / 1e6:.1f} GB"
+    results = [line for line in printed.splitlines() if line.startswith("check  ") or "error" in line]
+    result = (results or [printed[-300:]])[0].removeprefix("check").strip()
+    return f"{result}; {time.monotonic() - started:.0f} s, {usage.ru_maxrss / 1e6:.1f} GB"
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ from drawings import disc_slice
 
 ROOT = Path(__file__).resolve().parents[2]
 import models
-from coreml import compare, compress
-from coreml import convert as export
-from coreml.model import open_model
+from coreml.compare import compare_on_slices, first_difference, prepare_inputs
+from coreml.compress import choose_target, compress_weights, uses_half_precision
+from coreml.convert import Contract, convert_network, layer_of, save_model, size_in_bytes
+from coreml.metadata import complete_spec
+from coreml.reader import read_model
+from coreml.verify import feature_mismatches
 
 ct = pytest.importorskip("coremltools")
 pytestmark = pytest.mark.skipif(
@@ -68,19 +71,19 @@ def exported(networks, tmp_path_factory):
     made, converted = {}, {}
 
     def get(title, *ends, kind="float32"):
-        contract = export.Contract(*ends)
+        contract = Contract(*ends)
         if (title, contract, kind) not in made:
             network = networks(title)
-            target = compress.choose_target(kind, contract.format, None)
-            half = compress.computes_in_half(kind, contract.format)
-            way = title, contract, half, target
-            if way not in converted:
-                converted[way] = export.convert(network, *way)
-            model = compress.compress(converted[way], kind)
+            target = choose_target(kind, contract.format, None)
+            half = uses_half_precision(kind, contract.format)
+            options = title, contract, half, target
+            if options not in converted:
+                converted[options] = convert_network(network, *options)
+            model = compress_weights(converted[options], kind)
             texts = dict.fromkeys(("author", "licence", "description", "input", "output"), "")
-            spec = export.complete(model, contract, network.output_shape, texts, {"network": title})
+            spec = complete_spec(model, contract, network.output_shape, texts, {"network": title})
             path = tmp_path_factory.mktemp("exported") / f"model.{contract.format}"
-            export.save(spec, model.weights_dir, path)
+            save_model(spec, model.weights_dir, path)
             made[title, contract, kind] = network, path, contract
         return made[title, contract, kind]
 
@@ -89,21 +92,21 @@ def exported(networks, tmp_path_factory):
 
 def compare_with(network, model, contract, count=2):
     side, planes = network.input_shape[1], network.output_shape[-1]
-    return compare.compare(network, model, contract, *slices(side, count, max(planes - 1, 1)))
+    return compare_on_slices(network, model, contract, *slices(side, count, max(planes - 1, 1)))
 
 
 @pytest.mark.parametrize("title", NETWORKS)
 def test_exported_network_is_that_of_keras(exported, title):
     for ends in (("mlmodel", "image"), ("mlpackage", "array")):
         network, path, contract = exported(title, *ends)
-        model = open_model(path)
+        model = read_model(path)
         found = compare_with(network, model, contract)
-        assert found.largest < 1e-5 and found.dice == 1 and found.changed == 0
-        assert not compare.faults_of_ends(model, network, contract)
-        assert not [s.kind for s in model.steps if any(word in s.kind for word in ("custom", "random", "dropout"))]
-        assert compare.first_difference(network, model, contract, slices(network.input_shape[1])[0][0]) is None
+        assert found.max_difference < 1e-5 and found.dice == 1 and found.changed_pixels == 0
+        assert not feature_mismatches(model, network, contract)
+        assert not [o.type for o in model.operations if any(word in o.type for word in ("custom", "random", "dropout"))]
+        assert first_difference(network, model, contract, slices(network.input_shape[1])[0][0]) is None
         # most layers with weights are found again, but for those that a normalisation swallows: a fault can be placed
-        known = {export.layer_of(name, network) for step in model.steps for name in step.outputs}
+        known = {layer_of(name, network) for operation in model.operations for name in operation.outputs}
         heavy = {layer for layer in network.layers if layer.weights}
         assert len(known & heavy) > 0.4 * len(heavy)
 
@@ -113,10 +116,10 @@ def test_smaller_weights(exported, file_format):
     network, whole, _ = exported("wide unet", file_format, "array")
     for kind, bits in (("float16", 16), ("linear8", 8), ("palette8", 8), ("palette6", 6), ("palette4", 4)):
         _, path, contract = exported("wide unet", file_format, "array", kind=kind)
-        found = compare_with(network, open_model(path), contract, 4)
-        assert found.largest > 0, kind
+        found = compare_with(network, read_model(path), contract, 4)
+        assert found.max_difference > 0, kind
         assert found.dice >= {16: 0.999, 8: 0.99, 6: 0.98, 4: 0.9}[bits], (kind, found)
-        assert export.size_of(path) < {16: 0.6, 8: 0.55, 6: 0.5, 4: 0.46}[bits] * export.size_of(whole), kind
+        assert size_in_bytes(path) < {16: 0.6, 8: 0.55, 6: 0.5, 4: 0.46}[bits] * size_in_bytes(whole), kind
 
 
 def test_kinds_of_outputs(exported):
@@ -125,10 +128,10 @@ def test_kinds_of_outputs(exported):
             network, path, contract = exported(title, file_format, "image", kind)
             side = network.input_shape[1]
             images, truths = slices(side, 2, classes)
-            found = compare.compare(network, open_model(path), contract, images, truths)
-            assert found.dice == 1 and found.truth[0] == found.truth[1]
-            assert (found.largest is None) == (kind == "classes" or classes == 3)
-            got = open_model(path).run({"input": compare.prepare(images[0], contract)[1]})["output"]
+            found = compare_on_slices(network, read_model(path), contract, images, truths)
+            assert found.dice == 1 and found.dice_to_truth[0] == found.dice_to_truth[1]
+            assert (found.max_difference is None) == (kind == "classes" or classes == 3)
+            got = read_model(path).run({"input": prepare_inputs(images[0], contract)[1]})["output"]
             assert (got.shape, got.dtype) == (
                 ((side, side), np.uint8) if kind == "image" else ((1, side, side), np.float32)
             )
@@ -315,6 +318,6 @@ def test_planted_faults_are_caught_and_placed(tmp_path, exported, title):
         plant(spec)
         path = tmp_path / "model.mlmodel"
         ct.utils.save_spec(spec, str(path))
-        place = compare.first_difference(network, open_model(path), contract, image)
-        assert place is not None, fault
-        assert place["layer"].name == layer, (fault, compare.difference_in_words(place))
+        difference = first_difference(network, read_model(path), contract, image)
+        assert difference is not None, fault
+        assert difference.layer.name == layer, (fault, str(difference))

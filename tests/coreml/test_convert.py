@@ -7,6 +7,7 @@ import subprocess
 import sys
 from contextlib import contextmanager
 from pathlib import Path
+from typing import get_args
 
 import keras
 import numpy as np
@@ -17,11 +18,12 @@ from running import run_here, run_main
 ROOT = Path(__file__).resolve().parents[2]
 import models
 from common.errors import InputError
+from common.settings import Settings
 from common.training.trained_models import load_network, model_file
-from coreml import compare
-from coreml import convert as export
-from coreml import model as coreml
-from coreml.convert import layer_kinds
+from coreml.compare import AppleModel
+from coreml.compress import COMPRESSIONS
+from coreml.convert import convert_network, count_operations
+from coreml.reader import read_model
 from models.unet import build_model
 
 ct = pytest.importorskip("coremltools")
@@ -145,7 +147,7 @@ def test_script_writes_the_contract_of_the_plugin(tmp_path):
     assert spec.WhichOneof("Type") == "neuralNetwork"
     assert [array(end) for end in spec.description.input] == [("input", (1, 40, 40), DOUBLE)]
     assert [array(end) for end in spec.description.output] == [("output", (1, 40, 40), DOUBLE)]
-    kinds = set(layer_kinds(spec))
+    kinds = set(count_operations(spec))
     assert kinds == {"convolution", "activation", "pooling", "concat", "expandDims", "squeeze"}
 
     metadata = spec.description.metadata
@@ -193,7 +195,7 @@ def test_package_is_a_float32_program(tmp_path, convert):
     assert spec.WhichOneof("Type") == "mlProgram"
     assert [array(end) for end in spec.description.input] == [("input", (1, 40, 40), FLOAT32)]
     assert [array(end) for end in spec.description.output] == [("output", (1, 40, 40), FLOAT32)]
-    kinds = layer_kinds(spec)
+    kinds = count_operations(spec)
     assert kinds["conv"] == 11
     assert not [kind for kind in kinds if kind == "cast" or "random" in kind or "dropout" in kind]
     assert spec.description.metadata.userDefined["score"] == "0.75"
@@ -208,7 +210,7 @@ def test_no_half_precision_is_left_in_a_nested_network(tmp_path, convert):
     with precision("mixed_bfloat16"):  # the inner network casts its input to the type that it was built under
         network = small_network(keras.Sequential([layers.Conv2D(4, 3, padding="same"), layers.ReLU()]))
     spec = convert(make_run(tmp_path / "run", network), FORMAT="mlpackage")
-    assert set(layer_kinds(spec)) == {"expand_dims", "conv", "relu", "sigmoid", "squeeze"}
+    assert set(count_operations(spec)) == {"expand_dims", "conv", "relu", "sigmoid", "squeeze"}
 
 
 @on_tensorflow
@@ -234,7 +236,7 @@ def test_image_input_is_grey_and_scaled_to_one(tmp_path, convert, kind):
         assert step.scaler.channelScale == pytest.approx(1 / 255)
         assert step.scaler.grayBias == 0
     else:
-        assert layer_kinds(spec)["mul"] == 1
+        assert count_operations(spec)["mul"] == 1
     assert array(spec.description.output[0])[:2] == ("output", (1, 40, 40))
 
 
@@ -245,7 +247,7 @@ def test_noise_layers_are_gone_and_channels_are_planes(tmp_path, convert):
     spec = convert(run, DESCRIPTION="mine", INPUT_DESCRIPTION="in", OUTPUT_DESCRIPTION="out")
     assert array(spec.description.input[0]) == ("input", (2, 40, 48), DOUBLE)
     assert array(spec.description.output[0]) == ("output", (1, 40, 48), DOUBLE)
-    assert set(layer_kinds(spec)) == {"expandDims", "convolution", "activation", "squeeze"}
+    assert set(count_operations(spec)) == {"expandDims", "convolution", "activation", "squeeze"}
     ends = spec.description.input[0], spec.description.output[0]
     assert spec.description.metadata.shortDescription == "mine"
     assert [end.shortDescription for end in ends] == ["in", "out"]
@@ -292,23 +294,22 @@ def test_network_that_does_not_fit_is_named(tmp_path, convert, network, message)
 @on_tensorflow
 def test_model_beyond_the_limits_stays_unverified(tmp_path, convert, monkeypatch, capsys):
     run = make_run(tmp_path / "run", unet())
-    real = export.convert
 
     def wrong(network, *rest):
         weights = network.get_weights()
         network.set_weights([weights[0] * 1.1, *weights[1:]])
-        model = real(network, *rest)
+        model = convert_network(network, *rest)
         network.set_weights(weights)
         return model
 
-    monkeypatch.setattr(export, "convert", wrong)
+    monkeypatch.setattr("coreml.convert.convert_network", wrong)
     with pytest.raises(InputError) as raised:
         convert(run)
     assert "run-unverified.mlmodel is not what Keras computes: " in str(raised.value)
     assert "they part company at layer down0_norm1, convolution unet" in str(raised.value)
     assert "\n" not in str(raised.value)
     assert sorted(path.name for path in run.iterdir() if path.suffix == ".mlmodel") == ["run-unverified.mlmodel"]
-    monkeypatch.setattr(export, "convert", real)
+    monkeypatch.setattr("coreml.convert.convert_network", convert_network)
     convert(run)  # an unverified model is in nobody's way
     assert (run / "run.mlmodel").is_file()
 
@@ -392,6 +393,11 @@ def test_compare_writes_every_kind_and_prints_what_it_loses(tmp_path, convert, c
     assert "left out: a .mlpackage with palette4 weights needs macOS13, not TARGET macOS12" in capsys.readouterr().out
 
 
+def test_every_compression_is_a_choice():
+    annotation = Settings.of("convert_coreml.py").annotations["COMPRESSION"]
+    assert get_args(annotation) == COMPRESSIONS
+
+
 @on_tensorflow
 @pytest.mark.parametrize(
     ("settings", "message"),
@@ -401,10 +407,6 @@ def test_compare_writes_every_kind_and_prints_what_it_loses(tmp_path, convert, c
         ({"TARGET": "macOS9"}, "TARGET is 'macOS9'; choose one of iOS13"),
         ({"CLASS_NAMES": ["a", "b"]}, "CLASS_NAMES has 2 names; the network has 1 classes"),
         ({"OUTPUT_KIND": "image"}, "needs --format mlpackage"),
-        ({"WINDOW": [200, -200]}, r"WINDOW is \[200, -200\]"),
-        ({"CHECKED": 0}, "CHECKED is 0"),
-        ({"THRESHOLD": 1.0}, "THRESHOLD is 1.0"),
-        ({"COMPRESSION": "zip"}, "COMPRESSION is 'zip'"),
     ],
 )
 def test_settings_that_do_not_go_together(tmp_path, convert, settings, message):
@@ -433,14 +435,14 @@ def test_on_a_mac_core_ml_itself_is_asked(tmp_path, convert, monkeypatch, capsys
         shift = 0.0
 
         def __init__(self, path):
-            self.model = coreml.open_model(path)
+            self.model = read_model(path)
 
         def predict(self, given):
             given = {name: np.asarray(value) for name, value in given.items()}
             return {name: value + Played.shift for name, value in self.model.run(given).items()}
 
     run = make_run(tmp_path / "run", unet())
-    monkeypatch.setattr(compare.AppleModel, "__init__", lambda self, path: setattr(self, "model", Played(path)))
+    monkeypatch.setattr(AppleModel, "__init__", lambda self, path: setattr(self, "model", Played(path)))
     monkeypatch.setattr(sys, "platform", "darwin")
     convert(run, INPUT_KIND="image")
     assert "Core ML, float32: 8 slices; largest difference" in capsys.readouterr().out
@@ -518,24 +520,28 @@ def good_run(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "arguments, message",
+    "arguments, message, status",
     [
-        ([], "RUN is not set"),
-        (["--run", "{tmp}/gone"], "gone does not exist"),
-        (["--run", "{tmp}/empty"], "is no run folder"),
-        (["--run", "{tmp}/text.keras"], "text.keras is damaged"),
-        (["--run", "{tmp}/text.txt"], "is no .keras file"),
-        (["--run", "{run}", "--weights-file", "best_iou"], "holds no best_iou.keras; it has best_dice"),
-        (["--run", "{run}", "--weights-file", "best"], "WEIGHTS_FILE is 'best'"),
-        (["--run", "{run}", "--format", "onnx"], "FORMAT is 'onnx'"),
-        (["--run", "{run}", "--input-kind", "rgb"], "INPUT_KIND is 'rgb'"),
-        (["--run", "{run}", "--output", "{tmp}/out.mlpackage"], "does not end in .mlmodel"),
-        (["--run", "{run}", "--output", "{tmp}/there.mlmodel"], "there.mlmodel exists"),
-        (["--run", "{tmp}/torn"], "settings.json is damaged"),
-        (["--run", "{tmp}/short"], "training_log.csv is damaged, or does not hold epoch 2"),
+        ([], "RUN is not set", 1),
+        (["--run", "{tmp}/gone"], "gone does not exist", 1),
+        (["--run", "{tmp}/empty"], "is no run folder", 1),
+        (["--run", "{tmp}/text.keras"], "text.keras is damaged", 1),
+        (["--run", "{tmp}/text.txt"], "is no .keras file", 1),
+        (["--run", "{run}", "--weights-file", "best_iou"], "holds no best_iou.keras; it has best_dice", 1),
+        (["--run", "{run}", "--output", "{tmp}/out.mlpackage"], "does not end in .mlmodel", 1),
+        (["--run", "{run}", "--output", "{tmp}/there.mlmodel"], "there.mlmodel exists", 1),
+        (["--run", "{tmp}/torn"], "settings.json is damaged", 1),
+        (["--run", "{tmp}/short"], "training_log.csv is damaged, or does not hold epoch 2", 1),
+        (["--run", "{run}", "--weights-file", "best"], "WEIGHTS_FILE: expected 'best_dice', 'best_iou' or 'last'", 2),
+        (["--run", "{run}", "--format", "onnx"], "FORMAT: expected 'mlmodel' or 'mlpackage' (found 'onnx')", 2),
+        (["--run", "{run}", "--input-kind", "rgb"], "INPUT_KIND: expected 'array' or 'image' (found 'rgb')", 2),
+        (["--run", "{run}", "--window", "[200, -200]"], "(found [200, -200])", 2),
+        (["--run", "{run}", "--checked", "0"], "CHECKED: expected", 2),
+        (["--run", "{run}", "--threshold", "1.0"], "THRESHOLD: expected", 2),
+        (["--run", "{run}", "--compression", "zip"], "COMPRESSION: expected 'float32', ", 2),
     ],
 )
-def test_bad_settings_end_in_one_message(tmp_path, good_run, arguments, message):
+def test_bad_settings_end_in_one_message(tmp_path, good_run, arguments, message, status):
     (tmp_path / "empty").mkdir()
     for name in ("text.keras", "text.txt", "there.mlmodel"):
         (tmp_path / name).write_text("no model")
@@ -545,7 +551,8 @@ def test_bad_settings_end_in_one_message(tmp_path, good_run, arguments, message)
     shutil.copytree(good_run, tmp_path / "short")
     (tmp_path / "short" / "training_log.csv").write_text("epoch,val_dice\n1,0.5\n")
     before = {path: path.stat().st_mtime_ns for path in (*tmp_path.rglob("*"), *good_run.rglob("*"))}
-    done = run_here("convert_coreml.py", *(word.format(tmp=tmp_path, run=good_run) for word in arguments), expect=1)
+    flags = [word.format(tmp=tmp_path, run=good_run) for word in arguments]
+    done = run_here("convert_coreml.py", *flags, expect=status)
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert done.stdout == ""

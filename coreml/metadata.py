@@ -1,0 +1,82 @@
+"""What a Core ML model says about itself: its input, its output, and where it came from."""
+
+import json
+
+
+def recorded_facts(run, source):
+    """What a run recorded about a model, for its metadata.
+
+    Args:
+        run: `common.training.run_folder.Run`; of a model that stands alone it has recorded nothing.
+        source: Path of the .keras file.
+
+    Returns:
+        dict; None for what is unknown.
+
+    Raises:
+        InputError: if a file of the run is damaged.
+    """
+    return {
+        "network": run.settings.get("MODEL"),
+        "run": run.name if run.exists else None,
+        "weights": source.name,
+        "score": run.score(source),
+        "scores": run.validation_metrics(source),
+        "spacing": run.data.spacing,
+        "window": getattr(run.data, "window", None),  # volumes have none
+        "settings": run.settings or None,
+    }
+
+
+def complete_spec(model, contract, output_shape, texts, facts):
+    """Name the output of a model and add its metadata.
+
+    Args:
+        model: coremltools.models.MLModel.
+        contract: Contract.
+        output_shape: output shape of the Keras network, (None, H, W, C).
+        texts: dict of author, licence, description, input and output; an empty description, input or output is filled
+            in.
+        facts: dict of further metadata; None is left out.
+
+    Returns:
+        Model message.
+    """
+    spec = model.get_spec()
+    _declare_features(spec, output_shape, contract)
+    _describe(spec.description, contract, output_shape, texts, facts)
+    return spec
+
+
+def _declare_features(spec, output_shape, contract):
+    """Name the output, and declare the arrays of a neural network as doubles, as A.I.Segmentation reads them."""
+    import coremltools as ct  # slow to import
+
+    ct.utils.rename_feature(spec, spec.description.output[0].name, "output")
+    if contract.format == "mlpackage":  # ML programs have no doubles
+        return
+    _, height, width, channels = output_shape
+    channels = channels if contract.output_kind == "probabilities" else 1
+    spec.description.output[0].type.multiArrayType.shape[:] = (channels, height, width)
+    for feature in (*spec.description.input, *spec.description.output):
+        if feature.type.HasField("multiArrayType"):
+            feature.type.multiArrayType.dataType = ct.proto.FeatureTypes_pb2.ArrayFeatureType.DOUBLE
+
+
+def _describe(description, contract, output_shape, texts, facts):
+    _, height, width, channels = output_shape
+    classes = max(channels - 1, 1)
+    values = "grey values divided by 255" if contract.input_kind == "array" else "a grey image of 0..255"
+    meaning = f"probability of {'the mask' if channels == 1 else 'background and classes'}, 0..1"
+    if contract.output_kind == "image" and channels == 1:
+        meaning = "probability of the mask times 255, a grey image"
+    elif contract.output_kind != "probabilities":
+        meaning = f"class numbers, 0 (background) to {classes}"
+    metadata = description.metadata
+    metadata.author, metadata.license = texts["author"], texts["licence"]
+    metadata.shortDescription = texts["description"] or f"{facts['network']}, {height}x{width}, classes: {classes}"
+    description.input[0].shortDescription = texts["input"] or f"slice, {values}"
+    description.output[0].shortDescription = texts["output"] or meaning
+    for key, value in facts.items():
+        if value is not None:
+            metadata.userDefined[key] = value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,79 @@
+"""Read a saved .mlmodel or .mlpackage."""
+
+from pathlib import Path
+
+from common.errors import InputError
+from coreml import read_neural_network, read_program
+from coreml.model import Feature, Model
+
+
+def read_model(path):
+    """Read a saved model.
+
+    Args:
+        path: .mlmodel with a neural network, or .mlpackage with an ML program.
+
+    Returns:
+        Model.
+
+    Raises:
+        InputError: if the file is missing, damaged, of another type, or newer than coremltools knows, or if it has a
+            layer or an operation that is not known here; the message names it.
+    """
+    path = Path(path)
+    spec = _read_spec(path)
+    _check_version(spec, path)
+    readers = {"neuralNetwork": read_neural_network, "mlProgram": read_program}
+    model_type = spec.WhichOneof("Type")
+    if model_type not in readers:
+        raise InputError(f"{path} is a Core ML model of the kind {model_type}; expected neuralNetwork or mlProgram")
+    inputs = [_read_feature(feature, path) for feature in spec.description.input]
+    outputs = [_read_feature(feature, path) for feature in spec.description.output]
+    operations = readers[model_type].read_operations(spec, inputs, path)
+    return Model(path, inputs, outputs, operations)
+
+
+def _read_spec(path):
+    if path.suffix not in (".mlmodel", ".mlpackage"):
+        raise InputError(f"{path} is no Core ML model; expected a .mlmodel or a .mlpackage")
+    if not path.exists():
+        raise InputError(f"{path} does not exist")
+    if path.is_dir() != (path.suffix == ".mlpackage"):
+        raise InputError(f"{path}: a .mlpackage is a folder and a .mlmodel a file; this is the other way round")
+    if path.is_dir() and not (path / "Manifest.json").is_file():
+        raise InputError(f"{path} is no Core ML package: it has no Manifest.json")
+    import coremltools as ct  # slow to import
+    from google.protobuf.message import DecodeError  # loaded by coremltools
+
+    try:
+        spec = ct.utils.load_spec(str(path))
+    except (DecodeError, RuntimeError, OSError, ValueError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise InputError(f"{path} is damaged, or no Core ML model: {reason}") from None
+    if not spec.specificationVersion or not spec.WhichOneof("Type"):
+        raise InputError(f"{path} is damaged, or no Core ML model: it names no kind of model")
+    return spec
+
+
+def _check_version(spec, path):
+    import coremltools as ct  # slow to import
+
+    newest = max(version for name, version in vars(ct).items() if name.startswith("_SPECIFICATION_VERSION_IOS"))
+    if spec.specificationVersion > newest:
+        raise InputError(
+            f"{path} has specification version {spec.specificationVersion}; coremltools {ct.__version__} knows those "
+            f"up to {newest}"
+        )
+
+
+def _read_feature(description, path):
+    name, feature_type = description.name, description.type
+    if feature_type.HasField("imageType"):
+        image = feature_type.imageType
+        if not image.ColorSpace.Name(image.colorSpace).startswith("GRAYSCALE"):
+            raise InputError(f"{path}: {name} is a coloured image; only grey ones are known here")
+        return Feature(name, "image", (image.height, image.width), "UINT8")
+    if feature_type.HasField("multiArrayType"):
+        array = feature_type.multiArrayType
+        return Feature(name, "array", tuple(array.shape), array.ArrayDataType.Name(array.dataType))
+    raise InputError(f"{path}: {name} is a {feature_type.WhichOneof('Type')}; only arrays and images are known here")
