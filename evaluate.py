@@ -67,8 +67,7 @@ from common.devices import environment, import_keras
 from common.errors import InputError
 from common.evaluation.pairs import match_pairs
 from common.evaluation.report import find_backgrounds, show_errors, write_report
-from common.evaluation.statistics import compare_scores
-from common.evaluation.summary import read_other, score_pairs, summarise
+from common.evaluation.summary import combine_scores, compare_scores, read_other, score_pairs
 from common.files import read_json, refuse_existing, whole_file, write_json
 from common.jobs import Part, do_part
 from common.parallel import ordered_map
@@ -103,9 +102,9 @@ def main():
         write(folder, [scored for part in folders for scored in read_json(part / SCORED)])
 
     def write(folder, scored):
-        result = summarise(scored, pairs, settings.TRUTH, spacing, settings.TOLERANCE)
+        result = combine_scores(scored, pairs, settings.TRUTH, spacing, settings.TOLERANCE)
         if settings.AGAINST:
-            result.differences, result.against = compare_scores(result.cases, others, SCORES), settings.AGAINST
+            result.differences, result.other = compare_scores(result.cases, others, SCORES), settings.AGAINST
         write_result(folder, result, pairs, recorded)
         results.append(result)
 

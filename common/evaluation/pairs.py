@@ -1,4 +1,4 @@
-"""Predicted masks and the true ones that they belong to: slices or label volumes."""
+"""Match predicted masks with the true ones, slices or label volumes, and read both."""
 
 import functools
 from pathlib import Path
@@ -16,7 +16,7 @@ from common.slices.masks import check_mask_values, class_count, values_of
 from common.volumes.grids import Geometry
 from common.volumes.reading import ending_of, find_volumes, read_volume
 
-PLACE = 1e-3  # by which the geometry of a predicted volume may differ from that of the true one
+GEOMETRY_TOLERANCE = 1e-3  # between the origins, spacings and axes of a predicted and a true volume
 
 
 class Pair(NamedTuple):
@@ -58,9 +58,9 @@ def match_pairs(predicted, truth, label_name="{id}"):
     return sorted(pairs, key=lambda pair: (natural_key(pair.case), natural_key(pair.name)))
 
 
-def holds_volumes(place):
-    """Whether a place is a label volume, or a folder of such."""
-    path = Path(place) if str(place) else None
+def holds_volumes(path):
+    """Whether a path is a label volume, or a folder of such; "" is neither."""
+    path = Path(path) if str(path) else None
     return bool(path) and any(
         ending_of(file) not in ("", ".dcm")
         for file in ([path] if path.is_file() else path.iterdir() if path.is_dir() else [])
@@ -131,8 +131,8 @@ def values_in(mask):
     return values_of(mask.reshape(-1, mask.shape[-1]))
 
 
-def read_pair(pair):
-    """Class numbers of both masks of a pair, the spacing, and the values that the files hold.
+def read_masks(pair):
+    """Class numbers of both masks of a pair, the spacing, and the values in the files.
 
     Returns:
         predicted and truth, uint8 arrays of the same shape, in which 255 has become 1; mm along each axis, or None;
@@ -141,18 +141,21 @@ def read_pair(pair):
     Raises:
         InputError: if one cannot be read, or they do not fit.
     """
-    (ours, here), (theirs, there) = (read_mask(path) for path in (pair.predicted, pair.truth))
-    if ours.shape != theirs.shape:
-        sizes = " and ".join("x".join(map(str, mask.shape[::-1])) for mask in (ours, theirs))
+    (predicted, geometry), (truth, true_geometry) = (read_mask(path) for path in (pair.predicted, pair.truth))
+    if predicted.shape != truth.shape:
+        sizes = " and ".join("x".join(map(str, mask.shape[::-1])) for mask in (predicted, truth))
         raise InputError(f"{pair.predicted} and {pair.truth} differ in size: {sizes}")
-    if here and not all(np.allclose(a, b, rtol=PLACE, atol=PLACE) for a, b in zip(here, there, strict=True)):
+    if geometry and not all(
+        np.allclose(a, b, rtol=GEOMETRY_TOLERANCE, atol=GEOMETRY_TOLERANCE)
+        for a, b in zip(geometry, true_geometry, strict=True)
+    ):
         raise InputError(f"{pair.predicted} and {pair.truth} lie at different places, or differ in spacing")
-    values = values_in(ours), values_in(theirs)
-    ours, theirs = (
-        np.where(mask == 255, np.uint8(1), mask) if 255 in found else mask
-        for mask, found in zip((ours, theirs), values, strict=True)
+    values = values_in(predicted), values_in(truth)
+    predicted, truth = (
+        np.where(mask == 255, np.uint8(1), mask) if 255 in present else mask
+        for mask, present in zip((predicted, truth), values, strict=True)
     )
-    return ours, theirs, there.spacing[::-1] if there else pair.spacing, values
+    return predicted, truth, true_geometry.spacing[::-1] if true_geometry else pair.spacing, values
 
 
 def count_classes(pairs, values, truth):
@@ -160,17 +163,17 @@ def count_classes(pairs, values, truth):
 
     Args:
         pairs: list of Pair.
-        values: what `read_pair` found in each.
-        truth: place of the true masks, for messages.
+        values: sets of values in the predicted and in the true mask of each, of `read_masks`.
+        truth: setting TRUTH, for messages.
 
     Raises:
         InputError: if the true masks hold no such numbers, or a predicted one holds others.
     """
-    known = set().union(*(there for _, there in values))
-    whole = pairs[0].is_volume
-    classes = 1 if whole and known <= {0, 1} else class_count(known, truth)
-    allowed = {0, 255} | ({1} if whole else set()) if classes == 1 else set(range(classes + 1))
-    for pair, (here, _) in zip(pairs, values, strict=True):
-        if odd := sorted(here - allowed):
-            raise InputError(f"{pair.predicted} holds the value {odd[0]}; the true masks hold {sorted(known)}")
+    known = set().union(*(true_values for _, true_values in values))
+    volumes = pairs[0].is_volume
+    classes = 1 if volumes and known <= {0, 1} else class_count(known, truth)
+    allowed = {0, 255} | ({1} if volumes else set()) if classes == 1 else set(range(classes + 1))
+    for pair, (predicted_values, _) in zip(pairs, values, strict=True):
+        if unknown := sorted(predicted_values - allowed):
+            raise InputError(f"{pair.predicted} holds the value {unknown[0]}; the true masks hold {sorted(known)}")
     return classes

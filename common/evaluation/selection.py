@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 
 from common.errors import InputError
-from common.evaluation.statistics import interval_of_mean
+from common.evaluation.summary import interval_of_mean
 from common.files import read_json
 from common.parallel import ordered_map, progress
 from common.prediction.tiling import TRANSFORMS, predict_turned
