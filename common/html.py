@@ -4,6 +4,7 @@ A room's template extends page/page.html.jinja and uses the macros of page/parts
 """
 
 import base64
+import functools
 from numbers import Integral
 from pathlib import Path
 
@@ -42,6 +43,7 @@ def in_words(value):
     return f"{value:.3g}" if 1e-6 < abs(value) < 1e-3 else f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
 
 
+@functools.cache
 def _source(name):
     """A file of CSS or JavaScript, which stands in the page as it is."""
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
@@ -53,7 +55,12 @@ def _as_address(content, type):
 
 
 _environment = Environment(
-    loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    loader=FileSystemLoader(TEMPLATES),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    auto_reload=False,
 )
 _environment.globals["source"] = _source
 _environment.filters |= {"in_words": in_words, "as_address": _as_address}

@@ -61,6 +61,7 @@ def write_report(run, log, images=(), refresh=REFRESH):
         epochs=pd.DataFrame(log.rows[::-1]),
         narrow=NARROW,
         settings=settings,
+        reasons={name: reason for name, reason in run.reasons.items() if not reason.startswith("constant in ")},
         environment=run.environment,
     )
 
