@@ -63,10 +63,12 @@ def require_same_folds(folders):
     """Number of folds of cross-validations, which must be the same in all."""
     for folder in folders:
         if not is_cross_validation(folder):
-            raise InputError(f"CHOOSE: {folder} is no folder of train.py --fold all")
+            raise InputError(f"CROSS_VALIDATIONS: {folder} is no folder of train.py --fold all")
     names = [[run.name for run in fold_runs(folder)] for folder in folders]
     if any(others != names[0] for others in names):
-        raise InputError(f"CHOOSE: {' and '.join(map(str, folders))} have different folds; train the missing ones")
+        raise InputError(
+            f"CROSS_VALIDATIONS: {' and '.join(map(str, folders))} have different folds; train the missing ones"
+        )
     return len(names[0])
 
 
@@ -100,9 +102,13 @@ def count_fold(fold, groups, cleanings, batch_size):
     sets = {folder: open_set(read_json(run / "settings.json")["VALIDATION"]) for folder, run in runs.items()}
     slices = next(iter(sets.values()))
     if slices.axes == 3:
-        raise InputError("CHOOSE: these networks are for volumes; predict.py and evaluate.py judge both steps together")
+        raise InputError(
+            "CROSS_VALIDATIONS: these networks are for volumes; predict.py and evaluate.py judge both steps together"
+        )
     if any(len(s) != len(slices) or s.case != slices.case or s.shape != slices.shape for s in sets.values()):
-        raise InputError(f"CHOOSE: fold {fold + 1} of {' and '.join(runs)} differ; train them on the same folds")
+        raise InputError(
+            f"CROSS_VALIDATIONS: fold {fold + 1} of {' and '.join(runs)} differ; train them on the same folds"
+        )
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         means = MeanProbabilities(Path(folder), groups)
