@@ -7,10 +7,10 @@ from typing import NamedTuple
 import numpy as np
 import SimpleITK as sitk
 
-from common.errors import InputError, summarise
+from common.errors import InputError
 from common.files import natural_key
 from common.settings import require_folder
-from common.slices.cases import find_slices, pixel_spacing, read_case_record
+from common.slices.cases import find_slices, match_files, pixel_spacing, read_case_record
 from common.slices.images import read_picture, to_gray
 from common.slices.masks import check_mask_values, class_count, values_of
 from common.volumes.grids import Geometry
@@ -68,37 +68,36 @@ def holds_volumes(path):
 
 
 def _match_slices(predicted, truth):
-    guesses = {(s.case, s.name): s.path for s in find_slices(predicted, "y", "PREDICTED")}
+    predictions = {(s.case, s.name): s.path for s in find_slices(predicted, "y", "PREDICTED")}
     masks = {(s.case, s.name): s.path for s in find_slices(truth, "y", "TRUTH")}
-    if not guesses.keys() & masks.keys():  # the one side may be in case folders and the other loose
-        guesses, masks = (_without_only_case(side) for side in (guesses, masks))
-    _refuse_alone(guesses, masks, predicted, truth)
-    record_in = functools.cache(read_case_record)  # a case has many slices
-    spacings = {key: pixel_spacing(record_in(mask.parent.parent), mask.stem) for key, mask in masks.items()}
-    return [Pair(*key, guesses[key], masks[key], spacings[key]) for key in guesses]
+    if not predictions.keys() & masks.keys():  # one side may be in case folders and the other loose
+        predictions, masks = (_without_only_case(side) for side in (predictions, masks))
+    record_of = functools.cache(read_case_record)  # a case has many slices
+    return [
+        Pair(*key, prediction, mask, pixel_spacing(record_of(mask.parent.parent), mask.stem))
+        for key, prediction, mask in _match(predictions, masks, predicted, truth)
+    ]
 
 
 def _match_volumes(predicted, truth, label_name):
     root = require_folder(predicted, "PREDICTED")
     files = [path for path in root.iterdir() if ending_of(path) not in ("", ".dcm")]
     names = {path: path.name[: -len(ending_of(path))].removeprefix("case_") for path in files}
-    guesses = {label_name.format(id=name).removeprefix("case_"): path for path, name in names.items()}
+    predictions = {label_name.format(id=name).removeprefix("case_"): path for path, name in names.items()}
     masks = {name.removeprefix("case_"): path for name, path in find_volumes(truth).items()}
-    if len(guesses) == len(masks) == 1:
-        masks = dict.fromkeys(guesses, *masks.values())
-    _refuse_alone(guesses, masks, predicted, truth)
-    return [Pair(names[path], "volume", path, masks[key], None) for key, path in guesses.items()]
-
-
-def _refuse_alone(guesses, masks, predicted, truth):
-    alone = [f"{path} has no true mask in {truth}" for key, path in guesses.items() if key not in masks]
-    alone += [f"{path} has no predicted mask in {predicted}" for key, path in masks.items() if key not in guesses]
-    if alone:
-        raise InputError(summarise(alone, "masks have no partner"))
+    if len(predictions) == len(masks) == 1:
+        masks = dict.fromkeys(predictions, *masks.values())
+    matched = _match(predictions, masks, predicted, truth)
+    return [Pair(names[prediction], "volume", prediction, mask, None) for _, prediction, mask in matched]
 
 
 def _without_only_case(masks):
     return {("", name): path for (_, name), path in masks.items()} if len({case for case, _ in masks}) == 1 else masks
+
+
+def _match(predictions, masks, predicted, truth):
+    missing = f"true mask in {truth}", f"predicted mask in {predicted}"
+    return match_files(predictions, masks, *missing, "masks have no partner")
 
 
 # --- reading
