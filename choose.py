@@ -24,12 +24,11 @@ CLEANINGS: list[Cleaning] = [{}, {"share": 1}, {"share": 0.1}, {"smallest": 50},
 
 settings = apply_command_line(globals())
 
-from pathlib import Path
-
 import pandas as pd
 
 from common.devices import import_keras
 from common.files import whole_file
+from common.training.trained_models import CrossValidation
 
 
 def main():
@@ -39,15 +38,15 @@ def main():
         require_folder(folder, "CROSS_VALIDATIONS")
     cleanings = settings.CLEANINGS if {} in settings.CLEANINGS else [{}, *settings.CLEANINGS]
     import_keras()
-    from common.evaluation.selection import choose  # they import Keras, whose backend is set now
-    from common.training.cross_validation import write_choice
+    from common.evaluation.selection import choose  # it imports Keras, which takes seconds, once the input exists
 
     choice, table = choose(folders, cleanings)
-    with whole_file(Path(folders[0], "choice.csv")) as part:
+    first = CrossValidation(folders[0])
+    with whole_file(first.combinations_file) as part:
         table.to_csv(part, index=False)
-    write_choice(choice, folders[0])
+    first.write_choice(**choice)
     print_table(table)
-    print(f"wrote {Path(folders[0], 'choice.json')}; predict.py --run {folders[0]} takes it")
+    print(f"wrote {first.choice_file}; predict.py --run {first} takes it")
 
 
 def print_table(table):

@@ -11,15 +11,13 @@ import pandas as pd
 
 from common.errors import InputError
 from common.evaluation.summary import interval_of_mean
-from common.files import read_json
 from common.parallel import ordered_map, progress
 from common.prediction.tiling import TRANSFORMS, predict_turned
 from common.scores import count_pixels, scores_of_counts
 from common.slices.masks import class_numbers, clean
-from common.training.cross_validation import fold_runs, is_cross_validation
 from common.training.run_folder import MODELS
 from common.training.sets import open_set
-from common.training.trained_models import load_network, model_file
+from common.training.trained_models import CrossValidation, load_network, model_file
 
 COUNTS = ["tp", "fp", "fn"]
 KEYS = ["networks", "flips", "clean"]
@@ -36,8 +34,9 @@ def choose(folders, cleanings, batch_size=8):
         batch_size: slices predicted at a time.
 
     Returns:
-        choice, for `common.training.cross_validation.write_choice`, and DataFrame of all combinations: networks, flips,
-        clean, n (cases), dice (mean), low, high, and difference to the first, with difference_low and difference_high.
+        choice, dict of the arguments of `CrossValidation.write_choice`, and DataFrame of all combinations: networks,
+        flips, clean, n (cases), dice (mean), low, high, and difference to the first, with difference_low and
+        difference_high.
 
     Raises:
         InputError: if a folder is no cross-validation, or their folds differ.
@@ -62,9 +61,9 @@ def choose(folders, cleanings, batch_size=8):
 def require_same_folds(folders):
     """Number of folds of cross-validations, which must be the same in all."""
     for folder in folders:
-        if not is_cross_validation(folder):
+        if not CrossValidation(folder).exists:
             raise InputError(f"CROSS_VALIDATIONS: {folder} is no folder of train.py --fold all")
-    names = [[run.name for run in fold_runs(folder)] for folder in folders]
+    names = [[run.name for run in CrossValidation(folder).runs()] for folder in folders]
     if any(others != names[0] for others in names):
         raise InputError(
             f"CROSS_VALIDATIONS: {' and '.join(map(str, folders))} have different folds; train the missing ones"
@@ -98,8 +97,8 @@ def count_fold(fold, groups, cleanings, batch_size):
         DataFrame of networks, flips, clean, case, class and COUNTS.
     """
     members = list(dict.fromkeys((folder, checkpoint) for group in groups.values() for folder, checkpoint in group))
-    runs = {folder: fold_runs(folder)[fold] for folder, _ in members}
-    sets = {folder: open_set(read_json(run / "settings.json")["VALIDATION"]) for folder, run in runs.items()}
+    runs = {folder: CrossValidation(folder).runs()[fold] for folder, _ in members}
+    sets = {folder: open_set(run.settings["VALIDATION"]) for folder, run in runs.items()}
     slices = next(iter(sets.values()))
     if slices.axes == 3:
         raise InputError(

@@ -1,17 +1,14 @@
-"""Pictures and page of a finished run."""
+"""Draw the curves, the network and the page of a run."""
 
 import keras
-import matplotlib
 import pandas as pd
+from matplotlib.figure import Figure
 
 from common.files import whole_file
 from common.html import write_page
 from common.slices.drawing import contact_sheet
 from common.slices.images import encode_jpeg, write_png
 from common.training.trained_models import load_network
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 
 REFRESH = 20  # seconds after which a browser loads the page of a running training again
 NARROW = ("epoch", "loss", "val_loss", "val_dice", "val_iou")  # columns that a narrow screen shows
@@ -83,7 +80,8 @@ def finish_report(run, log, validation, batch_size):
 def draw_curves(log, path):
     """Plot loss, Dice and IoU, and the learning rate over the epochs, whole or not at all."""
     table = pd.DataFrame(log.rows)
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.5))
+    figure = Figure(figsize=(12, 3.5))
+    axes = figure.subplots(1, 3)
     figure.subplots_adjust(left=0.045, right=0.99, top=0.9, bottom=0.15, wspace=0.16)  # a layout engine draws twice
     for axis, names in zip(axes[:2], (("loss",), ("dice", "iou")), strict=True):
         for name, color in zip(names, ("tab:blue", "tab:orange"), strict=False):
@@ -100,4 +98,3 @@ def draw_curves(log, path):
         axis.grid(alpha=0.3)
     with whole_file(path) as part:
         figure.savefig(part, dpi=100, format="png")
-    plt.close(figure)
