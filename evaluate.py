@@ -10,12 +10,9 @@ over images (a Dice says nothing there); they are counted, and they are in the s
 each score is, and what it is where a mask is empty.
 """
 
-from typing import Annotated, Literal
-
-from annotated_types import Len
+from typing import Literal
 
 from common.setting_types import (
-    Cleaning,
     Count,
     NamePattern,
     NonNegative,
@@ -38,13 +35,6 @@ PART: PartOfWork = ""
 # "2/8": score the second of eight parts of the masks; the part that ends last writes OUTPUT; "": all
 AGAINST: str = ""  # OUTPUT of another evaluation of the same cases, to compare with
 
-# --- what to predict with
-CHOOSE: str | Annotated[list[PathName], Len(1)] = ""
-# folder of train.py --fold all, or several: instead of scoring, choose networks, flips and cleaning by the cases that
-# each fold has not seen; choice.json there is what predict.py takes, choice.csv the scores
-CLEANINGS: list[Cleaning] = [{}, {"share": 1}, {"share": 0.1}, {"smallest": 50}, {"fill": True}, {"median": 5}]
-# to choose from
-
 # --- distances
 SPACING: Positive | PositivePair | None = None
 # mm between the pixels of slices, [row, column]; None: as the cases or volumes say
@@ -58,18 +48,14 @@ HAUSDORFF_LINE: bool = False  # True to draw the line that realises the Hausdorf
 
 settings = apply_command_line(globals())
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 
-from common.devices import environment, import_keras
-from common.errors import InputError
+from common.devices import environment
 from common.evaluation.pairs import match_pairs
 from common.evaluation.report import find_backgrounds, show_errors, write_report
-from common.evaluation.statistics import compare_scores
-from common.evaluation.summary import read_other, score_pairs, summarise
-from common.files import read_json, refuse_existing, whole_file, write_json
+from common.evaluation.summary import combine_scores, compare_scores, read_other, score_pairs
+from common.files import read_json, refuse_existing, write_json
 from common.jobs import Part, do_part
 from common.parallel import ordered_map
 from common.scores import SCORES
@@ -81,107 +67,85 @@ SCORED = "scored.json"  # of a part
 
 
 def main():
-    if settings.CHOOSE:
-        choose_what_helps()
-        return
-    check_settings()
-    pairs = match_pairs(settings.PREDICTED, settings.TRUTH, settings.LABEL_NAME)
-    others = read_other(settings.AGAINST, {pair.case for pair in pairs}) if settings.AGAINST else None
-    part, spacing, results = Part.read(settings.PART), settings.SPACING and tuple(pair_of(settings.SPACING)), []
-    mine = part.share(pairs)
-    print(f"scoring {len(mine)} masks of {settings.PREDICTED} against {settings.TRUTH}", flush=True)
-    recorded = settings.as_json() | {"PART": ""}
+    refuse_existing(settings.OUTPUT, settings.REPLACE, RECORD)
+    part = Part.read(settings.PART)
+    evaluation = Evaluation(part)
+    recorded = evaluation.recorded | {"masks": len(evaluation.pairs)}
+    do_part(settings.OUTPUT, part, recorded, evaluation.score, evaluation.join, settings.REPLACE, RECORD)
+    result = evaluation.result
+    if result:
+        print_tables(result)
+        cases = result.cases["case"].nunique()
+        print(f"wrote the scores of {len(evaluation.pairs)} images and {cases} cases to {settings.OUTPUT}")
 
-    def fill(folder):
-        scored = score_pairs(mine, pairs, spacing, settings.TOLERANCE)
-        if part.is_whole:
-            write(folder, scored)
+
+class Evaluation:
+    """The pairs of the settings, and the result once it is written.
+
+    Args:
+        part: Part of the pairs that is scored here.
+
+    Attributes:
+        pairs: list of all Pair.
+        recorded: dict of the settings, the same for all parts.
+        result: common.evaluation.summary.Result; None until it is written.
+
+    Raises:
+        InputError: as `match_pairs` and `read_other`.
+    """
+
+    def __init__(self, part):
+        self.pairs = match_pairs(settings.PREDICTED, settings.TRUTH, settings.LABEL_NAME)
+        self.other = read_other(settings.AGAINST, {pair.case for pair in self.pairs}) if settings.AGAINST else None
+        self.part = part
+        spacing = settings.SPACING
+        self.spacing = tuple(spacing) if isinstance(spacing, list) else spacing and (spacing, spacing)
+        self.recorded = settings.as_json() | {"PART": ""}
+        self.result = None
+
+    def score(self, folder):
+        """Score the pairs of the part, and write what is known then into a folder."""
+        pairs = self.part.share(self.pairs)
+        print(f"scoring {len(pairs)} masks of {settings.PREDICTED} against {settings.TRUTH}", flush=True)
+        scored = score_pairs(pairs, self.pairs, self.spacing, settings.TOLERANCE)
+        if self.part.is_whole:
+            self.write(folder, scored)
         else:
             write_json(folder / SCORED, scored)
 
-    def join(folders, folder):
-        write(folder, [scored for part in folders for scored in read_json(part / SCORED)])
+    def join(self, folders, folder):
+        """Write the result of all parts into a folder."""
+        self.write(folder, [scored for part in folders for scored in read_json(part / SCORED)])
 
-    def write(folder, scored):
-        result = summarise(scored, pairs, settings.TRUTH, spacing, settings.TOLERANCE)
+    def write(self, folder, scored):
+        result = combine_scores(scored, self.pairs, settings.TRUTH, self.spacing, settings.TOLERANCE)
         if settings.AGAINST:
-            result.differences, result.against = compare_scores(result.cases, others, SCORES), settings.AGAINST
-        write_result(folder, result, pairs, recorded)
-        results.append(result)
-
-    do_part(settings.OUTPUT, part, recorded | {"masks": len(pairs)}, fill, join, settings.REPLACE, RECORD)
-    for result in results:
-        print_tables(result)
-        print(
-            f"wrote the scores of {len(pairs)} images and {result.cases['case'].nunique()} cases to {settings.OUTPUT}"
-        )
+            result.differences, result.other = compare_scores(result.cases, self.other, SCORES), settings.AGAINST
+        write_result(folder, result, self.pairs, self.recorded)
+        self.result = result
 
 
 def write_result(folder, result, pairs, recorded):
-    """Write the tables, the pictures and the report of a `common.evaluation.summary.Result` into a folder."""
+    """Write the tables, the images and the report of a Result into a folder."""
     result.images.to_csv(folder / "scores.csv", index=False)
     result.cases.to_csv(folder / "cases.csv", index=False)
     both = (("cases", result.over_cases), ("images", result.over_images))
     pd.concat([t.assign(over=name) for name, t in both]).to_csv(folder / "summary.csv", index=False)
     if result.differences is not None:
         result.differences.to_csv(folder / "differences.csv", index=False)
-    pictures = show(result.images, pairs)
-    if pictures:
-        shown, captions = zip(*pictures, strict=True)
-        (folder / "worst.png").write_bytes(encode_png(contact_sheet(shown, min(6, len(shown)), 240, captions)))
+    images = draw_images(result.images, pairs)
+    if images:
+        drawn, captions = zip(*images, strict=True)
+        (folder / "worst.png").write_bytes(encode_png(contact_sheet(drawn, min(6, len(drawn)), 240, captions)))
     write_json(folder / RECORD, recorded)
-    write_report(folder / "report.html", result, pictures, recorded, environment(backend=False))
+    write_report(folder / "report.html", result, images, recorded, environment(backend=False))
 
 
-def check_settings():
-    refuse_existing(settings.OUTPUT, settings.REPLACE, RECORD)
-
-
-def pair_of(spacing):
-    return spacing if isinstance(spacing, list) else [spacing] * 2
-
-
-def choose_what_helps():
-    """Write choice.json and choice.csv into the first of the cross-validations CHOOSE."""
-    if settings.PART:
-        raise InputError("PART divides the scoring of masks; CHOOSE is done by one process")
-    import_keras()
-    from common.evaluation.selection import choose
-    from common.training.cross_validation import write_choice
-
-    folders = settings.CHOOSE if isinstance(settings.CHOOSE, list) else [settings.CHOOSE]
-    choice, table = choose(folders, settings.CLEANINGS if {} in settings.CLEANINGS else [{}, *settings.CLEANINGS])
-    with whole_file(Path(folders[0], "choice.csv")) as part:
-        table.to_csv(part, index=False)
-    write_choice(choice, folders[0])
-    shown = pd.concat([table.head(1), table.nlargest(8, "dice"), table[table["chosen"] == "yes"]]).drop_duplicates()
-    print(f"the first, the best eight of {len(table)} ways, and the chosen one")
-    print(shown.round(4).to_string(index=False))
-    print(f"wrote {Path(folders[0], 'choice.json')}; predict.py --run {folders[0]} takes it")
-
-
-# --- what is shown
-
-
-def print_tables(result):
-    """One screen: the scores by class over images and over cases, and what the empty masks got."""
-    columns = ["class", "score", "n", "mean", "low", "high", "median", "q1", "q3", "least"]
-    for title, table in (
-        ("images with a mask", result.over_images),
-        ("cases, all pixels of a case together", result.over_cases),
-    ):
-        print(f"\n{title}\n{table[table['n'] > 0][columns].round(4).to_string(index=False)}")
-    empty = result.images[result.images["tp"] + result.images["fn"] == 0]
-    print(f"\nempty masks: {len(empty)}, of which predicted empty too: {(empty['fp'] == 0).sum()}")
-    if result.differences is not None:
-        print(f"\nless those of {settings.AGAINST}\n{result.differences.round(4).to_string(index=False)}")
-
-
-def show(images, pairs):
-    """Pictures of WORST images, with their scores as captions; false positives on empty masks score 0.
+def draw_images(images, pairs):
+    """Draw WORST images, with their scores as captions; false positives on empty masks score 0.
 
     Returns:
-        list of (RGB picture, caption).
+        list of (RGB image, caption).
     """
     scores = images.groupby(["case", "image"], sort=False)[["dice", "hausdorff"]].mean()
     scores = scores[scores["dice"].notna()]
@@ -201,6 +165,20 @@ def show(images, pairs):
         for row in chosen
     ]
     return list(zip(ordered_map(draw, chosen), captions, strict=True))
+
+
+def print_tables(result):
+    """One screen: the scores by class over images and over cases, and what the empty masks got."""
+    columns = ["class", "score", "n", "mean", "low", "high", "median", "q1", "q3", "least"]
+    for title, table in (
+        ("images with a mask", result.over_images),
+        ("cases, all pixels of a case together", result.over_cases),
+    ):
+        print(f"\n{title}\n{table[table['n'] > 0][columns].round(4).to_string(index=False)}")
+    empty = result.images[result.images["tp"] + result.images["fn"] == 0]
+    print(f"\nempty masks: {len(empty)}, of which predicted empty too: {(empty['fp'] == 0).sum()}")
+    if result.differences is not None:
+        print(f"\nless those of {settings.AGAINST}\n{result.differences.round(4).to_string(index=False)}")
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from common.settings import apply_command_line, require_folder
 # --- where from, where to
 RUN: str | Annotated[list[PathName], Len(1)] = ""
 # run folder, folder of runs (the newest), or .keras file; a list of them is averaged; or the folder of a
-# cross-validation, whose folds are averaged as evaluate.py --choose has chosen
+# cross-validation, whose folds are averaged as choose.py has chosen
 WEIGHTS_FILE: WeightsFile = "best_dice"  # which model of a run: "best_dice", "best_iou" or "last"
 INPUT: str = ""
 # folder of pictures, case folder, folder of cases, list (.csv), or a volume (DICOM folder, NIfTI, NRRD, MetaImage)
@@ -225,7 +225,7 @@ def find_networks():
     runs = settings.RUN if isinstance(settings.RUN, list) else [settings.RUN]
     choices = [read_choice(run) for run in runs if run and is_cross_validation(run)]
     if choices and len(runs) > 1:
-        raise InputError("RUN: a cross-validation stands alone; evaluate.py --choose averages several")
+        raise InputError("RUN: a cross-validation stands alone; choose.py averages several")
     chosen = choices[0] if choices else {"files": [model_file(run, settings.WEIGHTS_FILE) for run in runs]}
     flips = chosen.get("flips", "none") if settings.FLIPS is None else settings.FLIPS
     return chosen["files"], flips, chosen.get("clean", {}) if settings.CLEAN is None else settings.CLEAN

@@ -1,4 +1,4 @@
-"""Predicted masks and the true ones that they belong to: slices or label volumes."""
+"""Match predicted masks with the true ones, slices or label volumes, and read both."""
 
 import functools
 from pathlib import Path
@@ -7,17 +7,17 @@ from typing import NamedTuple
 import numpy as np
 import SimpleITK as sitk
 
-from common.errors import InputError, summarise
+from common.errors import InputError
 from common.files import natural_key
 from common.settings import require_folder
-from common.slices.cases import find_slices, pixel_spacing, read_case_record
+from common.slices.cases import find_slices, match_files, pixel_spacing, read_case_record
 from common.slices.images import read_picture, to_gray
 from common.slices.masks import check_mask_values, class_count, values_of
 from common.volumes.finding import ending_of, find_volumes
 from common.volumes.grids import Geometry
 from common.volumes.reading import read_volume
 
-PLACE = 1e-3  # by which the geometry of a predicted volume may differ from that of the true one
+GEOMETRY_TOLERANCE = 1e-3  # between the origins, spacings and axes of a predicted and a true volume
 
 
 class Pair(NamedTuple):
@@ -59,9 +59,9 @@ def match_pairs(predicted, truth, label_name="{id}"):
     return sorted(pairs, key=lambda pair: (natural_key(pair.case), natural_key(pair.name)))
 
 
-def holds_volumes(place):
-    """Whether a place is a label volume, or a folder of such."""
-    path = Path(place) if str(place) else None
+def holds_volumes(path):
+    """Whether a path is a label volume, or a folder of such; "" is neither."""
+    path = Path(path) if str(path) else None
     return bool(path) and any(
         ending_of(file) not in ("", ".dcm")
         for file in ([path] if path.is_file() else path.iterdir() if path.is_dir() else [])
@@ -69,37 +69,36 @@ def holds_volumes(place):
 
 
 def _match_slices(predicted, truth):
-    guesses = {(s.case, s.name): s.path for s in find_slices(predicted, "y", "PREDICTED")}
+    predictions = {(s.case, s.name): s.path for s in find_slices(predicted, "y", "PREDICTED")}
     masks = {(s.case, s.name): s.path for s in find_slices(truth, "y", "TRUTH")}
-    if not guesses.keys() & masks.keys():  # the one side may be in case folders and the other loose
-        guesses, masks = (_without_only_case(side) for side in (guesses, masks))
-    _refuse_alone(guesses, masks, predicted, truth)
-    record_in = functools.cache(read_case_record)  # a case has many slices
-    spacings = {key: pixel_spacing(record_in(mask.parent.parent), mask.stem) for key, mask in masks.items()}
-    return [Pair(*key, guesses[key], masks[key], spacings[key]) for key in guesses]
+    if not predictions.keys() & masks.keys():  # one side may be in case folders and the other loose
+        predictions, masks = (_without_only_case(side) for side in (predictions, masks))
+    record_of = functools.cache(read_case_record)  # a case has many slices
+    return [
+        Pair(*key, prediction, mask, pixel_spacing(record_of(mask.parent.parent), mask.stem))
+        for key, prediction, mask in _match(predictions, masks, predicted, truth)
+    ]
 
 
 def _match_volumes(predicted, truth, label_name):
     root = require_folder(predicted, "PREDICTED")
     files = [path for path in root.iterdir() if ending_of(path) not in ("", ".dcm")]
     names = {path: path.name[: -len(ending_of(path))].removeprefix("case_") for path in files}
-    guesses = {label_name.format(id=name).removeprefix("case_"): path for path, name in names.items()}
+    predictions = {label_name.format(id=name).removeprefix("case_"): path for path, name in names.items()}
     masks = {name.removeprefix("case_"): path for name, path in find_volumes(truth).items()}
-    if len(guesses) == len(masks) == 1:
-        masks = dict.fromkeys(guesses, *masks.values())
-    _refuse_alone(guesses, masks, predicted, truth)
-    return [Pair(names[path], "volume", path, masks[key], None) for key, path in guesses.items()]
-
-
-def _refuse_alone(guesses, masks, predicted, truth):
-    alone = [f"{path} has no true mask in {truth}" for key, path in guesses.items() if key not in masks]
-    alone += [f"{path} has no predicted mask in {predicted}" for key, path in masks.items() if key not in guesses]
-    if alone:
-        raise InputError(summarise(alone, "masks have no partner"))
+    if len(predictions) == len(masks) == 1:
+        masks = dict.fromkeys(predictions, *masks.values())
+    matched = _match(predictions, masks, predicted, truth)
+    return [Pair(names[prediction], "volume", prediction, mask, None) for _, prediction, mask in matched]
 
 
 def _without_only_case(masks):
     return {("", name): path for (_, name), path in masks.items()} if len({case for case, _ in masks}) == 1 else masks
+
+
+def _match(predictions, masks, predicted, truth):
+    missing = f"true mask in {truth}", f"predicted mask in {predicted}"
+    return match_files(predictions, masks, *missing, "masks have no partner")
 
 
 # --- reading
@@ -132,8 +131,8 @@ def values_in(mask):
     return values_of(mask.reshape(-1, mask.shape[-1]))
 
 
-def read_pair(pair):
-    """Class numbers of both masks of a pair, the spacing, and the values that the files hold.
+def read_masks(pair):
+    """Class numbers of both masks of a pair, the spacing, and the values in the files.
 
     Returns:
         predicted and truth, uint8 arrays of the same shape, in which 255 has become 1; mm along each axis, or None;
@@ -142,18 +141,21 @@ def read_pair(pair):
     Raises:
         InputError: if one cannot be read, or they do not fit.
     """
-    (ours, here), (theirs, there) = (read_mask(path) for path in (pair.predicted, pair.truth))
-    if ours.shape != theirs.shape:
-        sizes = " and ".join("x".join(map(str, mask.shape[::-1])) for mask in (ours, theirs))
+    (predicted, geometry), (truth, true_geometry) = (read_mask(path) for path in (pair.predicted, pair.truth))
+    if predicted.shape != truth.shape:
+        sizes = " and ".join("x".join(map(str, mask.shape[::-1])) for mask in (predicted, truth))
         raise InputError(f"{pair.predicted} and {pair.truth} differ in size: {sizes}")
-    if here and not all(np.allclose(a, b, rtol=PLACE, atol=PLACE) for a, b in zip(here, there, strict=True)):
+    if geometry and not all(
+        np.allclose(a, b, rtol=GEOMETRY_TOLERANCE, atol=GEOMETRY_TOLERANCE)
+        for a, b in zip(geometry, true_geometry, strict=True)
+    ):
         raise InputError(f"{pair.predicted} and {pair.truth} lie at different places, or differ in spacing")
-    values = values_in(ours), values_in(theirs)
-    ours, theirs = (
-        np.where(mask == 255, np.uint8(1), mask) if 255 in found else mask
-        for mask, found in zip((ours, theirs), values, strict=True)
+    values = values_in(predicted), values_in(truth)
+    predicted, truth = (
+        np.where(mask == 255, np.uint8(1), mask) if 255 in present else mask
+        for mask, present in zip((predicted, truth), values, strict=True)
     )
-    return ours, theirs, there.spacing[::-1] if there else pair.spacing, values
+    return predicted, truth, true_geometry.spacing[::-1] if true_geometry else pair.spacing, values
 
 
 def count_classes(pairs, values, truth):
@@ -161,17 +163,17 @@ def count_classes(pairs, values, truth):
 
     Args:
         pairs: list of Pair.
-        values: what `read_pair` found in each.
-        truth: place of the true masks, for messages.
+        values: sets of values in the predicted and in the true mask of each, of `read_masks`.
+        truth: setting TRUTH, for messages.
 
     Raises:
         InputError: if the true masks hold no such numbers, or a predicted one holds others.
     """
-    known = set().union(*(there for _, there in values))
-    whole = pairs[0].is_volume
-    classes = 1 if whole and known <= {0, 1} else class_count(known, truth)
-    allowed = {0, 255} | ({1} if whole else set()) if classes == 1 else set(range(classes + 1))
-    for pair, (here, _) in zip(pairs, values, strict=True):
-        if odd := sorted(here - allowed):
-            raise InputError(f"{pair.predicted} holds the value {odd[0]}; the true masks hold {sorted(known)}")
+    known = set().union(*(true_values for _, true_values in values))
+    volumes = pairs[0].is_volume
+    classes = 1 if volumes and known <= {0, 1} else class_count(known, truth)
+    allowed = {0, 255} | ({1} if volumes else set()) if classes == 1 else set(range(classes + 1))
+    for pair, (predicted_values, _) in zip(pairs, values, strict=True):
+        if unknown := sorted(predicted_values - allowed):
+            raise InputError(f"{pair.predicted} holds the value {unknown[0]}; the true masks hold {sorted(known)}")
     return classes

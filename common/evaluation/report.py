@@ -1,16 +1,17 @@
-"""Pictures and page of an evaluation."""
+"""Draw the images, the plots and the page of an evaluation."""
 
-import html
+import io
 
 import cv2
+import matplotlib
 import numpy as np
 import SimpleITK as sitk
+from matplotlib.figure import Figure
 
-from common import html as page
 from common.errors import InputError
-from common.evaluation import plots
-from common.evaluation.pairs import holds_volumes, read_pair
-from common.scores import DISTANCES, LOW_IS_GOOD, RULES, SCORES, hausdorff_line
+from common.evaluation.pairs import holds_volumes, read_masks
+from common.html import in_words, write_page
+from common.scores import SCORES, hausdorff_line
 from common.slices.cases import find_slices
 from common.slices.drawing import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, paint_errors
 from common.slices.images import encode_jpeg, read_picture, resize, to_eight_bit, to_gray, window_to_gray
@@ -19,175 +20,271 @@ from common.volumes.intensity import percentiles_of
 from common.volumes.reading import read_volume
 from common.volumes.slicing import PERCENTILES
 
-LARGEST = 640  # side of a picture in the page, at most
+LARGEST = 640  # side of an image in the page, at most
 NARROW = ("case", "image", "class", "score", "n", "mean", "dice", "difference", "low", "high", "hausdorff_95")
+CASES_TO_PLOT = 5  # of fewer cases, the images are plotted
+
+INK, SOFT = "#1b2733", "#dfe5ea"
+CLASS_COLORS = ("#0b6e66", "#c4572b", "#4665a8", "#8a6d1d", "#7d4a87", "#5b6b7a")
+PLOT_STYLE = {
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.edgecolor": INK,
+    "svg.hashsalt": "1",
+}
 
 
-# --- pictures
+# --- images
 
 
 def find_backgrounds(images, truth, keys):
-    """Pictures or volumes to show errors on.
+    """Images or volumes to show errors on.
 
     Args:
         images: setting IMAGES, "" for those beside the true masks.
         truth: setting TRUTH.
-        keys: (case, name) of what is scored; of one case there, and one here, the names of the cases do not matter.
+        keys: (case, name) of each scored image; if both sides have a single case, its names need not agree.
 
     Returns:
-        dict of (case, name) to Path, empty where there are none.
+        dict of (case, name) to Path, empty without images.
     """
     if holds_volumes(truth):
-        found = find_volumes(images) if images else {}
-        return {(name.removeprefix("case_"), "volume"): path for name, path in found.items()}
-    found = {(s.case, s.name): s.path for s in find_slices(images or truth, "x", "IMAGES")}
-    if not images and set(found.values()) == {s.path for s in find_slices(truth, "y", "TRUTH")}:
+        volumes = find_volumes(images) if images else {}
+        return {(name.removeprefix("case_"), "volume"): path for name, path in volumes.items()}
+    slices = {(s.case, s.name): s.path for s in find_slices(images or truth, "x", "IMAGES")}
+    if not images and set(slices.values()) == {s.path for s in find_slices(truth, "y", "TRUTH")}:
         return {}
     cases = {case for case, _ in keys}
-    if len(cases) == len({case for case, _ in found}) == 1:
-        return {(*cases, name): path for (_, name), path in found.items()}
-    return found
+    if len(cases) == len({case for case, _ in slices}) == 1:
+        return {(*cases, name): path for (_, name), path in slices.items()}
+    return slices
 
 
 def show_errors(pair, background, window, line):
-    """Colour what is right and wrong in a slice, or in the slice of a volume with the most errors.
+    """Color the errors in a slice, or in the slice of a volume with the most errors.
 
     Args:
         pair: Pair.
-        background: Path of the picture or volume, or None for black.
+        background: Path of the image or volume, or None for black.
         window: [low, high] of black and white, or None.
-        line: whether to draw the line that realises the Hausdorff distance.
+        line: whether to draw the line that realizes the Hausdorff distance.
 
     Returns:
         (H, W, 3) uint8, RGB.
     """
-    predicted, truth, spacing, _ = read_pair(pair)
+    predicted, truth, spacing, _ = read_masks(pair)
     if truth.ndim == 3:
         index = int(np.argmax((predicted != truth).sum((1, 2))))
-        grey = _slice_of(background, index, window, truth.shape)
+        gray = _slice_of_volume(background, index, window, truth.shape)
         predicted, truth, spacing = predicted[index], truth[index], spacing[1:]
     else:
-        grey = _picture(background, window, truth.shape)
-    picture = paint_errors(grey, predicted, truth)
+        gray = _gray_image(background, window, truth.shape)
+    image = paint_errors(gray, predicted, truth)
     ends = hausdorff_line(predicted > 0, truth > 0, spacing or (1, 1)) if line else None
     if ends is not None:
         points = [tuple(int(v) for v in end[::-1]) for end in ends]
-        cv2.line(picture, *points, (255, 220, 0), max(1, len(picture) // 200), cv2.LINE_AA)
-    return picture
+        cv2.line(image, *points, (255, 220, 0), max(1, len(image) // 200), cv2.LINE_AA)
+    return image
 
 
-def _picture(path, window, shape):
-    if path is None:
-        return np.zeros(shape, np.uint8)
-    grey = to_gray(read_picture(path))
-    grey = window_to_gray(grey, *window, 8) if window else to_eight_bit(grey)
-    return grey if grey.shape == shape else resize(grey, shape)
-
-
-def _slice_of(path, index, window, shape):
+def _slice_of_volume(path, index, window, shape):
     if path is None:
         return np.zeros(shape[1:], np.uint8)
-    values = sitk.GetArrayViewFromImage(read_volume(path))
+    values = sitk.GetArrayFromImage(read_volume(path))
     if values.shape != shape:
         sizes = " and ".join("x".join(map(str, size[::-1])) for size in (values.shape, shape))
         raise InputError(f"IMAGES: {path} and its labels differ in size: {sizes}")
     return window_to_gray(values[index], *(window or percentiles_of(values, PERCENTILES)), 8)
 
 
+def _gray_image(path, window, shape):
+    if path is None:
+        return np.zeros(shape, np.uint8)
+    gray = to_gray(read_picture(path))
+    gray = window_to_gray(gray, *window, 8) if window else to_eight_bit(gray)
+    return gray if gray.shape == shape else resize(gray, shape)
+
+
 # --- page
 
 
-def write_report(path, result, pictures, settings, environment):
+def write_report(path, result, images, settings, environment):
     """Write `report.html`.
 
     Args:
         path: of the file.
         result: common.evaluation.summary.Result.
-        pictures: list of (RGB picture, caption).
+        images: list of (RGB image, caption).
         settings: dict of the settings.
         environment: text.
     """
-    parts = [
-        page.paragraph(
-            f"{result.images[['case', 'image']].drop_duplicates().shape[0]} {result.what}; distances in {result.unit}, "
-            f"surface Dice at {result.tolerance:g} {result.unit}."
-        ),
-        page.tiles(_headlines(result)),
-        page.section("Scores over cases", _note(result), _named(result.over_cases)),
-        page.section("Scores over images with a mask", _named(result.over_images)),
-        *_plots(result),
-    ]
-    if result.differences is not None:
-        text = f"Ours less those of {result.against}, over the cases that both have, with a bootstrap interval of 95 %."
-        parts.append(page.section("Against", page.paragraph(text), _named(result.differences)))
-    if pictures:
-        parts.append(
-            page.section("Slices, the worst first", _colours(), page.gallery([_for_page(*p) for p in pictures]))
-        )
-    parts += [
-        page.section("Empty masks", page.plain_table(result.empties)),
-        page.section(
-            "Cases, the worst first",
-            page.sorted_table(result.cases[["case", "class", *SCORES]].sort_values("dice"), NARROW),
-        ),
-        page.section("What the scores are", page.plain_table({k.replace("_", " "): v for k, v in RULES.items()})),
-        page.section("Settings", page.plain_table(settings)),
-        page.folded("Environment", page.text_block(environment)),
-    ]
-    page.write_page(path, f"Evaluation of {settings['PREDICTED']}", parts)
-
-
-def _named(table):
-    return page.sorted_table(table.assign(score=table["score"].str.replace("_", " ")), NARROW)
+    plotted_cases = result.cases["case"].nunique() >= CASES_TO_PLOT
+    plotted = result.cases if plotted_cases else result.images
+    sizes = (plotted["tp"] + plotted["fn"]).to_numpy() * result.element_size
+    filled = sizes > 0
+    write_page(
+        path,
+        "evaluation/report.html.jinja",
+        f"Evaluation of {settings['PREDICTED']}",
+        result=result,
+        count=len(result.images[["case", "image"]].drop_duplicates()),
+        headlines=_headlines(result),
+        low_is_good=sorted(_with_spaces(score.name) for score in SCORES.values() if score.low_is_good),
+        over_cases=_with_spaces_in_scores(result.over_cases),
+        over_images=_with_spaces_in_scores(result.over_images),
+        plotted="cases" if plotted_cases else "images",
+        boxes=box_plots(plotted, _plot_groups(plotted, result.unit)),
+        dice_by_size=dice_by_size(plotted[filled], sizes[filled], f"size of the mask ({result.element_unit})")
+        if filled.any()
+        else None,
+        differences=None if result.differences is None else _with_spaces_in_scores(result.differences),
+        colors=[
+            (name, f"rgb{tuple(int(0.8 * value) for value in color)}")
+            for name, color in (
+                ("true positive", TRUE_POSITIVE),
+                ("false positive", FALSE_POSITIVE),
+                ("false negative", FALSE_NEGATIVE),
+            )
+        ],
+        images=[_for_page(*image) for image in images],
+        cases=result.cases[["case", "class", *SCORES]].sort_values("dice"),
+        rules={_with_spaces(score.name): score.rule for score in SCORES.values()},
+        narrow=NARROW,
+        settings=settings,
+        environment=environment,
+    )
 
 
 def _headlines(result):
-    shown = []
-    for score in ("dice", "iou", "hausdorff_95", "mean_surface_distance", "surface_dice"):
-        for row in result.over_cases[result.over_cases["score"] == score].head(1).itertuples():
-            if row.n:
-                unit = f" {result.unit}" if score in DISTANCES and score != "surface_dice" else ""
-                interval = f"{row.low:.3g} to {row.high:.3g} (95 %)" if row.n > 1 else "one case"
-                shown.append((score.replace("_", " "), page.number(row.mean) + unit, interval))
+    headlines = []
+    for score in SCORES.values():
+        rows = result.over_cases[result.over_cases["score"] == score.name]
+        first = rows.iloc[0]
+        if score.headline and first["n"]:
+            unit = f" {result.unit}" if score.unit == "distance" else ""
+            interval = f"{first['low']:.3g} to {first['high']:.3g} (95 %)" if first["n"] > 1 else "one case"
+            headlines.append((_with_spaces(score.name), in_words(first["mean"]) + unit, interval))
     cases = result.cases["case"].nunique()
-    return [*shown, ("cases", str(cases), "the first class" if result.cases["class"].nunique() > 1 else "")]
+    return [*headlines, ("cases", str(cases), "the first class" if result.cases["class"].nunique() > 1 else "")]
 
 
-def _note(result):
-    return page.paragraph(
-        "Of a case of slices, overlaps are of all its pixels together, and distances the mean over its images. Low and "
-        "high: 95 % interval of the mean, by drawing cases with replacement. Left out: where the score is not defined. "
-        "Low is good: " + ", ".join(sorted(LOW_IS_GOOD)).replace("_", " ") + "."
-    )
+def _plot_groups(table, distance_unit):
+    """Scores that share an axis, with its label: shares of which 1 is good, and distances."""
+    shares = [score.name for score in SCORES.values() if score.unit == "share" and not score.low_is_good]
+    distances = [score.name for score in SCORES.values() if score.unit == "distance"]
+    groups = ((shares, "share"), (distances, distance_unit))
+    return [(names, label) for names, label in groups if table[names].notna().any(axis=None) or label == "share"]
 
 
-def _plots(result):
-    many = result.cases if result.cases["case"].nunique() >= 5 else result.images
-    what = "cases" if many is result.cases else "images"
-    groups = [(["dice", "iou", "precision", "recall", "surface_dice"], "share")]
-    if many["hausdorff"].notna().any():
-        groups.append((["hausdorff", "hausdorff_95", "mean_surface_distance"], result.unit))
-    boxes = page.picture(plots.box_plots(many, groups), "svg+xml", f"box plots of the scores of the {what}")
-    sizes = (many["tp"] + many["fn"]).to_numpy() * result.element
-    there = sizes > 0
-    parts = [page.section("Distribution", page.paragraph(f"A dot for each of the {what}."), boxes)]
-    if there.any():
-        drawn = plots.dice_by_size(many[there], sizes[there], f"size of the mask ({result.element_unit})")
-        parts.append(page.section("Dice by size", page.picture(drawn, "svg+xml", "Dice against the size of the mask")))
-    return parts
+def _with_spaces(name):
+    return name.replace("_", " ")
 
 
-def _colours():
-    words = (("true positive", TRUE_POSITIVE), ("false positive", FALSE_POSITIVE), ("false negative", FALSE_NEGATIVE))
-    spans = (
-        f'<span class="key" style="color: rgb{tuple(int(0.8 * v) for v in rgb)}">{html.escape(w)}</span>'
-        for w, rgb in words
-    )
-    return f"<p>{', '.join(spans)}. A click enlarges.</p>"
+def _with_spaces_in_scores(table):
+    return table.assign(score=table["score"].str.replace("_", " "))
 
 
-def _for_page(picture, caption):
-    scale = LARGEST / max(picture.shape[:2])
+def _for_page(image, caption):
+    scale = LARGEST / max(image.shape[:2])
     if scale < 1:
-        picture = resize(picture, (round(picture.shape[0] * scale), round(picture.shape[1] * scale)))
-    return encode_jpeg(picture), caption
+        image = resize(image, (round(image.shape[0] * scale), round(image.shape[1] * scale)))
+    return encode_jpeg(image), caption
+
+
+# --- plots
+
+
+def box_plots(table, groups):
+    """Box plots of scores with a dot for every row.
+
+    Args:
+        table: DataFrame with columns class and the scores.
+        groups: list of (names of scores that share an axis, label of the axis).
+
+    Returns:
+        content of an SVG file.
+    """
+    classes = sorted(table["class"].unique())
+    rng = np.random.default_rng(0)
+    with matplotlib.rc_context(PLOT_STYLE):
+        figure = Figure(figsize=(10.5, 3.6))
+        widths = [len(names) for names, _ in groups]
+        axes = figure.subplots(1, len(groups), width_ratios=widths, squeeze=False)[0]
+        for axis, (names, label) in zip(axes, groups, strict=True):
+            for index, number in enumerate(classes):
+                values = [table[name][table["class"] == number].dropna().to_numpy(float) for name in names]
+                _draw_boxes(axis, values, index, len(classes), rng)
+                axis.plot([], [], color=CLASS_COLORS[index % len(CLASS_COLORS)], label=f"class {number}")
+            axis.set_xticks(range(len(names)), [name.replace("_", "\n") for name in names])
+            axis.set_ylabel(label)
+            axis.grid(axis="y", color=SOFT)
+            axis.set_axisbelow(True)
+            if (table[names].max(skipna=True).max() or 0) <= 1:
+                axis.set_ylim(0, 1.02)
+        if len(classes) > 1:
+            axes[0].legend(frameon=False, fontsize=8)
+        return _svg(figure)
+
+
+def _draw_boxes(axis, values, index, classes, rng):
+    """Boxes and dots of one class, for each score: values is a list of their arrays."""
+    width = 0.7 / classes
+    positions = np.arange(len(values)) + (index - (classes - 1) / 2) * width
+    color = CLASS_COLORS[index % len(CLASS_COLORS)]
+    line = {"color": color, "linewidth": 1.4}
+    axis.boxplot(
+        values,
+        positions=positions,
+        widths=0.7 * width,
+        showfliers=False,
+        medianprops=line | {"linewidth": 2.4},
+        boxprops=line,
+        whiskerprops=line,
+        capprops=line,
+        manage_ticks=False,
+    )
+    for position, of_score in zip(positions, values, strict=True):
+        jitter = rng.uniform(-0.2, 0.2, len(of_score)) * width
+        axis.plot(position + jitter, of_score, ".", color=color, alpha=0.35, markersize=4, zorder=1)
+
+
+def dice_by_size(table, sizes, label):
+    """Dice against the size of the mask.
+
+    Args:
+        table: DataFrame with columns class and dice.
+        sizes: (N,) size of each row's mask, greater than 0.
+        label: of the axis.
+
+    Returns:
+        content of an SVG file.
+    """
+    with matplotlib.rc_context(PLOT_STYLE):
+        figure = Figure(figsize=(10.5, 3.2))
+        axis = figure.subplots()
+        for index, number in enumerate(sorted(table["class"].unique())):
+            of_class = (table["class"] == number).to_numpy()
+            axis.plot(
+                np.asarray(sizes)[of_class],
+                table["dice"][of_class],
+                "o",
+                color=CLASS_COLORS[index % len(CLASS_COLORS)],
+                alpha=0.6,
+                markersize=4.5,
+                markeredgewidth=0,
+                label=f"class {number}",
+            )
+        axis.set(xscale="log", ylim=(-0.02, 1.02), xlabel=label, ylabel="Dice")
+        axis.grid(color=SOFT)
+        axis.set_axisbelow(True)
+        if table["class"].nunique() > 1:
+            axis.legend(frameon=False, fontsize=8)
+        return _svg(figure)
+
+
+def _svg(figure):
+    figure.subplots_adjust(left=0.055, right=0.99, top=0.96, bottom=0.2, wspace=0.16)  # a layout engine draws twice
+    content = io.BytesIO()
+    figure.savefig(content, format="svg", metadata={"Date": None})
+    return content.getvalue()

@@ -1,4 +1,4 @@
-"""What helps, by what networks say of cases that they have not seen: averaging, flips and quarter turns, cleaning."""
+"""Choose ensemble, flips and cleaning on out-of-fold predictions."""
 
 import functools
 import gc
@@ -10,151 +10,149 @@ import numpy as np
 import pandas as pd
 
 from common.errors import InputError
-from common.evaluation.statistics import interval_of_mean
-from common.files import read_json
+from common.evaluation.summary import interval_of_mean
 from common.parallel import ordered_map, progress
 from common.prediction.tiling import TRANSFORMS, predict_turned
 from common.scores import count_pixels, scores_of_counts
 from common.slices.masks import class_numbers, clean
-from common.training.cross_validation import fold_runs, is_cross_validation
 from common.training.run_folder import MODELS
 from common.training.sets import open_set
-from common.training.trained_models import load_network, model_file
+from common.training.trained_models import CrossValidation, load_network, model_file
 
 COUNTS = ["tp", "fp", "fn"]
+KEYS = ["networks", "flips", "clean"]
 
 
 def choose(folders, cleanings, batch_size=8):
-    """Score all ways of predicting on the validation slices of each fold, and choose one.
+    """Score all combinations of networks, flips and cleaning on the validation slices of each fold, and choose one.
 
-    Networks come first, then flips, then cleaning; each is taken only where it raises the mean Dice over cases.
+    Networks are chosen first, then flips, then cleaning; each only if it raises the mean Dice over cases.
 
     Args:
         folders: of cross-validations over the same folds.
         cleanings: list of arguments of `common.slices.masks.clean`.
-        batch_size: slices a step.
+        batch_size: slices predicted at a time.
 
     Returns:
-        choice, for `common.training.cross_validation.write_choice`, and DataFrame of all ways: networks, flips, clean,
-        n (cases), dice (mean), low, high, and difference to the first, with difference_low and difference_high.
+        choice, dict of the arguments of `CrossValidation.write_choice`, and DataFrame of all combinations: networks,
+        flips, clean, n (cases), dice (mean), low, high, and difference to the first, with difference_low and
+        difference_high.
 
     Raises:
         InputError: if a folder is no cross-validation, or their folds differ.
     """
-    for folder in folders:
-        if not is_cross_validation(folder):
-            raise InputError(f"CHOOSE: {folder} is no folder of train.py --fold all")
-    names = [[run.name for run in fold_runs(folder)] for folder in folders]
-    if any(found != names[0] for found in names):
-        raise InputError(f"CHOOSE: {' and '.join(map(str, folders))} have different folds; train the missing ones")
-    members = members_of(folders)
-    counts = [count_fold(number, members, cleanings, batch_size) for number in range(len(names[0]))]
-    counts = pd.concat(counts)
-    keys = ["networks", "flips", "clean"]
-    cases = counts.groupby([*keys, "case", "class"], sort=False)[COUNTS].sum()
+    folds = require_same_folds(folders)
+    groups = groups_of_networks(folders)
+    counts = pd.concat([count_fold(fold, groups, cleanings, batch_size) for fold in range(folds)])
+    cases = counts.groupby([*KEYS, "case", "class"], sort=False)[COUNTS].sum()
     dice = [scores_of_counts(*row)["dice"] for row in cases.itertuples(index=False)]
-    of_case = cases.assign(dice=dice)["dice"].groupby([*keys, "case"], sort=False).mean().dropna()
-    table = of_case.unstack("case")
-    order = pd.MultiIndex.from_product([members, TRANSFORMS, map(str, cleanings)], names=keys)
-    table = table.loc[order]
+    of_case = cases.assign(dice=dice)["dice"].groupby([*KEYS, "case"], sort=False).mean().dropna()
+    options = [list(groups), list(TRANSFORMS), list(map(str, cleanings))]
+    table = of_case.unstack("case").loc[pd.MultiIndex.from_product(options, names=KEYS)]
 
-    chosen = list(order[0])
-    for level, options in enumerate((members, TRANSFORMS, map(str, cleanings))):
-        ways = [(*chosen[:level], option, *chosen[level + 1 :]) for option in options]
-        chosen = list(max(ways, key=lambda way: table.loc[way].mean()))  # of equals, the first, which is the simpler
-    choice = {
-        "networks": members[chosen[0]],
-        "flips": chosen[1],
-        "clean": cleanings[list(map(str, cleanings)).index(chosen[2])],
-    }
-    return choice, describe(table, tuple(chosen))
+    chosen = table.index[0]
+    for level, values in enumerate(options):
+        candidates = [(*chosen[:level], value, *chosen[level + 1 :]) for value in values]
+        chosen = max(candidates, key=lambda key: table.loc[key].mean())  # of equals, the first, which is the simpler
+    cleaning = cleanings[options[2].index(chosen[2])]
+    return {"networks": groups[chosen[0]], "flips": chosen[1], "clean": cleaning}, describe(table, chosen)
 
 
-def describe(table, chosen):
-    rows = []
-    first = table.iloc[0]
-    for way, dice in table.iterrows():
-        low, high = interval_of_mean(dice.to_numpy(), dice.index)
-        row = dict(zip(table.index.names, way, strict=True))
-        row |= {"n": len(dice), "dice": dice.mean(), "low": low, "high": high}
-        difference = (dice - first).to_numpy()
-        low, high = interval_of_mean(difference, dice.index)
-        row |= {"difference": difference.mean(), "difference_low": low, "difference_high": high}
-        rows.append(row | {"chosen": "yes" if way == chosen else ""})
-    return pd.DataFrame(rows)
+def require_same_folds(folders):
+    """Number of folds of cross-validations, which must be the same in all."""
+    for folder in folders:
+        if not CrossValidation(folder).exists:
+            raise InputError(f"CROSS_VALIDATIONS: {folder} is no folder of train.py --fold all")
+    names = [[run.name for run in CrossValidation(folder).runs()] for folder in folders]
+    if any(others != names[0] for others in names):
+        raise InputError(
+            f"CROSS_VALIDATIONS: {' and '.join(map(str, folders))} have different folds; train the missing ones"
+        )
+    return len(names[0])
 
 
-def members_of(folders):
-    """Networks that may be averaged, by a title: of each cross-validation the best, its three checkpoints, and all.
+def groups_of_networks(folders):
+    """Networks that may be averaged: of each cross-validation the best, all of these, and its three checkpoints.
 
     Returns:
         dict of title to list of [folder, name of the checkpoint].
     """
-    members = {str(folder): [[str(folder), "best_dice"]] for folder in folders}
+    groups = {str(folder): [[str(folder), "best_dice"]] for folder in folders}
     if len(folders) > 1:
-        members["all averaged"] = [[str(folder), "best_dice"] for folder in folders]
+        groups["all averaged"] = [[str(folder), "best_dice"] for folder in folders]
     for folder in folders:
-        members[f"{folder}, checkpoints averaged"] = [[str(folder), which] for which in MODELS]
-    return members
+        groups[f"{folder}, checkpoints averaged"] = [[str(folder), checkpoint] for checkpoint in MODELS]
+    return groups
 
 
-def count_fold(number, members, cleanings, batch_size):
-    """Pixels of a fold's validation slices that each way gets right and wrong.
+def count_fold(fold, groups, cleanings, batch_size):
+    """Count the pixels of a fold's validation slices that each combination gets right and wrong.
+
+    Args:
+        fold: number from 0.
+        groups: of `groups_of_networks`.
+        cleanings, batch_size: as `choose`.
 
     Returns:
         DataFrame of networks, flips, clean, case, class and COUNTS.
     """
-    wanted = list(dict.fromkeys((folder, which) for group in members.values() for folder, which in group))
-    runs = {folder: fold_runs(folder)[number] for folder, _ in wanted}
-    sets = {folder: open_set(read_json(run / "settings.json")["VALIDATION"]) for folder, run in runs.items()}
+    members = list(dict.fromkeys((folder, checkpoint) for group in groups.values() for folder, checkpoint in group))
+    runs = {folder: CrossValidation(folder).runs()[fold] for folder, _ in members}
+    sets = {folder: open_set(run.settings["VALIDATION"]) for folder, run in runs.items()}
     slices = next(iter(sets.values()))
     if slices.axes == 3:
-        raise InputError("CHOOSE: these networks are for volumes; predict.py and evaluate.py judge both steps together")
+        raise InputError(
+            "CROSS_VALIDATIONS: these networks are for volumes; predict.py and evaluate.py judge both steps together"
+        )
     if any(len(s) != len(slices) or s.case != slices.case or s.shape != slices.shape for s in sets.values()):
-        raise InputError(f"CHOOSE: fold {number + 1} of {' and '.join(runs)} differ; train them on the same folds")
+        raise InputError(
+            f"CROSS_VALIDATIONS: fold {fold + 1} of {' and '.join(runs)} differ; train them on the same folds"
+        )
     rows = []
-    with tempfile.TemporaryDirectory() as place:
-        sums = Sums(Path(place), members)
-        for folder, which in progress(wanted, len(wanted), f"fold {number + 1}, networks"):
-            sums.add((folder, which), load_network(model_file(runs[folder], which)), slices, batch_size)
+    with tempfile.TemporaryDirectory() as folder:
+        means = MeanProbabilities(Path(folder), groups)
+        for run_folder, checkpoint in progress(members, len(members), f"fold {fold + 1}, networks"):
+            network = load_network(model_file(runs[run_folder], checkpoint))
+            means.add([run_folder, checkpoint], network, slices, batch_size)
             gc.collect()  # one network at a time
-        for (title, flips), mean in sums.totals.items():
-            count = functools.partial(count_slice, mean, slices, cleanings)
-            for found in ordered_map(count, range(len(slices))):
-                rows += [{"networks": title, "flips": flips, **row} for row in found]
+        for (title, flips), probabilities in means.arrays.items():
+            count = functools.partial(count_slice, probabilities, slices, cleanings)
+            for counted in ordered_map(count, range(len(slices))):
+                rows += [{"networks": title, "flips": flips, **row} for row in counted]
     return pd.DataFrame(rows)
 
 
-class Sums:
+class MeanProbabilities:
     """Means of probabilities as they grow, in a file for each group of networks and each of TRANSFORMS.
 
     Args:
-        place: Path of a folder for the files.
-        members: of `members_of`.
+        folder: Path of a folder for the files.
+        groups: of `groups_of_networks`.
 
     Attributes:
-        totals: dict of (title of the group, name of TRANSFORMS) to probabilities (N, H, W, C).
+        arrays: dict of (title of the group, name of TRANSFORMS) to probabilities (N, H, W, C).
     """
 
-    def __init__(self, place, members):
-        self.place, self.members, self.totals = place, members, {}
+    def __init__(self, folder, groups):
+        self.folder, self.groups, self.arrays = folder, groups, {}
 
     def add(self, member, network, slices, batch_size):
-        """Add the probabilities of a network to the sums that it has a part in."""
-        titles = [title for title, group in self.members.items() if list(member) in group]
+        """Add the probabilities of a network to the means of the groups that contain it."""
+        titles = [title for title, group in self.groups.items() if member in group]
         shape = (len(slices), *network.output_shape[1:])
         for key in itertools.product(titles, TRANSFORMS):
-            if key not in self.totals:
-                self.totals[key] = np.memmap(self.place / str(len(self.totals)), np.float32, "w+", shape=shape)
+            if key not in self.arrays:
+                path = self.folder / str(len(self.arrays))
+                self.arrays[key] = np.memmap(path, np.float32, "w+", shape=shape)
         for start in range(0, len(slices), batch_size):
-            here = slice(start, min(start + batch_size, len(slices)))
-            x, _ = slices.batch(np.arange(here.start, here.stop))
-            for form in TRANSFORMS["turns"]:
-                probabilities = predict_turned(network, x, *form)
-                for title, (flips, forms) in itertools.product(titles, TRANSFORMS.items()):
-                    if form in forms:
-                        share = len(forms) * len(self.members[title])
-                        self.totals[title, flips][here] += probabilities / np.float32(share)
+            batch = slice(start, min(start + batch_size, len(slices)))
+            x, _ = slices.batch(np.arange(batch.start, batch.stop))
+            for transform in TRANSFORMS["turns"]:
+                probabilities = predict_turned(network, x, *transform)
+                for title, (flips, transforms) in itertools.product(titles, TRANSFORMS.items()):
+                    if transform in transforms:
+                        count = len(transforms) * len(self.groups[title])
+                        self.arrays[title, flips][batch] += probabilities / np.float32(count)
 
 
 def count_slice(probabilities, slices, cleanings, i):
@@ -164,6 +162,20 @@ def count_slice(probabilities, slices, cleanings, i):
     for cleaning in cleanings:
         cleaned = clean(numbers, **cleaning)
         for c in range(1, slices.classes + 1):
-            found = dict(zip(COUNTS, count_pixels(cleaned == c, truth == c), strict=True))
-            rows.append({"clean": str(cleaning), "case": slices.case[i], "class": c, **found})
+            counts = dict(zip(COUNTS, count_pixels(cleaned == c, truth == c), strict=True))
+            rows.append({"clean": str(cleaning), "case": slices.case[i], "class": c, **counts})
     return rows
+
+
+def describe(table, chosen):
+    """DataFrame of `choose`, from the Dice of each combination (rows) and case (columns)."""
+    rows = []
+    first = table.iloc[0]
+    for key, dice in table.iterrows():
+        low, high = interval_of_mean(dice.to_numpy(), dice.index)
+        row = dict(zip(KEYS, key, strict=True)) | {"n": len(dice), "dice": dice.mean(), "low": low, "high": high}
+        difference = (dice - first).to_numpy()
+        low, high = interval_of_mean(difference, dice.index)
+        row |= {"difference": difference.mean(), "difference_low": low, "difference_high": high}
+        rows.append(row | {"chosen": "yes" if key == chosen else ""})
+    return pd.DataFrame(rows)

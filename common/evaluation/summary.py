@@ -1,119 +1,90 @@
-"""Scores of many pairs of masks, and what they come to."""
+"""Score pairs of masks, and summarize the scores: means with intervals over cases, quartiles, differences."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from scipy.stats import bootstrap
 
 from common.errors import InputError
-from common.evaluation.pairs import count_classes, read_pair
-from common.evaluation.statistics import summarise_scores
+from common.evaluation.pairs import count_classes, read_masks
 from common.parallel import ordered_map, progress
-from common.scores import DISTANCES, OVERLAPS, SCORES, count_pixels, scores_of_counts, scores_of_surfaces
+from common.scores import SCORES, count_pixels, scores_of, scores_of_counts, scores_of_surfaces
 
 COUNTS = ["tp", "fp", "fn", "pixels"]
+RESAMPLES = 9999
+CONFIDENCE = 0.95
+AT_ONCE = 2_000_000  # cases drawn at a time, so that memory does not grow with their number
 
 
 @dataclass
 class Result:
-    """What an evaluation found.
+    """Scores of an evaluation.
 
     Attributes:
-        what: text, slices or volumes.
+        content: "slices" or "label volumes".
         unit: of distances, "mm" or "pixels".
-        tolerance: of the surface Dice.
-        element: size of a pixel or voxel, and element_unit, its name.
-        images, cases: DataFrames of the scores.
-        over_images, over_cases: what they come to.
-        empties: dict of a kind of empty masks to how many there are, and which, as text.
-        differences, against: DataFrame and name of what was compared with; None and "" for nothing.
+        tolerance: of the surface Dice, in that unit.
+        element_size: of a pixel or voxel, in element_unit: "mm²", "mm³" or "pixels".
+        images, cases: DataFrames of the scores, a row for each image or case and class.
+        over_images, over_cases: their summaries, of `summarize_scores`.
+        empty_masks: dict of a kind of empty masks to their number and names, as text.
+        differences, other: DataFrame of `compare_scores`, and the folder of the other evaluation; None and "" without.
     """
 
-    what: str
+    content: str
     unit: str
     tolerance: float
-    element: float
+    element_size: float
     element_unit: str
     images: pd.DataFrame
     cases: pd.DataFrame
     over_images: pd.DataFrame
     over_cases: pd.DataFrame
-    empties: dict
+    empty_masks: dict
     differences: pd.DataFrame | None = None
-    against: str = ""
+    other: str = ""
 
 
-def score_pairs(pairs, everything, given, tolerance):
+# --- scores of pairs
+
+
+def score_pairs(pairs, all_pairs, given_spacing, tolerance):
     """Score pairs; each mask is read once, and a few are held at a time.
 
     Args:
         pairs: list of Pair.
-        everything: list of all pairs of the evaluation, of which those are some or all.
-        given: (row, column) spacing of slices in mm, or None to take what the cases say.
+        all_pairs: list of all pairs of the evaluation, of which `pairs` are some or all.
+        given_spacing: (row, column) spacing of slices in mm, or None to use that of the cases.
         tolerance: of the surface Dice.
 
     Returns:
-        list of [rows, values] of each pair, for `summarise`, as JSON keeps them: a dict for each class, and the lists
-        of the values that the predicted and the true file hold.
+        list of [rows, values] of each pair, for `combine_scores`, in the form that JSON keeps: a dict for each class,
+        and the lists of the values in the predicted and in the true file.
 
     Raises:
-        InputError: as `read_pair`.
+        InputError: as `read_masks`.
     """
-    volumes, known = everything[0].is_volume, knows_spacing(everything, given)
-    if not known and len({pair.spacing for pair in everything}) > 1:
+    known = knows_spacing(all_pairs, given_spacing)
+    if not known and len({pair.spacing for pair in all_pairs}) > 1:
         print("the spacing of some cases is not known: distances of all are in pixels")
 
     def score(pair):
-        predicted, truth, own, values = read_pair(pair)
-        spacing = own if volumes else given or (own if known else (1, 1))
-        there = ({1 if value == 255 else value for value in set().union(*values)} | {1}) - {0}
-        rows = [score_class(pair, c, predicted == c, truth == c, spacing, tolerance) for c in sorted(there)]
+        predicted, truth, own_spacing, values = read_masks(pair)
+        spacing = own_spacing if known else (1, 1)
+        if given_spacing and not pair.is_volume:
+            spacing = given_spacing
+        classes = ({1 if value == 255 else value for value in set().union(*values)} | {1}) - {0}
+        rows = [score_class(pair, c, predicted == c, truth == c, spacing, tolerance) for c in sorted(classes)]
         return [rows, list(map(sorted, values))]
 
     return list(progress(ordered_map(score, pairs), len(pairs), "scoring"))
 
 
-def knows_spacing(pairs, given):
-    """Whether distances are in mm: of volumes, of a spacing that was given, or where all cases know theirs."""
-    return pairs[0].is_volume or bool(given) or None not in {pair.spacing for pair in pairs}
-
-
-def summarise(scored, pairs, truth_place, given, tolerance):
-    """What the scores of all pairs come to.
-
-    Args:
-        scored: what `score_pairs` gives for the pairs.
-        pairs: list of Pair, not empty.
-        truth_place: place of the true masks, for messages.
-        given, tolerance: as `score_pairs`.
-
-    Returns:
-        Result, without differences.
-
-    Raises:
-        InputError: as `count_classes`.
-    """
-    volumes, known = pairs[0].is_volume, knows_spacing(pairs, given)
-    rows, values = zip(*scored, strict=True)
-    classes = count_classes(pairs, [list(map(set, both)) for both in values], truth_place)
-    images = pd.DataFrame([row for of_pair in rows for row in with_all_classes(of_pair, classes)])
-    elements = images.pop("element")
-    cases = of_cases(images)
-    filled = images.copy()  # means over images leave out those whose mask is empty
-    filled.loc[images["tp"] + images["fn"] == 0, [name for name in SCORES if name != "fpoet"]] = np.nan
-    return Result(
-        what="label volumes" if volumes else "slices",
-        unit="mm" if known else "pixels",
-        tolerance=tolerance,
-        element=float(elements.iloc[0]) if elements.nunique() == 1 else 1.0,
-        element_unit=("mm³" if volumes else "mm²") if known and elements.nunique() == 1 else "pixels",
-        images=images,
-        cases=cases,
-        over_images=summarise_scores(filled, SCORES),
-        over_cases=summarise_scores(cases, SCORES),
-        empties=describe_empties(images, cases),
-    )
+def knows_spacing(pairs, given_spacing):
+    """Whether distances are in mm: of volumes, with a given spacing, or if all cases have one."""
+    return pairs[0].is_volume or bool(given_spacing) or None not in {pair.spacing for pair in pairs}
 
 
 def score_class(pair, number, predicted, truth, spacing, tolerance):
@@ -129,21 +100,145 @@ def score_class(pair, number, predicted, truth, spacing, tolerance):
     }
 
 
+# --- scores of all
+
+
+def combine_scores(scored, pairs, truth_folder, given_spacing, tolerance):
+    """Combine the scores of all pairs.
+
+    Args:
+        scored: what `score_pairs` returned for the pairs.
+        pairs: list of Pair, not empty.
+        truth_folder: setting TRUTH, for messages.
+        given_spacing, tolerance: as `score_pairs`.
+
+    Returns:
+        Result, without differences.
+
+    Raises:
+        InputError: as `count_classes`.
+    """
+    volumes, known = pairs[0].is_volume, knows_spacing(pairs, given_spacing)
+    rows, values = zip(*scored, strict=True)
+    classes = count_classes(pairs, [list(map(set, both)) for both in values], truth_folder)
+    images = pd.DataFrame([row for pair_rows in rows for row in with_all_classes(pair_rows, classes)])
+    elements = images.pop("element")
+    cases = combine_images(images)
+    filled = images.copy()  # means over images leave out those whose mask is empty
+    of_filled = [score.name for score in SCORES.values() if not score.of_empty_masks]
+    filled.loc[images["tp"] + images["fn"] == 0, of_filled] = np.nan
+    return Result(
+        content="label volumes" if volumes else "slices",
+        unit="mm" if known else "pixels",
+        tolerance=tolerance,
+        element_size=float(elements.iloc[0]) if elements.nunique() == 1 else 1.0,
+        element_unit=("mm³" if volumes else "mm²") if known and elements.nunique() == 1 else "pixels",
+        images=images,
+        cases=cases,
+        over_images=summarize_scores(filled, SCORES),
+        over_cases=summarize_scores(cases, SCORES),
+        empty_masks=describe_empty_masks(images, cases),
+    )
+
+
 def with_all_classes(rows, classes):
-    """Rows of an image for every class: those that neither of its masks holds have counts of 0 and no score."""
-    there = {row["class"]: row for row in rows}
+    """Rows of an image for every class; a class in neither mask has the scores of two empty masks."""
+    by_class = {row["class"]: row for row in rows}
     counts = dict.fromkeys(COUNTS, 0) | {"pixels": rows[0]["pixels"]}
-    nothing = rows[0] | dict.fromkeys(SCORES, np.nan) | counts | {"fpoet": 0.0}
-    return [there.get(c, nothing | {"class": c}) for c in range(1, classes + 1)]
+    distances = {score.name: np.nan for score in scores_of("surfaces")}
+    absent = rows[0] | scores_of_counts(*counts.values()) | distances | counts
+    return [by_class.get(c, absent | {"class": c}) for c in range(1, classes + 1)]
 
 
-def of_cases(images):
-    """Scores of cases: overlaps of all pixels together, distances as the mean over the images that have them."""
+def combine_images(images):
+    """Scores of cases: those of pixels from all pixels of a case, those of surfaces as means over its images."""
     groups = images.groupby(["case", "class"], sort=False)
-    counts, distances = groups[COUNTS].sum(), groups[list(DISTANCES)].mean()
+    counts, distances = groups[COUNTS].sum(), groups[[score.name for score in scores_of("surfaces")]].mean()
     overlaps = pd.DataFrame([scores_of_counts(*row) for row in counts.itertuples(index=False)], index=counts.index)
     table = pd.concat([overlaps, distances, counts], axis=1).reset_index()
-    return table[["case", *OVERLAPS, *DISTANCES, "class", *COUNTS]]
+    return table[["case", *SCORES, "class", *COUNTS]]
+
+
+def describe_empty_masks(images, cases):
+    """Count and list empty masks and empty predictions: dict of their kind to text."""
+    described = {}
+    for content, table, names in (
+        ("images", images, images["case"] + " " + images["image"]),
+        ("cases", cases, cases["case"]),
+    ):
+        no_truth, no_prediction = table["tp"] + table["fn"] == 0, table["tp"] + table["fp"] == 0
+        for kind, chosen in (
+            ("empty mask and empty prediction", no_truth & no_prediction),
+            ("empty mask, but a prediction", no_truth & ~no_prediction),
+            ("a mask, but an empty prediction", no_prediction & ~no_truth),
+        ):
+            listed = sorted({name.strip() for name in names[chosen]})
+            text = ", ".join(filter(None, listed[:20])) + (", ..." if len(listed) > 20 else "")
+            described[f"{content}: {kind}"] = f"{int(chosen.sum())}" + (f": {text}" if text else "")
+    return described
+
+
+# --- summaries
+
+
+def summarize_scores(table, scores):
+    """Summarize the scores of a table.
+
+    Args:
+        table: DataFrame with columns case, class and the scores, NaN if a score is not defined.
+        scores: names of the columns.
+
+    Returns:
+        DataFrame with a row for each class and score: class, score, n, left_out (rows without the score), mean,
+        low and high (its interval), median, q1, q3, least, greatest.
+    """
+    rows = []
+    for number, of_class in table.groupby("class", sort=True):
+        for score in scores:
+            known = of_class[of_class[score].notna()]
+            values = known[score].to_numpy(float)
+            row = {"class": number, "score": score, "n": len(known), "left_out": len(of_class) - len(known)}
+            if len(values):
+                low, high = interval_of_mean(values, known["case"])
+                q1, median, q3 = np.percentile(values, [25, 50, 75])
+                row |= {"mean": values.mean(), "low": low, "high": high, "median": median, "q1": q1, "q3": q3}
+                row |= {"least": values.min(), "greatest": values.max()}
+            rows.append(row)
+    columns = ["class", "score", "n", "left_out", "mean", "low", "high", "median", "q1", "q3", "least", "greatest"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def interval_of_mean(values, cases):
+    """Bootstrap interval of a mean over images: cases are drawn with replacement, each with all of its images.
+
+    Percentile bootstrap of Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13; the same numbers give
+    the same interval.
+
+    Args:
+        values: (N,) array.
+        cases: (N,) case of each.
+
+    Returns:
+        (low, high) of 95 %; NaN for fewer than two cases.
+    """
+    _, number = np.unique(np.asarray(cases, str), return_inverse=True)
+    sums, sizes = np.bincount(number, values), np.bincount(number)
+    if len(sizes) < 2:
+        return np.nan, np.nan
+    interval = bootstrap(
+        (sums, sizes),
+        lambda sums, sizes, axis: sums.sum(axis) / sizes.sum(axis),
+        paired=True,
+        method="percentile",
+        confidence_level=CONFIDENCE,
+        n_resamples=RESAMPLES,
+        batch=max(1, AT_ONCE // len(sizes)),
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    return float(interval.low), float(interval.high)
+
+
+# --- comparison with another evaluation
 
 
 def read_other(folder, cases):
@@ -151,19 +246,21 @@ def read_other(folder, cases):
 
     Args:
         folder: that evaluate.py wrote.
-        cases: set of the names that are to be compared.
+        cases: set of the case names to compare.
 
     Returns:
         DataFrame of its cases.csv.
 
     Raises:
-        InputError: if it is none, or has none of the cases.
+        InputError: if the folder is no evaluation, or has none of the cases or of the scores.
     """
     path = Path(folder, "cases.csv")
     if not path.is_file():
         raise InputError(f"AGAINST: {folder} is no OUTPUT of evaluate.py (it has no cases.csv)")
     table = pd.read_csv(path, dtype={"case": str}, keep_default_na=False, na_values=[""])
-    missing = {"case", "class", *SCORES} - set(table.columns)
+    missing = {"case", "class"} - set(table.columns)
+    if not missing and not set(SCORES) & set(table.columns):
+        missing = set(SCORES)
     if missing:
         raise InputError(f"AGAINST: {path} has no column {min(missing)}; evaluate it again")
     table["case"] = table["case"].fillna("")
@@ -172,20 +269,26 @@ def read_other(folder, cases):
     return table
 
 
-def describe_empties(images, cases):
-    """Who is empty on either side: dict of the kind to how many there are, and which."""
-    found = {}
-    for what, table, names in (
-        ("images", images, images["case"] + " " + images["image"]),
-        ("cases", cases, cases["case"]),
-    ):
-        truth, predicted = table["tp"] + table["fn"] == 0, table["tp"] + table["fp"] == 0
-        for title, here in (
-            ("empty mask and empty prediction", truth & predicted),
-            ("empty mask, but a prediction", truth & ~predicted),
-            ("a mask, but an empty prediction", predicted & ~truth),
-        ):
-            listed = sorted({name.strip() for name in names[here]})
-            shown = ", ".join(filter(None, listed[:20])) + (", ..." if len(listed) > 20 else "")
-            found[f"{what}: {title}"] = f"{int(here.sum())}" + (f": {shown}" if shown else "")
-    return found
+def compare_scores(ours, theirs, scores):
+    """Paired differences, ours minus theirs, over the cases that both have.
+
+    Args:
+        ours, theirs: DataFrames with columns case, class and the scores.
+        scores: names of the columns; those that one of both lacks are skipped.
+
+    Returns:
+        DataFrame with a row for each class and score: class, score, n, difference (mean), low and high (its
+        interval), more, less (cases where ours is the greater, the smaller).
+    """
+    both = ours.merge(theirs, on=["case", "class"], suffixes=("", "_theirs"))
+    rows = []
+    for number, of_class in both.groupby("class", sort=True):
+        for score in (name for name in scores if name in ours and name in theirs):
+            differences = (of_class[score] - of_class[f"{score}_theirs"]).dropna()
+            row = {"class": number, "score": score, "n": len(differences)}
+            if len(differences):
+                low, high = interval_of_mean(differences.to_numpy(float), of_class.loc[differences.index, "case"])
+                row |= {"difference": differences.mean(), "low": low, "high": high}
+                row |= {"more": int((differences > 0).sum()), "less": int((differences < 0).sum())}
+            rows.append(row)
+    return pd.DataFrame(rows, columns=["class", "score", "n", "difference", "low", "high", "more", "less"])

@@ -149,13 +149,5 @@ def is_cross_validation(folder):
     return CrossValidation(folder).exists
 
 
-def fold_runs(folder):
-    return [run.folder for run in CrossValidation(folder).runs()]
-
-
-def write_choice(choice, folder):
-    CrossValidation(folder).write_choice(**choice)
-
-
 def read_choice(folder):
     return CrossValidation(folder).choice._asdict()

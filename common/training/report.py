@@ -1,20 +1,17 @@
-"""Pictures and page of a finished run."""
+"""Draw the curves, the network and the page of a run."""
 
 import keras
-import matplotlib
 import pandas as pd
+from matplotlib.figure import Figure
 
-from common import html as page
 from common.files import whole_file
+from common.html import write_page
 from common.slices.drawing import contact_sheet
 from common.slices.images import encode_jpeg, write_png
 from common.training.trained_models import load_network
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-REFRESH = 20  # seconds after which a browser loads the page of a run that is going on again
-NARROW = ("epoch", "loss", "val_loss", "val_dice", "val_iou")
+REFRESH = 20  # seconds after which a browser loads the page of a running training again
+NARROW = ("epoch", "loss", "val_loss", "val_dice", "val_iou")  # columns that a narrow screen shows
 
 
 def draw_network(model, run):
@@ -30,39 +27,40 @@ def draw_network(model, run):
         print("no picture of the network: it needs Graphviz (https://graphviz.org/download)")
 
 
-def write_report(run, log, pictures=(), refresh=REFRESH):
+def write_report(run, log, images=(), refresh=REFRESH):
     """Write `report.html` of a run folder, which must hold curves.png, settings.json and state.json.
 
     Args:
         run: `common.training.run_folder.Run`.
         log: `common.training.run_folder.Log` with at least one epoch.
-        pictures: of `SliceSet.best_and_worst`, once there are any.
+        images: of `SliceSet.best_and_worst`, once there are any.
         refresh: seconds after which a browser loads it again; None once the run has ended.
     """
     settings, state, last = run.settings, run.state, log.rows[-1]
     epochs = state["epochs"]
     score, epoch = log.best("dice")
     left = (epochs - last["epoch"]) * last["seconds"] / 60
-    figures = [
+    headlines = [
         ("best validation Dice", f"{score:.4f}", f"in epoch {epoch}"),
         ("epoch", str(last["epoch"]), f"of {epochs}" + (f", {left:.0f} minutes left" if refresh else "")),
         ("validation loss", f"{last['val_loss']:.4f}", f"training {last['loss']:.4f}"),
         ("learning rate", f"{last['learning_rate']:.2g}", f"{last['seconds']:.1f} s an epoch"),
     ]
-    curves = page.picture(run.curves_file.read_bytes(), "png", "loss, Dice and learning rate over the epochs")
-    parts = [page.tiles(figures), page.section("Curves", curves)]
-    if pictures:
-        note = "Mask in green, prediction in orange, by the best epoch; first the worst, then the best."
-        shown = page.gallery([(encode_jpeg(picture), caption) for picture, caption in pictures])
-        parts.append(page.section("Validation images", page.paragraph(note), shown))
-    if state.get("time"):
-        parts.append(page.section("Where the time went, since the last start", page.plain_table(state["time"])))
-    parts += [
-        page.section("Epochs", page.sorted_table(pd.DataFrame(log.rows[::-1]), NARROW)),
-        page.section("Settings", page.plain_table(settings)),
-        page.folded("Environment", page.text_block(run.environment)),
-    ]
-    page.write_page(run.report_file, run.name, parts, refresh)
+    write_page(
+        run.report_file,
+        "training/report.html.jinja",
+        run.name,
+        refresh,
+        headlines=headlines,
+        curves=run.curves_file.read_bytes(),
+        images=[(encode_jpeg(image), caption) for image, caption in images],
+        time=state.get("time"),
+        epochs=pd.DataFrame(log.rows[::-1]),
+        narrow=NARROW,
+        settings=settings,
+        reasons={name: reason for name, reason in run.reasons.items() if not reason.startswith("constant in ")},
+        environment=run.environment,
+    )
 
 
 def finish_report(run, log, validation, batch_size):
@@ -82,7 +80,8 @@ def finish_report(run, log, validation, batch_size):
 def draw_curves(log, path):
     """Plot loss, Dice and IoU, and the learning rate over the epochs, whole or not at all."""
     table = pd.DataFrame(log.rows)
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.5))
+    figure = Figure(figsize=(12, 3.5))
+    axes = figure.subplots(1, 3)
     figure.subplots_adjust(left=0.045, right=0.99, top=0.9, bottom=0.15, wspace=0.16)  # a layout engine draws twice
     for axis, names in zip(axes[:2], (("loss",), ("dice", "iou")), strict=True):
         for name, color in zip(names, ("tab:blue", "tab:orange"), strict=False):
@@ -99,4 +98,3 @@ def draw_curves(log, path):
         axis.grid(alpha=0.3)
     with whole_file(path) as part:
         figure.savefig(part, dpi=100, format="png")
-    plt.close(figure)

@@ -128,6 +128,11 @@ class Run(os.PathLike):
         return {name: value for name, value in _read_object(self.settings_file).items() if name != REASONS}
 
     @property
+    def reasons(self):
+        """dict of a setting to why it is what it is; empty if unknown. Raises InputError if damaged."""
+        return _read_object(self.settings_file).get(REASONS) or {}
+
+    @property
     def state(self):
         """dict of state.json; empty before the first epoch ends. Raises InputError if damaged."""
         return _read_object(self.state_file)

@@ -13,9 +13,21 @@ from hypothesis.extra import numpy as hnp
 from running import assert_refused, leftovers, run_here, run_script
 
 from common.evaluation.report import find_backgrounds
-from common.evaluation.statistics import compare_scores, interval_of_mean, summarise_scores
-from common.scores import DISTANCES, RULES, SCORES, count_pixels, hausdorff_line, scores_of_counts, scores_of_surfaces
+from common.evaluation.summary import compare_scores, interval_of_mean, summarize_scores
+from common.scores import (
+    SCORES,
+    Score,
+    count_pixels,
+    hausdorff_line,
+    ratio,
+    scores_of,
+    scores_of_counts,
+    scores_of_surfaces,
+)
 from common.slices.images import read_mask, read_picture
+
+DISTANCES = [score.name for score in scores_of("surfaces")]
+RULES = {score.name: score.rule for score in SCORES.values()}
 
 # --- scores
 
@@ -151,7 +163,7 @@ def test_interval_is_a_bootstrap_over_cases():
 
 def test_summary_counts_what_it_leaves_out():
     table = pd.DataFrame({"case": list("abcd"), "class": 1, "dice": [0.5, np.nan, 0.7, 0.9]})
-    (row,) = summarise_scores(table, ["dice"]).to_dict("records")
+    (row,) = summarize_scores(table, ["dice"]).to_dict("records")
     assert row["n"] == 3 and row["left_out"] == 1 and row["mean"] == pytest.approx(0.7)
     assert row["median"] == 0.7 and row["q1"] == pytest.approx(0.6) and row["low"] <= 0.7 <= row["high"]
     (row,) = compare_scores(table, table.assign(dice=table["dice"] - [0.1, 0, 0.2, -0.1]), ["dice"]).to_dict("records")
@@ -218,6 +230,53 @@ def test_parts_score_what_one_run_scores(tmp_path):
     run_script("evaluate.py", **settings, PART="1/2")
     assert_refused("evaluate.py", "TOLERANCE 1.0, here it is 2.0", **settings, PART="2/2", TOLERANCE=2.0)
     assert_refused("evaluate.py", "PART", "'0/2'", status=2, **settings, PART="0/2")
+
+
+def test_a_new_score_needs_one_record(tmp_path, monkeypatch):
+    """One of pixels and one of surfaces are in all tables and in the report; a result without them still compares."""
+    truth = make_cases(tmp_path / "truth", cases=6, slices=2, size=32)
+    predictions_of(truth, tmp_path / "out")
+    write_picture(truth / "case02" / "y" / "0002.png", np.zeros((32, 32), np.uint8))
+    settings = {"PREDICTED": tmp_path / "out", "TRUTH": truth}
+    run_here("evaluate.py", **settings, OUTPUT=tmp_path / "before")
+    for score in (
+        Score(
+            "specificity",
+            of="pixels",
+            rule="|neither T nor P| / |not T|, a test <rule>",
+            compute=lambda n: ratio(n.pixels - n.union, n.pixels - n.truth),
+            headline=True,
+            of_empty_masks=True,
+        ),
+        Score(
+            "nearest_surface",
+            of="surfaces",
+            rule="least distance between both surfaces",
+            compute=lambda d: d.both.min(),
+            unit="distance",
+            low_is_good=True,
+        ),
+    ):
+        monkeypatch.setitem(SCORES, score.name, score)
+    out = run_here("evaluate.py", **settings, OUTPUT=tmp_path / "s", AGAINST=tmp_path / "before").stdout
+    images, cases, summary, differences = (
+        pd.read_csv(tmp_path / "s" / f"{name}.csv", dtype={"image": str})
+        for name in ("scores", "cases", "summary", "differences")
+    )
+    one = images[images["case"] == "case01"]
+    assert (images["specificity"] == (1024 - images.tp - images.fp - images.fn) / (1024 - images.tp - images.fn)).all()
+    together = one[["tp", "fp", "fn"]].sum()
+    expected = (2048 - together.sum()) / (2048 - together["tp"] - together["fn"])
+    assert cases["specificity"][0] == pytest.approx(expected)
+    assert cases["nearest_surface"][0] == one["nearest_surface"].mean()
+    rows = summary.set_index(["over", "score"])
+    assert rows.loc[("images", "specificity"), "n"] == 12 and rows.loc[("images", "dice"), "n"] == 11
+    assert rows.loc[("cases", "nearest_surface"), "mean"] == pytest.approx(cases["nearest_surface"].mean())
+    report = (tmp_path / "s" / "report.html").read_text(encoding="utf-8")
+    assert "a test &lt;rule&gt;" in report and "least distance between both surfaces" in report
+    assert '<div class="tile"><span>specificity</span>' in report and "nearest surface, rou" in report
+    assert "specificity" in out and not set(differences["score"]) & {"specificity", "nearest_surface"}
+    assert "dice" in set(differences["score"])
 
 
 def test_comparison_with_another_result(tmp_path):

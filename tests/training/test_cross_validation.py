@@ -128,7 +128,7 @@ def test_choice_is_made_on_cases_not_seen_and_predict_takes_it(folded, tmp_path)
     root, folder, _, _ = folded
     folder = shutil.copytree(folder, tmp_path / "copy")
     cleanings = [{"share": 1}, {"median": 3}]
-    said = run_script("evaluate.py", CHOOSE=folder, CLEANINGS=cleanings).stdout
+    said = run_script("choose.py", CROSS_VALIDATIONS=folder, CLEANINGS=cleanings).stdout
     table = pd.read_csv(folder / "choice.csv")
     assert len(table) == 2 * 3 * 3 and (table["n"] == 4).all()
     plain = table[(table["flips"] == "none") & (table["clean"] == "{}")].iloc[0]
@@ -160,12 +160,12 @@ def test_bad_input(folded, tmp_path):
         cross_validate({"MODE": "new", "TRAIN": root / "lists" / "x.csv"})
     with pytest.raises(InputError, match="is no cross-validation"):
         cross_validate({"MODE": "resume", "RUN": tmp_path})
-    assert_refused("evaluate.py", "is no folder of train.py --fold all", CHOOSE=folder / "fold1")
+    assert_refused("choose.py", "is no folder of train.py --fold all", CROSS_VALIDATIONS=folder / "fold1")
     write_json(tmp_path / "other" / "cross_validation.json", {})
     write_json(tmp_path / "other" / "fold1" / "settings.json", {})
     others = [str(folder), str(tmp_path / "other")]
-    assert_refused("evaluate.py", "have different folds", CHOOSE=others)
-    assert_refused("evaluate.py", "CLEANINGS", "'polish'", status=2, CHOOSE=folder, CLEANINGS=[{"polish": 1}])
+    assert_refused("choose.py", "have different folds", CROSS_VALIDATIONS=others)
+    assert_refused("choose.py", "CLEANINGS", "'polish'", status=2, CROSS_VALIDATIONS=folder, CLEANINGS=[{"polish": 1}])
     both = [str(folder), str(folder / "fold1")]
     good = {"INPUT": root / "cases" / "case01", "OUTPUT": tmp_path / "out"}
     assert_refused("predict.py", "a cross-validation stands alone", RUN=both, **good)

@@ -1,0 +1,60 @@
+"""Choose which networks of cross-validations predict.py averages, over which flips, and how it cleans their masks.
+
+    python choose.py --cross-validations runs/20260102-030405_unet_folds
+
+Reads   CROSS_VALIDATIONS: folders of train.py --fold all; with several, they may be averaged
+Writes  choice.json, which predict.py --run finds, and choice.csv, the scores, into the first of them
+Takes   as long as predicting every validation slice eight times with each checkpoint
+Expect  a table of the scores; what is chosen is often little better than plain networks
+
+All combinations are scored on the cases that each fold has not seen. Networks are chosen first, then flips, then
+cleaning; each only if it raises the mean Dice over cases.
+"""
+
+from typing import Annotated
+
+from annotated_types import Len
+
+from common.setting_types import Cleaning, PathName
+from common.settings import apply_command_line, require_folder
+
+CROSS_VALIDATIONS: str | Annotated[list[PathName], Len(1)] = ""  # folder of train.py --fold all, or a list of such
+CLEANINGS: list[Cleaning] = [{}, {"share": 1}, {"share": 0.1}, {"smallest": 50}, {"fill": True}, {"median": 5}]
+# to choose from; {} is no cleaning, which is always among them
+
+settings = apply_command_line(globals())
+
+import pandas as pd
+
+from common.devices import import_keras
+from common.files import whole_file
+from common.training.trained_models import CrossValidation
+
+
+def main():
+    folders = settings.CROSS_VALIDATIONS
+    folders = folders if isinstance(folders, list) else [folders]
+    for folder in folders:
+        require_folder(folder, "CROSS_VALIDATIONS")
+    cleanings = settings.CLEANINGS if {} in settings.CLEANINGS else [{}, *settings.CLEANINGS]
+    import_keras()
+    from common.evaluation.selection import choose  # it imports Keras, which takes seconds, once the input exists
+
+    choice, table = choose(folders, cleanings)
+    first = CrossValidation(folders[0])
+    with whole_file(first.combinations_file) as part:
+        table.to_csv(part, index=False)
+    first.write_choice(**choice)
+    print_table(table)
+    print(f"wrote {first.choice_file}; predict.py --run {first} takes it")
+
+
+def print_table(table):
+    """The first combination, the eight best, and the chosen one."""
+    shown = pd.concat([table.head(1), table.nlargest(8, "dice"), table[table["chosen"] == "yes"]]).drop_duplicates()
+    print(f"the first, the best eight of {len(table)} ways, and the chosen one")
+    print(shown.round(4).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

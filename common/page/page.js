@@ -1,0 +1,28 @@
+// A click on the head of a column sorts its table; a second click turns the order.
+for (const table of document.querySelectorAll("table.sorted")) {
+  const heads = [...table.tHead.rows[0].cells];
+  heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
+    const ascending = head.getAttribute("aria-sort") !== "ascending";
+    heads.forEach(other => other.removeAttribute("aria-sort"));
+    head.setAttribute("aria-sort", ascending ? "ascending" : "descending");
+    const value = row => row.cells[column].dataset.value;
+    const rows = [...table.tBodies[0].rows].sort((a, b) => {
+      const [x, y] = [value(a), value(b)];
+      if (x === "" || y === "") return (x === "") - (y === "");  // missing values stay at the end
+      const order = isNaN(x) || isNaN(y) ? x.localeCompare(y, undefined, {numeric: true}) : x - y;
+      return ascending ? order : -order;
+    });
+    table.tBodies[0].append(...rows);
+  }));
+}
+
+// A click on an image enlarges it, and another one closes it.
+const dialog = document.querySelector("dialog");
+for (const figure of document.querySelectorAll(".pictures figure"))
+  figure.querySelector("button").addEventListener("click", () => {
+    dialog.querySelector("img").src = figure.querySelector("img").src;
+    dialog.querySelector("img").alt = figure.querySelector("img").alt;
+    dialog.querySelector("figcaption").textContent = figure.querySelector("figcaption").textContent;
+    dialog.showModal();
+  });
+dialog.addEventListener("click", () => dialog.close());
