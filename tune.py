@@ -38,7 +38,7 @@ MODEL_SETTINGS: FreeDict = {
     "unet": {"features": [16, 32, 64], "depth": [3, 4, 5]},
     "deeplab_v3plus": {"backbone": "mobilenetv2"},
 }
-#  settings of each network, lists to choose from or single values
+# settings of each network, lists to choose from or single values
 LOSSES: Annotated[list[Loss], Len(1)] = ["bce+dice", "focal_tversky", "focal+dice", "hausdorff+dice"]
 # as LOSS of train.py
 LEARNING_RATE: LearningRates | None = [1e-4, 1e-2]
@@ -65,7 +65,6 @@ SEED: Seed = 1  # of the choices, and of every training
 
 settings = apply_command_line(globals())
 
-import json
 import signal
 import time
 from functools import partial
@@ -73,44 +72,46 @@ from pathlib import Path
 
 import optuna
 from optuna.trial import TrialState
-from tqdm import tqdm
 
 from common.errors import InputError, SettingError
-from common.files import read_json, write_json
+from common.files import write_json
+from common.parallel import ProgressBar
+from common.settings import read_settings
+from common.tuning import results
 from common.tuning import study as tuning
-from common.tuning.spaces import check_values, draw, require_choices, require_spaces
-from common.tuning.worker import run_beside
+from common.tuning.spaces import check_every_value, choose_settings, require_choices, require_spaces
+from common.tuning.worker import run_in_background
 
-SCRIPT = Path(__file__).resolve().with_name("train.py")
-OURS = "TRAIN VALIDATION FOLD RUNS MODE RUN MODEL MODEL_SETTINGS LOSS LEARNING_RATE AUGMENTATION PRECISION EPOCHS"
-OURS = {*OURS.split(), "MAX_MINUTES", "SEED"}  # settings of train.py that OTHERS may not hold
-FROM_OUTSIDE = [-getattr(signal, name, 0) for name in ("SIGHUP", "SIGINT", "SIGTERM")]  # what a shutdown sends to all
+TRAIN_SCRIPT = Path(__file__).resolve().with_name("train.py")
+SET_BY_SEARCH = (  # settings of train.py, so not allowed in OTHERS
+    "TRAIN VALIDATION FOLD RUNS MODE RUN MODEL MODEL_SETTINGS LOSS LEARNING_RATE AUGMENTATION PRECISION EPOCHS "
+    "MAX_MINUTES SEED"
+)
+SHUTDOWN_STATUSES = [-getattr(signal, name, 0) for name in ("SIGHUP", "SIGINT", "SIGTERM")]  # all processes get these
 
 
 def main():
     check_settings()
-    recorded = json.loads(json.dumps(settings.as_json()))
-    study = tuning.open_study(Path(settings.STUDY), recorded, ("STUDY", "TRIALS"), check_each_value, make_pruner())
-    with tuning.database_errors(Path(settings.STUDY, tuning.DATABASE)):
+    folder = Path(settings.STUDY)
+    may_differ = ("STUDY", "TRIALS")
+    study = tuning.open_study(folder, settings.as_json(), may_differ, check_with_train, make_pruner())
+    with tuning.database_errors(folder / tuning.DATABASE):
         finished = sum(trial.state.is_finished() for trial in study.get_trials())
         print(
-            f"{finished} of {settings.TRIALS} trials are finished; to watch: tensorboard --logdir "
-            f"{Path(settings.STUDY, 'runs')}",
+            f"{finished} of {settings.TRIALS} trials are finished; to watch: tensorboard --logdir {folder / 'runs'}",
             flush=True,
         )
+        add = partial(tuning.add_trial, study, make_sampler, settings.SEED, partial(choose_settings, settings))
         try:
-            add = partial(tuning.add_trial, study, make_sampler, settings.SEED, partial(draw, settings))
-            while taken := tuning.take_trial(study, Path(settings.STUDY), settings.TRIALS, add):
-                trial, lock = taken
-                with lock:
-                    run_trial(study, trial)
+            for trial in tuning.trials_to_run(study, folder, settings.TRIALS, add):
+                run_trial(study, trial)
         except KeyboardInterrupt:
             print("\nstopped; the same command goes on, with the trial that was running")
             raise
         write_results(study)
 
 
-# --- settings
+# --- before the search
 
 
 def check_settings():
@@ -119,22 +120,16 @@ def check_settings():
     for name in ("AUGMENTATION", "OTHERS", "MODEL_SETTINGS"):
         require_spaces(settings.values[name], name)
     for model, spaces in settings.MODEL_SETTINGS.items():
-        if model not in settings.MODELS and not (SCRIPT.with_name("models") / f"{model}.py").is_file():
+        if model not in settings.MODELS and not (TRAIN_SCRIPT.with_name("models") / f"{model}.py").is_file():
             raise SettingError(f"MODEL_SETTINGS holds {model!r}, which is none of MODELS")
         require_spaces(spaces, f"MODEL_SETTINGS: {model}")
-    if ours := sorted(settings.OTHERS.keys() & OURS):
-        raise SettingError(f"OTHERS holds {ours[0]}, which has another place or none in a search; take it out")
+    if not_allowed := sorted(settings.OTHERS.keys() & SET_BY_SEARCH.split()):
+        raise SettingError(f"OTHERS holds {not_allowed[0]}, which has another place or none in a search; take it out")
 
 
-def check_each_value():
+def check_with_train():
     print("looking whether train.py takes each value, for about ten seconds", flush=True)
-    check_values(partial(draw, settings))
-
-
-def make_sampler(seed):
-    if settings.SAMPLER == "random":
-        return optuna.samplers.RandomSampler(seed=seed)
-    return optuna.samplers.TPESampler(seed=seed)
+    check_every_value(partial(choose_settings, settings))
 
 
 def make_pruner():
@@ -145,97 +140,109 @@ def make_pruner():
     return optuna.pruners.NopPruner()
 
 
+def make_sampler(seed):
+    if settings.SAMPLER == "random":
+        return optuna.samplers.RandomSampler(seed=seed)
+    return optuna.samplers.TPESampler(seed=seed)
+
+
 # --- a trial
 
 
 def run_trial(study, trial):
-    """Train with the settings of a trial, or go on with its run, and tell the study how it went.
+    """Train with the settings of a trial, or continue its run, and record the outcome in the study.
 
     Raises:
-        InputError: if the disk is full; the trial is then as one that was killed.
+        InputError: if the disk is full; the trial can then be continued like one that was killed.
     """
     folder = tuning.trial_folder(Path(settings.STUDY), trial.number)
-    live = optuna.trial.Trial(study, trial._trial_id)
-    if not tuning.count_start(live, trial):
-        return tell(study, live, TrialState.FAIL, "begun again and again without an epoch to its end")
-    recorded, run = draw(settings, trial) | {"RUNS": str(folder)}, tuning.find_run(folder)
-    if run:
-        left = {} if settings.MINUTES is None else {"MAX_MINUTES": max(settings.MINUTES - tuning.minutes_of(run), 1e-3)}
-        recorded = {"MODE": "resume", "RUN": str(run), **left}
-    write_json(folder / "given.json", recorded)
-    print(f"trial {trial.number}, {'goes on' if run else 'begins'}: {tuning.in_words(trial.params)}", flush=True)
-    status = train(live, folder)
-    if status is None:
-        return tell(study, live, TrialState.PRUNED)
-    if status == 0:
-        return tell(study, live, TrialState.COMPLETE)
-    reason = tuning.reason_of(folder / "output.txt", status)
+    live_trial = optuna.trial.Trial(study, trial._trial_id)
+    if not tuning.count_start(live_trial, trial):
+        record_outcome(live_trial, TrialState.FAIL, "begun again and again without an epoch to its end")
+        return
+    run = tuning.find_run(folder)
+    given = settings_to_resume(run) if run else choose_settings(settings, trial) | {"RUNS": str(folder)}
+    write_json(folder / "given.json", given)
+    values = results.values_as_text(trial.params)
+    print(f"trial {trial.number}, {'goes on' if run else 'begins'}: {values}", flush=True)
+    status = train(live_trial, folder)
+    reason = tuning.failure_reason(folder / "output.txt", status) if status else ""
     if "disk is full" in reason:
         raise InputError(f"{reason}; the same command goes on")
-    if status in FROM_OUTSIDE:
+    if status in SHUTDOWN_STATUSES:
         print(f"trial {trial.number} was {reason}", flush=True)
-        time.sleep(3)  # we may be next; if not, the trial is taken up again
-        return None
-    return tell(study, live, TrialState.FAIL, reason)
+        time.sleep(3)  # this process may be next; if not, it takes the trial up again
+        return
+    state = {None: TrialState.PRUNED, 0: TrialState.COMPLETE}.get(status, TrialState.FAIL)
+    record_outcome(live_trial, state, reason)
 
 
-def train(live, folder):
-    """Train with the settings in the folder of a trial, until that ends or does poorly.
+def settings_to_resume(run):
+    """Settings of train.py that continue a run, for the minutes that it has left."""
+    resume = {"MODE": "resume", "RUN": str(run)}
+    if settings.MINUTES is None:
+        return resume
+    return resume | {"MAX_MINUTES": max(settings.MINUTES - tuning.minutes_of(run), 1e-3)}
+
+
+def train(live_trial, folder):
+    """Train with the settings in a trial's folder, until the training ends or the trial does poorly.
 
     Returns:
         Exit status of train.py; None if it was stopped.
     """
     arguments = ["--settings", str(folder / "given.json")]
+    lock, output = folder / tuning.TRAINING_LOCK, folder / "output.txt"
     with (
-        run_beside(SCRIPT, arguments, folder / "training.lock", folder / "output.txt") as process,
-        tqdm(total=settings.EPOCHS, desc=f"trial {live.number}", leave=False, disable=None) as bar,
+        run_in_background(TRAIN_SCRIPT, arguments, lock, output) as process,
+        ProgressBar(settings.EPOCHS, f"trial {live_trial.number}") as bar,
     ):
-        for epoch, dice, poor in tuning.watch(live, process, folder, settings.EPOCHS):
-            bar.update(epoch - bar.n)
-            bar.set_postfix_str(f"validation Dice {dice:.3f}")
+        for epoch, dice, poor in tuning.follow_training(live_trial, process, folder, settings.EPOCHS):
+            bar.move_to(epoch, f"validation Dice {dice:.3f}")
             if poor:
                 return None
         return process.poll()
 
 
-def tell(study, live, state, reason=""):
-    """Enter how a trial went into the study, and say it."""
-    dice, epoch = tuning.best_epoch(study.get_trials()[live.number])
+def record_outcome(live_trial, state, reason=""):
+    """Record how a trial ended in the study, and print it."""
+    study, number = live_trial.study, live_trial.number
+    dice, epoch = results.best_epoch(study.get_trials()[number])
     if state == TrialState.COMPLETE and not epoch:
         state, reason = TrialState.FAIL, "no epoch has a finite validation Dice"
-    if run := tuning.find_run(tuning.trial_folder(Path(settings.STUDY), live.number)):
-        live.set_user_attr("run", run.relative_to(settings.STUDY).as_posix())
-        live.set_user_attr("minutes", round(tuning.minutes_of(run), 2))
+    if run := tuning.find_run(tuning.trial_folder(Path(settings.STUDY), number)):
+        live_trial.set_user_attr("run", run.relative_to(settings.STUDY).as_posix())
+        live_trial.set_user_attr("minutes", round(tuning.minutes_of(run), 2))
     if reason:
-        live.set_user_attr("reason", reason)
-    study.tell(live, dice if state == TrialState.COMPLETE else None, state)
+        live_trial.set_user_attr("reason", reason)
+    study.tell(live_trial, dice if state == TrialState.COMPLETE else None, state)
     score = f"validation Dice {dice:.4f} in epoch {epoch}" if epoch else ""
-    print(f"trial {live.number}, {tuning.WORDS[state]}: {reason or score}", flush=True)
+    print(f"trial {number}, {results.STATE_NAMES[state]}: {reason or score}", flush=True)
 
 
-# --- the end
+# --- after the search
 
 
 def write_results(study):
-    """Write what came out, and say it; every process does so, and all write the same."""
+    """Write and print what was found; every process does so, and all write the same."""
     folder = Path(settings.STUDY)
-    with tuning.Lock(folder / tuning.LOCK):
-        trials = tuning.write_table(study.get_trials(states=tuple(tuning.WORDS)), folder / "trials.csv")
+    with tuning.lock_study(folder):
+        trials = results.write_table(study.get_trials(states=tuple(results.STATE_NAMES)), folder / "trials.csv")
         best = trials[0]
         if best.state != TrialState.COMPLETE:
-            reason = best.user_attrs.get("reason", tuning.WORDS[best.state])
+            reason = best.user_attrs.get("reason", results.STATE_NAMES[best.state])
             raise InputError(f"no trial of {len(trials)} got to its end; trial {best.number}: {reason}")
-        recorded = read_json(folder / best.user_attrs["run"] / "settings.json")
-        own = {name: value for name, value in recorded.items() if name not in ("RUNS", "MODE", "RUN")}
-        write_json(folder / "best_settings.json", own)
-        tuning.draw_importances(trials, folder / "importance.png")
+        recorded = read_settings(folder / best.user_attrs["run"] / "settings.json")
+        best_settings = {name: value for name, value in recorded.items() if name not in ("RUNS", "MODE", "RUN")}
+        write_json(folder / "best_settings.json", best_settings)
+        results.draw_importances(trials, folder / "importance.png")
     print("the best:")
-    for trial in [trial for trial in trials if tuning.best_epoch(trial)[1]][:5]:
-        dice, epoch = tuning.best_epoch(trial)
-        how = "" if trial.state == TrialState.COMPLETE else f" ({tuning.WORDS[trial.state]})"
-        print(f"  {dice:.4f} in epoch {epoch}, trial {trial.number}{how}: {tuning.in_words(trial.params)}")
-    states = [tuning.WORDS[trial.state] for trial in trials]
-    counts = ", ".join(f"{states.count(word)} {word}" for word in tuning.WORDS.values() if word in states)
+    for trial in [trial for trial in trials if results.best_epoch(trial)[1]][:5]:
+        dice, epoch = results.best_epoch(trial)
+        state = "" if trial.state == TrialState.COMPLETE else f" ({results.STATE_NAMES[trial.state]})"
+        print(f"  {dice:.4f} in epoch {epoch}, trial {trial.number}{state}: {results.values_as_text(trial.params)}")
+    states = [results.STATE_NAMES[trial.state] for trial in trials]
+    counts = ", ".join(f"{states.count(name)} {name}" for name in results.STATE_NAMES.values() if name in states)
     print(
         f"wrote {folder}/best_settings.json, trials.csv and importance.png of {len(trials)} trials ({counts}); "
         f"next: python train.py --settings {folder}/best_settings.json"

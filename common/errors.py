@@ -71,7 +71,7 @@ def name_broken(problems, what, done, skip):
 
 def is_out_of_memory(text):
     """Whether an error message, of Python, Keras or a backend, says that memory ran out."""
-    return bool(re.search(r"out.?of.?memory|OOM|Resource.?Exhausted|bad_alloc|MemoryError", text, re.I))
+    return bool(re.search(r"out.?of.?memory|\bOOM\b|Resource.?Exhausted|bad_alloc|MemoryError", text, re.I))
 
 
 def report_error(kind, error, trace):

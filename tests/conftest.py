@@ -7,6 +7,7 @@ from unittest import mock
 
 import pytest
 from drawings import make_cases
+from filelock import FileLock
 from running import decathlon_recipe, run_here, run_script, training
 
 from common.devices import set_defaults
@@ -24,14 +25,12 @@ def made_once(tmp_path_factory, worker_id):
     Its second argument is called with the empty folder; what it returns, text, comes back with the folder. No test may
     change such a folder.
     """
-    from common.tuning.worker import Lock
-
     base = tmp_path_factory.getbasetemp()
     base = base if worker_id == "master" else base.parent
 
     def make(name, maker):
         folder, said = base / name, base / f"{name}.txt"
-        with Lock(base / f"{name}.lock"):
+        with FileLock(base / f"{name}.lock"):
             if not said.exists():
                 shutil.rmtree(folder, ignore_errors=True)  # of a worker that failed
                 folder.mkdir()

@@ -1,12 +1,12 @@
-"""Processes that know of each other: locks that end with their process, and scripts that end with who started them.
+"""Start a script in the background so that it ends with the process that started it.
 
-    python common/tuning/worker.py LOCK SCRIPT [ARGUMENT ...]
+    python -P -m common.tuning.worker LOCK SCRIPT [ARGUMENT ...]
 
-runs a script as `run_beside` does.
+is that background process. With -P, and the project's root first in PYTHONPATH, no file in the user's folder
+shadows a module.
 """
 
 import _thread
-import errno
 import os
 import runpy
 import signal
@@ -15,124 +15,74 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
-from pathlib import Path
 
-if __name__ == "__main__":  # started by its path, so that the user's folder cannot stand in for ours
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
+from filelock import FileLock
 
-from common.errors import InputError
+from common.files import ROOT
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    import msvcrt
-
-PATIENCE = 30  # seconds that a script has to end by itself
-HELD = (errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK)  # what the system answers where another process has the lock
-
-
-class Lock:
-    """Lock on a file, which one process at a time can have.
-
-    The system lifts it when the process ends, in whatever way, so that none is left over. Processes on several machines
-    need a shared folder whose file system keeps locks, which SQLite needs too. The file stays, empty.
-    """
-
-    def __init__(self, path):
-        self.path, self.file = Path(path), None
-
-    def take(self):
-        """Take the lock where it is free.
-
-        Returns:
-            Whether it is ours now.
-
-        Raises:
-            InputError: if the file system keeps no locks.
-        """
-        if self.file:
-            return True
-        file = open(self.path, "ab")  # noqa: SIM115  (open for as long as the lock is held)
-        try:
-            if os.name == "nt":
-                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
-            else:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.close()
-            if error.errno in HELD:
-                return False
-            raise InputError(
-                f"{self.path} cannot be locked ({error.strerror}); name a folder on a local disk"
-            ) from None
-        self.file = file
-        return True
-
-    def release(self):
-        if os.name == "nt":
-            msvcrt.locking(self.file.fileno(), msvcrt.LK_UNLCK, 1)
-        self.file.close()
-        self.file = None
-
-    def __enter__(self):
-        while not self.take():
-            time.sleep(0.1)
-        return self
-
-    def __exit__(self, *exception):
-        self.release()
+GRACE_SECONDS = 30  # for a script to end by itself
 
 
 @contextmanager
-def run_beside(script, arguments, lock, output):
-    """Run a script as a process of its own.
+def run_in_background(script, arguments, lock, output):
+    """Run a script in a process of its own while the block runs.
 
-    It ends as by Ctrl-C when the block is left or this process ends, in whatever way, and by force where that takes
-    longer than PATIENCE. A Ctrl-C of the user reaches this process only.
+    When the block is left or this process ends, even if it is killed, the script is interrupted as by Ctrl-C, and
+    killed if it has not ended within GRACE_SECONDS. The user's Ctrl-C reaches this process only.
 
     Args:
         script: path.
         arguments: list of str.
-        lock: path of the lock that it holds while it runs; it waits until it has it.
-        output: path of the file that what it prints goes into.
+        lock: path of the lock that the script holds while it runs; it waits for it.
+        output: path of the file for everything the script prints.
 
     Yields:
         subprocess.Popen.
     """
-    command = [sys.executable, str(Path(__file__).resolve()), str(lock), str(script), *arguments]
-    apart = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP} if os.name == "nt" else {"start_new_session": True}
-    environment = os.environ | {"PYTHONIOENCODING": "utf-8"}
+    command = [sys.executable, "-P", "-m", "common.tuning.worker", str(lock), str(script), *arguments]
     with open(output, "wb") as file:
         process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=file, stderr=subprocess.STDOUT, env=environment, **apart
+            command,
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            env=toolkit_environment(),
+            start_new_session=True,  # for Ctrl-C; on Windows the flag below does the same
+            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
         )
     try:
         yield process
     finally:
-        process.stdin.close()  # the system does the same if we are killed
+        process.stdin.close()  # the system closes it too if this process is killed
         try:
-            process.wait(PATIENCE + 10)
+            process.wait(GRACE_SECONDS + 10)
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
 
 
-def run_script(lock, script, *arguments):
-    """Be the process that `run_beside` starts."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background has it ignored
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def toolkit_environment():
+    """Environment in which `python -P -m` finds the toolkit's modules before any others, and prints UTF-8."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8"}
+
+
+def main(lock, script, *arguments):
+    """Run a script as the process that `run_in_background` starts."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores Ctrl-C
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
     sys.argv = [script, *arguments]
-    with Lock(lock):
+    with FileLock(lock):
         runpy.run_path(script, run_name="__main__")
 
 
-def _end_with_parent():
-    while os.read(0, 1):  # nothing is ever written: it returns when the other end of the pipe is closed
+def _stop_with_parent():
+    while os.read(0, 1):  # the parent never writes: this returns when its end of the pipe is closed
         pass
     _thread.interrupt_main()
-    time.sleep(PATIENCE)
+    time.sleep(GRACE_SECONDS)
     os._exit(1)
 
 
 if __name__ == "__main__":
-    run_script(*sys.argv[1:])
+    main(*sys.argv[1:])

@@ -47,7 +47,7 @@ def main(work):
     command += ["--train", packed / "train.h5", "--validation", packed / "validation.h5"]
     command = [*map(str, command), *(f"{flag}={value}" for flag, value in SETTINGS.items())]
 
-    begun = time.monotonic()
+    started = time.monotonic()
     process = subprocess.Popen(command)
     wait_for(study / "runs" / "trial-000")
     for _ in range(2):
@@ -58,7 +58,7 @@ def main(work):
         process = subprocess.Popen(command)
     pair = [process, subprocess.Popen(command)]
     assert [p.wait() for p in pair] == [0, 0], "a process failed"
-    print(f"{judge(study)} in {(time.monotonic() - begun) / 60:.1f} minutes")
+    print(f"{check_study(study)} in {(time.monotonic() - started) / 60:.1f} minutes")
 
 
 def wait_for(path):
@@ -66,8 +66,12 @@ def wait_for(path):
         time.sleep(0.5)
 
 
-def judge(study):
-    """Compare the study with what lies in its folder; a line of what was found."""
+def check_study(study):
+    """Compare the study with the runs in its folder.
+
+    Returns:
+        One line of text.
+    """
     sys.path.insert(0, str(ROOT))
     from common.tuning import study as tuning
 
@@ -80,9 +84,10 @@ def judge(study):
         epochs = pd.read_csv(runs[0] / "training_log.csv")["epoch"].to_list()
         if len(runs) != 1 or epochs != list(range(1, len(epochs) + 1)) or set(epochs) != set(trial.intermediate_values):
             twice.append(trial.number)
-    again = sum(trial.params in [other.params for other in trials[: trial.number]] for trial in trials)
+    repeated = sum(trial.params in [other.params for other in trials[: trial.number]] for trial in trials)
     counts = ", ".join(f"{count} {state}" for state, count in states.items())
-    return f"{len(trials)} trials of {TRIALS}, {counts}; {len(lost)} lost, {len(twice)} run twice, {again} drawn twice"
+    found = f"{len(lost)} lost, {len(twice)} run twice, {repeated} drawn twice"
+    return f"{len(trials)} trials of {TRIALS}, {counts}; {found}"
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import h5py
 import optuna
 import pandas as pd
 import pytest
+from filelock import FileLock
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
 from running import ROOT, assert_refused, leftovers, run_here, run_script
@@ -22,9 +23,10 @@ from common.command_line import flags_of
 from common.errors import InputError
 from common.settings import Settings
 from common.slices.images import read_picture
+from common.tuning import results
 from common.tuning import study as tuning
-from common.tuning.spaces import draw
-from common.tuning.worker import Lock
+from common.tuning.check_values import check_settings
+from common.tuning.spaces import choose_settings, settings_with_every_value
 
 
 def search(packed, study, **settings):
@@ -82,9 +84,8 @@ def seed_with_one_failure(settings):
     for seed in range(100):
         study = optuna.create_study()
         for _ in range(3):
-            tuning.add_trial(
-                study, lambda seed: RandomSampler(seed=seed), seed, partial(draw, settings), study.get_trials()
-            )
+            choose = partial(choose_settings, settings)
+            tuning.add_trial(study, lambda seed: RandomSampler(seed=seed), seed, choose, study.get_trials())
         if [trial.params["unet depth"] for trial in study.get_trials()] == [1, 7, 1]:
             return seed
     raise AssertionError
@@ -223,7 +224,8 @@ def test_ctrl_c_and_kills_at_random_moments(packed, tmp_path, stub):
     assert process.returncode == -signal.SIGINT and "Traceback" not in err
     assert "stopped; the same command goes on" in out and "tune.py: stopped by Ctrl-C" in err
     assert out.count("trial 0 was ended by signal 15") == 1, "and is begun again"
-    assert Lock(tuning.trial_folder(folder, 0) / "training.lock").take(), "the training has ended"
+    with FileLock(tuning.trial_folder(folder, 0) / "training.lock", timeout=0):
+        pass  # the training has ended
     for _ in range(2):
         pair = [start(settings, stub), start(settings, stub)]
         before = begun(folder)
@@ -271,6 +273,18 @@ def test_a_trial_that_never_gets_on_is_given_up():
     assert starts(6) == [True] * 5 + [False]
 
 
+def test_why_a_training_failed_in_one_line(tmp_path):
+    def reason(text, status=1):
+        (tmp_path / "output.txt").write_text(text)
+        return tuning.failure_reason(tmp_path / "output.txt", status)
+
+    assert reason("epoch 1\ntrain.py: error: LOSS: unknown\n") == "LOSS: unknown"
+    assert reason("OOM when allocating tensor").startswith("out of memory")
+    assert reason("zooms by 0.1\nTraceback\nValueError: no such zoom") == "ValueError: no such zoom"
+    assert reason("", -9) == "ended by signal 9, as the system does where memory is short"
+    assert reason("") == "train.py ended with exit status 1 and no message"
+
+
 def test_what_mattered_is_found_also_where_most_trials_came_to_nothing():
     spaces = {
         "LEARNING_RATE": optuna.distributions.FloatDistribution(1e-4, 1, log=True),
@@ -283,10 +297,10 @@ def test_what_mattered_is_found_also_where_most_trials_came_to_nothing():
             yield create_trial(params=params, distributions=spaces, value=score, intermediate_values={1: score})
 
     for scores in ([0.9, 0.8, 0.7] + 9 * [0.0], [0.9 - number / 20 for number in range(12)]):
-        shares = tuning.importances(list(trials(scores)))
+        shares = results.importances(list(trials(scores)))
         assert list(shares) == ["LEARNING_RATE", "LOSS"] and shares["LEARNING_RATE"] > 0.6
     for scores in ([0.9, 0.8], 12 * [0.0], [0.5, *(11 * [0.0])], []):
-        assert tuning.importances(list(trials(scores))) == {}
+        assert results.importances(list(trials(scores))) == {}
 
 
 # --- bad input
@@ -340,13 +354,12 @@ def test_a_study_that_is_damaged_or_another_one(packed, tmp_path):
 
 
 def test_a_search_without_data_is_refused(packed, tmp_path):
-    from common.tuning import spaces
-
     def refused(*words, **settings):
         given = Settings.of("tune.py", **search(packed, tmp_path / "study", **settings))
-        (tmp_path / "values.json").write_text(json.dumps(spaces.each_value(partial(spaces.draw, given))))
+        values = settings_with_every_value(partial(choose_settings, given))
+        (tmp_path / "values.json").write_text(json.dumps(values))
         with pytest.raises(InputError) as raised:
-            spaces._ask_train(tmp_path / "values.json")
+            check_settings(tmp_path / "values.json")
         assert all(word in str(raised.value) for word in words), raised.value
 
     refused("gone.h5 does not exist", TRAIN=str(tmp_path / "gone.h5"))

@@ -1,0 +1,40 @@
+"""Check that train.py accepts settings, without training.
+
+    python -P -m common.tuning.check_values FILE.json
+
+FILE.json is a list of dicts of settings. The first that train.py does not accept ends in one line and status 1 or 2.
+"""
+
+import sys
+
+from common.devices import import_keras
+from common.errors import as_setting_error, report_error
+from common.files import read_json
+from common.settings import Settings
+
+
+def check_settings(path):
+    """Raise InputError or SettingError for the first settings in a file that train.py does not accept."""
+    import_keras()
+    # they import Keras, which has to be imported quietly first
+    from common.training.augmentation import make_augmentation
+    from common.training.configure import build_network, configure, open_sets, set_precision
+    from losses import get_loss
+
+    training, built = None, set()
+    for given in read_json(path):
+        settings = configure(Settings.of("train.py", **given))
+        with as_setting_error("AUGMENTATION"):
+            make_augmentation(settings.AUGMENTATION)
+        set_precision("float32" if settings.PRECISION == "auto" else settings.PRECISION)
+        training = training or open_sets(settings)[0]
+        with as_setting_error("LOSS"):
+            get_loss(settings.LOSS, training.classes)
+        if settings.MODEL not in built:
+            built.add(settings.MODEL)
+            build_network(settings, training)
+
+
+if __name__ == "__main__":
+    sys.excepthook = report_error
+    check_settings(sys.argv[1])

@@ -1,0 +1,49 @@
+"""Processes that tune.py starts: what they import, and that they end with it."""
+
+import subprocess
+import sys
+
+import pytest
+from filelock import FileLock, Timeout
+from running import ROOT
+
+from common.tuning.worker import run_in_background
+
+
+def test_files_in_the_users_folder_shadow_no_module(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("common", "filelock", "runpy", "statistics"):
+        (tmp_path / f"{name}.py").write_text(f"raise SystemExit('{name}.py of the user was imported')")
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import statistics, sys, common.files\nprint(statistics.mean([1, 3]), common.__file__, sys.argv[1])"
+    )
+    with run_in_background(script, ["argument"], tmp_path / "lock", tmp_path / "output.txt") as process:
+        assert process.wait() == 0, (tmp_path / "output.txt").read_text()
+    assert (tmp_path / "output.txt").read_text().split() == ["2", str(ROOT / "common" / "__init__.py"), "argument"]
+
+
+def test_a_script_holds_its_lock_until_it_ends_and_ends_with_its_parent(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import time\nprint('started', flush=True)\nwhile True:\n    time.sleep(0.1)")
+    parent = tmp_path / "parent.py"
+    parent.write_text(f"""
+import os, sys, time
+sys.path.insert(0, {str(ROOT)!r})
+from common.tuning.worker import run_in_background
+with run_in_background("script.py", [], "lock", "output.txt"):
+    while b"started" not in open("output.txt", "rb").read():
+        time.sleep(0.05)
+    try:
+        from filelock import FileLock, Timeout
+        FileLock("lock", timeout=0).acquire()
+    except Timeout:
+        print("held", flush=True)
+    os.kill(os.getpid(), 9)
+""")
+    killed = subprocess.run([sys.executable, parent], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert killed.returncode == -9 and killed.stdout == "held\n", killed.stderr
+    try:
+        FileLock(tmp_path / "lock", timeout=20).acquire()
+    except Timeout:
+        pytest.fail("the script goes on without its parent")
