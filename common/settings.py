@@ -25,7 +25,7 @@ from common.setting_checks import alternatives, check
 from common.setting_types import MODEL_SETTINGS
 
 REASONS = "reasons"  # key of a settings file: dict of a setting to why it is what it is
-RETIRED = ()  # settings of earlier versions, which a settings file may still hold
+RETIRED = ("CHOOSE", "CLEANINGS")  # settings that a script had in earlier versions; its settings files may hold them
 
 
 @dataclass(frozen=True, repr=False)
@@ -150,7 +150,7 @@ def read_settings(path):
         raise InputError(f"{path}: not a JSON file") from None
     if not isinstance(recorded, dict):
         raise InputError(f"{path}: expected a JSON object of settings")
-    return {name: value for name, value in recorded.items() if name != REASONS and name not in RETIRED}
+    return {name: value for name, value in recorded.items() if name != REASONS}
 
 
 def apply_command_line(namespace):
@@ -176,7 +176,10 @@ def apply_command_line(namespace):
     try:
         settings = _of_constants(namespace)
         if file is not None:
-            settings = settings.with_given(read_settings(file), f"settings file {file}", f"--settings {file}: ")
+            recorded = read_settings(file)
+            retired = {name for name in recorded if name in RETIRED and name not in constants}
+            recorded = {name: value for name, value in recorded.items() if name not in retired}
+            settings = settings.with_given(recorded, f"settings file {file}", f"--settings {file}: ")
         for name, text in flags.items():
             settings = settings.with_given({name: text}, f"flag {flag(name)}")
     except SettingError as error:

@@ -1,6 +1,7 @@
 """evaluate.py: every score against brute force, tables, volumes, comparisons, and the report in a real browser."""
 
 import itertools
+import json
 import shutil
 
 import numpy as np
@@ -230,6 +231,17 @@ def test_parts_score_what_one_run_scores(tmp_path):
     run_script("evaluate.py", **settings, PART="1/2")
     assert_refused("evaluate.py", "TOLERANCE 1.0, here it is 2.0", **settings, PART="2/2", TOLERANCE=2.0)
     assert_refused("evaluate.py", "PART", "'0/2'", status=2, **settings, PART="0/2")
+
+
+def test_settings_of_an_earlier_version_are_read(tmp_path):
+    """evaluate.py once had CHOOSE and CLEANINGS."""
+    truth = make_cases(tmp_path / "truth", cases=2, slices=1, size=24)
+    predictions_of(truth, tmp_path / "out")
+    recorded = {"PREDICTED": str(tmp_path / "out"), "TRUTH": str(truth), "OUTPUT": str(tmp_path / "s")}
+    recorded |= {"CHOOSE": "", "CLEANINGS": [{}, {"share": 1}]}
+    (tmp_path / "evaluation.json").write_text(json.dumps(recorded))
+    run_here("evaluate.py", "--settings", tmp_path / "evaluation.json")
+    assert not {"CHOOSE", "CLEANINGS"} & json.loads((tmp_path / "s" / "evaluation.json").read_text()).keys()
 
 
 def test_a_new_score_needs_one_record(tmp_path, monkeypatch):
