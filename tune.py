@@ -76,7 +76,7 @@ from optuna.trial import TrialState
 from common.errors import InputError, SettingError
 from common.files import write_json
 from common.parallel import ProgressBar
-from common.settings import read_settings
+from common.training.run_folder import Run
 from common.tuning import results
 from common.tuning import study as tuning
 from common.tuning.spaces import check_every_value, choose_settings, require_choices, require_spaces
@@ -182,7 +182,7 @@ def settings_to_resume(run):
     resume = {"MODE": "resume", "RUN": str(run)}
     if settings.MINUTES is None:
         return resume
-    return resume | {"MAX_MINUTES": max(settings.MINUTES - tuning.minutes_of(run), 1e-3)}
+    return resume | {"MAX_MINUTES": max(settings.MINUTES - run.log.minutes, 1e-3)}
 
 
 def train(live_trial, folder):
@@ -211,8 +211,8 @@ def record_outcome(live_trial, state, reason=""):
     if state == TrialState.COMPLETE and not epoch:
         state, reason = TrialState.FAIL, "no epoch has a finite validation Dice"
     if run := tuning.find_run(tuning.trial_folder(Path(settings.STUDY), number)):
-        live_trial.set_user_attr("run", run.relative_to(settings.STUDY).as_posix())
-        live_trial.set_user_attr("minutes", round(tuning.minutes_of(run), 2))
+        live_trial.set_user_attr("run", run.folder.relative_to(settings.STUDY).as_posix())
+        live_trial.set_user_attr("minutes", round(run.log.minutes, 2))
     if reason:
         live_trial.set_user_attr("reason", reason)
     study.tell(live_trial, dice if state == TrialState.COMPLETE else None, state)
@@ -232,7 +232,7 @@ def write_results(study):
         if best.state != TrialState.COMPLETE:
             reason = best.user_attrs.get("reason", results.STATE_NAMES[best.state])
             raise InputError(f"no trial of {len(trials)} got to its end; trial {best.number}: {reason}")
-        recorded = read_settings(folder / best.user_attrs["run"] / "settings.json")
+        recorded = Run(folder / best.user_attrs["run"]).settings
         best_settings = {name: value for name, value in recorded.items() if name not in ("RUNS", "MODE", "RUN")}
         write_json(folder / "best_settings.json", best_settings)
         results.draw_importances(trials, folder / "importance.png")

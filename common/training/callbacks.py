@@ -6,9 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import keras
 import numpy as np
-from tqdm import tqdm
 
 from common import devices
+from common.parallel import ProgressBar
 from common.training.report import draw_curves, write_report
 from common.training.run_folder import Log, save_checkpoint
 
@@ -68,7 +68,7 @@ class EpochControl(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch_started = time.monotonic()
         self.training.set_epoch(epoch)
-        self.bar = tqdm(total=len(self.training), desc=f"epoch {epoch + 1}", leave=False, disable=None)
+        self.bar = ProgressBar(len(self.training), f"epoch {epoch + 1}")
         self.learning_rate = self.learning_rate_of(epoch, self.log)
         self.model.optimizer.learning_rate = self.learning_rate
         generators = [v for v in self.model.variables if v.name == "seed_generator_state"]
@@ -80,7 +80,7 @@ class EpochControl(keras.callbacks.Callback):
         """Move the bar; here, since Keras waits for the metrics of every step if a callback has a batch end."""
         if batch == 0:
             devices.hold_memory()  # again: TensorFlow drops it when it begins to take batches from Python
-        self.bar.update(batch - self.bar.n)
+        self.bar.move_to(batch)
 
     def on_epoch_end(self, epoch, logs=None):
         self.bar.close()

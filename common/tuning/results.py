@@ -9,6 +9,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState, create_trial
 
 from common.files import whole_file
+from common.training.run_folder import Log
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -20,9 +21,7 @@ MAX_PANELS = 6
 
 def best_epoch(trial):
     """(validation Dice, epoch) of a trial's best epoch, the earliest of equals; (-inf, 0) without any."""
-    scores = [(dice, -epoch) for epoch, dice in trial.intermediate_values.items() if math.isfinite(dice)]
-    dice, epoch = max(scores, default=(-math.inf, 0))
-    return dice, -epoch
+    return Log({"epoch": epoch, "val_dice": dice} for epoch, dice in trial.intermediate_values.items()).best("dice")
 
 
 def values_as_text(params):

@@ -8,13 +8,13 @@ from contextlib import ExitStack, closing, contextmanager
 
 import numpy as np
 import optuna
-import pandas as pd
 import sqlalchemy.exc
 from filelock import FileLock, Timeout
 from optuna.trial import TrialState, create_trial
 
 from common.errors import InputError, is_out_of_memory
 from common.files import read_json, remove, whole_file, write_json
+from common.training.run_folder import runs_in
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 warnings.filterwarnings("ignore", module="optuna")
@@ -137,8 +137,8 @@ def trial_folder(folder, number):
 
 
 def find_run(folder):
-    """Run folder in the folder of a trial; None before there is one."""
-    return next((path.parent for path in sorted(folder.glob("[!.]*/settings.json"))), None)
+    """Run in the folder of a trial; None before there is one."""
+    return next(iter(runs_in(folder)), None)
 
 
 def trials_to_run(study, folder, count, add):
@@ -259,11 +259,11 @@ def follow_training(live_trial, process, folder, epochs):
     ended = False
     while not ended:
         ended = process.poll() is not None  # before reading, so that no epoch is missed
-        log = (find_run(folder) or folder) / "training_log.csv"
-        time_written = log.stat().st_mtime_ns if log.exists() else None
-        rows = _read_epochs(log) if time_written != time_read else []
+        run = find_run(folder)
+        time_written = run.log_file.stat().st_mtime_ns if run and run.log_file.exists() else None
+        rows = _read_rows(run) if time_written != time_read else []
         time_read = time_written if rows else time_read
-        for epoch, dice in rows:
+        for epoch, dice in ((row["epoch"], row["val_dice"]) for row in rows):
             if epoch not in reported:
                 reported.add(epoch)
                 live_trial.report(dice, epoch)
@@ -272,22 +272,15 @@ def follow_training(live_trial, process, folder, epochs):
             time.sleep(POLL_SECONDS)
 
 
-def _read_epochs(log):
-    """(epoch, validation Dice) of each row of a log; none while the log is being replaced.
+def _read_rows(run):
+    """Rows of a run's log; none while the log is being replaced.
 
     Call this only if the log has changed: Windows cannot replace a file that is being read.
     """
     try:
-        table = pd.read_csv(log)
+        return run.log.rows
     except PermissionError:
         return []
-    return list(zip(table["epoch"].to_list(), table["val_dice"].to_list(), strict=True))
-
-
-def minutes_of(run):
-    """Minutes that the epochs of a run took; 0 without any."""
-    log = run / "training_log.csv"
-    return float(pd.read_csv(log)["seconds"].sum() / 60) if log.exists() else 0.0
 
 
 def failure_reason(output, status):
