@@ -39,7 +39,7 @@ def import_keras():
     """
     set_defaults()
     with silenced_libraries():
-        import keras  # noqa: F401
+        import keras  # noqa: F401  (the backend is chosen before)
 
         with suppress(ImportError):
             import tensorflow  # TensorBoard takes it on every backend; loaded here, it is quiet
@@ -50,10 +50,10 @@ def import_keras():
 
 def list_devices():
     """Names of the devices of the backend, such as `gpu:0`; `cpu:0` where there is nothing else."""
-    import keras
+    import keras  # the backend is chosen before
 
     if keras.backend.backend() == "torch":  # Keras lists devices on TensorFlow and JAX only
-        import torch
+        import torch  # only on this backend
 
         return [f"gpu:{i}" for i in range(torch.cuda.device_count())] or ["cpu:0"]
     return keras.distribution.list_devices()
@@ -71,12 +71,12 @@ def set_up(seed, deterministic):
         seed: int of 0 or more.
         deterministic: whether operations are chosen that give the same bits every time.
     """
-    import keras
+    import keras  # the backend is chosen before
 
     keras.utils.set_random_seed(seed)
     hold_memory()
     if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
+        import tensorflow as tf  # only on this backend
 
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -107,11 +107,11 @@ def without_waiting(batches):
     Args:
         batches: keras.utils.PyDataset of pairs of arrays.
     """
-    import keras
+    import keras  # the backend is chosen before
 
     if keras.backend.backend() != "tensorflow" or batches.workers > 1:
         return batches
-    import tensorflow as tf
+    import tensorflow as tf  # only on this backend
 
     signature = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in batches[0])
     dataset = tf.data.Dataset.from_generator(
@@ -124,10 +124,10 @@ def without_waiting(batches):
 
 def usual_half():
     """Policy of half precision of the accelerator: bfloat16, or float16 on a GPU that computes no bfloat16."""
-    import keras
+    import keras  # the backend is chosen before
 
     if keras.backend.backend() == "tensorflow" and accelerators()[0].startswith("gpu"):
-        import tensorflow as tf
+        import tensorflow as tf  # only on this backend
 
         gpu = tf.config.list_physical_devices("GPU")[0]
         capability = tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
@@ -142,14 +142,14 @@ def usual_jit():
 
 def is_tensorflow_on_cpu():
     """Whether it is TensorFlow that computes, and on a CPU, where some operations of its own are slow."""
-    import keras
+    import keras  # the backend is chosen before
 
     return keras.backend.backend() == "tensorflow" and not accelerators()
 
 
 def describe():
     """The backend and its devices in a few words."""
-    import keras
+    import keras  # the backend is chosen before
 
     return f"{keras.backend.backend()} on {', '.join(list_devices())}"
 

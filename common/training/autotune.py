@@ -5,6 +5,7 @@ import time
 from functools import partial
 
 import keras
+import numpy as np
 
 import models
 from common.devices import accelerators, silenced_libraries, usual_half, usual_jit
@@ -114,8 +115,6 @@ def _two_convolutions(jit):
 
 
 def _one_image():
-    import numpy as np
-
     return (np.ones((1, 48, 48, 32), np.float32),) * 2
 
 
