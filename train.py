@@ -7,83 +7,68 @@ Takes   see the line of the first epoch; its first step also compiles the networ
 Expect  a validation Dice that climbs within the first ten epochs; watch it with tensorboard --logdir runs
 """
 
+from functools import partial
 from typing import Literal
 
-from common.setting_types import (
-    Augmentation,
-    ControllerSettings,
-    Count,
-    Crop,
-    FreeDict,
-    Loss,
-    Network,
-    NonNegative,
-    Optimizer,
-    OptimizerName,
-    PathName,
-    PositiveInt,
-    Precision,
-    Schedule,
-    ScheduleSettings,
-    Seed,
-)
+from common import setting_types as types
 from common.settings import apply_command_line, check_model_settings
 
 # --- data
-TRAIN: PathName = "data/packed/train.h5"  # packed set or list to train on
-VALIDATION: PathName = "data/packed/validation.h5"  # packed set or list to choose the best epoch by
-MEMORY_GB: NonNegative = 4.0  # sets of up to so many GB are held in memory; greater ones are read as needed
-FOLD: PositiveInt | Literal["all"] | None = None
+TRAIN: types.PathName = "data/packed/train.h5"  # packed set or list to train on
+VALIDATION: types.PathName = "data/packed/validation.h5"  # packed set or list to choose the best epoch by
+MEMORY_GB: types.NonNegative = 4.0  # sets of up to so many GB are held in memory; greater ones are read as needed
+FOLD: types.PositiveInt | Literal["all"] | None = None
 # fold to train of those beside TRAIN, from 1; "all": a cross-validation over all in turn
-AUGMENTATION: Augmentation = {}
+AUGMENTATION: types.Augmentation = {}
 # on the fly, for instance {"flip": "horizontal", "rotation": 10, "shift": 0.05, "zoom": 0.05}; also "shear", "elastic",
 # "brightness", "contrast", "blur", and "fill": "constant", "nearest" or "reflect"; of volumes {"rotation": 5, "zoom":
 # 0.1, "shift": 0.1, "shear": 0.05, "flip": "x", "gamma": 0.5, "margins": [0.1, 0.2, 0.3]}
-CROP: Crop | None = None  # of packed volumes: voxels (up, back, left) of the crops to train on; None: whole cases
+CROP: types.Crop | None = None  # of packed volumes: voxels (up, back, left) of the crops to train on; None: whole cases
 
 # --- where to, and how to begin
-RUNS: PathName = "runs"  # folder of the run folders
+RUNS: types.PathName = "runs"  # folder of the run folders
 MODE: Literal["new", "resume", "retrain"] = "new"
 # "new"; "resume" goes on with RUN under its settings, changed by flags only; "retrain" takes its weights
 RUN: str = ""  # run folder (or, to retrain, a .keras file) to begin from
 
 # --- network and loss
-MODEL: Network = "unet"  # "unet", "cvnet_synapse" (for 200x200), "cvnet_synapse_512", "deeplab_v3plus"; for volumes
-# "se_resunet3d"; or the path of a .py file with build_model(input_shape, classes, **settings)
-MODEL_SETTINGS: FreeDict = {}  # its own settings, for instance {"features": 32, "depth": 4, "dropout": 0.2} or
+MODEL: types.Network = "unet"  # "unet", "cvnet_synapse" (for 200x200), "cvnet_synapse_512", "deeplab_v3plus"; for
+# volumes "se_resunet3d"; or the path of a .py file with build_model(input_shape, classes, **settings)
+MODEL_SETTINGS: types.FreeDict = {}  # its own settings, for instance {"features": 32, "depth": 4, "dropout": 0.2} or
 # {"backbone": "mobilenetv2"}; see models/
-LOSS: Loss = "bce+dice"
+LOSS: types.Loss = "bce+dice"
 # "mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff", "series" (these in turn), "bce", "cce" (several
 # classes), "dice", "smooth_dice", "iou", "tversky", "focal_tversky", or a sum, "hausdorff+dice"; also the path of a .py
 # file with loss(targets, probabilities), alone or in a sum
 
 # --- optimiser; None takes what the network's author recommends
-OPTIMIZER: OptimizerName | Optimizer | None = None
+OPTIMIZER: types.OptimizerName | types.Optimizer | None = None
 # "adam", or with settings {"name": "sgd", "momentum": 0.95, "nesterov": True}
-LEARNING_RATE: NonNegative | None = None  # to start from; of SGD, None goes in proportion with BATCH_SIZE
-SCHEDULE: Schedule | None = None  # "constant", "poly", "graph" or "cosine"
-SCHEDULE_SETTINGS: ScheduleSettings = {}
+LEARNING_RATE: types.NonNegative | None = None  # to start from; of SGD, None goes in proportion with BATCH_SIZE
+SCHEDULE: types.Schedule | None = None  # "constant", "poly", "graph" or "cosine"
+SCHEDULE_SETTINGS: types.ScheduleSettings = {}
 # poly {"power": 0.9}; graph {"points": [[0, 5e-3], [50, 1e-3]]}, whose end is that of the run; cosine {"period": 100,
 # "factor": 2, "lowest": 1e-6}
-CONTROLLER: ControllerSettings = {}
+CONTROLLER: types.ControllerSettings = {}
 # multiplier on top; {}: off; {"step": [0.1, 2.5], "patience": [10, 3], "limit": [0.001, 1]}
-BATCH_SIZE: PositiveInt | Literal["auto"] | None = None
+BATCH_SIZE: types.PositiveInt | Literal["auto"] | None = None
 # slices, crops or volumes a step; "auto": the recommended size, doubled while a trial finds that faster
 
 # --- how long
-EPOCHS: PositiveInt = 50  # passes over the training set
-EARLY_STOP: Count = 50  # stop after so many epochs without a new best Dice or IoU; 0: never
-MAX_MINUTES: NonNegative | None = None  # stop before an epoch that would end later than this; None: never
+EPOCHS: types.PositiveInt = 50  # passes over the training set
+EARLY_STOP: types.Count = 50  # stop after so many epochs without a new best Dice or IoU; 0: never
+MAX_MINUTES: types.NonNegative | None = None  # stop before an epoch that would end later than this; None: never
 
 # --- how to compute
-PRECISION: Precision = "auto"
+PRECISION: types.Precision = "auto"
 # "float32", "mixed_bfloat16", "mixed_float16"; "auto": the fast one that the device has, on a CPU by a trial before
 # runs of 500 steps and more
 JIT: bool | Literal["auto"] = "auto"
 # compile with XLA (or PyTorch's compiler); "auto": as suits the backend; on TensorFlow with DETERMINISTIC False by a
 # trial before runs of 500 steps and more
-DEVICES: PositiveInt | None = None  # GPUs of each machine to divide a batch over, on JAX; None: as many as divide it
-SEED: Seed = 1  # of weights, order, drop-out and augmentation
+DEVICES: types.PositiveInt | None = None  # GPUs of each machine to divide a batch over, on JAX; None: as many as
+# divide it
+SEED: types.Seed = 1  # of weights, order, drop-out and augmentation
 DETERMINISTIC: bool = True  # the same seed gives the same bits; False may be faster on a GPU
 
 settings = apply_command_line(globals())
@@ -91,14 +76,10 @@ check_model_settings(settings)  # before Keras is loaded
 
 from common.training.run_folder import read_code
 
-code = read_code(
-    settings.MODEL, settings.LOSS
-)  # what this run is made with, whatever happens to the files from here on
-
+code = read_code(settings.MODEL, settings.LOSS)  # of this run, whatever happens to the files from here on
 
 from common import devices
 from common.errors import InputError
-from common.files import file_digest
 from common.training.distribution import choose_devices, join_processes, lost_process_as_error, several_processes
 
 if settings.FOLD != "all":
@@ -108,14 +89,13 @@ import keras
 
 from common.training.autotune import autotune
 from common.training.callbacks import EpochControl, RunWriter, in_order
-from common.training.configure import build_network, configure, learning_rate_of_epoch, make_batches, open_sets
+from common.training.configure import configure, learning_rate_of_epoch, make_batches, make_model, open_sets
 from common.training.cpu_speedups import speedups_in_words
 from common.training.cross_validation import cross_validate
-from common.training.optimizer import compile_network, prepare_steps
-from common.training.report import draw_network, finish_report
-from common.training.run_folder import Log, Run, make_run, read_checkpoint
+from common.training.report import announce, draw_network, finish_report
+from common.training.run_folder import Run, make_run
 from common.training.timing import Timer, in_lines
-from common.training.trained_models import CrossValidation, load_network, model_file, take_weights
+from common.training.trained_models import CrossValidation
 
 
 def main():
@@ -123,47 +103,16 @@ def main():
         if several_processes():
             raise InputError('FOLD "all" goes on one machine; train fold by fold with several processes')
         return cross_validate(settings.as_json())
-    s = configure(settings)
+    s = configure(settings)  # in force
     training, validation = open_sets(s)
     devices.set_up(s.SEED, s.DETERMINISTIC)  # before anything is put on a device
-    spread = choose_devices(s.DEVICES, None if s.BATCH_SIZE == "auto" else s.BATCH_SIZE)
-    s = autotune(s, training, spread)
+    used = choose_devices(s.DEVICES, None if s.BATCH_SIZE == "auto" else s.BATCH_SIZE)
+    s = autotune(s, training, used)
     keras.utils.set_random_seed(s.SEED)  # again: a trial draws random numbers
-    with spread.scope():
-        if spread.processes > 1:
-            spread.require_same(what_decides(s, training, validation))
-        model, log = make_model(s, training)
-    run = find_run_folder(s, model) if spread.is_first else None
-    announce(s, model, log, training, validation, spread, run)
-    fit(s, model, log, training, validation, spread, run)
-
-
-def what_decides(s, training, validation):
-    """What has to be the same in several processes: dict of a name for a message to values of JSON."""
-    checkpoint = Run(s.RUN).model_file("last")
-    places = ("TRAIN", "VALIDATION", "RUNS", "RUN", "MEMORY_GB")  # each machine may have its own
-    return {
-        "a setting": {name: value for name, value in s.as_json().items() if name not in places},
-        "TRAIN": training.item_keys(),
-        "VALIDATION": validation.item_keys(),
-        "the checkpoint of RUN": file_digest(checkpoint) if s.MODE == "resume" and checkpoint.is_file() else None,
-    }
-
-
-def make_model(s, training):
-    """Build or load the network, compiled, and the log of the epochs that it has behind it."""
-    model = build_network(s, training)
-    if s.MODE == "resume":
-        resumed, log = read_checkpoint(Run(s.RUN))
-        if resumed is not None:
-            if resumed.output_shape != model.output_shape:
-                raise InputError(f"{s.RUN} gives {resumed.output_shape}; {s.TRAIN} needs {model.output_shape}")
-            prepare_steps(resumed)
-            return resumed, log
-    if s.MODE == "retrain":
-        take_weights(model, load_network(model_file(s.RUN)), s.RUN)
-    compile_network(model, s.OPTIMIZER, s.LEARNING_RATE, s.LOSS, s.JIT)
-    return model, Log()
+    model, log = make_model(s, training, validation, used)
+    run = find_run_folder(s, model) if used.is_first else None
+    announce(s, model, log, training, validation, used, run)
+    fit(s, model, log, training, validation, used, run)
 
 
 def find_run_folder(s, model):
@@ -177,37 +126,21 @@ def find_run_folder(s, model):
     return run
 
 
-def announce(s, model, log, training, validation, spread, run):
-    """Print what is about to be done."""
-    classes = "one class" if training.classes == 1 else f"{training.classes} classes"
-    print(
-        f"{s.MODEL}, {model.count_params():,} parameters, {s.LOSS}; training on {training.in_words()}, validation on "
-        f"{validation.in_words()}, {classes}; {devices.describe()}{spread.in_words()}, {s.PRECISION}\n"
-        f"run folder {run or 'is that of the first process'}; "
-        + (f"going on after epoch {len(log)}" if log else "the first step compiles the network"),
-        flush=True,
-    )
-
-
-def fit(s, model, log, training, validation, spread, run):
+def fit(s, model, log, training, validation, used, run):
     """Train to the end, and complete the run folder."""
-    batches = make_batches(s, training, s.BATCH_SIZE, spread)
-
-    def rate(epoch, log):
-        return learning_rate_of_epoch(s, epoch, log)
-
-    control = EpochControl(log, batches, rate, s.SEED, s.EPOCHS, s.EARLY_STOP, s.MAX_MINUTES, spread.broadcast)
+    batches = make_batches(s, training, s.BATCH_SIZE, used)
+    validating = validation.batches(s.BATCH_SIZE, crop=s.CROP, devices=used)
+    rate = partial(learning_rate_of_epoch, s)
+    control = EpochControl(log, batches, rate, s.SEED, s.EPOCHS, s.EARLY_STOP, s.MAX_MINUTES, used.broadcast)
     timer = Timer(batches)
-    writer = RunWriter(run, control, timer, training.record()) if spread.is_first else None
+    writer = RunWriter(run, control, timer, training.record()) if used.is_first else None
     if not control.end_reason:
         to_go_on = f"; to go on: python train.py --mode resume --run {run or 'RUN'}"
         try:
             with lost_process_as_error(to_go_on):
                 model.fit(
                     devices.without_waiting(batches),
-                    validation_data=devices.without_waiting(
-                        validation.batches(s.BATCH_SIZE, crop=s.CROP, devices=spread)
-                    ),
+                    validation_data=devices.without_waiting(validating),
                     initial_epoch=len(log),
                     epochs=s.EPOCHS,
                     shuffle=False,
@@ -223,7 +156,7 @@ def fit(s, model, log, training, validation, spread, run):
         writer.close()
     if control.failed:
         raise InputError(control.end_reason)
-    spread.disconnect()
+    used.disconnect()
     if writer:
         finish(s, run, control, timer, validation)
     else:

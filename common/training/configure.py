@@ -6,12 +6,13 @@ import keras
 
 import models
 from common.errors import InputError, SettingError, as_setting_error
+from common.files import file_digest
 from common.settings import check_model_settings
 from common.training.cross_validation import find_folds, fold_file
-from common.training.optimizer import Controller, learning_rate, make_optimizer
-from common.training.run_folder import Run
+from common.training.optimizer import Controller, compile_network, learning_rate, make_optimizer, prepare_steps
+from common.training.run_folder import Log, Run, read_checkpoint
 from common.training.sets import open_both
-from common.training.trained_models import model_file
+from common.training.trained_models import load_network, model_file, take_weights
 from losses import get_loss
 from losses.own import files_in, take_copies
 
@@ -137,3 +138,48 @@ def set_precision(policy):
     """Let networks be built in a dtype policy of Keras from here on."""
     with as_setting_error("PRECISION"):
         keras.config.set_dtype_policy(policy)
+
+
+def make_model(settings, training, validation, used):
+    """Build or load the network, compiled, on the devices that are used, once all processes have the same settings.
+
+    Args:
+        settings: those in force.
+        training, validation: of `open_sets`.
+        used: `common.training.distribution.Devices`.
+
+    Returns:
+        keras.Model, and the `common.training.run_folder.Log` of the epochs that it has been trained for.
+
+    Raises:
+        InputError: if the run to resume, or to retrain, does not fit the settings, or processes differ.
+    """
+    with used.scope():
+        if used.processes > 1:
+            used.require_same(values_to_agree_on(settings, training, validation))
+        model = build_network(settings, training)
+        if settings.MODE == "resume":
+            resumed, log = read_checkpoint(Run(settings.RUN))
+            if resumed is not None:
+                if resumed.output_shape != model.output_shape:
+                    shapes = f"gives {resumed.output_shape}; {settings.TRAIN} needs {model.output_shape}"
+                    raise InputError(f"{settings.RUN} {shapes}")
+                prepare_steps(resumed)
+                return resumed, log
+        if settings.MODE == "retrain":
+            take_weights(model, load_network(model_file(settings.RUN)), settings.RUN)
+        compile_network(model, settings.OPTIMIZER, settings.LEARNING_RATE, settings.LOSS, settings.JIT)
+        return model, Log()
+
+
+def values_to_agree_on(settings, training, validation):
+    """Values that must be the same in several processes: dict of a name for a message to values of JSON."""
+    checkpoint = Run(settings.RUN).model_file("last")
+    is_resumed = settings.MODE == "resume" and checkpoint.is_file()
+    own = ("TRAIN", "VALIDATION", "RUNS", "RUN", "MEMORY_GB")  # each machine may have its own
+    return {
+        "a setting": {name: value for name, value in settings.as_json().items() if name not in own},
+        "TRAIN": training.item_keys(),
+        "VALIDATION": validation.item_keys(),
+        "the checkpoint of RUN": file_digest(checkpoint) if is_resumed else None,
+    }

@@ -1,9 +1,10 @@
-"""Draw the curves, the network and the page of a run."""
+"""What a run prints at its start, its curves, the drawing of its network, and its page."""
 
 import keras
 import pandas as pd
 from matplotlib.figure import Figure
 
+from common.devices import describe
 from common.files import whole_file
 from common.html import write_page
 from common.slices.drawing import contact_sheet
@@ -12,6 +13,27 @@ from common.training.trained_models import load_network
 
 REFRESH = 20  # seconds after which a browser loads the page of a running training again
 NARROW = ("epoch", "loss", "val_loss", "val_dice", "val_iou")  # columns that a narrow screen shows
+
+
+def announce(settings, model, log, training, validation, used, run):
+    """Print what train.py is about to do.
+
+    Args:
+        settings: those in force.
+        model: keras.Model.
+        log: Log of the epochs that it has been trained for.
+        training, validation: sets.
+        used: `common.training.distribution.Devices`.
+        run: Run; None in a process that does not write it.
+    """
+    classes = "one class" if training.classes == 1 else f"{training.classes} classes"
+    print(
+        f"{settings.MODEL}, {model.count_params():,} parameters, {settings.LOSS}; training on {training.in_words()}, "
+        f"validation on {validation.in_words()}, {classes}; {describe()}{used.in_words()}, {settings.PRECISION}\n"
+        f"run folder {run or 'is that of the first process'}; "
+        + (f"going on after epoch {len(log)}" if log else "the first step compiles the network"),
+        flush=True,
+    )
 
 
 def draw_network(model, run):
