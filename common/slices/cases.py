@@ -84,21 +84,6 @@ class CaseRecord:
         }
 
 
-def case_record(*args, **attributes):
-    return CaseRecord(*args, **attributes).as_json()
-
-
-def write_case(case, replace, record, files):
-    """Write a case folder, whole or not at all."""
-    with whole_folder(case, replace, "case.json") as part:
-        for side in ("x", "y"):
-            (part / side).mkdir()
-        for name, (image, mask) in zip(record["slices"], files, strict=True):
-            (part / "x" / f"{name}.png").write_bytes(image)
-            (part / "y" / f"{name}.png").write_bytes(mask)
-        write_json(part / "case.json", record)
-
-
 # --- importing
 
 
