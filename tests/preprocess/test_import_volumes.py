@@ -1,6 +1,7 @@
 """0_import_volumes.py: volumes of every kind to slices and back, and what it refuses."""
 
 import json
+from dataclasses import asdict
 
 import cv2
 import numpy as np
@@ -361,8 +362,8 @@ def test_window_goes_from_the_cases_into_the_run(tmp_path):
     run_here("preprocess/2_write_lists.py", CASES=tmp_path / "cases", LISTS=lists)
     run_here("preprocess/3_pack_hdf5.py", LISTS=lists, PACKED=packed)
     for path in (packed / "train.h5", lists / "train.csv"):
-        about = open_set(path).about()
-        assert about["window"] == [-150, 250] and about["spacing"] == [0.9, 0.7]
+        record = open_set(path).record()
+        assert record.window == [-150, 250] and record.spacing == [0.9, 0.7]
 
 
 def test_a_volume_is_predicted_at_the_spacing_of_training(tmp_path):
@@ -378,7 +379,7 @@ def test_a_volume_is_predicted_at_the_spacing_of_training(tmp_path):
     run = tmp_path / "run"
     run.mkdir()
     write_copying_network(run / "best_dice.keras", 24)
-    (run / "state.json").write_text(json.dumps({"data": open_set(lists / "train.csv").about()}))
+    (run / "state.json").write_text(json.dumps({"data": asdict(open_set(lists / "train.csv").record())}))
     run_here("predict.py", RUN=run, INPUT=cases / "case_a", OUTPUT=tmp_path / "a")
     run_here("predict.py", RUN=run, INPUT=scan, OUTPUT=tmp_path / "b")
     assert len(list((tmp_path / "b").glob("0*.png"))) == 12
