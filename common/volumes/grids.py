@@ -113,10 +113,11 @@ def whole_box(geometry):
     return Box((0, 0, 0), tuple(geometry.size))
 
 
-def grid_of_box(geometry, box):
-    """The grid of a box of a grid."""
+def grid_of_box(geometry, box, max_voxels=None):
+    """The grid of a box of a grid, coarser if it has more than `max_voxels`."""
     (origin,) = geometry.to_points([box.start])
-    return geometry._replace(size=box.size, origin=tuple(origin.tolist()))
+    grid = geometry._replace(size=box.size, origin=tuple(origin.tolist()))
+    return coarser(grid, coarsening_factor(grid, max_voxels))
 
 
 def box_on_grid(box, source, target):
