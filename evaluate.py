@@ -138,7 +138,7 @@ def write_result(folder, result, pairs, recorded):
         drawn, captions = zip(*images, strict=True)
         (folder / "worst.png").write_bytes(encode_png(contact_sheet(drawn, min(6, len(drawn)), 240, captions)))
     write_json(folder / RECORD, recorded)
-    write_report(folder / "report.html", result, images, recorded, environment(backend=False))
+    write_report(folder / "report.html", result, images, recorded, environment(with_backend=False))
 
 
 def draw_images(images, pairs):

@@ -1,4 +1,8 @@
-"""Backend, devices, precision and seeds; only cpu_speedups, distribution and coreml know backends besides."""
+"""Backend, devices, precision and seeds; only cpu_speedups, distribution and coreml know backends besides.
+
+Keras is imported inside the functions: it takes seconds, and scripts that import this module first check their input.
+TensorFlow, JAX and PyTorch are optional.
+"""
 
 import ctypes
 import os
@@ -39,24 +43,31 @@ def import_keras():
     """
     set_defaults()
     with silenced_libraries():
-        import keras  # noqa: F401  (the backend is chosen before)
+        import keras  # noqa: F401  (now, on the backend that was set)
 
         with suppress(ImportError):
-            import tensorflow  # TensorBoard takes it on every backend; loaded here, it is quiet
+            import tensorflow  # TensorBoard uses it on every backend; loaded here, it is quiet
 
-            tensorflow.get_logger().setLevel("ERROR")  # it warns where networks see volumes of several sizes
+            tensorflow.get_logger().setLevel("ERROR")  # it warns if networks see volumes of several sizes
         list_devices()
 
 
 def list_devices():
-    """Names of the devices of the backend, such as `gpu:0`; `cpu:0` where there is nothing else."""
-    import keras  # the backend is chosen before
-
-    if keras.backend.backend() == "torch":  # Keras lists devices on TensorFlow and JAX only
-        import torch  # only on this backend
+    """Names of the devices of the backend, such as `gpu:0`; `cpu:0` if there is nothing else."""
+    if backend() == "torch":  # Keras lists devices on TensorFlow and JAX only
+        import torch  # optional
 
         return [f"gpu:{i}" for i in range(torch.cuda.device_count())] or ["cpu:0"]
+    import keras  # late, see above
+
     return keras.distribution.list_devices()
+
+
+def backend():
+    """Name of the backend that Keras was imported with: "tensorflow", "jax" or "torch"."""
+    import keras  # late, see above
+
+    return keras.backend.backend()
 
 
 def accelerators():
@@ -71,12 +82,12 @@ def set_up(seed, deterministic):
         seed: int of 0 or more.
         deterministic: whether operations are chosen that give the same bits every time.
     """
-    import keras  # the backend is chosen before
+    import keras  # late, see above
 
     keras.utils.set_random_seed(seed)
     hold_memory()
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf  # only on this backend
+    if backend() == "tensorflow":
+        import tensorflow as tf  # optional
 
         for gpu in tf.config.list_physical_devices("GPU"):
             tf.config.experimental.set_memory_growth(gpu, True)
@@ -107,11 +118,9 @@ def without_waiting(batches):
     Args:
         batches: keras.utils.PyDataset of pairs of arrays.
     """
-    import keras  # the backend is chosen before
-
-    if keras.backend.backend() != "tensorflow" or batches.workers > 1:
+    if backend() != "tensorflow" or batches.workers > 1:
         return batches
-    import tensorflow as tf  # only on this backend
+    import tensorflow as tf  # optional
 
     signature = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in batches[0])
     dataset = tf.data.Dataset.from_generator(
@@ -123,11 +132,9 @@ def without_waiting(batches):
 
 
 def usual_half():
-    """Policy of half precision of the accelerator: bfloat16, or float16 on a GPU that computes no bfloat16."""
-    import keras  # the backend is chosen before
-
-    if keras.backend.backend() == "tensorflow" and accelerators()[0].startswith("gpu"):
-        import tensorflow as tf  # only on this backend
+    """Half-precision policy of the accelerator: bfloat16, or float16 on a GPU without bfloat16."""
+    if backend() == "tensorflow" and accelerators()[0].startswith("gpu"):
+        import tensorflow as tf  # optional
 
         gpu = tf.config.list_physical_devices("GPU")[0]
         capability = tf.config.experimental.get_device_details(gpu).get("compute_capability", (0, 0))
@@ -141,26 +148,22 @@ def usual_jit():
 
 
 def is_tensorflow_on_cpu():
-    """Whether it is TensorFlow that computes, and on a CPU, where some operations of its own are slow."""
-    import keras  # the backend is chosen before
-
-    return keras.backend.backend() == "tensorflow" and not accelerators()
+    """Whether TensorFlow computes, and on a CPU, where some of its operations are slow."""
+    return backend() == "tensorflow" and not accelerators()
 
 
 def describe():
     """The backend and its devices in a few words."""
-    import keras  # the backend is chosen before
-
-    return f"{keras.backend.backend()} on {', '.join(list_devices())}"
+    return f"{backend()} on {', '.join(list_devices())}"
 
 
-def environment(backend=True):
-    """Versions and machine as text, one a line; `backend` loads Keras to say what it computes on."""
+def environment(with_backend=True):
+    """Versions and machine as text, one per line; `with_backend` loads Keras for the devices that it computes on."""
     lines = [
         f"python {sys.version.split()[0]}",
         f"system {platform.system()} {platform.release()} {platform.machine()}",
     ]
-    lines += [f"cores {os.cpu_count()}"] + ([f"backend {describe()}"] if backend else [])
+    lines += [f"cores {os.cpu_count()}"] + ([f"backend {describe()}"] if with_backend else [])
     for package in PACKAGES:
         try:
             lines.append(f"{package} {version(package)}")

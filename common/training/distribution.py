@@ -86,7 +86,7 @@ def join_processes():
         raise InputError(f"process {number} of {count} at {address}: {str(error).splitlines()[0]}") from None
     finally:
         alone.cancel()
-    from jax.experimental.multihost_utils import sync_global_devices  # only with JAX
+    from jax.experimental.multihost_utils import sync_global_devices  # optional
 
     with lost_process_as_error():
         sync_global_devices("met")  # connects them, so that the end of one is noticed from here on
@@ -114,8 +114,8 @@ def _give_up(who, address):
 
 
 def _end_at_once():
-    """Without the farewell of JAX, for which the others would have to be ready."""
-    import jax  # only with JAX
+    """End without the farewell of JAX, for which the others would have to be ready."""
+    import jax  # optional
 
     if jax.distributed.is_initialized():
         sys.stdout.flush()
