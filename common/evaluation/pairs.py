@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import SimpleITK as sitk
 
 from common.errors import InputError
 from common.files import natural_key
@@ -15,6 +14,7 @@ from common.slices.images import read_picture, to_gray
 from common.slices.masks import check_mask_values, class_count, values_of
 from common.volumes.finding import ending_of, find_volumes
 from common.volumes.grids import Geometry
+from common.volumes.labels import labels_in
 from common.volumes.reading import read_volume
 
 GEOMETRY_TOLERANCE = 1e-3  # between the origins, spacings and axes of a predicted and a true volume
@@ -108,7 +108,7 @@ def read_mask(path):
     """A mask or label volume.
 
     Returns:
-        (H, W) or (S, H, W) uint8, and its Geometry, None for a picture.
+        (H, W) or (k, j, i) uint8, and its Geometry, None for an image.
 
     Raises:
         InputError: if its values are no mask's.
@@ -118,12 +118,7 @@ def read_mask(path):
         check_mask_values(values_of(mask), path)
         return mask.astype(np.uint8), None
     image = read_volume(path)
-    values = sitk.GetArrayFromImage(image)
-    if values.min() < 0 or values.max() > 255 or not np.array_equal(values, np.rint(values)):
-        raise InputError(f"{path} holds values from {values.min():g} to {values.max():g}; expected labels 0 to 99")
-    mask = values.astype(np.uint8)
-    check_mask_values(values_in(mask), path)
-    return mask, Geometry.of(image)
+    return labels_in(image, path, allow_255=True), Geometry.of(image)
 
 
 def values_in(mask):
