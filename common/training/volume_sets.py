@@ -20,8 +20,6 @@ from common.training.run_folder import VolumeData
 from common.volumes.grids import (
     Box,
     Geometry,
-    coarsening_factor,
-    coarser,
     grid_of_box,
     grow_box,
     image_at,
@@ -173,7 +171,7 @@ class VolumeSet:
 
     def shown_volume(self, i):
         """What a model is shown of a case without augmentation: image (S, H, W, C) float32, labels (S, H, W)."""
-        return self.read_grid(i, limited_grid(self.geometries[i], self.shown_box(i), self.voxels))
+        return self.read_grid(i, grid_of_box(self.geometries[i], self.shown_box(i), self.voxels))
 
     def read_grid(self, i, grid, change=None):
         """Read a grid of a case, changed; see the function `read_grid`."""
@@ -264,7 +262,7 @@ class TrainingBatches(VolumeBatches):
         if self.crop:
             grid = grid_of_box(geometry, self.draw_crop(volumes.places[i], box, rng))
         else:
-            grid = limited_grid(geometry, box, volumes.voxels)
+            grid = grid_of_box(geometry, box, volumes.voxels)
         return volumes.read_grid(i, grid, change)
 
     def draw_crop(self, places, box, rng):
@@ -357,9 +355,3 @@ def _box_around(geometry, grid, transform):
 def plain_geometry(shape, spacing):
     """Geometry of an array (k, j, i) whose axes are those of space, in mm from its first voxel."""
     return Geometry(tuple(shape[::-1]), tuple(spacing), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel().tolist()))
-
-
-def limited_grid(geometry, box, voxels):
-    """Grid of a box, coarser if it has more voxels than the maximum."""
-    grid = grid_of_box(geometry, box)
-    return coarser(grid, coarsening_factor(grid, voxels))
