@@ -106,6 +106,7 @@ if settings.FOLD != "all":
 devices.import_keras()
 import keras
 
+from common.prediction import examples
 from common.training.autotune import autotune
 from common.training.callbacks import EpochControl, RunWriter, in_order
 from common.training.configure import build_network, configure, learning_rate_of_epoch, make_batches, open_sets
@@ -232,7 +233,8 @@ def fit(s, model, log, training, validation, spread, run):
 
 def finish(s, run, control, timer, validation):
     """Complete the run folder of a run that has ended, and say what came out."""
-    finish_report(run, control.log, validation, s.BATCH_SIZE)
+    network = load_network(run.model_file("best_dice"))
+    finish_report(run, control.log, examples.best_and_worst(validation, network, s.BATCH_SIZE, tile=s.CROP))
     if table := timer.table():
         print(f"where the time went:\n{in_lines(table)}")
     score, epoch = control.log.best("dice")

@@ -13,7 +13,7 @@ from common.errors import InputError
 from common.evaluation.statistics import interval_of_mean
 from common.files import read_json
 from common.parallel import ordered_map, progress
-from common.prediction.tiling import TRANSFORMS, predict_turned
+from common.prediction.ensemble import TRANSFORMS, predict_turned
 from common.scores import count_pixels, scores_of_counts
 from common.slices.masks import class_numbers, clean
 from common.training.cross_validation import fold_runs, is_cross_validation

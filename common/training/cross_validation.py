@@ -155,7 +155,3 @@ def fold_runs(folder):
 
 def write_choice(choice, folder):
     CrossValidation(folder).write_choice(**choice)
-
-
-def read_choice(folder):
-    return CrossValidation(folder).choice._asdict()

@@ -8,7 +8,6 @@ from common import html as page
 from common.files import whole_file
 from common.slices.drawing import contact_sheet
 from common.slices.images import encode_jpeg, write_png
-from common.training.trained_models import load_network
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
@@ -36,7 +35,7 @@ def write_report(run, log, pictures=(), refresh=REFRESH):
     Args:
         run: `common.training.run_folder.Run`.
         log: `common.training.run_folder.Log` with at least one epoch.
-        pictures: of `SliceSet.best_and_worst`, once there are any.
+        pictures: of `common.prediction.examples.best_and_worst`, once there are any.
         refresh: seconds after which a browser loads it again; None once the run has ended.
     """
     settings, state, last = run.settings, run.state, log.rows[-1]
@@ -65,14 +64,12 @@ def write_report(run, log, pictures=(), refresh=REFRESH):
     page.write_page(run.report_file, run.name, parts, refresh)
 
 
-def finish_report(run, log, validation, batch_size):
+def finish_report(run, log, pictures):
     """Write `validation_slices.png` and the last form of `report.html`.
 
     Args:
-        validation: SliceSet or VolumeSet.
-        batch_size: slices that are predicted at a time.
+        pictures: list of `common.prediction.examples.best_and_worst`.
     """
-    pictures = validation.best_and_worst(load_network(run.model_file("best_dice")), batch_size, tile=run.crop)
     if pictures:
         shown, captions = zip(*pictures, strict=True)
         write_png(run.examples_file, contact_sheet(shown, min(6, len(shown)), 200, captions))

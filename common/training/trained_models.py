@@ -134,7 +134,7 @@ class Choice(NamedTuple):
 
     Attributes:
         files: list of Path of the .keras files to average.
-        flips: a name of `common.prediction.tiling.TRANSFORMS`.
+        flips: a name of `common.prediction.ensemble.TRANSFORMS`.
         clean: dict of arguments of `common.slices.masks.clean`.
     """
 
@@ -237,7 +237,7 @@ def find_models(runs, which):
     """
     choices = [CrossValidation(run).choice for run in runs if run and CrossValidation(run).exists]
     if choices and len(runs) > 1:
-        raise InputError("RUN: a cross-validation stands alone; evaluate.py --choose averages several")
+        raise InputError("RUN: a cross-validation stands alone; choose.py averages several")
     return choices[0] if choices else Choice([model_file(run, which) for run in runs], "none", {})
 
 
