@@ -87,6 +87,7 @@ if settings.FOLD != "all":
 devices.import_keras()
 import keras
 
+from common.prediction import examples
 from common.training.autotune import autotune
 from common.training.callbacks import EpochControl, RunWriter, in_order
 from common.training.configure import configure, learning_rate_of_epoch, make_batches, make_model, open_sets
@@ -95,7 +96,7 @@ from common.training.cross_validation import cross_validate
 from common.training.report import announce, draw_network, finish_report
 from common.training.run_folder import Run, make_run
 from common.training.timing import Timer, in_lines
-from common.training.trained_models import CrossValidation
+from common.training.trained_models import CrossValidation, load_network
 
 
 def main():
@@ -165,7 +166,8 @@ def fit(s, model, log, training, validation, used, run):
 
 def finish(s, run, control, timer, validation):
     """Complete the run folder of a run that has ended, and say what came out."""
-    finish_report(run, control.log, validation, s.BATCH_SIZE)
+    network = load_network(run.model_file("best_dice"))
+    finish_report(run, control.log, examples.best_and_worst(validation, network, s.BATCH_SIZE, tile=s.CROP))
     if table := timer.table():
         print(f"where the time went:\n{in_lines(table)}")
     score, epoch = control.log.best("dice")

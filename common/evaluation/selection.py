@@ -12,7 +12,7 @@ import pandas as pd
 from common.errors import InputError
 from common.evaluation.summary import interval_of_mean
 from common.parallel import ordered_map, progress
-from common.prediction.tiling import TRANSFORMS, predict_turned
+from common.prediction.ensemble import TRANSFORMS, predict_turned
 from common.scores import count_pixels, scores_of_counts
 from common.slices.masks import class_numbers, clean
 from common.training.run_folder import MODELS

@@ -1,19 +1,99 @@
-"""Predicting with several networks, one in memory at a time."""
+"""Prediction of images of any size, whole or in overlapping tiles, averaged over networks, flips and quarter turns."""
 
+import collections
 import gc
+import itertools
 import tempfile
-import zipfile
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from common.errors import InputError
-from common.files import read_json
-from common.prediction.tiling import predict_pictures
-from common.training.trained_models import load_network
+from common.parallel import progress
+from common.slices.images import cut, fit_boxes, resize, to_unit
+from common.slices.tiling import WeightedMean, gaussian_window
+from common.training.trained_models import load_network, recorded_shape
+
+# How an image is turned before prediction, to average over: quarter turns, and whether it is mirrored.
+TRANSFORMS = {
+    "none": [(0, False)],
+    "flips": [(0, False), (0, True), (2, False), (2, True)],
+    "turns": [(turns, mirrored) for turns in range(4) for mirrored in (False, True)],
+}
 
 
-def ends_of(network, file):
+class Ensemble:
+    """Networks whose probabilities are averaged; one of them is in memory at a time.
+
+    Args:
+        files: list of Path of .keras files.
+
+    Attributes:
+        size: side of the slices that they take, in pixels.
+        channels: of their output.
+
+    Raises:
+        InputError: if one cannot be loaded, or they differ in size or channels.
+    """
+
+    def __init__(self, files):
+        self.files, self._loaded = files, None
+        others = [recorded_shape(file) or size_and_channels(self._load(i), file) for i, file in enumerate(files[1:], 1)]
+        self.size, self.channels = size_and_channels(self._load(0), files[0])  # stays loaded, as it predicts first
+        for (size, channels), file in zip(others, files[1:], strict=True):
+            if (size, channels) != (self.size, self.channels):
+                raise InputError(
+                    f"{file} takes slices of {size} and gives {channels} channels, {files[0]} takes {self.size} and "
+                    f"gives {self.channels}; they must agree"
+                )
+
+    def predict(self, images, count, **settings):
+        """Mean probabilities of images, in order, with a progress bar over all images and networks.
+
+        Args:
+            images, settings: of `running_sums`.
+            count: number of images.
+
+        Yields:
+            (image, probabilities), the latter (H, W, C) float32.
+        """
+        sums = self.running_sums(images, **settings)
+        for number, image, total in progress(sums, count * len(self.files), "predicting"):
+            if number == len(self.files) - 1:
+                yield image, total / np.float32(len(self.files))
+
+    def running_sums(self, images, **settings):
+        """Sums of probabilities, network by network. They wait in files, 4 bytes a pixel and channel.
+
+        Args:
+            images: function that returns an iterable of (H, W) uint8 or uint16, the same for each network.
+            settings: of `predict_images`.
+
+        Yields:
+            (number of the network, image, sum of probabilities up to this network), for each image of each network.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            for number in range(len(self.files)):
+                predicted = predict_images(images(), self._load(number), self.size, **settings)
+                for i, (image, total) in enumerate(predicted):
+                    file = Path(folder, f"{i}.npy")
+                    if number:
+                        total = total + np.load(file)
+                    if number < len(self.files) - 1:
+                        np.save(file, total)
+                    yield number, image, total
+
+    def _load(self, number):
+        """Network of this number; the one before is dropped."""
+        if self._loaded is None or self._loaded[0] != number:
+            self._loaded = None
+            gc.collect()
+            self._loaded = number, load_network(self.files[number])
+        return self._loaded[1]
+
+
+def size_and_channels(network, file):
     """Side of the slices that a network takes, and its output channels.
 
     Raises:
@@ -25,77 +105,97 @@ def ends_of(network, file):
     return height, channels
 
 
-def ends_on_record(file):
-    """The same, as state.json beside a network of a run says; None where there is none or the file is damaged."""
-    state = Path(file).with_name("state.json")
-    data = read_json(state).get("data", {}) if state.exists() else {}
-    if not {"size", "classes"} <= data.keys():
-        return None
-    with zipfile.ZipFile(file) as archive:
-        if archive.testzip():
-            return None
-    return data["size"], 1 if data["classes"] == 1 else data["classes"] + 1
+# --- one network
 
 
-class Ensemble:
-    """Networks whose probabilities are averaged.
+def predict_images(images, network, size, fit, overlap=0.5, batch_size=8, flips="none"):
+    """Probabilities of images, streamed: only a few images are in memory at a time.
 
     Args:
-        files: list of Path of .keras files.
+        images: iterable of (H, W) uint8 or uint16, each of its own size.
+        network: keras.Model.
+        size: side of the slices that it takes, in pixels.
+        fit: "resize", "tile" or "pad" of `common.slices.images.fit_boxes`; overlapping tiles are averaged with Gaussian
+            weights.
+        overlap: share by which neighboring tiles overlap at least, 0 to 0.9.
+        batch_size: slices or tiles a step.
+        flips: name of TRANSFORMS.
+
+    Yields:
+        (image, probabilities), the latter (H, W, C) float32.
+    """
+    window = gaussian_window((size, size)) if fit == "tile" else np.ones((size, size, 1), np.float32)
+    waiting = collections.deque()
+
+    def all_tiles():
+        for image in images:
+            boxes = [[0, 0, size, size]] if image.shape == (size, size) else None
+            tiled = TiledImage(image, boxes or fit_boxes(image.shape, size, fit, int(overlap * size)), window)
+            waiting.append(tiled)
+            for box in tiled.boxes:
+                yield tiled, box, to_unit(cut(image, box, size))
+
+    stream = all_tiles()
+    while batch := list(itertools.islice(stream, batch_size)):
+        x = np.zeros((batch_size, size, size, 1), np.float32)  # always full, so that the network is compiled once
+        for row, (_, _, tile) in enumerate(batch):
+            x[row, ..., 0] = tile
+        for (tiled, box, _), probabilities in zip(batch, average_over(network, x, flips), strict=False):
+            tiled.add(box, probabilities)
+        while waiting and waiting[0].is_complete:
+            tiled = waiting.popleft()
+            yield tiled.image, tiled.mean.result()
+
+
+class TiledImage:
+    """An image whose tiles are being predicted.
+
+    Args:
+        image: (H, W).
+        boxes: of its tiles, [left, top, width, height].
+        window: (size, size, 1), weights of a tile.
 
     Attributes:
-        size: side of the slices that they take.
-        channels: of their output.
-
-    Raises:
-        InputError: if one cannot be loaded, or they differ in size or channels.
+        mean: WeightedMean of the tiles so far; None before the first one.
     """
 
-    def __init__(self, files):
-        self.files, self.loaded = files, None
-        others = [ends_on_record(files[i]) or ends_of(self._load(i), files[i]) for i in range(1, len(files))]
-        ends = [ends_of(self._load(0), files[0]), *others]  # the first one stays loaded
-        for (size, channels), file in zip(ends, files, strict=True):
-            if (size, channels) != ends[0]:
-                raise InputError(
-                    f"{file} takes slices of {size} and gives {channels} channels, {files[0]} takes {ends[0][0]} and "
-                    f"gives {ends[0][1]}; they must agree"
-                )
-        self.size, self.channels = ends[0]
+    def __init__(self, image, boxes, window):
+        self.image, self.boxes, self.window = image, boxes, window
+        self.missing, self.mean = len(boxes), None
 
-    def _load(self, i):
-        """Network i; the one before it is forgotten."""
-        if self.loaded is None or self.loaded[0] != i:
-            self.loaded = None
-            gc.collect()
-            self.loaded = i, load_network(self.files[i])
-        return self.loaded[1]
+    def add(self, box, probabilities):
+        """Add the probabilities of a tile, (size, size, C), scaled back to its box."""
+        left, top, width, height = box
+        probabilities, weights = (
+            resize(array, (height, width), cv2.INTER_LINEAR).reshape(height, width, -1)
+            for array in (probabilities, self.window)
+        )
+        self.mean = self.mean or WeightedMean(self.image.shape, probabilities.shape[-1])
+        self.mean.add((top, left), probabilities, weights)
+        self.missing -= 1
 
-    def predict(self, pictures, **settings):
-        """Probabilities of pictures, in order.
+    @property
+    def is_complete(self):
+        return self.missing == 0
 
-        With several networks, the sums of their probabilities wait in files, 4 bytes a pixel and channel.
 
-        Args:
-            pictures: function that gives an iterable of (H, W) uint8 or uint16, the same each time.
-            settings: of `common.prediction.tiling.predict_pictures`.
+def average_over(network, x, flips):
+    """Mean of a network's probabilities over turned and mirrored forms of square images.
 
-        Yields:
-            (picture, probabilities), the latter (H, W, C) float32; with n networks, n - 1 times (None, None) for each
-            picture first, so that a bar moves.
-        """
-        if len(self.files) == 1:
-            yield from predict_pictures(pictures(), self._load(0), self.size, **settings)
-            return
-        with tempfile.TemporaryDirectory() as place:
-            for i in range(len(self.files)):
-                stream = predict_pictures(pictures(), self._load(i), self.size, **settings)
-                for number, (picture, probabilities) in enumerate(stream):
-                    file = Path(place, f"{number}.npy")
-                    total = probabilities + np.load(file) if i else probabilities
-                    if i < len(self.files) - 1:
-                        np.save(file, total)
-                        yield None, None
-                    else:
-                        file.unlink()
-                        yield picture, total / np.float32(len(self.files))
+    Args:
+        network: keras.Model.
+        x: (B, H, H, 1) float32.
+        flips: name of TRANSFORMS.
+
+    Returns:
+        (B, H, H, C) float32.
+    """
+    return sum(predict_turned(network, x, *form) for form in TRANSFORMS[flips]) / np.float32(len(TRANSFORMS[flips]))
+
+
+def predict_turned(network, x, turns, mirrored):
+    """Probabilities of images that are turned and mirrored first, turned back; arguments as `average_over`."""
+    turned = np.rot90(x, turns, (1, 2))
+    turned = np.ascontiguousarray(turned[:, :, ::-1] if mirrored else turned)
+    probabilities = np.asarray(network.predict_on_batch(turned), np.float32)
+    return np.rot90(probabilities[:, :, ::-1] if mirrored else probabilities, -turns, (1, 2))

@@ -1,20 +1,24 @@
 """Prediction of volumes by 3-D networks: one alone, or one that finds the region and one for the labels in it."""
 
+import itertools
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import SimpleITK as sitk
 
+from common.devices import import_keras
 from common.errors import InputError, as_input_error, summarise
-from common.files import read_json
+from common.files import refuse_existing
+from common.jobs import Part
 from common.parallel import progress
-from common.prediction.volume_tiling import predict_volume
+from common.prediction.outputs import RECORD, write_output, write_table
 from common.slices.drawing import CLASS_COLOURS, draw_planes
 from common.slices.images import write_png
 from common.slices.masks import clean, keep_components
-from common.training.cross_validation import is_cross_validation, read_choice
-from common.training.trained_models import load_network, model_file
+from common.slices.tiling import WeightedMean, gaussian_window, tile_starts
+from common.training.trained_models import load_network
+from common.volumes.finding import find_volumes
 from common.volumes.grids import (
     Box,
     Geometry,
@@ -34,38 +38,35 @@ from common.volumes.intensity import scales_of
 from common.volumes.labels import label_image, measure_labels, write_labels
 from common.volumes.reading import read_channels
 
-ALIKE = ("step", "labels", "channels", "spacing", "voxels", "intensity", "crop")  # of networks that are averaged
 
-
-class Step:
+class Stage:
     """Networks that were trained on the same step, whose probabilities are averaged.
 
-    Attributes:
-        about: what the run says of its volumes, as `VolumeSet.about`, and the crop that it was trained on.
-        networks: list of keras.Model.
+    Args:
+        models: `common.training.trained_models.VolumeModels`.
+        tile: voxels (up, back, left) of the tiles; None: the crop of training, or whole volumes.
     """
 
-    def __init__(self, files, about, tile):
-        self.files, self.about = files, about
-        self.networks = [load_network(file) for file in files]
-        self.tile = tile or about["crop"]
+    def __init__(self, models, tile):
+        self.data, self.tile = models.data, tile or models.crop
+        self.networks = [load_network(file) for file in models.files]
 
     def grid(self, geometry, box=None):
         """Grid of an oriented volume as the networks saw it: all of it, or a Box of its working grid."""
-        part = self.working(geometry)
-        part = grid_of_box(part, box) if box else part
-        return coarser(part, coarsening_factor(part, self.about["voxels"]))
+        grid = self.working_grid(geometry)
+        grid = grid_of_box(grid, box) if box else grid
+        return coarser(grid, coarsening_factor(grid, self.data.voxels))
 
-    def working(self, geometry):
+    def working_grid(self, geometry):
         """Grid of a volume at the spacing of training."""
-        return at_spacing(geometry, self.about["spacing"])
+        return at_spacing(geometry, self.data.spacing)
 
     def probabilities(self, volume, grid, overlap):
         """(S, H, W, K) float32 on a grid."""
         image = np.empty((*grid.shape, len(volume.channels)), np.float32)
         for i, (scale, channel) in enumerate(zip(volume.scales(self), volume.channels, strict=True)):
             image[..., i] = scale.apply(smoothed_onto_grid(channel, grid))
-        return predict_volume(self.networks, image, self.about["voxels"], self.tile, overlap)
+        return mean_probabilities(self.networks, image, self.data.voxels, self.tile, overlap)
 
 
 class Volume:
@@ -80,67 +81,21 @@ class Volume:
         self.path, self.original = path, Geometry.of(channels[0])
         self.channels = [orient(channel) for channel in channels]
         self.geometry = Geometry.of(self.channels[0])
-        self.found = {}  # scales by rule: both steps may have the same
+        self._scales = {}  # by rule: both stages may have the same
 
-    def scales(self, step):
-        """`common.volumes.intensity.Scale` of each channel as a step wants them.
+    def scales(self, stage):
+        """`common.volumes.intensity.Scale` of each channel as the networks of a stage expect them.
 
         Raises:
             InputError: if it has other channels than the volumes of training, or one has a single value.
         """
-        if len(self.channels) != step.about["channels"]:
-            have, expected = len(self.channels), step.about["channels"]
-            raise InputError(f"{self.path} has {have} channels; the network was trained on {expected}")
-        rule = step.about["intensity"]
-        if str(rule) not in self.found:
+        expected, rule = stage.data.channels, stage.data.intensity
+        if len(self.channels) != expected:
+            raise InputError(f"{self.path} has {len(self.channels)} channels; the network was trained on {expected}")
+        if str(rule) not in self._scales:
             with as_input_error(self.path):
-                self.found[str(rule)] = scales_of(rule, self.channels)
-        return self.found[str(rule)]
-
-
-def find_volume_networks(runs, which):
-    """Networks for volumes that runs hold.
-
-    Args:
-        runs: list of run folders, cross-validations, or .keras files in run folders.
-        which: one of `common.training.run_folder.MODELS`.
-
-    Returns:
-        dict of a step to (files, what the run says of its volumes); None for runs of slices.
-
-    Raises:
-        InputError: if runs of slices and of volumes are mixed, do not belong together, or lack the second step.
-    """
-    files = []
-    for run in filter(None, runs):
-        files += read_choice(run)["files"] if is_cross_validation(run) else [model_file(run, which)]
-    abouts = [describe(file) for file in files]
-    if not any(abouts):
-        return None
-    if not all(abouts):
-        raise InputError(f"RUN: {files[abouts.index(None)]} was trained on slices, others on volumes")
-    steps = {}
-    for file, about in zip(files, abouts, strict=True):
-        first = steps.setdefault(about["step"], ([], about))
-        for name in ALIKE:
-            if about[name] != first[1][name]:
-                raise InputError(
-                    f"{file} and {first[0][0]} differ in {name}, {about[name]} and {first[1][name]}; "
-                    "only networks that were trained alike can be averaged"
-                )
-        first[0].append(file)
-    if "single" in steps and len(steps) > 1:
-        raise InputError('RUN: a network of the step "single" stands alone; give "whole" and "patch", or that one')
-    return steps
-
-
-def describe(file):
-    """What a run says of its volumes, and its crop; None where it was trained on slices or says nothing."""
-    state, settings = file.with_name("state.json"), file.with_name("settings.json")
-    about = read_json(state).get("data", {}) if state.exists() else {}
-    if about.get("kind") != "volumes":
-        return None
-    return about | {"crop": read_json(settings).get("CROP")}
+                self._scales[str(rule)] = scales_of(rule, self.channels)
+        return self._scales[str(rule)]
 
 
 class Options(NamedTuple):
@@ -148,7 +103,7 @@ class Options(NamedTuple):
 
     Attributes:
         threshold: probability of any label above which a voxel has one.
-        overlap, tile: of `common.prediction.volume_tiling.predict_volume`; None takes the crops of training.
+        overlap, tile: of `mean_probabilities`; None takes the crops of training.
         ending: of the label volumes.
         cleaning: arguments of `common.slices.masks.clean`.
         overlays: whether pictures of three planes are written.
@@ -164,13 +119,54 @@ class Options(NamedTuple):
     series: int | None
 
 
+def predict_with_settings(found, settings):
+    """Predict the volumes of INPUT and write OUTPUT; those that cannot be predicted are reported in the end.
+
+    Args:
+        found: of `common.training.trained_models.find_volume_models`.
+        settings: those of predict.py.
+
+    Raises:
+        InputError: for settings that are for slices, without volumes, or if any volume cannot be predicted.
+    """
+    if settings.FLIPS not in (None, "none") or settings.FIT or settings.PASTE:
+        raise InputError("FLIPS, FIT and PASTE are for networks of slices; these were trained on volumes")
+    if not settings.INPUT or not Path(settings.INPUT).exists():
+        raise InputError(f"INPUT: {settings.INPUT or 'not set'} does not exist; give a volume, or a folder of volumes")
+    refuse_existing(settings.OUTPUT, settings.REPLACE, RECORD)
+    volumes, part, problems = find_volumes(settings.INPUT), Part.read(settings.PART), []
+    own = {name: volumes[name] for name in part.share(list(volumes))}
+    options = Options(
+        settings.THRESHOLD,
+        settings.OVERLAP,
+        settings.TILE,
+        settings.LABEL_VOLUMES or ".nii.gz",
+        settings.CLEAN or {},
+        settings.OVERLAYS,
+        settings.SERIES,
+    )
+
+    def fill(folder):
+        import_keras()
+        steps = ", then ".join(f"{step} with {len(models.files)}" for step, models in sorted(found.items())[::-1])
+        print(f"predicting {len(own)} volumes of {settings.INPUT}, networks: {steps}", flush=True)
+        if own:
+            problems.extend(predict_volumes(found, own, folder, options))
+
+    networks = [str(file) for models in found.values() for file in models.files]
+    if write_output(settings, part, {"networks": networks, "volumes": len(volumes)}, fill):
+        print(f"wrote {len(volumes) - len(problems)} label volumes to {settings.OUTPUT}")
+    if problems:
+        raise InputError(summarise(problems, "volumes cannot be predicted") + "\nThe others were.")
+
+
 def predict_volumes(found, volumes, folder, options):
     """Predict volumes and write label volumes on their own grids, and volumes.csv.
 
-    It holds one volume, and beside it the probabilities of one step on the grid of that step.
+    It holds one volume, and beside it the probabilities of one stage on the grid of that stage.
 
     Args:
-        found: of `find_volume_networks`.
+        found: of `common.training.trained_models.find_volume_models`.
         volumes: dict of a name to the Path of a volume.
         folder: Path to write to.
         options: Options.
@@ -181,98 +177,181 @@ def predict_volumes(found, volumes, folder, options):
     Raises:
         InputError: if none can.
     """
-    steps = {name: Step(files, about, options.tile) for name, (files, about) in found.items()}
+    stages = {step: Stage(models, options.tile) for step, models in found.items()}
     problems, rows = [], []
     for name, path in progress(volumes.items(), len(volumes), "predicting"):
         name = name.replace("/", "_")
         try:
             volume = Volume(path, options.series)
-            labels, note = predict_one(volume, steps, options)
+            labels, note = predict_labels(volume, stages, options)
         except InputError as error:
             problems.append(str(error))
             continue
         if note:
             print(f"{name}: {note}", flush=True)
         write_labels(labels, folder / f"{name}{options.ending}")
-        names = last_step(steps).about["labels"]
-        rows += [
-            {**row, "label": label} for row, label in zip(measure_labels(name, labels, len(names)), names, strict=True)
-        ]
+        names = last_stage(stages).data.labels
+        measured = measure_labels(name, labels, len(names))
+        rows += [row | {"label": label} for row, label in zip(measured, names, strict=True)]
         if options.overlays:
-            (folder / "overlays").mkdir(exist_ok=True)
-            write_png(folder / "overlays" / f"{name}.png", draw_volume(volume, labels))
+            write_png(folder / "overlays" / f"{name}.png", draw_volume(volume, labels), atomic=False)
     if not rows:
         raise InputError(summarise(problems, "volumes cannot be predicted"))
-    pd.DataFrame(rows).to_csv(folder / "volumes.csv", index=False)
+    write_table(rows, folder / "volumes.csv")
     return problems
 
 
-def last_step(steps):
-    """The step that gives the labels: the first, which finds the region, only where it is alone."""
-    return steps.get("patch") or steps.get("single") or steps["whole"]
+def last_stage(stages):
+    """The stage that predicts the labels; "whole", which finds the region, only if it is alone."""
+    return stages.get("patch") or stages.get("single") or stages["whole"]
 
 
-def predict_one(volume, steps, options):
+def predict_labels(volume, stages, options):
     """Labels of a volume.
 
     Args:
         volume: Volume.
-        steps: dict of a step to Step.
+        stages: dict of a step to Stage.
         options: Options.
 
     Returns:
-        SimpleITK.Image uint8 on the volume's own grid, and what is to be said of it, or "".
+        SimpleITK.Image uint8 on the volume's own grid, and a note for the user, or "".
     """
-    last, box, note = last_step(steps), None, ""
-    if len(steps) > 1:
-        box = find_region(volume, steps["whole"], last, options)
+    last, box, note = last_stage(stages), None, ""
+    if len(stages) > 1:
+        box = find_region(volume, stages["whole"], last, options)
         note = "" if box else "the first step finds nothing; the second looks at the whole volume"
-    if last.about["step"] == "patch" and not box:
-        grid = last.working(volume.geometry)  # as fine as a box would be, in tiles where it is too large
+    if last.data.step == "patch" and not box:
+        grid = last.working_grid(volume.geometry)  # as fine as a box would be, in tiles if it is too large
     else:
         grid = last.grid(volume.geometry, box)
     probabilities = last.probabilities(volume, grid, options.overlap)
-    labels = labels_of(probabilities, grid, volume.original, options.threshold)
+    labels = labels_on_grid(probabilities, grid, volume.original, options.threshold)
     return label_image(clean(labels, **options.cleaning), volume.original), note
 
 
 def find_region(volume, first, second, options):
-    """Box in the working grid of the second step around the largest part of what the first one finds, or None."""
+    """Box in the working grid of the second stage around the largest part that the first one finds, or None."""
     grid = first.grid(volume.geometry)
-    found = first.probabilities(volume, grid, options.overlap)[..., 0] > options.threshold
-    box = Box.of(keep_components(found, share=1, near=0, smallest=0))
-    working = second.working(volume.geometry)
-    box = box and box_on_grid(box, grid, working)
-    return box and grow_box(box, working, second.about["smallest_box"], second.about["margin"])
+    foreground = first.probabilities(volume, grid, options.overlap)[..., 0] > options.threshold
+    box = Box.of(keep_components(foreground, share=1, near=0, smallest=0))
+    working_grid = second.working_grid(volume.geometry)
+    box = box and box_on_grid(box, grid, working_grid)
+    return box and grow_box(box, working_grid, second.data.smallest_box, second.data.margin)
 
 
-def labels_of(probabilities, grid, original, threshold):
-    """Labels on the grid of the volume that probabilities come from, which are interpolated, one label at a time.
+def draw_volume(volume, labels):
+    """Picture of three planes of a volume with the outlines of its labels."""
+    gray, numbers = map(sitk.GetArrayFromImage, (volume.channels[0], orient(labels)))
+    return draw_planes(gray, [(numbers, CLASS_COLOURS)], volume.geometry.spacing)
+
+
+# --- image in, probabilities out
+
+
+def mean_probabilities(networks, image, voxels=None, tile=None, overlap=0.5):
+    """Mean of the probabilities of several networks, whole or in overlapping tiles with Gaussian weights.
+
+    Beside the image and the result it holds what the network needs for a tile.
+
+    Args:
+        networks: list of keras.Model.
+        image: (S, H, W, C) float32, standardized.
+        voxels: larger volumes are cut into tiles, cubes of so many voxels; None: never.
+        tile: voxels (up, back, left) of the tiles, whatever the size; None: as `voxels` says.
+        overlap: share by which neighboring tiles overlap at least, 0 to 0.9.
+
+    Returns:
+        (S, H, W, K) float32.
+    """
+    shape = np.array(image.shape[:3])
+    if tile is None and voxels and shape.prod() > 1.1 * voxels:  # a little more comes of rounding
+        tile = [max(8, int(voxels ** (1 / 3)))] * 3
+    if tile is None:
+        return predict_tile(networks, image)
+    image, original = pad_to(image, tile), tuple(map(slice, shape))
+    if image.shape[:3] == tuple(tile):
+        return predict_tile(networks, image)[original]
+    window = gaussian_window(tile)
+    mean = WeightedMean(image.shape[:3], networks[0].output_shape[-1])
+    for start in tile_corners(image.shape[:3], tile, overlap):
+        place = tuple(slice(first, first + size) for first, size in zip(start, tile, strict=True))
+        mean.add(start, predict_tile(networks, image[place]), window)
+    return mean.result()[original]
+
+
+def tile_corners(shape, tile, overlap):
+    """First voxels, (up, back, left), of tiles that cover a volume and overlap by a share of their sides at least."""
+    overlaps = [size - max(1, int(size * (1 - overlap))) for size in tile]
+    return itertools.product(*map(tile_starts, shape, tile, overlaps))
+
+
+def predict_tile(networks, image):
+    """Mean probabilities (S, H, W, K) of an image (S, H, W, C)."""
+    total = 0
+    for network in networks:
+        total = total + np.asarray(network.predict_on_batch(image[None]), np.float32)[0]
+    return total / np.float32(len(networks))
+
+
+def pad_to(image, tile):
+    """The image, extended at its far ends with its minimum if it is smaller than a tile."""
+    missing = np.maximum(np.array(tile) - image.shape[:3], 0)
+    if not missing.any():
+        return image
+    padded = np.broadcast_to(image.min(axis=(0, 1, 2)), (*(image.shape[:3] + missing), image.shape[-1])).copy()
+    padded[tuple(map(slice, image.shape[:3]))] = image
+    return padded
+
+
+# --- probabilities in, labels out
+
+
+def labels_on_grid(probabilities, grid, original, threshold):
+    """Labels of interpolated probabilities on the grid of a volume; one label is interpolated at a time.
 
     Args:
         probabilities: (S, H, W, K) float32.
         grid: their Geometry.
         original: Geometry of the result.
+        threshold: of `label_numbers`.
 
     Returns:
-        (k, j, i) uint8, the label of the greatest probability where their sum is above the threshold.
+        (k, j, i) uint8.
     """
     labels = np.zeros(original.shape, np.uint8)
     box = box_on_grid(whole_box(grid), grid, original)
-    place = grid_of_box(original, box)
-    best, total = np.zeros(place.shape, np.float32), np.zeros(place.shape, np.float32)
-    for number in range(1, probabilities.shape[-1] + 1):
-        channel = onto_grid(image_at(probabilities[..., number - 1], grid), place, sitk.sitkLinear)
-        values = sitk.GetArrayViewFromImage(channel)
-        greater = values > best
-        labels[box.slices][greater] = number
-        best[greater] = values[greater]
-        total += values
-    labels[box.slices][total <= threshold] = 0
+    target = grid_of_box(original, box)
+
+    def channels():
+        for k in range(probabilities.shape[-1]):
+            channel = onto_grid(image_at(probabilities[..., k], grid), target, sitk.sitkLinear)
+            yield sitk.GetArrayViewFromImage(channel)
+
+    labels[box.slices] = label_numbers(channels(), threshold)
     return labels
 
 
-def draw_volume(volume, labels):
-    """Picture of three planes of a volume with the outlines of its labels."""
-    grey, numbers = map(sitk.GetArrayFromImage, (volume.channels[0], orient(labels)))
-    return draw_planes(grey, [(numbers, CLASS_COLOURS)], volume.geometry.spacing)
+def label_numbers(channels, threshold=0.5):
+    """Label numbers of probabilities that have a channel for each label and none for the background.
+
+    That is the label of the largest probability if the sum of all is above the threshold: between two labels, neither
+    needs to reach it alone.
+
+    Args:
+        channels: iterable of arrays of one shape, the probabilities of labels 1, 2, ...; one is held at a time.
+        threshold: 0 to 1.
+
+    Returns:
+        uint8 of that shape.
+    """
+    channels = iter(channels)
+    largest = np.array(next(channels))
+    total, labels = largest.copy(), np.ones(largest.shape, np.uint8)
+    for number, values in enumerate(channels, 2):
+        is_larger = values > largest
+        labels[is_larger] = number
+        largest[is_larger] = values[is_larger]
+        total += values
+    labels[total <= threshold] = 0
+    return labels

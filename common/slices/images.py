@@ -8,6 +8,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import natural_key, whole_file
+from common.slices.tiling import tile_starts
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
@@ -272,18 +273,10 @@ def fit_boxes(shape, size, fit, overlap=0):
     if fit == "resize":
         return [[0, 0, width, height]]
     if fit == "tile":
-        tops, lefts = (_tile_starts(length, size, overlap) for length in shape)
+        tops, lefts = (tile_starts(length, size, overlap) for length in shape)
         return [[left, top, size, size] for top in tops for left in lefts]
     side = size if fit == "crop" else max(size, height, width)
     return [[(width - side) // 2, (height - side) // 2, side, side]]
-
-
-def _tile_starts(length, size, overlap):
-    """First pixels of as few tiles as cover a length, evenly spread; one, centred, where it is shorter than a tile."""
-    if length <= size:
-        return [(length - size) // 2]
-    count = -(-(length - overlap) // (size - overlap))
-    return [round(i * (length - size) / (count - 1)) for i in range(count)]
 
 
 def cut(picture, box, size, interpolation=None):

@@ -140,14 +140,3 @@ def write_fold_scores(folds):
     with whole_file(folds.folds_file) as part:
         table.to_csv(part, index=False)
     return table
-
-
-# --- for modules that do not use CrossValidation yet
-
-
-def is_cross_validation(folder):
-    return CrossValidation(folder).exists
-
-
-def read_choice(folder):
-    return CrossValidation(folder).choice._asdict()

@@ -9,7 +9,6 @@ from common.files import whole_file
 from common.html import write_page
 from common.slices.drawing import contact_sheet
 from common.slices.images import encode_jpeg, write_png
-from common.training.trained_models import load_network
 
 REFRESH = 20  # seconds after which a browser loads the page of a running training again
 NARROW = ("epoch", "loss", "val_loss", "val_dice", "val_iou")  # columns that a narrow screen shows
@@ -55,7 +54,7 @@ def write_report(run, log, images=(), refresh=REFRESH):
     Args:
         run: `common.training.run_folder.Run`.
         log: `common.training.run_folder.Log` with at least one epoch.
-        images: of `SliceSet.best_and_worst`, once there are any.
+        images: of `common.prediction.examples.best_and_worst`, once there are any.
         refresh: seconds after which a browser loads it again; None once the run has ended.
     """
     settings, state, last = run.settings, run.state, log.rows[-1]
@@ -85,14 +84,12 @@ def write_report(run, log, images=(), refresh=REFRESH):
     )
 
 
-def finish_report(run, log, validation, batch_size):
+def finish_report(run, log, pictures):
     """Write `validation_slices.png` and the last form of `report.html`.
 
     Args:
-        validation: SliceSet or VolumeSet.
-        batch_size: slices that are predicted at a time.
+        pictures: list of `common.prediction.examples.best_and_worst`.
     """
-    pictures = validation.best_and_worst(load_network(run.model_file("best_dice")), batch_size, tile=run.crop)
     if pictures:
         shown, captions = zip(*pictures, strict=True)
         write_png(run.examples_file, contact_sheet(shown, min(6, len(shown)), 200, captions))

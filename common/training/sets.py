@@ -11,12 +11,10 @@ import numpy as np
 from common.devices import OneDevice
 from common.errors import InputError, summarise
 from common.parallel import ordered_map, progress
-from common.scores import mean_dice
 from common.slices.cases import common_preparation
-from common.slices.drawing import PREDICTED_COLOUR, TRUTH_COLOUR, draw_outlines, first_and_last
-from common.slices.images import read_mask, read_pair, read_slice, to_eight_bit, to_unit
+from common.slices.images import read_mask, read_pair, read_slice, to_unit
 from common.slices.lists import read_list, slice_identity
-from common.slices.masks import class_count, class_numbers, to_classes, values_of
+from common.slices.masks import class_count, to_classes, values_of
 from common.slices.packed import LazyRows, open_hdf5, read_packed
 from common.training.augmentation import make_augmentation
 from common.training.run_folder import SliceData
@@ -188,28 +186,6 @@ class SliceSet:
         if crop:
             raise ValueError("CROP is for packed volumes; slices are of one size")
         return Batches(self, batch_size, seed, make_augmentation(augmentation or {}), devices)
-
-    def best_and_worst(self, model, batch_size, count=6, tile=None):
-        """The `count` worst and the `count` best slices with a mask, with the outlines of mask and prediction.
-
-        Returns:
-            list of ((H, W, 3) uint8, RGB; caption).
-        """
-        batches = self.batches(batch_size)
-        scores = {}
-        for b in range(len(batches)):
-            x, y = batches[b]
-            predicted = class_numbers(model.predict_on_batch(x))
-            for i, (mask, guess) in enumerate(zip(y[..., 0], predicted, strict=True)):
-                if mask.any():
-                    scores[b * batch_size + i] = mean_dice(guess, mask)
-        pictures = []
-        for i in first_and_last(sorted(scores, key=scores.get), count):
-            x, y = self.batch([i])
-            picture = draw_outlines(to_eight_bit(self.x[i][..., 0]), y[0, ..., 0], [TRUTH_COLOUR])
-            picture = draw_outlines(picture, class_numbers(model.predict_on_batch(x))[0], [PREDICTED_COLOUR])
-            pictures.append((picture, f"{scores[i]:.3f} {self.case[i]} {Path(self.source[i]).stem}"))
-        return pictures
 
 
 class Batches(keras.utils.PyDataset):

@@ -134,7 +134,7 @@ class Choice(NamedTuple):
 
     Attributes:
         files: list of Path of the .keras files to average.
-        flips: a name of `common.prediction.tiling.TRANSFORMS`.
+        flips: a name of `common.prediction.ensemble.TRANSFORMS`.
         clean: dict of arguments of `common.slices.masks.clean`.
     """
 

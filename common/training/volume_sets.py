@@ -12,9 +12,6 @@ import SimpleITK as sitk
 
 from common.devices import OneDevice
 from common.errors import InputError
-from common.prediction.volume_tiling import predict_volume, to_labels
-from common.scores import mean_dice
-from common.slices.drawing import PREDICTED_COLOUR, TRUTH_COLOUR, draw_planes, first_and_last
 from common.training.augmentation import VolumeChange, check_volume_augmentation
 from common.training.run_folder import VolumeData
 from common.volumes.grids import (
@@ -152,23 +149,6 @@ class VolumeSet:
             return ValidationBatches(self, batch_size, crop, devices)
         return TrainingBatches(self, batch_size, crop, devices, seed, augmentation or {})
 
-    def best_and_worst(self, model, batch_size, count=3, tile=None):
-        """The `count` worst and the `count` best volumes in three planes, with the outlines of labels and prediction.
-
-        Returns:
-            list of ((H, W, 3) uint8, RGB; caption).
-        """
-        judged = {}
-        for i in range(len(self)):
-            image, labels = self.shown_volume(i)
-            if labels.any():
-                guess = to_labels(predict_volume([model], image, self.voxels, tile))
-                outlines = [(labels, [TRUTH_COLOUR]), (guess, [PREDICTED_COLOUR])]
-                picture = draw_planes(image[..., 0], outlines, self.geometries[i].spacing)
-                judged[i] = mean_dice(guess, labels), picture
-        chosen = first_and_last(sorted(judged, key=lambda i: judged[i][0]), count)
-        return [(judged[i][1], f"{judged[i][0]:.3f} {self.names[i]}") for i in chosen]
-
     def shown_volume(self, i):
         """What a model is shown of a case without augmentation: image (S, H, W, C) float32, labels (S, H, W)."""
         return self.read_grid(i, grid_of_box(self.geometries[i], self.shown_box(i), self.voxels))
@@ -290,7 +270,11 @@ class ValidationBatches(VolumeBatches):
         self.items = [(i, box) for i in range(len(volumes)) for box in self.boxes(i)]
 
     def boxes(self, i):
-        """Boxes of a case; of crops, the last along an axis reach over one another."""
+        """Boxes of a case; of crops, side by side from the first corner, the last along an axis moved back.
+
+        The starts are not those of `common.slices.tiling.tile_starts`: validation scores are over these crops, and a
+        resumed run has to go on with the same ones.
+        """
         shown = self.volumes.shown_box(i)
         if not self.crop:
             return [shown]

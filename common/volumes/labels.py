@@ -1,7 +1,6 @@
 """Label volumes: the labels in a file, and the masks of slices as labels on the grid of their volume."""
 
 import numpy as np
-import pandas as pd
 import SimpleITK as sitk
 
 from common.errors import InputError
@@ -94,6 +93,11 @@ def labels_of_slices(record, masks):
     return labels_on(array, grid, geometry)
 
 
+def clean_labels(image, cleaning):
+    """A label volume cleaned as a whole; `cleaning` are arguments of `common.slices.masks.clean`."""
+    return label_image(clean(sitk.GetArrayFromImage(image), **cleaning), Geometry.of(image))
+
+
 def write_labels(image, path):
     """Write a label volume, compressed where the format can."""
     sitk.WriteImage(image, str(path), useCompression=True)
@@ -132,53 +136,3 @@ def sample_voxels(labels, count):
         voxels = voxels[np.sort(rng.choice(len(voxels), min(count, len(voxels)), replace=False))]
         samples.append(np.column_stack([voxels, np.full(len(voxels), label)]).astype(np.int16))
     return np.concatenate(samples)
-
-
-class CaseVolumes:
-    """Collects predicted masks and writes a label volume of each case that came from a volume, one at a time.
-
-    Args:
-        folder: Path to write <case><ending> and volumes.csv to.
-        ending: one of LABEL_ENDINGS, or "" to write none.
-        cleaning: arguments of `common.slices.masks.clean` for the volume as a whole.
-    """
-
-    def __init__(self, folder, ending, cleaning=None):
-        self.folder, self.ending, self.cleaning = folder, ending, cleaning
-        self.name, self.record, self.masks, self.rows = None, {}, {}, []
-
-    def add(self, case, name, record, numbers):
-        """Take the class numbers of a slice; slices of a case come one after the other.
-
-        Args:
-            case: name of the case, for the file.
-            name: of the slice.
-            record: content of its case.json.
-        """
-        if not self.ending or "volume" not in record or name not in record["slices"]:
-            return
-        if case != self.name:
-            self._write()
-            self.name, self.record, self.masks = case, record, {}
-        self.masks[name] = numbers
-
-    def close(self):
-        """Write what is left, and the table.
-
-        Returns:
-            number of label volumes.
-        """
-        self._write()
-        if self.rows:
-            pd.DataFrame(self.rows).to_csv(self.folder / "volumes.csv", index=False)
-        return len({row["case"] for row in self.rows})
-
-    def _write(self):
-        if not self.masks:
-            return
-        labels = labels_of_slices(self.record, self.masks)
-        if self.cleaning:
-            labels = label_image(clean(sitk.GetArrayFromImage(labels), **self.cleaning), Geometry.of(labels))
-        write_labels(labels, self.folder / f"{self.name}{self.ending}")
-        self.rows += measure_labels(self.name, labels)
-        self.masks = {}

@@ -77,16 +77,16 @@ def measure(script, **settings):
 
 def count_network():
     """Count what the network does and, since it is no work of the script, loading it."""
-    from common.training import trained_models as runs
+    from common.prediction import ensemble
 
-    load = counted(runs.load_network)
+    load = counted(ensemble.load_network)
 
     def load_counted(path):
         network = load(path)
         network.predict_on_batch = counted(network.predict_on_batch)
         return network
 
-    runs.load_network = load_counted
+    ensemble.load_network = load_counted
 
 
 def draw(folder, slices):

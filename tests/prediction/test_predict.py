@@ -17,7 +17,7 @@ from running import ROOT, assert_refused, leftovers, run_here
 from common.command_line import flags_of
 from common.files import write_json
 from common.prediction import ensemble as averaging
-from common.prediction.tiling import predict_pictures
+from common.prediction.ensemble import predict_images
 from common.slices.images import read_mask, read_picture, to_unit
 from common.training.trained_models import load_network
 
@@ -35,7 +35,7 @@ def test_probabilities_come_back_to_their_place(fit, shape):
     """A smooth picture must come back as it went in, whatever was cut, scaled and pasted."""
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     picture = (127 + 60 * np.sin(rows / 25) + 60 * np.cos(columns / 25)).astype(np.uint8)
-    stream = predict_pictures([picture, picture[::-1]], Brightness(), 32, fit)
+    stream = predict_images([picture, picture[::-1]], Brightness(), 32, fit)
     for image, probabilities in stream:
         assert probabilities.shape == (*shape, 1) and probabilities.dtype == np.float32
         difference = np.abs(probabilities[..., 0] - to_unit(image))
@@ -53,7 +53,7 @@ def test_many_pictures_are_streamed():
             taken.append(i)
             yield np.zeros((32, 32), np.uint8)
 
-    for i, _ in enumerate(predict_pictures(pictures(), Brightness(), 32, "resize", batch_size=8)):
+    for i, _ in enumerate(predict_images(pictures(), Brightness(), 32, "resize", batch_size=8)):
         assert len(taken) <= i + 2 * 8
 
 
@@ -119,7 +119,20 @@ def test_each_of_several_networks_is_loaded_once(trained, monkeypatch):
     ensemble = averaging.Ensemble(files)
     assert (ensemble.size, ensemble.channels) == (24, 1)
     pictures = [np.zeros((24, 24), np.uint8)]
-    assert len(list(ensemble.predict(lambda: pictures, fit="resize"))) == 2 and loaded == files
+    sums = list(ensemble.running_sums(lambda: pictures, fit="resize"))
+    assert len(sums) == 2 and loaded == files
+    ((picture, mean),) = ensemble.predict(lambda: pictures, len(pictures), fit="resize")
+    assert picture is pictures[0] and np.array_equal(mean, sums[-1][2] / 2)
+
+
+def test_images_are_predicted_without_simpleitk(trained, tmp_path):
+    """It is for volumes, and takes a while to load."""
+    write_picture(tmp_path / "in" / "a.png", disc_slice(24, 1)[0])
+    program = "import runpy, sys; runpy.run_path('predict.py', run_name='__main__'); print('SimpleITK' in sys.modules)"
+    flags = flags_of({"RUN": trained[0], "INPUT": tmp_path / "in", "OUTPUT": tmp_path / "out"})
+    command = [sys.executable, "-c", program, *flags]
+    output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    assert output.endswith("\nFalse\n") and (tmp_path / "out" / "a.png").is_file()
 
 
 def files_of(folder):
@@ -159,7 +172,7 @@ def test_parts_predict_what_one_run_predicts(trained, packed, tmp_path):
             content = content.replace(str(tmp_path / "whole").encode(), str(tmp_path / "out").encode())
         assert found[path] == content, path
     assert not leftovers(tmp_path) and not (tmp_path / "out.parts").exists()
-    assert_refused("predict.py", "PART", "'3/2'", status=2, **settings, PART="3/2", REPLACE=True)
+    assert_refused("predict.py", "PART", "3/2", status=2, **settings, PART="3/2", REPLACE=True)
     assert_refused("predict.py", "exists", **settings, PART="1/2")
 
 
@@ -169,7 +182,7 @@ def test_bad_input_of_predict(trained, packed, tmp_path):
     assert_refused("predict.py", "RUN is not set", **{**good, "RUN": ""})
     assert_refused("predict.py", "no run folder", **{**good, "RUN": tmp_path})
     assert_refused("predict.py", "INPUT is not set", **{**good, "INPUT": ""})
-    assert_refused("predict.py", "THRESHOLD", **good, THRESHOLD=2)
+    assert_refused("predict.py", "THRESHOLD", status=2, **good, THRESHOLD=2)
     (tmp_path / "empty").mkdir()
     assert_refused("predict.py", "holds no picture", **{**good, "INPUT": tmp_path / "empty"})
     cut = tmp_path / "cut.keras"

@@ -15,8 +15,17 @@ from common.volumes.grids import Geometry, image_at
 
 devices.import_keras()
 from common.errors import InputError
-from common.prediction.volume_networks import Options, Step, Volume, find_volume_networks, labels_of, predict_one
-from common.prediction.volume_tiling import predict_volume, tile_starts, to_labels
+from common.prediction.volume_networks import (
+    Options,
+    Stage,
+    Volume,
+    label_numbers,
+    labels_on_grid,
+    mean_probabilities,
+    predict_labels,
+    tile_corners,
+)
+from common.training.trained_models import find_volume_models
 from common.training.volume_sets import plain_geometry
 from losses import get_loss
 from losses.metrics import Overlap
@@ -42,7 +51,7 @@ def test_losses_and_metrics_of_volumes_are_those_of_numpy():
     for flat in ("hausdorff", "cce", "focal", "kld", "series"):
         with pytest.raises(ValueError, match="is for slices"):
             get_loss(f"dice+{flat}" if flat != "series" else flat, 3, axes=3)
-    numbers = to_labels(p)
+    numbers = label_numbers(np.moveaxis(p, -1, 0))
     assert np.array_equal(numbers, (p.argmax(-1) + 1) * (p.sum(-1) > 0.5))
     hard = (numbers[..., None] == np.arange(1, 4)).astype(float)
     dice = 2 * (hard * t).sum(axis=(1, 2, 3)) / (hard.sum(axis=(1, 2, 3)) + target)
@@ -66,12 +75,12 @@ class Same:
 @pytest.mark.parametrize("tile", [[8, 8, 8], [16, 7, 40], None])
 def test_tiles_cover_a_volume(tile):
     image = np.random.default_rng(0).normal(size=(17, 30, 23, 2)).astype(np.float32)
-    found = predict_volume([Same(), Same()], image, voxels=None if tile else 1000, tile=tile)
+    found = mean_probabilities([Same(), Same()], image, voxels=None if tile else 1000, tile=tile)
     assert np.allclose(found, image[..., :1], atol=1e-5)
 
 
 def test_tiles_overlap_as_much_as_asked():
-    starts = list(tile_starts((20, 8, 31), (8, 8, 10), 0.5))
+    starts = list(tile_corners((20, 8, 31), (8, 8, 10), 0.5))
     assert {s[1] for s in starts} == {0} and min(starts) == (0, 0, 0) and max(starts) == (12, 0, 21)
     assert all(np.diff(sorted({s[axis] for s in starts})).max() <= size / 2 for axis, size in ((0, 8), (2, 10)))
 
@@ -108,31 +117,32 @@ def test_a_broken_volume_does_not_lose_the_others(decathlon, decathlon_runs, tmp
 
 
 def test_where_the_first_step_finds_nothing_the_second_sees_all(decathlon, decathlon_runs):
-    steps = {step: Step(*found, None) for step, found in find_volume_networks(decathlon_runs, "best_dice").items()}
+    models = find_volume_models(decathlon_runs, "best_dice")
+    stages = {step: Stage(models_of_step, None) for step, models_of_step in models.items()}
     (path,) = (decathlon / "Task99_Synthetic" / "imagesTs").iterdir()
     options = Options(0.5, 0.5, None, ".nii.gz", {}, False, None)
-    (network,) = steps["whole"].networks
+    (network,) = stages["whole"].networks
     kernel, bias = network.get_layer("logits").get_weights()
     for shift, note in ((-50, "the first step finds nothing; the second looks at the whole volume"), (50, "")):
         network.get_layer("logits").set_weights([0 * kernel, 0 * bias + shift])
-        labels, said = predict_one(Volume(path, None), steps, options)
+        labels, said = predict_labels(Volume(path, None), stages, options)
         assert said == note and labels.GetSize() == sitk.ReadImage(str(path)).GetSize()[:3]
 
 
 def test_runs_that_do_not_belong_together(decathlon_runs, trained, tmp_path):
     with pytest.raises(InputError, match="was trained on slices"):
-        find_volume_networks([decathlon_runs[0], trained[0]], "best_dice")
-    assert find_volume_networks([trained[0]], "best_dice") is None
+        find_volume_models([decathlon_runs[0], trained[0]], "best_dice")
+    assert find_volume_models([trained[0]], "best_dice") is None
     other = shutil.copytree(decathlon_runs[1], tmp_path / "other")
     state = json.loads((other / "state.json").read_text())
     state["data"]["spacing"] = [2, 2, 2]
     (other / "state.json").write_text(json.dumps(state))
     with pytest.raises(InputError, match="differ in spacing"):
-        find_volume_networks([decathlon_runs[1], other], "best_dice")
+        find_volume_models([decathlon_runs[1], other], "best_dice")
     state["data"]["step"] = "single"
     (other / "state.json").write_text(json.dumps(state))
     with pytest.raises(InputError, match="stands alone"):
-        find_volume_networks([decathlon_runs[1], other], "best_dice")
+        find_volume_models([decathlon_runs[1], other], "best_dice")
 
 
 def test_labels_are_the_greatest_probability_on_the_volumes_own_grid():
@@ -141,7 +151,7 @@ def test_labels_are_the_greatest_probability_on_the_volumes_own_grid():
     grid = Geometry((10, 12, 14), (1.0, 1.0, 1.0), (-6.0, -1.0, 44.0), STRAIGHT)
     _, j, i = np.meshgrid(*map(np.arange, grid.shape), indexing="ij")
     probabilities = np.stack([i / 9, j / 11], axis=-1).astype(np.float32)  # linear, so that interpolation is exact
-    labels = labels_of(probabilities, grid, own, 0.5)
+    labels = labels_on_grid(probabilities, grid, own, 0.5)
     places = grid.to_voxels(own.to_points(np.argwhere(np.ones(own.shape))[:, ::-1])).reshape(*own.shape, 3)
     inside = ((places >= 0) & (places <= np.array(grid.size) - 1)).all(axis=-1)
     first, second = places[..., 0] / 9, places[..., 1] / 11

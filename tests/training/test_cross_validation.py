@@ -13,7 +13,7 @@ from running import TINY_UNET, assert_refused, leftovers, run_here, run_script
 
 from common.errors import InputError
 from common.files import write_json
-from common.prediction.tiling import TRANSFORMS, average_over
+from common.prediction.ensemble import TRANSFORMS, average_over
 from common.slices.images import read_mask, read_picture, to_unit
 from common.training.cross_validation import cross_validate
 

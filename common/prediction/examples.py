@@ -1,0 +1,68 @@
+"""Pictures of the best and the worst predictions of a data set, for the report of a run."""
+
+from pathlib import Path
+
+import numpy as np
+
+from common.scores import mean_dice
+from common.slices.drawing import PREDICTED_COLOUR, TRUTH_COLOUR, draw_outlines, draw_planes, first_and_last
+from common.slices.images import to_eight_bit
+from common.slices.masks import class_numbers
+
+
+def best_and_worst(dataset, model, batch_size, count=6, tile=None):
+    """The worst and the best predictions by Dice, with the outlines of truth and prediction.
+
+    Args:
+        dataset: `common.training.sets.SliceSet` or `common.training.volume_sets.VolumeSet`; items without foreground
+            are left out.
+        model: keras.Model.
+        batch_size: slices that are predicted at a time.
+        count: slices at each end; of volumes, whose pictures show three planes, half as many.
+        tile: for volumes, see `common.prediction.volume_networks.mean_probabilities`.
+
+    Returns:
+        list of ((H, W, 3) uint8 RGB, caption with the Dice), the worst first; none twice.
+    """
+    if dataset.axes == 3:
+        return _volumes(dataset, model, count // 2, tile)
+    return _slices(dataset, model, batch_size, count)
+
+
+def _slices(dataset, model, batch_size, count):
+    scores = {}
+    for start in range(0, len(dataset), batch_size):
+        indices = np.arange(start, min(start + batch_size, len(dataset)))
+        x, y = dataset.batch(indices)
+        predicted = class_numbers(model.predict_on_batch(x))
+        for i, mask, numbers in zip(indices.tolist(), y[..., 0], predicted, strict=True):
+            if mask.any():
+                scores[i] = mean_dice(numbers, mask)
+    pictures = []
+    for i in first_and_last(sorted(scores, key=scores.get), count):
+        x, y = dataset.batch([i])
+        numbers = class_numbers(model.predict_on_batch(x))[0]
+        picture = draw_outlines(to_eight_bit(dataset.x[i][..., 0]), y[0, ..., 0], [TRUTH_COLOUR])
+        picture = draw_outlines(picture, numbers, [PREDICTED_COLOUR])
+        pictures.append((picture, f"{scores[i]:.3f} {dataset.case[i]} {Path(dataset.source[i]).stem}"))
+    return pictures
+
+
+def _volumes(dataset, model, count, tile):
+    from common.prediction.volume_networks import (  # SimpleITK, which slices do not need
+        label_numbers,
+        mean_probabilities,
+    )
+
+    scores, pictures = {}, {}
+    for i in range(len(dataset)):
+        image, labels = dataset.shown_volume(i)
+        if not labels.any():
+            continue
+        probabilities = mean_probabilities([model], image, dataset.voxels, tile)
+        numbers = label_numbers(np.moveaxis(probabilities, -1, 0))
+        outlines = [(labels, [TRUTH_COLOUR]), (numbers, [PREDICTED_COLOUR])]
+        scores[i] = mean_dice(numbers, labels)
+        pictures[i] = draw_planes(image[..., 0], outlines, dataset.geometries[i].spacing)
+    ranked = first_and_last(sorted(scores, key=scores.get), count)
+    return [(pictures[i], f"{scores[i]:.3f} {dataset.names[i]}") for i in ranked]

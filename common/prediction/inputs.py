@@ -1,0 +1,63 @@
+"""What predict.py predicts slice by slice: images in files, or the slices of a volume."""
+
+import functools
+from pathlib import Path
+
+from common.slices.cases import Slice, find_slices, read_case_record
+from common.slices.images import read_picture, stretch, to_gray, window_to_gray
+from common.volumes.finding import name_of
+
+
+class ImageInput:
+    """Images in files: loose, in case folders, or of a list.
+
+    Args:
+        source: the setting INPUT.
+        stretched: whether the slices of training were stretched from their minimum to their maximum.
+
+    Attributes:
+        slices: list of `common.slices.cases.Slice`.
+
+    Raises:
+        InputError: if there is no image.
+    """
+
+    def __init__(self, source, stretched):
+        self.slices, self._stretched = find_slices(source, "x", "INPUT"), stretched
+        self._record_in = functools.cache(read_case_record)
+
+    def read(self, s):
+        """Gray image (H, W), uint8 or uint16, of a slice; stretched as in training, unless its importer did that."""
+        image = to_gray(read_picture(s.path))
+        return stretch(image) if self._stretched and not self.case_of(s)[1] else image
+
+    def case_of(self, s):
+        """Name of the case of a slice, and the content of its case.json; {} without one."""
+        folder = s.path.parent.parent
+        return s.case or folder.name, self._record_in(folder)
+
+
+class VolumeInput:
+    """Slices of a volume in a file or a folder; attributes and methods as `ImageInput`.
+
+    Args:
+        path: the setting INPUT.
+        plane, window, spacing, series: of `common.volumes.slicing.open_slices`.
+
+    Raises:
+        InputError: if the volume cannot be read.
+    """
+
+    def __init__(self, path, plane, window, spacing, series):
+        from common.volumes.slicing import open_slices, slice_entry  # SimpleITK, which images do not need
+
+        self._values, self._levels, volume = open_slices(path, plane, window, spacing=spacing, series=series)
+        entries = {f"{i + 1:04d}": slice_entry(self._values.shape[1:], i) for i in range(len(self._values))}
+        self.slices = [Slice("", name, Path(path)) for name in entries]
+        self._case = name_of(Path(path).resolve()), {"slices": entries, "volume": volume}
+
+    def read(self, s):
+        return window_to_gray(self._values[self._case[1]["slices"][s.name]["index"]], *self._levels, 8)
+
+    def case_of(self, s):
+        return self._case
