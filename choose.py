@@ -15,11 +15,12 @@ from typing import Annotated
 
 from annotated_types import Len
 
-from common.setting_types import Cleaning, PathName
+from common import setting_types as types
 from common.settings import apply_command_line, require_folder
 
-CROSS_VALIDATIONS: str | Annotated[list[PathName], Len(1)] = ""  # folder of train.py --fold all, or a list of such
-CLEANINGS: list[Cleaning] = [{}, {"share": 1}, {"share": 0.1}, {"smallest": 50}, {"fill": True}, {"median": 5}]
+CROSS_VALIDATIONS: str | Annotated[list[types.PathName], Len(1)] = ""
+# folder of train.py --fold all, or a list of such
+CLEANINGS: list[types.Cleaning] = [{}, {"share": 1}, {"share": 0.1}, {"smallest": 50}, {"fill": True}, {"median": 5}]
 # to choose from; {} is no cleaning, which is always among them
 
 settings = apply_command_line(globals())

@@ -14,12 +14,12 @@ from typing import Annotated, Literal
 
 from annotated_types import Gt, Lt
 
-from common.setting_types import Names, NonNegative, PositiveInt, Share, WeightsFile, WindowOrNone
+from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- where from, where to
 RUN: str = ""  # run folder of train.py, or a .keras file
-WEIGHTS_FILE: WeightsFile = "best_dice"  # which model of the run: "best_dice", "best_iou" or "last"
+WEIGHTS_FILE: types.WeightsFile = "best_dice"  # which model of the run: "best_dice", "best_iou" or "last"
 OUTPUT: str = ""  # file to write; empty: the run's name with the ending of FORMAT, in the run folder
 REPLACE: bool = False  # True to write over a model that exists
 
@@ -40,9 +40,9 @@ COMPARE: bool = False  # True to write every COMPRESSION, each under its own nam
 
 # --- the check
 SLICES: str = ""  # to check on: packed set, list, folder of cases or pictures; empty: the validation set of the run
-CHECKED: PositiveInt = 8  # how many slices
-LARGEST_DIFFERENCE: NonNegative = 1e-3  # greatest difference of a probability, with float32 weights
-LEAST_DICE: Share = 0.999  # least Dice between the masks of Keras and of the model
+CHECKED: types.PositiveInt = 8  # how many slices
+LARGEST_DIFFERENCE: types.NonNegative = 1e-3  # greatest difference of a probability, with float32 weights
+LEAST_DICE: types.Share = 0.999  # least Dice between the masks of Keras and of the model
 
 # --- what the model says about itself
 AUTHOR: str = ""  # who made it
@@ -50,8 +50,8 @@ LICENCE: str = ""  # terms of use
 DESCRIPTION: str = ""  # empty: network, size and classes
 INPUT_DESCRIPTION: str = ""  # empty: what INPUT_KIND asks for
 OUTPUT_DESCRIPTION: str = ""  # empty: what OUTPUT_KIND gives
-CLASS_NAMES: Names = []  # names of the classes, without the background
-WINDOW: WindowOrNone = []
+CLASS_NAMES: types.Names = []  # names of the classes, without the background
+WINDOW: types.WindowOrNone = []
 # what black and white of a slice stand for, [low, high], such as HU; empty: what the run recorded
 
 settings = apply_command_line(globals())

@@ -12,38 +12,29 @@ each score is, and what it is where a mask is empty.
 
 from typing import Literal
 
-from common.setting_types import (
-    Count,
-    NamePattern,
-    NonNegative,
-    PartOfWork,
-    PathName,
-    Positive,
-    PositivePair,
-    Window,
-)
+from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- where from, where to
-PREDICTED: PathName = "predictions"  # folder of predicted masks or label volumes
+PREDICTED: types.PathName = "predictions"  # folder of predicted masks or label volumes
 TRUTH: str = ""  # true masks: folder of masks, case folder, folder of cases, list (.csv), or folder of label volumes
-LABEL_NAME: NamePattern = "{id}"  # name of the true labels of a volume, for instance "{id}_seg"
+LABEL_NAME: types.NamePattern = "{id}"  # name of the true labels of a volume, for instance "{id}_seg"
 IMAGES: str = ""  # pictures to show errors on, where TRUTH has none: folder of pictures or of volumes
-OUTPUT: PathName = "scores"  # folder for the scores
+OUTPUT: types.PathName = "scores"  # folder for the scores
 REPLACE: bool = False  # True to write over an OUTPUT that exists
-PART: PartOfWork = ""
+PART: types.PartOfWork = ""
 # "2/8": score the second of eight parts of the masks; the part that ends last writes OUTPUT; "": all
 AGAINST: str = ""  # OUTPUT of another evaluation of the same cases, to compare with
 
 # --- distances
-SPACING: Positive | PositivePair | None = None
+SPACING: types.Positive | types.PositivePair | None = None
 # mm between the pixels of slices, [row, column]; None: as the cases or volumes say
-TOLERANCE: NonNegative = 1.0  # of the surface Dice, in mm, or in pixels where the spacing is not known
+TOLERANCE: types.NonNegative = 1.0  # of the surface Dice, in mm, or in pixels where the spacing is not known
 
 # --- pictures
 SHOW: Literal["worst", "first", "random"] = "worst"  # which images are shown: "worst", "first" or "random"
-WORST: Count = 12  # how many
-WINDOW: Window | None = None  # black and white of IMAGES, [low, high]; None: as they are
+WORST: types.Count = 12  # how many
+WINDOW: types.Window | None = None  # black and white of IMAGES, [low, high]; None: as they are
 HAUSDORFF_LINE: bool = False  # True to draw the line that realises the Hausdorff distance
 
 settings = apply_command_line(globals())

@@ -12,31 +12,19 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, Len
 
-from common.setting_types import (
-    Cleaning,
-    Crop,
-    PartOfWork,
-    PathName,
-    Plane,
-    PositiveInt,
-    Share,
-    Spacing,
-    VolumeEnding,
-    WeightsFile,
-    Window,
-)
+from common import setting_types as types
 from common.settings import apply_command_line, require_folder
 
 # --- where from, where to
-RUN: str | Annotated[list[PathName], Len(1)] = ""
+RUN: str | Annotated[list[types.PathName], Len(1)] = ""
 # run folder, folder of runs (the newest), or .keras file; a list of them is averaged; or the folder of a
 # cross-validation, whose folds are averaged as choose.py has chosen
-WEIGHTS_FILE: WeightsFile = "best_dice"  # which model of a run: "best_dice", "best_iou" or "last"
+WEIGHTS_FILE: types.WeightsFile = "best_dice"  # which model of a run: "best_dice", "best_iou" or "last"
 INPUT: str = ""
 # folder of pictures, case folder, folder of cases, list (.csv), or a volume (DICOM folder, NIfTI, NRRD, MetaImage)
-OUTPUT: PathName = "predictions"  # folder for the masks
+OUTPUT: types.PathName = "predictions"  # folder for the masks
 REPLACE: bool = False  # True to write over an OUTPUT that exists
-PART: PartOfWork = ""
+PART: types.PartOfWork = ""
 # "2/8": the second of eight parts of the cases or pictures; the part that ends last joins them; "": all
 
 # --- how
@@ -47,19 +35,21 @@ OVERLAP: Annotated[float, Ge(0), Le(0.9)] = 0.5  # share by which neighbouring t
 FLIPS: Literal["flips", "turns", "none"] | None = None
 # average over "flips" of each picture (4 times as long) or "turns", quarter turns and flips (8 times); "none"; None: as
 # chosen for a cross-validation, else none
-THRESHOLD: Share = 0.5  # probability above which a pixel is foreground, with one class
-BATCH_SIZE: PositiveInt = 8  # slices or tiles a step
-TILE: Crop | None = None  # of 3-D networks: voxels (up, back, left) of the tiles; None: the crops of training, or whole
+THRESHOLD: types.Share = 0.5  # probability above which a pixel is foreground, with one class
+BATCH_SIZE: types.PositiveInt = 8  # slices or tiles a step
+TILE: types.Crop | None = None
+# of 3-D networks: voxels (up, back, left) of the tiles; None: the crops of training, or whole
 
 # --- volumes
-PLANE: Plane | None = None  # "axial", "coronal" or "sagittal"; None: as in training, or else axial
-WINDOW: Window | None = None  # black and white of a volume, [low, high]; None: as in training, or else by percentiles
-SPACING: Spacing | None = None  # mm to resample to, one number or three (left, back, head); None: as in training
-SERIES: PositiveInt | None = None
+PLANE: types.Plane | None = None  # "axial", "coronal" or "sagittal"; None: as in training, or else axial
+WINDOW: types.Window | None = None
+# black and white of a volume, [low, high]; None: as in training, or else by percentiles
+SPACING: types.Spacing | None = None  # mm to resample to, one number or three (left, back, head); None: as in training
+SERIES: types.PositiveInt | None = None
 # which series of a folder that holds several, by its number in the message that lists them
 
 # --- what is done to the masks
-CLEAN: Cleaning | None = None
+CLEAN: types.Cleaning | None = None
 # for instance {"median": 3, "share": 0.1, "near": 10, "smallest": 50, "fill": True}: smooth; drop parts of less than a
 # tenth of the largest (1: all but the largest) unless within 10 pixels of one that stays; drop parts of fewer than 50
 # pixels; fill holes; None: as chosen for a cross-validation, else nothing
@@ -70,7 +60,8 @@ CLEAN_IN: Literal["2d", "3d"] = "2d"
 OVERLAYS: bool = True  # False to leave the overlays out
 PASTE: str = ""
 # folder of the pictures that cases or crops were cut from: full/ gets masks of their size, overlays, areas
-LABEL_VOLUMES: VolumeEnding = ".nii.gz"  # kind of label volumes, ".nii.gz", ".nii", ".nrrd", ".mha" or ".mhd"; "": none
+LABEL_VOLUMES: types.VolumeEnding = ".nii.gz"
+# kind of label volumes, ".nii.gz", ".nii", ".nrrd", ".mha" or ".mhd"; "": none
 
 settings = apply_command_line(globals())
 

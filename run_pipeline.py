@@ -9,38 +9,27 @@ Every step is the script itself, run as you would run it; the commands are print
 Step 1 also writes its variants into CASES, beside x and y.
 """
 
+from common import setting_types as types
 from common.command_line import flags_of
-from common.setting_types import (
-    Filters,
-    Loss,
-    NonNegative,
-    PathName,
-    Positive,
-    PositiveInt,
-    Seed,
-    Shapes,
-    ShareBelowOne,
-    UnetSettings,
-)
 from common.settings import apply_command_line
 
 # --- where from, where to
-CASES: PathName = "data/sample"  # folder of the case folders; the sample is made if it is not there
-WORK: PathName = "work"  # folder for everything that is made
+CASES: types.PathName = "data/sample"  # folder of the case folders; the sample is made if it is not there
+WORK: types.PathName = "work"  # folder for everything that is made
 REPLACE: bool = True  # True to write over what an earlier run left in WORK (run folders are kept)
 
 # --- small settings
-FILTERS: Filters = ["O", "C"]  # filters of step 1
-SHAPES: Shapes = ["", "RTP"]  # shapes of step 1
-VALIDATION_SHARE: ShareBelowOne = 0.125  # share of the cases to validate on
-TEST_SHARE: ShareBelowOne = 0.25  # share of the cases to test on
-MODEL_SETTINGS: UnetSettings = {"features": 8, "depth": 4, "dropout": 0.0}  # of the U-net
-LOSS: Loss = "bce+dice"  # loss to train with
-LEARNING_RATE: NonNegative = 3e-3  # to start from; it falls to 0
-BATCH_SIZE: PositiveInt = 4  # slices a step
-EPOCHS: PositiveInt = 10  # passes over the training set
-MAX_MINUTES: Positive | None = 3.5  # stop training before an epoch that would end later
-SEED: Seed = 1  # of the division and of the training
+FILTERS: types.Filters = ["O", "C"]  # filters of step 1
+SHAPES: types.Shapes = ["", "RTP"]  # shapes of step 1
+VALIDATION_SHARE: types.ShareBelowOne = 0.125  # share of the cases to validate on
+TEST_SHARE: types.ShareBelowOne = 0.25  # share of the cases to test on
+MODEL_SETTINGS: types.UnetSettings = {"features": 8, "depth": 4, "dropout": 0.0}  # of the U-net
+LOSS: types.Loss = "bce+dice"  # loss to train with
+LEARNING_RATE: types.NonNegative = 3e-3  # to start from; it falls to 0
+BATCH_SIZE: types.PositiveInt = 4  # slices a step
+EPOCHS: types.PositiveInt = 10  # passes over the training set
+MAX_MINUTES: types.Positive | None = 3.5  # stop training before an epoch that would end later
+SEED: types.Seed = 1  # of the division and of the training
 
 settings = apply_command_line(globals())
 

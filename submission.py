@@ -7,16 +7,16 @@ Takes   about a second for 300 masks of 512x512, or for a label volume of 512x51
 
 from typing import Literal
 
-from common.setting_types import PathName, Share
+from common import setting_types as types
 from common.settings import apply_command_line
 
 KIND: Literal["run_lengths", "nodules"] = "run_lengths"
 # "run_lengths" of masks: down the columns, from 1, none for fewer than 10 pixels; "nodules": the centres of the
 # connected parts of label volumes in mm (LPS), with diameters in mm
-PREDICTED: PathName = "predictions"  # folder that predict.py wrote
-OUTPUT: PathName = "submission.csv"  # table to write
+PREDICTED: types.PathName = "predictions"  # folder that predict.py wrote
+OUTPUT: types.PathName = "submission.csv"  # table to write
 REPLACE: bool = False  # True to write over a table that exists
-PROBABILITY: Share = 1.0  # written beside every nodule
+PROBABILITY: types.Share = 1.0  # written beside every nodule
 
 settings = apply_command_line(globals())
 

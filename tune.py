@@ -13,55 +13,49 @@ from typing import Annotated, Literal
 
 from annotated_types import Len
 
-from common.setting_types import (
-    Count,
-    FreeDict,
-    LearningRates,
-    Loss,
-    Network,
-    PathName,
-    Positive,
-    PositiveInt,
-    Precision,
-    Seed,
-)
+from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- data, and where to
-TRAIN: PathName = "data/packed/train.h5"  # packed set or list to train on
-VALIDATION: PathName = "data/packed/validation.h5"  # packed set or list that a trial's best Dice is of
-STUDY: PathName = "study"  # folder for the search
+TRAIN: types.PathName = "data/packed/train.h5"  # packed set or list to train on
+VALIDATION: types.PathName = "data/packed/validation.h5"  # packed set or list that a trial's best Dice is of
+STUDY: types.PathName = "study"  # folder for the search
 
 # --- what is searched; of a list one is chosen, so that a list of one is fixed
-MODELS: Annotated[list[Network], Len(1)] = ["unet", "deeplab_v3plus"]  # networks, as MODEL of train.py
-MODEL_SETTINGS: FreeDict = {
+MODELS: Annotated[list[types.Network], Len(1)] = ["unet", "deeplab_v3plus"]  # networks, as MODEL of train.py
+MODEL_SETTINGS: types.FreeDict = {
     "unet": {"features": [16, 32, 64], "depth": [3, 4, 5]},
     "deeplab_v3plus": {"backbone": "mobilenetv2"},
 }
 # settings of each network, lists to choose from or single values
-LOSSES: Annotated[list[Loss], Len(1)] = ["bce+dice", "focal_tversky", "focal+dice", "hausdorff+dice"]
+LOSSES: Annotated[list[types.Loss], Len(1)] = ["bce+dice", "focal_tversky", "focal+dice", "hausdorff+dice"]
 # as LOSS of train.py
-LEARNING_RATE: LearningRates | None = [1e-4, 1e-2]
+LEARNING_RATE: types.LearningRates | None = [1e-4, 1e-2]
 # lowest and highest; [1e-3]: this one; None: what each network's author recommends
-AUGMENTATION: FreeDict = {"flip": [None, "horizontal"], "rotation": [0, 10], "zoom": [0, 0.1], "brightness": [0, 0.1]}
+AUGMENTATION: types.FreeDict = {
+    "flip": [None, "horizontal"],
+    "rotation": [0, 10],
+    "zoom": [0, 0.1],
+    "brightness": [0, 0.1],
+}
 # as that of train.py, each chosen by itself; None and 0: without
-PRECISIONS: Annotated[list[Precision], Len(1)] = ["auto", "float32"]  # as PRECISION of train.py
-OTHERS: FreeDict = {"OPTIMIZER": "adam", "SCHEDULE": "cosine", "BATCH_SIZE": 8}
+PRECISIONS: Annotated[list[types.Precision], Len(1)] = ["auto", "float32"]  # as PRECISION of train.py
+OTHERS: types.FreeDict = {"OPTIMIZER": "adam", "SCHEDULE": "cosine", "BATCH_SIZE": 8}
 # other settings of train.py, single values or lists to choose from; one optimizer for all, since learning rates of
 # different ones do not compare
 
 # --- how long
-TRIALS: PositiveInt = 50  # trials in all, with those that fail
-EPOCHS: PositiveInt = 20  # passes over the training set in a trial
-MINUTES: Positive | None = None  # a trial stops before an epoch that would end later; None: never
+TRIALS: types.PositiveInt = 50  # trials in all, with those that fail
+EPOCHS: types.PositiveInt = 20  # passes over the training set in a trial
+MINUTES: types.Positive | None = None  # a trial stops before an epoch that would end later; None: never
 
 # --- how
 SAMPLER: Literal["tpe", "random"] = "tpe"  # "tpe": learns from the trials so far which values are good; "random"
 PRUNER: Literal["median", "hyperband", "none"] = "median"
 # trials are stopped early that by an epoch are worse than: "median", half of the others; "hyperband", most of a group
 # that is given as many epochs; "none": no trial
-PATIENCE: Count = 5  # with "median", so many trials, and the first so many epochs of each, are not stopped early
-SEED: Seed = 1  # of the choices, and of every training
+PATIENCE: types.Count = 5  # with "median", so many trials, and the first so many epochs of each, are not stopped early
+SEED: types.Seed = 1  # of the choices, and of every training
 
 settings = apply_command_line(globals())
 

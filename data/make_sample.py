@@ -16,18 +16,18 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.setting_types import PathName, Seed
+from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- where to
-CASES: PathName = "data/sample"  # folder for the case folders
+CASES: types.PathName = "data/sample"  # folder for the case folders
 REPLACE: bool = False  # True to write over a data set that this script made before
 
 # --- how much
 COUNT: Annotated[int, Ge(1), Le(99)] = 8  # cases, 1 to 99
 SLICES: Annotated[int, Ge(6), Le(99)] = 12  # slices a case, 6 to 99, from the aortic arch down to the upper abdomen
 SIZE: Annotated[int, Ge(64), Le(512)] = 200  # side of the slices in pixels, 64 to 512; they always show 360 mm
-SEED: Seed = 1  # whole number from 0; case 3 is the same one whatever COUNT is
+SEED: types.Seed = 1  # whole number from 0; case 3 is the same one whatever COUNT is
 
 settings = apply_command_line(globals())
 

@@ -16,11 +16,11 @@ from typing import Annotated
 from annotated_types import Ge, Le
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.setting_types import PathName
+from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- where to
-DATA: PathName = "data/Task99_Synthetic"  # folder for the data set
+DATA: types.PathName = "data/Task99_Synthetic"  # folder for the data set
 REPLACE: bool = False  # True to write over a data set that this script made before
 
 # --- how much

@@ -13,31 +13,32 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.setting_types import Count, Gray, MaskValues, PathName, Side
+from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- where from, where to
 IMAGES: str = ""  # folder of the pictures, or with a name pattern: "pictures/{id}.png"
 MASKS: str = ""  # folder of the masks, or with a name pattern: "pictures/{id}_mask.png"
-CASES: PathName = "data/cases"  # folder for the case folders
+CASES: types.PathName = "data/cases"  # folder for the case folders
 CASE_FROM: Literal["folder", "image"] = "folder"
 # "folder": a subfolder is a case, loose pictures are one; "image": each picture is one
 REPLACE: bool = False  # True to write over case folders that exist
 SKIP_BROKEN: bool = False  # True: pictures that cannot be used do not count as an error
 
 # --- size
-SIZE: Side = 200  # side of the slices in pixels
+SIZE: types.Side = 200  # side of the slices in pixels
 FIT: Literal["resize", "crop", "pad", "tile"] = "resize"
 # "resize" to SIZE whatever the shape; "crop" the centre, black where there is too little; "pad" with black to a square,
 # shrunk first where larger than SIZE; "tile" cuts all of it
-TILE_OVERLAP: Count = 0  # pixels that neighbouring tiles share at least
+TILE_OVERLAP: types.Count = 0  # pixels that neighbouring tiles share at least
 
 # --- grey values
 STRETCH: bool = False  # True stretches each picture from its own least value to its greatest over the full range
 
 # --- masks
-MASK_VALUES: MaskValues | None = None  # for instance {1: 255}; None takes 0 and 255, or class numbers, as they are
-MASK_THRESHOLD: Gray | None = None  # values above it are foreground, for soft or JPEG masks; None: off
+MASK_VALUES: types.MaskValues | None = None
+# for instance {1: 255}; None takes 0 and 255, or class numbers, as they are
+MASK_THRESHOLD: types.Gray | None = None  # values above it are foreground, for soft or JPEG masks; None: off
 UNMATCHED: Literal["stop", "skip", "empty"] = "stop"
 # a picture without a mask: "stop", "skip" it, or "empty" gives it a black mask
 

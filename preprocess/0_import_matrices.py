@@ -12,24 +12,25 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.setting_types import PathName, PositiveInt, Side, Window
+from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- where from, where to
 IMAGES: str = ""  # folder of the files with grey values
 MASKS: str = ""  # folder of the files with masks, by the same names
-CASES: PathName = "data/cases"  # folder for the case folders
+CASES: types.PathName = "data/cases"  # folder for the case folders
 REPLACE: bool = False  # True to write over case folders that exist
 
 # --- slices
-SIZE: Side = 512  # side of the slices in pixels
+SIZE: types.Side = 512  # side of the slices in pixels
 FIT: Literal["resize", "crop", "pad"] = "resize"
 # "resize" to SIZE whatever the shape; "crop" the centre; "pad" to a square, shrunk where larger
-WINDOW: Window | None = None  # values of black and white, [low, high], such as [-200, 200] HU; None: least and greatest
+WINDOW: types.Window | None = None
+# values of black and white, [low, high], such as [-200, 200] HU; None: least and greatest
 BITS: Literal[8, 16] = 8  # of the slices: 8 or 16
 
 # --- masks
-SMALLEST: PositiveInt = 5
+SMALLEST: types.PositiveInt = 5
 # pixels of the smallest part of a mask that is kept, over corners too; smaller specks are removed
 
 settings = apply_command_line(globals())

@@ -15,13 +15,13 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.setting_types import PathName, Side, Window
+from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- where from, where to
 SCANS: str = ""  # folder that is searched for scans
 ANNOTATIONS: str = ""  # the table (.csv); may be empty where SLICES is "all": masks are black
-CASES: PathName = "data/cases"  # folder for the case folders
+CASES: types.PathName = "data/cases"  # folder for the case folders
 REPLACE: bool = False  # True to write over case folders that exist
 SKIP_BROKEN: bool = False  # True: scans that cannot be used do not count as an error
 
@@ -29,8 +29,8 @@ SKIP_BROKEN: bool = False  # True: scans that cannot be used do not count as an 
 SLICES: Literal["nodules", "all"] = "nodules"
 # "nodules": those through a nodule; "all": every slice of every scan, for instance to predict
 NEIGHBOURS: Annotated[int, Ge(0), Le(1000)] = 1  # slices on each side of that of a centre, where SLICES is "nodules"
-SIZE: Side = 512  # side of the slices in pixels
-WINDOW: Window = [-1000, 400]  # HU of black and white
+SIZE: types.Side = 512  # side of the slices in pixels
+WINDOW: types.Window = [-1000, 400]  # HU of black and white
 LUNGS: Literal["clusters", "thresholds", ""] = ""
 # what is outside of the lungs turns black: "clusters" or "thresholds" finds them; "": all stays
 CUT: bool = False  # True: slices are cut to the square around the lungs, which LUNGS finds

@@ -13,21 +13,23 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.setting_types import NonNegative, PathName, Positive, Rule, Side
+from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- where from, where to
 SURFACE: str = ""  # the surface
-OUTPUT: PathName = "data/surface"  # folder for the masks; with VOLUME the label volume, such as "labels/scan1.nii.gz"
+OUTPUT: types.PathName = "data/surface"
+# folder for the masks; with VOLUME the label volume, such as "labels/scan1.nii.gz"
 REPLACE: bool = False  # True to write over an OUTPUT that exists
 OPEN_SURFACE: Literal["refuse", "repair"] = "refuse"  # a surface that is not closed: "refuse" it, or "repair" its holes
 
 # --- masks
 AXIS: Literal["x", "y", "z"] = "z"  # axis to slice along: "x", "y" or "z"
-OFFSET: NonNegative = 0.0  # mm from the end of the surface to the first slice
-INTERVAL: Annotated[float, Rule("a number other than 0", bool)] = 1.0  # mm between slices; negative: from the other end
-PIXEL: Positive | None = None  # mm of a pixel; None: as the longer side of the surface takes nine tenths of SIZE
-SIZE: Side = 200  # side of the masks in pixels; the middle of the surface is in the middle
+OFFSET: types.NonNegative = 0.0  # mm from the end of the surface to the first slice
+INTERVAL: Annotated[float, types.Rule("a number other than 0", bool)] = 1.0
+# mm between slices; negative: from the other end
+PIXEL: types.Positive | None = None  # mm of a pixel; None: as the longer side of the surface takes nine tenths of SIZE
+SIZE: types.Side = 200  # side of the masks in pixels; the middle of the surface is in the middle
 FLIP: Literal["", "horizontal", "vertical", "both"] = ""  # "" or "horizontal", "vertical" or "both"
 
 # --- onto a volume

@@ -13,44 +13,34 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.setting_types import (
-    LabelValues,
-    NamePattern,
-    PathName,
-    Percentiles,
-    Plane,
-    PositiveInt,
-    Side,
-    Spacing,
-    Window,
-)
+from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- where from, where to
 IMAGES: str = ""  # folder that is searched for volumes and DICOM series, or one volume
 LABELS: str = ""  # the same for the label volumes, by the names of the volumes; empty: masks are black
-LABEL_NAME: NamePattern = "{id}"  # name of the labels of a volume, for instance "{id}_seg"
-SERIES: PositiveInt | None = None
+LABEL_NAME: types.NamePattern = "{id}"  # name of the labels of a volume, for instance "{id}_seg"
+SERIES: types.PositiveInt | None = None
 # which series of a folder that holds several, by its number in the message that lists them
-CASES: PathName = "data/cases"  # folder for the case folders
+CASES: types.PathName = "data/cases"  # folder for the case folders
 REPLACE: bool = False  # True to write over case folders that exist
 SKIP_BROKEN: bool = False  # True: volumes that cannot be used do not count as an error
 
 # --- slices
-PLANE: Plane = "axial"  # "axial", "coronal" or "sagittal"
-SPACING: Spacing | None = None  # mm to resample to, one number or three (left, back, head); None: as it is
+PLANE: types.Plane = "axial"  # "axial", "coronal" or "sagittal"
+SPACING: types.Spacing | None = None  # mm to resample to, one number or three (left, back, head); None: as it is
 SLICES: Literal["labelled", "all"] = "labelled"  # "labelled": only slices with a label; "all"
-SIZE: Side = 200  # side of the slices in pixels
+SIZE: types.Side = 200  # side of the slices in pixels
 FIT: Literal["resize", "crop", "pad"] = "pad"
 # "resize" to SIZE whatever the shape; "crop" the centre; "pad" to a square, shrunk where larger than SIZE
 
 # --- grey values
-WINDOW: Window | None = None  # values to map to black and white, [low, high], for instance [-200, 200] HU
-PERCENTILES: Percentiles = [0.5, 99.5]  # of the volume, to map to black and white where WINDOW is None
+WINDOW: types.Window | None = None  # values to map to black and white, [low, high], for instance [-200, 200] HU
+PERCENTILES: types.Percentiles = [0.5, 99.5]  # of the volume, to map to black and white where WINDOW is None
 BITS: Literal[8, 16] = 8  # of the slices: 8 or 16
 
 # --- labels
-LABEL_VALUES: LabelValues | None = None
+LABEL_VALUES: types.LabelValues | None = None
 # for instance {5: 1, 6: 1}, what is not named becomes 0; None takes them as they are
 
 settings = apply_command_line(globals())

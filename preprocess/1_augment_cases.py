@@ -15,25 +15,25 @@ from typing import Annotated
 from annotated_types import Ge, Gt, Le, Len
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.setting_types import Filters, PartOfWork, PathName, Shapes, ShareOfHalf
+from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- where
-CASES: PathName = "data/cases"  # folder of the case folders
+CASES: types.PathName = "data/cases"  # folder of the case folders
 
 # --- what to make
-FILTERS: Filters = ["O", "A", "B", "C"]  # O none, A non-local means, B bilateral, C CLAHE, D posterisation
-SHAPES: Shapes = ["", "HT", "WD", "DKP", "DKM", "HSR", "HSL", "RTP", "RTM", "CP0", "CP1", "CP2", "CP3", "CP4"]
+FILTERS: types.Filters = ["O", "A", "B", "C"]  # O none, A non-local means, B bilateral, C CLAHE, D posterisation
+SHAPES: types.Shapes = ["", "HT", "WD", "DKP", "DKM", "HSR", "HSL", "RTP", "RTM", "CP0", "CP1", "CP2", "CP3", "CP4"]
 # "" undeformed, HT and WD stretch, DKP and DKM trapezoid, HSR and HSL parallelogram, RTP and RTM rotation, CP parts
 WORKERS: Annotated[int, Ge(0), Le(1024)] = 0  # slices at a time; 0: one a core
-PART: PartOfWork = ""
+PART: types.PartOfWork = ""
 # "2/8": the second of eight parts of the cases, each for a process or machine of its own; "": all
 
 # --- amounts of the shapes
-STRETCH: ShareOfHalf = 0.05  # share of the size by which HT and WD stretch at each end
-TRAPEZOID: ShareOfHalf = 0.125
+STRETCH: types.ShareOfHalf = 0.05  # share of the size by which HT and WD stretch at each end
+TRAPEZOID: types.ShareOfHalf = 0.125
 # share of the size by which DKP and DKM widen an edge on both sides (small targets: 0.15)
-SHEAR: ShareOfHalf = 0.10  # share of the size by which HSR and HSL push two corners (small targets: 0.15)
+SHEAR: types.ShareOfHalf = 0.10  # share of the size by which HSR and HSL push two corners (small targets: 0.15)
 ROTATION: Annotated[float, Ge(0), Le(180)] = 8.0  # degrees of RTP (counter-clockwise) and RTM (small targets: 15)
 PART_MARGIN: Annotated[int, Ge(0), Le(1000)] = 10  # pixels between the corner parts CP1 to CP4 and the edges
 

@@ -13,22 +13,22 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.setting_types import Folds, Names, PathName, Seed, ShareBelowOne
+from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- where from, where to
-CASES: PathName = "data/cases"  # folder of the case folders
-LISTS: PathName = "data/lists"  # folder for the lists
+CASES: types.PathName = "data/cases"  # folder of the case folders
+LISTS: types.PathName = "data/lists"  # folder for the lists
 REPLACE: bool = False  # True to write over lists that exist
 COPY_TO: str = ""  # folder to copy the listed pairs to, flat, with copied_files.csv; empty: no copies
 
 # --- how to divide
-VALIDATION_SHARE: ShareBelowOne = 0.2  # share of the cases to validate on; 0: none
-TEST_SHARE: ShareBelowOne = 0.1  # share of the cases to test on; 0: none
-VALIDATION_CASES: Names = []  # names of the cases to validate on, instead of a share
-TEST_CASES: Names = []  # names of the cases to test on, instead of a share
-FOLDS: Folds = 0  # divide into so many folds for cross-validation; 0: one division by VALIDATION_SHARE
-SEED: Seed = 1  # of the division; the same seed gives the same lists
+VALIDATION_SHARE: types.ShareBelowOne = 0.2  # share of the cases to validate on; 0: none
+TEST_SHARE: types.ShareBelowOne = 0.1  # share of the cases to test on; 0: none
+VALIDATION_CASES: types.Names = []  # names of the cases to validate on, instead of a share
+TEST_CASES: types.Names = []  # names of the cases to test on, instead of a share
+FOLDS: types.Folds = 0  # divide into so many folds for cross-validation; 0: one division by VALIDATION_SHARE
+SEED: types.Seed = 1  # of the division; the same seed gives the same lists
 VARIANTS: bool = True  # False to leave the variants of step 1 out of the training lists
 
 settings = apply_command_line(globals())

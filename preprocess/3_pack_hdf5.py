@@ -15,19 +15,19 @@ from pathlib import Path
 from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.setting_types import PartOfWork, PathName, Positive, Seed
+from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- where from, where to
-LISTS: PathName = "data/lists"  # folder with the lists of step 2
-PACKED: PathName = "data/packed"  # folder for the packed sets
+LISTS: types.PathName = "data/lists"  # folder with the lists of step 2
+PACKED: types.PathName = "data/packed"  # folder for the packed sets
 REPLACE: bool = False  # True to write over packed sets that exist
 
 # --- storage
 COMPRESSION: Literal["gzip", "lzf"] | None = None  # None reads fastest; "gzip" or "lzf" makes smaller files
-SEED: Seed = 1  # of the order of the training set
-SHARD_GB: Positive | None = None  # size of the files that a set is divided into; None: one file
-PART: PartOfWork = ""
+SEED: types.Seed = 1  # of the order of the training set
+SHARD_GB: types.Positive | None = None  # size of the files that a set is divided into; None: one file
+PART: types.PartOfWork = ""
 # "2/8": make the second of eight parts, every eighth shard; the part that ends last joins them; "": all without
 # SHARD_GB, a set has as many shards as there are parts
 

@@ -18,20 +18,20 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from common.setting_types import Folds, Intensity, LabelValues, NamePattern, Names, PathName, Seed, Spacing
+from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- where from, where to
 DATA: str = ""  # folder with dataset.json, imagesTr and labelsTr; or else
 IMAGES: str = ""  # folder that is searched for volumes, whose channels are the fourth axis, and DICOM series
 LABELS: str = ""  # the same for the label volumes, by the names of the volumes
-LABEL_NAME: NamePattern = "{id}"  # name of the labels of a volume, for instance "{id}_seg"
-PACKED: PathName = "data/volumes"  # folder for the packed volumes
+LABEL_NAME: types.NamePattern = "{id}"  # name of the labels of a volume, for instance "{id}_seg"
+PACKED: types.PathName = "data/volumes"  # folder for the packed volumes
 REPLACE: bool = False  # True to write over packed volumes that exist
 
 # --- what a network gets to see
 STEP: Literal["whole", "patch", "single"] = "whole"  # "whole", then "patch"; or "single"
-SPACING: Spacing | None = 1.0  # mm to resample to, one number or three (left, back, head); None: as it is
+SPACING: types.Spacing | None = 1.0  # mm to resample to, one number or three (left, back, head); None: as it is
 VOXELS: Annotated[int, Ge(4096), Le(10**10)] | None = 5832000  # maximum of a volume (of a box, with "patch"); larger
 # ones are scaled down to it; None: no maximum
 SMALLEST_BOX: Annotated[int, Ge(1), Le(4096)] = 24  # voxels a side to which the box around the labels is grown at least
@@ -39,20 +39,21 @@ MARGIN: Annotated[float, Ge(0), Le(2)] = 0.2  # share of its sides by which it i
 LARGEST_MARGIN: Annotated[float, Ge(0), Le(2)] = 0.3  # margin that is packed, for "margins" in train.py's AUGMENTATION
 
 # --- grey values
-INTENSITY: Literal["auto", "ct", "mr", "liver", "lung", "pancreas"] | Intensity = "auto"
+INTENSITY: Literal["auto", "ct", "mr", "liver", "lung", "pancreas"] | types.Intensity = "auto"
 # "ct": cut and standardised as the labelled voxels of all cases say; "mr": each volume by itself; "auto": as
 # dataset.json says, or else "mr"; "liver", "lung", "pancreas": CT as in these tasks; or {"low": -100, "high": 240,
 # "mean": 0.5, "sd": 0.2}, the last two in units of low to high
 
 # --- labels
-LABEL_VALUES: LabelValues | None = None  # such as {5: 1, 6: 1}, all other values become 0; None: values are labels
+LABEL_VALUES: types.LabelValues | None = None
+# such as {5: 1, 6: 1}, all other values become 0; None: values are labels
 EMPTY: Literal["refuse", "skip", "keep"] = "refuse"  # volumes without any label; "keep" does not work with "patch"
 
 # --- division
 VALIDATION_SHARE: Annotated[float, Ge(0.001), Le(0.999)] = 0.2  # share of the cases to choose the best epoch by
-VALIDATION_CASES: Names | None = None  # names of these cases instead
-FOLDS: Folds = 0  # 0: one division; 2 or more: so many, each case once on the side of validation
-SEED: Seed = 1  # of the division
+VALIDATION_CASES: types.Names | None = None  # names of these cases instead
+FOLDS: types.Folds = 0  # 0: one division; 2 or more: so many, each case once on the side of validation
+SEED: types.Seed = 1  # of the division
 
 settings = apply_command_line(globals())
 
