@@ -73,6 +73,7 @@ def test_many_problems_are_counted_and_ten_shown():
     assert summarise(["1.png is bad"], "files are bad") == "1.png is bad"
 
 
+@pytest.mark.slow
 def test_the_pipeline_runs_every_step_and_names_the_one_that_fails(tmp_path):
     cases = make_cases(tmp_path / "cases", cases=5, slices=3, size=32)
     tiny = {"MODEL_SETTINGS": {"features": 2, "depth": 1, "dropout": 0.0}, "EPOCHS": 1}

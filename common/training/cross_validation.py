@@ -116,9 +116,9 @@ def predict_out_of_fold(folds):
 
 
 def list_of_set(packed):
-    """The list that a set was packed from, as a DataFrame of x, y and case; None where its files are gone."""
+    """The list that a validation set was packed from, as a DataFrame of x, y and case; None if its files are gone."""
     x = [Path(source) for source in packed.source]
-    y = [path.parent.parent / path.parent.name.replace("x", "y", 1) / path.name for path in x]
+    y = [path.parents[1] / "y" / path.name for path in x]  # of a case folder; validation sets have no variants
     if not all(path.is_file() for path in (*x, *y)):
         return None
     return pd.DataFrame({"x": x, "y": y, "case": packed.case})

@@ -11,20 +11,13 @@ import sys
 from comparing import ROOT
 
 BENCHMARKS = ROOT / "tests" / "benchmarks"
+DISTRIBUTION = ROOT / "tests" / "training" / "test_distribution.py"
 
 
 def main(*python):
     commands = {
         "an epoch of training": [BENCHMARKS / "train.py", "32", *python],
-        "several devices and processes": [
-            "-m",
-            "pytest",
-            "-n",
-            "0",
-            "-q",
-            "-s",
-            ROOT / "tests" / "training" / "test_distribution.py",
-        ],
+        "several devices and processes": [*["-m", "pytest", "-n", "0", "-q", "-s", "-m"], "", DISTRIBUTION],
         "larger than memory, and cost against size": [BENCHMARKS / "large_sets.py"],
     }
     for what, command in commands.items():

@@ -111,6 +111,7 @@ def test_parts_pack_what_one_run_packs(packed, tmp_path, compression):
     assert_refused(PACK, "SHARD_GB", "(found 0)", status=2, **settings, SHARD_GB=0)
 
 
+@pytest.mark.slow
 def test_packing_that_was_killed_goes_on_at_its_shard(tmp_path):
     cases = make_cases(tmp_path / "cases", cases=4, slices=100, size=64)
     run_script(LISTS, CASES=cases, LISTS=tmp_path / "lists")

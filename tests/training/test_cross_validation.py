@@ -110,6 +110,7 @@ def test_every_case_is_predicted_by_the_network_that_has_not_seen_it(folded):
     assert set(scores["case"]) == everyone - tested and (folder / "scores" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_a_cross_validation_goes_on_where_it_was(folded, tmp_path):
     _, folder, _, _ = folded
     copy = shutil.copytree(folder, tmp_path / "copy")

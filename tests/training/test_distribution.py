@@ -111,6 +111,7 @@ def free_port():
         return free.getsockname()[1]
 
 
+@pytest.mark.slow
 def test_two_devices_learn_what_one_does(work):
     flag = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
     out = run_script("train.py", env=work.environment("two", **flag), DEVICES=2, **work.settings("two")).stdout
@@ -118,6 +119,7 @@ def test_two_devices_learn_what_one_does(work):
     work.assert_alike("two")
 
 
+@pytest.mark.slow
 def test_two_processes_survive_the_loss_of_one_and_end_as_one_device(work):
     port = free_port()
     settings = work.settings("both")

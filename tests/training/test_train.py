@@ -230,6 +230,7 @@ def uninterrupted(packed, made_once):
     return settings, only_folder(runs)
 
 
+@pytest.mark.slow
 @on_tensorflow
 def test_a_killed_run_goes_on_as_if_it_had_not_been(packed, tmp_path, uninterrupted):
     """Killed twice: about the first epoch, and after one."""
@@ -293,6 +294,7 @@ def test_retrain_takes_weights_by_name(trained, packed, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(*trainable, strict=True))
 
 
+@pytest.mark.slow
 def test_it_stops_in_time_and_ctrl_c_loses_nothing(packed, tmp_path):
     out = run_here("train.py", **training(packed, tmp_path / "a", EPOCHS=500, MAX_MINUTES=0.02)).stdout
     assert "another epoch would end after" in out and (only_folder(tmp_path / "a") / "report.html").exists()
@@ -310,6 +312,7 @@ def test_it_stops_in_time_and_ctrl_c_loses_nothing(packed, tmp_path):
 # --- other backends
 
 
+@pytest.mark.slow
 def test_jax_trains_with_augmentation_and_predicts(packed, tmp_path):
     """What else JAX does, to resume among it, stands in test_distribution.py."""
     pytest.importorskip("jax")

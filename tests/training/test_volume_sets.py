@@ -98,6 +98,7 @@ def test_run_folder_of_volumes_is_complete(decathlon_runs):
         assert len(log) == 3 and np.isfinite(log.to_numpy()).all()
 
 
+@pytest.mark.slow
 def test_a_killed_run_of_volumes_goes_on_as_if_it_had_not_been(decathlon, decathlon_runs, tmp_path):
     script, flags = next(command for command in decathlon_recipe(decathlon) if command[0] == "train.py")
     command = [sys.executable, str(ROOT / script), *flags, "--runs", str(tmp_path)]

@@ -94,6 +94,7 @@ def seed_with_one_failure(settings):
 # --- a search
 
 
+@pytest.mark.slow
 def test_a_search_killed_twice_and_finished_by_two_processes(packed, tmp_path):
     study = tmp_path / "study"
     settings = search(packed, study)
@@ -213,6 +214,7 @@ def stub(tmp_path):
     return root
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_kills_at_random_moments(packed, tmp_path, stub):
     folder = tmp_path / "study"
     settings = search(packed, folder, TRIALS=8, EPOCHS=5)
