@@ -28,7 +28,7 @@ from common.parallel import ordered_map, progress
 from common.settings import require_folder
 from common.slices.cases import find_slices
 from common.slices.images import read_picture
-from common.volumes.finding import LABEL_ENDINGS, ending_of
+from common.volumes.finding import LABEL_ENDINGS, ending_of, name_of
 from common.volumes.nodules import find_nodules, run_lengths
 from common.volumes.reading import read_volume
 
@@ -36,8 +36,8 @@ from common.volumes.reading import read_volume
 def main():
     refuse_existing(settings.OUTPUT, settings.REPLACE)
     rows = run_length_rows() if settings.KIND == "run_lengths" else nodule_rows()
-    with whole_file(settings.OUTPUT) as part:
-        rows.to_csv(part, index=False)
+    with whole_file(settings.OUTPUT) as file:
+        rows.to_csv(file, index=False)
     print(f"wrote {len(rows)} rows to {settings.OUTPUT}")
 
 
@@ -57,7 +57,7 @@ def nodule_rows():
         )
     rows = []
     for path in progress(files, len(files), "reading"):
-        name = path.name[: -len(ending_of(path))].removeprefix("case_")
+        name = name_of(path).removeprefix("case_")
         for x, y, z, diameter in find_nodules(read_volume(path)):
             rows.append((name, x, y, z, settings.PROBABILITY, diameter))
     return pd.DataFrame(rows, columns=["seriesuid", "coordX", "coordY", "coordZ", "probability", "diameter_mm"])

@@ -119,11 +119,11 @@ class Options(NamedTuple):
     series: int | None
 
 
-def predict_with_settings(found, settings):
+def predict_with_settings(models, settings):
     """Predict the volumes of INPUT and write OUTPUT; those that cannot be predicted are reported in the end.
 
     Args:
-        found: of `common.training.trained_models.find_volume_models`.
+        models: of `common.training.trained_models.find_volume_models`.
         settings: those of predict.py.
 
     Raises:
@@ -148,25 +148,25 @@ def predict_with_settings(found, settings):
 
     def fill(folder):
         import_keras()
-        steps = ", then ".join(f"{step} with {len(models.files)}" for step, models in sorted(found.items())[::-1])
+        steps = ", then ".join(f"{step} with {len(of_step.files)}" for step, of_step in sorted(models.items())[::-1])
         print(f"predicting {len(own)} volumes of {settings.INPUT}, networks: {steps}", flush=True)
         if own:
-            problems.extend(predict_volumes(found, own, folder, options))
+            problems.extend(predict_volumes(models, own, folder, options))
 
-    networks = [str(file) for models in found.values() for file in models.files]
+    networks = [str(file) for of_step in models.values() for file in of_step.files]
     if write_output(settings, part, {"networks": networks, "volumes": len(volumes)}, fill):
         print(f"wrote {len(volumes) - len(problems)} label volumes to {settings.OUTPUT}")
     if problems:
         raise InputError(summarise(problems, "volumes cannot be predicted") + "\nThe others were.")
 
 
-def predict_volumes(found, volumes, folder, options):
+def predict_volumes(models, volumes, folder, options):
     """Predict volumes and write label volumes on their own grids, and volumes.csv.
 
     It holds one volume, and beside it the probabilities of one stage on the grid of that stage.
 
     Args:
-        found: of `common.training.trained_models.find_volume_models`.
+        models: of `common.training.trained_models.find_volume_models`.
         volumes: dict of a name to the Path of a volume.
         folder: Path to write to.
         options: Options.
@@ -177,7 +177,7 @@ def predict_volumes(found, volumes, folder, options):
     Raises:
         InputError: if none can.
     """
-    stages = {step: Stage(models, options.tile) for step, models in found.items()}
+    stages = {step: Stage(of_step, options.tile) for step, of_step in models.items()}
     problems, rows = [], []
     for name, path in progress(volumes.items(), len(volumes), "predicting"):
         name = name.replace("/", "_")

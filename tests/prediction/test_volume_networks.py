@@ -118,7 +118,7 @@ def test_a_broken_volume_does_not_lose_the_others(decathlon, decathlon_runs, tmp
 
 def test_where_the_first_step_finds_nothing_the_second_sees_all(decathlon, decathlon_runs):
     models = find_volume_models(decathlon_runs, "best_dice")
-    stages = {step: Stage(models_of_step, None) for step, models_of_step in models.items()}
+    stages = {step: Stage(of_step, None) for step, of_step in models.items()}
     (path,) = (decathlon / "Task99_Synthetic" / "imagesTs").iterdir()
     options = Options(0.5, 0.5, None, ".nii.gz", {}, False, None)
     (network,) = stages["whole"].networks
