@@ -43,8 +43,8 @@ def main():
 
     choice, table = choose(folders, cleanings)
     first = CrossValidation(folders[0])
-    with whole_file(first.combinations_file) as part:
-        table.to_csv(part, index=False)
+    with whole_file(first.combinations_file) as unfinished:
+        table.to_csv(unfinished, index=False)
     first.write_choice(**choice)
     print_table(table)
     print(f"wrote {first.choice_file}; predict.py --run {first} takes it")

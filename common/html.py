@@ -28,8 +28,8 @@ def write_page(path, template, title, refresh=None, **values):
         values: what the template shows.
     """
     text = _environment.get_template(template).render(title=title, refresh=refresh, **values)
-    with whole_file(path) as part:
-        part.write_text(text, encoding="utf-8")
+    with whole_file(path) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def in_words(value):

@@ -76,13 +76,13 @@ def main():
     variants = {case: find_variants(case) if settings.VARIANTS else [] for case in cases}
 
     divisions = divide(slices)
-    with whole_folder(settings.LISTS, replace=True) as part:
+    with whole_folder(settings.LISTS, replace=True) as unfinished:
         for folder, lists in divisions.items():
-            (part / folder).mkdir(exist_ok=True)
+            (unfinished / folder).mkdir(exist_ok=True)
             for name, members in lists.items():
                 rows = list_rows(members, variants if name == "train" else {})
-                write_list(part / folder / f"{name}.csv", rows, Path(settings.LISTS, folder))
-        (part / "data_check.png").write_bytes(encode_png(data_check(slices, classes)))
+                write_list(unfinished / folder / f"{name}.csv", rows, Path(settings.LISTS, folder))
+        (unfinished / "data_check.png").write_bytes(encode_png(data_check(slices, classes)))
     for folder, lists in divisions.items():
         print_table(folder, lists, variants)
         if settings.COPY_TO:
@@ -248,16 +248,16 @@ def copy_pairs(folder, lists, variants):
     """Copy the listed pairs to <list>/x and <list>/y under running numbers, with their origin in copied_files.csv."""
     for name, members in lists.items():
         rows = list_rows(members, variants if name == "train" else {})
-        with whole_folder(folder / name, settings.REPLACE) as part:
+        with whole_folder(folder / name, settings.REPLACE) as unfinished:
             copied = []
             for side in ("x", "y"):
-                (part / side).mkdir()
+                (unfinished / side).mkdir()
             for number, (x, y, _) in enumerate(progress(rows, len(rows), f"copying {name}"), 1):
                 file = f"{number:04d}{x.suffix}"
-                shutil.copyfile(x, part / "x" / file)
-                shutil.copyfile(y, part / "y" / f"{number:04d}{y.suffix}")
+                shutil.copyfile(x, unfinished / "x" / file)
+                shutil.copyfile(y, unfinished / "y" / f"{number:04d}{y.suffix}")
                 copied.append((file, x.as_posix(), y.as_posix()))
-            with whole_file(part / "copied_files.csv") as csv:
+            with whole_file(unfinished / "copied_files.csv") as csv:
                 pd.DataFrame(copied, columns=["file", "src_x", "src_y"]).to_csv(csv, index=False)
         print(f"copied {len(rows)} pairs to {folder / name}")
 

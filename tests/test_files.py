@@ -17,26 +17,26 @@ from common.files import natural_key, refuse_existing, whole_file, whole_folder
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
     path = tmp_path / "new" / "a.txt"
-    with whole_file(path) as part:
-        part.write_text("whole")
-        assert not path.exists() and part.suffix == path.suffix
-    with pytest.raises(RuntimeError), whole_file(path) as part:
-        part.write_text("half")
+    with whole_file(path) as unfinished:
+        unfinished.write_text("whole")
+        assert not path.exists() and unfinished.suffix == path.suffix
+    with pytest.raises(RuntimeError), whole_file(path) as unfinished:
+        unfinished.write_text("half")
         raise RuntimeError
     assert path.read_text() == "whole" and not leftovers(tmp_path)
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
     path = tmp_path / "a"
-    with whole_folder(path) as part:
-        (part / "mark").write_text("1")
+    with whole_folder(path) as unfinished:
+        (unfinished / "mark").write_text("1")
     with pytest.raises(InputError, match="--replace"), whole_folder(path):
         pass
     with pytest.raises(RuntimeError), whole_folder(path, replace=True, marker="mark"):
         raise RuntimeError
     assert (path / "mark").read_text() == "1"
-    with whole_folder(path, replace=True, marker="mark") as part:
-        (part / "mark").write_text("2")
+    with whole_folder(path, replace=True, marker="mark") as unfinished:
+        (unfinished / "mark").write_text("2")
     assert (path / "mark").read_text() == "2" and not leftovers(tmp_path)
     with pytest.raises(InputError, match="not made by this script"):
         refuse_existing(path, True, "other")
@@ -46,8 +46,8 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path):
 
 def test_leftovers_of_a_killed_run_are_in_nobodys_way(tmp_path):
     (tmp_path / ".part-a" / "deep").mkdir(parents=True)
-    with whole_folder(tmp_path / "a") as part:
-        assert not list(part.iterdir())
+    with whole_folder(tmp_path / "a") as unfinished:
+        assert not list(unfinished.iterdir())
 
 
 @given(st.lists(st.integers(0, 10**6), unique=True))

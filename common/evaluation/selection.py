@@ -15,7 +15,7 @@ from common.parallel import ordered_map, progress
 from common.prediction.ensemble import TRANSFORMS, predict_turned
 from common.scores import count_pixels, scores_of_counts
 from common.slices.masks import class_numbers, clean
-from common.training.run_folder import MODELS
+from common.training.run_folder import CHECKPOINTS
 from common.training.sets import open_set
 from common.training.trained_models import CrossValidation, load_network, model_file
 
@@ -81,7 +81,7 @@ def groups_of_networks(folders):
     if len(folders) > 1:
         groups["all averaged"] = [[str(folder), "best_dice"] for folder in folders]
     for folder in folders:
-        groups[f"{folder}, checkpoints averaged"] = [[str(folder), checkpoint] for checkpoint in MODELS]
+        groups[f"{folder}, checkpoints averaged"] = [[str(folder), checkpoint] for checkpoint in CHECKPOINTS]
     return groups
 
 

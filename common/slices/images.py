@@ -188,8 +188,8 @@ def write_png(path, picture, *, atomic=True):
     """
     data = encode_png(picture)
     if atomic:
-        with whole_file(path) as part:
-            part.write_bytes(data)
+        with whole_file(path) as unfinished:
+            unfinished.write_bytes(data)
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)

@@ -61,8 +61,8 @@ def write_list(path, rows, relative_to=None):
 
     table = pd.DataFrame(rows, columns=["x", "y", "case"])
     table = table.assign(x=table["x"].map(written), y=table["y"].map(written))
-    with whole_file(path) as part:
-        table.to_csv(part, index=False)
+    with whole_file(path) as unfinished:
+        table.to_csv(unfinished, index=False)
 
 
 def slice_identity(image_path):

@@ -100,14 +100,14 @@ def predict_out_of_fold(folds):
         if lists[run] is None:
             print(f"no out-of-fold predictions: the slices that {validation.path} was packed from are gone")
             return False
-    with whole_folder(folds.predicted_folder, replace=True) as part:
+    with whole_folder(folds.predicted_folder, replace=True) as unfinished:
         for run, table in lists.items():
             write_list(run.validation_list_file, table)
             source, predicted = run.validation_list_file, run.predicted_folder
             call("predict.py", "--replace", RUN=run, INPUT=source, OUTPUT=predicted, OVERLAYS=False)
             for path in predicted.iterdir():
                 if path.is_dir() or path.name.endswith(".nii.gz"):  # the masks of a case, or its label volume
-                    path.rename(part / path.name)
+                    path.rename(unfinished / path.name)
             remove(run.predicted_folder)
     write_list(folds.validation_list_file, pd.concat(lists.values()))
     scored = {"PREDICTED": folds.predicted_folder, "TRUTH": folds.validation_list_file, "OUTPUT": folds.scores_folder}
@@ -137,6 +137,6 @@ def write_fold_scores(folds):
         best = {name: log.rows[epoch - 1][name] for name in ("epoch", "val_dice", "val_iou", "val_loss")}
         rows.append({"fold": run.name, "epochs": len(log), **best, "minutes": log.minutes})
     table = pd.DataFrame(rows)
-    with whole_file(folds.folds_file) as part:
-        table.to_csv(part, index=False)
+    with whole_file(folds.folds_file) as unfinished:
+        table.to_csv(unfinished, index=False)
     return table

@@ -39,11 +39,11 @@ def draw_network(model, run):
     """Write `model_summary.txt` and, where Graphviz is installed, `network.png` into the folder of a Run."""
     lines = []
     model.summary(line_length=80, print_fn=lines.append)  # wider is cut off where there is no terminal
-    with whole_file(run.summary_file) as part:
-        part.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with whole_file(run.summary_file) as unfinished:
+        unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
     try:
-        with whole_file(run.diagram_file) as part:
-            keras.utils.plot_model(model, part, show_shapes=True, show_layer_names=True, dpi=60)
+        with whole_file(run.diagram_file) as unfinished:
+            keras.utils.plot_model(model, unfinished, show_shapes=True, show_layer_names=True, dpi=60)
     except ImportError:  # what Keras makes of a missing program too
         print("no picture of the network: it needs Graphviz (https://graphviz.org/download)")
 
@@ -115,5 +115,5 @@ def draw_curves(log, path):
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
-    with whole_file(path) as part:
-        figure.savefig(part, dpi=100, format="png")
+    with whole_file(path) as unfinished:
+        figure.savefig(unfinished, dpi=100, format="png")

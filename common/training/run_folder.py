@@ -10,12 +10,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from common.errors import InputError
-from common.files import read_json, whole_file, whole_folder, write_json
+from common.files import ROOT, read_json, whole_file, whole_folder, write_json
 from common.settings import REASONS
 
 MONITORED = ("dice", "iou")  # validation metrics; a run keeps the model of the best epoch by each
-MODELS = ("best_dice", "best_iou", "last")  # and the last one
-ROOT = Path(__file__).resolve().parents[2]
+CHECKPOINTS = ("best_dice", "best_iou", "last")  # and the last one
 CODE = ("train.py", "models", "losses", "common")
 STATE_IN_CHECKPOINT = "run_state.json"  # inside last.keras, so that a checkpoint is one file, whole or missing
 
@@ -162,12 +161,12 @@ class Run(os.PathLike):
     # --- its models
 
     def model_file(self, which):
-        """Path of the .keras file of one of MODELS, whether it exists or not."""
+        """Path of the .keras file of one of CHECKPOINTS, whether it exists or not."""
         return self.folder / f"{which}.keras"
 
     def find_models(self):
-        """Those of MODELS that exist."""
-        return [which for which in MODELS if self.model_file(which).is_file()]
+        """Those of CHECKPOINTS that exist."""
+        return [which for which in CHECKPOINTS if self.model_file(which).is_file()]
 
     def score(self, file):
         """The score that the model in a .keras file was kept for; None for "last", or if unknown."""
@@ -226,8 +225,8 @@ def make_run(runs, model, settings, environment, code, name=None):
     while path.exists():
         number += 1
         path = Path(runs, f"{stem}-{number}")
-    with whole_folder(path) as part:
-        run = Run(part)
+    with whole_folder(path) as unfinished:
+        run = Run(unfinished)
         write_json(run.settings_file, settings)
         run.environment_file.write_text(environment, encoding="utf-8")
         for file, content in code.items():
@@ -309,8 +308,8 @@ class Log:
         """Write the file, whole or not at all."""
         import pandas as pd  # see `read`
 
-        with whole_file(path) as part:
-            pd.DataFrame(self.rows).to_csv(part, index=False)
+        with whole_file(path) as unfinished:
+            pd.DataFrame(self.rows).to_csv(unfinished, index=False)
 
     def __len__(self):
         return len(self.rows)
@@ -356,14 +355,14 @@ def save_checkpoint(model, log, run):
 
     last.keras appears last: until then, a resumed run starts from the epoch before and writes the others again.
     """
-    with whole_file(run.model_file("last")) as part:
-        model.save(part)
-        with zipfile.ZipFile(part, "a") as archive:
+    with whole_file(run.model_file("last")) as unfinished:
+        model.save(unfinished)
+        with zipfile.ZipFile(unfinished, "a") as archive:
             archive.writestr(STATE_IN_CHECKPOINT, json.dumps({"epoch": len(log)}))
         for metric in MONITORED:
             if log.is_best(metric):
                 with whole_file(run.model_file(f"best_{metric}")) as copy:
-                    shutil.copyfile(part, copy)
+                    shutil.copyfile(unfinished, copy)
         log.write(run.log_file)
 
 

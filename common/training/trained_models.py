@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from common.errors import InputError, as_input_error
 from common.files import natural_key, read_json, write_json
-from common.training.run_folder import MODELS, Run, SliceData, VolumeData, runs_in
+from common.training.run_folder import CHECKPOINTS, Run, SliceData, VolumeData, runs_in
 
 FIT_OF_IMPORT = {"tile": "tile", "crop": "tile", "pad": "pad"}  # predict.py's FIT for an importer's; else "resize"
 SAME = ("step", "labels", "channels", "spacing", "voxels", "intensity")  # in all models for volumes that are averaged
@@ -24,7 +24,7 @@ def model_file(run, which="best_dice"):
 
     Args:
         run: run folder of train.py; a folder of such, whose newest is taken; or a .keras file, taken as it is.
-        which: one of MODELS, for a run folder.
+        which: one of CHECKPOINTS, for a run folder.
 
     Returns:
         Path of the .keras file.
@@ -42,7 +42,7 @@ def model_file(run, which="best_dice"):
         existing = run.find_models()
         if not existing:
             raise InputError(
-                f"{run} is no run folder of train.py: none of {', '.join(MODELS)} is there as a .keras file"
+                f"{run} is no run folder of train.py: none of {', '.join(CHECKPOINTS)} is there as a .keras file"
             )
         if which not in existing:
             raise InputError(f"{run} holds no {which}.keras; it has {' and '.join(existing)}")
@@ -212,7 +212,7 @@ class CrossValidation(os.PathLike):
         """Write choice.json.
 
         Args:
-            networks: list of (folder of a cross-validation, one of MODELS); it names them relative to this folder.
+            networks: list of (folder of a cross-validation, one of CHECKPOINTS); it names them relative to this folder.
             flips, clean: as in Choice.
         """
         networks = [[os.path.relpath(folder, self.folder), which] for folder, which in networks]
@@ -227,7 +227,7 @@ def find_models(runs, which):
 
     Args:
         runs: list of run folders, folders of runs or .keras files; or one cross-validation.
-        which: one of MODELS, for run folders.
+        which: one of CHECKPOINTS, for run folders.
 
     Returns:
         Choice.
@@ -307,7 +307,7 @@ def find_volume_models(runs, which):
 
     Args:
         runs: list of run folders, cross-validations, or .keras files in run folders.
-        which: one of MODELS.
+        which: one of CHECKPOINTS.
 
     Returns:
         dict of a step to VolumeModels; None for runs of slices.
