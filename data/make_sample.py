@@ -1,12 +1,12 @@
-"""Make a small synthetic data set: axial chest slices, the heart as mask. No patient is in it.
+"""Make a small synthetic data set: axial chest slices with the heart as mask. No patient data.
 
 Writes  CASES/case01/x/0001.png, y/0001.png and case.json, and so on      for steps 1 and 2
 Takes   about three seconds for 8 cases of 12 slices of 200x200
 
 The slices look like CT in a soft-tissue window. The heart is hardly brighter than muscle and no brighter than
-liver and great vessels, so grey values alone do not find it: over the whole set the best threshold has a Dice
-of about 0.3, the best band between two thresholds 0.4. A U-net reaches 0.98 on cases that it has not seen.
-The first and last slices of a case show no heart. The same SEED gives the same files.
+liver and great vessels, so gray values alone do not find it. Over the whole set, the best threshold reaches a
+Dice of about 0.3, and the best band between two thresholds 0.4. A U-net reaches 0.98 on unseen cases.
+The first and last slices of a case show no heart. The same SEED makes the same files.
 """
 
 import sys
@@ -19,15 +19,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import setting_types as types
 from common.settings import apply_command_line
 
-# --- where to
-CASES: types.PathName = "data/sample"  # folder for the case folders
-REPLACE: bool = False  # True to write over a data set that this script made before
+# --- output
+CASES: types.PathName = "data/sample"  # output folder for the case folders
+REPLACE: bool = False  # True: overwrite a data set made by this script
 
-# --- how much
-COUNT: Annotated[int, Ge(1), Le(99)] = 8  # cases, 1 to 99
-SLICES: Annotated[int, Ge(6), Le(99)] = 12  # slices a case, 6 to 99, from the aortic arch down to the upper abdomen
-SIZE: Annotated[int, Ge(64), Le(512)] = 200  # side of the slices in pixels, 64 to 512; they always show 360 mm
-SEED: types.Seed = 1  # whole number from 0; case 3 is the same one whatever COUNT is
+# --- size
+COUNT: Annotated[int, Ge(1), Le(99)] = 8  # number of cases, 1 to 99
+SLICES: Annotated[int, Ge(6), Le(99)] = 12  # slices per case, 6 to 99, from the aortic arch down to the upper abdomen
+SIZE: Annotated[int, Ge(64), Le(512)] = 200  # side length of the slices in pixels, 64 to 512; always 360 mm
+SEED: types.Seed = 1  # random seed, 0 or more; case 3 is the same for every COUNT
 
 settings = apply_command_line(globals())
 
@@ -72,7 +72,7 @@ def check_settings(root):
 
 
 def is_sample(root):
-    """Whether a folder holds case folders that this script made and nothing else."""
+    """Whether a folder contains only case folders made by this script."""
     if not root.is_dir():
         return False
     records = [read_case_record(path) for path in root.iterdir() if not path.name.startswith(".")]
@@ -81,7 +81,7 @@ def is_sample(root):
 
 
 def draw_case(number):
-    """Yield slice and mask of a case, PNG files as bytes, and the entry of each in case.json."""
+    """Yield each slice and mask of a case as PNG bytes, with its entry for case.json."""
     rng = np.random.default_rng([settings.SEED, number])
     patient = invent_patient(rng)
     side = settings.SIZE

@@ -1,12 +1,11 @@
-"""Make a small synthetic data set of volumes in the layout of the Medical Segmentation Decathlon. No patient is in it.
+"""Make a small synthetic data set of volumes, in Medical Segmentation Decathlon layout.
 
-Writes  DATA/dataset.json, imagesTr/*.nii.gz, labelsTr/*.nii.gz to train on, imagesTs, labelsTs to test on
-Takes   a few seconds for 12 and 4 cases of 48 to 96 voxels a side
+Writes  DATA/dataset.json, imagesTr/*.nii.gz, labelsTr/*.nii.gz for training, imagesTs, labelsTs for testing
+Takes   a few seconds for 12 + 4 cases of 48 to 96 voxels per side
 
-Two nested organs, the outer (1) around the inner one (2), and a small lesion (3) at the edge of the outer, among other
-organs of about the same grey, in several contrasts as MR has them: each a channel with its own noise, gain and slow
-change of brightness. The spacing is anisotropic, of every case another, and so are the directions of the axes. The same
-SEED gives the same files.
+Labels: an outer organ (1) around an inner one (2), and a small lesion (3) at the edge of the outer organ. Other organs
+have about the same gray values. As in MR, each contrast is a channel with its own noise, gain and bias field. Spacing
+is anisotropic. Spacing and axis directions differ between cases. The same SEED makes the same files. No patient data.
 """
 
 import sys
@@ -19,15 +18,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import setting_types as types
 from common.settings import apply_command_line
 
-# --- where to
-DATA: types.PathName = "data/Task99_Synthetic"  # folder for the data set
-REPLACE: bool = False  # True to write over a data set that this script made before
+# --- output
+DATA: types.PathName = "data/Task99_Synthetic"  # output folder for the data set
+REPLACE: bool = False  # True: overwrite a data set made by this script
 
-# --- how much
-TRAIN: Annotated[int, Ge(1), Le(999)] = 12  # cases to train on, at least 1
-TEST: Annotated[int, Ge(0), Le(999)] = 4  # cases to test on
-CONTRASTS: Annotated[int, Ge(1), Le(4)] = 2  # channels, 1 to 4
-SEED: Annotated[int, Ge(0), Le(2**31)] = 1  # whole number from 0; a case is the same one whatever the numbers above are
+# --- size
+TRAIN: Annotated[int, Ge(1), Le(999)] = 12  # number of training cases, at least 1
+TEST: Annotated[int, Ge(0), Le(999)] = 4  # number of test cases
+CONTRASTS: Annotated[int, Ge(1), Le(4)] = 2  # number of channels, 1 to 4
+SEED: Annotated[int, Ge(0), Le(2**31)] = 1  # random seed, 0 or more; a case is the same for any numbers above
 
 settings = apply_command_line(globals())
 
@@ -41,8 +40,8 @@ from common.volumes.grids import Geometry
 from common.volumes.labels import label_image, write_labels
 
 LABELS = {"0": "background", "1": "outer", "2": "inner", "3": "lesion"}
-ORIENTATIONS = ("LPS", "RAS", "LPI", "PLS")  # of the axes, in turn
-AIR, OUTER, INNER, LESION, BODY, OTHER = range(6)  # tissues; those of LABELS have their numbers
+ORIENTATIONS = ("LPS", "RAS", "LPI", "PLS")  # axis directions, used in turn
+AIR, OUTER, INNER, LESION, BODY, OTHER = range(6)  # tissues; OUTER, INNER and LESION have their numbers in LABELS
 # Gray value of each tissue, by contrast.
 GRAYS = (
     (0, 0, 0, 0),
@@ -63,7 +62,7 @@ def main():
     with whole_folder(settings.DATA, settings.REPLACE, "dataset.json") as folder:
         for number, name in enumerate(progress(names, len(names), "drawing")):
             is_test = number >= train
-            # a test case is the same one however many there are to train on
+            # test cases do not depend on the number of training cases
             rng = np.random.default_rng([settings.SEED, is_test, number - train if is_test else number])
             write_case(folder, "Ts" if is_test else "Tr", name, ORIENTATIONS[number % len(ORIENTATIONS)], rng)
         write_json(folder / "dataset.json", describe(names))
@@ -71,13 +70,13 @@ def main():
 
 
 def write_case(folder, subset, name, orientation, rng):
-    """Draw a case and write image and labels.
+    """Draw a case and write its image and labels.
 
     Args:
         folder: Path of the data set.
-        subset: "Tr" or "Ts", the ending of the names of its folders.
-        name: of the files.
-        orientation: of the axes, such as "LPS".
+        subset: "Tr" or "Ts", the suffix of its folder names.
+        name: file name without suffix.
+        orientation: axis directions, such as "LPS".
         rng: numpy.random.Generator.
     """
     size = np.array([rng.integers(48, 65), rng.integers(72, 97), rng.integers(72, 97)])  # up, back, left
@@ -104,7 +103,7 @@ def draw_tissues(size, extent, rng):
     """Tissue in each voxel, (S, H, W) uint8, of a volume of `size` voxels and `extent` mm."""
     axes = [(np.arange(n) + 0.5) / n * mm - mm / 2 for n, mm in zip(size, extent, strict=True)]
     points = np.stack(np.meshgrid(*axes, indexing="ij"))
-    bend = np.stack([smooth_field(size, rng) for _ in range(3)])  # mm by which outlines are bent
+    bend = np.stack([smooth_field(size, rng) for _ in range(3)])  # displacement of the outlines in mm
 
     def ellipsoid(center, radii):
         moved = points + 2.5 * bend - np.reshape(center, (3, 1, 1, 1))
@@ -114,7 +113,7 @@ def draw_tissues(size, extent, rng):
     tissue[ellipsoid((0, 0, 0), (70, 37, 40))] = BODY
     outer = np.array([rng.uniform(-14, 14), rng.uniform(-6, 6), rng.uniform(-8, -2)])
     radii = np.array([rng.uniform(18, 24), rng.uniform(16, 20), rng.uniform(17, 22)])
-    for _ in range(4):  # other organs: never where the outer one is
+    for _ in range(4):  # other organs, never inside the outer organ
         center = np.array([rng.uniform(-40, 40), rng.uniform(-22, 22), rng.uniform(-26, 26)])
         other = ellipsoid(center, rng.uniform(6, 11, 3)) & (tissue == BODY)
         tissue[other] = OTHER
@@ -128,14 +127,14 @@ def draw_tissues(size, extent, rng):
 
 
 def smooth_field(size, rng):
-    """Smooth random field (S, H, W) of deviation 1: the lowest waves along each axis."""
+    """Smooth random field, (S, H, W), standard deviation 1: the lowest frequencies along each axis."""
     waves = [np.cos(np.pi * np.outer(np.arange(4), (np.arange(n) + 0.5) / n)) for n in size]
     field = np.einsum("abc,ai,bj,ck->ijk", rng.normal(size=(4, 4, 4)), *waves, optimize=True)
     return (field - field.mean()) / field.std()
 
 
 def draw_contrast(tissue, channel, rng):
-    """(S, H, W) int16, the tissue as a contrast shows it."""
+    """Draw the tissue in one contrast, (S, H, W) int16."""
     grays = [gray[channel] * rng.uniform(0.96, 1.04) for gray in GRAYS]
     image = ndimage.gaussian_filter(np.array(grays)[tissue], 0.5)
     image *= rng.uniform(0.7, 1.5) * (1 + 0.08 * smooth_field(tissue.shape, rng))

@@ -1,11 +1,11 @@
-"""Step 0: bring pictures with masks into case folders.
+"""Step 0: import images with masks into case folders.
 
 Reads   IMAGES and MASKS: png, jpg, tif or bmp; 1, 3 or 4 channels; 8 or 16 bit; any size
 Writes  CASES/case_<subfolder>/x/0001.png, y/0001.png and case.json                     for steps 1 and 2
-Takes   about a second for each 100 pictures of 512x512 on two cores
+Takes   about a second per 100 images of 512x512 on two cores
 
-A subfolder is a case. A picture belongs to the mask in the same subfolder (x and y, images and masks
-and the like count as the same one) whose name fits. Nothing in IMAGES and MASKS is changed.
+Each subfolder becomes a case. Images and masks are matched by subfolder and name; the last subfolder
+may differ, such as x and y, or images and masks. IMAGES and MASKS stay unchanged.
 """
 
 import sys
@@ -16,31 +16,30 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import setting_types as types
 from common.settings import apply_command_line
 
-# --- where from, where to
-IMAGES: str = ""  # folder of the pictures, or with a name pattern: "pictures/{id}.png"
-MASKS: str = ""  # folder of the masks, or with a name pattern: "pictures/{id}_mask.png"
-CASES: types.PathName = "data/cases"  # folder for the case folders
+# --- input and output
+IMAGES: str = ""  # folder of the images, or a path with a name pattern: "images/{id}.png"
+MASKS: str = ""  # folder of the masks, or a path with a name pattern: "images/{id}_mask.png"
+CASES: types.PathName = "data/cases"  # output folder for the case folders
 CASE_FROM: Literal["folder", "image"] = "folder"
-# "folder": a subfolder is a case, loose pictures are one; "image": each picture is one
-REPLACE: bool = False  # True to write over case folders that exist
-SKIP_BROKEN: bool = False  # True: pictures that cannot be used do not count as an error
+# "folder": a case per subfolder, loose images form one; "image": a case per image
+REPLACE: bool = False  # True: overwrite existing case folders
+SKIP_BROKEN: bool = False  # True: exit with status 0 even if some images cannot be used
 
 # --- size
-SIZE: types.Side = 200  # side of the slices in pixels
+SIZE: types.Side = 200  # side length of the slices in pixels
 FIT: Literal["resize", "crop", "pad", "tile"] = "resize"
-# "resize" to SIZE whatever the shape; "crop" the centre, black where there is too little; "pad" with black to a square,
-# shrunk first where larger than SIZE; "tile" cuts all of it
-TILE_OVERLAP: types.Count = 0  # pixels that neighbouring tiles share at least
+# "resize" (may distort), "crop" the center, "pad" to a square and shrink if needed, or "tile"; black fills gaps
+TILE_OVERLAP: types.Count = 0  # minimum overlap of neighboring tiles in pixels
 
-# --- grey values
-STRETCH: bool = False  # True stretches each picture from its own least value to its greatest over the full range
+# --- gray values
+STRETCH: bool = False  # True: stretch each image's own minimum and maximum to the full range
 
 # --- masks
 MASK_VALUES: types.MaskValues | None = None
-# for instance {1: 255}; None takes 0 and 255, or class numbers, as they are
-MASK_THRESHOLD: types.Gray | None = None  # values above it are foreground, for soft or JPEG masks; None: off
+# map mask values, such as {1: 255}; None: the masks contain 0 and 255, or class numbers
+MASK_THRESHOLD: types.Gray | None = None  # mask values above this are foreground, for soft or JPEG masks; None: off
 UNMATCHED: Literal["stop", "skip", "empty"] = "stop"
-# a picture without a mask: "stop", "skip" it, or "empty" gives it a black mask
+# image without a mask: "stop" with an error, "skip" it, or "empty": use a black mask
 
 settings = apply_command_line(globals())
 
@@ -63,12 +62,12 @@ MASK_NAMES = ("{id}", "{id}_mask", "{id}-mask", "{id}_seg", "{id}_label", "{id}_
 
 
 class Source(NamedTuple):
-    """A picture to import."""
+    """An image to import."""
 
     image: Path
     mask: Path | None  # None: a black mask
-    image_name: str  # path from IMAGES
-    mask_name: str | None  # path from MASKS
+    image_name: str  # relative to IMAGES
+    mask_name: str | None  # relative to MASKS
 
 
 def main():
@@ -104,17 +103,17 @@ def check_settings():
         raise SettingError("MASK_VALUES and MASK_THRESHOLD are both set; give one of them")
 
 
-# --- which mask belongs to which picture
+# --- matching images and masks
 
 
 def match_sources():
-    """Pictures with their masks.
+    """Match images and masks.
 
     Returns:
         list of (Path of the case folder, Source), in natural order.
 
     Raises:
-        InputError: if there are none, or pictures and masks do not match.
+        InputError: if there are no images, or images and masks do not match.
     """
     image_root, image_name = root_and_name(settings.IMAGES, "IMAGES")
     mask_root, mask_name = root_and_name(settings.MASKS, "MASKS")
@@ -148,7 +147,7 @@ def match_sources():
 
 
 def root_and_name(setting, what):
-    """Split a setting into the folder to search and the name pattern, which is None if it is only a folder."""
+    """Split a setting into the folder to search and the name pattern; None without a pattern."""
     path = Path(setting)
     parts = path.parts
     first = next((i for i, part in enumerate(parts) if "{" in part), None)
@@ -160,16 +159,16 @@ def root_and_name(setting, what):
 
 
 def choose_mask_name(images, mask_root, names, same_root):
-    """Find the name pattern of masks that fits most images.
+    """Choose the mask name pattern that matches the most images.
 
     Args:
-        images: of `find_pictures`.
+        images: result of `find_pictures`.
         mask_root: folder of the masks.
         names: patterns.
-        same_root: whether it is also the folder of the images.
+        same_root: whether this folder also contains the images.
 
     Returns:
-        images, without those that are masks; masks; and the pattern.
+        images (without files that are masks), masks, and the pattern.
     """
     options = []
     for name in names:
@@ -180,13 +179,13 @@ def choose_mask_name(images, mask_root, names, same_root):
 
 
 def name_cases(keys):
-    """Cases of pictures, in natural order.
+    """Assign images to cases, in natural order.
 
     Args:
-        keys: (subfolder, id) of each.
+        keys: (subfolder, id) of each image.
 
     Returns:
-        dict of key to name of the case.
+        dict of key to case name.
 
     Raises:
         InputError: if two subfolders would become one case.
@@ -200,11 +199,11 @@ def name_cases(keys):
     return dict(sorted(cases.items(), key=lambda item: (natural_key(item[1]), item[1], natural_key(item[0][1]))))
 
 
-# --- one picture
+# --- one image
 
 
 def import_picture(source):
-    """Read a picture with its mask and cut it to size; Imported."""
+    """Read an image with its mask and cut both to size; returns Imported."""
     image = to_gray(read_picture(source.image))
     mask = np.zeros(image.shape, np.uint8) if source.mask is None else prepare_mask(source.mask)
     if mask.shape != image.shape:

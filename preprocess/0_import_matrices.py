@@ -1,10 +1,10 @@
-"""Step 0: bring slices that are files of comma-separated numbers into case folders.
+"""Step 0: import slices stored as comma-separated numbers into case folders.
 
-Reads   IMAGES and MASKS: files of the same names, a line a row of pixels, such as HU, without a header; any size
-Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json, each slice a case       for steps 1 and 2
-Takes   about four seconds for each 100 slices of 512x512 on two cores
+Reads   IMAGES and MASKS: files with matching names, one line per pixel row (such as HU), no header; any size
+Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json, one case per slice      for steps 1 and 2
+Takes   about four seconds per 100 slices of 512x512 on two cores
 
-A pair that does not fit (sizes differ, a row is short, a mask of odd values) is named and left out.
+Lists and skips invalid pairs: different sizes, short rows, or mask values other than 0 and 1.
 """
 
 import sys
@@ -15,23 +15,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import setting_types as types
 from common.settings import apply_command_line
 
-# --- where from, where to
-IMAGES: str = ""  # folder of the files with grey values
-MASKS: str = ""  # folder of the files with masks, by the same names
-CASES: types.PathName = "data/cases"  # folder for the case folders
-REPLACE: bool = False  # True to write over case folders that exist
+# --- input and output
+IMAGES: str = ""  # folder of the image files
+MASKS: str = ""  # folder of the mask files, with the same names
+CASES: types.PathName = "data/cases"  # output folder for the case folders
+REPLACE: bool = False  # True: overwrite existing case folders
 
 # --- slices
-SIZE: types.Side = 512  # side of the slices in pixels
+SIZE: types.Side = 512  # side length of the slices in pixels
 FIT: Literal["resize", "crop", "pad"] = "resize"
-# "resize" to SIZE whatever the shape; "crop" the centre; "pad" to a square, shrunk where larger
+# "resize" (may distort), "crop" the center, or "pad" to a square and shrink if needed
 WINDOW: types.Window | None = None
-# values of black and white, [low, high], such as [-200, 200] HU; None: least and greatest
-BITS: Literal[8, 16] = 8  # of the slices: 8 or 16
+# values of black and white, such as [-200, 200] HU; None: minimum and maximum of each slice
+BITS: Literal[8, 16] = 8  # bit depth of the slices: 8 or 16
 
 # --- masks
 SMALLEST: types.PositiveInt = 5
-# pixels of the smallest part of a mask that is kept, over corners too; smaller specks are removed
+# remove mask components with fewer pixels; diagonal neighbors are connected
 
 settings = apply_command_line(globals())
 
@@ -73,7 +73,7 @@ def main():
 
 
 def match_pairs():
-    """Pairs of files by name; prints which files have no partner.
+    """Match files by name and print those without a partner.
 
     Returns:
         list of (Path of the case folder, (Path of the image, Path of the mask)), in natural order.
@@ -96,7 +96,7 @@ def match_pairs():
 
 
 def files_of(folder, setting):
-    """Files of a folder that a setting names, in natural order: dict of name to Path."""
+    """Files of a folder, in natural order: dict of name to Path. `setting` is for messages."""
     files = [path for path in require_folder(folder, setting).iterdir() if path.is_file() and path.name[0] != "."]
     return {path.name: path for path in sorted(files, key=lambda path: natural_key(path.name))}
 
@@ -108,7 +108,7 @@ def import_pair(pair):
         Imported.
 
     Raises:
-        InputError: if the pair does not fit.
+        InputError: if the pair is invalid.
     """
     image_path, mask_path = pair
     image, mask = read_matrix(image_path), read_matrix(mask_path)
@@ -130,10 +130,10 @@ def import_pair(pair):
 
 
 def read_matrix(path):
-    """Numbers of a file, (H, W) float32.
+    """Read a file of numbers, (H, W) float32.
 
     Raises:
-        InputError: if it is empty, has rows of different length, or something else than numbers.
+        InputError: if the file is empty, has rows of different lengths, or contains anything but numbers.
     """
     try:
         matrix = pd.read_csv(path, header=None, dtype=np.float32, comment=None).to_numpy()

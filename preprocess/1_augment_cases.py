@@ -1,11 +1,11 @@
-"""Step 1: filtered and deformed variants of every slice, in folders beside x and y.
+"""Step 1: make filtered and deformed variants of every slice, in folders next to x and y.
 
 Reads   CASES/<case>/x and y                                                            from step 0
 Writes  CASES/<case>/x_<filter><shape> and y_O<shape>, such as x_A_RTP and y_O_RTP      for step 2
-Takes   about 40 seconds for 1,000 slices of 200x200 on two cores with the settings below
+Takes   about 40 seconds per 1,000 slices of 200x200 on two cores with the default settings
 
-Filters change images only, so one mask folder a shape pairs with every filter. Running it again
-replaces the folders that it made before (augmented.json lists them) and touches no others.
+Filters change only images, so all filters share one mask folder per shape. A second run replaces only
+the folders that an earlier run made; augmented.json lists them.
 """
 
 import sys
@@ -18,33 +18,33 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import setting_types as types
 from common.settings import apply_command_line
 
-# --- where
+# --- input and output
 CASES: types.PathName = "data/cases"  # folder of the case folders
 
-# --- what to make
-FILTERS: types.Filters = ["O", "A", "B", "C"]  # O none, A non-local means, B bilateral, C CLAHE, D posterisation
+# --- variants
+FILTERS: types.Filters = ["O", "A", "B", "C"]  # O none, A non-local means, B bilateral, C CLAHE, D posterization
 SHAPES: types.Shapes = ["", "HT", "WD", "DKP", "DKM", "HSR", "HSL", "RTP", "RTM", "CP0", "CP1", "CP2", "CP3", "CP4"]
-# "" undeformed, HT and WD stretch, DKP and DKM trapezoid, HSR and HSL parallelogram, RTP and RTM rotation, CP parts
-WORKERS: Annotated[int, Ge(0), Le(1024)] = 0  # slices at a time; 0: one a core
+# "" none, HT WD stretch, DKP DKM trapezoid, HSR HSL parallelogram, RTP RTM rotation, CP0-CP4 keep one square
+WORKERS: Annotated[int, Ge(0), Le(1024)] = 0  # slices to process in parallel; 0: one per core
 PART: types.PartOfWork = ""
-# "2/8": the second of eight parts of the cases, each for a process or machine of its own; "": all
+# "2/8": the second of eight parts of the cases, to share work among machines; "": all
 
-# --- amounts of the shapes
-STRETCH: types.ShareOfHalf = 0.05  # share of the size by which HT and WD stretch at each end
+# --- shape strengths
+STRETCH: types.ShareOfHalf = 0.05  # HT and WD: fraction of the size to stretch at each end
 TRAPEZOID: types.ShareOfHalf = 0.125
-# share of the size by which DKP and DKM widen an edge on both sides (small targets: 0.15)
-SHEAR: types.ShareOfHalf = 0.10  # share of the size by which HSR and HSL push two corners (small targets: 0.15)
-ROTATION: Annotated[float, Ge(0), Le(180)] = 8.0  # degrees of RTP (counter-clockwise) and RTM (small targets: 15)
-PART_MARGIN: Annotated[int, Ge(0), Le(1000)] = 10  # pixels between the corner parts CP1 to CP4 and the edges
+# DKP and DKM: fraction of the size to widen one edge on each side (small targets: 0.15)
+SHEAR: types.ShareOfHalf = 0.10  # HSR and HSL: fraction of the size to move two corners (small targets: 0.15)
+ROTATION: Annotated[float, Ge(0), Le(180)] = 8.0  # RTP (counterclockwise) and RTM: degrees (small targets: 15)
+PART_MARGIN: Annotated[int, Ge(0), Le(1000)] = 10  # CP1 to CP4: pixels between the corner squares and the image edges
 
-# --- amounts of the filters, in grey values of 8 bits
-DENOISE: Annotated[float, Ge(0), Le(100)] = 2.0  # strength h of non-local means
+# --- filter strengths, in 8-bit gray values
+DENOISE: Annotated[float, Ge(0), Le(100)] = 2.0  # non-local means: strength h
 BILATERAL: Annotated[list[Annotated[float, Ge(0), Le(100)]], Len(2, 2)] = [3.0, 1.5]
-# sigma of grey values and of distance, three rounds
-CLAHE_LIMIT: Annotated[float, Gt(0), Le(1000)] = 1.4  # clip limit, on 4x4 tiles
-LEVELS: Annotated[int, Ge(2), Le(256)] = 32  # grey levels of the posterisation
+# bilateral filter, three rounds: sigma of gray values and sigma of distance
+CLAHE_LIMIT: Annotated[float, Gt(0), Le(1000)] = 1.4  # CLAHE: clip limit, on 4x4 tiles
+LEVELS: Annotated[int, Ge(2), Le(256)] = 32  # posterization: number of gray levels
 TRIM: Annotated[int, Ge(-(2**14)), Le(2**14)] = 0
-# pixels blacked out before the filters: at top and bottom, or, if negative, at left and right
+# pixels to black out before filtering: top and bottom, or left and right if negative; 0: none
 
 settings = apply_command_line(globals())
 
@@ -99,13 +99,13 @@ def main():
 
 
 def chosen_filters():
-    """dict of letter to filter, those in FILTERS; a leading underscore is as good as none."""
+    """dict of letter to filter, for FILTERS; a leading underscore is ignored."""
     filters = make_filters(settings.DENOISE, settings.BILATERAL, settings.CLAHE_LIMIT, settings.LEVELS)
     return {name: filters[name] for name in (name.removeprefix("_") for name in settings.FILTERS)}
 
 
 def chosen_shapes():
-    """dict of name to deformation, those in SHAPES; a leading underscore is as good as none."""
+    """dict of name to deformation, for SHAPES; a leading underscore is ignored."""
     amounts = settings.STRETCH, settings.TRAPEZOID, settings.SHEAR, settings.ROTATION, settings.PART_MARGIN
     shapes = make_shapes(*amounts)
     return {name: shapes[name] for name in (name.removeprefix("_") for name in settings.SHAPES)}
@@ -119,13 +119,13 @@ def refuse_foreign_folders(case, folders):
 
 
 def folders_made(case):
-    """Folders that an earlier run made in a case."""
+    """Names of the folders that an earlier run made in a case."""
     record = case / RECORD
     return read_json(record)["folders"] if record.exists() else []
 
 
 def check_slices(slices):
-    """Raise InputError if slices or masks cannot be read, or are too small for PART_MARGIN or TRIM."""
+    """Raise InputError if slices or masks are unreadable, or too small for PART_MARGIN or TRIM."""
 
     def check(task):
         _, _, image_path, mask_path = task
@@ -141,7 +141,7 @@ def check_slices(slices):
 
 
 def unfinished(case, folder):
-    """Folder that is being filled, until `publish` gives it its name."""
+    """Temporary folder to fill; `publish` renames it."""
     return case / f".part-{folder}"
 
 
@@ -164,7 +164,7 @@ def augment_slice(task, filters, shapes):
             (unfinished(case, image_folder(letter, shape)) / f"{name}.png").write_bytes(data)
     one_class = np.isin(mask, (0, 255)).all()
     for shape, deform in shapes.items():
-        deformed = deform(mask, smooth=one_class)  # class numbers must not be mixed
+        deformed = deform(mask, smooth=one_class)  # never blend class numbers
         if one_class:
             deformed = cv2.threshold(deformed, 127, 255, cv2.THRESH_BINARY)[1]
         (unfinished(case, mask_folder(shape)) / f"{name}.png").write_bytes(encode_png(deformed))
@@ -172,9 +172,9 @@ def augment_slice(task, filters, shapes):
 
 
 def publish(case, folders):
-    """Give the finished folders of a case their names in place of those that an earlier run made."""
+    """Rename the finished folders of a case and remove those of an earlier run."""
     made = folders_made(case)
-    # The record comes first: a run that is killed in between can then be repeated.
+    # Write the record first, so that the script can run again after a crash in between.
     write_json(case / RECORD, {"folders": sorted({*made, *folders})})
     for folder in {*made, *folders}:
         remove(case / folder)

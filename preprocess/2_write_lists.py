@@ -1,12 +1,12 @@
-"""Step 2: check the data set and divide its cases into training, validation and test lists.
+"""Step 2: check the data set and split its cases into training, validation and test lists.
 
-Reads   CASES/<case>/x and y, and the variants x_*, y_O* of step 1
+Reads   CASES/<case>/x and y, and the variants x_*, y_O* from step 1
 Writes  LISTS/train.csv, validation.csv, test.csv (header x,y,case), data_check.png              for step 3
-        with FOLDS = 5, LISTS/fold1 to fold5, each with the same lists; the test cases are the same in all
-Takes   about a second for each 1,000 slices of 200x200 on two cores
+        with FOLDS = 5: LISTS/fold1 to fold5, each with these lists; all share the same test cases
+Takes   about a second per 1,000 slices of 200x200 on two cores
 
-A case is never on both sides of a split; of a single case, runs of neighbouring slices go to each list.
-Variants go to training lists only. Look at data_check.png before you train.
+All slices of a case go to the same list. A single case is split into runs of neighboring slices.
+Only training lists contain variants. Look at data_check.png before you train.
 """
 
 import sys
@@ -16,20 +16,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import setting_types as types
 from common.settings import apply_command_line
 
-# --- where from, where to
-CASES: types.PathName = "data/cases"  # folder of the case folders
-LISTS: types.PathName = "data/lists"  # folder for the lists
-REPLACE: bool = False  # True to write over lists that exist
-COPY_TO: str = ""  # folder to copy the listed pairs to, flat, with copied_files.csv; empty: no copies
+# --- input and output
+CASES: types.PathName = "data/cases"  # folder that contains the case folders
+LISTS: types.PathName = "data/lists"  # output folder for the lists
+REPLACE: bool = False  # True: overwrite existing lists
+COPY_TO: str = ""  # also copy the listed pairs to <folder>/<list>/x and y, with copied_files.csv; "": no copies
 
-# --- how to divide
-VALIDATION_SHARE: types.ShareBelowOne = 0.2  # share of the cases to validate on; 0: none
-TEST_SHARE: types.ShareBelowOne = 0.1  # share of the cases to test on; 0: none
-VALIDATION_CASES: types.Names = []  # names of the cases to validate on, instead of a share
-TEST_CASES: types.Names = []  # names of the cases to test on, instead of a share
-FOLDS: types.Folds = 0  # divide into so many folds for cross-validation; 0: one division by VALIDATION_SHARE
-SEED: types.Seed = 1  # of the division; the same seed gives the same lists
-VARIANTS: bool = True  # False to leave the variants of step 1 out of the training lists
+# --- split
+VALIDATION_SHARE: types.ShareBelowOne = 0.2  # fraction of the cases for validation; 0: none
+TEST_SHARE: types.ShareBelowOne = 0.1  # fraction of the cases for testing; 0: none
+VALIDATION_CASES: types.Names = []  # names of the validation cases, instead of a fraction
+TEST_CASES: types.Names = []  # names of the test cases, instead of a fraction
+FOLDS: types.Folds = 0  # number of cross-validation folds; 0: a single split by VALIDATION_SHARE
+SEED: types.Seed = 1  # random seed of the split; the same seed writes the same lists
+VARIANTS: bool = True  # False: exclude the variants of step 1 from the training lists
 
 settings = apply_command_line(globals())
 
@@ -53,17 +53,17 @@ MADE_HERE = {"train.csv", "validation.csv", "test.csv", "data_check.png"}
 
 
 class Checked(NamedTuple):
-    """A slice with its mask, as it was found on disk."""
+    """A slice with its mask, as found on disk."""
 
     case: Path
     name: str
     x: Path
     y: Path
-    group: str  # slices that must stay on one side together: the tiles of one picture
+    group: str  # slices that must stay in one list: the tiles of one image
     size: int
     bits: int
     values: frozenset  # of the mask
-    foreground: float  # share of the slice
+    foreground: float  # fraction of the slice
 
 
 def main():
@@ -102,7 +102,7 @@ def check_settings():
 
 
 def refuse_folder_of_others(lists):
-    """REPLACE may remove lists, and nothing else that somebody keeps in the folder."""
+    """Raise InputError if REPLACE would remove a user's own files."""
     refuse_existing(lists, settings.REPLACE)
     strange = [path for path in lists.rglob("*") if path.is_file() and path.name not in MADE_HERE]
     if strange:
@@ -119,7 +119,8 @@ def check_data(cases):
         list of Checked.
 
     Raises:
-        InputError: if one cannot be read, a partner is missing, sizes or bit depths differ, or values are no mask's.
+        InputError: if a file is unreadable, a partner is missing, sizes or bit depths differ, or mask values are
+            invalid.
     """
     pairs = []
     problems = []
@@ -157,13 +158,13 @@ def check_slice(pair):
 
 
 def divide(slices):
-    """Put every slice into a list.
+    """Assign every slice to a list.
 
     Returns:
         dict of subfolder ("" or "fold1" and so on) to a dict of list name to list of Checked.
 
     Raises:
-        InputError: if there are too few cases, or a named case does not exist.
+        InputError: if there are too few cases, or a chosen case does not exist.
     """
     by_case, by_group = {}, {}
     for s in slices:
@@ -174,7 +175,7 @@ def divide(slices):
         np.random.default_rng(settings.SEED).shuffle(units)
     elif settings.TEST_CASES or settings.VALIDATION_CASES:
         raise InputError(f"TEST_CASES and VALIDATION_CASES name cases, and {settings.CASES} holds only one")
-    else:  # one case: its pictures, in their order, so that each list gets a run of neighbors
+    else:  # one case: keep the order of its images, so that each list is a run of neighbors
         units = [tuple(members) for members in by_group.values()]
 
     test, rest = take(units, settings.TEST_SHARE, settings.TEST_CASES, "TEST", len(units))
@@ -190,7 +191,7 @@ def divide(slices):
 
 
 def take(units, share, names, setting, total):
-    """Split units into those that are named, or a share of `total` of them, and the rest."""
+    """Split units into the named ones, or a `share` of `total`, and the rest."""
     if names:
         return pick_named(units, names, lambda unit: unit[0].case.name, f"{setting}_CASES")
     if not share:
@@ -212,7 +213,7 @@ def lists_of(train, validation, test):
 
 
 def data_check(slices, classes, count=30, side=200):
-    """Contact sheet of slices from all over the set, most with a mask, with the outlines drawn.
+    """Draw a contact sheet of slices from the whole set, mostly with a mask, with mask outlines.
 
     Returns:
         (rows * side, columns * side, 3) uint8, RGB.
@@ -245,7 +246,7 @@ def print_table(folder, lists, variants):
 
 
 def copy_pairs(folder, lists, variants):
-    """Copy the listed pairs to <list>/x and <list>/y under running numbers, with their origin in copied_files.csv."""
+    """Copy the listed pairs to <list>/x and <list>/y, numbered; copied_files.csv lists their origin."""
     for name, members in lists.items():
         rows = list_rows(members, variants if name == "train" else {})
         with whole_folder(folder / name, settings.REPLACE) as unfinished:

@@ -1,13 +1,14 @@
-"""Step 3: pack the lists into HDF5, one file a list.
+"""Step 3: pack the lists into HDF5, one file per list.
 
-Reads   LISTS/train.csv, validation.csv, test.csv, or those in LISTS/fold1 and so on             from step 2
+Reads   LISTS/train.csv, validation.csv, test.csv, or LISTS/fold1/train.csv and so on            from step 2
 Writes  PACKED/train.h5, validation.h5, test.h5, or PACKED/fold1/train.h5 and so on              for train.py
-Takes   about a second for each 1,000 slices of 200x200 on two cores; holds a few slices at a time
+Takes   about a second per 1,000 slices of 200x200 on two cores; keeps only a few slices in memory
 
-Datasets x and y, (N, size, size, 1) in the number type of the slices; case and source, text;
-attributes classes, settings, format, and how the slices were made (spacing, window, resampled, plane, fit, stretched).
-Training sets are shuffled once. With SHARD_GB or PART, the slices are in PACKED/shards, and train.h5 shows them as one
-set: keep both together. After a stop, the same command goes on with the shards that are missing.
+Datasets: x and y, (N, size, size, 1), with the number type of the slices; case and source, text.
+Attributes: classes, settings, format, and how the slices were made (spacing, window, resampled, plane, fit, stretched).
+Training sets are shuffled once. With SHARD_GB or PART, PACKED/shards contains the slices, and train.h5 links to them:
+keep both together. PART without SHARD_GB makes one shard per part. After an interruption, the same command makes the
+missing shards.
 """
 
 import sys
@@ -18,18 +19,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import setting_types as types
 from common.settings import apply_command_line
 
-# --- where from, where to
+# --- input and output
 LISTS: types.PathName = "data/lists"  # folder with the lists of step 2
-PACKED: types.PathName = "data/packed"  # folder for the packed sets
-REPLACE: bool = False  # True to write over packed sets that exist
+PACKED: types.PathName = "data/packed"  # output folder for the packed sets
+REPLACE: bool = False  # True: overwrite existing packed sets
 
 # --- storage
-COMPRESSION: Literal["gzip", "lzf"] | None = None  # None reads fastest; "gzip" or "lzf" makes smaller files
-SEED: types.Seed = 1  # of the order of the training set
-SHARD_GB: types.Positive | None = None  # size of the files that a set is divided into; None: one file
+COMPRESSION: Literal["gzip", "lzf"] | None = None  # None: fastest to read; "gzip" or "lzf": smaller files
+SEED: types.Seed = 1  # random seed of the training set order
+SHARD_GB: types.Positive | None = None  # split each set into files of this size in GB; None: one file
 PART: types.PartOfWork = ""
-# "2/8": make the second of eight parts, every eighth shard; the part that ends last joins them; "": all without
-# SHARD_GB, a set has as many shards as there are parts
+# "2/8": make the second of eight parts (every eighth shard); the last part to finish joins them; "": all
 
 settings = apply_command_line(globals())
 
@@ -51,7 +51,7 @@ from common.slices.masks import class_count
 from common.slices.packed import add_attributes, fingerprint, is_joined, join_shards, pack_slices, values_of_shards
 
 NAMES = ("train", "validation", "test")
-SHARDS = "shards"  # folder of the shards, beside the sets
+SHARDS = "shards"  # folder of the shards, next to the sets
 
 
 def main():
@@ -72,22 +72,22 @@ def main():
 
 
 class Shard(NamedTuple):
-    """Some neighboring rows of a set, in a file whose name says what they were made from."""
+    """A run of rows of a set in its own file; the file name contains their fingerprint."""
 
     path: Path
-    name: str  # of the set
+    name: str  # name of the set
     table: object  # DataFrame of `read_list`
 
 
 class Division(NamedTuple):
-    """Lists that belong together, and what is made of them.
+    """Lists that belong together, and the sets to make from them.
 
     Attributes:
         folder: subfolder, "" or "fold1" and so on.
-        tables: dict of the name of a set to DataFrame of `read_list`, in the order of the set.
-        attributes: dict of the name of a set to its attributes, without the classes.
-        like: (path, slice) whose size and number type all slices must have.
-        shards: list of Shard; empty for sets of one file.
+        tables: dict of set name to DataFrame of `read_list`, in the order of the set.
+        attributes: dict of set name to its attributes, without the classes.
+        like: (path, slice); all slices must have its size and number type.
+        shards: list of Shard; empty if each set is one file.
     """
 
     folder: str
@@ -102,13 +102,13 @@ class Division(NamedTuple):
 
 
 def find_lists():
-    """Lists to pack.
+    """Find the lists to pack.
 
     Returns:
         dict of subfolder ("" or "fold1" and so on) to a dict of list name to DataFrame of `read_list`.
 
     Raises:
-        InputError: if there is none, one cannot be used, or a slice is in two lists of a division.
+        InputError: if there are no lists, a list is invalid, or two lists of a division share a slice.
     """
     root = require_folder(settings.LISTS, "LISTS")
     folds = sorted((path.name for path in root.glob("fold*") if path.is_dir()), key=natural_key)
@@ -124,7 +124,7 @@ def find_lists():
 
 
 def refuse_overlap(lists, folder):
-    """A slice in two lists, in whatever variant, would make validation and test scores worthless."""
+    """Raise InputError if two lists share a slice or its variants: scores would be worthless."""
     seen = {}
     both = []
     for name, table in lists.items():
@@ -137,7 +137,7 @@ def refuse_overlap(lists, folder):
 
 
 def plan(folder, lists, part):
-    """Division of the lists of a subfolder."""
+    """Division for the lists of a subfolder."""
     tables = {
         name: table.sample(frac=1, random_state=settings.SEED) if name == "train" else table
         for name, table in lists.items()
@@ -153,7 +153,7 @@ def plan(folder, lists, part):
 
 
 def divide(folder, name, table, like, part):
-    """Shards of a set, in order: as many as SHARD_GB asks for, or one for each part; `like` is a slice."""
+    """Shards of a set, in order: as many as SHARD_GB needs, or one per part; `like` is a slice."""
     count = part.count
     if settings.SHARD_GB is not None:
         slice_gb = like.size * (like.itemsize + 1) / 1e9
@@ -173,7 +173,7 @@ def set_path(folder, name):
 
 
 def pack_division(division):
-    """Pack the lists of one division: all of them or, if a slice cannot be used, none; True when done."""
+    """Pack all lists of a division, or none if a slice cannot be used; returns True."""
     problems, values = [], set()
     with ExitStack() as stack:
         files = whole_files(stack, division)
@@ -189,7 +189,7 @@ def pack_division(division):
 
 
 def whole_files(stack, division):
-    """dict of the name of a set to the Path to write it to until the stack is left."""
+    """dict of set name to the Path to write to; the files appear when the stack closes."""
     return {name: stack.enter_context(whole_file(set_path(division.folder, name))) for name in division.tables}
 
 
@@ -203,7 +203,7 @@ def pack(file, table, name, division, problems, bar=""):
 
 
 def pack_shards(division, part):
-    """Make the shards of a part that are missing, and the sets once all shards exist.
+    """Make the missing shards of a part, and the sets once all shards exist.
 
     Returns:
         whether the sets exist; False if shards of other parts are missing.
@@ -229,18 +229,18 @@ def pack_shards(division, part):
 
 
 def pack_shard(shard, division):
-    """Write a shard, or return messages on its slices that cannot be used."""
+    """Write a shard; return error messages for slices that cannot be used, without writing."""
     problems = []
     with suppress(InputError), whole_file(shard.path) as file:
         values = pack(file, shard.table, shard.name, division, problems, bar=shard.path.stem[:-13])
         if problems:
             raise InputError
-        add_attributes(file, values=sorted(values))  # of the masks; the classes are those of all shards
+        add_attributes(file, values=sorted(values))  # mask values; classes depend on all shards
     return problems
 
 
 def join_division(division):
-    """Write the sets, whose x and y are those of their shards one after the other."""
+    """Write the sets, which concatenate x and y of their shards."""
     values = values_of_shards([shard.path for shard in division.shards])
     classes = class_count(values, Path(settings.LISTS, division.folder))
     with ExitStack() as stack:
@@ -251,13 +251,13 @@ def join_division(division):
 
 
 def remove_shards(division):
-    """Remove the shards of earlier sets, which these do not show."""
+    """Remove shards of earlier sets that these sets do not use."""
     folder, kept = Path(settings.PACKED, division.folder, SHARDS), {shard.path for shard in division.shards}
     for name in division.tables:
         for path in {*folder.glob(f"{name}-*.h5"), *folder.glob(f".part-{name}-*.h5")} - kept:
             path.unlink(missing_ok=True)
     if not kept:
-        with suppress(OSError):  # it does not exist, or a user's own files are in it
+        with suppress(OSError):  # missing, or contains a user's own files
             folder.rmdir()
 
 
