@@ -1,4 +1,4 @@
-"""Case folders (`<name with "case">/x`, `y`, `case.json`): importing, finding, what they contain."""
+"""Case folders (`<name with "case">/x`, `y`, `case.json`): import, find and read them."""
 
 import itertools
 from collections.abc import Iterable, Mapping, Set
@@ -18,21 +18,21 @@ from common.slices.images import PICTURES, pictures_in
 from common.slices.lists import read_list
 
 RECORD = "case.json"
-FORMAT = 1  # its version
+FORMAT = 1  # version of case.json
 
-# How slices were made from their sources, with the value that stands for not known.
+# How slices were made from their sources, with the value for "unknown".
 UNKNOWN = {
-    "spacing": (np.nan, np.nan),  # (row, column) in mm of a pixel of the slices
-    "window": (np.nan, np.nan),  # (low, high) that became black and white
-    "resampled": (np.nan, np.nan, np.nan),  # mm to the left, the back, the head of volumes; 0: as it was
-    "plane": "",  # of volumes
+    "spacing": (np.nan, np.nan),  # (row, column) distance between pixels in mm
+    "window": (np.nan, np.nan),  # (low, high) values mapped to black and white
+    "resampled": (np.nan, np.nan, np.nan),  # volumes: mm to the left, back and head; 0: not resampled
+    "plane": "",  # volumes only
     "fit": "",
-    "stretched": False,  # whether each was stretched from its least value to its greatest
+    "stretched": False,  # whether each image was stretched from its minimum to its maximum
 }
 
 
 class Slice(NamedTuple):
-    """A picture of a set: its case ("" for loose pictures), its name without ending, its file."""
+    """A slice or mask of a set: case ("" for loose images), file name without suffix, path."""
 
     case: str
     name: str
@@ -41,19 +41,19 @@ class Slice(NamedTuple):
 
 @dataclass(frozen=True)
 class CaseRecord:
-    """Content of `case.json`: where the slices of a case came from.
+    """Content of `case.json`: the origin of the slices of a case.
 
     Attributes:
-        source: what they were made from; never anything that identifies a patient.
-        size: side of the slices in pixels.
+        source: what the slices were made from; never anything that identifies a patient.
+        size: side length of the slices in pixels.
         slices: dict of slice name to {"image", "mask": file names; "image_size": [height, width] of the source;
-            "box": [left, top, width, height] that was cut from it and scaled to `size`}.
+            "box": [left, top, width, height] cut from it and scaled to `size`}.
         fit: how the slices were fitted to their size ("resize", "crop", "pad", "tile"), or None.
         stretched: whether each source was stretched from its minimum to its maximum.
-        mask_values: how the values of the source's masks were mapped, or None.
+        mask_values: mapping of the source's mask values, or None.
         spacing: [row, column] distance of the source's pixels in mm, or None.
-        window: [low, high], values of the source that became black and white, or None.
-        volume: entry that `common.volumes.slicing.open_slices` returns for slices of a volume, or None.
+        window: [low, high], source values mapped to black and white, or None.
+        volume: entry from `common.volumes.slicing.open_slices` for slices of a volume, or None.
     """
 
     source: str
@@ -67,7 +67,7 @@ class CaseRecord:
     volume: dict | None = None
 
     def as_json(self):
-        """dict as it is written; `read_case_record` reads it."""
+        """dict to write as JSON; `read_case_record` reads it."""
         return {
             "format": FORMAT,
             "source": self.source,
@@ -88,12 +88,12 @@ class CaseRecord:
 
 
 class Imported(NamedTuple):
-    """What an importer makes of a source, such as a picture or a volume.
+    """What an importer returns for a source, such as an image or a volume.
 
     Attributes:
         slices: iterable of (slice and mask as bytes of PNG files, entry of `CaseRecord.slices`).
-        record: dict of further attributes of the CaseRecord, which only the source tells.
-        values: set of the values in its mask.
+        record: dict of CaseRecord attributes that depend on the source.
+        values: set of values in its mask.
     """
 
     slices: Iterable
@@ -102,7 +102,7 @@ class Imported(NamedTuple):
 
 
 class ImportResult(NamedTuple):
-    """Numbers of slices and cases written, values of all masks, and messages on sources that cannot be used."""
+    """Number of slices and cases written, values of all masks, and error messages for unusable sources."""
 
     slices: int
     cases: int
@@ -111,29 +111,29 @@ class ImportResult(NamedTuple):
 
 
 def refuse_existing_cases(cases, replace):
-    """Raise InputError if something is at the place of a case folder that may not be replaced.
+    """Raise InputError if a case folder exists and must not be replaced.
 
     Args:
         cases: Paths of the case folders.
-        replace: whether case folders are replaced.
+        replace: whether to replace existing case folders.
     """
     for case in cases:
         refuse_existing(case, replace, RECORD)
 
 
 def import_cases(sources, load, make_record, replace, *, parallel=True, check=None):
-    """Write case folders, each complete or not at all; a case none of whose sources can be used gets none.
+    """Write case folders, each complete or not at all; skip cases without any usable source.
 
     Args:
-        sources: list of (Path of the case folder, source); sources of one case are neighbors, and their slices are
-            numbered through.
-        load: function of a source to Imported; raises InputError for one that cannot be used.
+        sources: list of (Path of the case folder, source); sources of one case are adjacent and share one slice
+            numbering.
+        load: function of a source to Imported; raises InputError for an unusable source.
         make_record: function of `slices` and the attributes in `Imported.record` to CaseRecord.
-        replace: whether existing case folders are replaced.
-        parallel: whether sources are loaded on all cores; False, for large ones: one after the other, each in memory
+        replace: whether to replace existing case folders.
+        parallel: whether to load sources on all cores; False, for large sources: one by one, and each stays in memory
             until its slices are written.
-        check: function of the values in all masks that raises InputError for bad ones; no case folder appears before
-            it has been called. None: each appears as soon as it is complete.
+        check: function of all mask values that raises InputError for invalid ones; case folders appear only after it
+            ran. None: each case folder appears as soon as it is complete.
 
     Returns:
         ImportResult.
@@ -149,7 +149,7 @@ def import_cases(sources, load, make_record, replace, *, parallel=True, check=No
             counts.append(count)
             values |= found
             if not check:
-                stack.close()  # the folder appears
+                stack.close()  # makes the folder appear
         if check:
             check(values)
     return ImportResult(sum(counts), sum(map(bool, counts)), values, problems)
@@ -164,7 +164,7 @@ def fill_case(folder, sources, make_record):
         make_record: as `import_cases`.
 
     Returns:
-        number of slices, and set of the values in their masks.
+        number of slices, and set of values in their masks.
     """
     slices, attributes, values = {}, {}, set()
     for side in ("x", "y"):
@@ -185,7 +185,7 @@ def fill_case(folder, sources, make_record):
 
 
 def one_by_one(function, items, problems):
-    """As `ordered_map`, in this thread and without loading ahead."""
+    """Like `ordered_map`, but in this thread and without loading ahead."""
     for item in items:
         try:
             result = function(item)
@@ -200,13 +200,13 @@ def one_by_one(function, items, problems):
 
 
 def common_preparation(table):
-    """What the case.json files of a list agree on.
+    """Preparation on which all case.json files of a list agree.
 
     Args:
-        table: DataFrame of `read_list`.
+        table: DataFrame from `read_list`.
 
     Returns:
-        dict with the names of UNKNOWN, whose values stand where cases differ or say nothing.
+        dict with the keys of UNKNOWN, and its values if cases differ or have no entry.
     """
     found = {name: set() for name in UNKNOWN}
     for case in {Path(x).parent.parent for x in table["x"]}:
@@ -223,11 +223,11 @@ def common_preparation(table):
 
 
 def pixel_spacing(record, name):
-    """(row, column) distance in mm of the pixels of a slice of a case; None where it is not known.
+    """(row, column) distance in mm between the pixels of a slice; None if unknown.
 
     Args:
-        record: content of its case.json.
-        name: of the slice.
+        record: content of case.json.
+        name: slice name.
     """
     entry = record.get("slices", {}).get(name)
     if not entry or not record.get("spacing"):
@@ -237,28 +237,28 @@ def pixel_spacing(record, name):
 
 
 def read_case_record(case):
-    """`case.json` of a case folder; an empty dict where there is none.
+    """Read `case.json` of a case folder; an empty dict if it is missing.
 
     Raises:
-        InputError: if it is damaged.
+        InputError: if the file is damaged.
     """
     path = Path(case) / RECORD
     return read_json(path) if path.exists() else {}
 
 
 def is_case(folder):
-    """Whether a folder holds slices and masks."""
+    """Whether a folder contains slices and masks."""
     return (folder / "x").is_dir() and (folder / "y").is_dir()
 
 
 def find_cases(root):
-    """Case folders of a data set, in natural order; `root` may be one itself.
+    """Find the case folders of a data set, in natural order; `root` may be a case folder itself.
 
     Args:
         root: value of the setting CASES.
 
     Raises:
-        InputError: if there is none, or one lacks `x` or `y`.
+        InputError: if there are none, or one lacks `x` or `y`.
     """
     root = require_folder(root, "CASES")
     if is_case(root):
@@ -276,12 +276,12 @@ def find_cases(root):
 
 
 def is_case_name(name):
-    """Whether a folder of this name counts as a case folder."""
+    """Whether a folder with this name counts as a case folder."""
     return "case" in name.lower() and not name.startswith(".")
 
 
 def as_case_name(text):
-    """Name of the case folder for something of that name."""
+    """Turn a name into a valid case folder name."""
     return text if is_case_name(text) else f"case_{text}"
 
 
@@ -293,12 +293,12 @@ def match_files(first, second, missing_second, missing_first, problem):
 
     Args:
         first, second: dicts of key to Path.
-        missing_second: what a file of the first has no partner in, for the message: "mask in data/masks".
-        missing_first: the same for one of the second.
-        problem: str after the number of such files, for instance "masks have no partner".
+        missing_second: what a file in `first` lacks, for the message, such as "mask in data/masks".
+        missing_first: the same for a file in `second`.
+        problem: text after the number of such files, such as "masks have no partner".
 
     Returns:
-        list of (key, Path of the first, Path of the second), in the order of the first.
+        list of (key, Path in `first`, Path in `second`), in the order of `first`.
 
     Raises:
         InputError: if a file has no partner.
@@ -309,16 +309,16 @@ def match_files(first, second, missing_second, missing_first, problem):
 
 
 def without_partner(files, others, missing):
-    """Messages on the files, a dict of key to Path, whose key is not among the others."""
+    """Error messages for the files, a dict of key to Path, whose key is missing in `others`."""
     return [f"{path} has no {missing}" for key, path in files.items() if key not in others]
 
 
 def pair_up(images, masks, case):
-    """Pairs of two folders of a case by name.
+    """Match the images and masks of a case by name.
 
     Args:
         images, masks: folders.
-        case: text for messages.
+        case: case name for messages.
 
     Returns:
         list of (name, image path, mask path).
@@ -331,19 +331,18 @@ def pair_up(images, masks, case):
 
 
 def find_slices(source, side, setting):
-    """Slices or masks of whatever holds them.
+    """Find slices or masks in any kind of source.
 
     Args:
-        source: a folder of pictures, a case folder, a folder of cases, a folder of folders of pictures, or a
-            list of step 2.
+        source: a folder of images, a case folder, a folder of cases, a folder of image folders, or a list from step 2.
         side: "x" for images, "y" for masks.
-        setting: name of the setting, for messages.
+        setting: setting name for messages.
 
     Returns:
-        list of Slice, in natural order within a folder; `case` is empty for loose pictures and for one case folder.
+        list of Slice, in natural order within a folder; `case` is empty for loose images and for a single case folder.
 
     Raises:
-        InputError: if there is none.
+        InputError: if there are none.
     """
     path = Path(source)
     if path.suffix.lower() == ".csv":

@@ -1,16 +1,16 @@
-"""Drawings of masks: outlines, painted classes and errors, contact sheets, three planes of a volume."""
+"""Draw masks: outlines, painted classes and errors, contact sheets, three planes of a volume."""
 
 import cv2
 import numpy as np
 
 from common.slices.images import resize, to_eight_bit
 
-# Colors of classes 1, 2, ... in pictures, RGB (Okabe and Ito, safe for color-blind readers).
+# RGB colors of classes 1, 2, ... (Okabe and Ito, safe for color-blind readers).
 CLASS_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0))
 TRUTH_COLOUR, PREDICTED_COLOUR = (0, 200, 120), (255, 150, 0)
 TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = (0, 200, 80), (230, 50, 40), (60, 110, 255)
 
-# Row and column of a plane in the sheet of three, by the axis of the array that it cuts.
+# Cell (row, column) of each plane in the sheet of three, by the array axis that it cuts.
 PLANE_CELLS = {0: (0, 0), 2: (0, 1), 1: (1, 0)}
 
 
@@ -20,7 +20,7 @@ def draw_outlines(image, numbers, colours=CLASS_COLOURS):
     Args:
         image: (H, W) uint8 or uint16, or (H, W, 3) uint8.
         numbers: (H, W) class numbers.
-        colours: RGB of the classes from 1 on, used in turn.
+        colours: RGB of class 1 and up, used in turn.
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -33,7 +33,7 @@ def draw_outlines(image, numbers, colours=CLASS_COLOURS):
 
 
 def paint(image, numbers, opacity=0.4, colours=CLASS_COLOURS):
-    """Paint a mask over a slice in translucent color; arguments and result as `draw_outlines`."""
+    """Paint a mask over a slice in translucent colors; arguments and result as in `draw_outlines`."""
     picture = np.repeat(to_eight_bit(image)[..., None], 3, axis=2)
     palette = np.array(colours, np.float32)
     inside = numbers > 0
@@ -43,7 +43,7 @@ def paint(image, numbers, opacity=0.4, colours=CLASS_COLOURS):
 
 
 def paint_errors(image, predicted, truth):
-    """Color true positives, false positives (a wrong class too) and false negatives.
+    """Color true positives, false positives (including wrong classes) and false negatives.
 
     Args:
         image: (H, W) uint8.
@@ -71,18 +71,18 @@ def first_and_last(ranked, count):
 
 
 def evenly_spaced(items, count):
-    """Up to `count` of the items, evenly spaced from the first to the last."""
+    """Up to `count` items, evenly spaced from first to last."""
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, count).round().astype(int))] if items else []
 
 
 def contact_sheet(pictures, columns, side, captions=None):
-    """Lay pictures out in a grid.
+    """Arrange images in a grid.
 
     Args:
         pictures: list of (H, W, 3) uint8, RGB.
-        columns: pictures in a row.
-        side: of each picture in the sheet, in pixels.
-        captions: list of str, written at the top left of each.
+        columns: images per row.
+        side: side length of each image in the sheet, in pixels.
+        captions: list of str, drawn at the top left of each image.
 
     Returns:
         (rows * side, columns * side, 3) uint8, RGB.
@@ -100,14 +100,14 @@ def contact_sheet(pictures, columns, side, captions=None):
 
 
 def draw_planes(volume, outlines, spacing, side=240):
-    """Draw three planes through the middle of the labels: axial, sagittal to its right, coronal below it.
+    """Draw three planes through the middle of the labels: axial, sagittal to its right, coronal below.
 
     Args:
-        volume: (S, H, W), any number type, from the feet up, the front first, the right side of the body first.
-        outlines: list of (S, H, W) label numbers and the RGB of label 1 and so on; the planes cross in the middle of
-            the first that has a label, or else of the volume.
-        spacing: mm between voxels to the left, the back and the head.
-        side: of each plane in pixels.
+        volume: (S, H, W), any number type; axes run from feet to head, front to back, right to left.
+        outlines: list of ((S, H, W) label numbers, RGB of label 1 and up). The planes meet in the middle of the first
+            item with a label, or of the volume.
+        spacing: mm between voxels to the left, back and head.
+        side: side length of each plane in pixels.
 
     Returns:
         (2 side, 2 side, 3) uint8, RGB.
@@ -116,7 +116,7 @@ def draw_planes(volume, outlines, spacing, side=240):
     low, high = np.percentile(volume[middle[0]], (1, 99.5))
     sheet = np.zeros((2 * side, 2 * side, 3), np.uint8)
     for axis, (row, column) in PLANE_CELLS.items():
-        upwards = slice(None, None, 1 if axis == 0 else -1)  # the head up
+        upwards = slice(None, None, 1 if axis == 0 else -1)  # head up
         extent = np.array(np.delete(volume.shape, axis)) * np.delete(spacing[::-1], axis)  # mm
         height, width = np.maximum(1, np.rint(side * extent / extent.max())).astype(int)
         plane = np.take(volume, middle[axis], axis)[upwards].astype(np.float32)
@@ -130,5 +130,5 @@ def draw_planes(volume, outlines, spacing, side=240):
 
 
 def mean_voxel(labels):
-    """Middle voxel of the labels, (3,) int, along the axes of the array."""
+    """Middle voxel of the labels, (3,) int, in array axes."""
     return np.argwhere(labels > 0).mean(axis=0).round().astype(int)

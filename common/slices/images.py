@@ -1,4 +1,4 @@
-"""Images: reading files that may be bad in any way, writing, gray levels, cutting to size."""
+"""Images: read and check files, write, convert gray levels, cut to size."""
 
 import re
 from pathlib import Path
@@ -14,7 +14,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 def read_picture(path):
-    """Read a picture as it is stored.
+    """Read an image as stored.
 
     Args:
         path: PNG, JPEG, TIFF or BMP file.
@@ -23,7 +23,7 @@ def read_picture(path):
         uint8 or uint16, (H, W) or (H, W, channels) in RGB order.
 
     Raises:
-        InputError: if it is missing, empty, cut short, no picture, or of another number type.
+        InputError: if the file is missing, empty, cut short, not an image, or has another number type.
     """
     try:
         data = np.fromfile(path, np.uint8)
@@ -47,7 +47,7 @@ def read_picture(path):
 
 
 def _refuse_cut(path, data):
-    """OpenCV fills up a PNG or JPEG file that ends early without a word, so look at the end of it."""
+    """Check the end of PNG and JPEG files: OpenCV silently fills in missing data."""
     tail = data[-4096:].tobytes()
     is_png, is_jpeg = data[:4].tobytes() == b"\x89PNG", data[:2].tobytes() == b"\xff\xd8"
     if (is_png and b"IEND" not in tail) or (is_jpeg and b"\xff\xd9" not in tail):
@@ -61,7 +61,7 @@ def read_slice(path):
         (H, H) uint8 or uint16.
 
     Raises:
-        InputError: as `read_picture`, and if it has several channels or is not square.
+        InputError: as `read_picture`, and if the image has several channels or is not square.
     """
     picture = read_picture(path)
     if picture.ndim == 3:
@@ -75,7 +75,7 @@ def read_slice(path):
 
 
 def read_mask(path):
-    """Read a mask of a case folder: as `read_slice`, 8-bit only.
+    """Read a mask of a case folder, like `read_slice` but 8-bit only.
 
     Returns:
         (H, H) uint8.
@@ -91,7 +91,7 @@ def read_pair(x_path, y_path, like=None):
 
     Args:
         x_path, y_path: files.
-        like: (path, slice) whose size and number type the slice must have, or None.
+        like: (path, slice) with the expected size and number type, or None.
 
     Returns:
         (H, H) uint8 or uint16 and (H, H) uint8.
@@ -109,13 +109,13 @@ def read_pair(x_path, y_path, like=None):
 
 
 def pictures_in(folder):
-    """Picture files of a folder.
+    """Image files in a folder.
 
     Returns:
-        dict of name without ending to Path, sorted by name.
+        dict of name without suffix to Path, sorted by name.
 
     Raises:
-        InputError: if two files differ in their ending only.
+        InputError: if two files differ only in their suffix.
     """
     found = {}
     for path in sorted(Path(folder).iterdir()):
@@ -127,19 +127,19 @@ def pictures_in(folder):
 
 
 def find_pictures(root, name, skip, drop):
-    """Pictures under a folder whose name fits a pattern.
+    """Find images under a folder whose names match a pattern.
 
     Args:
         root: folder, searched with its subfolders.
-        name: pattern with {id}; without an ending it fits all of them.
-        skip, drop: names, in lower case, of the last subfolder: one of `skip` is skipped, one of `drop` is left out of
-            the result.
+        name: pattern with {id}; without a suffix it matches all suffixes.
+        skip, drop: lower-case names of the last subfolder: skip images in one of `skip`, and drop a name in `drop` from
+            the keys.
 
     Returns:
         dict of (subfolder, id) to Path.
 
     Raises:
-        InputError: if two pictures have the same subfolder and id.
+        InputError: if two images have the same subfolder and id.
     """
     before, after = name.split("{id}")
     any_ending = not after.lower().endswith(PICTURES)
@@ -161,13 +161,13 @@ def find_pictures(root, name, skip, drop):
 
 
 def to_gray(picture):
-    """Make a picture gray.
+    """Convert an image to gray.
 
     Args:
-        picture: (H, W) or (H, W, 2..4), RGB order; a second or fourth channel is transparency and is left out.
+        picture: (H, W) or (H, W, 2..4), RGB order; a second or fourth channel is alpha and is ignored.
 
     Returns:
-        (H, W) of the same number type; channels that are equal pass unchanged, others by luminance (ITU-R BT.601).
+        (H, W), same number type; equal channels stay unchanged, others become luminance (ITU-R BT.601).
     """
     if picture.ndim == 2:
         return picture
@@ -178,13 +178,13 @@ def to_gray(picture):
 
 
 def write_png(path, picture, *, atomic=True):
-    """Write a picture, gray or RGB, as PNG, and make its folder if it is missing.
+    """Write a gray or RGB image as PNG; create its folder if missing.
 
     Args:
-        path: of the file.
+        path: Path of the file.
         picture: (H, W) or (H, W, 3) uint8, or (H, W) uint16.
-        atomic: whether the file appears complete or not at all; False is faster, for files of a folder that itself
-            appears so.
+        atomic: whether the file appears complete or not at all; False is faster, for files in a folder that itself
+            appears complete.
     """
     data = encode_png(picture)
     if atomic:
@@ -196,7 +196,7 @@ def write_png(path, picture, *, atomic=True):
 
 
 def encode_png(picture):
-    """PNG file as bytes of a picture, gray or RGB."""
+    """Encode a gray or RGB image as PNG bytes."""
     return _encode(".png", picture)
 
 
@@ -207,7 +207,7 @@ def _encode(ending, picture, settings=()):
 
 
 def encode_jpeg(picture, quality=88):
-    """JPEG file as bytes of a picture, RGB."""
+    """Encode an RGB image as JPEG bytes."""
     return _encode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 
@@ -216,7 +216,7 @@ def window_to_gray(values, low, high, bits):
 
     Args:
         values: (H, W) array of numbers.
-        low, high: values that become black and white; values outside are clipped.
+        low, high: values mapped to black and white; values outside are clipped.
         bits: 8 or 16.
 
     Returns:
@@ -230,24 +230,24 @@ def window_to_gray(values, low, high, bits):
 
 
 def to_unit(images):
-    """Scale integer images to what the networks take.
+    """Scale integer images to network input.
 
     Args:
         images: uint8 or uint16, any shape.
 
     Returns:
-        float32 in 0..1: the value over the greatest one of its number type.
+        float32 in 0..1: values divided by the maximum of the number type.
     """
     return np.multiply(images, np.float32(1 / np.iinfo(images.dtype).max), dtype=np.float32)
 
 
 def to_eight_bit(image):
-    """8-bit form of an image, for pictures: 16 bits are stretched, since scanners often use few of them."""
+    """8-bit version of an image for display; stretches 16-bit images, as scanners often use few of the 16 bits."""
     return image if image.dtype == np.uint8 else (stretch(image) >> 8).astype(np.uint8)
 
 
 def stretch(image):
-    """Map the least value to 0 and the greatest to the top of the number type; a flat image becomes black."""
+    """Stretch minimum and maximum to the full range of the number type; a constant image becomes black."""
     low, high = int(image.min()), int(image.max())
     scale = np.iinfo(image.dtype).max / max(high - low, 1)
     return np.rint((image - np.float32(low)) * np.float32(scale)).astype(image.dtype)
@@ -257,17 +257,17 @@ def stretch(image):
 
 
 def fit_boxes(shape, size, fit, overlap=0):
-    """Boxes of a picture that become slices.
+    """Boxes of an image to cut out as slices.
 
     Args:
-        shape: (height, width) of the picture.
-        size: side of the slices in pixels.
-        fit: "resize", the whole picture; "crop", the central square of `size`; "pad", a square around all of it, at
-            least `size`; "tile", squares of `size` that cover it.
-        overlap: pixels that neighbouring tiles share at least.
+        shape: (height, width) of the image.
+        size: side length of the slices in pixels.
+        fit: "resize": the whole image; "crop": the central square of `size`; "pad": a square around the image, at
+            least `size`; "tile": squares of `size` that cover it.
+        overlap: minimum overlap of neighboring tiles in pixels.
 
     Returns:
-        list of [left, top, width, height]; left and top are negative where a box reaches over the edge.
+        list of [left, top, width, height]; left and top are negative if a box extends beyond the edge.
     """
     height, width = shape
     if fit == "resize":
@@ -280,16 +280,16 @@ def fit_boxes(shape, size, fit, overlap=0):
 
 
 def cut(picture, box, size, interpolation=None):
-    """Cut a box out of a picture, black where it reaches over the edge, and scale it to size x size.
+    """Cut a box out of an image, black beyond the edge, and scale it to size x size.
 
     Args:
         picture: (H, W).
-        box: (left, top, width, height) in pixels of the picture; left and top may be negative.
-        size: side of the result in pixels.
-        interpolation: of OpenCV; None takes area averaging to shrink and bicubic to enlarge.
+        box: (left, top, width, height) in image pixels; left and top may be negative.
+        size: side length of the result in pixels.
+        interpolation: an OpenCV constant; None: area averaging to shrink, bicubic to enlarge.
 
     Returns:
-        (size, size) of the same number type.
+        (size, size), same number type.
     """
     left, top, width, height = box
     rows, columns = picture.shape
@@ -301,12 +301,12 @@ def cut(picture, box, size, interpolation=None):
 
 
 def paste(mask, box, shape):
-    """The way back of `cut`: a mask at its place in a picture, black around it.
+    """Undo `cut`: put a mask back into its position in the image, with zeros around it.
 
     Args:
         mask: (size, size) class numbers.
-        box: (left, top, width, height) that it was cut from; parts outside the picture are left out.
-        shape: (height, width) of the picture.
+        box: (left, top, width, height) that it was cut from; parts outside the image are dropped.
+        shape: (height, width) of the image.
 
     Returns:
         (height, width) uint8.
@@ -321,7 +321,7 @@ def paste(mask, box, shape):
 
 
 def resize(picture, shape, interpolation=None):
-    """Scale a picture to (height, width); see `cut` for the interpolation."""
+    """Scale an image to (height, width); interpolation as in `cut`."""
     height, width = shape
     if picture.shape[:2] == (height, width):
         return picture

@@ -1,4 +1,4 @@
-"""Lists of slices (`x,y,case`): reading, writing, dividing what they contain."""
+"""Lists of slices (`x,y,case`): read, write and split them."""
 
 import functools
 import os
@@ -14,16 +14,16 @@ def read_list(path):
     """Read a list of slices.
 
     Args:
-        path: CSV with header `x,y,case`, paths relative to its folder; lists `x,y` of AIS are read too, their case
-            is the folder above that of the image.
+        path: CSV with header `x,y,case` and paths relative to its folder. AIS lists with `x,y` work too; the case is
+            the grandparent folder of the image.
 
     Returns:
         DataFrame of str with columns x, y (paths) and case; at least one row.
 
     Raises:
-        InputError: if it is missing, empty, has no such header, or names files that are gone.
+        InputError: if the list is missing, empty, has another header, or contains missing files.
     """
-    import pandas as pd  # half a second at the start of scripts that read no list
+    import pandas as pd  # costs half a second, and not all scripts read lists
 
     path = Path(path)
     try:
@@ -50,9 +50,9 @@ def write_list(path, rows, relative_to=None):
     """Write a list of slices.
 
     Args:
-        path: CSV file, which appears complete or not at all.
+        path: CSV file; it appears complete or not at all.
         rows: DataFrame with the columns x, y and case, or a list of such rows.
-        relative_to: folder that the list will be read from, to which its paths are relative; None: absolute paths.
+        relative_to: final folder of the list; paths are relative to it. None: absolute paths.
     """
     import pandas as pd  # as in `read_list`
 
@@ -66,7 +66,7 @@ def write_list(path, rows, relative_to=None):
 
 
 def slice_identity(image_path):
-    """What all variants of one slice have in common: its case folder and its name.
+    """Identity that all variants of a slice share: case folder and slice name.
 
     Args:
         image_path: path such as `case01/x_A_RTP/0001.png`.
@@ -80,20 +80,20 @@ def slice_identity(image_path):
 _real_path = functools.cache(os.path.realpath)  # a case has many slices
 
 
-# --- dividing
+# --- splitting
 
 
 def pick_named(units, names, name_of, setting):
-    """Split units into those with certain names and the others.
+    """Split units into those with the given names and the others.
 
     Args:
         units: list.
-        names: names of the wanted ones.
+        names: names to pick.
         name_of: function of a unit to its name.
-        setting: that holds the names, for the message.
+        setting: name of the setting that contains the names, for the message.
 
     Returns:
-        the wanted units and the others, two lists in the order of `units`.
+        the picked units and the others, two lists in the order of `units`.
 
     Raises:
         InputError: if a name belongs to no unit.
@@ -106,12 +106,12 @@ def pick_named(units, names, name_of, setting):
 
 
 def count_of_share(share, total):
-    """Number of units in a share of them, at least one."""
+    """Number of units in a share, at least one."""
     return max(1, round(share * total))
 
 
 def split_into_folds(units, count):
-    """Split units into runs of nearly the same length, one a fold.
+    """Split units into runs of nearly equal length, one per fold.
 
     Raises:
         InputError: if there are fewer units than folds.
@@ -122,15 +122,15 @@ def split_into_folds(units, count):
 
 
 def make_divisions(units, validation_sets):
-    """Divide units into training and validation sets, once or for each fold of a cross-validation.
+    """Split units into training and validation sets, once or per cross-validation fold.
 
     Args:
-        units: list of what stays together, such as cases; hashable.
-        validation_sets: list of lists of units, one a fold; a single one for a single division.
+        units: list of hashable items that stay together, such as cases.
+        validation_sets: list of lists of units, one per fold; only one for a single split.
 
     Returns:
-        dict of subfolder ("" for a single division, otherwise "fold1" and so on) to training and validation units, two
-        lists, both in the order of `units`.
+        dict of subfolder ("" for a single split, otherwise "fold1" and so on) to two lists, training and validation
+        units, both in the order of `units`.
     """
     divisions = {}
     for number, chosen in enumerate(validation_sets, 1):

@@ -1,8 +1,8 @@
-"""Masks: the values that files contain, class numbers, and cleaning of predictions in 2-D and 3-D."""
+"""Masks: values in files, class numbers, and cleaning of predictions in 2-D and 3-D."""
 
 import cv2
 import numpy as np
-import scipy  # scipy.ndimage loads at its first use: importers, which clean nothing, start faster
+import scipy  # loads scipy.ndimage at first use, so that importers start faster
 
 from common.errors import InputError
 
@@ -10,7 +10,7 @@ from common.errors import InputError
 
 
 def values_of(mask):
-    """Values in a mask, as a set of int.
+    """Set of values in a mask, as int.
 
     Args:
         mask: (H, W) uint8 or uint16.
@@ -18,21 +18,21 @@ def values_of(mask):
     if mask.dtype != np.uint8:
         return set(np.unique(mask).tolist())
     full = cv2.countNonZero(cv2.compare(mask, 255, cv2.CMP_EQ))
-    if full == cv2.countNonZero(mask):  # the common case, found many times faster than by counting every value
+    if full == cv2.countNonZero(mask):  # common case, many times faster than counting every value
         return {value for value, occurs in ((0, full < mask.size), (255, full > 0)) if occurs}
     counts = cv2.calcHist([mask], [0], None, [256], [0, 256])
     return set(np.flatnonzero(counts).tolist())
 
 
 def check_mask_values(values, where):
-    """Refuse values that no mask has.
+    """Check that values can be mask values.
 
     Args:
         values: set of int.
         where: file or folder, for the message.
 
     Raises:
-        InputError: unless they are within {0, 255} or all under 100.
+        InputError: unless the values are within {0, 255} or all under 100.
     """
     if values <= {0, 255} or max(values) < 100:
         return
@@ -48,14 +48,14 @@ def class_count(values, where):
     """Number of classes in a set of masks.
 
     Args:
-        values: set of int, the values found in all masks of the set.
+        values: set of int, the values in all masks of the set.
         where: file or folder, for the message.
 
     Returns:
-        1 for values within {0, 255}; K for class numbers 0..K, K at least 2.
+        1 for values within {0, 255}; K for class numbers 0..K with K at least 2.
 
     Raises:
-        InputError: for anything else; the message says what to do.
+        InputError: for any other values.
     """
     check_mask_values(values, where)
     if values <= {0, 255}:
@@ -72,7 +72,7 @@ def map_values(mask, mapping):
 
     Args:
         mask: (H, W) uint8 or uint16.
-        mapping: dict of a value to another one, 0..255; all other values become 0.
+        mapping: dict of old to new values, 0..255; all other values become 0.
 
     Returns:
         (H, W) uint8.
@@ -88,12 +88,12 @@ def map_values(mask, mapping):
 
 
 def to_classes(masks, classes):
-    """Convert masks of files to class numbers 0..K of the same shape: with one class, 255 becomes 1."""
+    """Convert masks from files to class numbers 0..K, same shape; with one class, 255 becomes 1."""
     return (masks > 127).astype(np.uint8) if classes == 1 else masks
 
 
 def from_classes(numbers, classes):
-    """Convert class numbers to masks for files: 0 and 255 if there is one class."""
+    """Convert class numbers to masks for files: 0 and 255 for one class."""
     return (numbers * 255 if classes == 1 else numbers).astype(np.uint8)
 
 
@@ -101,9 +101,8 @@ def class_numbers(probabilities, threshold=0.5):
     """Convert probabilities to class numbers.
 
     Args:
-        probabilities: (..., 1), of the only class; or (..., K + 1), of background and K exclusive classes.
-        threshold: of the only class, foreground is above it; without effect on several classes, of which the most
-            probable wins.
+        probabilities: (..., 1) for one class, or (..., K + 1) for background and K exclusive classes.
+        threshold: foreground is above it, for one class only; of several classes, the most probable one wins.
 
     Returns:
         (...) uint8, 0..K.
@@ -117,23 +116,23 @@ def class_numbers(probabilities, threshold=0.5):
 
 
 def clean(numbers, median=0, share=0.0, near=0.0, smallest=0, fill=False):
-    """Clean class numbers, each class separately and the steps in this order.
+    """Clean class numbers, one class at a time, with steps in the order of the arguments.
 
-    Components are connected over edges and corners. If smoothed or filled classes overlap, the larger number wins.
+    Diagonal neighbors are connected. If smoothed or filled classes overlap, the larger number wins.
 
     Args:
         numbers: (H, W) or (S, H, W) uint8.
-        median: side of a median filter in pixels, odd; 0: none.
+        median: side length of a median filter in pixels, odd; 0: none.
         share: drop components smaller than this share of the largest one; 1 keeps only the largest; 0 keeps all.
         near: keep components that `share` drops if they are within this many pixels of one that stays.
-        smallest: drop components of fewer pixels.
+        smallest: drop components with fewer pixels.
         fill: whether to fill holes.
 
     Returns:
-        uint8 of the same shape.
+        uint8, same shape.
 
     Raises:
-        ValueError: for a setting out of its range.
+        ValueError: for an argument out of range.
     """
     if not 0 <= share <= 1 or near < 0 or smallest < 0 or median < 0 or (median and median % 2 == 0):
         raise ValueError(
@@ -160,7 +159,7 @@ def keep_components(mask, share, near, smallest):
     sizes = np.bincount(components.ravel(), minlength=count + 1)
     sizes[0] = 0
     keep = sizes >= share * sizes.max()
-    if share == 1:  # the first of several largest ones
+    if share == 1:  # the first one if several are largest
         keep = np.arange(count + 1) == sizes.argmax()
     keep[0] = False
     if near:

@@ -1,7 +1,7 @@
-"""Packed sets: slices and masks in one HDF5 file, or in shards that one file shows together.
+"""Packed sets: slices and masks in one HDF5 file, or in shards joined by one file.
 
-Datasets x and y, (N, side, side, 1), and case and source, text; attributes classes, settings, format, and how the
-slices were made (`common.slices.cases.UNKNOWN`). Files of AIS with <name>_X and <name>_Y are read too.
+Datasets: x and y, (N, side, side, 1); case and source, text. Attributes: classes, settings, format, and how the slices
+were made (`common.slices.cases.UNKNOWN`). AIS files with <name>_X and <name>_Y work too.
 """
 
 import functools
@@ -20,7 +20,7 @@ from common.slices.cases import UNKNOWN
 from common.slices.images import read_pair
 from common.slices.masks import class_count, values_of
 
-FORMAT = 1  # version of a packed set
+FORMAT = 1  # version of packed sets
 
 
 # --- reading
@@ -32,11 +32,11 @@ class PackedSlices(NamedTuple):
     Attributes:
         x: slices, (N, H, W, 1) uint8 or uint16; an array, `LazyRows` or `FileRows`.
         y: masks, (N, H, W, 1) uint8; the same.
-        case: list of N names of cases; "" if unknown.
-        source: list of N paths of the slices; "" if unknown.
+        case: list of N case names; "" if unknown.
+        source: list of N slice paths; "" if unknown.
         classes: number of classes.
         in_memory: whether x and y are arrays.
-        preparation: dict with the names of `common.slices.cases.UNKNOWN`.
+        preparation: dict with the keys of `common.slices.cases.UNKNOWN`.
     """
 
     x: object
@@ -49,7 +49,7 @@ class PackedSlices(NamedTuple):
 
 
 def open_hdf5(path):
-    """h5py.File to read, or InputError if it is no HDF5 file."""
+    """Open an h5py.File to read; raise InputError if it is not an HDF5 file."""
     try:
         return h5py.File(path, "r")
     except OSError:
@@ -60,16 +60,16 @@ def read_packed(path, file, memory_gb, classes=None):
     """Read a packed set.
 
     Args:
-        path: Path of the file, for messages and for its shards.
-        file: h5py.File of it, which stays open if its rows are compressed and not in memory.
+        path: Path of the file, for messages and to find its shards.
+        file: its h5py.File; keep it open if rows are compressed and not in memory.
         memory_gb: read sets of up to this size into memory; larger ones stay in the file.
-        classes: number of classes of a file that does not contain it; None: from the masks.
+        classes: number of classes if the file does not record it; None: count them in the masks.
 
     Returns:
         PackedSlices.
 
     Raises:
-        InputError: if datasets are missing, empty or of another shape or type, or if the file or a shard is damaged.
+        InputError: if datasets are missing, empty or have another shape or type, or if a file is damaged.
     """
     names = _dataset_names(path, file)
     x, y = (file[name] for name in names)
@@ -91,7 +91,7 @@ def read_packed(path, file, memory_gb, classes=None):
     except OSError:
         raise InputError(f"{path} is damaged or cut short; pack it again with 3_pack_hdf5.py") from None
     classes = file.attrs.get("classes", classes)
-    if classes is None:  # a file of AIS
+    if classes is None:  # AIS file
         classes = class_count(set().union(*(values_of(y[i]) for i in range(y.shape[0]))), path)
     preparation = {name: file.attrs.get(name, value) for name, value in UNKNOWN.items()}
     return PackedSlices(x, y, case, source, classes, in_memory, preparation)
@@ -108,12 +108,12 @@ def _dataset_names(path, file):
 
 
 class LazyRows:
-    """Rows of (N, H, W, 1) that a function reads one by one; indexed by a number or by an array of numbers.
+    """Rows of (N, H, W, 1), read one by one by a function; index with a number or an array of numbers.
 
     Args:
-        read: function of a number to a row, (H, W, 1).
-        shape: of all, (N, H, W, 1).
-        dtype: of the rows.
+        read: function of a row number to a row, (H, W, 1).
+        shape: (N, H, W, 1).
+        dtype: number type of the rows.
     """
 
     def __init__(self, read, shape, dtype):
@@ -124,15 +124,15 @@ class LazyRows:
 
 
 class FileRows:
-    """Rows of HDF5 datasets that lie in their files contiguously, read from there without HDF5.
+    """Rows of contiguous HDF5 datasets, read directly from the files without HDF5.
 
-    HDF5 lets one thread in at a time, and reading a slice through it takes three times as long. The files are opened
-    for every batch: no limit on open files is met, and threads do not share a position in one. The process keeps
-    nothing of what was read, as it would of a memory map; the operating system's cache serves the next epoch.
+    HDF5 admits one thread at a time, and reading a slice through it takes three times as long. Each batch opens
+    its files, so open files are few and threads share no file position. Unlike a memory map, the
+    process keeps nothing it has read; the operating system's cache serves the next epoch.
 
     Args:
         spans: list of FileSpan, in order.
-        shape, dtype: as `LazyRows`.
+        shape, dtype: as in `LazyRows`.
     """
 
     def __init__(self, spans, shape, dtype):
@@ -147,7 +147,7 @@ class FileRows:
             span = self.spans[number]
             wanted = np.flatnonzero(span_numbers == number)
             with open(span.file, "rb", buffering=0) as file:
-                for i in wanted[np.argsort(indices[wanted])]:  # in the order in which they lie on the disk
+                for i in wanted[np.argsort(indices[wanted])]:  # in disk order
                     file.seek(span.offset + int(indices[i] - span.first) * rows[i].nbytes)
                     if file.readinto(rows[i]) < rows[i].nbytes:
                         raise InputError(f"{span.file} is cut short; pack it again with 3_pack_hdf5.py")
@@ -155,7 +155,7 @@ class FileRows:
 
 
 class FileSpan(NamedTuple):
-    """Consecutive rows in a file: the number of the first, the file, and the byte at which they start."""
+    """Consecutive rows in a file: first row number, file, and byte offset."""
 
     first: int
     file: Path
@@ -163,14 +163,14 @@ class FileSpan(NamedTuple):
 
 
 def open_rows(path, dataset):
-    """Rows of a dataset of a packed set, or of the shards that it joins.
+    """Open the rows of a dataset in a packed set or in its shards.
 
     Args:
         path: Path of the HDF5 file.
-        dataset: h5py.Dataset of it, (N, H, W, 1), which stays open if its rows are compressed.
+        dataset: h5py.Dataset in it, (N, H, W, 1); keep it open if its rows are compressed.
 
     Returns:
-        FileRows, or LazyRows for a dataset in chunks.
+        FileRows, or LazyRows for a chunked dataset.
     """
     spans = []
     for first, file, name in sources_of(path, dataset):
@@ -183,10 +183,10 @@ def open_rows(path, dataset):
 
 
 def sources_of(path, dataset):
-    """Where the rows of a dataset are.
+    """Find the files that contain the rows of a dataset.
 
     Returns:
-        list of (number of the first row, Path of the file, name of the dataset in it), in order.
+        list of (first row number, Path of the file, dataset name in it), in order.
     """
     if not dataset.is_virtual:
         return [(0, path, dataset.name)]
@@ -197,7 +197,7 @@ def sources_of(path, dataset):
 
 
 def refuse_broken_shards(path, dataset):
-    """Raise InputError if a shard of a set is gone or cut short: HDF5 would return black slices instead."""
+    """Raise InputError if a shard is missing or cut short; HDF5 would return black slices."""
     for _, file, _ in sources_of(path, dataset):
         if file == path:
             continue
@@ -214,20 +214,20 @@ def refuse_broken_shards(path, dataset):
 def pack_slices(file, table, like, attributes, compression, problems, bar):
     """Write a packed set, or a shard of one, except for its classes.
 
-    Without compression, the decoding threads write each slice to its position in the file themselves: HDF5 lets only
-    one thread in at a time, and would keep the others waiting.
+    Without compression, the decoding threads write each slice directly to its position in the file, because HDF5 admits
+    only one thread at a time.
 
     Args:
         file: path of the HDF5 file.
-        table: DataFrame of `common.slices.lists.read_list`.
-        like: (path, slice) whose size and number type all slices must have.
-        attributes: dict of what else the set says: `common.slices.cases.common_preparation`, and settings, JSON text.
+        table: DataFrame from `common.slices.lists.read_list`.
+        like: (path, slice); all slices must have its size and number type.
+        attributes: dict of attributes: `common.slices.cases.common_preparation`, and settings as JSON text.
         compression: None, "gzip" or "lzf".
-        problems: list to which messages on slices that cannot be used are added.
+        problems: list that collects error messages for unusable slices.
         bar: text of the progress bar.
 
     Returns:
-        set of the values in the masks.
+        set of values in the masks.
     """
     count, (side, _), number = len(table), like[1].shape, like[1].dtype
     with h5py.File(file, "w") as packed:
@@ -257,7 +257,7 @@ def pack_slices(file, table, like, attributes, compression, problems, bar):
 
 
 def _create(packed, name, shape, dtype, compression):
-    """Create a dataset; without compression, the file has all its space from the start, not filled."""
+    """Create a dataset; without compression, allocate all file space at once, unfilled."""
     if compression:
         packed.create_dataset(name, shape, dtype, chunks=(1, *shape[1:]), compression=compression)
         return
@@ -274,7 +274,7 @@ def _describe(packed, table, attributes):
 
 
 def add_attributes(file, **attributes):
-    """Add attributes to a packed set: its number of classes or, of a shard, the values in its masks."""
+    """Add attributes: the number of classes of a set, or the mask values of a shard."""
     with h5py.File(file, "a") as packed:
         packed.attrs.update(attributes)
 
@@ -283,12 +283,12 @@ def add_attributes(file, **attributes):
 
 
 def join_shards(file, shards, table, like, attributes):
-    """Write a packed set whose x and y are those of its shards one after the other.
+    """Write a packed set that concatenates x and y of its shards.
 
     Args:
         file: path of the HDF5 file.
-        shards: list of (path of the shard relative to the folder of the set, number of its rows), in order.
-        table, like, attributes: as `pack_slices`; the attributes also contain the classes.
+        shards: list of (shard path relative to the folder of the set, number of rows), in order.
+        table, like, attributes: as in `pack_slices`; attributes also contain the classes.
     """
     with h5py.File(file, "w") as packed:
         for dataset, dtype in (("x", like[1].dtype), ("y", np.uint8)):
@@ -302,7 +302,7 @@ def join_shards(file, shards, table, like, attributes):
 
 
 def is_joined(path, shards):
-    """Whether a set exists and shows these shards, a list of Path, and no others."""
+    """Whether a set exists and joins exactly these shards, a list of Path."""
     try:
         with h5py.File(path, "r") as packed:
             return bool(shards) and [file for _, file, _ in sources_of(path, packed["x"])] == shards
@@ -311,7 +311,7 @@ def is_joined(path, shards):
 
 
 def values_of_shards(shards):
-    """Values in the masks of shards, a list of Path; set of int."""
+    """Set of int, the mask values in shards; `shards` is a list of Path."""
     values = set()
     for shard in shards:
         with h5py.File(shard, "r") as packed:
@@ -320,14 +320,13 @@ def values_of_shards(shards):
 
 
 def fingerprint(table, like, compression, lists):
-    """What a shard is made from, as a few digits: files by name, size and time, their order, and the storage.
+    """Fingerprint of the sources of a shard: file names, sizes, times and order, and storage format.
 
     Args:
         table: rows of the shard.
         like: a slice.
-        compression: as `pack_slices`.
-        lists: folder of the lists. Folders are seen from it, so that machines that have the data in different places
-            agree.
+        compression: as in `pack_slices`.
+        lists: folder of the lists. Paths are relative to it, so that the fingerprint is the same on all machines.
 
     Returns:
         12 hexadecimal digits.
@@ -346,5 +345,5 @@ def fingerprint(table, like, compression, lists):
 def _relative_to(lists, folder):
     try:
         return os.path.relpath(folder, lists)
-    except ValueError:  # another drive of Windows
+    except ValueError:  # another drive on Windows
         return folder

@@ -1,6 +1,6 @@
-"""Phantom: synthetic axial slices of the chest that look like CT in a soft-tissue window, the heart as mask.
+"""Phantom: synthetic axial chest slices that look like CT in a soft-tissue window, with the heart as mask.
 
-Random generators are arguments, so the same seed gives the same pixels. `data/make_sample.py` writes the slices.
+Random generators are arguments, so the same seed draws the same pixels. `data/make_sample.py` writes the slices.
 """
 
 from functools import partial
@@ -9,35 +9,35 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 
-FIELD = 360  # side of a slice in mm
-OVERSAMPLING = 3  # slices are drawn so many times larger and averaged down: partial volume
-WINDOW = (40, 400)  # level and width in Hounsfield units, in which all of these are given:
+FIELD = 360  # side length of a slice in mm
+OVERSAMPLING = 3  # draw slices this many times larger, then average: partial volume effect
+WINDOW = (40, 400)  # level and width in Hounsfield units, like the tissue values below
 AIR, LUNG, FAT, WATER, SKIN, MUSCLE, LIVER = -1000, -860, -105, 12, 30, 54, 72
 CARTILAGE, MARROW, CORTEX = 100, 170, 520
 
 SIDES = (-1, 1)  # right, left
 ANGLES = np.linspace(0, 2 * np.pi, 180, endpoint=False)
 WAVES = np.array([wave(k * ANGLES) for k in (2, 3, 4) for wave in (np.cos, np.sin)])
-HEART_SHAPE = np.array([0, 0, 0.05, 0.02, 0, 0])  # weights of WAVES that point its apex
+HEART_SHAPE = np.array([0, 0, 0.05, 0.02, 0, 0])  # weights of WAVES that shape its apex
 
 
 def invent_patient(rng):
-    """What stays the same over a case. Lengths in mm; levels run from 0 at the top slice to 1 at the bottom slice."""
+    """Properties of a whole case. Lengths are in mm; levels run from 0 (top slice) to 1 (bottom slice)."""
     return SimpleNamespace(
-        stretch=rng.uniform(0.93, 1.05, 2),  # of width and depth
+        stretch=rng.uniform(0.93, 1.05, 2),  # width and depth
         shift=rng.uniform(-6, 6, 2),
         fat=rng.uniform(8, 20),  # under the skin
         breast=max(0.0, rng.uniform(-25, 25)),
-        blood=rng.uniform(54, 82),  # Hounsfield units, as noise and bias
+        blood=rng.uniform(54, 82),  # Hounsfield units, like noise and bias
         noise=rng.uniform(11, 16),  # standard deviation
-        heart_levels=(rng.uniform(0.11, 0.19), rng.uniform(0.79, 0.87)),  # where it begins and ends
+        heart_levels=(rng.uniform(0.11, 0.19), rng.uniform(0.79, 0.87)),  # first and last level
         heart_shift=rng.uniform((-8, -3), (8, 3)),
         heart_size=rng.uniform(0.86, 1.04),
         heart_turn=rng.uniform(-0.75, -0.4),
-        heart_waves=rng.normal(0, 0.03, (2, 6)),  # at its top and at its bottom
+        heart_waves=rng.normal(0, 0.03, (2, 6)),  # at the top and bottom of the heart
         pericardium_waves=rng.normal(0, 0.04, 6),
-        grooves=rng.integers((105, 145, 22), (120, 160, 36)),  # points of the heart's outline
-        dome=rng.uniform(0.5, 0.62),  # level at which the liver begins
+        grooves=rng.integers((105, 145, 22), (120, 160, 36)),  # point numbers on the heart's outline
+        dome=rng.uniform(0.5, 0.62),  # first level of the liver
         liver_waves=rng.normal(0, 0.03, 6),
         body_waves=rng.normal(0, 0.008, 6),
         ribs=rng.uniform(0, 6),
@@ -49,10 +49,10 @@ def draw_slice(patient, level, size, rng):
     """Draw a slice and its mask.
 
     Args:
-        patient: of `invent_patient`.
+        patient: result of `invent_patient`.
         level: 0 at the top slice, 1 at the bottom slice.
-        size: side in pixels.
-        rng: for what differs between slices: lung vessels, noise.
+        size: side length in pixels.
+        rng: for whatever differs between slices: lung vessels, noise.
 
     Returns:
         image and mask of the heart, 0 and 255, (size, size) uint8.
@@ -71,7 +71,7 @@ def draw_slice(patient, level, size, rng):
 
 
 def through_window(units, patient, rng):
-    """8-bit image of Hounsfield units, with bias, and with noise as coarse as that of a soft kernel."""
+    """Convert Hounsfield units to an 8-bit image, with bias and the coarse noise of a soft kernel."""
     bias = cv2.resize(patient.bias, units.shape, interpolation=cv2.INTER_CUBIC)
     noise = cv2.GaussianBlur(rng.normal(size=units.shape), (0, 0), 0.7)
     units = units + bias + noise * (patient.noise / noise.std())
@@ -79,7 +79,7 @@ def through_window(units, patient, rng):
     return np.rint(np.clip((units - level) / width + 0.5, 0, 1) * 255).astype(np.uint8)
 
 
-# --- parts of the body, painted one over the other; x runs to the patient's left, y to the back
+# --- body parts, painted on top of each other; x runs to the patient's left, y to the back
 
 
 def draw_table(canvas):
@@ -107,12 +107,12 @@ def draw_chest_wall(canvas, patient, level):
 
 
 def draw_lungs(canvas, rng):
-    """Lungs, their vessels, and the fat between them."""
+    """Draw the lungs, their vessels, and the fat between them."""
     for side in SIDES:
         canvas.oval(LUNG, side * 58, -10, 55, 79, side * 0.1, square=0.92)
         for share, angle in rng.uniform((0, 0), (1, 2 * np.pi), (60, 2)):
             x, y = 0.92 * np.sqrt(share) * np.array([55 * np.cos(angle), 79 * np.sin(angle)]) + (side * 58, -10)
-            left, back = x - side * 32, y - 4  # of the hilum
+            left, back = x - side * 32, y - 4  # distance from the hilum
             radius = 0.6 + 4.5 * np.exp(-np.hypot(left, back) / 24)
             canvas.oval(MUSCLE, x, y, 2 * radius, radius, np.arctan2(back, left), angles=ANGLES[::12])
     canvas.oval(FAT, 0, -14, 30, 76)
@@ -182,7 +182,7 @@ def draw_heart(canvas, mask, patient, level):
 
 
 def draw_behind_heart(canvas, mask, patient, level):
-    """Descending aorta, oesophagus and azygos vein with the fat around them, and the airways."""
+    """Draw descending aorta, esophagus and azygos vein with the fat around them, and the airways."""
     for x, y, radius, value in ((23, 30, 13.5, patient.blood), (3, 24, 7.5, MUSCLE), (-10, 30, 5.5, patient.blood)):
         mask.oval(0, x, y, radius, radius)
         canvas.oval(value, x, y, radius, radius, rim=(1.5, FAT))
@@ -206,7 +206,7 @@ def draw_spine(canvas):
 
 
 class Canvas:
-    """Image at OVERSAMPLING times its size; curves are (N, 2), in mm from the middle of a body of usual size."""
+    """Image, OVERSAMPLING times enlarged; curves are (N, 2), in mm from the middle of a body of average size."""
 
     def __init__(self, patient, size, value):
         self.patient, self.size = patient, size
@@ -214,7 +214,7 @@ class Canvas:
         self.scale = len(self.pixels) / FIELD
 
     def oval(self, value, x, y, rx, ry, turn=0.0, rim=(0, AIR), **form):
-        """Fill an `oval`; `rim` is the width and value of its outermost layer."""
+        """Fill an `oval`; `rim` is the width and value of its outer layer."""
         for depth, layer in ((0, rim[1]), (rim[0], value)):
             if min(rx, ry) > depth:
                 self.fill(layer, oval(x, y, rx - depth, ry - depth, turn, **form))
@@ -231,7 +231,7 @@ class Canvas:
         cv2.polylines(self.pixels, list(map(self.points, curves)), False, float(value), thickness, shift=4)
 
     def points(self, curve):
-        """Curve in sixteenths of a pixel, as OpenCV takes it, from the middle of the first pixel."""
+        """Convert a curve for OpenCV: sixteenths of a pixel from the center of the first pixel."""
         place = curve * self.patient.stretch + self.patient.shift + FIELD / 2
         return np.rint(place * self.scale * 16 - 8).astype(np.int32)
 
@@ -243,9 +243,9 @@ def oval(x, y, rx, ry, turn=0.0, *, square=1.0, waves=None, angles=ANGLES):
     """Closed curve about (x, y), (N, 2), with half axes rx and ry, turned clockwise by `turn` radians.
 
     Args:
-        square: 1 gives an ellipse, less something more like a box.
-        waves: (6,) weights of WAVES, by which the radius varies.
-        angles: (N,) radians; a part of the circle gives a part of the curve.
+        square: 1 is an ellipse; lower values are more like a box.
+        waves: (6,) weights of WAVES, which vary the radius.
+        angles: (N,) radians; a part of the circle draws a part of the curve.
     """
     unit = np.stack([np.cos(angles), np.sin(angles)], 1)
     curve = np.sign(unit) * np.abs(unit) ** square * (rx, ry)

@@ -1,4 +1,4 @@
-"""Overlapping tiles in any number of dimensions: their starts, their weights, and the weighted mean of their values."""
+"""Overlapping tiles in any number of dimensions: starts, weights, and weighted mean of values."""
 
 import functools
 
@@ -6,15 +6,15 @@ import numpy as np
 
 
 def tile_starts(length, size, overlap):
-    """First positions of the fewest tiles that cover one side of an array, evenly spread.
+    """Start positions of the fewest evenly spaced tiles that cover one side of an array.
 
     Args:
-        length: of the side, in pixels or voxels.
-        size: side of a tile.
-        overlap: pixels or voxels that neighboring tiles share at least; less than `size`.
+        length: side length of the array, in pixels or voxels.
+        size: side length of a tile.
+        overlap: minimum overlap of neighboring tiles; less than `size`.
 
     Returns:
-        list of int, ascending; for a side shorter than a tile one start, centered, 0 or negative.
+        list of int, ascending; a side shorter than a tile has one start that centers it, 0 or negative.
     """
     if length <= size:
         return [(length - size) // 2]
@@ -23,13 +23,13 @@ def tile_starts(length, size, overlap):
 
 
 def gaussian_window(shape):
-    """Weights of the values of a tile: a Gaussian about its center, with a sigma of an eighth of each side.
+    """Weights of the values in a tile: a centered Gaussian; sigma is an eighth of each side.
 
-    As in nnU-Net (Isensee et al., doi 10.1038/s41592-020-01008-z), but at least 0.001 so that the edges of the array
+    As in nnU-Net (Isensee et al., doi 10.1038/s41592-020-01008-z), but at least 0.001, so that array edges
     count.
 
     Args:
-        shape: sides of the tile.
+        shape: side lengths of the tile.
 
     Returns:
         (*shape, 1) float32, maximum 1.
@@ -39,10 +39,10 @@ def gaussian_window(shape):
 
 
 class WeightedMean:
-    """Mean of overlapping tiles, which must cover the whole array.
+    """Weighted mean of overlapping tiles, which must cover the whole array.
 
     Args:
-        shape: of the array, without channels.
+        shape: array shape without channels.
         channels: number of channels of the tiles.
     """
 
@@ -51,10 +51,10 @@ class WeightedMean:
         self._weights = np.zeros((*shape, 1), np.float32)
 
     def add(self, start, values, weights):
-        """Add a tile; what reaches over the edges is left out.
+        """Add a tile; parts beyond the edges are ignored.
 
         Args:
-            start: its first position along each side; may be negative.
+            start: start position along each side; may be negative.
             values: (*tile, channels) float32.
             weights: (*tile, 1) float32, above 0.
         """
@@ -68,6 +68,6 @@ class WeightedMean:
         self._weights[place] += weights[inside]
 
     def result(self):
-        """The mean, (*shape, channels) float32, once all tiles were added; it is made in place, so call this once."""
+        """The mean, (*shape, channels) float32. It is computed in place: call it once, after adding all tiles."""
         self._total /= self._weights
         return self._total

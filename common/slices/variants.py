@@ -1,7 +1,7 @@
 """Variants of slices for training: filters change an image, shapes deform it and its mask.
 
-A variant of a case is a folder of images, x_<filter><shape> such as x_A_RTP, and one of masks, y_O<shape>, as filters
-leave masks alone.
+A variant of a case is an image folder, x_<filter><shape> such as x_A_RTP, and a mask folder, y_O<shape>. Filters do not
+change masks.
 """
 
 from functools import partial
@@ -13,23 +13,23 @@ from common.errors import InputError
 
 
 def image_folder(letter, shape):
-    """Name of the folder of images of a filter and a shape, "" for no deformation."""
+    """Image folder name for a filter and a shape; "" is no deformation."""
     return f"x_{letter}_{shape}" if shape else f"x_{letter}"
 
 
 def mask_folder(shape):
-    """Name of the folder of masks of a shape."""
+    """Mask folder name for a shape."""
     return f"y_O_{shape}" if shape else "y_O"
 
 
 def find_variants(case):
-    """Folder names (images, masks) of the variants of a case.
+    """Find the variants of a case: list of folder names (images, masks).
 
     Args:
         case: Path.
 
     Raises:
-        InputError: if a folder of images has no folder of masks, or other files than x.
+        InputError: if an image folder has no mask folder, or its files differ from x.
     """
     names = {path.stem for path in (case / "x").iterdir()}
     variants = []
@@ -44,13 +44,13 @@ def find_variants(case):
 
 
 def list_rows(members, variants):
-    """Rows of a list: slices, each followed by its variants.
+    """Make the rows of a list: each slice is followed by its variants.
 
-    The undeformed copy x_O takes the place of x, since they are the same image.
+    The undeformed copy x_O replaces x, since both are the same image.
 
     Args:
         members: slices with the attributes case, x and y (Path) and name.
-        variants: dict of a case to the result of `find_variants`.
+        variants: dict of case to result of `find_variants`.
 
     Returns:
         list of (image path, mask path, case name).
@@ -68,16 +68,16 @@ def list_rows(members, variants):
 
 
 def make_filters(strength, sigmas, clip_limit, levels):
-    """Filters by letter: "O" none, "A" non-local means, "B" bilateral, "C" CLAHE, "D" posterization.
+    """Make the filters: "O" none, "A" non-local means, "B" bilateral, "C" CLAHE, "D" posterization.
 
     Args:
-        strength: of the non-local means, in gray levels of 8 bits.
-        sigmas: of the bilateral filter: gray levels of 8 bits, and pixels.
-        clip_limit: of CLAHE.
-        levels: gray levels of the posterization.
+        strength: non-local means strength, in 8-bit gray levels.
+        sigmas: sigmas of the bilateral filter, in 8-bit gray levels and in pixels.
+        clip_limit: CLAHE clip limit.
+        levels: number of gray levels of the posterization.
 
     Returns:
-        dict of letter to function of (H, H) uint8 or uint16 to the same.
+        dict of letter to function; each maps (H, H) uint8 or uint16 to the same.
     """
     return {
         "O": lambda image: image,
@@ -105,7 +105,7 @@ def smooth_three_times(image, sigmas):
 def equalize(image, clip_limit):
     """Contrast-limited adaptive histogram equalization (Pizer et al., doi 10.1016/S0734-189X(87)80186-X), 4x4 tiles.
 
-    16 bits get the change of their upper 8 bits: with 65,536 bins, more than a tile has pixels, no limit works.
+    16-bit images get the change of their upper 8 bits: with 65,536 bins, more than pixels in a tile, no limit works.
     """
     clahe = cv2.createCLAHE(clip_limit, (4, 4))
     if image.dtype == np.uint8:
@@ -116,14 +116,14 @@ def equalize(image, clip_limit):
 
 
 def posterize(image, levels):
-    """Smooth, then round down to gray levels that are evenly spaced over the full range."""
+    """Smooth, then round down to evenly spaced gray levels over the full range."""
     top = np.iinfo(image.dtype).max
     level = bilateral(image, 10, 10, 10).astype(np.uint32) * levels // (top + 1)
     return (level * top // (levels - 1)).astype(image.dtype)
 
 
 def bilateral(image, diameter, sigma_gray, sigma_space):
-    """Bilateral filter; `sigma_gray` in gray levels of 8 bits for images of 16 bits too."""
+    """Bilateral filter; `sigma_gray` is in 8-bit gray levels, also for 16-bit images."""
     if image.dtype == np.uint8:
         return cv2.bilateralFilter(image, diameter, sigma_gray, sigma_space)
     smoothed = cv2.bilateralFilter(image.astype(np.float32), diameter, sigma_gray * 257, sigma_space)
@@ -131,7 +131,7 @@ def bilateral(image, diameter, sigma_gray, sigma_space):
 
 
 def trim(image, margin):
-    """Black out margins of so many pixels: top and bottom or, if negative, left and right; 0: none."""
+    """Black out a margin in pixels: top and bottom or, if negative, left and right; 0: none."""
     if not margin:
         return image
     image = image.copy()
@@ -145,19 +145,19 @@ def trim(image, margin):
 
 
 def make_shapes(stretch, trapezoid, shear, rotation, margin):
-    """Deformations by name: "" none, HT and WD stretch, DKP and DKM trapezoid, HSR and HSL parallelogram, RTP and RTM
+    """Make the deformations: "" none, HT and WD stretch, DKP and DKM trapezoid, HSR and HSL parallelogram, RTP and RTM
     rotation, CP0 to CP4 keep a square.
 
     Args:
-        stretch: share of the size by which HT and WD stretch at each end.
-        trapezoid: share of the size by which DKP and DKM widen an edge on both sides.
-        shear: share of the size by which HSR and HSL push two corners.
-        rotation: degrees, RTP counterclockwise.
+        stretch: HT and WD stretch each end by this share of the size.
+        trapezoid: DKP and DKM widen an edge on each side by this share of the size.
+        shear: HSR and HSL move two corners by this share of the size.
+        rotation: degrees; RTP is counterclockwise.
         margin: pixels between the edges and the squares CP1 to CP4.
 
     Returns:
-        dict of name to function of ((H, H) uint8 or uint16, smooth) to the same; black outside; smooth=False takes the
-        nearest neighbor.
+        dict of name to function; each maps ((H, H) uint8 or uint16, smooth) to the same, black outside. smooth=False
+        uses nearest neighbors.
     """
     shapes = {
         "": lambda image, smooth: image,
@@ -174,7 +174,7 @@ def make_shapes(stretch, trapezoid, shear, rotation, margin):
 
 
 def stretch_height(image, smooth, share):
-    """Stretch downwards and upwards by a share of the size, and cut off what no longer fits."""
+    """Stretch up and down by a share of the size, and cut off the ends."""
     size = len(image)
     ends = int(size * share)
     interpolation = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST
@@ -182,7 +182,7 @@ def stretch_height(image, smooth, share):
 
 
 def stretch_width(image, smooth, share):
-    """As `stretch_height`, to the left and right."""
+    """Like `stretch_height`, to the left and right."""
     size = len(image)
     ends = int(size * share)
     interpolation = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST
@@ -190,7 +190,7 @@ def stretch_width(image, smooth, share):
 
 
 def warp(image, smooth, left_top=0, right_top=0, left_bottom=0, right_bottom=0):
-    """Perspective warp that moves corners sideways by shares of the size, rounded down to pixels."""
+    """Move corners sideways by shares of the size, rounded down to pixels (perspective warp)."""
     size = len(image)
     corners = np.float32([[0, 0], [size, 0], [0, size], [size, size]])
     moved = corners.copy()
@@ -207,7 +207,7 @@ def rotate(image, smooth, degrees):
 
 
 def keep_square(image, smooth, index, margin):
-    """Keep a square of half the size in its position: 0 center, 1 top left, 2 top right, 3 and 4 the same below."""
+    """Black out all but a square of half the size: 0 center, 1 top left, 2 top right, 3 bottom left, 4 bottom right."""
     size = len(image)
     side, near, far = size // 2, margin, size - margin - size // 2
     top, left = [(size // 4, size // 4), (near, near), (near, far), (far, near), (far, far)][index]
