@@ -1,4 +1,4 @@
-"""Flags for the constants of a script, and its `--help`."""
+"""Command-line flags for the constants of a script, and its `--help`."""
 
 import argparse
 import ast
@@ -13,7 +13,7 @@ from common.setting_checks import alternatives
 
 
 def flag(setting):
-    """Name of the flag of a setting."""
+    """Flag name of a setting."""
     return "--" + setting.lower().replace("_", "-")
 
 
@@ -24,7 +24,7 @@ def flags_of(values):
         values: dict of setting name to value.
 
     Returns:
-        list of str that `common.settings.apply_command_line` reads back to the same values.
+        list of str; `common.settings.apply_command_line` reads the same values back.
     """
     arguments = []
     for name, value in values.items():
@@ -36,15 +36,15 @@ def flags_of(values):
 
 
 def make_parser(namespace, constants, comments=None):
-    """Parser of the flags of a script; all but those of a bool give text.
+    """Make the flag parser of a script; all values are text, except for bool flags without a value.
 
     Args:
         namespace: `globals()` of the script.
-        constants: dict of the names of its settings to their defaults.
-        comments: dict of a setting to its Comment, for `--help`; None reads no source.
+        constants: dict of setting name to default.
+        comments: dict of setting name to Comment, for `--help`; None: no comments.
 
     Returns:
-        argparse.ArgumentParser whose errors are one line.
+        argparse.ArgumentParser with one-line errors.
     """
     parser = _Parser(
         usage="%(prog)s [--settings FILE.json] [--SETTING VALUE ...]",
@@ -72,17 +72,17 @@ def make_parser(namespace, constants, comments=None):
 
 
 class Comment(NamedTuple):
-    """What the source of a script says of a setting."""
+    """Comment on a setting in the source of a script, and the title of its group."""
 
     text: str
     group: str
 
 
 def comments_of(path):
-    """Comments of the settings of a script: dict of name to Comment.
+    """Read the comments on the settings of a script: dict of name to Comment.
 
-    That of a setting trails its line and continues in the lines right under it that hold nothing else; "# --- title"
-    begins a group.
+    A comment follows the setting on its line and continues on comment lines directly below; "# --- title" starts a
+    group.
     """
     source = path.read_text(encoding="utf-8")
     texts, alone = {}, set()
@@ -107,7 +107,7 @@ def comments_of(path):
 
 
 class _Parser(argparse.ArgumentParser):
-    """An argument parser whose errors are one line, with the nearest flag."""
+    """Argument parser with one-line errors that suggest the closest flag."""
 
     def error(self, message):
         unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
@@ -115,12 +115,12 @@ class _Parser(argparse.ArgumentParser):
             known = [option for option in self._option_string_actions if option.startswith("--")]
             near = difflib.get_close_matches(unknown[1], known, n=1)
             message += f" (did you mean {near[0]}?)" if near else " (--help lists the settings)"
-        message = " ".join(message.splitlines())  # one line, whatever the user typed
+        message = " ".join(message.splitlines())  # one line, even if the input has several
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 
 class _Help(argparse.Action):
-    """Print the settings with their comments, for which the source of the script is read."""
+    """Print the settings with their comments, read from the source of the script."""
 
     def __init__(self, option_strings, dest, script):
         super().__init__(option_strings, dest, default=argparse.SUPPRESS, nargs=0, help="show this and exit")

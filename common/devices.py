@@ -1,6 +1,6 @@
-"""Backend, devices, precision and seeds; only cpu_speedups, distribution and coreml know backends besides.
+"""Backend, devices, precision and seeds; only cpu_speedups, distribution and coreml also depend on the backend.
 
-Keras is imported inside the functions: it takes seconds, and scripts that import this module first check their input.
+Functions import Keras because it takes seconds, and scripts that import this module check their input first.
 TensorFlow, JAX and PyTorch are optional.
 """
 
@@ -11,13 +11,13 @@ import sys
 from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # of malloc.h
+M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # from malloc.h
 PACKAGES = ("tensorflow", "jax", "torch", "keras", "numpy", "h5py", "pandas", "opencv-python-headless", "coremltools")
 
 
 @contextmanager
 def silenced_libraries():
-    """Discard what C++ libraries write to standard error: TensorFlow's ignore their own log level."""
+    """Discard what C++ libraries write to standard error; TensorFlow's ignore their own log level."""
     sys.stderr.flush()
     standard_error, discarded = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(discarded, 2)
@@ -30,31 +30,31 @@ def silenced_libraries():
 
 
 def set_defaults():
-    """Set the environment variables that Keras and TensorFlow read when imported, unless the user has set them."""
+    """Set environment variables that Keras and TensorFlow read on import, unless the user has set them."""
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # faster on every CPU; by itself it is on where AVX-512 is
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # faster on every CPU; the default is on only with AVX-512
 
 
 def import_keras():
-    """Import Keras, quietly, on the backend that KERAS_BACKEND names, TensorFlow by default.
+    """Import Keras, quietly, on the KERAS_BACKEND; TensorFlow by default.
 
-    Several processes must have joined before; see `common.training.distribution.join_processes`.
+    Several processes must join first; see `common.training.distribution.join_processes`.
     """
     set_defaults()
     with silenced_libraries():
-        import keras  # noqa: F401  (now, on the backend that was set)
+        import keras  # noqa: F401  (now, on this backend)
 
         with suppress(ImportError):
-            import tensorflow  # TensorBoard uses it on every backend; loaded here, it is quiet
+            import tensorflow  # TensorBoard needs it on every backend; loaded here, it is quiet
 
-            tensorflow.get_logger().setLevel("ERROR")  # it warns if networks see volumes of several sizes
+            tensorflow.get_logger().setLevel("ERROR")  # it warns about volumes of several sizes
         list_devices()
 
 
 def list_devices():
-    """Names of the devices of the backend, such as `gpu:0`; `cpu:0` if there is nothing else."""
-    if backend() == "torch":  # Keras lists devices on TensorFlow and JAX only
+    """Device names of the backend, such as `gpu:0`; `cpu:0` if there are no others."""
+    if backend() == "torch":  # Keras lists devices only on TensorFlow and JAX
         import torch  # optional
 
         return [f"gpu:{i}" for i in range(torch.cuda.device_count())] or ["cpu:0"]
@@ -64,23 +64,23 @@ def list_devices():
 
 
 def backend():
-    """Name of the backend that Keras was imported with: "tensorflow", "jax" or "torch"."""
+    """Name of the Keras backend: "tensorflow", "jax" or "torch"."""
     import keras  # late, see above
 
     return keras.backend.backend()
 
 
 def accelerators():
-    """Names of the devices that are no CPU."""
+    """Names of the devices other than CPUs."""
     return [name for name in list_devices() if not name.startswith("cpu")]
 
 
 def set_up(seed, deterministic):
-    """Seed Python, NumPy and the backend, and make the backend repeat itself exactly.
+    """Seed Python, NumPy and the backend, and optionally make operations deterministic.
 
     Args:
-        seed: int of 0 or more.
-        deterministic: whether operations are chosen that give the same bits every time.
+        seed: int, 0 or more.
+        deterministic: whether to use only operations with bit-identical results.
     """
     import keras  # late, see above
 
@@ -98,8 +98,8 @@ def set_up(seed, deterministic):
 def hold_memory():
     """Let TensorFlow on a CPU keep the memory of its tensors from step to step.
 
-    The C library of Linux gives large blocks back to the system as soon as they are free, and finding new pages for the
-    same tensors in the next step can take a third of its time. Elsewhere this does nothing.
+    On Linux, the C library returns large free blocks to the system at once. Allocating new pages for the same tensors
+    can take a third of the next step. On other systems, this does nothing.
     """
     if not is_tensorflow_on_cpu() or not sys.platform.startswith("linux"):
         return
@@ -110,10 +110,10 @@ def hold_memory():
 
 
 def without_waiting(batches):
-    """Batches of slices in the form in which `fit` never waits for them longer than they take.
+    """Wrap batches of slices so that `fit` does not wait for them longer than needed.
 
-    Keras would hand them to a dataset of TensorFlow that tunes itself; the end of an epoch of some seconds was seen to
-    wait for as long again for the thread that tunes. Other backends, and batches that threads make, go as they are.
+    Keras would use a self-tuning TensorFlow dataset, whose tuning thread can double the time of an epoch of a few
+    seconds. Other backends and multithreaded batches are returned unchanged.
 
     Args:
         batches: keras.utils.PyDataset of pairs of arrays.
@@ -132,7 +132,7 @@ def without_waiting(batches):
 
 
 def usual_half():
-    """Half-precision policy of the accelerator: bfloat16, or float16 on a GPU without bfloat16."""
+    """Best half-precision policy of the accelerator: bfloat16, or float16 on a GPU without bfloat16."""
     if backend() == "tensorflow" and accelerators()[0].startswith("gpu"):
         import tensorflow as tf  # optional
 
@@ -143,12 +143,12 @@ def usual_half():
 
 
 def usual_jit():
-    """Whether to compile with XLA without a trial: not with TensorFlow on a CPU, whose own convolutions are faster."""
+    """Default for XLA compilation: False for TensorFlow on a CPU, whose own convolutions are faster."""
     return False if is_tensorflow_on_cpu() else "auto"
 
 
 def is_tensorflow_on_cpu():
-    """Whether TensorFlow computes, and on a CPU, where some of its operations are slow."""
+    """Whether TensorFlow runs on a CPU, where some of its operations are slow."""
     return backend() == "tensorflow" and not accelerators()
 
 
@@ -158,7 +158,7 @@ def describe():
 
 
 def environment(with_backend=True):
-    """Versions and machine as text, one per line; `with_backend` loads Keras for the devices that it computes on."""
+    """Versions and machine as text, one per line; `with_backend` loads Keras to list its devices."""
     lines = [
         f"python {sys.version.split()[0]}",
         f"system {platform.system()} {platform.release()} {platform.machine()}",
@@ -173,29 +173,29 @@ def environment(with_backend=True):
 
 
 class OneDevice:
-    """The device that the backend takes by itself; `common.training.distribution.Devices` are several.
+    """The default device of the backend; `common.training.distribution.Devices` is for several.
 
     Attributes:
-        process, processes: index of this process, from 0, and number of all.
+        process, processes: index of this process, from 0, and number of processes.
         is_first: whether this process writes and prints.
     """
 
     process, processes, is_first = 0, 1, True
 
     def __len__(self):
-        """Number of devices, of all processes."""
+        """Number of devices of all processes."""
         return 1
 
     def in_words(self):
-        """Number of devices and processes as text, to follow other text; empty for one device."""
+        """Number of devices and processes, as text to append; empty for one device."""
         return ""
 
     def scope(self):
-        """Context in which new variables are put on all devices."""
+        """Context that places new variables on all devices."""
         return nullcontext()
 
     def own_share(self, items):
-        """Those items of a batch that this process makes."""
+        """The items of a batch that this process makes."""
         return items
 
     def put(self, arrays, count):
@@ -203,7 +203,7 @@ class OneDevice:
 
         Args:
             arrays: tuple of arrays, with the items of `own_share`.
-            count: items of the whole batch.
+            count: number of items in the whole batch.
 
         Returns:
             tuple of arrays (count, ...).
@@ -211,15 +211,15 @@ class OneDevice:
         return arrays
 
     def broadcast(self, value):
-        """The value that the first process has, of a type that JSON keeps."""
+        """The value of the first process; JSON must be able to store it."""
         return value
 
     def require_same(self, values):
         """Raise InputError if another process has other values.
 
         Args:
-            values: dict of a name to what JSON keeps, the same names in all processes.
+            values: dict of name to a JSON value, with the same names in all processes.
         """
 
     def disconnect(self):
-        """Part from the other processes, once all have come here; each continues alone."""
+        """Disconnect from the other processes, once all have reached this point; each continues alone."""

@@ -1,6 +1,6 @@
-"""The error rule: what a user can cause ends in one message and exit status 1 (2 for a setting), never in a traceback.
+"""The error rule: every user error prints one message and exits with status 1 (2 for a setting), without a traceback.
 
-With the environment variable SHOW_TRACEBACK=1 the traceback is shown too.
+The environment variable SHOW_TRACEBACK=1 shows the traceback too.
 """
 
 import errno
@@ -13,16 +13,16 @@ from pathlib import Path
 
 
 class InputError(Exception):
-    """Bad input. Its text names the file, what is wrong, what was expected and what to do."""
+    """Bad input. The text reports the file, the problem, what was expected and what to do."""
 
 
 class SettingError(InputError):
-    """A setting that cannot work; the script exits with status 2."""
+    """An invalid setting; the script exits with status 2."""
 
 
 @contextmanager
 def as_input_error(where):
-    """Turn a ValueError of a library that reads what a user brought into an InputError that names it."""
+    """Turn a ValueError from a library that reads user data into an InputError that starts with `where`."""
     try:
         yield
     except ValueError as error:
@@ -31,7 +31,7 @@ def as_input_error(where):
 
 @contextmanager
 def as_setting_error(setting):
-    """Turn a ValueError of a library that takes what a user set into a SettingError that names the setting."""
+    """Turn a ValueError from a library that uses a setting into a SettingError that starts with its name."""
     try:
         yield
     except ValueError as error:
@@ -39,11 +39,11 @@ def as_setting_error(setting):
 
 
 def summarise(problems, what):
-    """One message for many bad files: the count and the first ten.
+    """Make one message for many bad files: the count and the first ten.
 
     Args:
-        problems: list of str, one a file.
-        what: str after the count, for instance "masks cannot be used".
+        problems: list of str, one per file.
+        what: text after the count, such as "masks cannot be used".
     """
     if len(problems) == 1:
         return problems[0]
@@ -54,11 +54,11 @@ def summarise(problems, what):
 
 
 def name_broken(problems, what, done, skip):
-    """Name the files that an importer could not use: an error, unless others were imported and `skip` is set.
+    """Report files that an importer could not use: an error, unless others were imported and `skip` is set.
 
     Args:
-        problems, what: as `summarise`.
-        done: number of those that were imported.
+        problems, what: as in `summarise`.
+        done: number of imported files.
         skip: the setting SKIP_BROKEN.
     """
     if not problems:
@@ -70,12 +70,12 @@ def name_broken(problems, what, done, skip):
 
 
 def is_out_of_memory(text):
-    """Whether an error message, of Python, Keras or a backend, says that memory ran out."""
+    """Whether an error message from Python, Keras or a backend means out of memory."""
     return bool(re.search(r"out.?of.?memory|\bOOM\b|Resource.?Exhausted|bad_alloc|MemoryError", text, re.I))
 
 
 def report_error(kind, error, trace):
-    """Hook for `sys.excepthook`: a user's mistake as one message, our own as a traceback."""
+    """Hook for `sys.excepthook`: print user errors as one message, and our own errors as a traceback."""
     script = Path(sys.argv[0]).name
     if os.environ.get("SHOW_TRACEBACK") == "1":
         traceback.print_exception(kind, error, trace)

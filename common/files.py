@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and existing results that are not lost."""
+"""Write files and folders completely or not at all, and never lose existing results."""
 
 import gzip
 import hashlib
@@ -12,18 +12,18 @@ from pathlib import Path
 
 from common.errors import InputError
 
-ROOT = Path(__file__).resolve().parents[1]  # of the project
+ROOT = Path(__file__).resolve().parents[1]  # project root
 
 
 @contextmanager
 def whole_file(path):
-    """Write a file under another name in its folder and rename it once it is complete.
+    """Write a file under a temporary name and rename it when complete.
 
     Args:
-        path: where the file shall appear; its folder is made.
+        path: final path; its folder is created.
 
     Yields:
-        Path to write to. Where the block raises, the file is removed and what stood at `path` stays.
+        Path to write to. If the block raises, this file is removed and `path` stays as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -37,19 +37,19 @@ def whole_file(path):
 
 @contextmanager
 def whole_folder(path, replace=False, marker=None):
-    """Fill a folder under another name beside it and rename it once it is complete.
+    """Fill a folder under a temporary name and rename it when complete.
 
     Args:
-        path: where the folder shall appear.
-        replace: whether a folder that stands there is replaced.
-        marker: file that a folder must hold to be replaced, so that none of a user's own is; None: any.
+        path: final path.
+        replace: whether to replace an existing folder.
+        marker: replace only folders that contain this file, to protect a user's own folders; None: any folder.
 
     Yields:
-        Path of the folder to fill, empty. Where the block raises, it is removed and what stood at `path` stays; a
-        block that wants no folder removes it itself.
+        Path of an empty folder to fill. If the block raises, it is removed and `path` stays as it was. A block can
+        remove it to write no folder.
 
     Raises:
-        InputError: if `path` exists and is not to be replaced.
+        InputError: if `path` exists and must not be replaced.
     """
     path = Path(path)
     refuse_existing(path, replace, marker)
@@ -72,7 +72,7 @@ def whole_folder(path, replace=False, marker=None):
 
 
 def remove(path):
-    """Remove a file or a folder, where there is one."""
+    """Remove a file or a folder, if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
@@ -80,7 +80,7 @@ def remove(path):
 
 
 def refuse_existing(path, replace, marker=None):
-    """Raise InputError where something stands at `path` that may not be replaced; arguments as `whole_folder`."""
+    """Raise InputError if `path` exists and must not be replaced; arguments as in `whole_folder`."""
     path = Path(path)
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
@@ -91,17 +91,17 @@ def refuse_existing(path, replace, marker=None):
 
 
 def require_whole_gzip(path, least=None):
-    """Raise InputError where a gzip file was cut short or damaged, which some readers pass over in silence.
+    """Raise InputError if a gzip file is cut short or damaged; some readers silently ignore that.
 
     Args:
-        path: the file.
-        least: bytes that it holds at least once it is unpacked; where its last four bytes, the length, agree with that,
-            it is not unpacked to look.
+        path: path of the file.
+        least: minimum size in bytes of the unpacked content. If the last four bytes, the length, agree, the file is not
+            unpacked for the check.
     """
     with open(path, "rb") as file:
         file.seek(-min(4, os.path.getsize(path)), os.SEEK_END)
         length = int.from_bytes(file.read(), "little")
-    if least is not None and (length - least) % 2**32 < 2**16:  # a header is small, and the length is modulo 2^32
+    if least is not None and (length - least) % 2**32 < 2**16:  # headers are small; the length is modulo 2^32
         return
     try:
         with gzip.open(path) as file:
@@ -112,7 +112,7 @@ def require_whole_gzip(path, least=None):
 
 
 def write_json(path, value):
-    """Write a JSON file, indented, whole or not at all."""
+    """Write an indented JSON file, complete or not at all."""
     with whole_file(path) as unfinished:
         unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
@@ -121,7 +121,7 @@ def read_json(path):
     """Read a JSON file.
 
     Raises:
-        InputError: if it is not there or is no JSON.
+        InputError: if the file is missing or is not JSON.
     """
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
@@ -132,7 +132,7 @@ def read_json(path):
 
 
 def file_digest(path):
-    """SHA-256 of a file, as text."""
+    """SHA-256 of a file, as hexadecimal text."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

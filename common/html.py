@@ -1,4 +1,4 @@
-"""Write a page of HTML that is one file: its styles, scripts and images are in it, and nothing comes from outside.
+"""Write an HTML page as one self-contained file, with its styles, scripts and images.
 
 A room's template extends page/page.html.jinja and uses the macros of page/parts.html.jinja.
 """
@@ -18,14 +18,14 @@ TEMPLATES = Path(__file__).parent
 
 
 def write_page(path, template, title, refresh=None, **values):
-    """Write a page, whole or not at all. Text in `values` is escaped.
+    """Write a page, complete or not at all. Text in `values` is escaped.
 
     Args:
-        path: of the .html file.
-        template: path of the template from the folder `common`, for instance "training/report.html.jinja".
-        title: text.
-        refresh: seconds after which a browser loads the page again; None: never.
-        values: what the template shows.
+        path: path of the .html file.
+        template: template path relative to `common`, such as "training/report.html.jinja".
+        title: page title.
+        refresh: seconds until the browser reloads the page; None: never.
+        values: variables of the template.
     """
     text = _environment.get_template(template).render(title=title, refresh=refresh, **values)
     with whole_file(path) as unfinished:
@@ -33,7 +33,7 @@ def write_page(path, template, title, refresh=None, **values):
 
 
 def in_words(value):
-    """A value of a table as text: "-" if missing; numbers whole, with three decimals, or from 100 on with one."""
+    """Format a table value: "-" if missing, integers as is, floats with three decimals, or one from 100 up."""
     if isinstance(value, str):
         return value
     if pd.isna(value):
@@ -45,12 +45,12 @@ def in_words(value):
 
 @functools.cache
 def _source(name):
-    """A file of CSS or JavaScript, which stands in the page as it is."""
+    """Content of a CSS or JavaScript file, to include as is."""
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
 def _as_address(content, type):
-    """Content of an image file as the address of an `<img>`; type: "png", "jpeg" or "svg+xml"."""
+    """Encode the content of an image file as `<img>` address; type: "png", "jpeg" or "svg+xml"."""
     return Markup(f"data:image/{type};base64,{base64.b64encode(content).decode()}")
 
 

@@ -1,6 +1,6 @@
-"""Work of several processes: running another script, and PART = "2/8", the second of eight parts of the work.
+"""Work in several processes: run another script, and split work into parts (PART = "2/8" is the second of eight).
 
-The parts write to a folder that all of them see, at any time and in any order; the one that ends last joins them.
+Parts run at any time, in any order, and write to a shared folder. The last part to finish joins them.
 """
 
 import os
@@ -16,20 +16,20 @@ from common.errors import InputError
 from common.files import ROOT, read_json, refuse_existing, remove, whole_folder, write_json
 
 LOCK = ".part-lock"
-SETTINGS = "settings.json"  # of all parts, beside them
-OWN_SETTINGS = ("PART", "REPLACE")  # settings in which parts may differ
+SETTINGS = "settings.json"  # settings of all parts, next to them
+OWN_SETTINGS = ("PART", "REPLACE")  # settings that may differ between parts
 
 
 def call(script, *arguments, **settings):
-    """Run a script; its output goes where ours goes.
+    """Run a script; its output appears in ours.
 
     Args:
-        script: path from the root of the project.
-        arguments: further words of the command.
-        settings: settings by name, given as flags.
+        script: path relative to the project root.
+        arguments: additional command-line arguments.
+        settings: settings by name, passed as flags.
 
     Raises:
-        InputError: if it fails.
+        InputError: if the script fails.
         KeyboardInterrupt: if Ctrl-C ended it.
     """
     command = [sys.executable, str(ROOT / script), *map(str, arguments), *flags_of(settings)]
@@ -41,17 +41,17 @@ def call(script, *arguments, **settings):
 
 
 class Part(NamedTuple):
-    """The part of the work that a process does: its number, from 1, and how many there are."""
+    """The part of the work that a process does: number, from 1, and total count."""
 
     number: int = 1
     count: int = 1
 
     @classmethod
     def read(cls, text):
-        """Part of a setting PART; "" is the whole.
+        """Read the setting PART; "" is all work.
 
         Raises:
-            InputError: if it is no such text as "2/8".
+            InputError: unless the text is like "2/8".
         """
         if not text:
             return cls()
@@ -68,14 +68,14 @@ class Part(NamedTuple):
         return self.count == 1
 
     def share(self, items, unit=None):
-        """The items of this part: a run of them, so that the parts one after the other are the items in their order.
+        """The items of this part: consecutive items, so that all parts together keep the order.
 
         Args:
             items: list.
-            unit: function of an item to what must stay together, such as its case; None: each item stands alone.
+            unit: function of an item to a group that must stay together, such as its case; None: no groups.
 
         Returns:
-            list, about as long as that of any other part; empty if there are fewer units than parts.
+            list, about as long as in any other part; can be empty if there are fewer units than parts.
         """
         units = {}
         for number, item in enumerate(items):
@@ -89,24 +89,24 @@ class Part(NamedTuple):
 
 
 def do_part(output, part, settings, fill, join=None, replace=False, marker=None):
-    """Fill the folder of a part and, once all parts are there, the folder `output`, which appears whole or not at all.
+    """Fill the folder of a part and, once all parts exist, the folder `output`, completely or not at all.
 
-    Until then the parts wait in `<output>.parts`. A part that is there already is not done again unless `replace`.
+    Until then, the parts are in `<output>.parts`. An existing part is skipped unless `replace` is set.
 
     Args:
         output: folder to write.
-        part: Part; of the whole, `fill` fills `output` itself.
-        settings: dict of the settings, in which all parts must agree.
+        part: Part; if it is the whole, `fill` fills `output` directly.
+        settings: dict of settings; all parts must agree on them.
         fill: function of a Path that fills this folder.
-        join: function of the list of the parts' folders, in order, and of the Path to fill from them; None:
-            `merge`. What it is given must stay as it is.
-        replace, marker: as `common.files.whole_folder`.
+        join: function of the list of part folders, in order, and of the Path to fill. It must not change the part
+            folders. None: `merge`.
+        replace, marker: as in `common.files.whole_folder`.
 
     Returns:
         whether `output` was written.
 
     Raises:
-        InputError: as `whole_folder`; if parts that wait there had other settings.
+        InputError: as `whole_folder`, and if existing parts have other settings.
     """
     if part.is_whole:
         with whole_folder(output, replace, marker) as folder:
@@ -124,7 +124,7 @@ def do_part(output, part, settings, fill, join=None, replace=False, marker=None)
         with whole_folder(own_folder, replace=True) as folder:
             fill(folder)
     with locked(parts):
-        if not own_folder.exists():  # another part, which ended at the same moment, has joined them
+        if not own_folder.exists():  # another part finished at the same time and joined them
             return True
         missing = [folder.name for folder in folders if not folder.exists()]
         if not missing:
@@ -140,19 +140,19 @@ def do_part(output, part, settings, fill, join=None, replace=False, marker=None)
 
 @contextmanager
 def locked(folder):
-    """Let one process at a time, of those that see a folder, do what follows; a process that is killed frees the lock.
+    """Let only one process that shares a folder run the block; a killed process releases the lock.
 
     Args:
-        folder: Path; it is made if it is missing, and removed in the end if it is empty.
+        folder: Path; created if missing, and removed at the end if empty.
 
     Raises:
         InputError: if `folder` is a file.
     """
-    from filelock import FileLock  # here, since it takes 0.07 s, and only parts need it
+    from filelock import FileLock  # here because it takes 0.07 s, and only parts need it
 
     lock = FileLock(folder / LOCK, poll_interval=0.01)
     while not lock.is_locked:
-        with suppress(FileNotFoundError, FileExistsError):  # another process has just removed the folder
+        with suppress(FileNotFoundError, FileExistsError):  # another process just removed the folder
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         if folder.is_file():
@@ -160,8 +160,8 @@ def locked(folder):
     try:
         yield
     finally:
-        with suppress(OSError):  # Windows removes no file that is open
-            (folder / LOCK).unlink()  # while it is locked: whoever waits for it sees that, and makes a new one
+        with suppress(OSError):  # Windows cannot remove open files
+            (folder / LOCK).unlink()  # while locked: waiting processes notice this and create a new one
         lock.release()
         if os.name == "nt":
             with suppress(OSError):
@@ -171,7 +171,7 @@ def locked(folder):
 
 
 def agree_on_settings(parts, settings):
-    """Keep the settings of the first part, and refuse others; under the lock of the folder `parts`."""
+    """Record the settings of the first part and refuse other ones; call while the folder `parts` is locked."""
     settings = {name: value for name, value in settings.items() if name not in OWN_SETTINGS}
     path = parts / SETTINGS
     if not path.exists():
@@ -186,7 +186,7 @@ def agree_on_settings(parts, settings):
 
 
 def merge(folders, target):
-    """Put the files of several folders into one: tables of one name are joined, of other files the first is taken."""
+    """Merge folders into one: append CSV tables with the same name; of other files, keep the first."""
     for folder in folders:
         for source in sorted(path for path in folder.rglob("*") if path.is_file()):
             copy = target / source.relative_to(folder)

@@ -1,4 +1,4 @@
-"""Work on many slices: in parallel, in order, with a bounded number in memory, with a bar."""
+"""Process many slices in parallel and in order, with bounded memory and a progress bar."""
 
 import os
 import time
@@ -12,17 +12,17 @@ from common.errors import InputError
 
 
 def ordered_map(function, items, workers=0, problems=None):
-    """Map a function over items on several cores; results come in the order of the items.
+    """Map a function over items on several cores; results keep the order of the items.
 
-    Threads, because OpenCV lets go of Python's lock; OpenCV's own threads are off, since there is a slice for
-    every core. At most four results a worker are held at a time.
+    Uses threads, because OpenCV releases Python's lock. OpenCV's own threads are off, because each core has its own
+    slice. Keeps up to four results per worker in memory.
 
     Args:
-        function: called with one item.
+        function: function of one item.
         items: iterable.
-        workers: number of threads; 0 takes one a core.
-        problems: list that takes the messages of the InputErrors that `function` raises, so that one bad file
-            does not hide the others; None lets the first one through.
+        workers: number of threads; 0: one per core.
+        problems: list that collects messages of the InputErrors from `function`, so that one bad file does not hide
+            the others; None: raise the first one.
 
     Yields:
         The results; None for an item with a problem.
@@ -52,11 +52,11 @@ def ordered_map(function, items, workers=0, problems=None):
 
 
 def progress(items, total, label):
-    """Pass items through and show how far it is: a bar in a terminal, else a line every ten seconds.
+    """Pass items through and show progress: a bar in a terminal, otherwise a line every ten seconds.
 
     Args:
         items: iterable.
-        total: how many there are.
+        total: number of items.
         label: text before the numbers.
     """
     with ProgressBar(total, label, lines=True) as bar:
@@ -66,12 +66,12 @@ def progress(items, total, label):
 
 
 class ProgressBar:
-    """A bar with the time left, in a terminal, for work whose steps are not items of a loop; close it, or use `with`.
+    """A progress bar with the time left, for work that is not a simple loop; close it, or use `with`.
 
     Args:
         total: number of steps.
         label: text before the numbers.
-        lines: whether to print a line every ten seconds if there is no terminal.
+        lines: whether to print a line every ten seconds outside a terminal.
     """
 
     def __init__(self, total, label, lines=False):
@@ -80,7 +80,7 @@ class ProgressBar:
         self.last_line = time.monotonic()
 
     def move_to(self, done, note=""):
-        """Show that `done` steps are done, and a note behind the numbers."""
+        """Show that `done` steps are done, with a note after the numbers."""
         self.bar.set_postfix_str(note, refresh=False)
         self.bar.update(done - self.bar.n)
         if self.lines and self.bar.disable and time.monotonic() - self.last_line > 10:

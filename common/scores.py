@@ -1,11 +1,11 @@
-"""Scores of masks against masks: overlaps from counts of pixels, and distances between surfaces.
+"""Scores of predicted against true masks: overlaps from pixel counts, and distances between surfaces.
 
-SCORES holds one record for each score. Tables, summaries, plots and reports go over these records, so a new score needs
-one more record and nothing else.
+SCORES contains one record per score. Tables, summaries, plots and reports use these records, so a new score needs only
+one more record.
 
-A surface is the pixels or voxels of a mask that have a neighbor outside of it over a face; outside of the image is
-outside of the mask. Distances are between their centers, in mm if the spacing is known, else in pixels. Definitions
-follow Maier-Hein, Reinke et al., Metrics Reloaded, doi 10.1038/s41592-023-02151-z, unless a rule says otherwise.
+The surface of a mask is its pixels or voxels with a face neighbor outside the mask; outside the image is outside the
+mask. Distances are between centers, in mm if the spacing is known, otherwise in pixels. Definitions follow Maier-Hein,
+Reinke et al., Metrics Reloaded, doi 10.1038/s41592-023-02151-z, unless a rule differs.
 """
 
 from collections.abc import Callable
@@ -17,12 +17,12 @@ from scipy.spatial import KDTree
 
 
 class Counts(NamedTuple):
-    """Pixels of an image, or of all images of a case, for one class."""
+    """Pixel counts of an image, or of all images of a case, for one class."""
 
     true_positive: int
     false_positive: int
     false_negative: int
-    pixels: int = 0  # all of them
+    pixels: int = 0  # all pixels
 
     @property
     def truth(self):
@@ -38,11 +38,11 @@ class Counts(NamedTuple):
 
 
 class Distances(NamedTuple):
-    """Distances between the surfaces of two masks of which none is empty, in mm or in pixels."""
+    """Distances between the surfaces of two non-empty masks, in mm or pixels."""
 
-    to_truth: np.ndarray  # (N,) from each element of the predicted surface to the nearest of the true one
-    to_prediction: np.ndarray  # (M,) from each element of the true surface to the nearest of the predicted one
-    tolerance: float  # of the surface Dice
+    to_truth: np.ndarray  # (N,) from each element of the predicted surface to the nearest true one
+    to_prediction: np.ndarray  # (M,) from each element of the true surface to the nearest predicted one
+    tolerance: float  # tolerance of the surface Dice
 
     @property
     def both(self):
@@ -54,16 +54,16 @@ class Score:
     """One score.
 
     Attributes:
-        name: column of the tables; `_` becomes a space in reports.
-        of: "pixels" if `compute` takes Counts (a case: those of all its images together), "surfaces" if it takes
-            Distances (a case: mean over its images).
-        rule: definition, and what it is if a mask is empty. T is the true mask, P the predicted one, || counts pixels.
-        compute: function of Counts or Distances; NaN if the score is not defined.
-        unit: "share", or "distance" for mm or pixels. Shares of which 1 is good, and all distances, are plotted.
+        name: column in tables; `_` becomes a space in reports.
+        of: "pixels" if `compute` uses Counts (for a case, summed over its images), "surfaces" if it uses Distances (for
+            a case, the mean over its images).
+        rule: definition, and value for empty masks. T is the true mask, P the predicted one, || counts pixels.
+        compute: function of Counts or Distances; NaN if the score is undefined.
+        unit: "share", or "distance" for mm or pixels. Plots show distances, and shares with 1 as best value.
         low_is_good: whether 0 is the best value.
-        headline: whether reports show it in large at their top.
-        one_empty: value of a score of surfaces if exactly one mask is empty.
-        of_empty_masks: whether means over images include those whose true mask is empty.
+        headline: whether reports show it in large type at the top.
+        one_empty: value of a surface score if exactly one mask is empty.
+        of_empty_masks: whether means over images include images with an empty true mask.
     """
 
     name: str
@@ -171,7 +171,7 @@ SCORES = {
 
 
 def scores_of(source):
-    """Records of SCORES whose `of` is "pixels" or "surfaces"."""
+    """Records in SCORES with this `of`: "pixels" or "surfaces"."""
     return [score for score in SCORES.values() if score.of == source]
 
 
@@ -185,27 +185,27 @@ def count_pixels(predicted, truth):
         predicted, truth: bool arrays of the same shape.
 
     Returns:
-        true positives, false positives, false negatives; ints.
+        true positives, false positives and false negatives, as int.
     """
     both = int(np.count_nonzero(predicted & truth))
     return both, int(np.count_nonzero(predicted)) - both, int(np.count_nonzero(truth)) - both
 
 
 def scores_of_counts(true_positive, false_positive, false_negative, pixels=0):
-    """The scores of pixels.
+    """Compute the pixel scores.
 
     Args:
-        pixels: all of the image or of the case, which FPoET is a share of.
+        pixels: number of pixels in the image or case, for FPoET.
 
     Returns:
-        dict of name to float; NaN if the score is not defined.
+        dict of name to float; NaN if the score is undefined.
     """
     counts = Counts(true_positive, false_positive, false_negative, pixels)
     return {score.name: float(score.compute(counts)) for score in scores_of("pixels")}
 
 
 def mean_dice(predicted, truth):
-    """Mean Dice over the classes in a mask.
+    """Mean Dice over the classes in the true mask.
 
     Args:
         predicted, truth: class numbers of the same shape; truth with at least one class.
@@ -218,15 +218,15 @@ def mean_dice(predicted, truth):
 
 
 def scores_of_surfaces(predicted, truth, spacing, tolerance):
-    """The scores of surfaces.
+    """Compute the surface scores.
 
     Args:
-        predicted, truth: bool arrays of the same shape, of two or three axes.
-        spacing: mm (or 1) between pixels along each axis of the arrays.
-        tolerance: of the surface Dice, in the same unit.
+        predicted, truth: bool arrays of the same shape, 2-D or 3-D.
+        spacing: mm (or 1) between pixels along each array axis.
+        tolerance: tolerance of the surface Dice, in the same unit.
 
     Returns:
-        dict of name to float; NaN if the score is not defined.
+        dict of name to float; NaN if the score is undefined.
     """
     filled = int(predicted.any()), int(truth.any())
     if sum(filled) < 2:
@@ -237,11 +237,11 @@ def scores_of_surfaces(predicted, truth, spacing, tolerance):
 
 
 def surface_distances(predicted, truth, spacing):
-    """From each element of a surface to the nearest of the other, both ways; the masks are not empty.
+    """Distances from each surface element to the nearest one of the other surface, both ways; masks must not be empty.
 
     Returns:
-        twice (distances, (N,) array; positions (N, axes) of the elements and of their nearest, in pixels): from the
-        prediction to the mask, and from the mask to the prediction.
+        from prediction to truth and from truth to prediction, each: distances (N,), and pixel positions (N, axes) of
+        the elements and of their nearest elements.
     """
     union = predicted | truth
     others = (tuple(set(range(truth.ndim)) - {axis}) for axis in range(truth.ndim))
@@ -262,7 +262,7 @@ def _ends(line):
 
 
 def surface_of(mask):
-    """Elements of a mask that have a neighbor outside of it over a face; outside of the array is outside of it."""
+    """Elements of a mask with a face neighbor outside the mask; outside the array is outside the mask."""
     inside = mask.copy()
     for axis in range(mask.ndim):
         along, result = np.moveaxis(mask, axis, 0), np.moveaxis(inside, axis, 0)
@@ -273,7 +273,7 @@ def surface_of(mask):
 
 
 def hausdorff_line(predicted, truth, spacing):
-    """Both ends of the Hausdorff distance, in pixels; None if one of the masks is empty."""
+    """Both ends of the Hausdorff distance, in pixels; None if a mask is empty."""
     if not (predicted.any() and truth.any()):
         return None
     distances, elements, nearest = max(surface_distances(predicted, truth, spacing), key=lambda found: found[0].max())

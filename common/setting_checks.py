@@ -1,6 +1,6 @@
-"""Checking values against the types of settings with pydantic, and describing types in messages.
+"""Check values against setting types with pydantic, and describe types in messages.
 
-pydantic is loaded only when a value is checked, so that `--help` is immediate.
+pydantic is loaded only to check a value, so that `--help` is fast.
 """
 
 import math
@@ -11,22 +11,22 @@ from typing import Annotated, Any, Literal, NotRequired
 from annotated_types import Ge, Gt, Le, Len, Lt
 from typing_extensions import is_typeddict
 
-STRICT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}  # configuration of pydantic
+STRICT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}  # pydantic configuration
 
 
 class Rule:
     """A condition on a value of a type, for `Annotated`.
 
     Args:
-        words: what is expected, for messages; it takes the place of the description of the type.
-        holds: function of a value to whether it is met.
+        words: expected value, for messages; replaces the description of the type.
+        holds: function of a value to whether the value is valid.
     """
 
     def __init__(self, words, holds):
         self.words, self.holds = words, holds
 
     def __get_pydantic_core_schema__(self, source, handler):
-        from pydantic_core import core_schema  # only when a value is checked
+        from pydantic_core import core_schema  # only to check a value
 
         def check(value):
             if not self.holds(value):
@@ -37,7 +37,7 @@ class Rule:
 
 
 def strict(kind):
-    """Decorator of a TypedDict: no other keys, no conversion of values."""
+    """Decorator for a TypedDict: no other keys, no conversion of values."""
     kind.__pydantic_config__ = STRICT
     return kind
 
@@ -46,16 +46,16 @@ def check(value, annotation):
     """Check a value against an annotation.
 
     Args:
-        value: what was set; a tuple counts as a list.
-        annotation: type, as in this module.
+        value: value of a setting; a tuple counts as a list.
+        annotation: type, as in `common.setting_types`.
 
     Returns:
-        The value, whole numbers as float where the type is float.
+        The value, with whole numbers as float if the type is float.
 
     Raises:
-        ValueError: with what was expected and what was found, in one line.
+        ValueError: with expected and found value, in one line.
     """
-    from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError  # 0.1 s that --help needs not
+    from pydantic import PydanticSchemaGenerationError, TypeAdapter, ValidationError  # 0.1 s, not for --help
 
     try:
         value = _lists(value)
@@ -74,7 +74,7 @@ def check(value, annotation):
 
 
 def _problem(value, annotation):
-    """What is wrong with a value, as text; of a dict with known keys the key."""
+    """Problem with a value, as text; for a dict with known keys, the key too."""
     for kind in alternatives(annotation):
         if isinstance(value, dict) and is_typeddict(kind):
             hints = typing.get_type_hints(kind, include_extras=True)
@@ -91,14 +91,14 @@ def _problem(value, annotation):
 
 
 def alternatives(annotation):
-    """Members of a union; a type alone is its only one."""
+    """Members of a union, or the type itself in a list."""
     if isinstance(annotation, types.UnionType) or typing.get_origin(annotation) is typing.Union:
         return [kind for part in typing.get_args(annotation) for kind in alternatives(part)]
     return [annotation]
 
 
 def describe(annotation):
-    """What an annotation takes, in words."""
+    """Describe in words which values an annotation accepts."""
     *first, last = dict.fromkeys(_describe_one(kind) for kind in alternatives(annotation))
     return f"{', '.join(first)} or {last}" if first else last
 
@@ -149,7 +149,7 @@ def _describe_list(item):
 
 
 def _lists(value):
-    """A value with lists in the place of tuples."""
+    """Replace tuples by lists."""
     if isinstance(value, (list, tuple)):
         return [_lists(item) for item in value]
     if isinstance(value, dict):
@@ -166,7 +166,7 @@ def _has_null(value):
 
 
 def is_plain(value):
-    """Whether a value is one that JSON keeps, its numbers finite, its lists and dicts nested at most eight deep."""
+    """Whether JSON can store a value: finite numbers, lists and dicts nested up to eight levels."""
 
     def holds(value, depth):
         if isinstance(value, dict):

@@ -1,7 +1,7 @@
-"""What settings take: types for the annotations of a script's constants.
+"""Types of settings, to annotate the constants of a script.
 
-Numbers are finite, text is no substitute for a number, and a dict has no other keys than those of its type. Importing
-this module loads neither pydantic nor Keras, so that `--help` is immediate.
+Numbers are finite, text does not count as a number, and a dict has only the keys of its type. This module loads neither
+pydantic nor Keras, so that `--help` is fast.
 """
 
 from typing import Annotated, Any, Literal, NotRequired
@@ -16,13 +16,13 @@ from common.setting_checks import Rule, is_plain, strict
 Count = Annotated[int, Ge(0), Le(10**9)]
 PositiveInt = Annotated[int, Ge(1), Le(10**9)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
-Side = Annotated[int, Ge(8), Le(2**15)]  # of an image, in pixels
+Side = Annotated[int, Ge(8), Le(2**15)]  # side length of an image in pixels
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 ShareOfHalf = Annotated[float, Ge(0), Le(0.5)]
-Gray = Annotated[int, Ge(0), Lt(2**16)]  # a gray level of 16 bits
+Gray = Annotated[int, Ge(0), Lt(2**16)]  # 16-bit gray level
 PathName = Annotated[str, Rule("a path", lambda text: bool(text.strip()))]
 NamePattern = Annotated[
     str, Rule('text with one {id}, such as "{id}_seg"', lambda text: text.count("{id}") == 1 and _is_format(text))
@@ -96,7 +96,7 @@ class Cleaning(TypedDict, total=False):
 
 @strict
 class Intensity(TypedDict):
-    """Window and standardization of a CT; mean and sd in units of low to high."""
+    """CT window and standardization; mean and sd after scaling low..high to 0..1."""
 
     low: float
     high: float
@@ -111,7 +111,7 @@ FreeDict = Annotated[dict[str, Any], Rule("a dict of names to numbers, texts, li
 NetworkFile = Annotated[str, Rule('the path of a .py file, such as "my_network.py"', lambda name: name.endswith(".py"))]
 Network = (
     Literal["unet", "cvnet_synapse", "cvnet_synapse_512", "deeplab_v3plus", "se_resunet3d"] | NetworkFile
-)  # the names of models.NETWORKS
+)  # the names in models.NETWORKS
 TERMS = ("mse", "log_cosh", "kld", "bce", "cce", "focal", "constrained_focal", "hausdorff")
 TERMS += ("dice", "smooth_dice", "iou", "tversky", "focal_tversky")
 
@@ -128,7 +128,7 @@ Loss = Annotated[
         f"one of {', '.join([*TERMS, 'series'])}, a .py file, or a sum of different ones such as 'bce+dice'",
         is_loss,
     ),
-]  # the names of losses.TERMS
+]  # the names in losses.TERMS
 LearningRates = Annotated[
     list[Positive],
     Len(1, 2),
@@ -176,7 +176,7 @@ MODEL_SETTINGS = {
     "cvnet_synapse_512": SynapseSettings,
     "deeplab_v3plus": DeeplabSettings,
     "se_resunet3d": SeResunetSettings,
-}  # keyword arguments of each build_model; a file of one's own takes what it takes
+}  # keyword arguments of each build_model; your own file can accept any
 
 OPTIMIZERS = ("adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lamb", "lion", "muon", "nadam")
 OPTIMIZERS += ("rmsprop", "sgd")
@@ -208,7 +208,7 @@ OptimizerName = Annotated[
 
 @strict
 class Optimizer(TypedDict):
-    """Name and arguments of an optimizer of Keras."""
+    """Name and arguments of a Keras optimizer."""
 
     name: OptimizerName
     learning_rate: NotRequired[Positive]
@@ -253,7 +253,7 @@ class ControllerSettings(TypedDict, total=False):
 
 @strict
 class Augmentation(TypedDict, total=False):
-    """Amounts of `common.training.augmentation`, of slices and of volumes."""
+    """Strengths for `common.training.augmentation`, for slices and volumes."""
 
     flip: Annotated[
         str,

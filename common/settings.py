@@ -1,11 +1,11 @@
 """The UPPER_CASE constants of a script are its settings, and its settings are its flags.
 
-A script sets its constants and then calls `settings = apply_command_line(globals())`. From there on it reads
-`settings.BATCH_SIZE`, which never changes. An annotation says what a setting takes (`common.setting_types`);
-without one it is the type of the default:
+A script sets its constants and then calls `settings = apply_command_line(globals())`. After that, it reads
+`settings.BATCH_SIZE`, which never changes. An annotation defines the accepted values (`common.setting_types`);
+without one, the type of the default counts:
 
-    BATCH_SIZE = 8                        # images a step
-    MAX_MINUTES: Positive | None = None   # stop after so long; None: never
+    BATCH_SIZE = 8                        # images per step
+    MAX_MINUTES: Positive | None = None   # time limit; None: no limit
 """
 
 import ast
@@ -24,19 +24,19 @@ from common.files import ROOT
 from common.setting_checks import alternatives, check
 from common.setting_types import MODEL_SETTINGS
 
-REASONS = "reasons"  # key of a settings file: dict of a setting to why it is what it is
-RETIRED = ("CHOOSE", "CLEANINGS")  # settings that a script had in earlier versions; its settings files may hold them
+REASONS = "reasons"  # key in a settings file: dict of setting name to the reason for its value
+RETIRED = ("CHOOSE", "CLEANINGS")  # settings of earlier versions, which old settings files may contain
 
 
 @dataclass(frozen=True, repr=False)
 class Settings:
-    """Settings of a script, read as attributes: `settings.BATCH_SIZE`. They never change.
+    """Immutable settings of a script, read as attributes: `settings.BATCH_SIZE`.
 
     Attributes:
         script: Path of the script.
-        annotations: mapping of every name to its type.
-        values: mapping of every name to its value; lists, never tuples.
-        reasons: mapping of a name to why it is what it is, as text, if that is not the constant in the script.
+        annotations: mapping of setting name to type.
+        values: mapping of setting name to value; lists, never tuples.
+        reasons: mapping of setting name to the reason for its value, as text, unless it is the constant in the script.
         given: frozenset of the names that the user set by a flag or a settings file.
     """
 
@@ -48,14 +48,14 @@ class Settings:
 
     @classmethod
     def of(cls, script, **changes):
-        """Settings of a script without running it: its constants, and changes that are checked as flags are.
+        """Load the settings of a script without running it, with changes checked like flags.
 
         Args:
-            script: path from the root of the project, or absolute.
-            changes: settings by name.
+            script: path relative to the project root, or absolute.
+            changes: new values by setting name.
 
         Raises:
-            SettingError: for an unknown name or a value that its type does not take.
+            SettingError: for an unknown name or a value that does not fit its type.
         """
         path = ROOT / script
         constants = {"__name__": path.stem, "__file__": str(path)}
@@ -71,11 +71,11 @@ class Settings:
             raise AttributeError(f"no setting is called {name}") from None
 
     def replace(self, reason, **changes):
-        """New settings with other values, which are taken as they are.
+        """Copy the settings with other values, without checks.
 
         Args:
-            reason: why, as text, for `reasons`.
-            changes: values by name.
+            reason: reason for the change, as text, for `reasons`.
+            changes: new values by setting name.
         """
         if unknown := changes.keys() - self.values.keys():
             raise AttributeError(f"no setting is called {min(unknown)}")
@@ -83,15 +83,15 @@ class Settings:
         return replace(self, values=MappingProxyType(self.values | changes), reasons=MappingProxyType(reasons))
 
     def with_given(self, changes, reason, where=""):
-        """New settings with values that the user gave, checked; the names count as given.
+        """Copy the settings with values from the user: check them and record their names in `given`.
 
         Args:
-            changes: dict of names to values, or to text that reads as one.
-            reason: as `replace`.
-            where: what comes before the name in a message, such as "settings.json: ".
+            changes: dict of setting name to value, or to text that reads as one.
+            reason: as in `replace`.
+            where: prefix of error messages, such as "settings.json: ".
 
         Raises:
-            SettingError: for an unknown name or a value that its type does not take.
+            SettingError: for an unknown name or a value that does not fit its type.
         """
         checked = {}
         for name, value in changes.items():
@@ -105,14 +105,14 @@ class Settings:
         return replace(self.replace(reason, **checked), given=self.given | checked.keys())
 
     def with_recorded(self, path, keep=()):
-        """New settings with those of a file that `as_json` filled; names that the script no longer has are skipped.
+        """Copy the settings with the values of a file from `as_json`; names that no longer exist are skipped.
 
         Args:
             path: JSON file.
-            keep: names that stay as they are.
+            keep: names of settings to keep unchanged.
 
         Raises:
-            InputError: if the file is damaged or holds values of the wrong type.
+            InputError: if the file is damaged or contains values of the wrong type.
         """
         recorded = {name: v for name, v in read_settings(path).items() if name in self.annotations and name not in keep}
         try:
@@ -121,26 +121,26 @@ class Settings:
             raise InputError(str(error)) from None
 
     def as_json(self):
-        """Settings for a JSON file that `--settings` replays: dict of names to values that JSON keeps.
+        """Convert to a dict for a JSON file, which `--settings` can read.
 
-        A dict with keys other than text becomes its literal.
+        A dict with keys other than text becomes a Python literal.
         """
         return {name: _to_json(value) for name, value in self.values.items()}
 
     def explained(self):
-        """`as_json`, and under REASONS a dict of every name to why its value is what it is."""
+        """`as_json`, plus REASONS: a dict of every setting name to the reason for its value."""
         constant = f"constant in {self.script.name}"
         return self.as_json() | {REASONS: {name: self.reasons.get(name, constant) for name in self.values}}
 
 
 def read_settings(path):
-    """Settings of a file that `Settings.as_json` or `Settings.explained` filled, without the reasons.
+    """Read a settings file from `Settings.as_json` or `Settings.explained`, without the reasons.
 
     Returns:
-        dict of names to values.
+        dict of setting name to value.
 
     Raises:
-        InputError: if the file cannot be read or is no JSON object.
+        InputError: if the file cannot be read or is not a JSON object.
     """
     try:
         recorded = json.loads(Path(path).read_text(encoding="utf-8-sig"))
@@ -156,12 +156,12 @@ def read_settings(path):
 def apply_command_line(namespace):
     """Read the settings of a script: its UPPER_CASE constants, a settings file and flags, in this order.
 
-    `--batch-size 4` sets BATCH_SIZE; `--replace` and `--no-replace` set a bool; lists and dicts are written as
-    Python literals. `--settings FILE.json` sets what it holds, and flags win over it. An unknown name or a value that
-    its type does not take ends with one line and exit status 2. In a module that is imported no flags are read.
+    `--batch-size 4` sets BATCH_SIZE; `--replace` and `--no-replace` set a bool; lists and dicts are Python literals.
+    `--settings FILE.json` sets the values in the file, and flags override them. An unknown name or an invalid value
+    prints one line and exits with status 2. Imported modules read no flags.
 
     Args:
-        namespace: `globals()` of the script. Its uncaught errors are shown as `common.errors` says.
+        namespace: `globals()` of the script. `common.errors` prints its uncaught errors.
 
     Returns:
         Settings.
@@ -190,20 +190,20 @@ def apply_command_line(namespace):
 
 
 def check_model_settings(settings):
-    """Check MODEL_SETTINGS of train.py against the settings of its network, as far as they are known.
+    """Check MODEL_SETTINGS of train.py against the network, if its settings are known.
 
     Raises:
-        SettingError: for an unknown name or a value that does not suit.
+        SettingError: for an unknown name or an invalid value.
     """
     if kind := MODEL_SETTINGS.get(settings.MODEL):
         check_setting(settings.MODEL_SETTINGS, kind, "MODEL_SETTINGS")
 
 
 def check_setting(value, annotation, name):
-    """Value of a setting, checked against a type other than its annotation.
+    """Check the value of a setting against a type other than its annotation, and return it.
 
     Raises:
-        SettingError: if the type does not take it.
+        SettingError: if the value does not fit the type.
     """
     try:
         return check(value, annotation)
@@ -212,14 +212,14 @@ def check_setting(value, annotation, name):
 
 
 def require_folder(path, setting):
-    """Path of a folder that must be there.
+    """Path of a folder that must exist.
 
     Args:
-        path: text or path; empty text stands for a setting that was left open.
-        setting: name of the setting that holds it, for the message.
+        path: text or path; empty text means that the setting is not set.
+        setting: setting name for the message.
 
     Raises:
-        InputError: if there is no such folder.
+        InputError: if the folder does not exist.
     """
     if not str(path):
         raise InputError(f"{setting} is not set; give {flag(setting)} a folder")
@@ -254,14 +254,14 @@ def _to_json(value):
 
 
 def read_value(value, annotation):
-    """Check a value, or text that stands for one.
+    """Check a value, or text that represents one.
 
     Args:
-        value: anything; of text the first reading that the type takes counts, and text itself last.
+        value: any value. Text counts as the first reading that fits the type; the last reading is the text itself.
         annotation: type.
 
     Raises:
-        ValueError: if the type takes none of the readings.
+        ValueError: if no reading fits the type.
     """
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
@@ -270,7 +270,7 @@ def read_value(value, annotation):
     kinds = {getattr(kind, "__origin__", kind) for kind in alternatives(annotation)}
     readings = list(_readings(value))
     nested = next((reading for reading in readings if isinstance(reading, list | tuple | dict)), None)
-    if nested is not None and kinds != {str}:  # brackets are no text where a list or a dict may stand
+    if nested is not None and kinds != {str}:  # brackets mean a list or a dict if the type allows one
         return check(nested, annotation)
     for reading in [*readings, value]:
         try:
@@ -281,7 +281,7 @@ def read_value(value, annotation):
 
 
 def _readings(text):
-    """Values, other than text, that a text can stand for."""
+    """Values, other than text, that a text can represent."""
     word = text.strip().lower()
     if word in ("none", "null"):
         yield None
