@@ -172,7 +172,7 @@ def augment_slice(task, filters, shapes):
 
 
 def publish(case, folders):
-    """Rename the finished folders of a case and remove those of an earlier run."""
+    """Rename the finished folders of a case; remove the folders of an earlier run."""
     made = folders_made(case)
     # Write the record first, so that the script can run again after a crash in between.
     write_json(case / RECORD, {"folders": sorted({*made, *folders})})

@@ -5,7 +5,7 @@ Writes  LISTS/train.csv, validation.csv, test.csv (header x,y,case), data_check.
         with FOLDS = 5: LISTS/fold1 to fold5, each with these lists; all share the same test cases
 Takes   about a second per 1,000 slices of 200x200 on two cores
 
-All slices of a case go to the same list. A single case is split into runs of neighboring slices.
+All slices of a case go to the same list. If there is only one case, each list is a run of neighboring slices.
 Only training lists contain variants. Look at data_check.png before you train.
 """
 
@@ -102,7 +102,7 @@ def check_settings():
 
 
 def refuse_folder_of_others(lists):
-    """Raise InputError if REPLACE would remove a user's own files."""
+    """Raise InputError if lists exist without REPLACE, or if the folder contains a user's own files."""
     refuse_existing(lists, settings.REPLACE)
     strange = [path for path in lists.rglob("*") if path.is_file() and path.name not in MADE_HERE]
     if strange:

@@ -52,7 +52,7 @@ def draw_slice(patient, level, size, rng):
         patient: result of `invent_patient`.
         level: 0 at the top slice, 1 at the bottom slice.
         size: side length in pixels.
-        rng: for whatever differs between slices: lung vessels, noise.
+        rng: random generator for lung vessels and noise, which differ between slices.
 
     Returns:
         image and mask of the heart, 0 and 255, (size, size) uint8.
