@@ -1,6 +1,6 @@
 """Backend, devices, precision and seeds; only cpu_speedups, distribution and coreml also depend on the backend.
 
-Functions import Keras because it takes seconds, and scripts that import this module check their input first.
+Functions import Keras only when needed: it takes seconds, and scripts that import this module check their input first.
 TensorFlow, JAX and PyTorch are optional.
 """
 

@@ -21,7 +21,7 @@ OWN_SETTINGS = ("PART", "REPLACE")  # settings that may differ between parts
 
 
 def call(script, *arguments, **settings):
-    """Run a script; its output appears in ours.
+    """Run a script; it shares our standard output.
 
     Args:
         script: path relative to the project root.
