@@ -28,7 +28,7 @@ SKIP_BROKEN: bool = False  # True: exit with status 0 even if some images cannot
 # --- size
 SIZE: types.Side = 200  # side length of the slices in pixels
 FIT: Literal["resize", "crop", "pad", "tile"] = "resize"
-# "resize" (may distort), "crop" the center, "pad" to a square and shrink if needed, or "tile"; black fills gaps
+# "resize" (may distort), "crop" the center, "pad" (shrinks if too large) or "tile"; black fills gaps
 TILE_OVERLAP: types.Count = 0  # minimum overlap of neighboring tiles in pixels
 
 # --- gray values

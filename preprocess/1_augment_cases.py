@@ -24,7 +24,7 @@ CASES: types.PathName = "data/cases"  # folder of the case folders
 # --- variants
 FILTERS: types.Filters = ["O", "A", "B", "C"]  # O none, A non-local means, B bilateral, C CLAHE, D posterization
 SHAPES: types.Shapes = ["", "HT", "WD", "DKP", "DKM", "HSR", "HSL", "RTP", "RTM", "CP0", "CP1", "CP2", "CP3", "CP4"]
-# "" none, HT WD stretch, DKP DKM trapezoid, HSR HSL parallelogram, RTP RTM rotation, CP0-CP4 keep one square
+# "" none, HT WD stretch, DKP DKM trapezoid, HSR HSL shear, RTP RTM rotate, CP0-CP4 keep one square
 WORKERS: Annotated[int, Ge(0), Le(1024)] = 0  # slices to process in parallel; 0: one per core
 PART: types.PartOfWork = ""
 # "2/8": the second of eight parts of the cases, to share work among machines; "": all

@@ -29,7 +29,7 @@ COMPRESSION: Literal["gzip", "lzf"] | None = None  # None: fastest to read; "gzi
 SEED: types.Seed = 1  # random seed of the training set order
 SHARD_GB: types.Positive | None = None  # split each set into files of this size in GB; None: one file
 PART: types.PartOfWork = ""
-# "2/8": make the second of eight parts (every eighth shard); the last part to finish joins them; "": all
+# "2/8": make the second of eight parts (every eighth shard); the last to finish joins them; "": all
 
 settings = apply_command_line(globals())
 
