@@ -206,7 +206,7 @@ def common_preparation(table):
         table: DataFrame from `read_list`.
 
     Returns:
-        dict with the keys of UNKNOWN, and its values if cases differ or have no entry.
+        dict with the keys of UNKNOWN; a value is the unknown one if cases differ or do not record it.
     """
     found = {name: set() for name in UNKNOWN}
     for case in {Path(x).parent.parent for x in table["x"]}:
