@@ -19,7 +19,7 @@ from common.settings import apply_command_line
 PREDICTED: types.PathName = "predictions"  # folder of predicted masks or label volumes
 TRUTH: str = ""  # true masks: folder of masks, case folder, folder of cases, list (.csv), or folder of label volumes
 LABEL_NAME: types.NamePattern = "{id}"  # true label volume name for volume {id}, such as "{id}_seg"
-IMAGES: str = ""  # images to show errors on, if TRUTH has none: folder of images or volumes
+IMAGES: str = ""  # images to show errors on, if TRUTH contains none: folder of images or volumes
 OUTPUT: types.PathName = "scores"  # where to write the scores
 REPLACE: bool = False  # True: overwrite an existing OUTPUT
 PART: types.PartOfWork = ""
@@ -34,7 +34,7 @@ TOLERANCE: types.NonNegative = 1.0  # surface Dice tolerance in mm (in pixels if
 # --- images in the report
 SHOW: Literal["worst", "first", "random"] = "worst"  # which images to show: "worst", "first" or "random"
 WORST: types.Count = 12  # how many images to show
-WINDOW: types.Window | None = None  # values of IMAGES mapped to black and white, [low, high]; None: no mapping
+WINDOW: types.Window | None = None  # values of IMAGES mapped to black and white, [low, high]; None: unchanged
 HAUSDORFF_LINE: bool = False  # True: draw the Hausdorff distance as a line
 
 settings = apply_command_line(globals())
