@@ -6,8 +6,8 @@ Takes   36 s and 3.4 GB of memory for a 200x200 U-net with 31 million parameters
 Expect  a difference of 1e-6 in float32; a model that fails the check keeps the suffix -unverified, and the script exits
         with 1
 
-The script reads the file back and executes it by Apple's specification, without the Keras network. It compares the
-masks with those of Keras. On macOS, Core ML itself runs the file too.
+The script reads the file back, executes it by Apple's specification without the Keras network, and compares the masks
+to the Keras masks. On macOS, Core ML itself runs the file too.
 """
 
 from typing import Annotated, Literal

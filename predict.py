@@ -30,7 +30,7 @@ PART: types.PartOfWork = ""
 # --- prediction
 FIT: Literal["resize", "tile", "pad"] | None = None
 # "resize": to the network's input size and back; "tile": overlapping tiles of that size; "pad": pad to a square, then
-# resize; None: as in training, otherwise "resize"
+# resize; None: to match the training slices, otherwise "resize"
 OVERLAP: Annotated[float, Ge(0), Le(0.9)] = 0.5  # min overlap of neighboring tiles, as a share of a tile
 FLIPS: Literal["flips", "turns", "none"] | None = None
 # test-time augmentation: average over "flips" (4 times as long), "turns" (flips and quarter turns, 8 times) or "none";

@@ -168,7 +168,7 @@ def _explain(error, network):
 
 
 def layer_of(node, network):
-    """Find the layer that TensorFlow or Core ML made a node of, by the node's name.
+    """Find the layer of a TensorFlow or Core ML node by the node's name.
 
     Returns:
         keras.Layer, or None.
@@ -179,7 +179,7 @@ def layer_of(node, network):
 
 
 def save_model(spec, weights_dir, path):
-    """Write a model, whole or not at all; an existing one is replaced.
+    """Write a model, complete or not at all; overwrites an existing one.
 
     Args:
         spec: Model message.

@@ -217,7 +217,7 @@ def _where(_):
 
 
 def _of_all(function):
-    """A layer that applies a function of two arrays to its inputs, one after the other."""
+    """A layer that applies a function of two arrays to its inputs in turn."""
     return lambda _: lambda *x: functools.reduce(function, x)
 
 

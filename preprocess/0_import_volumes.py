@@ -105,7 +105,7 @@ def match_volumes():
 
 
 def name_cases(volumes):
-    """Case folder of each volume: its name, or a number if the name contains the value of a DICOM tag."""
+    """Case folder of each volume: its name, or a number if the name could identify the patient."""
     cases = {name: as_case_name(safe) for name, safe in safe_names(volumes).items()}
     if len(set(cases.values())) < len(cases):
         raise InputError(f"two volumes of {settings.IMAGES} would become the same case; rename one")
