@@ -32,8 +32,8 @@ OUTPUT_KIND: Literal["probabilities", "classes", "image"] = "probabilities"
 # "image": a gray image of 255 times the probability, or of class numbers
 THRESHOLD: Annotated[float, Gt(0), Lt(1)] = 0.5  # probability above which a pixel is foreground, with one class
 COMPRESSION: Literal["float32", "float16", "linear8", "palette8", "palette6", "palette4"] = "float32"
-# weights as "float32", "float16", "linear8", "palette8", "palette6" or "palette4"; except for "float32", a .mlpackage
-# computes in half precision
+# "float32", "float16", "linear8", "palette8", "palette6" or "palette4" weights; all but "float32" make a .mlpackage
+# compute in half precision
 TARGET: str | None = None  # oldest system to support, such as "macOS13" or "iOS16"; None: what COMPRESSION needs
 CHECK_ONLY: bool = False  # True: only check the existing model OUTPUT; write nothing
 COMPARE: bool = False  # True: write a model for every COMPRESSION, and compare their accuracy

@@ -28,7 +28,7 @@ AGAINST: str = ""  # OUTPUT of another evaluation of the same cases to compare w
 
 # --- distances
 SPACING: types.Positive | types.PositivePair | None = None
-# pixel spacing of slices in mm, one number or [row, column]; None: as recorded in the cases or volumes
+# pixel spacing of slices in mm, one number or [row, column]; None: as in the cases or volumes
 TOLERANCE: types.NonNegative = 1.0  # surface Dice tolerance in mm (in pixels if the spacing is unknown)
 
 # --- images in the report

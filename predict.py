@@ -17,11 +17,11 @@ from common.settings import apply_command_line, require_folder
 
 # --- input and output
 RUN: str | Annotated[list[types.PathName], Len(1)] = ""
-# run folder, folder of runs (uses the newest), .keras file, or a list of these to average; or a cross-validation
-# folder, whose folds are averaged as choose.py chose
+# run folder, folder of runs (newest), .keras file, or a list of these to average; or cross-validation folder (averages
+# folds, as choose.py chose)
 WEIGHTS_FILE: types.WeightsFile = "best_dice"  # checkpoint of a run: "best_dice", "best_iou" or "last"
 INPUT: str = ""
-# folder of images, case folder, folder of cases, list (.csv), or a volume (DICOM folder, NIfTI, NRRD, MetaImage)
+# folder of images or cases, case folder, list (.csv), or volume (DICOM folder, NIfTI, NRRD, MetaImage)
 OUTPUT: types.PathName = "predictions"  # where to write the masks
 REPLACE: bool = False  # True: overwrite an existing OUTPUT
 PART: types.PartOfWork = ""
@@ -29,16 +29,16 @@ PART: types.PartOfWork = ""
 
 # --- prediction
 FIT: Literal["resize", "tile", "pad"] | None = None
-# "resize": to the network's input size and back; "tile": overlapping tiles of that size; "pad": pad to a square, then
-# resize; None: to match the training slices, otherwise "resize"
+# "resize" to the input size and back; "tile": overlapping tiles of that size; "pad" to a square and resize; None: as
+# training slices were made, otherwise "resize"
 OVERLAP: Annotated[float, Ge(0), Le(0.9)] = 0.5  # min overlap of neighboring tiles, as a share of a tile
 FLIPS: Literal["flips", "turns", "none"] | None = None
-# test-time augmentation: average over "flips" (4 times as long), "turns" (flips and quarter turns, 8 times) or "none";
-# None: as choose.py chose, otherwise "none"
+# average over "flips" (takes 4 times as long), "turns" (flips and quarter turns, 8 times) or "none"; None: as choose.py
+# chose, otherwise "none"
 THRESHOLD: types.Share = 0.5  # probability above which a pixel is foreground, with one class
 BATCH_SIZE: types.PositiveInt = 8  # slices or tiles per step
 TILE: types.Crop | None = None
-# 3-D models: tile size in voxels (up, back, left); None: the crop size of training, or the whole volume
+# 3-D models: tile size in voxels (up, back, left); None: training crop size, or whole volumes
 
 # --- volumes
 PLANE: types.Plane | None = None  # "axial", "coronal" or "sagittal"; None: as in training, otherwise axial
@@ -50,16 +50,16 @@ SERIES: types.PositiveInt | None = None
 
 # --- cleaning
 CLEAN: types.Cleaning | None = None
-# such as {"median": 3, "share": 0.1, "near": 10, "smallest": 50, "fill": True}: median filter; remove parts smaller
-# than 0.1 of the largest (1: keep only the largest), unless within 10 pixels of a kept part; remove parts under 50
-# pixels; fill holes; None: as choose.py chose, otherwise none
+# such as {"median": 3, "share": 0.1, "near": 10, "smallest": 50, "fill": True}: median filter; remove parts under
+# 0.1 of the largest (1: keep only the largest), unless within 10 pixels of a kept part; remove parts under 50 pixels;
+# fill holes; None: as choose.py chose, otherwise no cleaning
 CLEAN_IN: Literal["2d", "3d"] = "2d"
 # "2d": clean each mask separately; "3d": clean whole label volumes and leave the masks as predicted
 
 # --- files to write
 OVERLAYS: bool = True  # False: write no overlays
 PASTE: str = ""
-# folder of the images that the cases or crops were cut from: writes full-size masks, overlays and areas to full/
+# folder of the original images of cases or crops: write full-size masks, overlays and areas to full/
 LABEL_VOLUMES: types.VolumeEnding = ".nii.gz"
 # label volume format: ".nii.gz", ".nii", ".nrrd", ".mha" or ".mhd"; "": write none
 

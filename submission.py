@@ -11,8 +11,8 @@ from common import setting_types as types
 from common.settings import apply_command_line
 
 KIND: Literal["run_lengths", "nodules"] = "run_lengths"
-# "run_lengths" of masks: by columns, counted from 1, none for masks under 10 pixels; "nodules": center and diameter in
-# mm (LPS) of each connected part of label volumes
+# "run_lengths" of masks: by columns, from 1, none under 10 pixels; "nodules": center and diameter in mm (LPS) of each
+# connected part of label volumes
 PREDICTED: types.PathName = "predictions"  # OUTPUT folder of predict.py
 OUTPUT: types.PathName = "submission.csv"  # table to write
 REPLACE: bool = False  # True: overwrite an existing table

@@ -32,7 +32,7 @@ SPACING: types.Spacing | None = None  # mm to resample to, one number or (left, 
 SLICES: Literal["labelled", "all"] = "labelled"  # "labelled": only slices with a label; "all": every slice
 SIZE: types.Side = 200  # side length of the slices in pixels
 FIT: Literal["resize", "crop", "pad"] = "pad"
-# "resize": stretch to SIZE; "crop": cut out the center; "pad": pad to a square, shrunk if larger than SIZE
+# "resize": stretch to SIZE; "crop": cut the center; "pad": pad to a square, shrink if larger than SIZE
 
 # --- gray values
 WINDOW: types.Window | None = None  # values mapped to black and white, [low, high], such as [-200, 200] HU

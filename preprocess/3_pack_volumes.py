@@ -40,9 +40,9 @@ LARGEST_MARGIN: Annotated[float, Ge(0), Le(2)] = 0.3  # margin to pack, for "mar
 
 # --- gray values
 INTENSITY: Literal["auto", "ct", "mr", "liver", "lung", "pancreas"] | types.Intensity = "auto"
-# "ct": clip and standardize by the labeled voxels of all cases; "mr": standardize each volume separately;
-# "auto": by the modality in dataset.json, otherwise "mr"; "liver", "lung", "pancreas": CT as in these tasks;
-# or {"low": -100, "high": 240, "mean": 0.5, "sd": 0.2}, with mean and sd in units of the range low to high
+# "ct": by the labeled voxels of all cases; "mr": by each volume; "auto": by dataset.json, otherwise "mr"; "liver",
+# "lung", "pancreas": CT as in these Decathlon tasks; or {"low": -100, "high": 240, "mean": 0.5, "sd": 0.2}, with mean
+# and sd as shares of the range from low to high
 
 # --- labels
 LABEL_VALUES: types.LabelValues | None = None
