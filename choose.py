@@ -1,14 +1,14 @@
-"""Choose which networks of cross-validations predict.py averages, over which flips, and how it cleans their masks.
+"""Choose ensemble, flips and cleaning for predict.py on out-of-fold predictions.
 
     python choose.py --cross-validations runs/20260102-030405_unet_folds
 
-Reads   CROSS_VALIDATIONS: folders of train.py --fold all; with several, they may be averaged
-Writes  choice.json, which predict.py --run finds, and choice.csv, the scores, into the first of them
+Reads   CROSS_VALIDATIONS: folders of train.py --fold all; with several, it may average them
+Writes  choice.json, for predict.py --run, and choice.csv, the scores, both into the first folder
 Takes   as long as predicting every validation slice eight times with each checkpoint
-Expect  a table of the scores; what is chosen is often little better than plain networks
+Expect  a table of scores; the choice is often only slightly better than the baseline
 
-All combinations are scored on the cases that each fold has not seen. Networks are chosen first, then flips, then
-cleaning; each only if it raises the mean Dice over cases.
+Scores each combination on the cases that each fold did not train on. Chooses models first, then flips, then cleaning;
+each only if it raises the mean Dice over cases.
 """
 
 from typing import Annotated
@@ -19,9 +19,9 @@ from common import setting_types as types
 from common.settings import apply_command_line, require_folder
 
 CROSS_VALIDATIONS: str | Annotated[list[types.PathName], Len(1)] = ""
-# folder of train.py --fold all, or a list of such
+# cross-validation folder of train.py --fold all, or a list of them
 CLEANINGS: list[types.Cleaning] = [{}, {"share": 1}, {"share": 0.1}, {"smallest": 50}, {"fill": True}, {"median": 5}]
-# to choose from; {} is no cleaning, which is always among them
+# cleanings to choose from, as CLEAN of predict.py; {} is no cleaning and always included
 
 settings = apply_command_line(globals())
 
@@ -39,7 +39,7 @@ def main():
         require_folder(folder, "CROSS_VALIDATIONS")
     cleanings = settings.CLEANINGS if {} in settings.CLEANINGS else [{}, *settings.CLEANINGS]
     import_keras()
-    from common.evaluation.selection import choose  # it imports Keras, which takes seconds, once the input exists
+    from common.evaluation.selection import choose  # imports Keras, which takes seconds; so check the input first
 
     choice, table = choose(folders, cleanings)
     first = CrossValidation(folders[0])
@@ -51,7 +51,7 @@ def main():
 
 
 def print_table(table):
-    """The first combination, the eight best, and the chosen one."""
+    """Print the baseline, the eight best combinations, and the chosen one."""
     shown = pd.concat([table.head(1), table.nlargest(8, "dice"), table[table["chosen"] == "yes"]]).drop_duplicates()
     print(f"the first, the best eight of {len(table)} ways, and the chosen one")
     print(shown.round(4).to_string(index=False))

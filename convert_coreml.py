@@ -1,13 +1,13 @@
-"""Convert a trained network to Core ML, and check what was written on any computer.
+"""Convert a trained model to Core ML, and verify the written file on any computer.
 
 Reads   RUN: a run folder of train.py, or a .keras file
 Writes  OUTPUT: a .mlmodel with the input and output that A.I.Segmentation expects, or a .mlpackage
-Takes   36 s and 3.4 GB of memory for a U-net of 200x200 and 31 million parameters on two cores
+Takes   36 s and 3.4 GB of memory for a 200x200 U-net with 31 million parameters on two cores
 Expect  a difference of 1e-6 in float32; a model that fails the check keeps the suffix -unverified, and the script exits
         with 1
 
-The file is read back from disk and executed as Apple's specification says, without the network that it was made from,
-and its masks are compared with Keras. On macOS, Core ML itself runs it too.
+The script reads the file back, executes it by Apple's specification without the Keras network, and compares the masks
+to the Keras masks. On macOS, Core ML itself runs the file too.
 """
 
 from typing import Annotated, Literal
@@ -17,42 +17,42 @@ from annotated_types import Gt, Lt
 from common import setting_types as types
 from common.settings import apply_command_line
 
-# --- where from, where to
+# --- input and output
 RUN: str = ""  # run folder of train.py, or a .keras file
-WEIGHTS_FILE: types.WeightsFile = "best_dice"  # which model of the run: "best_dice", "best_iou" or "last"
-OUTPUT: str = ""  # file to write; empty: the run's name with the ending of FORMAT, in the run folder
-REPLACE: bool = False  # True to write over a model that exists
+WEIGHTS_FILE: types.WeightsFile = "best_dice"  # checkpoint of the run: "best_dice", "best_iou" or "last"
+OUTPUT: str = ""  # file to write; empty: <run name>.<FORMAT> in the run folder
+REPLACE: bool = False  # True: overwrite an existing model
 
-# --- kind of model
+# --- model format
 FORMAT: Literal["mlmodel", "mlpackage"] = "mlmodel"
-# "mlmodel": neural network, for A.I.Segmentation; "mlpackage": ML program, macOS 12 or later
-INPUT_KIND: Literal["array", "image"] = "array"  # "array": (1, H, W) of grey/255; "image": a grey image, 0..255
+# "mlmodel": neural network, for A.I.Segmentation; "mlpackage": ML program, for macOS 12 or later
+INPUT_KIND: Literal["array", "image"] = "array"  # "array": (1, H, W) of gray/255; "image": a gray image, 0..255
 OUTPUT_KIND: Literal["probabilities", "classes", "image"] = "probabilities"
-# "probabilities": (1, H, W) or, of K classes, (K + 1, H, W) with the background first; "classes": (1, H, W) of class
-# numbers; "image": a grey image of 255 times the probability, or of class numbers
+# "probabilities": (1, H, W), or (K + 1, H, W) for K classes, background first; "classes": class numbers (1, H, W);
+# "image": a gray image of 255 times the probability, or of class numbers
 THRESHOLD: Annotated[float, Gt(0), Lt(1)] = 0.5  # probability above which a pixel is foreground, with one class
 COMPRESSION: Literal["float32", "float16", "linear8", "palette8", "palette6", "palette4"] = "float32"
-# weights as "float32", "float16", "linear8", "palette8", "palette6" or "palette4"; with all but the first a .mlpackage
-# computes in half precision
-TARGET: str | None = None  # oldest system that must run it, such as "macOS13" or "iOS16"; None: what COMPRESSION needs
-CHECK_ONLY: bool = False  # True to check the model that is there under OUTPUT, and to write nothing
-COMPARE: bool = False  # True to write every COMPRESSION, each under its own name, and to print what each loses
+# "float32", "float16", "linear8", "palette8", "palette6" or "palette4" weights; all but "float32" make a .mlpackage
+# compute in half precision
+TARGET: str | None = None  # oldest system to support, such as "macOS13" or "iOS16"; None: what COMPRESSION needs
+CHECK_ONLY: bool = False  # True: only check the existing model OUTPUT; write nothing
+COMPARE: bool = False  # True: write a model for every COMPRESSION, and compare their accuracy
 
 # --- the check
-SLICES: str = ""  # to check on: packed set, list, folder of cases or pictures; empty: the validation set of the run
-CHECKED: types.PositiveInt = 8  # how many slices
-LARGEST_DIFFERENCE: types.NonNegative = 1e-3  # greatest difference of a probability, with float32 weights
-LEAST_DICE: types.Share = 0.999  # least Dice between the masks of Keras and of the model
+SLICES: str = ""  # packed set, list, folder of cases or images to check on; empty: the run's validation set
+CHECKED: types.PositiveInt = 8  # number of slices to check on
+LARGEST_DIFFERENCE: types.NonNegative = 1e-3  # max difference of a probability, for float32 weights
+LEAST_DICE: types.Share = 0.999  # min Dice between the masks of Keras and the model
 
-# --- what the model says about itself
-AUTHOR: str = ""  # who made it
-LICENCE: str = ""  # terms of use
-DESCRIPTION: str = ""  # empty: network, size and classes
-INPUT_DESCRIPTION: str = ""  # empty: what INPUT_KIND asks for
-OUTPUT_DESCRIPTION: str = ""  # empty: what OUTPUT_KIND gives
-CLASS_NAMES: types.Names = []  # names of the classes, without the background
+# --- metadata
+AUTHOR: str = ""  # author of the model
+LICENCE: str = ""  # license or terms of use
+DESCRIPTION: str = ""  # description of the model; empty: network, size and classes
+INPUT_DESCRIPTION: str = ""  # description of the input; empty: by INPUT_KIND
+OUTPUT_DESCRIPTION: str = ""  # description of the output; empty: by OUTPUT_KIND
+CLASS_NAMES: types.Names = []  # class names, without the background
 WINDOW: types.WindowOrNone = []
-# what black and white of a slice stand for, [low, high], such as HU; empty: what the run recorded
+# values of black and white, [low, high], such as HU; empty: as recorded in the run
 
 settings = apply_command_line(globals())
 
@@ -79,7 +79,7 @@ def main():
     doing = "checking {1} against {0}" if settings.CHECK_ONLY else "converting {0} to {1}"
     print(doing.format(source, ", ".join(map(str, paths.values()))), flush=True)
     load_libraries()
-    from coreml.check_slices import gather_or_draw  # imports Keras, whose backend has been chosen just now
+    from coreml.check_slices import gather_or_draw  # imports Keras; load_libraries chose its backend
 
     targets = choose_targets(paths)
     contract = Contract(settings.FORMAT, settings.INPUT_KIND, settings.OUTPUT_KIND, settings.THRESHOLD)
@@ -113,7 +113,7 @@ def main():
 
 
 def check_settings():
-    """Check the settings that depend on each other or on files.
+    """Check settings that depend on each other or on files.
 
     Returns:
         Path of the .keras file; dict from each compression to the Path of its model.
@@ -142,7 +142,7 @@ def check_settings():
 
 
 def load_libraries():
-    """Import Keras on TensorFlow, the only backend that coremltools reads, on the CPU and quietly."""
+    """Import Keras quietly, on the CPU and on TensorFlow, the only backend that coremltools reads."""
     os.environ |= {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1", "TQDM_DISABLE": "1"}
     logging.getLogger("coremltools").setLevel(logging.ERROR)  # it warns about every TensorFlow after 2.12
     import_keras()
@@ -163,7 +163,7 @@ def choose_targets(paths):
 
 
 def check_network(network, contract, source):
-    """Check that the network suits the contract and CLASS_NAMES."""
+    """Check that the network fits the contract and CLASS_NAMES."""
     contract.check_network(network, source)
     classes = max(network.output_shape[-1] - 1, 1)
     if settings.CLASS_NAMES and len(settings.CLASS_NAMES) != classes:
@@ -171,24 +171,24 @@ def check_network(network, contract, source):
 
 
 def write_models(network, source, contract, paths, targets, facts):
-    """Write a model for each compression under a name with -unverified; yield the compression and this path."""
+    """Write a model for each compression with the suffix -unverified; yield the compression and the path."""
     facts = facts | facts_of_network(network, facts["network"])
     converted = {}
     for compression, path in paths.items():
         options = uses_half_precision(compression, settings.FORMAT), targets[compression]
         if options not in converted:
-            converted = {options: convert_network(network, source, contract, *options)}  # keeps one in memory
+            converted = {options: convert_network(network, source, contract, *options)}  # keeps only one in memory
         model = compress_weights(converted[options], compression)
         spec = complete_spec(model, contract, network.output_shape, texts(), facts | {"compression": compression})
         path = path.with_name(f"{path.stem}-unverified{path.suffix}")
-        if settings.TARGET:  # only now it is known which layers a neural network has
+        if settings.TARGET:  # the layers of a neural network are known only now
             require_system(settings.TARGET, spec.specificationVersion, f"{path.name}, by its layers,")
         save_model(spec, model.weights_dir, path)
         yield compression, path
 
 
 def facts_of_network(network, name):
-    """Metadata on the network and from the settings, as a dict; an empty setting leaves what the run recorded."""
+    """Metadata from the network and the settings as a dict; empty settings keep what the run recorded."""
     channels = network.output_shape[-1]
     facts = {
         "network": name or network.name,
@@ -201,7 +201,7 @@ def facts_of_network(network, name):
 
 
 def texts():
-    """Texts of the metadata."""
+    """Metadata texts from the settings."""
     return {
         "author": settings.AUTHOR,
         "licence": settings.LICENCE,

@@ -2,12 +2,12 @@
 
 Reads   PREDICTED: masks or label volumes of predict.py; TRUTH: masks, case folder, folder of cases, list, or volumes
 Writes  OUTPUT/report.html, scores.csv (case,image,dice,iou,...), cases.csv, summary.csv, worst.png
-Takes   about three seconds for 1,000 masks of 200x200 on two cores
-Expect  a table of the scores; look at the pictures in report.html before you believe a mean
+Takes   about 3 s for 1,000 masks of 200x200 on two cores
+Expect  a table of scores; look at the images in report.html before you trust a mean
 
-True positives are green, false positives red, false negatives blue. Images whose mask is empty are not in the means
-over images (a Dice says nothing there); they are counted, and they are in the scores of cases. The report says what
-each score is, and what it is where a mask is empty.
+True positives are green, false positives red, false negatives blue. Means over images exclude images with an empty
+true mask, because their Dice is meaningless; they are counted, and case scores include them. The report defines each
+score and its value for empty masks.
 """
 
 from typing import Literal
@@ -15,27 +15,27 @@ from typing import Literal
 from common import setting_types as types
 from common.settings import apply_command_line
 
-# --- where from, where to
+# --- input and output
 PREDICTED: types.PathName = "predictions"  # folder of predicted masks or label volumes
 TRUTH: str = ""  # true masks: folder of masks, case folder, folder of cases, list (.csv), or folder of label volumes
-LABEL_NAME: types.NamePattern = "{id}"  # name of the true labels of a volume, for instance "{id}_seg"
-IMAGES: str = ""  # pictures to show errors on, where TRUTH has none: folder of pictures or of volumes
-OUTPUT: types.PathName = "scores"  # folder for the scores
-REPLACE: bool = False  # True to write over an OUTPUT that exists
+LABEL_NAME: types.NamePattern = "{id}"  # true label volume name for volume {id}, such as "{id}_seg"
+IMAGES: str = ""  # images to show errors on, if TRUTH contains none: folder of images or volumes
+OUTPUT: types.PathName = "scores"  # where to write the scores
+REPLACE: bool = False  # True: overwrite an existing OUTPUT
 PART: types.PartOfWork = ""
-# "2/8": score the second of eight parts of the masks; the part that ends last writes OUTPUT; "": all
-AGAINST: str = ""  # OUTPUT of another evaluation of the same cases, to compare with
+# "2/8": score only part 2 of 8; the part that finishes last writes OUTPUT; "": score everything
+AGAINST: str = ""  # OUTPUT of another evaluation of the same cases to compare with; "": none
 
 # --- distances
 SPACING: types.Positive | types.PositivePair | None = None
-# mm between the pixels of slices, [row, column]; None: as the cases or volumes say
-TOLERANCE: types.NonNegative = 1.0  # of the surface Dice, in mm, or in pixels where the spacing is not known
+# pixel spacing of slices in mm, one number or [row, column]; None: as in the cases or volumes
+TOLERANCE: types.NonNegative = 1.0  # surface Dice tolerance in mm (in pixels if the spacing is unknown)
 
-# --- pictures
-SHOW: Literal["worst", "first", "random"] = "worst"  # which images are shown: "worst", "first" or "random"
-WORST: types.Count = 12  # how many
-WINDOW: types.Window | None = None  # black and white of IMAGES, [low, high]; None: as they are
-HAUSDORFF_LINE: bool = False  # True to draw the line that realises the Hausdorff distance
+# --- images in the report
+SHOW: Literal["worst", "first", "random"] = "worst"  # which images to show: "worst", "first" or "random"
+WORST: types.Count = 12  # how many images to show
+WINDOW: types.Window | None = None  # values of IMAGES mapped to black and white, [low, high]; None: unchanged
+HAUSDORFF_LINE: bool = False  # True: draw the Hausdorff distance as a line
 
 settings = apply_command_line(globals())
 
@@ -54,7 +54,7 @@ from common.slices.drawing import contact_sheet
 from common.slices.images import encode_png
 
 RECORD = "evaluation.json"
-SCORED = "scored.json"  # of a part
+SCORED = "scored.json"  # scores of one part
 
 
 def main():
@@ -71,14 +71,14 @@ def main():
 
 
 class Evaluation:
-    """The pairs of the settings, and the result once it is written.
+    """All pairs of the settings, and the result after it is written.
 
     Args:
-        part: Part of the pairs that is scored here.
+        part: Part of the pairs to score.
 
     Attributes:
         pairs: list of all Pair.
-        recorded: dict of the settings, the same for all parts.
+        recorded: dict of settings, the same for all parts.
         result: common.evaluation.summary.Result; None until it is written.
 
     Raises:
@@ -95,7 +95,7 @@ class Evaluation:
         self.result = None
 
     def score(self, folder):
-        """Score the pairs of the part, and write what is known then into a folder."""
+        """Score the pairs of this part and write the scores, or the result if it is the only part, into a folder."""
         pairs = self.part.share(self.pairs)
         print(f"scoring {len(pairs)} masks of {settings.PREDICTED} against {settings.TRUTH}", flush=True)
         scored = score_pairs(pairs, self.pairs, self.spacing, settings.TOLERANCE)
@@ -117,7 +117,7 @@ class Evaluation:
 
 
 def write_result(folder, result, pairs, recorded):
-    """Write the tables, the images and the report of a Result into a folder."""
+    """Write the tables, images and report of a Result into a folder."""
     result.images.to_csv(folder / "scores.csv", index=False)
     result.cases.to_csv(folder / "cases.csv", index=False)
     both = (("cases", result.over_cases), ("images", result.over_images))
@@ -133,7 +133,7 @@ def write_result(folder, result, pairs, recorded):
 
 
 def draw_images(images, pairs):
-    """Draw WORST images, with their scores as captions; false positives on empty masks score 0.
+    """Draw WORST images with their scores as captions; false positives on empty masks score 0.
 
     Returns:
         list of (RGB image, caption).
@@ -159,7 +159,7 @@ def draw_images(images, pairs):
 
 
 def print_tables(result):
-    """One screen: the scores by class over images and over cases, and what the empty masks got."""
+    """Print scores by class over images and over cases, and the count of empty masks."""
     columns = ["class", "score", "n", "mean", "low", "high", "median", "q1", "q3", "least"]
     for title, table in (
         ("images with a mask", result.over_images),

@@ -1,11 +1,11 @@
-"""Predict masks for pictures of any size.
+"""Predict masks for images of any size.
 
-Reads   RUN: run folder of train.py, several to average, a cross-validation, or .keras files; INPUT: pictures, case
-        folders, a list or a volume; with 3-D networks ["first", "second"], of the steps whole and patch, and volumes
-Writes  OUTPUT/<name>.png, masks of the size of the pictures, and OUTPUT/overlays/<name>.png;
-        of several cases OUTPUT/<case>/<name>.png and OUTPUT/overlays/<case>/<name>.png; of a case that came from a
-        volume OUTPUT/<case>.nii.gz, labels on the volume's own grid, and OUTPUT/volumes.csv, what they measure
-Takes   20 seconds for 10 pictures of 512x512 in tiles with a U-net of 16 features on two cores
+Reads   RUN: run folder of train.py, several to average, a cross-validation, or .keras files; INPUT: images, case
+        folders, a list or a volume; for 3-D models RUN is ["whole run", "patch run"], and INPUT volumes
+Writes  OUTPUT/<name>.png, masks of the same size as the images, and OUTPUT/overlays/<name>.png;
+        for several cases OUTPUT/<case>/<name>.png and OUTPUT/overlays/<case>/<name>.png; for cases from volumes also
+        OUTPUT/<case>.nii.gz, labels on the volume's own grid, and OUTPUT/volumes.csv, their measurements
+Takes   20 s for 10 images of 512x512 in tiles with a U-net of 16 features on two cores
 """
 
 from typing import Annotated, Literal
@@ -15,53 +15,53 @@ from annotated_types import Ge, Le, Len
 from common import setting_types as types
 from common.settings import apply_command_line, require_folder
 
-# --- where from, where to
+# --- input and output
 RUN: str | Annotated[list[types.PathName], Len(1)] = ""
-# run folder, folder of runs (the newest), or .keras file; a list of them is averaged; or the folder of a
-# cross-validation, whose folds are averaged as choose.py has chosen
-WEIGHTS_FILE: types.WeightsFile = "best_dice"  # which model of a run: "best_dice", "best_iou" or "last"
+# run folder, folder of runs (newest), .keras file, or a list of these to average; or cross-validation folder (averages
+# folds, as choose.py chose)
+WEIGHTS_FILE: types.WeightsFile = "best_dice"  # checkpoint of a run: "best_dice", "best_iou" or "last"
 INPUT: str = ""
-# folder of pictures, case folder, folder of cases, list (.csv), or a volume (DICOM folder, NIfTI, NRRD, MetaImage)
-OUTPUT: types.PathName = "predictions"  # folder for the masks
-REPLACE: bool = False  # True to write over an OUTPUT that exists
+# folder of images or cases, case folder, list (.csv), or volume (DICOM folder, NIfTI, NRRD, MetaImage)
+OUTPUT: types.PathName = "predictions"  # where to write the masks
+REPLACE: bool = False  # True: overwrite an existing OUTPUT
 PART: types.PartOfWork = ""
-# "2/8": the second of eight parts of the cases or pictures; the part that ends last joins them; "": all
+# "2/8": predict only part 2 of 8; the part that finishes last joins them; "": predict everything
 
-# --- how
+# --- prediction
 FIT: Literal["resize", "tile", "pad"] | None = None
-# "resize" to the size of the network and back; "tile" by overlapping tiles of that size; None: "tile" if the network
-# was trained on tiles, else "resize"
-OVERLAP: Annotated[float, Ge(0), Le(0.9)] = 0.5  # share by which neighbouring tiles overlap at least
+# "resize" to the input size and back; "tile": overlapping tiles of that size; "pad" to a square and resize; None: as
+# training slices were made, otherwise "resize"
+OVERLAP: Annotated[float, Ge(0), Le(0.9)] = 0.5  # min overlap of neighboring tiles, as a share of a tile
 FLIPS: Literal["flips", "turns", "none"] | None = None
-# average over "flips" of each picture (4 times as long) or "turns", quarter turns and flips (8 times); "none"; None: as
-# chosen for a cross-validation, else none
+# average over "flips" (takes 4 times as long), "turns" (flips and quarter turns, 8 times) or "none"; None: as choose.py
+# chose, otherwise "none"
 THRESHOLD: types.Share = 0.5  # probability above which a pixel is foreground, with one class
-BATCH_SIZE: types.PositiveInt = 8  # slices or tiles a step
+BATCH_SIZE: types.PositiveInt = 8  # slices or tiles per step
 TILE: types.Crop | None = None
-# of 3-D networks: voxels (up, back, left) of the tiles; None: the crops of training, or whole
+# 3-D models: tile size in voxels (up, back, left); None: training crop size, or whole volumes
 
 # --- volumes
-PLANE: types.Plane | None = None  # "axial", "coronal" or "sagittal"; None: as in training, or else axial
+PLANE: types.Plane | None = None  # "axial", "coronal" or "sagittal"; None: as in training, otherwise axial
 WINDOW: types.Window | None = None
-# black and white of a volume, [low, high]; None: as in training, or else by percentiles
-SPACING: types.Spacing | None = None  # mm to resample to, one number or three (left, back, head); None: as in training
+# values mapped to black and white, [low, high]; None: as in training, otherwise percentiles
+SPACING: types.Spacing | None = None  # mm to resample to, one number or (left, back, head); None: as in training
 SERIES: types.PositiveInt | None = None
-# which series of a folder that holds several, by its number in the message that lists them
+# which series to read if a folder contains several; without it, a message lists and numbers them
 
-# --- what is done to the masks
+# --- cleaning
 CLEAN: types.Cleaning | None = None
-# for instance {"median": 3, "share": 0.1, "near": 10, "smallest": 50, "fill": True}: smooth; drop parts of less than a
-# tenth of the largest (1: all but the largest) unless within 10 pixels of one that stays; drop parts of fewer than 50
-# pixels; fill holes; None: as chosen for a cross-validation, else nothing
+# such as {"median": 3, "share": 0.1, "near": 10, "smallest": 50, "fill": True}: median filter; remove parts under
+# 0.1 of the largest (1: keep only the largest), unless within 10 pixels of a kept part; remove parts under 50 pixels;
+# fill holes; None: as choose.py chose, otherwise no cleaning
 CLEAN_IN: Literal["2d", "3d"] = "2d"
-# "2d": each mask by itself; "3d": label volumes as a whole, and the masks stay as they are
+# "2d": clean each mask separately; "3d": clean whole label volumes and leave the masks as predicted
 
-# --- what is written
-OVERLAYS: bool = True  # False to leave the overlays out
+# --- files to write
+OVERLAYS: bool = True  # False: write no overlays
 PASTE: str = ""
-# folder of the pictures that cases or crops were cut from: full/ gets masks of their size, overlays, areas
+# folder of the original images of cases or crops: write full-size masks, overlays and areas to full/
 LABEL_VOLUMES: types.VolumeEnding = ".nii.gz"
-# kind of label volumes, ".nii.gz", ".nii", ".nrrd", ".mha" or ".mhd"; "": none
+# label volume format: ".nii.gz", ".nii", ".nrrd", ".mha" or ".mhd"; "": write none
 
 settings = apply_command_line(globals())
 
@@ -84,7 +84,7 @@ def main():
         require_folder(settings.PASTE, "PASTE")
     runs = settings.RUN if isinstance(settings.RUN, list) else [settings.RUN]
     if models := find_volume_models(runs, settings.WEIGHTS_FILE):
-        from common.prediction.volume_networks import predict_with_settings  # SimpleITK, which images do not need
+        from common.prediction.volume_networks import predict_with_settings  # needs SimpleITK, images do not
 
         predict_with_settings(models, settings)
     else:
@@ -92,7 +92,7 @@ def main():
 
 
 def predict_slices(models):
-    """Predict the slices of INPUT, or those of this part, and write OUTPUT.
+    """Predict the slices of INPUT, or of this part, and write OUTPUT.
 
     Args:
         models: `common.training.trained_models.Choice`.
@@ -116,7 +116,7 @@ def predict_slices(models):
 
 
 def open_input(prepared):
-    """ImageInput or VolumeInput of the setting INPUT, prepared as for training unless a setting says otherwise."""
+    """ImageInput or VolumeInput for INPUT, prepared as in training unless a setting overrides it."""
     if not settings.INPUT or not is_volume(settings.INPUT):
         return ImageInput(settings.INPUT, prepared.stretched)
     plane, window = settings.PLANE or prepared.plane or "axial", settings.WINDOW or prepared.window
@@ -124,23 +124,23 @@ def open_input(prepared):
 
 
 def unit_of(s, source):
-    """What slice `s` must stay in one part with: its case, or the image or volume that it was cut from."""
+    """Unit that parts do not divide: the case of slice `s`, or the image or volume it was cut from."""
     case, record = source.case_of(s)
     return case if s.case or "volume" in record or (settings.PASTE and record) else s.path
 
 
 def write_slices(folder, slices, source, models, fit):
-    """Predict slices and write their masks, and what is made of them, into a folder.
+    """Predict slices and write their masks and all other outputs into a folder.
 
     Args:
         folder: Path.
         slices: list of `common.slices.cases.Slice`.
-        source: ImageInput or VolumeInput that they are from.
+        source: their ImageInput or VolumeInput.
         models: `common.training.trained_models.Choice`.
         fit: "resize", "tile" or "pad".
 
     Returns:
-        What was written, as text.
+        Text that lists what was written.
     """
     import_keras()
     ensemble = Ensemble(models.files)

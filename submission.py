@@ -1,8 +1,8 @@
-"""Turn predictions into the tables that competitions ask for.
+"""Convert predictions to the tables that competitions ask for.
 
 Reads   PREDICTED: masks or label volumes of predict.py
 Writes  OUTPUT: img,pixels (run lengths), or seriesuid,coordX,coordY,coordZ,probability,diameter_mm (nodules)
-Takes   about a second for 300 masks of 512x512, or for a label volume of 512x512x300
+Takes   about 1 s for 300 masks of 512x512, or for a 512x512x300 label volume
 """
 
 from typing import Literal
@@ -11,12 +11,12 @@ from common import setting_types as types
 from common.settings import apply_command_line
 
 KIND: Literal["run_lengths", "nodules"] = "run_lengths"
-# "run_lengths" of masks: down the columns, from 1, none for fewer than 10 pixels; "nodules": the centres of the
-# connected parts of label volumes in mm (LPS), with diameters in mm
-PREDICTED: types.PathName = "predictions"  # folder that predict.py wrote
+# "run_lengths" of masks: by columns, from 1, none under 10 pixels; "nodules": center and diameter in mm (LPS) of each
+# connected part of label volumes
+PREDICTED: types.PathName = "predictions"  # OUTPUT folder of predict.py
 OUTPUT: types.PathName = "submission.csv"  # table to write
-REPLACE: bool = False  # True to write over a table that exists
-PROBABILITY: types.Share = 1.0  # written beside every nodule
+REPLACE: bool = False  # True: overwrite an existing table
+PROBABILITY: types.Share = 1.0  # probability to write for every nodule
 
 settings = apply_command_line(globals())
 

@@ -15,7 +15,7 @@ TRIES_PER_SLICE = 50  # slices to open per slice wanted, in search of some with 
 
 
 def gather_or_draw(source, validation, count, shape, channels):
-    """Gather slices from a source, else from the validation set of the run; if neither is there, draw some.
+    """Gather slices from a source or from the run's validation set; if both are missing, draw some.
 
     Args:
         source: as for `gather_slices`, or "".
@@ -23,7 +23,7 @@ def gather_or_draw(source, validation, count, shape, channels):
         count, shape, channels: as for `gather_slices`.
 
     Returns:
-        what `gather_slices` returns, and a text that says what they are.
+        what `gather_slices` returns, and a text that describes the slices.
     """
     if source or (validation and Path(validation).is_file()):
         images, truths = gather_slices(source or validation, count, shape, channels)
@@ -45,7 +45,7 @@ def gather_slices(source, count, shape, channels):
         list of images (H, W, C) float32 in 0..1, and list of class numbers (H, W) or None.
 
     Raises:
-        InputError: if there is no such set, or it does not fit the network.
+        InputError: if the set is missing or does not fit the network.
     """
     source, classes = Path(source), max(channels - 1, 1)
     if not source.exists():
@@ -98,7 +98,7 @@ def _gather_from_set(path, count, classes):
 
 
 def _choose_slices(total, count, has_mask):
-    """Indices of `count` slices out of `total`, in order, those with a mask first; opens TRIES_PER_SLICE for each."""
+    """Sorted indices of `count` of `total` slices, preferably with a mask; opens up to TRIES_PER_SLICE for each."""
     with_mask, without_mask = [], []
     for i in np.random.default_rng(0).permutation(total)[: TRIES_PER_SLICE * count].tolist():
         (with_mask if has_mask(i) else without_mask).append(i)
@@ -108,7 +108,7 @@ def _choose_slices(total, count, has_mask):
 
 
 def draw_slices(count, shape):
-    """Draw soft clouds under noise, for a network whose own slices are missing.
+    """Draw soft clouds with noise, for a network without slices to check on.
 
     Args:
         count: number of slices.

@@ -17,7 +17,7 @@ class Comparison:
         slices: number of slices.
         max_difference, mean_difference: absolute difference of the probabilities, 0..1; None if the model outputs
             class numbers only.
-        dice: between the two masks, mean over the classes; 1 if both are empty.
+        dice: Dice between the two masks, mean over the classes; 1 if both are empty.
         changed_pixels: number of pixels whose class differs.
         dice_to_truth: (Dice of Keras, Dice of the model) against the true masks, mean over the slices with a mask; None
             without any.
@@ -80,15 +80,14 @@ def compare_on_slices(network, model, contract, images, truths):
 
 
 def prepare_inputs(image, contract):
-    """The inputs of both for a slice.
+    """Prepare the Keras and model inputs for a slice.
 
     Args:
         image: (H, W, C) float32 in 0..1.
         contract: `coreml.convert.Contract`.
 
     Returns:
-        input of Keras (H, W, C) and input of the model: (C, H, W) float32, or an image (H, W) uint8, to which both are
-        rounded.
+        Keras input (H, W, C) and model input: (C, H, W) float32, or an image (H, W) uint8, to which both are rounded.
     """
     if contract.input_kind == "array":
         return image, np.ascontiguousarray(image.transpose(2, 0, 1))
@@ -105,7 +104,7 @@ def _probability_differences(output, expected, contract):
     else:
         return None
     difference = np.abs(probabilities - expected.transpose(2, 0, 1).astype(np.float64))
-    if contract.output_kind == "image":  # a gray level is rounded
+    if contract.output_kind == "image":  # gray levels are rounded
         difference = np.maximum(difference - 0.5 / 255, 0)
     difference = np.where(np.isnan(difference), np.inf, difference)
     return difference.max(), difference.sum(), difference.size
@@ -131,7 +130,7 @@ def _mask_of_output(output, channels, contract):
 
 @dataclass
 class LayerDifference:
-    """A layer whose output in the model is not what Keras computes.
+    """A layer whose output in the model does not match Keras.
 
     Attributes:
         layer: keras.Layer.
@@ -156,8 +155,8 @@ class LayerDifference:
 def first_difference(network, model, contract, image, tolerance=1e-3):
     """Find the first layer whose output differs.
 
-    Values of the model are matched to layers by name. A layer that was folded into another one has no value of its
-    own: a fault in it shows in the next layer that has.
+    Values of the model are matched to layers by name. A layer folded into another one has no value of its own; its
+    faults show in the next layer with a value.
 
     Args:
         network: keras.Model.
@@ -167,9 +166,9 @@ def first_difference(network, model, contract, image, tolerance=1e-3):
         tolerance: largest difference that passes, as a fraction of the layer's largest absolute value.
 
     Returns:
-        LayerDifference, or None if every layer that can be compared agrees.
+        LayerDifference, or None if all comparable layers agree.
     """
-    import keras  # after the backend is chosen
+    import keras  # import after choosing the backend
 
     keras_input, model_input = prepare_inputs(image, contract)
     computed = _layer_values(network, model, model_input)
@@ -188,7 +187,7 @@ def first_difference(network, model, contract, image, tolerance=1e-3):
 
 
 def _layer_values(network, model, model_input):
-    """Dict from a layer's name to the last (operation, value) of the model that carries this name."""
+    """Dict from layer name to the last (operation, value) of the model with this name."""
     values = {}
 
     def watch(operation, name, value):
@@ -201,17 +200,17 @@ def _layer_values(network, model, model_input):
 
 
 def _is_depthwise_half(layer, name):
-    """Whether a value comes from the first half of a separable convolution; the second may be folded away."""
-    import keras  # after the backend is chosen
+    """Whether a value is from the first half of a separable convolution; the second may be folded away."""
+    import keras  # import after choosing the backend
 
     return isinstance(layer, keras.layers.SeparableConv2D) and "depthwise" in name
 
 
 def _relative_difference(value, expected):
-    """Largest difference as a fraction of the largest absolute value; None for a layout that cannot be compared."""
+    """Largest difference as a fraction of the largest absolute value; None if the layouts cannot be compared."""
     candidates = [v for v in (value, value.transpose(0, 2, 3, 1)) if v.shape == expected.shape]
     if not candidates:
-        return None if value.size == expected.size else np.inf  # such as the planes of the output
+        return None if value.size == expected.size else np.inf  # such as the output channels
     largest = max(float(np.abs(expected).max()), 1e-6)
     return min(float(np.abs(v - expected).max()) for v in candidates) / largest
 
@@ -232,7 +231,7 @@ class AppleModel:
         self.model = ct.models.MLModel(str(path))
 
     def run(self, inputs):
-        """As `coreml.model.Model.run`."""
+        """Like `coreml.model.Model.run`."""
         from PIL import Image  # needed on macOS only
 
         inputs = {

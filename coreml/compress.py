@@ -9,7 +9,7 @@ from common.errors import InputError
 
 COMPRESSIONS = ("float32", "float16", "linear8", "palette8", "palette6", "palette4")
 BELOW_16_BITS = ("linear8", "palette8", "palette6", "palette4")  # in an ML program: macOS 13 or later
-MIN_WEIGHTS = 10_000  # weights of a layer, from which on 8 bits or fewer save space
+MIN_WEIGHTS = 10_000  # min weights of a layer for which 8 bits or fewer save space
 
 
 def uses_half_precision(compression, file_format):
@@ -29,7 +29,7 @@ def choose_target(compression, file_format, target):
         coremltools.target.
 
     Raises:
-        InputError: if there is no such system, or it is too old; the message names the oldest one possible.
+        InputError: if the system is unknown or too old; the message suggests the oldest possible one.
     """
     import coremltools as ct  # slow to import
 
@@ -48,11 +48,10 @@ def require_system(target, version, subject):
     Args:
         target: name such as "macOS13" or "iOS16".
         version: specification version.
-        subject: text that says what needs this version.
+        subject: what needs this version, for the message.
 
     Raises:
-        InputError: if there is no such system, or it is too old; the message names the first one of its family that
-            reads it.
+        InputError: if the system is unknown or too old; the message suggests the first of its family that reads it.
     """
     import coremltools as ct  # slow to import
 
@@ -118,10 +117,9 @@ def _large_weights(network):
 
 
 def _palettize(weights, bits):
-    """Replace the numbers of a WeightParams by a palette and indices into it, packed from the highest bit on.
+    """Replace the numbers of a WeightParams by a palette and packed indices into it, highest bit first.
 
-    `quantize_weights` of coremltools does the same, but makes a Python object of every bit: several gigabytes for a
-    U-net.
+    `quantize_weights` of coremltools does the same, but makes every bit a Python object: several gigabytes for a U-net.
     """
     palette, indices = best_palette(np.array(weights.floatValue, np.float32), bits)
     single_bits = np.unpackbits(indices.astype(np.uint8)[:, None], axis=1)[:, 8 - bits :]
@@ -135,7 +133,7 @@ def best_palette(values, bits):
     """The 2^bits values with the smallest sum of squared differences, by exact k-means in one dimension.
 
     Args:
-        values: (N,) float; they are rounded to half precision first, as coremltools does for ML programs.
+        values: (N,) float, first rounded to half precision, as coremltools does for ML programs.
         bits: int.
 
     Returns:
@@ -158,6 +156,6 @@ def _quantize_network(model, compression):
         options["selector"] = quantization.AdvancedQuantizedLayerSelector(
             skip_layer_types=["batchnorm", "bias", "depthwiseConv"], minimum_conv_weight_count=MIN_WEIGHTS
         )
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints every layer
+    with contextlib.redirect_stdout(io.StringIO()):  # prints every layer
         result = quantization.quantize_weights(model, bits, "linear", **options)
     return result if hasattr(result, "get_spec") else ct.models.MLModel(result, skip_model_load=True)

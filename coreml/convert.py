@@ -9,7 +9,7 @@ import numpy as np
 from common.errors import InputError
 from common.files import whole_file, whole_folder
 
-# What to write instead of a TensorFlow operation that Core ML does not have.
+# Replacements for TensorFlow operations that Core ML lacks.
 REPLACEMENTS = {
     "Erf": "the tanh form of GELU, keras.ops.gelu(x, approximate=True), or models.extra_layers.GELU",
     "Erfc": "the tanh form of GELU, keras.ops.gelu(x, approximate=True), or models.extra_layers.GELU",
@@ -25,8 +25,8 @@ REPLACEMENTS = {
     "EagerPyFunc": "operations of keras.ops instead of NumPy",
 }
 DEFAULT_REPLACEMENT = "sums, products, convolutions and the activations of Keras"
-# This pass turns a product and a sum into a normalization of variance 1 and divides by the root of 1 + 1e-5 on the way.
-# Each layer would lose 5e-6 of its size, which added up to 1e-4 of a probability in a U-net. Other passes fold exactly.
+# We skip this pass: it turns a product and a sum into a normalization of variance 1, and divides by sqrt(1 + 1e-5).
+# Each layer would lose 5e-6 of its size, up to 1e-4 of a probability in a U-net. Other passes fold exactly.
 INEXACT_PASS = "common::fuse_elementwise_to_batchnorm"
 
 
@@ -55,9 +55,9 @@ class Contract:
             source: file that it was loaded from, for the message.
 
         Raises:
-            InputError: if it does not.
+            InputError: if not.
         """
-        tensors = [*getattr(network, "inputs", ()), *getattr(network, "outputs", ())]  # a user's class may lack them
+        tensors = [*getattr(network, "inputs", ()), *getattr(network, "outputs", ())]  # a user's class may lack these
         match shapes := [tuple(tensor.shape[1:]) for tensor in tensors]:
             case [(int(), int(), channels), (_, _, int())] if shapes[0][:2] == shapes[1][:2]:
                 if self.input_kind == "image" and channels != 1:
@@ -72,7 +72,7 @@ class Contract:
 
 
 def to_float32(network):
-    """Rebuild a keras.Model in float32 with the same weights: coremltools reads no bfloat16."""
+    """Rebuild a keras.Model in float32 with the same weights, since coremltools cannot read bfloat16."""
 
     def in_float32(config):
         if isinstance(config, dict):
@@ -89,7 +89,7 @@ def to_float32(network):
 
 
 def convert_network(network, source, contract, half_precision, target):
-    """Convert a network as it predicts: without dropout and noise layers.
+    """Convert a network for inference, without dropout and noise layers.
 
     Args:
         network: keras.Model in float32.
@@ -102,7 +102,7 @@ def convert_network(network, source, contract, half_precision, target):
         coremltools.models.MLModel; `coreml.metadata.complete_spec` names its output and adds its metadata.
 
     Raises:
-        InputError: if Core ML lacks an operation; the message names its layer and what to write instead.
+        InputError: if Core ML lacks an operation; the message names the layer and a replacement.
     """
     import coremltools as ct  # slow to import
 
@@ -127,19 +127,19 @@ def convert_network(network, source, contract, half_precision, target):
     options |= {"source": "tensorflow", "skip_model_load": True, "pass_pipeline": pipeline}
     try:
         function = _as_function(network, shape, contract).get_concrete_function()
-        with np.errstate(over="ignore"):  # ranges of float32 that half precision does not have
+        with np.errstate(over="ignore"):  # float32 values outside the half-precision range
             return ct.convert([function], inputs=[input_type], **options)
-    except Exception as error:  # coremltools raises whatever its rule for an operation runs into
+    except Exception as error:  # coremltools raises any exception of its conversion rules
         raise InputError(f"{source} does not convert: {_explain(error, network)}") from error
 
 
 def _as_function(network, shape, contract):
-    """The network with the input and output of the contract, as a function of TensorFlow."""
+    """The network as a TensorFlow function with the input and output of the contract."""
     import tensorflow as tf  # slow to import
 
     @tf.function(input_signature=[tf.TensorSpec(shape, name="input")])
     def function(x):
-        if contract.input_kind == "array":  # the layout of Keras is made inside
+        if contract.input_kind == "array":  # convert to the Keras layout
             x = tf.transpose(tf.expand_dims(x, 0), (0, 2, 3, 1))
         y = network(x, training=False)
         one_class = y.shape[-1] == 1
@@ -155,7 +155,7 @@ def _as_function(network, shape, contract):
 
 
 def _explain(error, network):
-    """One line on why a network does not convert."""
+    """One line that explains why a network does not convert."""
     reason = str(error).strip().split("\n")[0]
     unknown = re.match(r"Conversion for TF op '(\w+)' not implemented\.\s*name: \"(.+)\"", str(error))
     if not unknown:
@@ -168,7 +168,7 @@ def _explain(error, network):
 
 
 def layer_of(node, network):
-    """Find the layer that TensorFlow or Core ML made a node of, by the node's name.
+    """Find the layer of a TensorFlow or Core ML node by the node's name.
 
     Returns:
         keras.Layer, or None.
@@ -179,7 +179,7 @@ def layer_of(node, network):
 
 
 def save_model(spec, weights_dir, path):
-    """Write a model, whole or not at all; an existing one is replaced.
+    """Write a model, complete or not at all; overwrites an existing one.
 
     Args:
         spec: Model message.

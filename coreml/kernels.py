@@ -1,7 +1,7 @@
 """The arithmetic that neural networks and ML programs share: channels first, (N, C, *spatial), in float32.
 
-Keras' backend computes the convolutions, NumPy everything else. Padding is always explicit here: the layers and
-operations work it out from what the file declares.
+The Keras backend computes the convolutions, NumPy everything else. Padding is always explicit here: the layers and
+operations derive it from the file.
 """
 
 import math
@@ -73,7 +73,7 @@ def _depthwise(x, kernel, strides, options):
 
     if len(set(strides)) == 1:
         return ops.convert_to_numpy(ops.depthwise_conv(x, kernel, tuple(strides), **options))
-    dense = ops.convert_to_numpy(ops.depthwise_conv(x, kernel, (1, 1), **options))  # backends need equal strides
+    dense = ops.convert_to_numpy(ops.depthwise_conv(x, kernel, (1, 1), **options))  # backends require equal strides
     return dense[:, :: strides[0], :: strides[1]]
 
 
@@ -85,7 +85,7 @@ def convolve_transposed(x, weight, bias, strides, padding, groups, sizes=None):
         weight: (C, out / groups, *kernel).
         bias: (out,) or None.
         strides: one number per spatial axis.
-        padding: list of (before, after), which is cut from the result.
+        padding: list of (before, after) to cut from the result.
         groups: int.
         sizes: spatial sizes of the result; None: everything between the cuts.
 
@@ -132,8 +132,8 @@ def pool(x, reduction, kernel, strides, padding, exclude_padding=False, ceil_mod
         reduction: "max", "average" or "l2" (the root of the sum of squares).
         kernel, strides: one number per spatial axis.
         padding: list of (before, after).
-        exclude_padding: whether an average counts the pixels of the image only.
-        ceil_mode: whether a last window may reach beyond the padded image.
+        exclude_padding: whether an average counts only pixels of the image.
+        ceil_mode: whether the last window may extend beyond the padded image.
 
     Returns:
         (N, C, *spatial).
@@ -163,7 +163,7 @@ def pool(x, reduction, kernel, strides, padding, exclude_padding=False, ceil_mod
 
 # --- resizing
 
-# Sampling modes of ML programs: where the pixels of the result lie among the pixels of the source.
+# Sampling modes of ML programs: source positions of the result's pixels.
 ALIGNED, STRICTLY_ALIGNED, UNALIGNED = "ALIGN_CORNERS", "STRICT_ALIGN_CORNERS", "UNALIGN_CORNERS"
 DEFAULT, OFFSET = "DEFAULT", "OFFSET_CORNERS"
 
@@ -198,7 +198,7 @@ def sample_positions(size, count, mode):
 
 
 def resize_bilinear(x, sizes, mode):
-    """Resize the last two axes to `sizes` by linear interpolation at the `sample_positions` of a mode."""
+    """Resize the last two axes to `sizes` by linear interpolation at `sample_positions` of a mode."""
     for axis, count in zip((-2, -1), sizes, strict=True):
         positions = sample_positions(x.shape[axis], count, mode)
         before = np.floor(positions).astype(int)
@@ -216,7 +216,7 @@ def resize_nearest(x, sizes):
     return x
 
 
-# --- activations, with the parameters of the operations of ML programs
+# --- activations, with the parameters of ML program operations
 
 
 def relu(x):

@@ -1,4 +1,4 @@
-"""What a Core ML model says about itself: its input, its output, and where it came from."""
+"""Metadata of a Core ML model: its input, its output, and its origin."""
 
 import json
 
@@ -7,11 +7,11 @@ def recorded_facts(run, source):
     """What a run recorded about a model, for its metadata.
 
     Args:
-        run: `common.training.run_folder.Run`; of a model that stands alone it has recorded nothing.
+        run: `common.training.run_folder.Run`; empty for a single .keras file.
         source: Path of the .keras file.
 
     Returns:
-        dict; None for what is unknown.
+        dict; None for unknown values.
 
     Raises:
         InputError: if a file of the run is damaged.
@@ -35,9 +35,8 @@ def complete_spec(model, contract, output_shape, texts, facts):
         model: coremltools.models.MLModel.
         contract: Contract.
         output_shape: output shape of the Keras network, (None, H, W, C).
-        texts: dict of author, licence, description, input and output; an empty description, input or output is filled
-            in.
-        facts: dict of further metadata; None is left out.
+        texts: dict of author, licence, description, input and output; empty descriptions get a default text.
+        facts: dict of further metadata; None values are skipped.
 
     Returns:
         Model message.
@@ -49,7 +48,7 @@ def complete_spec(model, contract, output_shape, texts, facts):
 
 
 def _declare_features(spec, output_shape, contract):
-    """Name the output, and declare the arrays of a neural network as doubles, as A.I.Segmentation reads them."""
+    """Name the output, and declare neural network arrays as doubles, which A.I.Segmentation reads."""
     import coremltools as ct  # slow to import
 
     ct.utils.rename_feature(spec, spec.description.output[0].name, "output")

@@ -1,9 +1,9 @@
-"""A reference interpreter for Core ML models: it runs what `coreml.reader` read from a file, on any computer.
+"""A reference interpreter for Core ML models; it runs a model that `coreml.reader` read, on any computer.
 
-It executes the graph and the weights of the file as Apple's specification defines them (the comments in the protocol
-buffers of coremltools, and the documentation of its intermediate language) and never sees the Keras network that the
-file was made from. If a program computes in half precision, every result is rounded to it. Apple's own arithmetic on a
-device can differ in the last digits.
+It executes the graph and weights of the file as Apple's specification defines them: the comments in coremltools'
+protocol buffers and the documentation of its intermediate language. It never sees the original Keras network. If a
+program computes in half precision, every result is rounded to it. Apple's arithmetic on a device can differ in the
+last digits.
 """
 
 from dataclasses import dataclass, field
@@ -22,7 +22,7 @@ class Feature:
         type: "array", or "image" for a gray image of 0..255.
         shape: of the array, or (height, width).
         data_type: element type, such as "FLOAT32" or "DOUBLE"; "UINT8" for an image.
-        scale, bias: an image enters the graph as scale * pixel + bias.
+        scale, bias: the graph input of an image is scale * pixel + bias.
         graph_shape: shape inside the graph; None: `shape`.
     """
 
@@ -35,7 +35,7 @@ class Feature:
     graph_shape: tuple | None = None
 
     def to_graph(self, value):
-        """Convert an input to the float32 array that the graph works with.
+        """Convert an input to the float32 array for the graph.
 
         Args:
             value: array of `shape`; uint8 for an image.
@@ -100,15 +100,15 @@ class Model:
         """Run the model once.
 
         Args:
-            inputs: dict of an array for each input: of its shape, or an image of uint8 (height, width).
-            watch: function of (operation, value name, array), called for every value that is computed.
+            inputs: dict of input name to array: of its shape, or an image (height, width) uint8.
+            watch: function of (operation, value name, array), called for every computed value.
 
         Returns:
-            dict of the outputs: float32 arrays, images as uint8.
+            dict of outputs: float32 arrays, images as uint8.
 
         Raises:
             ValueError: if an input does not fit.
-            InputError: if an operation cannot be computed; the message names it.
+            InputError: if an operation fails; the message names it.
         """
         values = {feature.name: feature.to_graph(inputs[feature.name]) for feature in self.inputs}
         output_names = {feature.name for feature in self.outputs}

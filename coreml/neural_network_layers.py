@@ -1,6 +1,6 @@
 """The layers of Core ML neural networks as functions of arrays.
 
-Follows the comments of NeuralNetwork.proto. In a layer with channels, height and width these are the last three axes.
+Follows the comments of NeuralNetwork.proto. Channels, height and width are the last three axes.
 """
 
 import functools
@@ -10,7 +10,7 @@ import numpy as np
 from coreml import kernels
 from coreml.neural_network_weights import read_weights
 
-# From the name of a layer to a function of its parameters (the message p) that returns a function of arrays.
+# Layer name -> function of its parameters (the message p) that returns a function of arrays.
 LAYERS = {}
 
 
@@ -49,7 +49,7 @@ def _deconvolution(p, kernel, strides, groups, bias):
         sizes = list(p.outputShape)
         if not sizes and p.WhichOneof("ConvolutionPaddingType") == "same":
             sizes = [n * s for n, s in zip(x.shape[-2:], strides, strict=True)]
-        if sizes:  # a given size overrides the padding: as much is cut on either side
+        if sizes:  # a given size overrides the padding; both sides are cut equally
             cut = [((n - size) // 2, n - size - (n - size) // 2) for n, size in zip(full, sizes, strict=True)]
         else:
             cut = _borders(p.valid.paddingAmounts)
@@ -61,7 +61,7 @@ def _deconvolution(p, kernel, strides, groups, bias):
 
 
 def _padding(p, x, kernel, strides, dilations=None):
-    """Padding of a convolution or of pooling, as (before, after) for height and width."""
+    """Padding of a convolution or pooling layer as (before, after) for height and width."""
     if p.HasField("same"):
         return kernels.same_padding(x.shape[-2:], kernel, strides, dilations, p.same.asymmetryMode == 0)
     return _borders(p.valid.paddingAmounts)
@@ -198,7 +198,7 @@ LAYERS |= {
 }
 
 
-# --- two inputs or more
+# --- two or more inputs
 
 
 @layer("add")
@@ -217,7 +217,7 @@ def _where(_):
 
 
 def _of_all(function):
-    """A layer that applies a function of two arrays to its inputs, one after the other."""
+    """A layer that applies a function of two arrays to its inputs in turn."""
     return lambda _: lambda *x: functools.reduce(function, x)
 
 

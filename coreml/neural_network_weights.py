@@ -9,7 +9,7 @@ def read_weights(message, shape, axis=0):
     Args:
         message: WeightParams: float32, float16, or integers of 1 to 8 bits with a linear scale or a palette.
         shape: expected shape.
-        axis: axis of the output channels, along which a linear scale with several values runs.
+        axis: axis of the output channels and of a linear scale with several values.
 
     Returns:
         array of `shape`, float32.
@@ -33,7 +33,7 @@ def read_weights(message, shape, axis=0):
 
 
 def _unpack(raw, bits, shape):
-    """Integers of `bits` bits each, packed without gaps, the highest bit first."""
+    """Unpack integers of `bits` bits each, packed without gaps, highest bit first."""
     if not 1 <= bits <= 8:
         raise ValueError(f"weights of {bits} bits")
     count = int(np.prod(shape))

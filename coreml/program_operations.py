@@ -1,7 +1,7 @@
 """The operations of Core ML programs as functions of arrays.
 
-Follows the documentation of coremltools' intermediate language (`coremltools.converters.mil.mil.ops.defs`). A function
-takes the parameters of its operation, by name.
+Follows the documentation of coremltools' intermediate language (`coremltools.converters.mil.mil.ops.defs`). Each
+function has the parameter names of its operation.
 """
 
 import functools
@@ -11,7 +11,7 @@ import numpy as np
 
 from coreml import kernels
 
-OPERATIONS = {}  # from the name of an operation to a function of its parameters that returns an array or several
+OPERATIONS = {}  # operation name -> function of its parameters that returns one or more arrays
 
 
 def operation(name):
@@ -36,7 +36,7 @@ def _affine_dequantize(quantized_data, zero_point, scale, axis):
 
 @operation("constexpr_lut_to_dense")
 def _lut_to_dense(indices, lut, shape=None, vector_axis=None):
-    if shape is None:  # from iOS 18 on: one palette for each block, indices not packed
+    if shape is None:  # since iOS 18: one palette per block, indices not packed
         return _block_lut_to_dense(indices, lut, vector_axis)
     bits, count = int(math.log2(lut.size)), int(np.prod(shape))
     single_bits = np.unpackbits(np.asarray(indices, np.uint8), bitorder="little", count=bits * count)
@@ -52,7 +52,7 @@ def _block_lut_to_dense(indices, lut, vector_axis):
 
 
 def _block_of_each(shape, blocks):
-    """Index of the block that each element lies in, for an array of `shape` that is divided into `blocks`."""
+    """Block index of each element of an array of `shape` divided into `blocks`."""
     return np.ix_(*(np.arange(n) * count // n for n, count in zip(shape, blocks, strict=True)))
 
 
@@ -217,7 +217,7 @@ OPERATIONS |= {
 }
 
 
-# NumPy's functions do not accept their arguments by name, as the operations do.
+# Operations pass arguments by name, which NumPy functions do not accept.
 UNARY = {
     "abs": np.abs,
     "ceil": np.ceil,

@@ -1,6 +1,6 @@
 """Read the layers of a Core ML neural network.
 
-Arrays have the shape that the file declares (exact mapping).
+Arrays have the shape declared in the file (exact mapping).
 """
 
 import numpy as np
@@ -9,7 +9,7 @@ from common.errors import InputError
 from coreml.model import Operation
 from coreml.neural_network_layers import LAYERS
 
-EXACT_ARRAY_MAPPING = RANK4_IMAGE_MAPPING = 1  # of NeuralNetwork.proto
+EXACT_ARRAY_MAPPING = RANK4_IMAGE_MAPPING = 1  # from NeuralNetwork.proto
 
 
 def read_operations(spec, inputs, path):
@@ -17,14 +17,14 @@ def read_operations(spec, inputs, path):
 
     Args:
         spec: Model message of coremltools.
-        inputs: list of Feature; images among them get their scale, bias and graph_shape.
+        inputs: list of Feature; sets scale, bias and graph_shape of images.
         path: for messages.
 
     Returns:
         list of Operation.
 
     Raises:
-        InputError: for a layer that is not known here, or whose weights do not fit it.
+        InputError: for an unsupported layer or weights that do not fit it.
     """
     network = spec.neuralNetwork
     _check_mapping(network, inputs, path)

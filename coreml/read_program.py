@@ -1,6 +1,6 @@
 """Read the operations of a Core ML program.
 
-Half-precision values are held as the equal float32 numbers: an operation computes in float32, and its result is
+Half-precision values are stored as the equal float32 numbers. An operation computes in float32, and its result is
 rounded to half precision once.
 """
 
@@ -18,14 +18,14 @@ def read_operations(spec, inputs, path):
 
     Args:
         spec: Model message of coremltools.
-        inputs: list of Feature; each gets its graph_shape.
+        inputs: list of Feature; sets their graph_shape.
         path: Path of the package, which contains the weights.
 
     Returns:
         list of Operation, without the constants.
 
     Raises:
-        InputError: if the program or its weights are damaged, or for an operation that is not known here.
+        InputError: if the program or its weights are damaged, or for an unsupported operation.
     """
     _check_operations(spec, path)
     function = _load_program(spec, path).functions["main"]
@@ -40,7 +40,7 @@ def read_operations(spec, inputs, path):
         if operation.inputs or not operation.type.startswith("constexpr"):
             operations.append(operation)
             continue
-        try:  # compressed weights: unpacked once, not with every image
+        try:  # compressed weights: unpack once, not for every image
             constants[operation.outputs[0]] = operation.compute()[0]
         except (ValueError, TypeError, IndexError) as error:
             raise InputError(f"{path}: {operation.type} {operation.name} cannot be unpacked: {error}") from error
@@ -62,24 +62,24 @@ def _load_program(spec, path):
 
     try:
         return load(spec, spec.specificationVersion, str(path / WEIGHTS_FOLDER))
-    except Exception as error:  # whatever coremltools runs into: lengths, types, names, the weights file
+    except Exception as error:  # coremltools raises anything: lengths, types, names, weights file
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{path} is damaged: coremltools cannot read its program: {reason}") from None
 
 
 def _read_constant(value):
-    """A constant as Python or float32 numbers: float32 represents every half-precision number."""
+    """A constant as Python or float32 numbers; float32 represents every half-precision number."""
     if isinstance(value, np.ndarray) and value.dtype == np.float16:
         return value.astype(np.float32)
     return float(value) if isinstance(value, np.float16) else value
 
 
 def _read_operation(mil_operation, constants):
-    """An operation whose constant arguments are bound.
+    """An operation with its constant arguments bound.
 
     Args:
         mil_operation: Operation of coremltools' intermediate language (MIL).
-        constants: dict of the constants read so far, by name.
+        constants: dict of name to constant, as read so far.
     """
     names = _argument_names(mil_operation)
     inputs = list(dict.fromkeys(name for name in _flatten(names.values()) if name not in constants))
@@ -105,7 +105,7 @@ def _read_operation(mil_operation, constants):
 
 
 def _argument_names(mil_operation):
-    """Dict from a parameter to the name of its value, or to a list of names."""
+    """Dict from parameter to the name of its value, or a list of names."""
     names = {}
     for parameter, variable in mil_operation.inputs.items():
         if isinstance(variable, (list, tuple)):

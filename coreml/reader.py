@@ -17,8 +17,8 @@ def read_model(path):
         Model.
 
     Raises:
-        InputError: if the file is missing, damaged, of another type, or newer than coremltools knows, or if it has a
-            layer or an operation that is not known here; the message names it.
+        InputError: if the file is missing, damaged, of another type, newer than coremltools supports, or contains an
+            unsupported layer or operation, which the message names.
     """
     path = Path(path)
     spec = _read_spec(path)

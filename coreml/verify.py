@@ -5,24 +5,24 @@ from dataclasses import dataclass
 
 from coreml.compare import AppleModel, Comparison, compare_on_slices, first_difference
 
-LAYER_TOLERANCE = 1e-3  # of a layer's largest value, with float32 weights
+LAYER_TOLERANCE = 1e-3  # max difference as a fraction of a layer's largest value, for float32 weights
 COMPRESSED_LAYER_TOLERANCE = 0.05
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What a model must keep to.
+    """Limits that a model must stay within.
 
     Attributes:
-        max_difference: of a probability, with float32 weights; compressed weights are held to the Dice alone.
-        min_dice: between the masks of Keras and of the model.
+        max_difference: max difference of a probability, for float32 weights; compressed weights only need the Dice.
+        min_dice: min Dice between the masks of Keras and the model.
     """
 
     max_difference: float
     min_dice: float
 
     def exceeded_by(self, comparison, compressed):
-        """List what is beyond the limits, as texts."""
+        """List the exceeded limits as texts."""
         faults = []
         difference = None if compressed else comparison.max_difference
         if difference is not None and not difference <= self.max_difference:
@@ -37,8 +37,8 @@ class Verification:
     """Result of `verify`.
 
     Attributes:
-        faults: list of texts; empty if the model is what Keras computes.
-        comparison: Comparison by the interpreter; None if the inputs or outputs are not those of the contract.
+        faults: list of texts; empty if the model matches Keras.
+        comparison: Comparison by the interpreter; None if the inputs or outputs do not match the contract.
         apple: Comparison by Core ML itself; None except on macOS.
     """
 
@@ -57,7 +57,7 @@ def verify(network, model, contract, images, truths, limits, compressed):
         images: list of (H, W, C) float32 in 0..1.
         truths: list of true masks, class numbers (H, W) or None.
         limits: Limits.
-        compressed: whether the weights are stored in less than float32.
+        compressed: whether weights are stored in less than float32.
 
     Returns:
         Verification.
@@ -67,7 +67,7 @@ def verify(network, model, contract, images, truths, limits, compressed):
         return Verification(faults)
     comparison, apple = compare_on_slices(network, model, contract, images, truths), None
     faults = limits.exceeded_by(comparison, compressed)
-    if faults or not compressed:  # these slices may not show a fault inside
+    if faults or not compressed:  # slices may hide a fault inside
         tolerance = COMPRESSED_LAYER_TOLERANCE if compressed else LAYER_TOLERANCE
         difference = first_difference(network, model, contract, images[0], tolerance)
         if difference:
@@ -81,7 +81,7 @@ def verify(network, model, contract, images, truths, limits, compressed):
 
 
 def feature_mismatches(model, network, contract):
-    """List the inputs and outputs that are not as the contract says, as texts.
+    """List inputs and outputs that do not match the contract, as texts.
 
     Args:
         model: `coreml.model.Model`.

@@ -1,11 +1,12 @@
-"""Step 0: bring CT scans with a table of lung nodules into case folders of slices.
+"""Step 0: import CT scans and a table of lung nodules into case folders of slices.
 
 Reads   SCANS: MetaImage, NIfTI, NRRD or DICOM; ANNOTATIONS: seriesuid,coordX,coordY,coordZ,diameter_mm (mm, LPS)
 Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json                          for steps 1 and 2
-Takes   about a second for a scan of 512x512x300 on two cores; four for all of its slices, with lungs
+Takes   about 1 s for a 512x512x300 scan on two cores; 4 s for all of its slices with LUNGS
 
-A scan belongs to the rows whose seriesuid is its name. Each nodule gives the slice of its centre and its neighbours,
-with discs of the sphere of that diameter. Scans without a row and rows without a scan are counted and named.
+A row belongs to the scan whose name is its seriesuid. For each nodule, the slice through its center and NEIGHBOURS
+more on each side are imported. Masks are cross-sections of a sphere with the nodule's diameter.
+Lists scans without annotations and annotations without a scan.
 """
 
 import sys
@@ -18,22 +19,22 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import setting_types as types
 from common.settings import apply_command_line
 
-# --- where from, where to
-SCANS: str = ""  # folder that is searched for scans
-ANNOTATIONS: str = ""  # the table (.csv); may be empty where SLICES is "all": masks are black
-CASES: types.PathName = "data/cases"  # folder for the case folders
-REPLACE: bool = False  # True to write over case folders that exist
-SKIP_BROKEN: bool = False  # True: scans that cannot be used do not count as an error
+# --- input and output
+SCANS: str = ""  # folder to search for scans
+ANNOTATIONS: str = ""  # nodule table (.csv); may be empty if SLICES is "all": all masks are black
+CASES: types.PathName = "data/cases"  # where to write the case folders
+REPLACE: bool = False  # True: overwrite existing case folders
+SKIP_BROKEN: bool = False  # True: exit with 0 even if some scans could not be used
 
 # --- slices
 SLICES: Literal["nodules", "all"] = "nodules"
-# "nodules": those through a nodule; "all": every slice of every scan, for instance to predict
-NEIGHBOURS: Annotated[int, Ge(0), Le(1000)] = 1  # slices on each side of that of a centre, where SLICES is "nodules"
-SIZE: types.Side = 512  # side of the slices in pixels
-WINDOW: types.Window = [-1000, 400]  # HU of black and white
+# "nodules": only slices through a nodule; "all": every slice of every scan, for example to predict
+NEIGHBOURS: Annotated[int, Ge(0), Le(1000)] = 1  # slices to add on each side of the center slice, for "nodules"
+SIZE: types.Side = 512  # side length of the slices in pixels
+WINDOW: types.Window = [-1000, 400]  # HU mapped to black and white, [low, high]
 LUNGS: Literal["clusters", "thresholds", ""] = ""
-# what is outside of the lungs turns black: "clusters" or "thresholds" finds them; "": all stays
-CUT: bool = False  # True: slices are cut to the square around the lungs, which LUNGS finds
+# black out everything outside the lungs, found by "clusters" or "thresholds"; "": off
+CUT: bool = False  # True: crop slices to the square around the lungs (needs LUNGS)
 
 settings = apply_command_line(globals())
 
@@ -83,13 +84,13 @@ def check_settings():
 
 
 def match_annotations():
-    """Scans with their rows of the table; prints scans without rows and rows without a scan.
+    """Match scans to their table rows; print scans without rows and rows without a scan.
 
     Returns:
-        dict of the name of a scan to its Path and its rows.
+        dict of scan name to (Path, rows).
 
     Raises:
-        InputError: if no slice of any scan is wanted.
+        InputError: if no scan has slices to import.
     """
     paths = find_volumes(require_folder(settings.SCANS, "SCANS"))
     table = read_annotations(settings.ANNOTATIONS) if settings.ANNOTATIONS else no_annotations()
@@ -118,7 +119,7 @@ def import_scan(scan):
     """Read a scan and cut its slices.
 
     Args:
-        scan: Path of the scan, and its rows of the table.
+        scan: (Path, rows).
 
     Returns:
         Imported.
@@ -139,11 +140,11 @@ def import_scan(scan):
 
 
 def make_slice(hu, mask):
-    """A slice and its mask as PNG files, and the box that they were cut from."""
+    """A slice and its mask as encoded PNG, and the box they were cut from."""
     (box,) = fit_boxes(hu.shape, settings.SIZE, "resize")
     image = window_to_gray(hu, *settings.WINDOW, 8)
     if settings.LUNGS:
-        inside = LUNG_FINDERS[settings.LUNGS](np.asarray(hu, np.float32)) | (mask > 0)  # a nodule at the wall stays
+        inside = LUNG_FINDERS[settings.LUNGS](np.asarray(hu, np.float32)) | (mask > 0)  # keeps nodules at the wall
         image = np.where(inside, image, 0).astype(np.uint8)
         box = (square_around(inside) or box) if settings.CUT else box
     mask = cut(mask * np.uint8(255), box, settings.SIZE, cv2.INTER_NEAREST)

@@ -1,11 +1,11 @@
-"""Step 0: slice a closed surface (.stl) into masks, or put it onto the grid of a volume.
+"""Step 0: slice a closed surface (.stl) into masks, or convert it to a label volume on the grid of a volume.
 
-Reads   SURFACE: .stl, .obj or .ply in mm; VOLUME, if it is to be on its grid
-Writes  OUTPUT/slice0001.png and so on, masks of 0 and 255; or, with VOLUME, the label volume OUTPUT, which is among
-        the LABELS of 0_import_volumes.py
-Takes   about two seconds for 160 slices of 512x512 of a surface of 20,000 triangles, on two cores
+Reads   SURFACE: .stl, .obj or .ply in mm; and VOLUME, for its grid
+Writes  OUTPUT/slice0001.png, ..., masks of 0 and 255; with VOLUME, the label volume OUTPUT, for the LABELS folder of
+        0_import_volumes.py
+Takes   about 2 s for a surface of 20,000 triangles in 160 slices of 512x512 on two cores
 
-A pixel is inside where its centre is.
+A pixel is inside if its center is.
 """
 
 import sys
@@ -16,26 +16,26 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import setting_types as types
 from common.settings import apply_command_line
 
-# --- where from, where to
-SURFACE: str = ""  # the surface
+# --- input and output
+SURFACE: str = ""  # surface file (.stl, .obj or .ply)
 OUTPUT: types.PathName = "data/surface"
-# folder for the masks; with VOLUME the label volume, such as "labels/scan1.nii.gz"
-REPLACE: bool = False  # True to write over an OUTPUT that exists
-OPEN_SURFACE: Literal["refuse", "repair"] = "refuse"  # a surface that is not closed: "refuse" it, or "repair" its holes
+# folder for the masks; with VOLUME, the label volume to write, such as "labels/scan1.nii.gz"
+REPLACE: bool = False  # True: overwrite an existing OUTPUT
+OPEN_SURFACE: Literal["refuse", "repair"] = "refuse"  # if the surface is not closed: "refuse" it, or "repair" its holes
 
 # --- masks
 AXIS: Literal["x", "y", "z"] = "z"  # axis to slice along: "x", "y" or "z"
 OFFSET: types.NonNegative = 0.0  # mm from the end of the surface to the first slice
 INTERVAL: Annotated[float, types.Rule("a number other than 0", bool)] = 1.0
-# mm between slices; negative: from the other end
-PIXEL: types.Positive | None = None  # mm of a pixel; None: as the longer side of the surface takes nine tenths of SIZE
-SIZE: types.Side = 200  # side of the masks in pixels; the middle of the surface is in the middle
-FLIP: Literal["", "horizontal", "vertical", "both"] = ""  # "" or "horizontal", "vertical" or "both"
+# mm between slices; negative: start from the other end
+PIXEL: types.Positive | None = None  # pixel size in mm; None: the longer side of the surface fills 90% of SIZE
+SIZE: types.Side = 200  # side length of the masks in pixels; the surface is centered
+FLIP: Literal["", "horizontal", "vertical", "both"] = ""  # mirror "horizontal", "vertical" or "both"; "": off
 
-# --- onto a volume
-VOLUME: str = ""  # DICOM folder, NIfTI, NRRD or MetaImage
+# --- label volume instead of masks
+VOLUME: str = ""  # volume whose grid to use: DICOM folder, NIfTI, NRRD or MetaImage; "": write masks
 SPACE: Literal["LPS", "RAS"] = "LPS"
-# axes of the surface: "LPS", as DICOM and 3D Slicer have them, or "RAS", as NIfTI tools
+# axes of the surface: "LPS", as in DICOM and 3D Slicer, or "RAS", as in NIfTI tools
 
 settings = apply_command_line(globals())
 
@@ -52,7 +52,7 @@ from common.volumes.labels import label_image, write_labels
 from common.volumes.reading import read_volume
 from common.volumes.surfaces import slice_surface, with_vertices
 
-ENDINGS = tuple(ending for ending in LABEL_ENDINGS if ending != ".mhd")  # which is two files
+ENDINGS = tuple(ending for ending in LABEL_ENDINGS if ending != ".mhd")  # .mhd is two files
 RECORD = "surface.json"
 
 
@@ -73,17 +73,17 @@ def check_settings():
 
 
 def read_surface():
-    """The surface, closed.
+    """Read the surface, and close it if asked to.
 
     Raises:
-        InputError: if it cannot be read or is not closed.
+        InputError: if it is unreadable or not closed.
     """
     path = Path(settings.SURFACE)
     if not path.is_file():
         raise InputError(f"SURFACE: {settings.SURFACE or 'not set'} does not exist; give --surface an .stl file")
     try:
         surface = trimesh.load_mesh(path)
-    except Exception as error:  # whatever a reader makes of a damaged file
+    except Exception as error:  # readers raise anything on a damaged file
         raise InputError(f"{path} cannot be read as a surface: {str(error).splitlines()[0]}") from None
     if not isinstance(surface, trimesh.Trimesh) or not len(surface.faces):
         raise InputError(f"{path} holds no triangles")
@@ -104,10 +104,10 @@ def read_surface():
 
 
 def write_label_volume(surface):
-    """Write a surface as labels on the grid of VOLUME.
+    """Write a surface as a label volume on the grid of VOLUME.
 
     Raises:
-        InputError: if it is outside of the volume.
+        InputError: if it is outside the volume.
     """
     geometry = Geometry.of(read_volume(settings.VOLUME))
     print(f"putting {settings.SURFACE} onto the grid of {settings.VOLUME}, {geometry.size}", flush=True)
@@ -146,7 +146,7 @@ def write_masks(surface):
 
 
 def to_pixels(surface):
-    """The surface in pixels across AXIS and in mm along it, its third coordinate; and the heights of the slices."""
+    """The surface in pixels across AXIS and in mm along it (third coordinate), and the slice heights in mm."""
     order = {"x": [1, 2, 0], "y": [0, 2, 1], "z": [0, 1, 2]}[settings.AXIS]
     points = surface.vertices[:, order]
     low, high = points.min(0), points.max(0)

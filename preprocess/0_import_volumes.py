@@ -1,11 +1,11 @@
-"""Step 0: bring volumes with label volumes into case folders of slices.
+"""Step 0: import volumes with label volumes into case folders of slices.
 
 Reads   IMAGES and LABELS: folders of DICOM series, NIfTI, NRRD or MetaImage files
 Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json                          for steps 1 and 2
-Takes   about two seconds, and half a GB, for a volume of 512x512x300 on two cores
+Takes   about 2 s and 0.5 GB of memory for a 512x512x300 volume on two cores
 
-A volume belongs to the labels of the same name; these may have a grid of their own. case.json keeps the geometry, so
-that a prediction finds its way back into the volume, and nothing that names a patient. One volume is held at a time.
+Volumes and label volumes are matched by name; their grids may differ. case.json records the geometry, so that
+predictions can be mapped back onto the volume, and nothing that identifies a patient. Loads one volume at a time.
 """
 
 import sys
@@ -16,32 +16,32 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import setting_types as types
 from common.settings import apply_command_line
 
-# --- where from, where to
-IMAGES: str = ""  # folder that is searched for volumes and DICOM series, or one volume
-LABELS: str = ""  # the same for the label volumes, by the names of the volumes; empty: masks are black
-LABEL_NAME: types.NamePattern = "{id}"  # name of the labels of a volume, for instance "{id}_seg"
+# --- input and output
+IMAGES: str = ""  # folder to search for volumes and DICOM series, or one volume
+LABELS: str = ""  # the same for label volumes, matched by name; empty: all masks are black
+LABEL_NAME: types.NamePattern = "{id}"  # label volume name for volume {id}, such as "{id}_seg"
 SERIES: types.PositiveInt | None = None
-# which series of a folder that holds several, by its number in the message that lists them
-CASES: types.PathName = "data/cases"  # folder for the case folders
-REPLACE: bool = False  # True to write over case folders that exist
-SKIP_BROKEN: bool = False  # True: volumes that cannot be used do not count as an error
+# which series to read if a folder contains several; without it, a message lists and numbers them
+CASES: types.PathName = "data/cases"  # where to write the case folders
+REPLACE: bool = False  # True: overwrite existing case folders
+SKIP_BROKEN: bool = False  # True: exit with 0 even if some volumes could not be used
 
 # --- slices
 PLANE: types.Plane = "axial"  # "axial", "coronal" or "sagittal"
-SPACING: types.Spacing | None = None  # mm to resample to, one number or three (left, back, head); None: as it is
-SLICES: Literal["labelled", "all"] = "labelled"  # "labelled": only slices with a label; "all"
-SIZE: types.Side = 200  # side of the slices in pixels
+SPACING: types.Spacing | None = None  # mm to resample to, one number or (left, back, head); None: no resampling
+SLICES: Literal["labelled", "all"] = "labelled"  # "labelled": only slices with a label; "all": every slice
+SIZE: types.Side = 200  # side length of the slices in pixels
 FIT: Literal["resize", "crop", "pad"] = "pad"
-# "resize" to SIZE whatever the shape; "crop" the centre; "pad" to a square, shrunk where larger than SIZE
+# "resize": stretch to SIZE; "crop": cut the center; "pad": pad to a square, shrink if larger than SIZE
 
-# --- grey values
-WINDOW: types.Window | None = None  # values to map to black and white, [low, high], for instance [-200, 200] HU
-PERCENTILES: types.Percentiles = [0.5, 99.5]  # of the volume, to map to black and white where WINDOW is None
-BITS: Literal[8, 16] = 8  # of the slices: 8 or 16
+# --- gray values
+WINDOW: types.Window | None = None  # values mapped to black and white, [low, high], such as [-200, 200] HU
+PERCENTILES: types.Percentiles = [0.5, 99.5]  # percentiles mapped to black and white if WINDOW is None
+BITS: Literal[8, 16] = 8  # bit depth of the slices: 8 or 16
 
 # --- labels
 LABEL_VALUES: types.LabelValues | None = None
-# for instance {5: 1, 6: 1}, what is not named becomes 0; None takes them as they are
+# new label for each value, such as {5: 1, 6: 1}; all other values become 0; None: keep the values
 
 settings = apply_command_line(globals())
 
@@ -91,10 +91,10 @@ def check_settings():
 
 
 def match_volumes():
-    """Volumes by name, and the label volumes that go with them.
+    """Volumes by name, and their label volumes by the same names.
 
     Raises:
-        InputError: if there are none, or one has no partner.
+        InputError: if no volumes are found, or one has no label volume.
     """
     for setting, value in (("IMAGES", settings.IMAGES), ("LABELS", settings.LABELS)):
         if (value or setting == "IMAGES") and not Path(value or "-").exists():
@@ -105,7 +105,7 @@ def match_volumes():
 
 
 def name_cases(volumes):
-    """Path of the case folder of each volume: its own name, or a number if that contains what a DICOM tag says."""
+    """Case folder of each volume: its name, or a number if the name could identify the patient."""
     cases = {name: as_case_name(safe) for name, safe in safe_names(volumes).items()}
     if len(set(cases.values())) < len(cases):
         raise InputError(f"two volumes of {settings.IMAGES} would become the same case; rename one")
@@ -113,7 +113,7 @@ def name_cases(volumes):
 
 
 def count_classes(labels):
-    """Largest label in all label volumes, at least 1; and messages on those that cannot be used."""
+    """Largest label in all label volumes, at least 1, and messages about unusable ones."""
     largest, problems = 1, []
     for path in progress(labels.values(), len(labels), "looking at labels"):
         try:
@@ -124,7 +124,7 @@ def count_classes(labels):
 
 
 def read_labels(path, grid=None):
-    """Labels as an array (S, P, L) uint8: of the file as it is, or on a grid and turned for slices."""
+    """Labels as an array (S, P, L) uint8: on the file's own grid, or resampled onto `grid` and oriented for slices."""
     image = read_volume(path, settings.SERIES)
     if grid:
         image = orient(image if Geometry.of(image) == grid else onto_grid(image, grid))
@@ -135,8 +135,8 @@ def import_volume(source, classes):
     """Read a volume and cut its slices.
 
     Args:
-        source: Path of the volume and of its labels, or None for black masks.
-        classes: number of classes in all volumes.
+        source: Path of the volume, and Path of its labels or None for black masks.
+        classes: number of classes across all volumes.
 
     Returns:
         Imported.

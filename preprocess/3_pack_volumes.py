@@ -1,14 +1,14 @@
 """Step 3 for 3-D networks: pack volumes with label volumes into HDF5.
 
-Reads   DATA: a data set of the Medical Segmentation Decathlon; or IMAGES and LABELS, folders of volumes
-Writes  PACKED/cases.h5, and train.h5 and validation.h5 (or fold1/train.h5 and so on), which link to it     for train.py
-Takes   about two seconds for a volume of 512x512x200 on two cores, twice that where grey values are worked out;
-        holds one volume at a time, in about ten times the memory of its file unpacked
+Reads   DATA: a Medical Segmentation Decathlon data set; or IMAGES and LABELS, folders of volumes
+Writes  PACKED/cases.h5, and train.h5 and validation.h5 (or fold1/train.h5, ...), which link to it          for train.py
+Takes   about 2 s for a 512x512x200 volume on two cores, twice that if gray value statistics are computed;
+        loads one volume at a time, in about ten times the memory of its uncompressed file
 
-STEP says what a network is to learn: "whole" finds the region of all labels in the whole volume, "patch" finds each
-label in the box around them, and predict.py does one after the other; "single" finds each label in the whole volume.
-A group a case: image (up, back, left, channels) float16, standardised; label uint8; where it lay, and the box around
-its labels. Cases are divided as a whole.
+STEP sets what a network learns. "whole" finds the region of all labels in the whole volume, and "patch" finds each
+label in the box around them; predict.py runs one after the other. "single" finds each label in the whole volume.
+Each case is one group: image (up, back, left, channels) float16, standardized; label uint8; its position in the
+volume; and the box around its labels. A case is never divided between sets.
 """
 
 import sys
@@ -21,39 +21,39 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import setting_types as types
 from common.settings import apply_command_line
 
-# --- where from, where to
-DATA: str = ""  # folder with dataset.json, imagesTr and labelsTr; or else
-IMAGES: str = ""  # folder that is searched for volumes, whose channels are the fourth axis, and DICOM series
-LABELS: str = ""  # the same for the label volumes, by the names of the volumes
-LABEL_NAME: types.NamePattern = "{id}"  # name of the labels of a volume, for instance "{id}_seg"
-PACKED: types.PathName = "data/volumes"  # folder for the packed volumes
-REPLACE: bool = False  # True to write over packed volumes that exist
+# --- input and output
+DATA: str = ""  # folder with dataset.json, imagesTr and labelsTr; "": use IMAGES and LABELS
+IMAGES: str = ""  # folder to search for volumes (fourth axis: channels) and DICOM series
+LABELS: str = ""  # the same for label volumes, matched by name
+LABEL_NAME: types.NamePattern = "{id}"  # label volume name for volume {id}, such as "{id}_seg"
+PACKED: types.PathName = "data/volumes"  # where to write the packed volumes
+REPLACE: bool = False  # True: overwrite existing packed volumes
 
-# --- what a network gets to see
-STEP: Literal["whole", "patch", "single"] = "whole"  # "whole", then "patch"; or "single"
-SPACING: types.Spacing | None = 1.0  # mm to resample to, one number or three (left, back, head); None: as it is
-VOXELS: Annotated[int, Ge(4096), Le(10**10)] | None = 5832000  # maximum of a volume (of a box, with "patch"); larger
-# ones are scaled down to it; None: no maximum
-SMALLEST_BOX: Annotated[int, Ge(1), Le(4096)] = 24  # voxels a side to which the box around the labels is grown at least
-MARGIN: Annotated[float, Ge(0), Le(2)] = 0.2  # share of its sides by which it is then grown on each side
-LARGEST_MARGIN: Annotated[float, Ge(0), Le(2)] = 0.3  # margin that is packed, for "margins" in train.py's AUGMENTATION
+# --- volumes and boxes
+STEP: Literal["whole", "patch", "single"] = "whole"  # pack for "whole" and again for "patch", or once for "single"
+SPACING: types.Spacing | None = 1.0  # mm to resample to, one number or (left, back, head); None: no resampling
+VOXELS: Annotated[int, Ge(4096), Le(10**10)] | None = 5832000  # max voxels per volume
+# (per box for "patch"); larger ones are scaled down; None: no limit
+SMALLEST_BOX: Annotated[int, Ge(1), Le(4096)] = 24  # min side in voxels of the box around the labels
+MARGIN: Annotated[float, Ge(0), Le(2)] = 0.2  # margin then added on each side of the box, as a share of its side
+LARGEST_MARGIN: Annotated[float, Ge(0), Le(2)] = 0.3  # margin to pack, for "margins" in AUGMENTATION of train.py
 
-# --- grey values
+# --- gray values
 INTENSITY: Literal["auto", "ct", "mr", "liver", "lung", "pancreas"] | types.Intensity = "auto"
-# "ct": cut and standardised as the labelled voxels of all cases say; "mr": each volume by itself; "auto": as
-# dataset.json says, or else "mr"; "liver", "lung", "pancreas": CT as in these tasks; or {"low": -100, "high": 240,
-# "mean": 0.5, "sd": 0.2}, the last two in units of low to high
+# "ct": by the labeled voxels of all cases; "mr": by each volume; "auto": by dataset.json, otherwise "mr"; "liver",
+# "lung", "pancreas": CT as in these Decathlon tasks; or {"low": -100, "high": 240, "mean": 0.5, "sd": 0.2}, with mean
+# and sd as shares of the range from low to high
 
 # --- labels
 LABEL_VALUES: types.LabelValues | None = None
-# such as {5: 1, 6: 1}, all other values become 0; None: values are labels
-EMPTY: Literal["refuse", "skip", "keep"] = "refuse"  # volumes without any label; "keep" does not work with "patch"
+# new label for each value, such as {5: 1, 6: 1}; all other values become 0; None: keep the values
+EMPTY: Literal["refuse", "skip", "keep"] = "refuse"  # volumes without a label; "keep" is not possible for "patch"
 
-# --- division
-VALIDATION_SHARE: Annotated[float, Ge(0.001), Le(0.999)] = 0.2  # share of the cases to choose the best epoch by
-VALIDATION_CASES: types.Names | None = None  # names of these cases instead
-FOLDS: types.Folds = 0  # 0: one division; 2 or more: so many, each case once on the side of validation
-SEED: types.Seed = 1  # of the division
+# --- training and validation
+VALIDATION_SHARE: Annotated[float, Ge(0.001), Le(0.999)] = 0.2  # share of cases for validation
+VALIDATION_CASES: types.Names | None = None  # validation cases by name instead
+FOLDS: types.Folds = 0  # 0: one division; 2 or more: number of folds; each case validates in one fold
+SEED: types.Seed = 1  # random seed of the division
 
 settings = apply_command_line(globals())
 
@@ -86,8 +86,8 @@ from common.volumes.grids import (
 from common.volumes.intensity import fixed_rule, rule_of, scales_of
 from common.volumes.labels import sample_voxels
 
-FORMAT = 1  # version of packed volumes
-SAMPLES = 500  # voxels of each label whose positions are kept, to put crops around
+FORMAT = 1  # version of the packed format
+SAMPLES = 500  # voxel positions to keep per label, as crop centers
 
 
 def main():
@@ -130,7 +130,7 @@ def find_data():
     if settings.DATA:
         data = read_decathlon(require_folder(settings.DATA, "DATA"))
         if settings.LABEL_VALUES is not None:
-            data.labels = {}  # their numbers are others now
+            data.labels = {}  # LABEL_VALUES changed their numbers
         return data
     if not settings.IMAGES:
         raise InputError("DATA is not set; give --data a folder with dataset.json, or --images and --labels")
@@ -145,7 +145,7 @@ def divide(names):
         names: list of str.
 
     Returns:
-        dict of subfolder ("" or "fold1" and so on) to dict of "train" and "validation" to names.
+        dict of subfolder ("", or "fold1", ...) to dict of "train" and "validation" to names.
     """
     drawn = np.random.default_rng(settings.SEED).permutation(names).tolist()
     if settings.VALIDATION_CASES is not None:
@@ -161,10 +161,10 @@ def divide(names):
 
 
 def find_rule_and_labels(data):
-    """Rule of the gray values, and names of the labels by number; reads all volumes once unless both are known.
+    """Gray value rule and label names by number; reads all volumes once unless both are known.
 
     Raises:
-        InputError: if volumes cannot be used, or contain no labels.
+        InputError: if volumes are unusable or contain no labels.
     """
     rule = rule_of(settings.INTENSITY, data.ct)
     if rule and data.labels:
@@ -179,10 +179,10 @@ def pack_cases(file, data, labels, rule, attributes):
     """Write cases.h5.
 
     Returns:
-        set of the names of the cases in it.
+        set of the names of the packed cases.
 
     Raises:
-        InputError: if volumes cannot be used, once all have been read.
+        InputError: if volumes are unusable, after reading all of them.
     """
     problems, written, first = [], set(), None  # path and channels of the first volume
     with h5py.File(file, "w") as packed:
@@ -213,7 +213,7 @@ def pack_cases(file, data, labels, rule, attributes):
 
 
 def prepare(case, labels, rule):
-    """Content of the group of a case: arrays image, label and places, and its attributes; None for a case to skip."""
+    """Group of a case as a dict: arrays image, label and places, and its attributes; None to skip the case."""
     channels, label = read_case(case, labels, settings.LABEL_VALUES)
     original = Geometry.of(label)
     if not sitk.GetArrayViewFromImage(label).any():
@@ -248,7 +248,7 @@ def prepare(case, labels, rule):
 
 
 def choose_grid(working, box):
-    """Grid on which a case is packed, and the factor by which it is coarser than the working one.
+    """Choose the grid to pack a case on, and the factor by which it is coarser than the working grid.
 
     Args:
         working: Geometry of the volume at SPACING.
@@ -266,7 +266,7 @@ def choose_grid(working, box):
 
 
 def write_set(folder, subfolder, name, cases, attributes):
-    """Write a set as links to its cases, which are stored once, in cases.h5."""
+    """Write a set as links to its cases, which are stored only in cases.h5."""
     if not cases:
         raise InputError(f"{name}.h5 would hold no case: all of them are empty")
     (folder / subfolder).mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""Match predicted masks with the true ones, slices or label volumes, and read both."""
+"""Match predicted and true masks, slices or label volumes, and read both."""
 
 import functools
 from pathlib import Path
@@ -17,17 +17,17 @@ from common.volumes.grids import Geometry
 from common.volumes.labels import labels_in
 from common.volumes.reading import read_volume
 
-GEOMETRY_TOLERANCE = 1e-3  # between the origins, spacings and axes of a predicted and a true volume
+GEOMETRY_TOLERANCE = 1e-3  # tolerance for origin, spacing and axes of predicted and true volumes
 
 
 class Pair(NamedTuple):
-    """A predicted mask and the true one.
+    """A predicted mask and its true mask.
 
     Attributes:
-        case: name, "" for loose pictures.
-        name: of the slice, or "volume".
+        case: case name; "" for loose images.
+        name: slice name, or "volume".
         predicted, truth: files.
-        spacing: mm between pixels along each axis, or None where it is not known.
+        spacing: mm between pixels along each axis; None if unknown.
     """
 
     case: str
@@ -45,22 +45,22 @@ def match_pairs(predicted, truth, label_name="{id}"):
     """Pair predicted and true masks by case and name, or label volumes by name.
 
     Args:
-        predicted: folder that predict.py wrote, or any that `find_slices` takes.
-        truth: what `find_slices` takes, or a folder of label volumes.
-        label_name: name of the true labels of a volume, with {id} for that of the predicted ones without "case_".
+        predicted: OUTPUT folder of predict.py, or any input of `find_slices`.
+        truth: any input of `find_slices`, or a folder of label volumes.
+        label_name: true label volume name, with {id} for the predicted name without "case_".
 
     Returns:
         list of Pair, in natural order.
 
     Raises:
-        InputError: if a mask has no partner, or none is there.
+        InputError: if a mask has no partner, or no masks are found.
     """
     pairs = _match_volumes(predicted, truth, label_name) if holds_volumes(truth) else _match_slices(predicted, truth)
     return sorted(pairs, key=lambda pair: (natural_key(pair.case), natural_key(pair.name)))
 
 
 def holds_volumes(path):
-    """Whether a path is a label volume, or a folder of such; "" is neither."""
+    """Whether a path is a label volume or a folder of label volumes; False for ""."""
     path = Path(path) if str(path) else None
     return bool(path) and any(
         ending_of(file) not in ("", ".dcm")
@@ -71,7 +71,7 @@ def holds_volumes(path):
 def _match_slices(predicted, truth):
     predictions = {(s.case, s.name): s.path for s in find_slices(predicted, "y", "PREDICTED")}
     masks = {(s.case, s.name): s.path for s in find_slices(truth, "y", "TRUTH")}
-    if not predictions.keys() & masks.keys():  # one side may be in case folders and the other loose
+    if not predictions.keys() & masks.keys():  # one side may be in case folders, the other loose
         predictions, masks = (_without_only_case(side) for side in (predictions, masks))
     record_of = functools.cache(read_case_record)  # a case has many slices
     return [
@@ -105,13 +105,13 @@ def _match(predictions, masks, predicted, truth):
 
 
 def read_mask(path):
-    """A mask or label volume.
+    """Read a mask or label volume.
 
     Returns:
-        (H, W) or (k, j, i) uint8, and its Geometry, None for an image.
+        (H, W) or (k, j, i) uint8, and its Geometry (None for an image).
 
     Raises:
-        InputError: if its values are no mask's.
+        InputError: if its values are not mask values.
     """
     if not ending_of(path):
         mask = to_gray(read_picture(path))
@@ -122,19 +122,19 @@ def read_mask(path):
 
 
 def values_in(mask):
-    """Values that a mask of two or three axes holds, as a set of int."""
+    """Set of int values in a mask with two or three axes."""
     return values_of(mask.reshape(-1, mask.shape[-1]))
 
 
 def read_masks(pair):
-    """Class numbers of both masks of a pair, the spacing, and the values in the files.
+    """Read both masks of a pair, with their spacing and the values in the files.
 
     Returns:
-        predicted and truth, uint8 arrays of the same shape, in which 255 has become 1; mm along each axis, or None;
-        and the sets of values of both.
+        predicted and truth, class numbers as uint8 arrays of the same shape, with 255 converted to 1; mm along each
+        axis, or None; and the sets of values of both.
 
     Raises:
-        InputError: if one cannot be read, or they do not fit.
+        InputError: if one is unreadable, or they do not match.
     """
     (predicted, geometry), (truth, true_geometry) = (read_mask(path) for path in (pair.predicted, pair.truth))
     if predicted.shape != truth.shape:
@@ -154,15 +154,15 @@ def read_masks(pair):
 
 
 def count_classes(pairs, values, truth):
-    """Number of classes of a set of pairs.
+    """Count the classes of a set of pairs.
 
     Args:
         pairs: list of Pair.
-        values: sets of values in the predicted and in the true mask of each, of `read_masks`.
+        values: sets of predicted and true values of each pair, from `read_masks`.
         truth: setting TRUTH, for messages.
 
     Raises:
-        InputError: if the true masks hold no such numbers, or a predicted one holds others.
+        InputError: if true values are not class numbers, or a predicted mask contains other values.
     """
     known = set().union(*(true_values for _, true_values in values))
     volumes = pairs[0].is_volume

@@ -1,4 +1,4 @@
-"""Draw the images, the plots and the page of an evaluation."""
+"""Draw the images and plots of an evaluation, and write its page."""
 
 import io
 
@@ -20,9 +20,9 @@ from common.volumes.intensity import percentiles_of
 from common.volumes.reading import read_volume
 from common.volumes.slicing import PERCENTILES
 
-LARGEST = 640  # side of an image in the page, at most
+LARGEST = 640  # max side of an image in the page, in pixels
 NARROW = ("case", "image", "class", "score", "n", "mean", "dice", "difference", "low", "high", "hausdorff_95")
-CASES_TO_PLOT = 5  # of fewer cases, the images are plotted
+CASES_TO_PLOT = 5  # with fewer cases, plot images instead
 
 INK, SOFT = "#1b2733", "#dfe5ea"
 CLASS_COLORS = ("#0b6e66", "#c4572b", "#4665a8", "#8a6d1d", "#7d4a87", "#5b6b7a")
@@ -39,12 +39,12 @@ PLOT_STYLE = {
 
 
 def find_backgrounds(images, truth, keys):
-    """Images or volumes to show errors on.
+    """Find images or volumes to show errors on.
 
     Args:
-        images: setting IMAGES, "" for those beside the true masks.
+        images: setting IMAGES; "": images next to the true masks.
         truth: setting TRUTH.
-        keys: (case, name) of each scored image; if both sides have a single case, its names need not agree.
+        keys: (case, name) of each scored image; single cases on both sides may have different names.
 
     Returns:
         dict of (case, name) to Path, empty without images.
@@ -67,8 +67,8 @@ def show_errors(pair, background, window, line):
     Args:
         pair: Pair.
         background: Path of the image or volume, or None for black.
-        window: [low, high] of black and white, or None.
-        line: whether to draw the line that realizes the Hausdorff distance.
+        window: [low, high], values mapped to black and white, or None.
+        line: whether to draw the Hausdorff distance as a line.
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -113,10 +113,10 @@ def write_report(path, result, images, settings, environment):
     """Write `report.html`.
 
     Args:
-        path: of the file.
+        path: file to write.
         result: common.evaluation.summary.Result.
         images: list of (RGB image, caption).
-        settings: dict of the settings.
+        settings: dict of settings.
         environment: text.
     """
     plotted_cases = result.cases["case"].nunique() >= CASES_TO_PLOT
@@ -170,7 +170,7 @@ def _headlines(result):
 
 
 def _plot_groups(table, distance_unit):
-    """Scores that share an axis, with its label: shares of which 1 is good, and distances."""
+    """Scores that share an axis, with its label: shares for which 1 is good, and distances."""
     shares = [score.name for score in SCORES.values() if score.unit == "share" and not score.low_is_good]
     distances = [score.name for score in SCORES.values() if score.unit == "distance"]
     groups = ((shares, "share"), (distances, distance_unit))
@@ -196,11 +196,11 @@ def _for_page(image, caption):
 
 
 def box_plots(table, groups):
-    """Box plots of scores with a dot for every row.
+    """Draw box plots of scores with a dot for every row.
 
     Args:
         table: DataFrame with columns class and the scores.
-        groups: list of (names of scores that share an axis, label of the axis).
+        groups: list of (score names that share an axis, axis label).
 
     Returns:
         content of an SVG file.
@@ -228,7 +228,7 @@ def box_plots(table, groups):
 
 
 def _draw_boxes(axis, values, index, classes, rng):
-    """Boxes and dots of one class, for each score: values is a list of their arrays."""
+    """Draw boxes and dots of one class; `values` contains an array for each score."""
     width = 0.7 / classes
     positions = np.arange(len(values)) + (index - (classes - 1) / 2) * width
     color = CLASS_COLORS[index % len(CLASS_COLORS)]
@@ -250,12 +250,12 @@ def _draw_boxes(axis, values, index, classes, rng):
 
 
 def dice_by_size(table, sizes, label):
-    """Dice against the size of the mask.
+    """Plot the Dice against the mask size.
 
     Args:
         table: DataFrame with columns class and dice.
-        sizes: (N,) size of each row's mask, greater than 0.
-        label: of the axis.
+        sizes: (N,) mask size of each row, above 0.
+        label: axis label.
 
     Returns:
         content of an SVG file.
@@ -284,7 +284,9 @@ def dice_by_size(table, sizes, label):
 
 
 def _svg(figure):
-    figure.subplots_adjust(left=0.055, right=0.99, top=0.96, bottom=0.2, wspace=0.16)  # a layout engine draws twice
+    figure.subplots_adjust(
+        left=0.055, right=0.99, top=0.96, bottom=0.2, wspace=0.16
+    )  # fixed, since a layout engine draws twice
     content = io.BytesIO()
     figure.savefig(content, format="svg", metadata={"Date": None})
     return content.getvalue()

@@ -24,22 +24,22 @@ KEYS = ["networks", "flips", "clean"]
 
 
 def choose(folders, cleanings, batch_size=8):
-    """Score all combinations of networks, flips and cleaning on the validation slices of each fold, and choose one.
+    """Score all combinations of networks, flips and cleaning on out-of-fold predictions, and choose one.
 
     Networks are chosen first, then flips, then cleaning; each only if it raises the mean Dice over cases.
 
     Args:
-        folders: of cross-validations over the same folds.
+        folders: cross-validation folders with the same folds.
         cleanings: list of arguments of `common.slices.masks.clean`.
         batch_size: slices predicted at a time.
 
     Returns:
-        choice, dict of the arguments of `CrossValidation.write_choice`, and DataFrame of all combinations: networks,
-        flips, clean, n (cases), dice (mean), low, high, and difference to the first, with difference_low and
-        difference_high.
+        choice, dict of arguments of `CrossValidation.write_choice`, and DataFrame of all combinations: networks,
+        flips, clean, n (cases), dice (mean), low, high, and difference from the first row (the baseline), with
+        difference_low and difference_high.
 
     Raises:
-        InputError: if a folder is no cross-validation, or their folds differ.
+        InputError: if a folder is not a cross-validation, or their folds differ.
     """
     folds = require_same_folds(folders)
     groups = groups_of_networks(folders)
@@ -53,13 +53,13 @@ def choose(folders, cleanings, batch_size=8):
     chosen = table.index[0]
     for level, values in enumerate(options):
         candidates = [(*chosen[:level], value, *chosen[level + 1 :]) for value in values]
-        chosen = max(candidates, key=lambda key: table.loc[key].mean())  # of equals, the first, which is the simpler
+        chosen = max(candidates, key=lambda key: table.loc[key].mean())  # ties: the first, which is simpler
     cleaning = cleanings[options[2].index(chosen[2])]
     return {"networks": groups[chosen[0]], "flips": chosen[1], "clean": cleaning}, describe(table, chosen)
 
 
 def require_same_folds(folders):
-    """Number of folds of cross-validations, which must be the same in all."""
+    """Number of folds, which all cross-validations must share."""
     for folder in folders:
         if not CrossValidation(folder).exists:
             raise InputError(f"CROSS_VALIDATIONS: {folder} is no folder of train.py --fold all")
@@ -72,10 +72,10 @@ def require_same_folds(folders):
 
 
 def groups_of_networks(folders):
-    """Networks that may be averaged: of each cross-validation the best, all of these, and its three checkpoints.
+    """Candidate ensembles: best_dice of each cross-validation, all of these, and the checkpoints of each.
 
     Returns:
-        dict of title to list of [folder, name of the checkpoint].
+        dict of title to list of [folder, checkpoint name].
     """
     groups = {str(folder): [[str(folder), "best_dice"]] for folder in folders}
     if len(folders) > 1:
@@ -86,15 +86,15 @@ def groups_of_networks(folders):
 
 
 def count_fold(fold, groups, cleanings, batch_size):
-    """Count the pixels of a fold's validation slices that each combination gets right and wrong.
+    """Count right and wrong pixels of each combination on a fold's validation slices.
 
     Args:
         fold: number from 0.
-        groups: of `groups_of_networks`.
-        cleanings, batch_size: as `choose`.
+        groups: result of `groups_of_networks`.
+        cleanings, batch_size: as for `choose`.
 
     Returns:
-        DataFrame of networks, flips, clean, case, class and COUNTS.
+        DataFrame with columns networks, flips, clean, case, class and COUNTS.
     """
     members = list(dict.fromkeys((folder, checkpoint) for group in groups.values() for folder, checkpoint in group))
     runs = {folder: CrossValidation(folder).runs()[fold] for folder, _ in members}
@@ -123,14 +123,14 @@ def count_fold(fold, groups, cleanings, batch_size):
 
 
 class MeanProbabilities:
-    """Means of probabilities as they grow, in a file for each group of networks and each of TRANSFORMS.
+    """Running means of probabilities, in a file for each group of networks and each item of TRANSFORMS.
 
     Args:
         folder: Path of a folder for the files.
-        groups: of `groups_of_networks`.
+        groups: result of `groups_of_networks`.
 
     Attributes:
-        arrays: dict of (title of the group, name of TRANSFORMS) to probabilities (N, H, W, C).
+        arrays: dict of (group title, name in TRANSFORMS) to probabilities (N, H, W, C).
     """
 
     def __init__(self, folder, groups):
@@ -156,7 +156,7 @@ class MeanProbabilities:
 
 
 def count_slice(probabilities, slices, cleanings, i):
-    """Rows of counts of slice i, for each cleaning and class."""
+    """Rows of counts for slice i, for each cleaning and class."""
     numbers, truth = class_numbers(probabilities[i]), slices.batch([i])[1][0, ..., 0]
     rows = []
     for cleaning in cleanings:
@@ -168,7 +168,7 @@ def count_slice(probabilities, slices, cleanings, i):
 
 
 def describe(table, chosen):
-    """DataFrame of `choose`, from the Dice of each combination (rows) and case (columns)."""
+    """Make the DataFrame of `choose` from the Dice of each combination (rows) and case (columns)."""
     rows = []
     first = table.iloc[0]
     for key, dice in table.iterrows():

@@ -1,4 +1,4 @@
-"""Score pairs of masks, and summarize the scores: means with intervals over cases, quartiles, differences."""
+"""Score pairs of masks, and summarize the scores: means with intervals over cases, quartiles and differences."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +15,7 @@ from common.scores import SCORES, count_pixels, scores_of, scores_of_counts, sco
 COUNTS = ["tp", "fp", "fn", "pixels"]
 RESAMPLES = 9999
 CONFIDENCE = 0.95
-AT_ONCE = 2_000_000  # cases drawn at a time, so that memory does not grow with their number
+AT_ONCE = 2_000_000  # cases to draw at a time, to limit memory
 
 
 @dataclass
@@ -24,13 +24,13 @@ class Result:
 
     Attributes:
         content: "slices" or "label volumes".
-        unit: of distances, "mm" or "pixels".
-        tolerance: of the surface Dice, in that unit.
-        element_size: of a pixel or voxel, in element_unit: "mm²", "mm³" or "pixels".
-        images, cases: DataFrames of the scores, a row for each image or case and class.
-        over_images, over_cases: their summaries, of `summarize_scores`.
-        empty_masks: dict of a kind of empty masks to their number and names, as text.
-        differences, other: DataFrame of `compare_scores`, and the folder of the other evaluation; None and "" without.
+        unit: distance unit, "mm" or "pixels".
+        tolerance: surface Dice tolerance in that unit.
+        element_size: size of a pixel or voxel in element_unit: "mm²", "mm³" or "pixels".
+        images, cases: DataFrames of scores, with a row for each image or case and class.
+        over_images, over_cases: their summaries by `summarize_scores`.
+        empty_masks: dict of kind of empty masks to their count and names, as text.
+        differences, other: DataFrame of `compare_scores`, and the other evaluation's folder; otherwise None and "".
     """
 
     content: str
@@ -51,20 +51,20 @@ class Result:
 
 
 def score_pairs(pairs, all_pairs, given_spacing, tolerance):
-    """Score pairs; each mask is read once, and a few are held at a time.
+    """Score pairs; reads each mask once, and keeps only a few in memory.
 
     Args:
         pairs: list of Pair.
-        all_pairs: list of all pairs of the evaluation, of which `pairs` are some or all.
-        given_spacing: (row, column) spacing of slices in mm, or None to use that of the cases.
-        tolerance: of the surface Dice.
+        all_pairs: list of all pairs of the evaluation, including `pairs`.
+        given_spacing: (row, column) spacing of slices in mm; None: spacing of the cases.
+        tolerance: surface Dice tolerance.
 
     Returns:
-        list of [rows, values] of each pair, for `combine_scores`, in the form that JSON keeps: a dict for each class,
-        and the lists of the values in the predicted and in the true file.
+        list of [rows, values] of each pair, for `combine_scores` and JSON: a dict for each class, and the lists of
+        values in the predicted and the true file.
 
     Raises:
-        InputError: as `read_masks`.
+        InputError: as for `read_masks`.
     """
     known = knows_spacing(all_pairs, given_spacing)
     if not known and len({pair.spacing for pair in all_pairs}) > 1:
@@ -83,7 +83,7 @@ def score_pairs(pairs, all_pairs, given_spacing, tolerance):
 
 
 def knows_spacing(pairs, given_spacing):
-    """Whether distances are in mm: of volumes, with a given spacing, or if all cases have one."""
+    """Whether distances are in mm: for volumes, for a given spacing, or if all cases have a spacing."""
     return pairs[0].is_volume or bool(given_spacing) or None not in {pair.spacing for pair in pairs}
 
 
@@ -107,16 +107,16 @@ def combine_scores(scored, pairs, truth_folder, given_spacing, tolerance):
     """Combine the scores of all pairs.
 
     Args:
-        scored: what `score_pairs` returned for the pairs.
+        scored: results of `score_pairs` for the pairs.
         pairs: list of Pair, not empty.
         truth_folder: setting TRUTH, for messages.
-        given_spacing, tolerance: as `score_pairs`.
+        given_spacing, tolerance: as for `score_pairs`.
 
     Returns:
         Result, without differences.
 
     Raises:
-        InputError: as `count_classes`.
+        InputError: as for `count_classes`.
     """
     volumes, known = pairs[0].is_volume, knows_spacing(pairs, given_spacing)
     rows, values = zip(*scored, strict=True)
@@ -124,7 +124,7 @@ def combine_scores(scored, pairs, truth_folder, given_spacing, tolerance):
     images = pd.DataFrame([row for pair_rows in rows for row in with_all_classes(pair_rows, classes)])
     elements = images.pop("element")
     cases = combine_images(images)
-    filled = images.copy()  # means over images leave out those whose mask is empty
+    filled = images.copy()  # means over images exclude images with an empty mask
     of_filled = [score.name for score in SCORES.values() if not score.of_empty_masks]
     filled.loc[images["tp"] + images["fn"] == 0, of_filled] = np.nan
     return Result(
@@ -142,7 +142,7 @@ def combine_scores(scored, pairs, truth_folder, given_spacing, tolerance):
 
 
 def with_all_classes(rows, classes):
-    """Rows of an image for every class; a class in neither mask has the scores of two empty masks."""
+    """Rows of an image for every class; a class in neither mask is scored as two empty masks."""
     by_class = {row["class"]: row for row in rows}
     counts = dict.fromkeys(COUNTS, 0) | {"pixels": rows[0]["pixels"]}
     distances = {score.name: np.nan for score in scores_of("surfaces")}
@@ -151,7 +151,7 @@ def with_all_classes(rows, classes):
 
 
 def combine_images(images):
-    """Scores of cases: those of pixels from all pixels of a case, those of surfaces as means over its images."""
+    """Case scores: pixel scores from all pixels of a case, surface scores as means over its images."""
     groups = images.groupby(["case", "class"], sort=False)
     counts, distances = groups[COUNTS].sum(), groups[[score.name for score in scores_of("surfaces")]].mean()
     overlaps = pd.DataFrame([scores_of_counts(*row) for row in counts.itertuples(index=False)], index=counts.index)
@@ -160,7 +160,7 @@ def combine_images(images):
 
 
 def describe_empty_masks(images, cases):
-    """Count and list empty masks and empty predictions: dict of their kind to text."""
+    """Count and list empty masks and empty predictions: dict of kind to text."""
     described = {}
     for content, table, names in (
         ("images", images, images["case"] + " " + images["image"]),
@@ -185,12 +185,12 @@ def summarize_scores(table, scores):
     """Summarize the scores of a table.
 
     Args:
-        table: DataFrame with columns case, class and the scores, NaN if a score is not defined.
+        table: DataFrame with columns case, class and the scores; NaN for undefined scores.
         scores: names of the columns.
 
     Returns:
         DataFrame with a row for each class and score: class, score, n, left_out (rows without the score), mean,
-        low and high (its interval), median, q1, q3, least, greatest.
+        low and high (interval of the mean), median, q1, q3, least, greatest.
     """
     rows = []
     for number, of_class in table.groupby("class", sort=True):
@@ -209,17 +209,16 @@ def summarize_scores(table, scores):
 
 
 def interval_of_mean(values, cases):
-    """Bootstrap interval of a mean over images: cases are drawn with replacement, each with all of its images.
+    """Bootstrap interval of a mean over images: draws cases with replacement, each with all of its images.
 
-    Percentile bootstrap of Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13; the same numbers give
-    the same interval.
+    Percentile bootstrap (Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13) with a fixed seed.
 
     Args:
         values: (N,) array.
-        cases: (N,) case of each.
+        cases: (N,) case of each value.
 
     Returns:
-        (low, high) of 95 %; NaN for fewer than two cases.
+        (low, high) of the 95% interval; NaN for fewer than two cases.
     """
     _, number = np.unique(np.asarray(cases, str), return_inverse=True)
     sums, sizes = np.bincount(number, values), np.bincount(number)
@@ -242,17 +241,17 @@ def interval_of_mean(values, cases):
 
 
 def read_other(folder, cases):
-    """Scores of the cases of another evaluation.
+    """Read the case scores of another evaluation.
 
     Args:
-        folder: that evaluate.py wrote.
-        cases: set of the case names to compare.
+        folder: OUTPUT folder of evaluate.py.
+        cases: set of case names to compare.
 
     Returns:
         DataFrame of its cases.csv.
 
     Raises:
-        InputError: if the folder is no evaluation, or has none of the cases or of the scores.
+        InputError: if the folder is not an evaluation, or contains none of the cases or scores.
     """
     path = Path(folder, "cases.csv")
     if not path.is_file():
@@ -270,15 +269,15 @@ def read_other(folder, cases):
 
 
 def compare_scores(ours, theirs, scores):
-    """Paired differences, ours minus theirs, over the cases that both have.
+    """Paired differences, ours minus theirs, over the common cases.
 
     Args:
         ours, theirs: DataFrames with columns case, class and the scores.
-        scores: names of the columns; those that one of both lacks are skipped.
+        scores: names of the columns; columns missing in either are skipped.
 
     Returns:
         DataFrame with a row for each class and score: class, score, n, difference (mean), low and high (its
-        interval), more, less (cases where ours is the greater, the smaller).
+        interval), more and less (number of cases in which ours is larger or smaller).
     """
     both = ours.merge(theirs, on=["case", "class"], suffixes=("", "_theirs"))
     rows = []

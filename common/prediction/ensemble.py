@@ -1,4 +1,4 @@
-"""Prediction of images of any size, whole or in overlapping tiles, averaged over networks, flips and quarter turns."""
+"""Predict images of any size, whole or in overlapping tiles, averaged over networks, flips and quarter turns."""
 
 import collections
 import gc
@@ -15,7 +15,7 @@ from common.slices.images import cut, fit_boxes, resize, to_unit
 from common.slices.tiling import WeightedMean, gaussian_window
 from common.training.trained_models import load_network, recorded_shape
 
-# How an image is turned before prediction, to average over: quarter turns, and whether it is mirrored.
+# Test-time augmentation: transforms to average over, as (quarter turns, mirrored).
 TRANSFORMS = {
     "none": [(0, False)],
     "flips": [(0, False), (0, True), (2, False), (2, True)],
@@ -24,23 +24,23 @@ TRANSFORMS = {
 
 
 class Ensemble:
-    """Networks whose probabilities are averaged; one of them is in memory at a time.
+    """Networks to average probabilities over, with one in memory at a time.
 
     Args:
         files: list of Path of .keras files.
 
     Attributes:
-        size: side of the slices that they take, in pixels.
-        channels: of their output.
+        size: side of the input slices in pixels.
+        channels: number of output channels.
 
     Raises:
-        InputError: if one cannot be loaded, or they differ in size or channels.
+        InputError: if one cannot be loaded, or their sizes or channels differ.
     """
 
     def __init__(self, files):
         self.files, self._loaded = files, None
         others = [recorded_shape(file) or size_and_channels(self._load(i), file) for i, file in enumerate(files[1:], 1)]
-        self.size, self.channels = size_and_channels(self._load(0), files[0])  # stays loaded, as it predicts first
+        self.size, self.channels = size_and_channels(self._load(0), files[0])  # stays loaded, because it predicts first
         for (size, channels), file in zip(others, files[1:], strict=True):
             if (size, channels) != (self.size, self.channels):
                 raise InputError(
@@ -52,11 +52,11 @@ class Ensemble:
         """Mean probabilities of images, in order, with a progress bar over all images and networks.
 
         Args:
-            images, settings: of `running_sums`.
+            images, settings: as for `running_sums`.
             count: number of images.
 
         Yields:
-            (image, probabilities), the latter (H, W, C) float32.
+            (image, probabilities); probabilities are (H, W, C) float32.
         """
         sums = self.running_sums(images, **settings)
         for number, image, total in progress(sums, count * len(self.files), "predicting"):
@@ -64,14 +64,14 @@ class Ensemble:
                 yield image, total / np.float32(len(self.files))
 
     def running_sums(self, images, **settings):
-        """Sums of probabilities, network by network. They wait in files, 4 bytes a pixel and channel.
+        """Running sums of probabilities, network by network; stored in files, 4 bytes per pixel and channel.
 
         Args:
-            images: function that returns an iterable of (H, W) uint8 or uint16, the same for each network.
-            settings: of `predict_images`.
+            images: function that returns an iterable of (H, W) uint8 or uint16, the same at each call.
+            settings: as for `predict_images`.
 
         Yields:
-            (number of the network, image, sum of probabilities up to this network), for each image of each network.
+            (network number, image, sum of probabilities up to this network), for each network and image.
         """
         with tempfile.TemporaryDirectory() as folder:
             for number in range(len(self.files)):
@@ -85,7 +85,7 @@ class Ensemble:
                     yield number, image, total
 
     def _load(self, number):
-        """Network of this number; the one before is dropped."""
+        """Network with this number; the previous one is freed."""
         if self._loaded is None or self._loaded[0] != number:
             self._loaded = None
             gc.collect()
@@ -94,10 +94,10 @@ class Ensemble:
 
 
 def size_and_channels(network, file):
-    """Side of the slices that a network takes, and its output channels.
+    """Input slice side and output channels of a network.
 
     Raises:
-        InputError: if it takes other than square gray slices.
+        InputError: if its input is not square gray slices.
     """
     (height, width, gray), channels = network.input_shape[1:], network.output_shape[-1]
     if height != width or height is None or gray != 1:
@@ -109,20 +109,20 @@ def size_and_channels(network, file):
 
 
 def predict_images(images, network, size, fit, overlap=0.5, batch_size=8, flips="none"):
-    """Probabilities of images, streamed: only a few images are in memory at a time.
+    """Predict probabilities of images as a stream; only a few images are in memory at a time.
 
     Args:
-        images: iterable of (H, W) uint8 or uint16, each of its own size.
+        images: iterable of (H, W) uint8 or uint16, of any sizes.
         network: keras.Model.
-        size: side of the slices that it takes, in pixels.
-        fit: "resize", "tile" or "pad" of `common.slices.images.fit_boxes`; overlapping tiles are averaged with Gaussian
-            weights.
-        overlap: share by which neighboring tiles overlap at least, 0 to 0.9.
-        batch_size: slices or tiles a step.
-        flips: name of TRANSFORMS.
+        size: side of the input slices in pixels.
+        fit: "resize", "tile" or "pad", as for `common.slices.images.fit_boxes`; overlapping tiles are averaged with
+            Gaussian weights.
+        overlap: min overlap of neighboring tiles as a share of a tile, 0 to 0.9.
+        batch_size: slices or tiles per step.
+        flips: name in TRANSFORMS.
 
     Yields:
-        (image, probabilities), the latter (H, W, C) float32.
+        (image, probabilities); probabilities are (H, W, C) float32.
     """
     window = gaussian_window((size, size)) if fit == "tile" else np.ones((size, size, 1), np.float32)
     waiting = collections.deque()
@@ -137,7 +137,7 @@ def predict_images(images, network, size, fit, overlap=0.5, batch_size=8, flips=
 
     stream = all_tiles()
     while batch := list(itertools.islice(stream, batch_size)):
-        x = np.zeros((batch_size, size, size, 1), np.float32)  # always full, so that the network is compiled once
+        x = np.zeros((batch_size, size, size, 1), np.float32)  # always full, so that the network compiles only once
         for row, (_, _, tile) in enumerate(batch):
             x[row, ..., 0] = tile
         for (tiled, box, _), probabilities in zip(batch, average_over(network, x, flips), strict=False):
@@ -148,15 +148,15 @@ def predict_images(images, network, size, fit, overlap=0.5, batch_size=8, flips=
 
 
 class TiledImage:
-    """An image whose tiles are being predicted.
+    """An image with tiles in prediction.
 
     Args:
         image: (H, W).
-        boxes: of its tiles, [left, top, width, height].
-        window: (size, size, 1), weights of a tile.
+        boxes: tile boxes, [left, top, width, height].
+        window: (size, size, 1), tile weights.
 
     Attributes:
-        mean: WeightedMean of the tiles so far; None before the first one.
+        mean: WeightedMean of the tiles so far; None before the first tile.
     """
 
     def __init__(self, image, boxes, window):
@@ -164,7 +164,7 @@ class TiledImage:
         self.missing, self.mean = len(boxes), None
 
     def add(self, box, probabilities):
-        """Add the probabilities of a tile, (size, size, C), scaled back to its box."""
+        """Add the probabilities (size, size, C) of a tile, scaled back to its box."""
         left, top, width, height = box
         probabilities, weights = (
             resize(array, (height, width), cv2.INTER_LINEAR).reshape(height, width, -1)
@@ -180,12 +180,12 @@ class TiledImage:
 
 
 def average_over(network, x, flips):
-    """Mean of a network's probabilities over turned and mirrored forms of square images.
+    """Mean probabilities of a network over turned and mirrored square images.
 
     Args:
         network: keras.Model.
         x: (B, H, H, 1) float32.
-        flips: name of TRANSFORMS.
+        flips: name in TRANSFORMS.
 
     Returns:
         (B, H, H, C) float32.
@@ -194,7 +194,7 @@ def average_over(network, x, flips):
 
 
 def predict_turned(network, x, turns, mirrored):
-    """Probabilities of images that are turned and mirrored first, turned back; arguments as `average_over`."""
+    """Predict turned and mirrored images, and turn the probabilities back; arguments as for `average_over`."""
     turned = np.rot90(x, turns, (1, 2))
     turned = np.ascontiguousarray(turned[:, :, ::-1] if mirrored else turned)
     probabilities = np.asarray(network.predict_on_batch(turned), np.float32)

@@ -1,4 +1,4 @@
-"""Pictures of the best and the worst predictions of a data set, for the report of a run."""
+"""Draw the best and worst predictions of a data set for the report of a run."""
 
 from pathlib import Path
 
@@ -11,18 +11,18 @@ from common.slices.masks import class_numbers
 
 
 def best_and_worst(dataset, model, batch_size, count=6, tile=None):
-    """The worst and the best predictions by Dice, with the outlines of truth and prediction.
+    """Draw the worst and best predictions by Dice, with outlines of truth and prediction.
 
     Args:
         dataset: `common.training.sets.SliceSet` or `common.training.volume_sets.VolumeSet`; items without foreground
-            are left out.
+            are skipped.
         model: keras.Model.
-        batch_size: slices that are predicted at a time.
-        count: slices at each end; of volumes, whose pictures show three planes, half as many.
+        batch_size: slices to predict at a time.
+        count: slices at each end; half as many volumes, as each is drawn in three planes.
         tile: for volumes, see `common.prediction.volume_networks.mean_probabilities`.
 
     Returns:
-        list of ((H, W, 3) uint8 RGB, caption with the Dice), the worst first; none twice.
+        list of ((H, W, 3) uint8 RGB, caption with the Dice), worst first, without duplicates.
     """
     if dataset.axes == 3:
         return _volumes(dataset, model, count // 2, tile)
@@ -49,7 +49,7 @@ def _slices(dataset, model, batch_size, count):
 
 
 def _volumes(dataset, model, count, tile):
-    from common.prediction.volume_networks import (  # SimpleITK, which slices do not need
+    from common.prediction.volume_networks import (  # needs SimpleITK, slices do not
         label_numbers,
         mean_probabilities,
     )

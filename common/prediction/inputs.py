@@ -1,4 +1,4 @@
-"""What predict.py predicts slice by slice: images in files, or the slices of a volume."""
+"""Inputs that predict.py predicts slice by slice: image files, or the slices of a volume."""
 
 import functools
 from pathlib import Path
@@ -9,17 +9,17 @@ from common.volumes.finding import name_of
 
 
 class ImageInput:
-    """Images in files: loose, in case folders, or of a list.
+    """Image files: loose, in case folders, or in a list.
 
     Args:
-        source: the setting INPUT.
-        stretched: whether the slices of training were stretched from their minimum to their maximum.
+        source: setting INPUT.
+        stretched: whether training slices were stretched from their minimum to their maximum.
 
     Attributes:
         slices: list of `common.slices.cases.Slice`.
 
     Raises:
-        InputError: if there is no image.
+        InputError: if no image is found.
     """
 
     def __init__(self, source, stretched):
@@ -27,29 +27,29 @@ class ImageInput:
         self._record_in = functools.cache(read_case_record)
 
     def read(self, s):
-        """Gray image (H, W), uint8 or uint16, of a slice; stretched as in training, unless its importer did that."""
+        """Gray image (H, W) of a slice, uint8 or uint16; stretched as in training, unless its importer did that."""
         image = to_gray(read_picture(s.path))
         return stretch(image) if self._stretched and not self.case_of(s)[1] else image
 
     def case_of(self, s):
-        """Name of the case of a slice, and the content of its case.json; {} without one."""
+        """Case name of a slice, and the content of case.json ({} if missing)."""
         folder = s.path.parent.parent
         return s.case or folder.name, self._record_in(folder)
 
 
 class VolumeInput:
-    """Slices of a volume in a file or a folder; attributes and methods as `ImageInput`.
+    """Slices of a volume (file or folder); attributes and methods as in `ImageInput`.
 
     Args:
-        path: the setting INPUT.
-        plane, window, spacing, series: of `common.volumes.slicing.open_slices`.
+        path: setting INPUT.
+        plane, window, spacing, series: as for `common.volumes.slicing.open_slices`.
 
     Raises:
         InputError: if the volume cannot be read.
     """
 
     def __init__(self, path, plane, window, spacing, series):
-        from common.volumes.slicing import open_slices, slice_entry  # SimpleITK, which images do not need
+        from common.volumes.slicing import open_slices, slice_entry  # needs SimpleITK, images do not
 
         self._values, self._levels, volume = open_slices(path, plane, window, spacing=spacing, series=series)
         entries = {f"{i + 1:04d}": slice_entry(self._values.shape[1:], i) for i in range(len(self._values))}

@@ -1,4 +1,4 @@
-"""What predict.py writes of slices: masks, overlays, label volumes, and masks of the full-scale images."""
+"""Outputs of predict.py for slices: masks, overlays, label volumes, and masks of full-scale images."""
 
 import functools
 from pathlib import Path
@@ -13,18 +13,18 @@ from common.slices.drawing import draw_outlines, paint
 from common.slices.images import paste, pictures_in, read_picture, to_gray, write_png
 from common.slices.masks import clean, from_classes
 
-RECORD = "prediction.json"  # in the folder OUTPUT, which it marks as made by predict.py: the settings
-CROP_TOLERANCE = 0.02  # mean difference of a crop from its image, as a share of the crop's range; JPEG needs some
+RECORD = "prediction.json"  # settings; marks the folder OUTPUT as written by predict.py
+CROP_TOLERANCE = 0.02  # max mean difference of a crop from its image, as a share of the crop's range; allows for JPEG
 
 
 def write_output(settings, part, inputs, fill):
-    """Write the folder OUTPUT of predict.py, or the part of it that this process does.
+    """Write the folder OUTPUT of predict.py, or this process's part of it.
 
     Args:
-        settings: those of predict.py.
+        settings: settings of predict.py.
         part: `common.part.Part`.
-        inputs: dict of what goes in besides the settings, in which all parts must agree.
-        fill: function of a Path that fills this folder.
+        inputs: dict of further inputs that must agree in all parts.
+        fill: function that takes a folder Path and fills the folder.
 
     Returns:
         whether OUTPUT is complete.
@@ -39,24 +39,24 @@ def write_output(settings, part, inputs, fill):
 
 
 def write_table(rows, path):
-    """Write a CSV file of rows, dicts of columns to values; without rows none."""
+    """Write rows, dicts of column to value, to a CSV file; without rows, write nothing."""
     if rows:
-        import pandas as pd  # takes half a second to load, which predictions without a table save
+        import pandas as pd  # takes half a second to load, so only load it for tables
 
         pd.DataFrame(rows).to_csv(path, index=False)
 
 
 class Outputs:
-    """Writes predicted slices; those of one case, image or volume must come one after the other.
+    """Writes predicted slices; slices of one case, image or volume must be consecutive.
 
     Args:
-        folder: Path to write to, of a folder that itself appears complete or not at all.
+        folder: Path to write to; the caller renames it when it is complete.
         classes: 1, or K for class numbers 0..K.
-        overlays: whether overlays are written.
+        overlays: whether to write overlays.
         full_scale: folder of the images that the slices were cut from; "": no full-scale masks.
-        volume_ending: of the label volumes, such as ".nii.gz"; "": none.
-        clean_slices, clean_volumes: dicts of arguments of `common.slices.masks.clean`, for each mask and for
-            label volumes as a whole.
+        volume_ending: ending of label volumes, such as ".nii.gz"; "": write none.
+        clean_slices, clean_volumes: dicts of arguments of `common.slices.masks.clean`, for single masks and for
+            whole label volumes.
     """
 
     def __init__(self, folder, classes, *, overlays, full_scale, volume_ending, clean_slices, clean_volumes):
@@ -66,17 +66,17 @@ class Outputs:
         self.full_scale = FullScaleMasks(folder / "full", full_scale, classes) if full_scale else None
 
     def add(self, s, image, numbers, case, record):
-        """Write everything that a slice completes.
+        """Write a slice and everything that it completes.
 
         Args:
             s: `common.slices.cases.Slice`.
             image: (H, W) uint8 or uint16.
             numbers: (H, W) uint8, predicted class numbers.
-            case: name of its case.
-            record: content of its case.json, or {}.
+            case: case name.
+            record: content of case.json, or {}.
 
         Raises:
-            InputError: if it cannot be pasted into its full-scale image.
+            InputError: if the slice cannot be pasted into its full-scale image.
         """
         numbers = clean(numbers, **self.clean_slices)
         write_png(self.folder / s.case / f"{s.name}.png", from_classes(numbers, self.classes), atomic=False)
@@ -90,10 +90,10 @@ class Outputs:
         self.count += 1
 
     def close(self):
-        """Write what is left, and the tables.
+        """Write remaining outputs and the tables.
 
         Returns:
-            What was written, as text.
+            Text that lists what was written.
         """
         text = f"{self.count} masks" + (" and overlays" if self.overlays else "")
         for output, items in ((self.volumes, "label volumes"), (self.full_scale, "pictures at full scale")):
@@ -103,12 +103,12 @@ class Outputs:
 
 
 class LabelVolumes:
-    """Collects the masks of one case after the other, and writes a label volume of each.
+    """Collects the masks of each case in turn, and writes a label volume per case.
 
     Args:
         folder: Path for <case><ending> and volumes.csv.
-        ending: one that `common.volumes.labels.write_labels` can write.
-        cleaning: dict of arguments of `common.slices.masks.clean` for the volume as a whole.
+        ending: ending that `common.volumes.labels.write_labels` supports.
+        cleaning: dict of arguments of `common.slices.masks.clean` for whole volumes.
     """
 
     def __init__(self, folder, ending, cleaning):
@@ -116,14 +116,14 @@ class LabelVolumes:
         self.case, self.record, self.masks, self.rows = None, None, {}, []
 
     def add(self, case, name, record, numbers):
-        """Add class numbers (H, W) of a slice; arguments as `Outputs.add`, with the name of the slice."""
+        """Add class numbers (H, W) of the slice `name`; other arguments as in `Outputs.add`."""
         if case != self.case:
             self._write()
             self.case, self.record = case, record
         self.masks[name] = numbers
 
     def close(self):
-        """Write the last volume and volumes.csv; returns the number of volumes."""
+        """Write the last volume and volumes.csv; return the number of volumes."""
         self._write()
         write_table(self.rows, self.folder / "volumes.csv")
         return len({row["case"] for row in self.rows})
@@ -131,7 +131,7 @@ class LabelVolumes:
     def _write(self):
         if not self.masks:
             return
-        from common.volumes import labels  # SimpleITK, which images do not need
+        from common.volumes import labels  # needs SimpleITK, images do not
 
         volume = labels.labels_of_slices(self.record, self.masks)
         if self.cleaning:
@@ -142,11 +142,11 @@ class LabelVolumes:
 
 
 class FullScaleMasks:
-    """Pastes masks into the images that their slices were cut from, and writes one image after the other.
+    """Pastes masks into the images that their slices were cut from, and writes each image in turn.
 
     Args:
         folder: Path for <case>/<image>.png, overlays/ and areas.csv.
-        images: folder of the images that 0_import_images.py imported, or that crops were cut from by hand.
+        images: folder of the images imported by 0_import_images.py, or of the originals of manual crops.
         classes: 1, or K for class numbers 0..K.
     """
 
@@ -155,12 +155,12 @@ class FullScaleMasks:
         self.current, self.mask, self.spacing, self.rows = None, None, None, []
 
     def add(self, case, name, record, numbers, path):
-        """Add class numbers (H, W) of a slice; arguments as `Outputs.add`, with the name and the file of the slice.
+        """Add class numbers (H, W) of the slice `name` in the file `path`; other arguments as in `Outputs.add`.
 
-        Without a record the slice is a crop: it is searched for in the image of its name.
+        Without a record the slice is a crop, and the image with the same name is searched for it.
 
         Raises:
-            InputError: if the image is missing, has changed its size, or does not contain the crop.
+            InputError: if the image is missing, has a different size, or does not contain the crop.
         """
         entry = record["slices"].get(name, {}) if record else self._find_crop(path)
         if not entry.get("image"):
@@ -172,7 +172,7 @@ class FullScaleMasks:
         self.mask = np.maximum(self.mask, paste(numbers, entry["box"], entry["image_size"]))
 
     def close(self):
-        """Write the last image and areas.csv; returns the number of images."""
+        """Write the last image and areas.csv; return the number of images."""
         self._write()
         write_table(self.rows, self.folder / "areas.csv")
         return len({(row["case"], row["picture"]) for row in self.rows})
@@ -182,7 +182,7 @@ class FullScaleMasks:
         return pictures_in(self.images)
 
     def _find_crop(self, path):
-        """The entry that case.json would have for a crop."""
+        """Entry for a crop, as in case.json."""
         file = self._by_name.get(path.stem)
         if file is None:
             raise InputError(f"PASTE: {self.images} holds no picture {path.stem}, in which {path} could be pasted")
@@ -212,14 +212,14 @@ class FullScaleMasks:
 
 
 def find_crop(crop, image):
-    """Where a crop was cut out of an image.
+    """Find where a crop was cut from an image.
 
     Args:
         crop: (h, w) array.
-        image: (H, W) array of the same kind of values.
+        image: (H, W) array with the same value range.
 
     Returns:
-        (left, top), or None if no part of the image has the crop's pixels.
+        (left, top), or None if the image does not contain the crop.
     """
     (height, width), (rows, columns) = crop.shape, image.shape
     if height > rows or width > columns:

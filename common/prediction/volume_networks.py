@@ -1,4 +1,4 @@
-"""Prediction of volumes by 3-D networks: one alone, or one that finds the region and one for the labels in it."""
+"""Predict volumes with 3-D networks in one stage, or in two: find the region, then the labels in it."""
 
 import itertools
 from pathlib import Path
@@ -40,11 +40,11 @@ from common.volumes.reading import read_channels
 
 
 class Stage:
-    """Networks that were trained on the same step, whose probabilities are averaged.
+    """Networks trained on the same step; their probabilities are averaged.
 
     Args:
         models: `common.training.trained_models.VolumeModels`.
-        tile: voxels (up, back, left) of the tiles; None: the crop of training, or whole volumes.
+        tile: tile size in voxels (up, back, left); None: the crop size of training, or whole volumes.
     """
 
     def __init__(self, models, tile):
@@ -52,17 +52,17 @@ class Stage:
         self.networks = [load_network(file) for file in models.files]
 
     def grid(self, geometry, box=None):
-        """Grid of an oriented volume as the networks saw it: all of it, or a Box of its working grid."""
+        """Grid of an oriented volume, or of a Box of its working grid, as in training."""
         grid = self.working_grid(geometry)
         grid = grid_of_box(grid, box) if box else grid
         return coarser(grid, coarsening_factor(grid, self.data.voxels))
 
     def working_grid(self, geometry):
-        """Grid of a volume at the spacing of training."""
+        """Grid of a volume at the training spacing."""
         return at_spacing(geometry, self.data.spacing)
 
     def probabilities(self, volume, grid, overlap):
-        """(S, H, W, K) float32 on a grid."""
+        """Probabilities on a grid, (S, H, W, K) float32."""
         image = np.empty((*grid.shape, len(volume.channels)), np.float32)
         for i, (scale, channel) in enumerate(zip(volume.scales(self), volume.channels, strict=True)):
             image[..., i] = scale.apply(smoothed_onto_grid(channel, grid))
@@ -70,7 +70,7 @@ class Stage:
 
 
 class Volume:
-    """A volume to predict: its channels, turned as the networks see them, and where it lay.
+    """A volume to predict: its channels, oriented as in training, and its original geometry.
 
     Raises:
         InputError: if it cannot be read.
@@ -81,13 +81,13 @@ class Volume:
         self.path, self.original = path, Geometry.of(channels[0])
         self.channels = [orient(channel) for channel in channels]
         self.geometry = Geometry.of(self.channels[0])
-        self._scales = {}  # by rule: both stages may have the same
+        self._scales = {}  # by rule; both stages may use the same
 
     def scales(self, stage):
-        """`common.volumes.intensity.Scale` of each channel as the networks of a stage expect them.
+        """`common.volumes.intensity.Scale` of each channel, as the networks of a stage expect it.
 
         Raises:
-            InputError: if it has other channels than the volumes of training, or one has a single value.
+            InputError: if the number of channels differs from training, or a channel is constant.
         """
         expected, rule = stage.data.channels, stage.data.intensity
         if len(self.channels) != expected:
@@ -102,12 +102,12 @@ class Options(NamedTuple):
     """Settings of predict.py for volumes.
 
     Attributes:
-        threshold: probability of any label above which a voxel has one.
-        overlap, tile: of `mean_probabilities`; None takes the crops of training.
-        ending: of the label volumes.
+        threshold: probability of any label above which a voxel is labeled.
+        overlap, tile: as for `mean_probabilities`; tile None: the crop size of training.
+        ending: ending of the label volumes.
         cleaning: arguments of `common.slices.masks.clean`.
-        overlays: whether pictures of three planes are written.
-        series: of `common.volumes.reading.read_volume`.
+        overlays: whether to write overlays of three planes.
+        series: as for `common.volumes.reading.read_volume`.
     """
 
     threshold: float
@@ -120,14 +120,14 @@ class Options(NamedTuple):
 
 
 def predict_with_settings(models, settings):
-    """Predict the volumes of INPUT and write OUTPUT; those that cannot be predicted are reported in the end.
+    """Predict the volumes of INPUT, write OUTPUT, and report failed volumes at the end.
 
     Args:
-        models: of `common.training.trained_models.find_volume_models`.
-        settings: those of predict.py.
+        models: result of `common.training.trained_models.find_volume_models`.
+        settings: settings of predict.py.
 
     Raises:
-        InputError: for settings that are for slices, without volumes, or if any volume cannot be predicted.
+        InputError: for slice settings, without volumes, or if any volume cannot be predicted.
     """
     if settings.FLIPS not in (None, "none") or settings.FIT or settings.PASTE:
         raise InputError("FLIPS, FIT and PASTE are for networks of slices; these were trained on volumes")
@@ -163,19 +163,19 @@ def predict_with_settings(models, settings):
 def predict_volumes(models, volumes, folder, options):
     """Predict volumes and write label volumes on their own grids, and volumes.csv.
 
-    It holds one volume, and beside it the probabilities of one stage on the grid of that stage.
+    Memory contains one volume, and the probabilities of one stage on its grid.
 
     Args:
-        models: of `common.training.trained_models.find_volume_models`.
-        volumes: dict of a name to the Path of a volume.
+        models: result of `common.training.trained_models.find_volume_models`.
+        volumes: dict of volume name to Path.
         folder: Path to write to.
         options: Options.
 
     Returns:
-        list of messages on volumes that cannot be predicted.
+        list of messages about volumes that cannot be predicted.
 
     Raises:
-        InputError: if none can.
+        InputError: if no volume can be predicted.
     """
     stages = {step: Stage(of_step, options.tile) for step, of_step in models.items()}
     problems, rows = [], []
@@ -202,16 +202,16 @@ def predict_volumes(models, volumes, folder, options):
 
 
 def last_stage(stages):
-    """The stage that predicts the labels; "whole", which finds the region, only if it is alone."""
+    """Stage that predicts the labels; "whole", which finds the region, only if it is the only one."""
     return stages.get("patch") or stages.get("single") or stages["whole"]
 
 
 def predict_labels(volume, stages, options):
-    """Labels of a volume.
+    """Predict the labels of a volume.
 
     Args:
         volume: Volume.
-        stages: dict of a step to Stage.
+        stages: dict of step to Stage.
         options: Options.
 
     Returns:
@@ -222,7 +222,7 @@ def predict_labels(volume, stages, options):
         box = find_region(volume, stages["whole"], last, options)
         note = "" if box else "the first step finds nothing; the second looks at the whole volume"
     if last.data.step == "patch" and not box:
-        grid = last.working_grid(volume.geometry)  # as fine as a box would be, in tiles if it is too large
+        grid = last.working_grid(volume.geometry)  # at the resolution of a box, in tiles if too large
     else:
         grid = last.grid(volume.geometry, box)
     probabilities = last.probabilities(volume, grid, options.overlap)
@@ -231,7 +231,7 @@ def predict_labels(volume, stages, options):
 
 
 def find_region(volume, first, second, options):
-    """Box in the working grid of the second stage around the largest part that the first one finds, or None."""
+    """Box around the largest part that the first stage finds, in the working grid of the second; or None."""
     grid = first.grid(volume.geometry)
     foreground = first.probabilities(volume, grid, options.overlap)[..., 0] > options.threshold
     box = Box.of(keep_components(foreground, share=1, near=0, smallest=0))
@@ -241,7 +241,7 @@ def find_region(volume, first, second, options):
 
 
 def draw_volume(volume, labels):
-    """Picture of three planes of a volume with the outlines of its labels."""
+    """Draw three planes of a volume with outlines of its labels."""
     gray, numbers = map(sitk.GetArrayFromImage, (volume.channels[0], orient(labels)))
     return draw_planes(gray, [(numbers, CLASS_COLOURS)], volume.geometry.spacing)
 
@@ -250,22 +250,22 @@ def draw_volume(volume, labels):
 
 
 def mean_probabilities(networks, image, voxels=None, tile=None, overlap=0.5):
-    """Mean of the probabilities of several networks, whole or in overlapping tiles with Gaussian weights.
+    """Mean probabilities of several networks, whole or in overlapping tiles with Gaussian weights.
 
-    Beside the image and the result it holds what the network needs for a tile.
+    Needs memory for the image, the result, and the network on one tile.
 
     Args:
         networks: list of keras.Model.
         image: (S, H, W, C) float32, standardized.
-        voxels: larger volumes are cut into tiles, cubes of so many voxels; None: never.
-        tile: voxels (up, back, left) of the tiles, whatever the size; None: as `voxels` says.
-        overlap: share by which neighboring tiles overlap at least, 0 to 0.9.
+        voxels: larger volumes are cut into cubic tiles of up to this many voxels; None: never.
+        tile: tile size in voxels (up, back, left) for volumes of any size; None: use `voxels`.
+        overlap: min overlap of neighboring tiles as a share of a tile, 0 to 0.9.
 
     Returns:
         (S, H, W, K) float32.
     """
     shape = np.array(image.shape[:3])
-    if tile is None and voxels and shape.prod() > 1.1 * voxels:  # a little more comes of rounding
+    if tile is None and voxels and shape.prod() > 1.1 * voxels:  # 10% allows for rounding
         tile = [max(8, int(voxels ** (1 / 3)))] * 3
     if tile is None:
         return predict_tile(networks, image)
@@ -281,7 +281,7 @@ def mean_probabilities(networks, image, voxels=None, tile=None, overlap=0.5):
 
 
 def tile_corners(shape, tile, overlap):
-    """First voxels, (up, back, left), of tiles that cover a volume and overlap by a share of their sides at least."""
+    """First voxels (up, back, left) of tiles that cover a volume and overlap by at least a share of their sides."""
     overlaps = [size - max(1, int(size * (1 - overlap))) for size in tile]
     return itertools.product(*map(tile_starts, shape, tile, overlaps))
 
@@ -295,7 +295,7 @@ def predict_tile(networks, image):
 
 
 def pad_to(image, tile):
-    """The image, extended at its far ends with its minimum if it is smaller than a tile."""
+    """Pad an image smaller than a tile at its far ends with its minimum."""
     missing = np.maximum(np.array(tile) - image.shape[:3], 0)
     if not missing.any():
         return image
@@ -308,13 +308,13 @@ def pad_to(image, tile):
 
 
 def labels_on_grid(probabilities, grid, original, threshold):
-    """Labels of interpolated probabilities on the grid of a volume; one label is interpolated at a time.
+    """Labels from probabilities interpolated onto the grid of a volume, one label at a time.
 
     Args:
         probabilities: (S, H, W, K) float32.
         grid: their Geometry.
         original: Geometry of the result.
-        threshold: of `label_numbers`.
+        threshold: as for `label_numbers`.
 
     Returns:
         (k, j, i) uint8.
@@ -333,17 +333,17 @@ def labels_on_grid(probabilities, grid, original, threshold):
 
 
 def label_numbers(channels, threshold=0.5):
-    """Label numbers of probabilities that have a channel for each label and none for the background.
+    """Label numbers from probabilities with a channel for each label and none for the background.
 
-    That is the label of the largest probability if the sum of all is above the threshold: between two labels, neither
-    needs to reach it alone.
+    A voxel gets the label with the largest probability if the sum of all is above the threshold, so between two
+    labels neither needs to exceed it alone.
 
     Args:
-        channels: iterable of arrays of one shape, the probabilities of labels 1, 2, ...; one is held at a time.
+        channels: iterable of arrays of one shape, the probabilities of labels 1, 2, ...; loads one at a time.
         threshold: 0 to 1.
 
     Returns:
-        uint8 of that shape.
+        uint8 of the same shape.
     """
     channels = iter(channels)
     largest = np.array(next(channels))

@@ -1,4 +1,4 @@
-"""Volumes with label volumes: a data set of the Medical Segmentation Decathlon, or two folders; and reading them."""
+"""Find and read volumes with label volumes: a Medical Segmentation Decathlon data set, or two folders."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,11 +17,11 @@ from common.volumes.labels import labels_in
 from common.volumes.privacy import safe_names
 from common.volumes.reading import read_channels, read_volume
 
-POSITION_TOLERANCE = 1e-3  # mm a voxel of the longest axis, by which label volume and image may lie apart
+POSITION_TOLERANCE = 1e-3  # max offset of label volume and image: mm per voxel of the longest axis
 
 
 class VolumeCase(NamedTuple):
-    """A volume and its labels."""
+    """A volume and its label volume."""
 
     name: str
     image: Path
@@ -33,9 +33,9 @@ class VolumeData:
     """A data set of volumes.
 
     Attributes:
-        cases: list of VolumeCase, by name.
-        labels: dict of number to name, without the background; empty if they are not known.
-        ct: whether it is CT; None if that is not known.
+        cases: list of VolumeCase, sorted by name.
+        labels: dict of number to name, without the background; empty if unknown.
+        ct: whether it is CT; None if unknown.
     """
 
     cases: list
@@ -53,7 +53,7 @@ def read_decathlon(folder):
         VolumeData.
 
     Raises:
-        InputError: if dataset.json is not there or damaged, or a file that it names is gone.
+        InputError: if dataset.json is missing or damaged, or a file that it lists is missing.
     """
     content = read_json(folder / "dataset.json")
     try:
@@ -71,19 +71,19 @@ def read_decathlon(folder):
     cases = [VolumeCase(name_of(image), image, label) for image, label in files]
     labels = {number: name for number, name in sorted(labels.items()) if number}
     if list(labels) != list(range(1, len(labels) + 1)):
-        labels = {}  # numbers with gaps, which LABEL_VALUES has to close
+        labels = {}  # gaps between the numbers; LABEL_VALUES must close them
     return VolumeData(sorted(cases), labels, ct=channels == ["CT"])
 
 
 def read_folders(images, labels, label_name):
-    """Find the cases of a folder of volumes and one of label volumes, by name.
+    """Find the cases in a folder of volumes and a folder of label volumes, matched by name.
 
     Args:
         images, labels: folders.
-        label_name: name of the labels of a volume, with {id} for that of the volume.
+        label_name: label volume name, with {id} for the volume name.
 
     Raises:
-        InputError: if there are none, one has no partner, or two would have the same name.
+        InputError: if none are found, one has no partner, or two get the same name.
     """
     volumes, label_volumes = match_labels(images, labels, label_name)
     cases = safe_names(volumes)
@@ -97,13 +97,13 @@ def read_case(case, names, label_values=None):
 
     Args:
         case: VolumeCase.
-        names, label_values: as `labels_in` takes them.
+        names, label_values: as for `labels_in`.
 
     Returns:
-        list of SimpleITK.Image, the channels, and SimpleITK.Image uint8, the labels on the same voxels.
+        channels, a list of SimpleITK.Image; and labels on the same voxels, SimpleITK.Image uint8.
 
     Raises:
-        InputError: if one cannot be read, they do not lie on each other, or a number is no label.
+        InputError: if one is unreadable, their grids differ, or a value is not a label.
     """
     channels = read_channels(case.image)
     label = read_volume(case.label)
@@ -119,17 +119,17 @@ def read_case(case, names, label_values=None):
 
 
 def survey(data, label_values=None):
-    """Read all volumes of a data set once.
+    """Read all volumes of a data set once to find labels and gray value statistics.
 
     Args:
         data: VolumeData.
-        label_values: as `labels_in` takes it.
+        label_values: as for `labels_in`.
 
     Returns:
-        labels that the volumes contain, 1, 2 and so on; and ForegroundStatistics of each channel.
+        labels found in the volumes (1, 2, ...), and ForegroundStatistics of each channel.
 
     Raises:
-        InputError: if volumes cannot be used, contain no labels, or labels with gaps.
+        InputError: if volumes are unusable, or contain no labels or labels with gaps.
     """
     labels, statistics, problems = set(), [], []
     for case in progress(data.cases, len(data.cases), "looking at volumes"):

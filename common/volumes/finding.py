@@ -1,6 +1,6 @@
 """Find volumes and their labels by file name.
 
-This module does not import SimpleITK, so that scripts can tell a volume from a picture without loading it.
+This module does not import SimpleITK, so scripts can tell a volume from an image without loading it.
 """
 
 from pathlib import Path
@@ -9,11 +9,11 @@ from common.errors import InputError, summarise
 from common.slices.cases import without_partner
 
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm")
-LABEL_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")  # formats in which label volumes are written
+LABEL_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")  # formats to write label volumes in
 
 
 def ending_of(path):
-    """Ending of the name of a volume, such as ".nii.gz", or "" if it has none of VOLUME_ENDINGS."""
+    """Ending of a volume name, such as ".nii.gz"; "" if it is not in VOLUME_ENDINGS."""
     name = Path(path).name.lower()
     return max((ending for ending in VOLUME_ENDINGS if name.endswith(ending)), key=len, default="")
 
@@ -34,22 +34,22 @@ def is_volume(path):
 
 
 def is_dicom(path):
-    """Whether a file starts as DICOM files do (DICOM PS3.10)."""
+    """Whether a file starts like a DICOM file (DICOM PS3.10)."""
     with Path(path).open("rb") as file:
         return file.read(132)[128:] == b"DICM"
 
 
 def find_volumes(root):
-    """Volumes under a folder: files, and folders of DICOM series.
+    """Find volumes under a folder: files, and folders of DICOM series.
 
     Args:
-        root: folder, or a volume itself.
+        root: folder, or one volume.
 
     Returns:
-        dict of a name without ending, with "/" between folders, to Path.
+        dict of name (without ending, with "/" between folders) to Path.
 
     Raises:
-        InputError: if there are none, or two of one name.
+        InputError: if none are found, or two have the same name.
     """
     root = Path(root)
     if root.is_file():
@@ -76,17 +76,17 @@ def _may_be_dicom(path):
 
 
 def match_labels(images, labels, label_name):
-    """Volumes of a folder, and the label volumes that go with them by name.
+    """Match the volumes of a folder to label volumes by name.
 
     Args:
         images, labels: folders, or one volume each.
-        label_name: name of the labels of a volume, with {id} for that of the volume.
+        label_name: label volume name, with {id} for the volume name.
 
     Returns:
-        two dicts of the names of the volumes to Path.
+        two dicts of volume name to Path: volumes and label volumes.
 
     Raises:
-        InputError: if there are none, or one has no partner.
+        InputError: if none are found, or one has no partner.
     """
     volumes, label_volumes = find_volumes(images), find_volumes(labels)
     if len(volumes) == len(label_volumes) == 1:

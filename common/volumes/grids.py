@@ -1,4 +1,4 @@
-"""Grids of voxels: where they are, coarser ones and boxes in them, and volumes on another grid."""
+"""Voxel grids: geometry, coarser grids, boxes, and resampling volumes onto another grid."""
 
 from typing import NamedTuple
 
@@ -7,13 +7,13 @@ import SimpleITK as sitk
 
 
 class Geometry(NamedTuple):
-    """Where the voxels of a volume are.
+    """Position of the voxels of a volume.
 
     Attributes:
-        size: voxels along the axes i, j, k.
-        spacing: mm between them.
-        origin: middle of the first voxel in mm, LPS.
-        direction: the three axes as the columns of a matrix, row by row.
+        size: number of voxels along the axes i, j, k.
+        spacing: mm between voxels.
+        origin: center of the first voxel in mm, LPS.
+        direction: 3 x 3 matrix whose columns are the axes, flattened row by row.
     """
 
     size: tuple
@@ -27,16 +27,16 @@ class Geometry(NamedTuple):
 
     @property
     def axes(self):
-        """(3, 3), the step in mm from voxel to voxel along i, j, k as columns."""
+        """(3, 3); columns are the steps in mm between voxels along i, j, k."""
         return np.reshape(self.direction, (3, 3)) * np.array(self.spacing)
 
     @property
     def shape(self):
-        """Shape of its array, (k, j, i)."""
+        """Array shape, (k, j, i)."""
         return tuple(self.size[::-1])
 
     def to_voxels(self, points):
-        """Points in mm, (N, 3) LPS, as (N, 3) i, j, k; a whole number is the middle of a voxel."""
+        """Convert points in mm, (N, 3) LPS, to voxels, (N, 3) i, j, k; whole numbers are voxel centers."""
         return np.linalg.solve(self.axes, (np.asarray(points) - np.array(self.origin)).T).T
 
     def to_points(self, voxels):
@@ -45,28 +45,28 @@ class Geometry(NamedTuple):
 
 
 def along_axes(spacing):
-    """A setting SPACING as a list of three.
+    """Convert the setting SPACING to a list of three.
 
     Args:
-        spacing: mm, one number or three (left, back, head); None, also among three: as it is.
+        spacing: mm, one number or (left, back, head); None, also for a single axis: unchanged.
     """
     return list(spacing) if isinstance(spacing, list | tuple) else [spacing] * 3
 
 
 def at_spacing(geometry, spacing):
-    """Grid of another spacing, as `along_axes` takes it, with the same faces to a voxel."""
+    """Grid with another spacing (as for `along_axes`) and the same faces to within a voxel."""
     spacing = [new or old for new, old in zip(along_axes(spacing), geometry.spacing, strict=True)]
     size = [max(1, round(n * old / new)) for n, old, new in zip(geometry.size, geometry.spacing, spacing, strict=True)]
     return _with_same_corner(geometry, size, spacing)
 
 
 def coarsening_factor(geometry, max_voxels):
-    """Factor, at least 1, by which the spacing must grow for a grid to have at most `max_voxels`; None: 1."""
+    """Factor, at least 1, to enlarge the spacing by for a grid of up to `max_voxels`; 1 if that is None."""
     return 1.0 if max_voxels is None else max(1.0, (np.prod(geometry.size, dtype=np.int64) / max_voxels) ** (1 / 3))
 
 
 def coarser(geometry, factor):
-    """Grid whose spacing is larger by a factor of 1 or more, with the same faces to a voxel."""
+    """Grid with its spacing enlarged by a factor of 1 or more, and the same faces to within a voxel."""
     if factor == 1:
         return geometry
     size = [max(1, int(n / factor)) for n in geometry.size]
@@ -90,7 +90,7 @@ class Box(NamedTuple):
 
     @classmethod
     def of(cls, array):
-        """The smallest box around what is not 0 in an array (k, j, i); None if all is."""
+        """Smallest box around all nonzero elements of an array (k, j, i); None if all are 0."""
         spans = []
         for axis in (2, 1, 0):
             filled = np.flatnonzero(array.any(axis=tuple({0, 1, 2} - {axis})))
@@ -114,14 +114,14 @@ def whole_box(geometry):
 
 
 def grid_of_box(geometry, box, max_voxels=None):
-    """The grid of a box of a grid, coarser if it has more than `max_voxels`."""
+    """Grid of a box in a grid, coarser if it has more than `max_voxels`."""
     (origin,) = geometry.to_points([box.start])
     grid = geometry._replace(size=box.size, origin=tuple(origin.tolist()))
     return coarser(grid, coarsening_factor(grid, max_voxels))
 
 
 def box_on_grid(box, source, target):
-    """The box of another grid that covers a box, at most all of the grid; None if they do not overlap.
+    """Box of another grid that covers a box, clipped to the grid; None if they do not overlap.
 
     Args:
         box: Box of `source`.
@@ -135,9 +135,9 @@ def box_on_grid(box, source, target):
 
 
 def grow_box(box, geometry, smallest, margin):
-    """A box grown to at least `smallest` voxels a side, then by a share of its sides on each side, within the grid.
+    """Grow a box to at least `smallest` voxels a side, then by a share of its sides on each side, within the grid.
 
-    Near a face of the grid it grows to the other side.
+    At a face of the grid, `smallest` makes it grow toward the opposite side.
     """
     start, side = np.array(box.start), np.minimum(np.maximum(box.size, smallest), geometry.size)
     start = np.clip(start - (side - box.size) // 2, 0, geometry.size - side)
@@ -151,28 +151,28 @@ def grow_box(box, geometry, smallest, margin):
 
 
 def orient(image):
-    """Turn the axes of a volume so that they run to the left, the back and the head as nearly as they can.
+    """Reorder and flip the axes of a volume so that they point to the left, back and head as nearly as possible.
 
-    Axes change places and directions; no voxel is interpolated.
+    Nothing is interpolated.
     """
     return sitk.DICOMOrient(image, "LPS")
 
 
 def resample(image, spacing):
-    """Resample a volume linearly to a spacing in mm, as `at_spacing` takes it."""
+    """Resample a volume linearly to a spacing in mm, as for `at_spacing`."""
     grid = at_spacing(Geometry.of(image), spacing)
     return onto_grid(image, grid, sitk.sitkLinear, sitk.GetArrayViewFromImage(image).min())
 
 
 def onto_grid(image, geometry, interpolator=sitk.sitkNearestNeighbor, outside=0, transform=None):
-    """A volume on another grid.
+    """Resample a volume onto another grid.
 
     Args:
         image: SimpleITK.Image.
         geometry: Geometry of the result.
-        interpolator: of SimpleITK; for labels the nearest voxel's, or each label linear and then the largest,
-            `sitkLabelLinear`, which has no staircase.
-        outside: value outside of the image.
+        interpolator: SimpleITK interpolator; for labels nearest neighbor, or `sitkLabelLinear`, which interpolates
+            each label linearly, keeps the largest, and avoids staircase artifacts.
+        outside: value outside the image.
         transform: sitk.Transform from points on the grid to points in the image, or None.
     """
     size, spacing, origin, direction = map(list, geometry)
@@ -183,10 +183,9 @@ def onto_grid(image, geometry, interpolator=sitk.sitkNearestNeighbor, outside=0,
 
 
 def smoothed_onto_grid(image, geometry):
-    """Gray values on a coarser or finer grid of the same directions: linear, and smoothed before along coarser axes.
+    """Resample gray values linearly onto a grid with the same axes, first smoothed along axes that get coarser.
 
-    The standard deviation of the smoothing is half of the growth of the spacing, as in scikit-image, so that no noise
-    is picked up between the voxels.
+    To avoid aliasing, the standard deviation of the smoothing is half the increase in spacing, as in scikit-image.
 
     Args:
         image: SimpleITK.Image.
@@ -199,13 +198,13 @@ def smoothed_onto_grid(image, geometry):
     outside = float(sitk.GetArrayViewFromImage(image).min())
     for axis, (old, new) in enumerate(zip(image.GetSpacing(), geometry.spacing, strict=True)):
         sigma = (new - old) / 2
-        if sigma > 0.1 * old and image.GetSize()[axis] >= 4:  # the filter needs four voxels
+        if sigma > 0.1 * old and image.GetSize()[axis] >= 4:  # the filter needs at least four voxels
             image = sitk.RecursiveGaussian(image, sigma, False, sitk.RecursiveGaussianImageFilter.ZeroOrder, axis)
     return sitk.GetArrayFromImage(onto_grid(image, geometry, sitk.sitkLinear, outside))
 
 
 def image_at(array, geometry):
-    """SimpleITK.Image of an array (k, j, i) at the place of a Geometry."""
+    """SimpleITK.Image of an array (k, j, i) with a Geometry."""
     image = sitk.GetImageFromArray(np.ascontiguousarray(array))
     image.SetSpacing(geometry.spacing)
     image.SetOrigin(geometry.origin)

@@ -1,7 +1,7 @@
-"""Gray values of volumes for a network: clipped at two values, scaled to 0..1, then (value - mean) / deviation.
+"""Normalize gray values of volumes: clip to two values, scale to 0..1, then (value - mean) / sd.
 
-A rule says how the four numbers of a channel are found: the same for all volumes of a data set, {"kind": "fixed",
-"channels": [...]} as for CT, or for each volume, {"kind": "volume"} as for MR, whose gray values have no unit.
+A rule defines the four numbers of each channel. {"kind": "fixed", "channels": [...]}, for CT, uses the same for all
+volumes of a data set. {"kind": "volume"}, for MR, computes them for each volume, since MR values have no unit.
 """
 
 from typing import NamedTuple
@@ -12,12 +12,12 @@ import SimpleITK as sitk
 
 from common.parallel import ordered_map
 
-MR_PERCENTILE = 99.99  # at which a volume of MR is clipped
-CT_PERCENTILES = (0.5, 99.5)  # of the labeled voxels, at which CT is clipped
+MR_PERCENTILE = 99.99  # upper clipping percentile of an MR volume
+CT_PERCENTILES = (0.5, 99.5)  # clipping percentiles of labeled voxels for CT
 
 
 class Scale(NamedTuple):
-    """How a channel is scaled; mean and sd are those of the clipped values, in units of 0..1."""
+    """Scaling of a channel; mean and sd are computed from the clipped values, in units of 0..1."""
 
     low: float
     high: float
@@ -25,7 +25,7 @@ class Scale(NamedTuple):
     sd: float
 
     def apply(self, values):
-        """Standardized values, float32, of an array of any shape; a float32 array is changed in place."""
+        """Standardize an array of any shape to float32; a float32 array is changed in place."""
         values = np.asarray(values, np.float32)
         np.clip(values, self.low, self.high, out=values)
         values -= self.low + self.mean * (self.high - self.low)
@@ -33,7 +33,7 @@ class Scale(NamedTuple):
         return values
 
 
-# Tasks of the Medical Segmentation Decathlon: HU, and mean and deviation of the second place of 2018.
+# Medical Segmentation Decathlon tasks: HU, and the mean and sd used by the runner-up of 2018.
 TASKS = {
     "liver": Scale(10, 190, 0.0938, 0.2265),
     "lung": Scale(-1129, 587, 0.3140, 0.2799),
@@ -42,14 +42,14 @@ TASKS = {
 
 
 def rule_of(intensity, is_ct=None):
-    """Rule for a setting INTENSITY.
+    """Rule for the setting INTENSITY.
 
     Args:
-        intensity: "auto", "ct", "mr", a name of TASKS, or a dict of the fields of a Scale.
-        is_ct: whether the volumes are CT; None if that is not known.
+        intensity: "auto", "ct", "mr", a name in TASKS, or a dict of Scale fields.
+        is_ct: whether the volumes are CT; None if unknown.
 
     Returns:
-        dict, see above; None for "ct", which takes the scales from the ForegroundStatistics of the data set.
+        dict, see above; None for "ct", whose scales come from the ForegroundStatistics of the data set.
     """
     if intensity == "auto":
         intensity = "ct" if is_ct else "mr"
@@ -61,7 +61,7 @@ def rule_of(intensity, is_ct=None):
 
 
 def fixed_rule(scales):
-    """The rule with these Scales, one a channel."""
+    """Rule with these Scales, one per channel."""
     return {"kind": "fixed", "channels": [scale._asdict() for scale in scales]}
 
 
@@ -73,7 +73,7 @@ def scales_of(rule, channels):
         channels: list of SimpleITK.Image.
 
     Raises:
-        ValueError: if the volume has other channels than the rule, or a channel has one value only.
+        ValueError: if the number of channels differs from the rule, or a channel is constant.
     """
     if rule["kind"] == "volume":
         return [_scale_of_volume(channel, number) for number, channel in enumerate(channels, 1)]
@@ -94,7 +94,7 @@ def _scale_of_volume(image, number):
 
 
 class ForegroundStatistics:
-    """Gray values of the labeled voxels of many volumes in a channel, as counts of each whole number."""
+    """Histogram of a channel over the labeled voxels of many volumes, with bins of whole numbers."""
 
     LOWEST, HIGHEST = -32768, 32767
 
@@ -102,15 +102,15 @@ class ForegroundStatistics:
         self.counts = np.zeros(self.HIGHEST - self.LOWEST + 1, np.int64)
 
     def add(self, values):
-        """Add the values of the labeled voxels of a volume, rounded to whole numbers."""
+        """Add the labeled voxels of a volume, rounded to whole numbers."""
         whole = np.clip(np.rint(values), self.LOWEST, self.HIGHEST).astype(np.int64) - self.LOWEST
         self.counts += np.bincount(whole, minlength=len(self.counts))
 
     def scale(self):
-        """Scale between CT_PERCENTILES, with mean and deviation of the same voxels.
+        """Scale between CT_PERCENTILES, with mean and sd of the same voxels.
 
         Raises:
-            ValueError: if they are all of one value.
+            ValueError: if all voxels have the same value.
         """
         numbers = np.arange(self.LOWEST, self.HIGHEST + 1)
         ranks = np.array(CT_PERCENTILES) / 100 * (self.counts.sum() - 1)
@@ -124,7 +124,7 @@ class ForegroundStatistics:
 
 
 def percentiles_of(values, percentiles):
-    """Percentiles of a volume, as `numpy.percentile` computes them; of 16 bits by a histogram, which is faster.
+    """Percentiles of a volume, as by `numpy.percentile`; 16-bit values use a histogram, which is faster.
 
     Args:
         values: (slices, H, W) array.
@@ -149,4 +149,4 @@ def percentiles_of(values, percentiles):
 def _histogram(values, lowest):
     values = np.ascontiguousarray(values).view(np.uint16)
     counts = cv2.calcHist([values], [0], None, [65536], [0, 65536]).ravel().astype(np.int64)
-    return np.roll(counts, lowest)  # negative numbers are the upper half of the unsigned ones
+    return np.roll(counts, lowest)  # negative numbers are the upper half of unsigned ones

@@ -1,4 +1,4 @@
-"""Label volumes: the labels in a file, and the masks of slices as labels on the grid of their volume."""
+"""Label volumes: read labels from a file, and convert masks of slices to labels on the volume grid."""
 
 import numpy as np
 import SimpleITK as sitk
@@ -13,21 +13,21 @@ MAX_LABEL = 99
 
 
 def labels_in(image, path, label_values=None, names=None, allow_255=False):
-    """Labels of a volume.
+    """Check and map the labels of a volume.
 
     Args:
         image: SimpleITK.Image.
-        path: its file, for the message.
-        label_values: setting LABEL_VALUES, a dict of the values in the file to labels; all other values become 0.
-            None: the values are the labels.
-        names: dict of the expected labels to their names; None or empty: 0 to MAX_LABEL.
-        allow_255: whether values of 0 and 255 are also accepted, by evaluate.py, which has no LABEL_VALUES.
+        path: the file, for the message.
+        label_values: setting LABEL_VALUES, a dict of file values to labels; all other values become 0. None: values
+            are labels.
+        names: dict of expected label to name; None or empty: 0 to MAX_LABEL.
+        allow_255: whether to accept 0 and 255 too, for evaluate.py, which has no LABEL_VALUES.
 
     Returns:
         (k, j, i) uint8 array.
 
     Raises:
-        InputError: if a value is no label.
+        InputError: if a value is not a label.
     """
     values = sitk.GetArrayViewFromImage(image)
     if label_values is not None:
@@ -52,12 +52,12 @@ def label_image(array, geometry):
 
 
 def labels_on(array, grid, geometry):
-    """A label volume on the grid that a volume had before it was turned or resampled.
+    """Convert labels to a label volume on the volume's grid before orienting and resampling.
 
     Args:
         array: (S, P, L) uint8 on the grid of the slices.
         grid: Geometry of the slices.
-        geometry: Geometry of the result; on the same voxels as `grid` they are copied, not interpolated.
+        geometry: Geometry of the result; if its voxels match `grid`, labels are copied, not interpolated.
 
     Returns:
         SimpleITK.Image.
@@ -66,20 +66,19 @@ def labels_on(array, grid, geometry):
     orientation = sitk.DICOMOrientImageFilter.GetOrientationFromDirectionCosines(geometry.direction)
     turned = sitk.DICOMOrient(labels, orientation)
     if turned.GetSize() == tuple(geometry.size) and np.allclose(turned.GetOrigin(), geometry.origin, atol=1e-3):
-        return label_image(sitk.GetArrayViewFromImage(turned), geometry)  # with its origin to the last digit
+        return label_image(sitk.GetArrayViewFromImage(turned), geometry)  # keeps the exact origin
     return onto_grid(labels, geometry)
 
 
 def labels_of_slices(record, masks):
-    """Label volume of the masks of a case.
+    """Label volume from the masks of a case.
 
     Args:
-        record: content of case.json, of a case that 0_import_volumes.py made.
-        masks: dict of the name of a slice to its mask (SIZE, SIZE), 0 and 255 or class numbers.
+        record: content of case.json, written by 0_import_volumes.py.
+        masks: dict of slice name to mask (SIZE, SIZE), 0 and 255 or class numbers.
 
     Returns:
-        SimpleITK.Image uint8 on the grid of the volume that the case came from; 255 becomes 1, and 0 stands where no
-        slice is.
+        SimpleITK.Image uint8 on the grid of the original volume; 255 becomes 1, and missing slices are 0.
     """
     grid, geometry = (
         Geometry(**{field: tuple(values) for field, values in record["volume"][name].items()})
@@ -94,20 +93,20 @@ def labels_of_slices(record, masks):
 
 
 def clean_labels(image, cleaning):
-    """A label volume cleaned as a whole; `cleaning` are arguments of `common.slices.masks.clean`."""
+    """Clean a label volume as a whole; `cleaning` are arguments of `common.slices.masks.clean`."""
     return label_image(clean(sitk.GetArrayFromImage(image), **cleaning), Geometry.of(image))
 
 
 def write_labels(image, path):
-    """Write a label volume, compressed where the format can."""
+    """Write a label volume, compressed if the format supports it."""
     sitk.WriteImage(image, str(path), useCompression=True)
 
 
 def measure_labels(case, labels, classes=1):
-    """Rows of volumes.csv, one a class: how much of it a label volume holds.
+    """Rows of volumes.csv, one per class, with its size in voxels and ml.
 
     Args:
-        case: its name.
+        case: case name.
         labels: SimpleITK.Image.
         classes: minimum number of rows.
     """
@@ -120,14 +119,14 @@ def measure_labels(case, labels, classes=1):
 
 
 def sample_voxels(labels, count):
-    """Some voxels of each label, drawn at random, the same ones each time.
+    """Draw voxels of each label at random, with a fixed seed.
 
     Args:
         labels: (S, P, L) uint8 array.
         count: maximum number of voxels per label.
 
     Returns:
-        (N, 4) int16 array: up, back, left, and the label.
+        (N, 4) int16 array: up, back, left, label.
     """
     rng = np.random.default_rng(0)
     samples = [np.zeros((0, 4), np.int16)]

@@ -1,4 +1,4 @@
-"""Lung nodules as spheres: annotations to masks, label volumes to annotations; and the lungs around them."""
+"""Lung nodules as spheres: annotations to masks, label volumes to annotations; and finding the lungs."""
 
 import cv2
 import numpy as np
@@ -10,14 +10,14 @@ from skimage.segmentation import clear_border
 from common.errors import InputError
 
 COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
-AIR_HU = -320  # below which `lungs_by_thresholds` takes a pixel for air
+AIR_HU = -320  # `lungs_by_thresholds` counts pixels below this as air
 
 
 def read_annotations(path):
-    """Table of nodules: seriesuid, coordX, coordY, coordZ (mm, LPS), diameter_mm.
+    """Read the nodule table: seriesuid, coordX, coordY, coordZ (mm, LPS), diameter_mm.
 
     Raises:
-        InputError: if it is no such table.
+        InputError: if it is unreadable, or columns or numbers are missing.
     """
     try:
         table = pd.read_csv(path, dtype={"seriesuid": str})
@@ -34,23 +34,23 @@ def read_annotations(path):
 
 
 def no_annotations():
-    """The table of `read_annotations` without a row."""
+    """Empty table, as from `read_annotations`."""
     return pd.DataFrame({name: pd.Series(dtype=str if name == "seriesuid" else float) for name in COLUMNS})
 
 
 def sphere_masks(grid, nodules, neighbors):
-    """Masks of the slices through nodules, which are spheres.
+    """Masks of the slices through spherical nodules.
 
     Args:
-        grid: Geometry of the scan, whose third axis is that of the slices.
-        nodules: rows of the table of `read_annotations` for one scan.
-        neighbors: slices on each side of the slice of the center.
+        grid: Geometry of the scan, with slices along the third axis.
+        nodules: rows of `read_annotations` for one scan.
+        neighbors: number of slices on each side of the center slice.
 
     Returns:
         dict of slice index to (H, W) uint8 of 0 and 1.
 
     Raises:
-        InputError: if a center is outside of the volume.
+        InputError: if a center is outside the volume.
     """
     columns, rows, count = grid.size
     spacing = grid.spacing
@@ -66,20 +66,20 @@ def sphere_masks(grid, nodules, neighbors):
             disc = np.add.outer(y**2, x**2) <= squared_radius
             mask = masks.setdefault(slice_index, np.zeros((rows, columns), np.uint8))
             mask |= disc.astype(np.uint8)
-            if slice_index == round(k) and not disc.any():  # smaller than a pixel: the pixel of the center
+            if slice_index == round(k) and not disc.any():  # smaller than a pixel: mark the center pixel
                 mask[round(j), round(i)] = 1
     return masks
 
 
 def find_nodules(labels):
-    """Nodules of a label volume.
+    """Find the nodules in a label volume.
 
     Args:
         labels: SimpleITK.Image, 0 outside.
 
     Returns:
-        list of (x, y, z, diameter) in mm, LPS: the center of each connected component, and the diameter of the disc of
-        the area of its largest slice, the largest component first.
+        list of (x, y, z, diameter) in mm, LPS, largest component first: the center of each connected component, and
+        the diameter of a disc with the area of its largest slice.
     """
     components = sitk.ConnectedComponent(labels != 0, True)
     array = sitk.GetArrayViewFromImage(components)
@@ -93,7 +93,7 @@ def find_nodules(labels):
 
 
 def run_lengths(mask):
-    """Run lengths of a mask: pairs "start length" from 1, down the columns; "" for fewer than 10 pixels.
+    """Run lengths of a mask: pairs "start length", counted from 1 by columns; "" for fewer than 10 pixels.
 
     Args:
         mask: (H, W), foreground not 0.
@@ -106,17 +106,17 @@ def run_lengths(mask):
     return " ".join(f"{start + 1} {end - start}" for start, end in zip(starts, ends, strict=True))
 
 
-# --- lungs on an axial slice; lengths in pixels are those of slices of 512x512 and scale with the size
+# --- lungs on an axial slice; pixel lengths are for 512x512 and scale with the slice size
 
 
 def lungs_by_clusters(hu):
-    """Lungs from two clusters of gray values, as in the tutorial of the Data Science Bowl 2017 for LUNA.
+    """Find the lungs with two clusters of gray values, as in the Data Science Bowl 2017 tutorial for LUNA.
 
     Args:
         hu: (H, W) array.
 
     Returns:
-        (H, W) bool, the lungs with a margin.
+        (H, W) bool: the lungs with a margin.
     """
     height, width = hu.shape
     image = (hu - hu.mean()) / max(float(hu.std()), 1e-6)
@@ -137,7 +137,7 @@ def lungs_by_clusters(hu):
 
 
 def lungs_by_thresholds(hu):
-    """Lungs as the two largest components of air that do not touch the border, smoothed and filled.
+    """Find the lungs as the two largest air components that do not touch the border, smoothed and filled.
 
     Args:
         hu: (H, W) array.
@@ -151,13 +151,13 @@ def lungs_by_thresholds(hu):
     lungs = np.isin(components, largest).astype(np.uint8)
     lungs = cv2.erode(lungs, _disc(2, len(hu)))
     closing = _disc(10, len(hu))
-    edge = len(closing)  # so that closing does not stick to the border
+    edge = len(closing)  # keeps closing from sticking to the border
     lungs = cv2.copyMakeBorder(lungs, edge, edge, edge, edge, cv2.BORDER_CONSTANT)
     lungs = cv2.morphologyEx(lungs, cv2.MORPH_CLOSE, closing)[edge:-edge, edge:-edge]
     return ndimage.binary_fill_holes(lungs)
 
 
-LUNG_FINDERS = {"clusters": lungs_by_clusters, "thresholds": lungs_by_thresholds}  # by value of LUNGS
+LUNG_FINDERS = {"clusters": lungs_by_clusters, "thresholds": lungs_by_thresholds}  # by setting LUNGS
 
 
 def square_around(mask):

@@ -7,20 +7,20 @@ import SimpleITK as sitk
 from common.volumes.finding import is_dicom
 from common.volumes.reading import list_series
 
-IMAGE_TYPES = {"DERIVED", "SECONDARY", "ORIGINAL", "PRIMARY", "AXIAL"}  # words in tags that identify nobody
-# Tags by group, or group and the start of the element: the patient; dates, hospital and physicians; the study.
+IMAGE_TYPES = {"DERIVED", "SECONDARY", "ORIGINAL", "PRIMARY", "AXIAL"}  # words in tags that do not identify anyone
+# Tag prefixes (group, start of element): patient; dates, hospital and physicians; study.
 IDENTIFYING_TAGS = ("0010|", "0008|00", "0008|10", "0020|0010")
-HARMLESS_TAGS = ("0008|0005", "0008|0016")  # among these: character set, kind of object
+HARMLESS_TAGS = ("0008|0005", "0008|0016")  # exceptions: character set, object type
 
 
 def safe_names(volumes):
-    """A name for each volume: its own, "_" for "/", or a number where that holds what a DICOM tag says.
+    """Safe name of each volume: its own with "_" for "/", or a number if it contains a word of an identifying tag.
 
     Args:
         volumes: dict of `find_volumes`.
 
     Returns:
-        dict of the names of `volumes` to these.
+        dict of name in `volumes` to safe name.
     """
     names = {name: name.replace("/", "_") for name in volumes}
     for number, (name, path) in enumerate(volumes.items(), 1):
@@ -30,13 +30,13 @@ def safe_names(volumes):
 
 
 def identifying_words(path):
-    """Words of the text tags of a DICOM file or series that could identify somebody, in lower case.
+    """Lowercase words of DICOM text tags that could identify a person.
 
     Args:
-        path: file or folder.
+        path: file, or folder of a series.
 
     Returns:
-        set of str, empty for other files.
+        set of str, empty for files other than DICOM.
     """
     path = Path(path)
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""Read volumes with SimpleITK: files, and DICOM series, whose slices have to make up a volume."""
+"""Read volumes with SimpleITK: files, and DICOM series whose slices form a volume."""
 
 from pathlib import Path
 
@@ -9,22 +9,22 @@ from common.errors import InputError, summarise
 from common.files import require_whole_gzip
 from common.parallel import ordered_map
 
-DISTANCE_TOLERANCE = 0.01  # share by which distances between the slices of a series may differ
+DISTANCE_TOLERANCE = 0.01  # max relative deviation of slice distances in a series
 
 
 def read_volume(path, series=None):
     """Read a volume.
 
     Args:
-        path: a file, or a folder with the files of a DICOM series, under whatever names.
-        series: which one, where a folder holds several: its number in the order of `list_series`, from 1.
+        path: a file, or a folder with the files of a DICOM series, named in any way.
+        series: number of the series in the order of `list_series`, from 1, if a folder contains several.
 
     Returns:
-        SimpleITK.Image of three axes and one channel.
+        SimpleITK.Image with three axes and one channel.
 
     Raises:
-        InputError: if it cannot be read or is no volume; for a series with missing or uneven slices or mixed
-            orientations; for several series without a choice, listing them.
+        InputError: if it is unreadable or not a volume; if a series has missing or uneven slices or mixed
+            orientations; if several series are found but `series` is None (the message lists them).
     """
     channels = read_channels(path, series)
     if len(channels) > 1:
@@ -33,10 +33,10 @@ def read_volume(path, series=None):
 
 
 def read_channels(path, series=None):
-    """Read a volume of one or more channels, along the fourth axis or in each voxel; arguments and errors as above.
+    """Read a volume with one or more channels (fourth axis, or voxel components); arguments and errors as above.
 
     Returns:
-        list of SimpleITK.Image of three axes.
+        list of SimpleITK.Image with three axes.
     """
     path = Path(path)
     try:
@@ -58,7 +58,7 @@ def read_channels(path, series=None):
 
 
 def list_series(folder):
-    """Series in a folder, as lists of files in the order of their slices, the longest first."""
+    """Series in a folder as lists of files in slice order, longest series first."""
     identifiers = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
     series = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), identifier) for identifier in identifiers]
     return sorted((list(files) for files in series), key=lambda files: (-len(files), files[0]))
@@ -82,7 +82,7 @@ def _read_series(folder, series):
 
 
 def _check_slices(folder, files):
-    """Refuse a series whose slices do not make up a volume."""
+    """Raise InputError if the slices of a series do not form a volume."""
     problems = []
     headers = list(ordered_map(_read_header, files, problems=problems))
     if problems:
@@ -105,7 +105,7 @@ def _check_slices(folder, files):
 
 
 def _read_header(file):
-    """Origin, direction and size of a slice of a series."""
+    """Origin, direction and size of a slice in a series."""
     reader = sitk.ImageFileReader()
     reader.SetFileName(file)
     try:
@@ -116,6 +116,6 @@ def _read_header(file):
 
 
 def _reason_in(error):
-    """The line of a message of SimpleITK that says what is wrong."""
+    """Line of a SimpleITK message that contains the reason."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next((line.split("ERROR:")[-1].strip() for line in reversed(lines) if "rror" in line), lines[-1])

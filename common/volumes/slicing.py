@@ -1,4 +1,4 @@
-"""Slices of volumes: the planes, and what a case folder holds of them."""
+"""Slice volumes along planes, and describe the slices for case.json."""
 
 import numpy as np
 import SimpleITK as sitk
@@ -8,28 +8,28 @@ from common.volumes.grids import Geometry, along_axes, orient, resample
 from common.volumes.intensity import percentiles_of
 from common.volumes.reading import read_volume
 
-PERCENTILES = (0.5, 99.5)  # of a volume, that become black and white where no window is given
+PERCENTILES = (0.5, 99.5)  # of a volume, mapped to black and white without a window
 
-# Axis of an array (S, P, L) along which a plane is sliced, and axes that are flipped for display: head and front up.
+# Slicing axis of an array (S, P, L), and axes to flip for display: head and front up.
 PLANES = {"axial": (0, ()), "coronal": (1, (0,)), "sagittal": (2, (0,))}
 
 
 def open_slices(path, plane, window=None, percentiles=PERCENTILES, spacing=None, series=None):
-    """Slices of a volume, as 0_import_volumes.py makes them and predict.py takes them.
+    """Open a volume as slices, for 0_import_volumes.py and predict.py.
 
     Args:
-        path: as `read_volume`.
-        plane: a name of PLANES.
-        window: [low, high], values of black and white; None takes the percentiles.
+        path: as for `read_volume`.
+        plane: a name in PLANES.
+        window: [low, high], values mapped to black and white; None: use percentiles.
         percentiles: [low, high] of the volume, in percent.
-        spacing: mm to resample to, as `along_axes` takes it; None: as it is.
-        series: as `read_volume`.
+        spacing: mm to resample to, as for `along_axes`; None: no resampling.
+        series: as for `read_volume`.
 
     Returns:
-        values, (slices, H, W) array; low and high, of black and white; and the entry of the volume for case.json.
+        values, (slices, H, W) array; (low, high), values mapped to black and white; and the volume entry of case.json.
 
     Raises:
-        InputError: as `read_volume`, or if low is not less than high.
+        InputError: as for `read_volume`, or if low is not less than high.
     """
     image = read_volume(path, series)
     geometry = Geometry.of(image)
@@ -51,12 +51,12 @@ def open_slices(path, plane, window=None, percentiles=PERCENTILES, spacing=None,
 
 
 def slice_entry(shape, index, box=None):
-    """Entry of a slice of a volume in case.json.
+    """Entry of a slice in case.json.
 
     Args:
         shape: (height, width) of the slice.
-        index: of the slice in the order of `planes_of`.
-        box: (left, top, width, height) that was cut from it; None: all of it.
+        index: slice index in the order of `planes_of`.
+        box: (left, top, width, height) cut from the slice; None: the whole slice.
     """
     height, width = shape
     return {
@@ -69,20 +69,20 @@ def slice_entry(shape, index, box=None):
 
 
 def planes_of(volume, plane):
-    """Slices of a volume for display.
+    """View a volume as slices for display.
 
     Args:
-        volume: (S, P, L) array of an image of `orient`.
-        plane: a name of PLANES.
+        volume: (S, P, L) array of an image from `orient`.
+        plane: a name in PLANES.
 
     Returns:
-        view (slices, height, width): axial from the feet up, the front of the body at the top; coronal from front to
-        back and sagittal from right to left, the head at the top.
+        view (slices, height, width): axial from feet to head, front of the body at the top; coronal from front to back
+        and sagittal from right to left, head at the top.
     """
     axis, flipped = PLANES[plane]
     return np.moveaxis(np.flip(volume, flipped), axis, 0)
 
 
 def spacing_of_plane(spacing, plane):
-    """(row, column) distance in mm of the pixels of a plane; `spacing` is that of the oriented volume, i, j, k."""
+    """Pixel spacing (row, column) of a plane in mm; `spacing` of the oriented volume is i, j, k."""
     return [mm for axis, mm in enumerate(spacing[::-1]) if axis != PLANES[plane][0]]
