@@ -27,7 +27,7 @@ ROOMS = (
 )
 KERAS_ONLY = ("models", "losses")  # import nothing else, and are imported from common.training on downwards
 KNOW_NOTHING = ("common.errors", "common.files", "common.scores")  # import each other only
-STARTED_WITH_M = ("common.tuning.worker", "common.tuning.check_values")  # python -m common.tuning.worker
+STARTED_WITH_M = ("common.settings_page", "common.tuning.worker", "common.tuning.check_values")  # python -m NAME
 ONLY_IN = {"tqdm": ("common.parallel",), "fcntl": (), "msvcrt": ()}  # modules that may import a library
 PLAIN_LISTS = ()  # functions that may be longer than FUNCTION_LINES, as "path function"
 LONGEST_SCRIPT, LONGEST_MODULE, LONGEST_FUNCTION = 280, 400, 45
