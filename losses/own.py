@@ -40,7 +40,7 @@ def find_loss(path):
     module = importlib.util.module_from_spec(specification)
     try:
         specification.loader.exec_module(module)
-    except Exception as error:  # whatever a user's file does
+    except Exception as error:  # a user's file can raise anything
         raise ValueError(f"loss file {path} does not run: {_in_one_line(error)}") from error
     if not callable(getattr(module, "loss", None)):
         raise ValueError(f"loss file {path} has no function loss(targets, probabilities)")
@@ -55,7 +55,7 @@ def try_loss(path, classes, axes):
         values = find_loss(path)(ops.zeros(shape, "float32"), ops.full(shape, 1 / (channels + 1), "float32"))
         found = f"{tuple(values.shape)} {values.dtype}"
         fits = len(values.shape) == 1 and values.shape[0] == 2 and "float32" in str(values.dtype)
-    except Exception as error:  # whatever a user's function does
+    except Exception as error:  # a user's function can raise anything
         raise ValueError(f"loss of {path} fails on {shape}: {_in_one_line(error)}") from error
     if not fits:
         raise ValueError(f"loss of {path} gives {found} on {shape}; expected (2,) float32, a value for each image")
