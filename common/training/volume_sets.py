@@ -185,8 +185,8 @@ class VolumeBatches(keras.utils.PyDataset):
     def __getitem__(self, index):
         """Images (B, S, H, W, C) float32 and labels (B, S, H, W, 1) uint8.
 
-        Before an epoch begins, Keras reads the first two batches to learn which axes vary. It then gets dummy batches in
-        which all of them vary.
+        Before an epoch begins, Keras reads the first two batches to learn which axes vary. It then gets dummy batches
+        in which all of them vary.
         """
         if not (self.begun or self.crop or len(self) == 1):
             side = PROBES[index % len(PROBES)]
@@ -205,7 +205,7 @@ class VolumeBatches(keras.utils.PyDataset):
 
 
 class TrainingBatches(VolumeBatches):
-    """Augmented cases in random order; or crops, as many per case as are needed to cover its number of voxels once.
+    """Augmented cases in random order; or crops, as many per case as its voxel count requires.
 
     All random choices in an epoch depend only on (seed, epoch), whichever thread is first.
 
