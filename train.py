@@ -1,4 +1,4 @@
-"""Train a network on the packed sets.
+"""Train a model on the packed sets.
 
 Reads   TRAIN and VALIDATION: packed sets of step 3, of slices or of volumes, or lists of step 2
 Writes  RUNS/<date-time>_<model>/: best_dice.keras, best_iou.keras, last.keras, training_log.csv, curves.png,

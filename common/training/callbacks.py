@@ -201,7 +201,7 @@ class BackgroundWriter:
         if self.job:
             try:
                 self.job.result()
-            finally:  # after Ctrl-C, the job is still running
+            finally:  # after Ctrl-C, the job may still be running
                 self.job = None if self.job.done() else self.job
 
 
