@@ -1,35 +1,35 @@
 """Run all steps in order, from case folders to a Core ML model, with small settings.
 
-Reads   CASES: case folders; by default the synthetic sample, which is made if it is not there
+Reads   CASES: case folders; by default the synthetic sample, which is created if missing
 Writes  WORK/lists, packed, runs/<date-time>_unet, predictions, scores, and model.mlmodel
-Takes   four to six minutes on two cores, three of them to train
+Takes   four to six minutes on two cores, three of them for training
 Expect  a mean Dice of about 0.95 on the test cases of the sample
 
-Every step is the script itself, run as you would run it; the commands are printed, to be taken on from there.
-Step 1 also writes its variants into CASES, beside x and y.
+Each step runs its script as you would, and prints the command so that you can reuse it.
+Step 1 also writes its variants into CASES, next to x and y.
 """
 
 from common import setting_types as types
 from common.command_line import flags_of
 from common.settings import apply_command_line
 
-# --- where from, where to
-CASES: types.PathName = "data/sample"  # folder of the case folders; the sample is made if it is not there
-WORK: types.PathName = "work"  # folder for everything that is made
-REPLACE: bool = True  # True to write over what an earlier run left in WORK (run folders are kept)
+# --- input and output
+CASES: types.PathName = "data/sample"  # folder with the case folders; the sample is created if missing
+WORK: types.PathName = "work"  # output folder for all steps
+REPLACE: bool = True  # overwrite earlier output in WORK (run folders are kept)
 
 # --- small settings
 FILTERS: types.Filters = ["O", "C"]  # filters of step 1
 SHAPES: types.Shapes = ["", "RTP"]  # shapes of step 1
-VALIDATION_SHARE: types.ShareBelowOne = 0.125  # share of the cases to validate on
-TEST_SHARE: types.ShareBelowOne = 0.25  # share of the cases to test on
-MODEL_SETTINGS: types.UnetSettings = {"features": 8, "depth": 4, "dropout": 0.0}  # of the U-net
+VALIDATION_SHARE: types.ShareBelowOne = 0.125  # share of the cases for validation
+TEST_SHARE: types.ShareBelowOne = 0.25  # share of the cases for testing
+MODEL_SETTINGS: types.UnetSettings = {"features": 8, "depth": 4, "dropout": 0.0}  # U-net settings
 LOSS: types.Loss = "bce+dice"  # loss to train with
-LEARNING_RATE: types.NonNegative = 3e-3  # to start from; it falls to 0
-BATCH_SIZE: types.PositiveInt = 4  # slices a step
+LEARNING_RATE: types.NonNegative = 3e-3  # initial learning rate; it falls to 0
+BATCH_SIZE: types.PositiveInt = 4  # slices per step
 EPOCHS: types.PositiveInt = 10  # passes over the training set
-MAX_MINUTES: types.Positive | None = 3.5  # stop training before an epoch that would end later
-SEED: types.Seed = 1  # of the division and of the training
+MAX_MINUTES: types.Positive | None = 3.5  # stop before an epoch that would exceed this time; None: never
+SEED: types.Seed = 1  # random seed for the split and the training
 
 settings = apply_command_line(globals())
 
@@ -83,7 +83,7 @@ def main():
 
 
 def run(script, **settings):
-    """Say what is run, and run it."""
+    """Print a command and run it."""
     print(f"\n$ python {script} {shlex.join(flags_of(settings))}", flush=True)
     call(script, **settings)
 

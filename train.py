@@ -1,9 +1,9 @@
-"""Train a network on the packed sets.
+"""Train a model on the packed sets.
 
 Reads   TRAIN and VALIDATION: packed sets of step 3, of slices or of volumes, or lists of step 2
 Writes  RUNS/<date-time>_<model>/: best_dice.keras, best_iou.keras, last.keras, training_log.csv, curves.png,
         validation_slices.png, report.html, settings.json, environment.txt, code/, state.json, tensorboard/
-Takes   see the line of the first epoch; its first step also compiles the network
+Takes   depends on network and data; the first epoch's line shows it (its first step compiles the network)
 Expect  a validation Dice that climbs within the first ten epochs; watch it with tensorboard --logdir runs
 """
 
@@ -15,68 +15,69 @@ from common.settings import apply_command_line, check_model_settings
 
 # --- data
 TRAIN: types.PathName = "data/packed/train.h5"  # packed set or list to train on
-VALIDATION: types.PathName = "data/packed/validation.h5"  # packed set or list to choose the best epoch by
-MEMORY_GB: types.NonNegative = 4.0  # sets of up to so many GB are held in memory; greater ones are read as needed
+VALIDATION: types.PathName = "data/packed/validation.h5"  # packed set or list that decides which epoch is best
+MEMORY_GB: types.NonNegative = 4.0  # load sets up to this size into memory; read larger ones from disk
 FOLD: types.PositiveInt | Literal["all"] | None = None
-# fold to train of those beside TRAIN, from 1; "all": a cross-validation over all in turn
+# which fold next to TRAIN to train (1, 2, ...); "all" cross-validates over every fold
 AUGMENTATION: types.Augmentation = {}
-# on the fly, for instance {"flip": "horizontal", "rotation": 10, "shift": 0.05, "zoom": 0.05}; also "shear", "elastic",
-# "brightness", "contrast", "blur", and "fill": "constant", "nearest" or "reflect"; of volumes {"rotation": 5, "zoom":
-# 0.1, "shift": 0.1, "shear": 0.05, "flip": "x", "gamma": 0.5, "margins": [0.1, 0.2, 0.3]}
-CROP: types.Crop | None = None  # of packed volumes: voxels (up, back, left) of the crops to train on; None: whole cases
+# on the fly; slices: {"flip": "horizontal", "rotation": 10, "shift": 0.05, "zoom": 0.05}, also "shear", "elastic",
+# "brightness", "contrast", "blur", and "fill": "constant", "nearest" or "reflect"; volumes: {"rotation": 5,
+# "zoom": 0.1, "shift": 0.1, "shear": 0.05, "flip": "x", "gamma": 0.5, "margins": [0.1, 0.2, 0.3]}
+CROP: types.Crop | None = None  # packed volumes: crop size in voxels (up, back, left); None: whole cases
 
-# --- where to, and how to begin
+# --- output and starting point
 RUNS: types.PathName = "runs"  # folder of the run folders
 MODE: Literal["new", "resume", "retrain"] = "new"
-# "new"; "resume" goes on with RUN under its settings, changed by flags only; "retrain" takes its weights
-RUN: str = ""  # run folder (or, to retrain, a .keras file) to begin from
+# "new"; "resume" continues RUN with its own settings (flags override them); "retrain" starts from its weights
+RUN: str = ""  # run folder to resume or retrain (or, to retrain, a .keras file)
 
 # --- network and loss
-MODEL: types.Network = "unet"  # "unet", "cvnet_synapse" (for 200x200), "cvnet_synapse_512", "deeplab_v3plus"; for
-# volumes "se_resunet3d"; or the path of a .py file with build_model(input_shape, classes, **settings)
-MODEL_SETTINGS: types.FreeDict = {}  # its own settings, for instance {"features": 32, "depth": 4, "dropout": 0.2} or
-# {"backbone": "mobilenetv2"}; see models/
+MODEL: types.Network = "unet"  # "unet", "cvnet_synapse" (200x200), "cvnet_synapse_512", "deeplab_v3plus"; for volumes
+# "se_resunet3d"; or the path of a .py file with build_model(input_shape, classes, **settings)
+MODEL_SETTINGS: types.FreeDict = {}
+# network settings, such as {"features": 32, "depth": 4, "dropout": 0.2} or {"backbone": "mobilenetv2"}; see models/
 LOSS: types.Loss = "bce+dice"
 # "mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff", "series" (these in turn), "bce", "cce" (several
-# classes), "dice", "smooth_dice", "iou", "tversky", "focal_tversky", or a sum, "hausdorff+dice"; also the path of a .py
-# file with loss(targets, probabilities), alone or in a sum
+# classes), "dice", "smooth_dice", "iou", "tversky", "focal_tversky"; or the path of a .py file with
+# loss(targets, probabilities); or a sum, such as "hausdorff+dice"
 
-# --- optimiser; None takes what the network's author recommends
+# --- optimizer; None uses the value that the network's author recommends
 OPTIMIZER: types.OptimizerName | types.Optimizer | None = None
-# "adam", or with settings {"name": "sgd", "momentum": 0.95, "nesterov": True}
-LEARNING_RATE: types.NonNegative | None = None  # to start from; of SGD, None goes in proportion with BATCH_SIZE
+# name, such as "adam", or name and settings: {"name": "sgd", "momentum": 0.95, "nesterov": True}
+LEARNING_RATE: types.NonNegative | None = None
+# initial learning rate; None: the author's value, scaled with BATCH_SIZE for SGD
 SCHEDULE: types.Schedule | None = None  # "constant", "poly", "graph" or "cosine"
 SCHEDULE_SETTINGS: types.ScheduleSettings = {}
-# poly {"power": 0.9}; graph {"points": [[0, 5e-3], [50, 1e-3]]}, whose end is that of the run; cosine {"period": 100,
+# poly: {"power": 0.9}; graph: {"points": [[0, 5e-3], [50, 1e-3]]}, which also sets EPOCHS; cosine: {"period": 100,
 # "factor": 2, "lowest": 1e-6}
 CONTROLLER: types.ControllerSettings = {}
-# multiplier on top; {}: off; {"step": [0.1, 2.5], "patience": [10, 3], "limit": [0.001, 1]}
+# learning-rate multiplier: {"step": [0.1, 2.5], "patience": [10, 3], "limit": [0.001, 1]}; {}: off
 BATCH_SIZE: types.PositiveInt | Literal["auto"] | None = None
-# slices, crops or volumes a step; "auto": the recommended size, doubled while a trial finds that faster
+# slices, crops or volumes per step; "auto": the recommended size, doubled while that is faster
 
 # --- how long
 EPOCHS: types.PositiveInt = 50  # passes over the training set
-EARLY_STOP: types.Count = 50  # stop after so many epochs without a new best Dice or IoU; 0: never
-MAX_MINUTES: types.NonNegative | None = None  # stop before an epoch that would end later than this; None: never
+EARLY_STOP: types.Count = 50  # stop after this many epochs without a new best Dice or IoU; 0: never
+MAX_MINUTES: types.NonNegative | None = None  # stop before an epoch that would exceed this time; None: never
 
 # --- how to compute
 PRECISION: types.Precision = "auto"
-# "float32", "mixed_bfloat16", "mixed_float16"; "auto": the fast one that the device has, on a CPU by a trial before
-# runs of 500 steps and more
+# "float32", "mixed_bfloat16", "mixed_float16"; "auto": the fastest this device supports; on a CPU,
+# benchmarked before runs of 500 steps or more
 JIT: bool | Literal["auto"] = "auto"
-# compile with XLA (or PyTorch's compiler); "auto": as suits the backend; on TensorFlow with DETERMINISTIC False by a
-# trial before runs of 500 steps and more
-DEVICES: types.PositiveInt | None = None  # GPUs of each machine to divide a batch over, on JAX; None: as many as
-# divide it
-SEED: types.Seed = 1  # of weights, order, drop-out and augmentation
-DETERMINISTIC: bool = True  # the same seed gives the same bits; False may be faster on a GPU
+# compile with XLA (or PyTorch's compiler); "auto": the backend's usual choice; on TensorFlow with DETERMINISTIC False,
+# benchmarked before runs of 500 steps or more
+DEVICES: types.PositiveInt | None = None  # GPUs per machine to split a batch across (JAX only);
+# None: as many as divide it evenly
+SEED: types.Seed = 1  # random seed for weights, order, dropout and augmentation
+DETERMINISTIC: bool = True  # bit-identical results for the same seed; False may be faster on a GPU
 
 settings = apply_command_line(globals())
 check_model_settings(settings)  # before Keras is loaded
 
 from common.training.run_folder import read_code
 
-code = read_code(settings.MODEL, settings.LOSS)  # of this run, whatever happens to the files from here on
+code = read_code(settings.MODEL, settings.LOSS)  # read now, so that later edits do not reach this run
 
 from common import devices
 from common.errors import InputError
@@ -104,9 +105,9 @@ def main():
         if several_processes():
             raise InputError('FOLD "all" goes on one machine; train fold by fold with several processes')
         return cross_validate(settings.as_json())
-    s = configure(settings)  # in force
+    s = configure(settings)  # the settings in force
     training, validation = open_sets(s)
-    devices.set_up(s.SEED, s.DETERMINISTIC)  # before anything is put on a device
+    devices.set_up(s.SEED, s.DETERMINISTIC)  # before anything is placed on a device
     used = choose_devices(s.DEVICES, None if s.BATCH_SIZE == "auto" else s.BATCH_SIZE)
     s = autotune(s, training, used)
     keras.utils.set_random_seed(s.SEED)  # again: a trial draws random numbers
@@ -117,7 +118,7 @@ def main():
 
 
 def find_run_folder(s, model):
-    """The run folder: that of the run to resume, or a new one."""
+    """Return the run folder to resume, or make a new one."""
     if s.MODE == "resume":
         return Run(s.RUN)
     name = f"fold{s.FOLD}" if CrossValidation(s.RUNS).exists else None
@@ -128,7 +129,7 @@ def find_run_folder(s, model):
 
 
 def fit(s, model, log, training, validation, used, run):
-    """Train to the end, and complete the run folder."""
+    """Train to the end and complete the run folder."""
     batches = make_batches(s, training, s.BATCH_SIZE, used)
     validating = validation.batches(s.BATCH_SIZE, crop=s.CROP, devices=used)
     rate = partial(learning_rate_of_epoch, s)
@@ -165,7 +166,7 @@ def fit(s, model, log, training, validation, used, run):
 
 
 def finish(s, run, control, timer, validation):
-    """Complete the run folder of a run that has ended, and say what came out."""
+    """Complete the run folder after training, and print the result."""
     network = load_network(run.model_file("best_dice"))
     finish_report(run, control.log, examples.best_and_worst(validation, network, s.BATCH_SIZE, tile=s.CROP))
     if table := timer.table():

@@ -1,12 +1,12 @@
 """Search for good settings: many short trainings, each a run of train.py.
 
 Reads   TRAIN and VALIDATION, as train.py does
-Writes  STUDY/runs/trial-000/<date-time>_<model>/ and so on, and STUDY/study.db, which Optuna keeps; at the end
-        STUDY/best_settings.json for train.py --settings, trials.csv, and importance.png: what mattered
-Takes   at most TRIALS times as long as a training; watch it with tensorboard --logdir STUDY/runs
-Expect  ten trials at random; from then on, more and more like those that were good
+Writes  STUDY/runs/trial-000/<date-time>_<model>/ and so on, and STUDY/study.db (Optuna's database); at the end
+        STUDY/best_settings.json for train.py --settings, trials.csv, and importance.png (which settings mattered)
+Takes   up to TRIALS times as long as one training; watch it with tensorboard --logdir STUDY/runs
+Expect  ten random trials; later ones concentrate on what worked
 
-The same command goes on after it was stopped or killed, and shares the work where it is given several times at once.
+The same command continues a search that was stopped or killed. Run it several times at once to share the work.
 """
 
 from typing import Annotated, Literal
@@ -16,46 +16,46 @@ from annotated_types import Len
 from common import setting_types as types
 from common.settings import apply_command_line
 
-# --- data, and where to
+# --- data and output
 TRAIN: types.PathName = "data/packed/train.h5"  # packed set or list to train on
-VALIDATION: types.PathName = "data/packed/validation.h5"  # packed set or list that a trial's best Dice is of
+VALIDATION: types.PathName = "data/packed/validation.h5"  # packed set or list that decides which trial is best
 STUDY: types.PathName = "study"  # folder for the search
 
-# --- what is searched; of a list one is chosen, so that a list of one is fixed
-MODELS: Annotated[list[types.Network], Len(1)] = ["unet", "deeplab_v3plus"]  # networks, as MODEL of train.py
+# --- search space; each trial chooses one value from each list, so a list of one is fixed
+MODELS: Annotated[list[types.Network], Len(1)] = ["unet", "deeplab_v3plus"]  # networks, as for MODEL in train.py
 MODEL_SETTINGS: types.FreeDict = {
     "unet": {"features": [16, 32, 64], "depth": [3, 4, 5]},
     "deeplab_v3plus": {"backbone": "mobilenetv2"},
 }
-# settings of each network, lists to choose from or single values
+# settings of each network: lists to choose from, or single values
 LOSSES: Annotated[list[types.Loss], Len(1)] = ["bce+dice", "focal_tversky", "focal+dice", "hausdorff+dice"]
-# as LOSS of train.py
+# losses, as for LOSS in train.py
 LEARNING_RATE: types.LearningRates | None = [1e-4, 1e-2]
-# lowest and highest; [1e-3]: this one; None: what each network's author recommends
+# lowest and highest; [1e-3]: only this one; None: as each network's author recommends
 AUGMENTATION: types.FreeDict = {
     "flip": [None, "horizontal"],
     "rotation": [0, 10],
     "zoom": [0, 0.1],
     "brightness": [0, 0.1],
 }
-# as that of train.py, each chosen by itself; None and 0: without
-PRECISIONS: Annotated[list[types.Precision], Len(1)] = ["auto", "float32"]  # as PRECISION of train.py
+# as in train.py, each chosen independently; None or 0: off
+PRECISIONS: Annotated[list[types.Precision], Len(1)] = ["auto", "float32"]  # as for PRECISION in train.py
 OTHERS: types.FreeDict = {"OPTIMIZER": "adam", "SCHEDULE": "cosine", "BATCH_SIZE": 8}
-# other settings of train.py, single values or lists to choose from; one optimizer for all, since learning rates of
-# different ones do not compare
+# other train.py settings, single values or lists; choose one optimizer, since learning rates depend on it
 
 # --- how long
-TRIALS: types.PositiveInt = 50  # trials in all, with those that fail
-EPOCHS: types.PositiveInt = 20  # passes over the training set in a trial
-MINUTES: types.Positive | None = None  # a trial stops before an epoch that would end later; None: never
+TRIALS: types.PositiveInt = 50  # total trials, including failed ones
+EPOCHS: types.PositiveInt = 20  # passes over the training set per trial
+MINUTES: types.Positive | None = None  # stop a trial before an epoch that would exceed this time; None: never
 
 # --- how
-SAMPLER: Literal["tpe", "random"] = "tpe"  # "tpe": learns from the trials so far which values are good; "random"
+SAMPLER: Literal["tpe", "random"] = "tpe"  # "tpe": learns from earlier trials which values are good; "random"
 PRUNER: Literal["median", "hyperband", "none"] = "median"
-# trials are stopped early that by an epoch are worse than: "median", half of the others; "hyperband", most of a group
-# that is given as many epochs; "none": no trial
-PATIENCE: types.Count = 5  # with "median", so many trials, and the first so many epochs of each, are not stopped early
-SEED: types.Seed = 1  # of the choices, and of every training
+# stop a trial early if, at the same epoch, it is worse than: "median", half of the others; "hyperband", most of a group
+# with the same epoch budget; "none": never stop early
+PATIENCE: types.Count = 5
+# with "median": never stop the first PATIENCE trials, nor any trial in its first PATIENCE epochs
+SEED: types.Seed = 1  # random seed for the choices and for every training
 
 settings = apply_command_line(globals())
 
@@ -81,7 +81,7 @@ SET_BY_SEARCH = (  # settings of train.py, so not allowed in OTHERS
     "TRAIN VALIDATION FOLD RUNS MODE RUN MODEL MODEL_SETTINGS LOSS LEARNING_RATE AUGMENTATION PRECISION EPOCHS "
     "MAX_MINUTES SEED"
 )
-SHUTDOWN_STATUSES = [-getattr(signal, name, 0) for name in ("SIGHUP", "SIGINT", "SIGTERM")]  # all processes get these
+SHUTDOWN_STATUSES = [-getattr(signal, name, 0) for name in ("SIGHUP", "SIGINT", "SIGTERM")]  # sent to all processes
 
 
 def main():
@@ -165,14 +165,14 @@ def run_trial(study, trial):
         raise InputError(f"{reason}; the same command goes on")
     if status in SHUTDOWN_STATUSES:
         print(f"trial {trial.number} was {reason}", flush=True)
-        time.sleep(3)  # this process may be next; if not, it takes the trial up again
+        time.sleep(3)  # this process may be next; if not, it continues the trial
         return
     state = {None: TrialState.PRUNED, 0: TrialState.COMPLETE}.get(status, TrialState.FAIL)
     record_outcome(live_trial, state, reason)
 
 
 def settings_to_resume(run):
-    """Settings of train.py that continue a run, for the minutes that it has left."""
+    """Settings of train.py that continue a run within the minutes it has left."""
     resume = {"MODE": "resume", "RUN": str(run)}
     if settings.MINUTES is None:
         return resume
@@ -180,10 +180,10 @@ def settings_to_resume(run):
 
 
 def train(live_trial, folder):
-    """Train with the settings in a trial's folder, until the training ends or the trial does poorly.
+    """Train with the settings in a trial's folder until the training ends or the pruner stops the trial.
 
     Returns:
-        Exit status of train.py; None if it was stopped.
+        Exit status of train.py; None if the trial was stopped early.
     """
     arguments = ["--settings", str(folder / "given.json")]
     lock, output = folder / tuning.TRAINING_LOCK, folder / "output.txt"
@@ -218,7 +218,7 @@ def record_outcome(live_trial, state, reason=""):
 
 
 def write_results(study):
-    """Write and print what was found; every process does so, and all write the same."""
+    """Write and print the results; every process does so, and all write the same."""
     folder = Path(settings.STUDY)
     with tuning.lock_study(folder):
         trials = results.write_table(study.get_trials(states=tuple(results.STATE_NAMES)), folder / "trials.csv")

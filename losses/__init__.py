@@ -7,7 +7,7 @@ from keras import ops
 
 from losses import overlap, own, pixel
 from losses.hausdorff import hausdorff
-from losses.metrics import training_metrics  # noqa: F401  (the metrics of a run are named beside its loss)
+from losses.metrics import training_metrics  # noqa: F401  (imported from here, like the loss)
 from losses.overlap import one_hot_like
 
 TERMS = {
@@ -17,25 +17,25 @@ TERMS = {
     **{term.__name__: term for term in (overlap.tversky, overlap.focal_tversky)},
 }
 FOR_VOLUMES = ("mse", "log_cosh", "bce", "dice", "smooth_dice", "iou", "tversky", "focal_tversky")
-SERIES = ("mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff")  # in turn
-SERIES_STEPS = 10  # batches that each of them has its turn
+SERIES = ("mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff")  # used in turn
+SERIES_STEPS = 10  # batches before the next loss has its turn
 
 
 def get_loss(name, classes=None, axes=2):
-    """Loss of a name.
+    """Return the loss for a name.
 
     Args:
-        name: names of TERMS, "series" for those of SERIES in turn, or paths of .py files as in `losses.own`, joined by
-            "+"; their losses are added.
-        classes: number of classes that it is for, if known, so that what does not suit them is refused.
+        name: names in TERMS, "series" (the losses in SERIES in turn) or paths of .py files as in `losses.own`; names
+            joined by "+" are added up.
+        classes: number of classes, if known, to refuse losses that do not suit them.
         axes: 2 for slices, 3 for volumes.
 
     Returns:
-        keras.losses.Loss of class numbers and probabilities as `losses.overlap` has them: the loss of each image,
-        averaged over the images; computed in float32 whatever the policy.
+        keras.losses.Loss of class numbers and probabilities, shaped as in `losses.overlap`. It is averaged over the
+        images, and computed in float32 whatever the dtype policy.
 
     Raises:
-        ValueError: for an unknown name, "series" on JAX, "cce" for one class, for volumes one that is not for them, or
+        ValueError: for an unknown name, "series" on JAX, "cce" for one class, a loss that does not support volumes, or
             a file that does not work.
     """
     loss = SegmentationLoss(name)
@@ -52,10 +52,10 @@ def get_loss(name, classes=None, axes=2):
 
 @keras.saving.register_keras_serializable(package="segmentation")
 class SegmentationLoss(keras.losses.Loss):
-    """Sum of the losses that `terms` names; see `get_loss`.
+    """Sum of the losses in `terms`; see `get_loss`.
 
     Attributes:
-        steps: number of batches behind it, from which "series" takes whose turn it is; see `follow_steps`.
+        steps: number of batches so far; "series" uses it to choose the loss. See `follow_steps`.
     """
 
     def __init__(self, terms="mse+dice", **kwargs):
@@ -85,7 +85,7 @@ class SegmentationLoss(keras.losses.Loss):
         return sum(function(targets, y_pred) for function in self.functions)
 
     def series(self, targets, probabilities):
-        """The loss of SERIES whose turn it is."""
+        """The loss in SERIES whose turn it is."""
         turn = ops.cast(self.steps, "int32") // SERIES_STEPS % len(SERIES)
         return ops.switch(turn, [TERMS[name] for name in SERIES], targets, probabilities)
 
@@ -98,6 +98,6 @@ class SegmentationLoss(keras.losses.Loss):
 
 
 def follow_steps(model):
-    """Let the loss of a compiled network see at which step its optimizer is; a resumed run goes on from there."""
+    """Let the loss of a compiled model read the optimizer's step, so that a resumed run continues from there."""
     if isinstance(model.loss, SegmentationLoss):
         model.loss.steps = model.optimizer.iterations

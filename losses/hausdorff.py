@@ -1,17 +1,17 @@
-"""Hausdorff distance loss (Karimi and Salcudean, doi 10.1109/TMI.2019.2930068), with distances by dilations."""
+"""Hausdorff distance loss (Karimi and Salcudean, doi 10.1109/TMI.2019.2930068), with distances from dilations."""
 
 from keras import ops
 
 from losses.overlap import foreground, harden
 
-CAP = 101  # pixels; greater distances, and those to an empty mask, count as this
+CAP = 101  # pixels; larger distances, and distances to an empty mask, count as this
 
 
 def hausdorff(targets, probabilities):
-    """Mean of (t - p)^2 (dt^2 + dp^2), mean over the classes; (B, H, W, C) float32 twice to (B,).
+    """Mean of (t - p)^2 (dt^2 + dp^2) over pixels and classes; two (B, H, W, C) float32 to (B,).
 
-    dt and dp are the distances of a pixel to the mask and to the thresholded prediction, see `distances`, over CAP.
-    No gradient goes through them.
+    dt and dp are a pixel's distances to the mask and to the thresholded prediction, divided by CAP; see `distances`.
+    They have no gradient.
     """
     errors = ops.square(foreground(targets) - foreground(probabilities))
     masks = ops.concatenate([foreground(targets), foreground(harden(probabilities))], axis=-1)
@@ -21,11 +21,11 @@ def hausdorff(targets, probabilities):
 
 
 def distances(masks, cap=CAP):
-    """Chessboard distance of every pixel to the mask: 0 within it, at most `cap`.
+    """Chessboard distance of every pixel to the mask: 0 inside it, at most `cap`.
 
-    The sum of a mask's dilations by 0, 1, ... m - 1 pixels, S(m), is m less the distance capped at m. It doubles:
-    S(m + k) = S(m) + (S(k) dilated by m) for k <= m, and S(k) = max(S(m) - (m - k), 0). So `cap` rounds of dilation
-    become about log2(cap), and whole numbers keep every bit.
+    S(m), the sum of a mask's dilations by 0, 1, ... m - 1 pixels, is m minus the distance capped at m. It doubles:
+    S(m + k) = S(m) + (S(k) dilated by m) for k <= m, and S(k) = max(S(m) - (m - k), 0). So about log2(cap) dilations
+    are enough instead of `cap`. All values are whole numbers, so nothing is rounded.
 
     Args:
         masks: (B, H, W, C), zeros and ones, float.
@@ -43,10 +43,10 @@ def distances(masks, cap=CAP):
 
 
 def dilate(images, radius):
-    """Greatest value of the square of 2 radius + 1 pixels around every pixel; (B, H, W, C), at least 0, to the same."""
+    """Maximum in a square of 2 radius + 1 pixels around every pixel; (B, H, W, C), at least 0, to the same shape."""
     for axis in (1, 2):
         images = ops.pad(images, [(radius, radius) if i == axis else (0, 0) for i in range(4)])
-        width, full = 1, 2 * radius + 1  # of the window whose greatest value each pixel holds
+        width, full = 1, 2 * radius + 1  # window size; each pixel contains the maximum of its window
         while width < full:
             step = min(width, full - width)
             side = images.shape[axis]

@@ -1,8 +1,8 @@
-"""Streaming metrics of an epoch: exact means over its images, whatever the batches.
+"""Streaming metrics of an epoch: exact means over its images, whatever the batch size.
 
-Images with an empty mask are left out of the overlap scores, since their Dice says nothing about how well an outline
-is found; with several classes, an image's score is the mean over the classes in its mask. With no such image the
-result is 0. Images with an empty mask have a metric of their own.
+The overlap scores skip images with an empty mask, since their Dice does not measure how well an outline is found.
+With several classes, an image's score is the mean over the classes in its mask. Without any such image the result is
+0. Images with an empty mask have their own metric.
 """
 
 import keras
@@ -20,9 +20,9 @@ class Overlap(keras.metrics.Metric):
 
     Args:
         score: "dice", "iou" or "rou".
-        soft: True takes the probabilities as they are, as the losses do; False takes the class that they say, which
-            for one class is p > 0.5.
-        name: of the metric; default: the score, with "soft_" before it where it is soft.
+        soft: True: use the probabilities unchanged, as the losses do; False: use the most probable class (for one
+            class: p > 0.5).
+        name: metric name; default: the score, prefixed with "soft_" if soft.
     """
 
     def __init__(self, score="dice", soft=False, name=None, **kwargs):
@@ -32,7 +32,7 @@ class Overlap(keras.metrics.Metric):
         self.count = self.add_weight(name="count", initializer="zeros")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Add a batch: class numbers and probabilities, as `losses.overlap` has them."""
+        """Add a batch: class numbers and probabilities, shaped as in `losses.overlap`."""
         y_pred = ops.cast(y_pred, self.dtype)
         targets = one_hot_like(y_true, y_pred)
         if not self.soft:
@@ -55,8 +55,8 @@ class Overlap(keras.metrics.Metric):
 class FalsePositivesOnEmpty(keras.metrics.Metric):
     """False positives on empty truth: predicted area over image area, mean over the images with an empty mask.
 
-    0 where there is no such image; at threshold 0.5, or for several classes the greatest; the area is that of all
-    classes together.
+    0 without any such image. The prediction is p > 0.5, or the most probable of several classes; the area is the area
+    of all classes together.
     """
 
     def __init__(self, name="fpoet", **kwargs):
@@ -65,7 +65,7 @@ class FalsePositivesOnEmpty(keras.metrics.Metric):
         self.count = self.add_weight(name="count", initializer="zeros")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Add a batch: class numbers and probabilities, as `losses.overlap` has them."""
+        """Add a batch: class numbers and probabilities, shaped as in `losses.overlap`."""
         predicted = foreground(harden(ops.cast(y_pred, self.dtype)))
         share = ops.mean(ops.sum(predicted, axis=-1), axis=tuple(range(1, len(predicted.shape) - 1)))
         empty = ops.cast(ops.logical_not(ops.any(y_true > 0, axis=tuple(range(1, len(y_true.shape))))), self.dtype)

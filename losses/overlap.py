@@ -1,7 +1,7 @@
-"""Dice (Dice 1945, Sorensen 1948) and IoU (Jaccard 1912) of images, and the losses that are one minus them.
+"""Dice (Dice 1945, Sorensen 1948) and IoU (Jaccard 1912) of images, and the losses 1 - score.
 
-Slices (B, H, W, C) have one sigmoid channel for one class, or for K classes the K + 1 channels of a softmax, the
-background first. Volumes (B, S, H, W, K) have a sigmoid channel for each label, and none for the background.
+Slices (B, H, W, C) have one sigmoid channel for one class, or the K + 1 softmax channels of K classes, background
+first. Volumes (B, S, H, W, K) have one sigmoid channel per label and none for the background.
 """
 
 import keras
@@ -16,19 +16,19 @@ def one_hot_like(y_true, y_pred):
         y_pred: (B, H, W, C) or (B, S, H, W, C), probabilities, float.
 
     Returns:
-        The shape and type of y_pred; if C is 1, the mask itself.
+        Tensor with the shape and type of y_pred; if C is 1, the mask itself.
     """
     channels = y_pred.shape[-1]
     if channels == 1:
         return ops.cast(y_true, y_pred.dtype)
-    numbers = ops.cast(y_true[..., 0], "int32") - (0 if has_background(y_pred) else 1)  # of -1, no channel is 1
+    numbers = ops.cast(y_true[..., 0], "int32") - (0 if has_background(y_pred) else 1)  # for -1, all channels are 0
     return ops.one_hot(numbers, channels, dtype=y_pred.dtype)
 
 
 def harden(probabilities):
-    """Probabilities (..., C) to zeros and ones: the largest of the channels.
+    """Probabilities (..., C) to zeros and ones: 1 in the largest channel.
 
-    Without a background that is where a label, whichever, is probable: where their sum is above 0.5.
+    Without a background channel, only pixels whose probabilities sum to more than 0.5 have a label.
     """
     above = ops.cast(ops.sum(probabilities, axis=-1, keepdims=True) > 0.5, probabilities.dtype)
     if probabilities.shape[-1] == 1:
@@ -43,7 +43,7 @@ def foreground(channels):
 
 
 def has_background(channels):
-    """Whether the first channel is the background: of a softmax, which slices with several classes have."""
+    """Whether the first channel is the background, as in a softmax: only for slices with several classes."""
     return len(channels.shape) == 4 and channels.shape[-1] > 1
 
 
@@ -68,34 +68,34 @@ def overlap_sums(targets, probabilities):
 
 
 def smoothing(target):
-    """What is added to both sides of a score, in pixels, so that it is 1 where mask and prediction are empty.
+    """Pixels to add to both sides of a score, so that it is 1 if mask and prediction are empty.
 
-    Nearly nothing where there is a mask. For an empty mask its inverse is the slope at an empty prediction, which half
-    precision must hold.
+    It is nearly 0 if there is a mask. For an empty mask, its inverse is the gradient at an empty prediction, which must
+    fit in half precision.
     """
     return ops.where(target > 0, 1e-7, 1e-4)
 
 
 def dice_of_sums(both, target, prediction):
-    """2 sum(t p) / (sum t + sum p); 1 where both are empty."""
+    """2 sum(t p) / (sum t + sum p); 1 if both are empty."""
     more = smoothing(target)
     return (2 * both + more) / (target + prediction + more)
 
 
 def iou_of_sums(both, target, prediction):
-    """sum(t p) / (sum t + sum p - sum(t p)); 1 where both are empty."""
+    """sum(t p) / (sum t + sum p - sum(t p)); 1 if both are empty."""
     more = smoothing(target)
     return (both + more) / (target + prediction - both + more)
 
 
 def rou_of_sums(both, target, prediction):
-    """Residual over union, (sum t - sum(t p)) / (sum t + sum p - sum(t p)): the part of the mask left uncovered over
-    the union; 0 is good, and is the value where both are empty."""
+    """Residual over union, (sum t - sum(t p)) / (sum t + sum p - sum(t p)): the uncovered part of the mask divided by
+    the union; 0 is best, and also the value if both are empty."""
     return (target - both) / (target + prediction - both + smoothing(target))
 
 
 def tversky_of_sums(both, target, prediction, alpha=0.3, beta=0.7):
-    """both / (both + alpha false positives + beta false negatives); 1 where both are empty."""
+    """both / (both + alpha false positives + beta false negatives); 1 if both are empty."""
     missed = alpha * (prediction - both) + beta * (target - both)
     more = smoothing(target)
     return (both + more) / (both + missed + more)
@@ -105,36 +105,36 @@ def tversky_of_sums(both, target, prediction, alpha=0.3, beta=0.7):
 
 
 def dice(targets, probabilities):
-    """1 - Dice, mean over the classes; shapes of `overlap_sums`, to (B,). An empty mask gives 0 for an empty guess,
-    and nearly 1 for any other."""
+    """1 - Dice, mean over the classes; shapes as in `overlap_sums`, to (B,). For an empty mask the loss is 0 if the
+    prediction is empty too, else nearly 1."""
     sums = overlap_sums(foreground(targets), foreground(probabilities))
     return 1 - ops.mean(dice_of_sums(*sums), axis=-1)
 
 
 def smooth_dice(targets, probabilities):
-    """1 - (2 sum(t p) + 1) / (sum t + sum p + 1), mean over the classes; shapes as `dice`. The one keeps the slope of a
-    class that is not there small, so that one voxel too many does not outweigh the other classes."""
+    """1 - (2 sum(t p) + 1) / (sum t + sum p + 1), mean over the classes; shapes as in `dice`. The +1 keeps the gradient
+    of an absent class small, so that one false positive does not outweigh the other classes."""
     both, target, prediction = overlap_sums(foreground(targets), foreground(probabilities))
     return 1 - ops.mean((2 * both + 1) / (target + prediction + 1), axis=-1)
 
 
 def iou(targets, probabilities):
-    """1 - IoU, mean over the classes; shapes and empty masks as `dice`."""
+    """1 - IoU, mean over the classes; shapes and empty masks as in `dice`."""
     sums = overlap_sums(foreground(targets), foreground(probabilities))
     return 1 - ops.mean(iou_of_sums(*sums), axis=-1)
 
 
 def tversky(targets, probabilities):
-    """1 - Tversky index, mean over the classes, with alpha 0.3 and beta 0.7: what is missed weighs more than what is
-    too much (Salehi et al., arXiv 1706.05721). Shapes and empty masks as `dice`. Keras' own has the two the other way
-    round, and costs 1 where mask and prediction are empty."""
+    """1 - Tversky index, mean over the classes, with alpha 0.3 and beta 0.7: false negatives weigh more than false
+    positives (Salehi et al., arXiv 1706.05721). Shapes and empty masks as in `dice`. Keras' own loss swaps the two, and
+    is 1 if mask and prediction are empty."""
     sums = overlap_sums(foreground(targets), foreground(probabilities))
     return 1 - ops.mean(tversky_of_sums(*sums), axis=-1)
 
 
 def focal_tversky(targets, probabilities, gamma=4 / 3):
     """(1 - Tversky index)^(1 / gamma), mean over the classes (Abraham and Khan, arXiv 1810.07842). Shapes and empty
-    masks as `dice`. Its slope has no bound at 0, so it is flat below Keras' epsilon."""
+    masks as in `dice`. Its gradient is unbounded at 0, so it is flat below Keras' epsilon."""
     sums = overlap_sums(foreground(targets), foreground(probabilities))
     missing = ops.maximum(1 - tversky_of_sums(*sums), keras.config.epsilon())
     return ops.mean(ops.power(missing, 1 / gamma), axis=-1)

@@ -1,9 +1,9 @@
-"""Losses of your own: the path of a Python file that defines
+"""Your own losses: the path of a Python file that defines
 
     def loss(targets, probabilities):
 
-of two float32 tensors (B, H, W, C), or (B, S, H, W, K) for volumes, to the loss of each image, (B,) float32. C is 1 for
-one class, or K + 1 with the background first; `losses.overlap` and `losses.pixel` have examples.
+Both are float32 tensors (B, H, W, C), or (B, S, H, W, K) for volumes; it returns the loss of each image, (B,) float32.
+C is 1 for one class, or K + 1 with the background first. See `losses.overlap` and `losses.pixel` for examples.
 """
 
 import functools
@@ -32,7 +32,7 @@ def find_loss(path):
     """Function `loss` of a Python file, which is read once.
 
     Raises:
-        ValueError: if there is no such file, it does not run, or it has no such function.
+        ValueError: if the file is missing, does not run, or has no such function.
     """
     if not Path(path).is_file():
         raise ValueError(f"loss file {path} does not exist")
@@ -40,7 +40,7 @@ def find_loss(path):
     module = importlib.util.module_from_spec(specification)
     try:
         specification.loader.exec_module(module)
-    except Exception as error:  # whatever a user's file does
+    except Exception as error:  # a user's file can raise anything
         raise ValueError(f"loss file {path} does not run: {_in_one_line(error)}") from error
     if not callable(getattr(module, "loss", None)):
         raise ValueError(f"loss file {path} has no function loss(targets, probabilities)")
@@ -48,14 +48,14 @@ def find_loss(path):
 
 
 def try_loss(path, classes, axes):
-    """Raise ValueError if the loss of a file does not work on two images; arguments as `losses.get_loss`."""
+    """Raise ValueError if the loss in a file does not work on two images; arguments as in `losses.get_loss`."""
     channels = classes + 1 if axes == 2 and classes > 1 else classes
     shape = (2, *[16] * axes, channels)
     try:
         values = find_loss(path)(ops.zeros(shape, "float32"), ops.full(shape, 1 / (channels + 1), "float32"))
         found = f"{tuple(values.shape)} {values.dtype}"
         fits = len(values.shape) == 1 and values.shape[0] == 2 and "float32" in str(values.dtype)
-    except Exception as error:  # whatever a user's function does
+    except Exception as error:  # a user's function can raise anything
         raise ValueError(f"loss of {path} fails on {shape}: {_in_one_line(error)}") from error
     if not fits:
         raise ValueError(f"loss of {path} gives {found} on {shape}; expected (2,) float32, a value for each image")
@@ -63,7 +63,7 @@ def try_loss(path, classes, axes):
 
 @contextmanager
 def files_in(folder):
-    """Within this, checkpoints take the files of their loss from a folder, if it has them: the copies that a run keeps.
+    """In this context, checkpoints load the files of their loss from a folder, if it has them: the run's copies.
 
     Args:
         folder: Path.
@@ -76,7 +76,7 @@ def files_in(folder):
 
 
 def take_copies(terms):
-    """Terms of a loss, with the files of `files_in` in place of others of the same name."""
+    """Terms of a loss, with each file replaced by its copy in the folder of `files_in`, if there is one."""
     folder = _folder.get()
     if folder is None:
         return terms

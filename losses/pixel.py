@@ -1,7 +1,7 @@
 """Losses of single pixels.
 
-Each takes targets and probabilities, (B, H, W, C) float32, and gives a mean per image, (B,). C is 1 for
-one class, or K + 1 with the background first. `mse`, `log_cosh` and `bce` take volumes too, (B, S, H, W, K).
+Each accepts targets and probabilities, (B, H, W, C) float32, and returns a mean per image, (B,). C is 1 for one class,
+or K + 1 with the background first. `mse`, `log_cosh` and `bce` also accept volumes, (B, S, H, W, K).
 """
 
 import keras
@@ -37,17 +37,17 @@ def cce(targets, probabilities):
 
 
 def kld(targets, probabilities):
-    """Kullback-Leibler divergence, sum over the classes of t log(t / p), the background being one of them.
+    """Kullback-Leibler divergence, sum of t log(t / p) over the classes and the background.
 
-    One channel p stands for the two classes 1 - p and p: without the first, p = 1 everywhere would cost nothing.
+    One channel p counts as two classes, 1 - p and p: without the first, p = 1 everywhere would cost nothing.
     """
     t, p = with_background(targets), with_background(probabilities)
     return mean_of_pixels(keras.losses.kl_divergence(t, p))
 
 
 def focal(targets, probabilities, alpha=0.25, gamma=2.0):
-    """Focal loss, -a (1 - pt)^gamma log pt, pt the probability of the true class (Lin et al., arXiv 1708.02002);
-    a is `alpha` on the foreground and 1 - alpha on the background."""
+    """Focal loss, -a (1 - pt)^gamma log pt (Lin et al., arXiv 1708.02002). pt is the probability of the true
+    class; a is `alpha` on the foreground and 1 - alpha on the background."""
     classes = probabilities.shape[-1]
     if classes == 1:
         losses = keras.losses.binary_focal_crossentropy(
@@ -62,7 +62,7 @@ def focal(targets, probabilities, alpha=0.25, gamma=2.0):
 def constrained_focal(targets, probabilities, power=1 / 2.5):
     """Constrained focal loss, -w^power log pt (Zhao et al., doi 10.1109/ACCESS.2019.2953085).
 
-    On the pixels of a class w = (area - n) / n, n their number in the image, at least 1; on the background w = 1.
+    On the n pixels of a class in the image, w = (area - n) / n, with n at least 1; on the background, w = 1.
     """
     t, p = with_background(targets), with_background(probabilities)
     area = t.shape[1] * t.shape[2]
@@ -75,7 +75,7 @@ def constrained_focal(targets, probabilities, power=1 / 2.5):
 
 
 def with_background(channels):
-    """Channels with the background first: one channel p becomes 1 - p and p; several have it already."""
+    """Channels with the background first: one channel p becomes 1 - p and p; several already have it."""
     return channels if channels.shape[-1] > 1 else ops.concatenate([1 - channels, channels], axis=-1)
 
 

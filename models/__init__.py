@@ -1,4 +1,4 @@
-"""Networks by name."""
+"""Find and build network architectures by name."""
 
 import functools
 import importlib.util
@@ -16,27 +16,28 @@ NETWORKS = {
     "deeplab_v3plus": deeplab_v3plus,
     "se_resunet3d": se_resunet3d,
 }
-NOT_SETTINGS = ("name", "input_shape", "classes")  # arguments of a network that the data decide
+NOT_SETTINGS = ("name", "input_shape", "classes")  # arguments of a network that depend on the data
 RECOMMENDED = {"BATCH_SIZE": 8, "OPTIMIZER": "adam", "LEARNING_RATE": 1e-3, "SCHEDULE": "constant"}
 
 
 def build_model(name, input_shape, classes=1, /, **settings):
-    """Build a network.
+    """Build a model.
 
     Args:
-        name: a name of NETWORKS, or the path of a Python file that defines
+        name: a name in NETWORKS, or the path of a Python file that defines
             `build_model(input_shape, classes, **settings)`.
-        input_shape: (height, width, channels); of volumes (None, None, None, channels).
-        classes: 1 for one sigmoid channel, K > 1 for a softmax over K + 1 channels; of volumes a sigmoid channel each.
+        input_shape: (height, width, channels); for volumes (None, None, None, channels).
+        classes: 1 for one sigmoid channel, K > 1 for a softmax over K + 1 channels; for volumes, one sigmoid channel
+            per class.
         settings: keyword arguments of the network's own `build_model`.
 
     Returns:
-        keras.Model, float images scaled to 0..1, or standardised volumes, to probabilities, with layers `input` and
-        `output`.
+        keras.Model with layers `input` and `output`: float images scaled to 0..1, or standardized volumes, to
+        probabilities.
 
     Raises:
-        ValueError: for an unknown name or setting, a value of another type than the default, a network for other
-            images, a file without such a function, or a network without such layers.
+        ValueError: for an unknown name or setting, a value with another type than the default, slices for a network
+            for volumes or the reverse, a file without such a function, or a model without such layers.
     """
     volumes = len(input_shape) == 4
     build = find_network(name).build_model
@@ -51,7 +52,7 @@ def build_model(name, input_shape, classes=1, /, **settings):
             raise ValueError(f"{name} has no setting {setting!r}; it has {', '.join(known)}")
         if name in NETWORKS:
             require_type(name, setting, value, parameters[setting].default)
-    if "name" in parameters:  # a file may follow the signature of this function as well
+    if "name" in parameters:  # a file may use the signature of this function too
         settings["name"] = Path(name).stem
     model = build(input_shape=tuple(input_shape), classes=classes, **settings)
     names = {layer.name for layer in model.layers}
@@ -64,12 +65,12 @@ def build_model(name, input_shape, classes=1, /, **settings):
 
 
 def is_for_volumes(name):
-    """Whether a network of NETWORKS segments volumes, not slices."""
+    """Whether a network in NETWORKS segments volumes, not slices."""
     return getattr(NETWORKS[name], "FOR_VOLUMES", False)
 
 
 def require_type(name, setting, value, default):
-    """Raise ValueError if a network's setting is not of the type of its default; a whole number may stand for any."""
+    """Raise ValueError if a network's setting does not have the type of its default; int is accepted for float."""
     if isinstance(default, bool):
         wanted, fits = "True or False", isinstance(value, bool)
     elif isinstance(default, int):
@@ -84,18 +85,18 @@ def require_type(name, setting, value, default):
 
 
 def recommended(name, batch_size=None):
-    """Settings of train.py that a network's author recommends.
+    """Settings for train.py that a network's author recommends.
 
     Args:
         name: as in `build_model`.
-        batch_size: the one that is used, or None for the recommended one. The rate of a plain SGD goes with it in
-            proportion (Goyal et al., arXiv 1706.02677); those of optimizers that scale their own steps stay.
+        batch_size: the batch size in use; None: the recommended one. The learning rate of SGD scales with it (Goyal et
+            al., arXiv 1706.02677); optimizers that scale their own steps keep their learning rate.
 
     Returns:
         dict of BATCH_SIZE, OPTIMIZER, LEARNING_RATE, SCHEDULE.
 
     Raises:
-        ValueError: as `build_model`.
+        ValueError: as in `build_model`.
     """
     settings = RECOMMENDED | getattr(find_network(name), "RECOMMENDED", {})
     optimizer = settings["OPTIMIZER"]
@@ -106,7 +107,7 @@ def recommended(name, batch_size=None):
 
 @functools.cache
 def find_network(name):
-    """Module of a network; arguments and errors as `build_model`."""
+    """Module of a network; arguments and errors as in `build_model`."""
     if name in NETWORKS:
         return NETWORKS[name]
     if not name.endswith(".py"):
@@ -119,7 +120,7 @@ def find_network(name):
     module = importlib.util.module_from_spec(specification)
     try:
         specification.loader.exec_module(module)
-    except Exception as error:  # whatever a user's file does
+    except Exception as error:  # a user's file can raise anything
         raise ValueError(f"network file {name} does not run: {type(error).__name__}: {error}") from error
     if not hasattr(module, "build_model"):
         raise ValueError(f"network file {name} has no function build_model(input_shape, classes, **settings)")

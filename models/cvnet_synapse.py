@@ -1,8 +1,8 @@
-"""CV-net SYNAPSE: an encoder and decoder of units that regulate, convolve, normalise and activate.
+"""CV-net SYNAPSE: an encoder and decoder of units that regulate, convolve, normalize and activate.
 
-The network of AIS Training Codeset for 200x200 and, under the name cvnet_synapse_512, for 512x512. It is not tied to
-these sizes: between encoder and decoder its maps must be halved once more, which the two valid convolutions at the
-bottom do, whose kernels (5 and 3 at 200, 5 and 5 at 512) follow from the size.
+The network of AIS Training Codeset for 200x200 and, as cvnet_synapse_512, for 512x512. It also accepts other sizes:
+between encoder and decoder, two valid convolutions at the bottom halve the feature map once more. Their kernels (5 and
+3 at 200, 5 and 5 at 512) follow from the size.
 """
 
 import keras
@@ -12,7 +12,7 @@ from models.layers import ParametricSwish, SynapticTransmissionRegulator, output
 
 NORM_MOMENTUM = 0.95
 
-# What train.py uses where its own setting is None; the rate is that of this batch size.
+# Used by train.py for settings that are None; the learning rate is for this batch size.
 RECOMMENDED = {
     "BATCH_SIZE": 80,
     "OPTIMIZER": {"name": "sgd", "momentum": 0.95, "nesterov": True},
@@ -20,31 +20,31 @@ RECOMMENDED = {
     "SCHEDULE": "poly",
 }
 
-ENCODER = (16, 32, 128, 512)  # filters of a level; the last two regulate
-DECODER = (512, 384, 160, 56, 24)  # filters of a level; the first three regulate
+ENCODER = (16, 32, 128, 512)  # filters per level; the last two regulate
+DECODER = (512, 384, 160, 56, 24)  # filters per level; the first three regulate
 BOTTOM = (1024, 2048)
 MOST_WIDTH = 4  # sixteen times the parameters
-MOST_NOISE = 10  # ten times the deviation of a normalised map
+MOST_NOISE = 10  # ten times the standard deviation of a normalized feature map
 
 
 def build_model(input_shape, classes=1, *, width=1.0, dropout=0.2, parallel_dropout=0.4, noise=0.1):
-    """Build a CV-net SYNAPSE for images of 200x200, or of another side that is a multiple of 64 plus 8.
+    """Build a CV-net SYNAPSE for images of 200x200, or with other sides that are a multiple of 64 plus 8.
 
     At (200, 200, 1) with the defaults it has 26,118,252 parameters, 26,105,596 of them trainable.
 
     Args:
         input_shape: (height, width, channels) of the images, scaled to 0..1.
-        classes: 1 gives one sigmoid channel; K > 1 gives a softmax over K + 1 channels.
-        width: factor on the number of filters of every layer but the output, up to MOST_WIDTH.
-        dropout: rate of the Gaussian drop-out of all units, 0 <= dropout < 1, but the parallel ones.
-        parallel_dropout: that of the two parallel units of a level.
-        noise: deviation of the Gaussian noise in the head, 0 to MOST_NOISE.
+        classes: 1 for one sigmoid channel; K > 1 for a softmax over K + 1 channels.
+        width: factor for the filters of every layer except the output, up to MOST_WIDTH.
+        dropout: Gaussian dropout rate of all units except the parallel ones, 0 <= dropout < 1.
+        parallel_dropout: dropout rate of the two parallel units of a level, 0 <= parallel_dropout < 1.
+        noise: standard deviation of the Gaussian noise in the head, 0 to MOST_NOISE.
 
     Returns:
         keras.Model with layers `input` and `output`; (B, H, W, C) to (B, H, W, 1 or K + 1) in float32.
 
     Raises:
-        ValueError: for a size that does not fit, saying the nearest two that do, or a setting out of its range.
+        ValueError: for a size that does not fit (with the nearest two that do), or a setting out of range.
     """
     scaled = make_scale("cvnet_synapse", width, dropout, parallel_dropout, noise)
     kernels = bottom_kernels("cvnet_synapse", input_shape, halvings=4, border=8)
@@ -56,11 +56,11 @@ def build_model(input_shape, classes=1, *, width=1.0, dropout=0.2, parallel_drop
     return finish(inputs, x, classes, scaled, noise, "cvnet_synapse")
 
 
-# --- what the network for 512x512 shares
+# --- shared with the network for 512x512
 
 
 def make_scale(name, width, dropout, parallel_dropout, noise):
-    """Function from a number of filters to the same times the width; refuses settings out of their range."""
+    """Return a function that multiplies filters by the width; raise ValueError for settings out of range."""
     rates_fit = 0 <= dropout < 1 and 0 <= parallel_dropout < 1
     if not rates_fit or not 0 < width <= MOST_WIDTH or not 0 <= noise <= MOST_NOISE:
         raise ValueError(
@@ -72,19 +72,20 @@ def make_scale(name, width, dropout, parallel_dropout, noise):
 
 
 def bottom_kernels(name, input_shape, halvings, border):
-    """Kernels of the two convolutions at the bottom, for each of height and width.
+    """Kernels of the two convolutions at the bottom, for height and width.
 
-    After `halvings` the map has k = (side - border) / 2^halvings pixels. The decoder doubles the bottom's map to k
-    again, so two valid convolutions of odd kernels a >= b must take off k / 2 = a + b - 2 pixels: 4 divides k.
+    After `halvings`, the feature map has k = (side - border) / 2^halvings pixels. The decoder doubles the map at the
+    bottom to k again. So two valid convolutions with odd kernels a >= b must remove k / 2 = a + b - 2 pixels, which
+    requires k to be a multiple of 4.
 
     Args:
-        name: of the network, for the message.
+        name: network name, for the message.
         input_shape: (height, width, channels).
         halvings: number of strided levels.
-        border: pixels that the stem takes off.
+        border: pixels that the stem removes.
 
     Returns:
-        [(a, a'), (b, b')], kernels of the first and the second in height and width.
+        [(a, a'), (b, b')], (height, width) of the first and the second kernel.
 
     Raises:
         ValueError: if a side does not fit.
@@ -99,7 +100,7 @@ def bottom_kernels(name, input_shape, halvings, border):
                 f"{name} takes no side of {side}; the nearest sizes that fit are {sizes[0]} and {sizes[1]}"
             )
         lost = (side - border) // 2**halvings // 2
-        second = lost // 2 // 2 * 2  # each takes off an even number, the first one the greater half
+        second = lost // 2 // 2 * 2  # each removes an even number, the first one the larger half
         kernels.append((lost - second + 1, second + 1))
     return list(zip(*kernels, strict=True))
 
@@ -110,10 +111,10 @@ def stem_activation(x):
 
 
 def unit(x, filters, kernel, kind, drop, regulate, name, padding="same"):
-    """SynapticNeuronUnit: regulator, convolution, batch normalisation, ParametricSwish, Gaussian drop-out.
+    """SynapticNeuronUnit: regulator, convolution, batch normalization, ParametricSwish, Gaussian dropout.
 
     Args:
-        kind: "normal", "separable", "strided" (stride 2, then a row and a column of zeros at the top and the left), or
+        kind: "normal", "separable", "strided" (stride 2, then a row of zeros at the top and a column at the left) or
             "transpose_up" (bilinear doubling before a transposed convolution of stride 1).
     """
     if kind == "transpose_up":
@@ -137,16 +138,16 @@ def unit(x, filters, kernel, kind, drop, regulate, name, padding="same"):
 
 
 def encode_and_decode(x, encoder, decoder, kernels, bottom, scaled, dropout, parallel_dropout):
-    """From the stem to the map before the head.
+    """From the stem to the feature map before the head.
 
     Args:
-        x: tensor (B, H, W, C), the stem.
-        encoder: filters of the encoder's levels; all but the first len(encoder) - 2 regulate.
+        x: output of the stem, (B, H, W, C).
+        encoder: filters of the encoder's levels; the last two regulate.
         decoder: filters of the decoder's levels; the first three regulate.
-        kernels: of `bottom_kernels`.
+        kernels: result of `bottom_kernels`.
         bottom: filters of the two convolutions at the bottom.
-        scaled: function of `make_scale`.
-        dropout, parallel_dropout: rates.
+        scaled: result of `make_scale`.
+        dropout, parallel_dropout: dropout rates.
     """
     skips = [x]
     for level, filters in enumerate(map(scaled, encoder), 1):
@@ -168,7 +169,7 @@ def encode_and_decode(x, encoder, decoder, kernels, bottom, scaled, dropout, par
 
 
 def finish(inputs, x, classes, scaled, noise, name):
-    """The head after its first convolution, and the model."""
+    """Add the head after its first convolution, and make the model."""
     x = head_activation(x, noise, "head1")
     x = layers.Conv2DTranspose(scaled(16), 3, use_bias=False, kernel_initializer="he_uniform", name="head2_conv")(x)
     x = head_activation(x, noise, "head2")

@@ -1,4 +1,4 @@
-"""CV-net SYNAPSE for 512x512: one level more than `models.cvnet_synapse`, with which it shares its parts."""
+"""CV-net SYNAPSE for 512x512: one more level than `models.cvnet_synapse`, whose parts it uses."""
 
 import keras
 from keras import layers
@@ -6,19 +6,19 @@ from keras import layers
 from models import cvnet_synapse
 from models.cvnet_synapse import bottom_kernels, encode_and_decode, finish, make_scale, stem_activation
 
-# What train.py uses where its own setting is None; the rate is that of this batch size.
+# Used by train.py for settings that are None; the learning rate is for this batch size.
 RECOMMENDED = cvnet_synapse.RECOMMENDED | {"BATCH_SIZE": 16, "LEARNING_RATE": 0.35}
 
-ENCODER = (8, 16, 32, 128, 512)  # filters of a level; the last two regulate
-DECODER = (512, 384, 160, 56, 24, 24)  # filters of a level; the first three regulate
+ENCODER = (8, 16, 32, 128, 512)  # filters per level; the last two regulate
+DECODER = (512, 384, 160, 56, 24, 24)  # filters per level; the first three regulate
 BOTTOM = (1024, 2048)
 
 
 def build_model(input_shape, classes=1, *, width=1.0, dropout=0.2, parallel_dropout=0.4, noise=0.1):
-    """Build a CV-net SYNAPSE for images of 512x512, or of another side that is a multiple of 128.
+    """Build a CV-net SYNAPSE for images of 512x512, or with other sides that are a multiple of 128.
 
     At (512, 512, 1) with the defaults it has 47,196,340 parameters, 47,183,588 of them trainable. Arguments,
-    result and errors are those of `models.cvnet_synapse.build_model`.
+    result and errors are as in `models.cvnet_synapse.build_model`.
     """
     scaled = make_scale("cvnet_synapse_512", width, dropout, parallel_dropout, noise)
     kernels = bottom_kernels("cvnet_synapse_512", input_shape, halvings=5, border=0)

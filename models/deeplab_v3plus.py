@@ -5,15 +5,15 @@ from keras import layers
 
 from models.layers import NORM_MOMENTUM, output_channels, output_layer, pad_to_multiple
 
-# What train.py uses where its own setting is None.
+# Used by train.py for settings that are None.
 RECOMMENDED = {"BATCH_SIZE": 12, "OPTIMIZER": "nadam", "LEARNING_RATE": 1e-3, "SCHEDULE": "poly"}
 
-BACKBONE_EPSILON, HEAD_EPSILON = 1e-3, 1e-5  # of the batch normalisation, up to the pyramid and from it on
+BACKBONE_EPSILON, HEAD_EPSILON = 1e-3, 1e-5  # batch normalization before the pyramid, and from the pyramid on
 
-# Rates of the dilated convolutions at an output stride: middle blocks, the two exit blocks, pyramid.
+# Dilation rates by output stride: middle blocks, the two exit blocks, pyramid.
 XCEPTION_RATES = {16: (1, (1, 2), (6, 12, 18)), 8: (2, (2, 4), (12, 24, 36))}
 
-# MobileNetV2 from its second block on: filters, stride and rate at output stride 8.
+# MobileNetV2 from its second block on: filters, stride and dilation rate at output stride 8.
 INVERTED_RESIDUALS = (
     *((24, 2, 1), (24, 1, 1)),
     *((32, 2, 1), (32, 1, 1), (32, 1, 1)),
@@ -29,26 +29,26 @@ MOST_ALPHA = 4  # sixteen times the parameters
 def build_model(
     input_shape, classes=1, *, backbone="xception", output_stride=None, alpha=1.0, dropout=0.1, momentum=NORM_MOMENTUM
 ):
-    """Build a DeepLab v3+ for images of any size: it pads with black and crops itself.
+    """Build a DeepLab v3+ for images of any size; it pads them with black and crops the result.
 
     At (200, 200, 1) with the defaults it has 41,252,497 parameters, 41,049,697 of them trainable; on MobileNetV2
-    2,140,929. On MobileNetV2 there is no decoder, and the pyramid has its pooling and 1x1 branches only.
+    2,140,929. On MobileNetV2 it has no decoder, and its pyramid has only the pooling and 1x1 branches.
 
     Args:
         input_shape: (height, width, channels) of the images, scaled to 0..1.
-        classes: 1 gives one sigmoid channel; K > 1 gives a softmax over K + 1 channels.
+        classes: 1 for one sigmoid channel; K > 1 for a softmax over K + 1 channels.
         backbone: "xception" or "mobilenetv2".
-        output_stride: how many times smaller the map before the pyramid is, 16 or 8; None takes 16 on Xception and 8
-            on MobileNetV2.
-        alpha: factor on the filters of MobileNetV2, up to MOST_ALPHA.
-        dropout: rate before the last layers, 0 <= dropout < 1.
-        momentum: of the batch normalisation, 0 < momentum < 1.
+        output_stride: how many times smaller the feature map before the pyramid is, 16 or 8; None: 16 for Xception, 8
+            for MobileNetV2.
+        alpha: factor for the filters of MobileNetV2, up to MOST_ALPHA.
+        dropout: dropout rate before the last layers, 0 <= dropout < 1.
+        momentum: batch normalization momentum, 0 < momentum < 1.
 
     Returns:
         keras.Model with layers `input` and `output`; (B, H, W, C) to (B, H, W, 1 or K + 1) in float32.
 
     Raises:
-        ValueError: for a setting out of its range, or alpha with Xception.
+        ValueError: for a setting out of range, or alpha with Xception.
     """
     if (
         backbone not in ("xception", "mobilenetv2")
@@ -86,7 +86,7 @@ def build_model(
 
 
 class Blocks:
-    """The units that the parts of the network are made of, with one momentum for their normalisation."""
+    """Building blocks of the network, with one batch normalization momentum."""
 
     def __init__(self, momentum):
         self.momentum = momentum
@@ -95,19 +95,19 @@ class Blocks:
         return layers.BatchNormalization(momentum=self.momentum, epsilon=epsilon, name=f"{name}_norm")(x)
 
     def conv(self, x, filters, kernel, name, stride=1, epsilon=BACKBONE_EPSILON, activation=None):
-        """Convolution without bias, batch normalisation, and an activation where one is named."""
+        """Convolution without bias, batch normalization, and an activation if given."""
         x = layers.Conv2D(filters, kernel, stride, padding="same", use_bias=False, name=f"{name}_conv")(x)
         x = self.norm(x, name, epsilon)
         return layers.Activation(activation, name=f"{name}_{activation}")(x) if activation else x
 
     def separable(self, x, filters, name, stride=1, rate=1, inside=False, epsilon=BACKBONE_EPSILON):
-        """Depthwise and pointwise convolution, each normalised; ReLU before, or after each half with `inside`."""
+        """Depthwise and pointwise convolution, each with normalization; ReLU first, or after each if `inside`."""
 
         def relu(x, where):
             return layers.ReLU(name=f"{name}_{where}relu")(x)
 
         x = x if inside else relu(x, "")
-        if stride > 1:  # "same" pads by the size of the map; this pads the same whatever the size
+        if stride > 1:  # padding "same" depends on the map size; this does not
             x = layers.ZeroPadding2D(rate, name=f"{name}_pad")(x)
         x = layers.DepthwiseConv2D(
             3,
@@ -124,7 +124,7 @@ class Blocks:
         return relu(x, "pointwise_") if inside else x
 
     def xception_block(self, x, filters, name, shortcut, stride=1, rate=1, inside=False):
-        """Three separable units and a shortcut ("conv", "sum" or None); the block's output, and the second unit's."""
+        """Three separable units and a shortcut ("conv", "sum" or None); outputs of the block and its second unit."""
         entry, outputs = x, []
         for number, count in enumerate(filters, 1):
             last = number == len(filters)
@@ -137,7 +137,7 @@ class Blocks:
         return x, outputs[1]
 
     def inverted_residual(self, x, filters, stride, rate, expansion, name):
-        """Expand by 1x1, depthwise 3x3, project by 1x1; added to the entry where they have one shape."""
+        """Expand by 1x1, depthwise 3x3, project by 1x1; added to the input if the shapes match."""
         entry = x
         if expansion > 1:
             x = self.conv(x, expansion * x.shape[-1], 1, f"{name}_expand", activation="relu6")
@@ -150,7 +150,7 @@ class Blocks:
 
 
 def xception(blocks, x, output_stride):
-    """Modified aligned Xception; its map, and the one at a quarter of the size for the decoder."""
+    """Modified aligned Xception; returns its feature map, and the map at a quarter of the size for the decoder."""
     middle_rate, exit_rates, _ = XCEPTION_RATES[output_stride]
     x = blocks.conv(x, 32, 3, "entry1", stride=2, activation="relu")
     x = blocks.conv(x, 64, 3, "entry2", activation="relu")
@@ -165,10 +165,10 @@ def xception(blocks, x, output_stride):
 
 
 def mobilenetv2(blocks, x, alpha, output_stride):
-    """MobileNetV2 without its last layers; at output stride 16 the 64 filters come in by a stride instead of a rate."""
+    """MobileNetV2 minus its last layers; at output stride 16, the first 64-filter block strides instead of dilating."""
 
     def filters(count):
-        """alpha times count, rounded to a multiple of 8, but not by more than a tenth down."""
+        """alpha times count, rounded to a multiple of 8, but down by at most a tenth."""
         wanted = count * alpha
         rounded = max(8, int(wanted + 4) // 8 * 8)
         return rounded if rounded >= 0.9 * wanted else rounded + 8
@@ -184,7 +184,7 @@ def mobilenetv2(blocks, x, alpha, output_stride):
 
 
 def pyramid(blocks, x, rates, dropout):
-    """Atrous spatial pyramid pooling: image pooling, 1x1, and separable convolutions of the rates, joined to 256."""
+    """Atrous spatial pyramid pooling: image pooling, 1x1 and separable convolutions, joined to 256 filters."""
     pooled = layers.GlobalAveragePooling2D(keepdims=True, name="pool")(x)
     pooled = blocks.conv(pooled, 256, 1, "pool", epsilon=HEAD_EPSILON, activation="relu")
     branches = [
@@ -199,7 +199,7 @@ def pyramid(blocks, x, rates, dropout):
 
 
 def decode(blocks, x, skip, factor):
-    """Scale up by `factor`, join the skip, and refine."""
+    """Upsample by `factor`, join the skip connection, and refine."""
     x = layers.UpSampling2D(factor, interpolation="bilinear", name="decoder_up")(x)
     skip = blocks.conv(skip, 48, 1, "decoder_skip", epsilon=HEAD_EPSILON, activation="relu")
     x = layers.Concatenate(name="decoder_join")([x, skip])

@@ -1,21 +1,21 @@
-"""What layers with a learned number for every channel or element share."""
+"""Shared parts of layers that learn a number for every channel or element."""
 
 import keras
 from keras import layers
 
 
 def deviation(channels):
-    """Standard deviation that learned numbers start with: sqrt(2 / max(channels, 32))."""
+    """Initial standard deviation of learned numbers: sqrt(2 / max(channels, 32))."""
     return (2 / max(channels, 32)) ** 0.5
 
 
 class ElementwiseAlpha(layers.Layer):
-    """A layer with a learned alpha for every element of the feature map, (H, W, C), which must be of fixed size.
+    """A layer with a learned alpha for every element of the feature map, (H, W, C), whose size must be fixed.
 
-    alpha starts as a truncated normal of mean MEAN and of `deviation(C)`, under CONSTRAINT.
+    alpha starts as a truncated normal with mean MEAN and standard deviation `deviation(C)`, under CONSTRAINT.
 
     Raises:
-        ValueError: on a feature map whose size is not fixed.
+        ValueError: if the size of the feature map is not fixed.
     """
 
     MEAN, CONSTRAINT = 0.0, None

@@ -1,8 +1,8 @@
-"""Layers for your own network; none of the networks here uses them.
+"""Layers for your own network; no network here uses them.
 
     from models.extra_layers import GELU
 
-They are registered with Keras as "segmentation>GELU" and so on, so that a `.keras` file with one of them loads.
+They are registered with Keras as "segmentation>GELU" and so on, so that `.keras` files that contain them load.
 """
 
 import keras
@@ -15,7 +15,7 @@ from models.elementwise import ElementwiseAlpha
 class FullSizePReLU(ElementwiseAlpha):
     """y = relu(x) - alpha relu(-x); (B, H, W, C) to the same.
 
-    alpha is learned for every element (H, W, C); it starts around 0.2, truncated normal of deviation
+    alpha is learned for every element (H, W, C). It starts as a truncated normal with mean 0.2 and standard deviation
     sqrt(2 / max(C, 32)).
     """
 
@@ -37,7 +37,7 @@ class Swish(layers.Layer):
 class GELU(layers.Layer):
     """y = x / 2 (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))), any shape (Hendrycks and Gimpel, arXiv 1606.08415).
 
-    The tanh form, since the exact one cannot be exported to Core ML.
+    It uses the tanh form, since the exact form cannot be converted to Core ML.
     """
 
     def call(self, x):
@@ -54,7 +54,7 @@ class Square(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="segmentation")
 class SquareRoot(layers.Layer):
-    """y = sqrt(max(x, epsilon)), any shape; epsilon is Keras' own, so that gradients are finite."""
+    """y = sqrt(max(x, epsilon)), any shape; epsilon is Keras' own and keeps gradients finite."""
 
     def call(self, x):
         return ops.sqrt(ops.maximum(x, keras.config.epsilon()))

@@ -1,4 +1,4 @@
-"""Layers of the networks that Keras does not have, and pieces that several networks share."""
+"""Layers that Keras lacks, and parts that several networks share."""
 
 import keras
 from keras import layers, ops
@@ -6,12 +6,12 @@ from keras import layers, ops
 from models.elementwise import ElementwiseAlpha, deviation
 from models.extra_layers import GELU, FullSizePReLU, Square, SquareRoot, Swish  # noqa: F401  (own networks import them)
 
-# Keras' 0.99 takes hundreds of steps to forget the first batches; small sets have few steps an epoch.
+# Keras' 0.99 takes hundreds of steps to forget the first batches; small sets have few steps per epoch.
 NORM_MOMENTUM = 0.9
 
 
 def output_layer(classes):
-    """Last layer of every network: probabilities in float32 whatever the precision of the rest.
+    """Last layer of every network: probabilities in float32, whatever the precision of the other layers.
 
     Args:
         classes: 1 for a sigmoid, K > 1 for a softmax over K + 1 channels (the first is the background).
@@ -25,14 +25,14 @@ def output_channels(classes):
 
 
 def pad_to_multiple(x, step):
-    """Pad images with black, evenly on both sides, so that `step` divides height and width.
+    """Pad images with black, evenly on both sides, to multiples of `step`.
 
     Args:
         x: Keras tensor (B, H, W, C).
         step: int.
 
     Returns:
-        The padded tensor, and a function that crops a tensor of its height and width back to those of `x`.
+        The padded tensor, and a function that crops a tensor of that size back to the size of `x`.
     """
     missing = [-side % step for side in x.shape[1:3]]
     padding = [(count // 2, count - count // 2) for count in missing]
@@ -43,7 +43,7 @@ def pad_to_multiple(x, step):
 
 @keras.saving.register_keras_serializable(package="segmentation")
 class CropLike(layers.Layer):
-    """Crop a volume at its far ends to the size of another; [(B, S, H, W, C), (B, s, h, w, D)] to (B, s, h, w, C)."""
+    """Crop the ends of a volume to the size of another; [(B, S, H, W, C), (B, s, h, w, D)] to (B, s, h, w, C)."""
 
     def call(self, inputs):
         x, like = inputs
@@ -57,10 +57,10 @@ class CropLike(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="segmentation")
 class PlanarConv3D(layers.Conv3D):
-    """A Conv3D of kernel 3 and padding "same", with the same weights and results, as one Conv2D over each plane.
+    """A Conv3D with kernel 3 and padding "same", computed as one Conv2D per plane with the same weights and results.
 
-    The two neighbours of a plane stand beside it as channels. TensorFlow on a CPU computes that about twice as fast,
-    the way back included; elsewhere it is a Conv3D.
+    The two neighboring planes are added as channels. On a CPU, TensorFlow computes this about twice as fast, gradients
+    included; elsewhere it is a Conv3D.
     """
 
     def convolution_op(self, inputs, kernel):
@@ -83,12 +83,13 @@ def _is_tensorflow_on_cpu():
 
 @keras.saving.register_keras_serializable(package="segmentation")
 class SynapticTransmissionRegulator(layers.Layer):
-    """y = w x + b, one w and one b a channel; any shape (..., C) to the same.
+    """y = w x + b, one w and one b per channel; any shape (..., C) to the same.
 
-    w starts around 1.2 and b around 0, truncated normal of deviation sqrt(2 / max(C, 32)); both have L2 decay.
+    Both start as truncated normals with standard deviation sqrt(2 / max(C, 32)), w with mean 1.2 and b with mean 0, and
+    have L2 decay.
 
     Args:
-        l2: factor of the decay.
+        l2: decay factor.
     """
 
     def __init__(self, l2=1e-4, **kwargs):
@@ -117,8 +118,8 @@ class SynapticTransmissionRegulator(layers.Layer):
 class ParametricSwish(ElementwiseAlpha):
     """y = x sigmoid(beta x), beta = 1.5 - 0.5^alpha; (B, H, W, C) to the same.
 
-    alpha is learned for every element (H, W, C), at least 0, so that 0.5 <= beta < 1.5; it starts around 1, truncated
-    normal of deviation sqrt(2 / max(C, 32)).
+    alpha is learned for every element (H, W, C) and is at least 0, so that 0.5 <= beta < 1.5. It starts as a truncated
+    normal with mean 1 and standard deviation sqrt(2 / max(C, 32)).
     """
 
     MEAN, CONSTRAINT = 1.0, "non_neg"

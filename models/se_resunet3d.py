@@ -1,6 +1,6 @@
-"""Residual 3-D U-net with squeeze and excitation, as in the second place of the Medical Segmentation Decathlon 2018.
+"""Residual 3-D U-net with squeeze and excitation, used by the second place in the Medical Segmentation Decathlon 2018.
 
-It follows Isensee et al., arXiv 1809.10486 (instance normalisation, leaky ReLU), He et al., arXiv 1512.03385 (residual
+It follows Isensee et al., arXiv 1809.10486 (instance normalization, leaky ReLU), He et al., arXiv 1512.03385 (residual
 blocks) and Hu et al., arXiv 1709.01507 (squeeze and excitation).
 """
 
@@ -9,34 +9,33 @@ from keras import layers
 
 from models.layers import CropLike, PlanarConv3D
 
-# What train.py uses where its own setting is None.
+# Used by train.py for settings that are None.
 RECOMMENDED = {"BATCH_SIZE": 1, "OPTIMIZER": "adam", "LEARNING_RATE": 1e-4, "SCHEDULE": "constant"}
 FOR_VOLUMES = True
-SLOPE = 0.3  # of the leaky ReLU
-MOST_CHANNELS = 2048  # of the lowest level: half a billion parameters
+SLOPE = 0.3  # negative slope of the leaky ReLU
+MOST_CHANNELS = 2048  # at the lowest level: half a billion parameters
 MOST_DEPTH = 8  # 2**8 voxels of each axis become one
-MOST_NOISE = 10  # ten times the deviation of a standardised volume
+MOST_NOISE = 10  # ten times the standard deviation of a standardized volume
 
 
 def build_model(input_shape, classes=1, *, features=32, depth=3, ratio=16, noise=0.1):
-    """Build the network, for volumes of any size: what does not divide evenly is rounded up on the way down, and
-    cropped on the way up.
+    """Build the network for volumes of any size: sizes are rounded up on the way down and cropped on the way up.
 
-    At one channel and one label with the defaults it has 7,911,563 parameters, all of them trainable.
+    With one channel, one label and the defaults it has 7,911,563 parameters, all of them trainable.
 
     Args:
-        input_shape: (None, None, None, channels) of standardised volumes, or a fixed size.
-        classes: K labels, one sigmoid channel each; none for the background.
+        input_shape: (None, None, None, channels) of standardized volumes, or a fixed size.
+        classes: K labels, one sigmoid channel each, none for the background.
         features: channels of the first level; each level below has twice as many, up to MOST_CHANNELS.
-        depth: how many times the size is halved, from 1 to MOST_DEPTH.
-        ratio: by which squeeze and excitation narrows the channels.
-        noise: deviation of the Gaussian noise on the input while training, up to MOST_NOISE; 0: none.
+        depth: how many times the size is halved, 1 to MOST_DEPTH.
+        ratio: reduction ratio of squeeze and excitation, at least 1.
+        noise: standard deviation of the Gaussian noise on the input during training, up to MOST_NOISE; 0: none.
 
     Returns:
         keras.Model with layers `input` and `output`; (B, S, H, W, C) to (B, S, H, W, K) in float32.
 
     Raises:
-        ValueError: for features, depth, ratio or noise out of their range.
+        ValueError: for features, depth, ratio or noise out of range.
     """
     fits = 1 <= depth <= MOST_DEPTH and 1 <= features <= MOST_CHANNELS // 2**depth
     if not fits or ratio < 1 or not 0 <= noise <= MOST_NOISE:
@@ -47,7 +46,7 @@ def build_model(input_shape, classes=1, *, features=32, depth=3, ratio=16, noise
         )
 
     def convolution(x, filters, name):
-        """3x3x3 without bias, which the normalisation would take away, and instance normalisation."""
+        """3x3x3 without bias, which normalization would cancel, and instance normalization."""
         x = PlanarConv3D(filters, 3, padding="same", use_bias=False, name=f"{name}_conv")(x)
         return instance_norm(x, f"{name}_norm")
 

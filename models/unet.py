@@ -1,33 +1,33 @@
-"""U-net (Ronneberger et al., arXiv 1505.04597) with batch normalisation and drop-out."""
+"""U-net (Ronneberger et al., arXiv 1505.04597) with batch normalization and dropout."""
 
 import keras
 from keras import layers
 
 from models.layers import NORM_MOMENTUM, output_channels, output_layer, pad_to_multiple
 
-# What train.py uses where its own setting is None.
+# Used by train.py for settings that are None.
 RECOMMENDED = {"BATCH_SIZE": 8, "OPTIMIZER": "nadam", "LEARNING_RATE": 1e-3, "SCHEDULE": "constant"}
-MOST_CHANNELS = 4096  # of the lowest level: half a billion parameters
+MOST_CHANNELS = 4096  # at the lowest level: half a billion parameters
 
 
 def build_model(input_shape, classes=1, *, features=64, depth=4, dropout=0.2, normalisation=True):
-    """Build a U-net for images of any size: it pads with black and crops itself.
+    """Build a U-net for images of any size; it pads them with black and crops the result.
 
     At (200, 200, 1) with the defaults it has 31,054,145 parameters, 31,042,369 of them trainable.
 
     Args:
         input_shape: (height, width, channels) of the images, scaled to 0..1.
-        classes: 1 gives one sigmoid channel; K > 1 gives a softmax over K + 1 channels.
+        classes: 1 for one sigmoid channel; K > 1 for a softmax over K + 1 channels.
         features: channels of the first level; each level below has twice as many, up to MOST_CHANNELS.
-        depth: how many times height and width are halved, at least 1; 2**depth is at most the smaller of them.
-        dropout: rate after every activation, 0 <= dropout < 1.
-        normalisation: batch normalisation after every convolution.
+        depth: how many times height and width are halved, at least 1; 2**depth may not exceed the smaller of them.
+        dropout: dropout rate after every activation, 0 <= dropout < 1.
+        normalisation: whether to use batch normalization after every convolution.
 
     Returns:
         keras.Model with layers `input` and `output`; (B, H, W, C) to (B, H, W, 1 or K + 1) in float32.
 
     Raises:
-        ValueError: for features, depth or dropout out of their range.
+        ValueError: for features, depth or dropout out of range.
     """
     side = min(input_shape[:2])
     deepest = side.bit_length() - 1

@@ -1,15 +1,16 @@
-"""Augmentation on the fly: the same random change for an image and its mask; Keras' layers for slices, an affine
-change for volumes.
+"""Augmentation on the fly: the same random change for an image and its mask.
+
+Slices use Keras layers; volumes use an affine transform.
 """
 
 import keras
 import numpy as np
 from keras import layers
 
-AXES = "xyz"  # left and right, front and back, up and down
+AXES = "xyz"  # left-right, front-back, up-down
 VOLUME_SETTINGS = ("rotation", "zoom", "shift", "shear", "flip", "gamma", "margins")
 
-# name: function of the amount and of what fills the edges ("constant" black, "nearest", "reflect", "wrap")
+# name: function of the amount and the edge fill ("constant" (black), "nearest", "reflect", "wrap")
 LAYERS = {
     "flip": lambda mode, fill: layers.RandomFlip(mode),
     "rotation": lambda degrees, fill: layers.RandomRotation(degrees / 360, fill_mode=fill),
@@ -27,17 +28,17 @@ def make_augmentation(settings):
     """Make a function that augments batches.
 
     Args:
-        settings: dict of a name of LAYERS to its amount, applied in the order given: "flip": "horizontal", "vertical"
-            or "horizontal_and_vertical"; "rotation": maximum angle in degrees; "shift", "zoom", "shear",
-            "brightness", "contrast": maximum share; "elastic" and "blur": strength. "fill" says what comes in at the
-            edges: "constant" (black, the default), "nearest", "reflect" or "wrap".
+        settings: dict of a name in LAYERS to its amount, applied in this order. "flip": "horizontal", "vertical" or
+            "horizontal_and_vertical"; "rotation": maximum angle in degrees; "shift", "zoom", "shear", "brightness",
+            "contrast": maximum share; "elastic", "blur": strength. "fill" fills the edges: "constant" (black, the
+            default), "nearest", "reflect" or "wrap".
 
     Returns:
-        None for no settings; else a function of x (B, H, W, 1) float32 in 0..1, y (B, H, W, 1) uint8 and a list of
-        ints to seed it, which returns x and y changed, of the same types. Masks move by nearest neighbor.
+        None without settings; else a function that accepts x (B, H, W, 1) float32 in 0..1, y (B, H, W, 1) uint8 and a
+        list of ints as seed. It returns x and y augmented, with the same types. Masks use nearest neighbor.
 
     Raises:
-        ValueError: for an unknown name or an amount that its layer does not take.
+        ValueError: for an unknown name, or an amount that its layer does not accept.
     """
     settings = dict(settings)
     fill = settings.pop("fill", "constant")
@@ -57,7 +58,7 @@ def make_augmentation(settings):
         words = np.random.SeedSequence(seeds).generate_state(len(augmenters))
         batch = {"images": x, "segmentation_masks": y.astype(np.float32)}
         for layer, word in zip(augmenters, words, strict=True):
-            layer.generator.state.assign([int(word) >> 1, 0])  # 31 bits, which every backend takes
+            layer.generator.state.assign([int(word) >> 1, 0])  # 31 bits, which every backend accepts
             batch = layer(batch, training=True)
         x, y = (keras.ops.convert_to_numpy(batch[name]) for name in ("images", "segmentation_masks"))
         return np.clip(x, 0, 1, dtype=np.float32), np.rint(y).astype(np.uint8)
@@ -69,11 +70,11 @@ def make_augmentation(settings):
 
 
 def check_volume_augmentation(settings, step):
-    """Raise ValueError for a setting that `VolumeChange` does not take.
+    """Raise ValueError for a setting that `VolumeChange` does not accept.
 
     Args:
         settings: setting AUGMENTATION.
-        step: of the packed volumes.
+        step: step of the packed volumes.
     """
     if unknown := [name for name in settings if name not in VOLUME_SETTINGS]:
         raise ValueError(f"AUGMENTATION has {unknown[0]!r}; of volumes choose from {', '.join(VOLUME_SETTINGS)}")
@@ -94,10 +95,10 @@ class VolumeChange:
     """A random change of a volume.
 
     Args:
-        settings: dict of a name of VOLUME_SETTINGS to its amount: "rotation", maximum angle in degrees about each axis;
-            "zoom", "shear", maximum share; "shift", maximum share of the size of the grid; "flip", axes of AXES along
-            which half of the cases are mirrored; "gamma", maximum difference of the exponent from 1.
-        rng: numpy.random.Generator, from which always the same count of numbers is drawn.
+        settings: dict of a name in VOLUME_SETTINGS to its amount. "rotation": maximum angle in degrees around each
+            axis; "zoom", "shear": maximum share; "shift": maximum share of the grid size; "flip": axes in AXES along
+            which half of the cases are mirrored; "gamma": maximum difference of the exponent from 1.
+        rng: numpy.random.Generator; the same number of values is always drawn from it.
     """
 
     def __init__(self, settings, rng):
@@ -110,7 +111,7 @@ class VolumeChange:
         self.exponent = 1 + settings.get("gamma", 0) * rng.uniform(-1, 1)
 
     def transform(self, geometry):
-        """Transform from points in the changed volume to points in the volume, about the center of a grid.
+        """Transform from points in the augmented volume to points in the volume, around the center of a grid.
 
         Args:
             geometry: `common.volumes.grids.Geometry` of the grid.
@@ -118,7 +119,7 @@ class VolumeChange:
         Returns:
             SimpleITK.AffineTransform, or None if nothing moves.
         """
-        import SimpleITK as sitk  # which sets of slices do not need
+        import SimpleITK as sitk  # not needed for slices
 
         size = np.array(geometry.size)
         (center,) = geometry.to_points([(size - 1) / 2])
@@ -141,7 +142,7 @@ class VolumeChange:
         return transform
 
     def apply_gamma(self, image):
-        """Gamma on each channel of an image (S, H, W, C) float32, between its minimum and its maximum."""
+        """Apply gamma to each channel of an image (S, H, W, C) float32, between its minimum and maximum."""
         if self.exponent == 1:
             return image
         low, high = (f(image, axis=(0, 1, 2)) for f in (np.min, np.max))

@@ -1,4 +1,4 @@
-"""Short trials at the start of a run: which precision, compiler and size of a batch suit this network and machine."""
+"""Benchmarks at the start of a run to choose precision, compiler and batch size for this network and machine."""
 
 import math
 import time
@@ -13,17 +13,17 @@ from common.errors import is_out_of_memory
 from common.training.configure import RECOMMENDED, build_network, make_batches, set_precision
 from common.training.optimizer import compile_network
 
-GREATEST_SLOWDOWN = 2  # of bfloat16 in two convolutions, for which a trial of a whole network is worth its time
+GREATEST_SLOWDOWN = 2  # two convolutions; if slower, benchmarking the whole network is not worth its time
 
 
 def autotune(settings, training, devices):
-    """Settings without "auto": PRECISION, JIT and BATCH_SIZE as the device suits, found by trials for long runs.
+    """Replace "auto" in PRECISION, JIT and BATCH_SIZE by values that suit the device; long runs are benchmarked.
 
-    The precision becomes the dtype policy of Keras.
+    The precision becomes the Keras dtype policy.
 
     Args:
-        settings: `common.settings.Settings` of `configure`.
-        training: set to train on.
+        settings: `common.settings.Settings` from `configure`.
+        training: training set.
         devices: `common.devices.OneDevice` or `common.training.distribution.Devices`.
 
     Returns:
@@ -61,19 +61,18 @@ def autotune(settings, training, devices):
 
 
 def choose_precision(setting, make_model, make_batch, steps):
-    """Dtype policy of a setting.
+    """Choose the dtype policy for a setting.
 
     Args:
-        setting: "auto", or a policy of Keras: "float32", "mixed_bfloat16", "mixed_float16".
-        make_model: function that gives a new compiled network in the current policy.
-        make_batch: function that gives a batch (x, y).
-        steps: number of steps of the run; below 500 a trial is not worth its time, and a CPU takes float32.
+        setting: "auto", or a Keras policy: "float32", "mixed_bfloat16", "mixed_float16".
+        make_model: function that returns a new compiled model in the current policy.
+        make_batch: function that returns a batch (x, y).
+        steps: number of steps in the run; below 500, a CPU uses float32 without a benchmark.
 
     Returns:
-        the policy, and why, as text, or None if it was set; for "auto"
-        mixed_bfloat16 on a GPU or TPU that has it, mixed_float16 on an older GPU, and on a CPU
-        mixed_bfloat16 where a step takes less than nine tenths of one in float32. A CPU that computes bfloat16
-        slowly is not tried, since a trial would take minutes.
+        The policy, and the reason as text, or None if it was set. "auto" is mixed_bfloat16 on a GPU or TPU that
+        supports it, mixed_float16 on an older GPU, and on a CPU mixed_bfloat16 if a step takes less than 90 % of the
+        time in float32. A CPU with slow bfloat16 is not benchmarked, since that would take minutes.
     """
     if setting != "auto":
         return setting, None
@@ -91,18 +90,18 @@ def choose_precision(setting, make_model, make_batch, steps):
 
 
 def slowdown_of_bfloat16():
-    """How many times longer a step of two convolutions takes in bfloat16 than in float32; found in a few seconds.
+    """Time of a step of two convolutions in bfloat16, divided by the time in float32; takes a few seconds.
 
-    Backwards makes the difference: a convolution of TensorFlow on a CPU was seen to be as fast as in float32 forwards,
-    and 12 to 19 times slower backwards.
+    The backward pass makes the difference: on one CPU, TensorFlow's convolution was as fast as in float32 in the
+    forward pass, and 12 to 19 times slower in the backward pass.
     """
-    with silenced_libraries():  # TensorFlow says so where its convolutions are not made for bfloat16
+    with silenced_libraries():  # TensorFlow warns if its convolutions do not support bfloat16
         seconds = time_precisions(lambda: _two_convolutions(usual_jit()), _one_image)
     return seconds["mixed_bfloat16"] / seconds["float32"]
 
 
 def slowdown_of_jit():
-    """How many times longer a step of two convolutions takes with XLA than without; found in a few seconds."""
+    """Time of a step of two convolutions with XLA, divided by the time without; takes a few seconds."""
     seconds = time_steps({jit: partial(_two_convolutions, jit) for jit in (True, False)}, _one_image)
     return seconds[True] / seconds[False]
 
@@ -119,9 +118,9 @@ def _one_image():
 
 
 def time_precisions(make_model, make_batch, rounds=3, policies=("float32", "mixed_bfloat16")):
-    """Seconds of a training step by policy, as `time_steps` has them.
+    """Seconds of a training step in each policy; see `time_steps`.
 
-    Arguments as in `choose_precision`.
+    Arguments are as in `choose_precision`.
     """
 
     def make(policy):
@@ -129,7 +128,7 @@ def time_precisions(make_model, make_batch, rounds=3, policies=("float32", "mixe
         keras.config.set_dtype_policy(policy)
         try:
             model = make_model()
-            model.train_on_batch(*make_batch())  # the policy counts until it is traced
+            model.train_on_batch(*make_batch())  # the policy matters until the step is traced
             return model
         finally:
             keras.config.set_dtype_policy(kept)
@@ -138,15 +137,15 @@ def time_precisions(make_model, make_batch, rounds=3, policies=("float32", "mixe
 
 
 def time_steps(makers, make_batch, rounds=3):
-    """Seconds of a training step in several ways: the least of `rounds`, in which the ways alternate.
+    """Seconds of a training step for several variants: the minimum over `rounds`, in which the variants alternate.
 
     Args:
-        makers: dict of the name of a way to a function that gives a compiled network.
-        make_batch: function that gives a batch (x, y).
-        rounds: how often.
+        makers: dict of variant name to a function that returns a compiled model.
+        make_batch: function that returns a batch (x, y).
+        rounds: number of rounds.
 
     Returns:
-        dict of the names to seconds.
+        dict of variant name to seconds.
     """
     batch, trained = make_batch(), {}
     for name, make in makers.items():
@@ -162,19 +161,19 @@ def time_steps(makers, make_batch, rounds=3):
 
 
 def choose_jit(setting="auto", deterministic=True, make_model=None, make_batch=None, steps=0):
-    """Whether to compile with XLA, or with the compiler of PyTorch.
+    """Choose whether to compile with XLA or PyTorch's compiler.
 
     Args:
         setting: True, False or "auto".
-        deterministic: whether operations were chosen that repeat themselves; TensorFlow has them without XLA only.
-        make_model: function of True or False that gives a new network compiled so.
-        make_batch: function that gives a batch (x, y).
-        steps: number of steps of the run; below 500 a trial is not worth its time.
+        deterministic: whether operations must be deterministic, which TensorFlow supports only without XLA.
+        make_model: function of True or False that returns a new model compiled accordingly.
+        make_batch: function that returns a batch (x, y).
+        steps: number of steps in the run; below 500, a benchmark is not worth its time.
 
     Returns:
-        whether, and why, as text, or None if it was set; for "auto"
-        on JAX True and on PyTorch False. On TensorFlow, where a run is long and need not repeat itself, True
-        if a step takes less than nine tenths of one without XLA, as a trial finds; else the usual.
+        Whether to compile, and the reason as text, or None if it was set. "auto" is True on JAX and False on PyTorch.
+        On TensorFlow, a long run that need not be deterministic is benchmarked: True if a step takes less than 90 % of
+        the time without XLA. Otherwise it is the device's usual choice.
     """
     if setting != "auto":
         return setting, None
@@ -190,13 +189,13 @@ def choose_jit(setting="auto", deterministic=True, make_model=None, make_batch=N
 
 
 def choose_batch_size(start, make_model, make_batch, greatest):
-    """Size of a batch from `start` on, doubled as long as that trains a tenth more images a second and fits in memory.
+    """Batch size: `start`, doubled while that trains at least 10 % more images per second and fits in memory.
 
     Args:
-        start: size to begin with.
-        make_model: function that gives a new compiled network.
-        make_batch: function of a size that gives a batch (x, y).
-        greatest: never more than this.
+        start: batch size to start with.
+        make_model: function that returns a new compiled model.
+        make_batch: function of a batch size that returns a batch (x, y).
+        greatest: maximum batch size.
     """
     print("trying out sizes of a batch", flush=True)
     size, model = start, make_model()

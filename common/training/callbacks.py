@@ -1,4 +1,4 @@
-"""Callbacks of a run: what an epoch begins with, when to stop, and the run folder that is kept up to date."""
+"""Callbacks of a run: set up each epoch, decide when to stop, and update the run folder."""
 
 import math
 import time
@@ -12,35 +12,35 @@ from common.parallel import ProgressBar
 from common.training.report import draw_curves, write_report
 from common.training.run_folder import Log, save_checkpoint
 
-SHARE_OF_CURVES = 0.01  # of the time of a run, at most, that drawing them takes
+SHARE_OF_CURVES = 0.01  # maximum share of the run time spent on drawing curves
 
 
 def in_order(timer, control, writer):
-    """The callbacks of `fit` in the order that they need.
+    """Callbacks for `fit`, in the order they need.
 
-    Timer is first, to time what Keras does rather than what the others do. RunWriter writes the row that EpochControl
-    has added to the log.
+    Timer is first, to time Keras and not the other callbacks. RunWriter is last, since it writes the row that
+    EpochControl adds to the log.
 
     Args:
         timer: `common.training.timing.Timer`.
         control: EpochControl.
-        writer: RunWriter; None in all processes but the first.
+        writer: RunWriter; None in every process except the first.
     """
     return [timer, control, *([writer] if writer else [])]
 
 
 class EpochControl(keras.callbacks.Callback):
-    """Sets what an epoch needs, keeps the log and decides when to stop.
+    """Sets up each epoch, keeps the log and decides when to stop.
 
     Args:
         log: `common.training.run_folder.Log` of the epochs so far.
-        training: batches, told the epoch.
-        learning_rate: function of the epoch, from 0, and the log to the learning rate.
+        training: training batches; `set_epoch` is called for each epoch.
+        learning_rate: function of the epoch, from 0, and the log that returns the learning rate.
         seed: int, for dropout and noise layers.
-        epochs: number of epochs of the run.
-        early_stop: epochs without a new best that end it; 0: never.
-        max_minutes: stop before an epoch that would end later than this; None: never.
-        broadcast: function of a value to that of the first of several processes, whose clocks differ.
+        epochs: number of epochs in the run.
+        early_stop: stop after this many epochs without a new best; 0: never.
+        max_minutes: stop before an epoch that would exceed this time; None: never.
+        broadcast: function that returns the first process's value in all processes, whose clocks differ.
 
     Attributes:
         end_reason: why training is over, as text, or None.
@@ -62,7 +62,7 @@ class EpochControl(keras.callbacks.Callback):
         self.log, self.training, self.learning_rate_of, self.seed = log, training, learning_rate, seed
         self.epochs, self.early_stop, self.max_minutes, self.broadcast = epochs, early_stop, max_minutes, broadcast
         self.deadline = time.monotonic() + 60 * max_minutes if max_minutes else math.inf
-        self.longest = 0.0  # seconds of an epoch
+        self.longest = 0.0  # seconds of the longest epoch
         self.end_reason, self.failed = log.reason_to_stop(epochs, early_stop), False
 
     def on_epoch_begin(self, epoch, logs=None):
@@ -77,9 +77,9 @@ class EpochControl(keras.callbacks.Callback):
             state.assign(np.array([word, 0]))
 
     def on_train_batch_begin(self, batch, logs=None):
-        """Move the bar; here, since Keras waits for the metrics of every step if a callback has a batch end."""
+        """Move the bar; not at the batch end, since Keras would then wait for the metrics of every step."""
         if batch == 0:
-            devices.hold_memory()  # again: TensorFlow drops it when it begins to take batches from Python
+            devices.hold_memory()  # again: TensorFlow undoes it when it starts to read batches from Python
         self.bar.move_to(batch)
 
     def on_epoch_end(self, epoch, logs=None):
@@ -104,7 +104,7 @@ class EpochControl(keras.callbacks.Callback):
 
 
 class RunWriter(keras.callbacks.Callback):
-    """Prints what an epoch ended with and keeps the run folder up to date.
+    """Prints the results of each epoch and updates the run folder.
 
     Args:
         run: `common.training.run_folder.Run`.
@@ -118,7 +118,7 @@ class RunWriter(keras.callbacks.Callback):
         self.run, self.control, self.timer, self.data, self.log = run, control, timer, data, control.log
         self.draw_curves_after = -math.inf
         with devices.silenced_libraries():
-            from tensorboard.summary import Writer  # here, where what it prints is discarded
+            from tensorboard.summary import Writer  # imported here, so that its messages are discarded
         self.board = Writer(str(run.tensorboard_folder))
         self.background = BackgroundWriter()
 
@@ -170,11 +170,11 @@ class RunWriter(keras.callbacks.Callback):
         self.background.wait()
 
     def close(self):
-        """Write what is only worth it at the end, once all else is written."""
+        """Write the final files, after all others are written."""
         self.finish_writing()
         self.board.close()
         if self.log.rows:
-            # a run that was killed right after its last checkpoint has the state of the epoch before
+            # a run killed right after its last checkpoint has the state of the previous epoch
             self._write_state(self.log, self.control.end_reason)
             draw_curves(self.log, self.run.curves_file)
 
@@ -183,32 +183,32 @@ class RunWriter(keras.callbacks.Callback):
 
 
 class BackgroundWriter:
-    """A thread that does one job at a time.
+    """A thread that runs one job at a time.
 
-    Python waits for a running job before it ends, also after an error or a Ctrl-C.
+    Before Python exits, it waits for a running job, even after an error or Ctrl-C.
     """
 
     def __init__(self):
         self.thread, self.job = ThreadPoolExecutor(1, "writer"), None
 
     def start(self, function, *arguments):
-        """Start a job, once the one before is done; raises what that one raised."""
+        """Start a job after the previous one ends; raise the exception of the previous one, if any."""
         self.wait()
         self.job = self.thread.submit(function, *arguments)
 
     def wait(self):
-        """Wait until the job is done; raises what it raised."""
+        """Wait until the job ends; raise its exception, if any."""
         if self.job:
             try:
                 self.job.result()
-            finally:  # after a Ctrl-C meanwhile, the job is not done
+            finally:  # after Ctrl-C, the job may still be running
                 self.job = None if self.job.done() else self.job
 
 
 def copy_model(model):
-    """Copy a compiled model and its optimizer to the memory of the processor, to be saved while the model trains.
+    """Copy a compiled model and its optimizer to CPU memory, to save the copy while the model trains.
 
-    `copy_state` brings the copy up to date.
+    `copy_state` updates the copy.
 
     Returns:
         keras.Model; the model itself if Keras cannot clone it.
@@ -224,7 +224,7 @@ def copy_model(model):
 
 
 def copy_state(model, copy):
-    """Give a copy of `copy_model` the weights and the optimizer's state that the model has now."""
+    """Copy the current weights and optimizer state to a copy made by `copy_model`."""
     for ours, theirs in zip(_state(model), _state(copy), strict=True):
         theirs.assign(keras.ops.convert_to_numpy(ours))
 

@@ -1,4 +1,4 @@
-"""From the settings that train.py was given to those in force, and to what they make: sets, batches, a network."""
+"""Turn the settings given to train.py into the settings in force, and those into data sets, batches and a model."""
 
 from pathlib import Path
 
@@ -16,21 +16,21 @@ from common.training.trained_models import load_network, model_file, take_weight
 from losses import get_loss
 from losses.own import files_in, take_copies
 
-RECOMMENDED = "recommended for {}"  # the reason of a value that a network's author recommends
+RECOMMENDED = "recommended for {}"  # the reason for a value recommended by a network's author
 
 
 def configure(settings):
-    """Settings in force: those of the run to resume or of the fold, and what the network's author recommends.
+    """Settings in force: from the run to resume or the fold, completed with the author's recommendations.
 
     Args:
         settings: `common.settings.Settings` of train.py.
 
     Returns:
-        new Settings, without None where there is a recommended value; "auto" stays for `autotune`.
+        new Settings, with recommended values instead of None; "auto" stays for `autotune`.
 
     Raises:
         SettingError: for a setting that cannot work.
-        InputError: if RUN is no run to resume.
+        InputError: if RUN cannot be resumed.
     """
     if settings.MODE == "resume":
         settings = of_run(settings)
@@ -42,7 +42,7 @@ def configure(settings):
 
 
 def of_run(settings):
-    """Settings of the run to resume; what was given, and MODE, RUN and RUNS, stay."""
+    """Settings of the run to resume; given settings, MODE, RUN and RUNS stay."""
     run = Run(settings.RUN)
     if not settings.RUN or not run.exists:
         raise InputError(
@@ -53,7 +53,7 @@ def of_run(settings):
 
 
 def with_copies(settings, code):
-    """Settings with the run's copies of a network and a loss of one's own, unless others were given."""
+    """Settings with the run's copies of the user's own network and loss, unless others were given."""
     with files_in(code):
         copies = {"LOSS": take_copies(settings.LOSS), "MODEL": take_copies(settings.MODEL)}
     own = {name: copy for name, copy in copies.items() if copy != settings.values[name] and name not in settings.given}
@@ -61,7 +61,7 @@ def with_copies(settings, code):
 
 
 def of_fold(settings):
-    """Settings with the sets of a fold."""
+    """Settings with the data sets of a fold."""
     folder, fold = Path(settings.TRAIN).parent, settings.FOLD
     folds = find_folds(settings.TRAIN) if folder.name != f"fold{fold}" else [fold]
     if fold not in folds:
@@ -71,14 +71,16 @@ def of_fold(settings):
 
 
 def with_recommended(settings):
-    """Settings with what the network's author recommends in the place of None, and the epochs of a graph."""
+    """Settings with the author's recommendations instead of None, and EPOCHS from a graph schedule."""
     with as_setting_error("MODEL"):
         size = settings.BATCH_SIZE
         recommended = models.recommended(settings.MODEL, None if size == "auto" else size)
     if settings.OPTIMIZER is not None and settings.LEARNING_RATE is None:
         with as_setting_error("OPTIMIZER"):
             chosen = make_optimizer(settings.OPTIMIZER)
-        if type(chosen) is not type(make_optimizer(recommended["OPTIMIZER"])):  # the rate is that of another optimizer
+        if type(chosen) is not type(
+            make_optimizer(recommended["OPTIMIZER"])
+        ):  # the recommended rate is for another optimizer
             settings = settings.replace("default of OPTIMIZER", LEARNING_RATE=float(chosen.learning_rate))
     missing = {name: value for name, value in recommended.items() if settings.values[name] is None}
     settings = settings.replace(RECOMMENDED.format(settings.MODEL), **missing)
@@ -88,7 +90,7 @@ def with_recommended(settings):
 
 
 def check_settings(settings):
-    """Raise SettingError for settings of which one does not go with another, or a library does not take one."""
+    """Raise SettingError for settings that contradict each other or that a library does not accept."""
     check_model_settings(settings)
     with as_setting_error("LOSS"):
         get_loss(settings.LOSS)
@@ -101,21 +103,21 @@ def check_settings(settings):
 
 
 def learning_rate_of_epoch(settings, epoch, log):
-    """Learning rate of an epoch, counted from 0, after those in the log (None: there are none)."""
+    """Learning rate of an epoch, counted from 0, after the epochs in the log (None: no log)."""
     try:
         start = settings.LEARNING_RATE
         rate = learning_rate(settings.SCHEDULE, epoch, settings.EPOCHS, start, **settings.SCHEDULE_SETTINGS)
         controller = Controller(**settings.CONTROLLER) if settings.CONTROLLER else None
         return rate * log.multiplier(controller) if controller and log else rate
-    except TypeError as error:  # a name that the schedule does not have
+    except TypeError as error:  # a setting that the schedule does not have
         raise ValueError(f"SCHEDULE_SETTINGS or CONTROLLER: {error}") from None
 
 
-# --- what the settings make
+# --- data sets, batches and model
 
 
 def open_sets(settings):
-    """Training and validation set, checked against each other and the loss."""
+    """Open the training and validation sets; check them against each other and the loss."""
     training, validation = open_both(settings.TRAIN, settings.VALIDATION, settings.MEMORY_GB)
     with as_setting_error("LOSS"):
         get_loss(settings.LOSS, training.classes, training.axes)
@@ -123,36 +125,36 @@ def open_sets(settings):
 
 
 def make_batches(settings, training, size, devices=None):
-    """Batches of the training set, shuffled and augmented."""
+    """Make shuffled and augmented batches of the training set."""
     with as_setting_error("AUGMENTATION, BATCH_SIZE or CROP"):
         return training.batches(size, settings.SEED, settings.AUGMENTATION, settings.CROP, devices)
 
 
 def build_network(settings, training):
-    """The network, with new weights and not compiled."""
+    """Build the model, with new weights and not compiled."""
     with as_setting_error("MODEL_SETTINGS"):
         return models.build_model(settings.MODEL, training.shape, training.classes, **settings.MODEL_SETTINGS)
 
 
 def set_precision(policy):
-    """Let networks be built in a dtype policy of Keras from here on."""
+    """Use a Keras dtype policy for all models built from here on."""
     with as_setting_error("PRECISION"):
         keras.config.set_dtype_policy(policy)
 
 
 def make_model(settings, training, validation, used):
-    """Build or load the network, compiled, on the devices that are used, once all processes have the same settings.
+    """Build or load the compiled model on the devices in use, after checking that all processes agree.
 
     Args:
-        settings: those in force.
-        training, validation: of `open_sets`.
+        settings: settings in force.
+        training, validation: results of `open_sets`.
         used: `common.training.distribution.Devices`.
 
     Returns:
-        keras.Model, and the `common.training.run_folder.Log` of the epochs that it has been trained for.
+        keras.Model, and the `common.training.run_folder.Log` of its epochs so far.
 
     Raises:
-        InputError: if the run to resume, or to retrain, does not fit the settings, or processes differ.
+        InputError: if the run to resume or retrain does not fit the settings, or the processes differ.
     """
     with used.scope():
         if used.processes > 1:
@@ -173,7 +175,7 @@ def make_model(settings, training, validation, used):
 
 
 def values_to_agree_on(settings, training, validation):
-    """Values that must be the same in several processes: dict of a name for a message to values of JSON."""
+    """Values that must be equal in all processes: dict of a name, for the message, to JSON values."""
     checkpoint = Run(settings.RUN).model_file("last")
     is_resumed = settings.MODE == "resume" and checkpoint.is_file()
     own = ("TRAIN", "VALIDATION", "RUNS", "RUN", "MEMORY_GB")  # each machine may have its own

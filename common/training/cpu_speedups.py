@@ -1,9 +1,9 @@
-"""Faster training of any network with TensorFlow on a CPU, by other operations with the same results.
+"""Train any network faster with TensorFlow on a CPU, using other operations with the same results.
 
-The layers stay Keras' own, with their weights and configurations, and so do the files of a model. Only what some of
-them compute in training (and a Winograd convolution in validation too) is put together from operations that
-TensorFlow with oneDNN computes fast in float32. On other backends and devices, in half precision, and in a model that
-was loaded to predict, nothing changes. Dropout is the exception to "the same results": see `dropout`.
+The layers stay Keras' own, with their weights and configurations, and so do model files. In training (Winograd
+convolutions also in validation), some layers use operations that TensorFlow with oneDNN computes fast in float32.
+Nothing changes on other backends and devices, in half precision, and in models loaded for prediction. Only dropout
+does not give the same results: see `dropout`.
 """
 
 from functools import partial
@@ -17,25 +17,25 @@ from common.devices import is_tensorflow_on_cpu
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
 
-KERAS = "3.15"  # version whose layers are changed here; later ones may call them in another way
-# Smallest side and fewest channels of the feature maps for which another operation is faster than TensorFlow's own.
+KERAS = "3.15"  # version whose layers are changed here; other versions may call them differently
+# Minimum side and channels of feature maps for which another operation is faster than TensorFlow's own.
 WINOGRAD_FROM = 12, 64  # convolutions with kernels of 3 x 3
-KERNEL_GRADIENT_FROM = 40, 16  # gradients of kernels by products of matrices
-CACHED_ROWS = 6000  # of the matrices that are multiplied at a time, at most: they stay in a core's cache
+KERNEL_GRADIENT_FROM = 40, 16  # kernel gradients by matrix products
+CACHED_ROWS = 6000  # maximum rows per matrix product, so that the matrices stay in a core's cache
 
 
 def speed_up(model):
-    """Let a model train faster if the backend is TensorFlow and there is only a CPU.
+    """Speed up the training of a model if the backend is TensorFlow and there is only a CPU.
 
     Args:
-        model: keras.Model; its layers of Keras' own classes are changed in place, also those of models within.
+        model: keras.Model; changes layers of Keras' own classes in place, also in nested models.
     """
     for layer, method, function in _replacements(model):
         setattr(layer, method, partial(function, layer))
 
 
 def speedups_in_words(model):
-    """What `speed_up` changes in a model, for environment.txt: lines of text, or "" for nothing."""
+    """Describe for environment.txt what `speed_up` changes in a model: lines of text, or "" if nothing."""
     if not is_tensorflow_on_cpu():
         return ""
     if not _is_keras_known():
@@ -52,7 +52,7 @@ def _is_keras_known():
 
 
 def _replacements(model):
-    """(layer, name of its method, function of the layer and the method's arguments) for each layer to change."""
+    """(layer, method name, function of the layer and the method's arguments) for each layer to change."""
     if not is_tensorflow_on_cpu() or not _is_keras_known():
         return
     for layer in model.layers:
@@ -67,7 +67,7 @@ def _replacements(model):
 
 
 def _is_plain_convolution(layer):
-    """Whether its kernel is odd and larger than 1, at every pixel, with zeros around the images."""
+    """Whether a layer has an odd kernel larger than 1, stride 1, no dilation or groups, and zero padding."""
     options = layer.strides, layer.dilation_rate, layer.padding, layer.groups, layer.data_format
     odd = all(side % 2 for side in layer.kernel_size) and max(layer.kernel_size) > 1
     return odd and options == ((1, 1), (1, 1), "same", 1, "channels_last")
@@ -107,7 +107,7 @@ def _dropout(layer, inputs, training=False):
 
 
 def convolve(images, kernel):
-    """Convolution of stride 1 and padding "same" with an odd kernel.
+    """Convolution with stride 1, padding "same" and an odd kernel.
 
     Args:
         images: (B, H, W, C) float32.
@@ -116,7 +116,7 @@ def convolve(images, kernel):
     Returns:
         (B, H, W, D) float32.
     """
-    # as a tensor, since the gradient of a variable would not be known
+    # as a tensor, since custom_gradient does not know the gradient of a variable
     return tf.custom_gradient(_convolve)(images, tf.convert_to_tensor(kernel))
 
 
@@ -131,14 +131,14 @@ def _convolve(images, kernel):
 
 
 def kernel_gradient(images, upstream, size):
-    """Gradient of the kernel of `convolve`: a product of matrices for each of its places.
+    """Gradient of the kernel of `convolve`: a matrix product for each kernel position.
 
-    With a margin of zeros around all images, and their pixels in one long row, a place of the kernel is a shift along
-    that row. The products are of blocks of it.
+    With zeros around all images and their pixels in one long row, a kernel position is a shift along that row. The row
+    is multiplied in blocks.
 
     Args:
-        images: (B, H, W, C), of known H, W and C.
-        upstream: (B, H, W, D), the gradient of what came out.
+        images: (B, H, W, C) with known H, W and C.
+        upstream: (B, H, W, D), gradient of the output.
         size: (h, w) of the kernel.
 
     Returns:
@@ -146,7 +146,7 @@ def kernel_gradient(images, upstream, size):
     """
     down, across = (side + extent - 1 for side, extent in zip(images.shape[1:3], size, strict=True))
     lines = max(n for n in range(1, down + 1) if down % n == 0 and n * across <= max(CACHED_ROWS, across))
-    margins = [[0, 1], [size[0] // 2] * 2, [size[1] // 2] * 2, [0, 0]]  # and an image of zeros to shift into
+    margins = [[0, 1], [size[0] // 2] * 2, [size[1] // 2] * 2, [0, 0]]  # with an extra image of zeros to shift into
     behind = [[0, 0], [0, size[0] - 1], [0, size[1] - 1], [0, 0]]
     pixels = tf.reshape(tf.pad(images, margins), [-1, images.shape[-1]])
     upstream_blocks = tf.reshape(tf.pad(upstream, behind), [-1, lines * across, upstream.shape[-1]])
@@ -161,10 +161,10 @@ def kernel_gradient(images, upstream, size):
 
 
 def convolve_winograd(images, kernel):
-    """`convolve` with a kernel of 3 x 3, by Winograd's F(4x4, 3x3): with a fourth of the multiplications.
+    """`convolve` with a 3 x 3 kernel, by Winograd's F(4x4, 3x3) with a quarter of the multiplications.
 
-    Of each tile of 6 x 6 pixels come 4 x 4, by one product of matrices for each of 36 combinations of its pixels
-    (Lavin and Gray, arXiv 1509.09308). Rounding errors are some 1e-6 of the standard deviation of what comes out.
+    Each tile of 6 x 6 pixels gives 4 x 4 output pixels, by one matrix product for each of 36 combinations of its pixels
+    (Lavin and Gray, arXiv 1509.09308). Rounding errors are about 1e-6 of the standard deviation of the output.
     """
     return tf.custom_gradient(_convolve_winograd)(images, tf.convert_to_tensor(kernel))
 
@@ -182,10 +182,10 @@ def _convolve_winograd(images, kernel):
 
 
 def _transform_matrices(points=(0, 2 / 3, -2 / 3, 3 / 2, -3 / 2)):
-    """Matrices (36, 36) of the pixels of a tile, (36, 9) of a kernel, and (16, 36) of the products of both.
+    """Matrices (36, 36) for the pixels of a tile, (36, 9) for a kernel, and (16, 36) for the products of both.
 
-    By the construction of Cook and Toom, from the values of polynomials at points and at infinity; these points lose
-    less in float32 than 0, 1, -1, 2 and -2 (compare Barabasz et al., arXiv 1803.10986).
+    The Cook-Toom construction evaluates polynomials at these points and at infinity. The points lose less precision in
+    float32 than 0, 1, -1, 2 and -2 (compare Barabasz et al., arXiv 1803.10986).
     """
 
     def values(count):
@@ -200,12 +200,12 @@ OF_TILE, OF_KERNEL, OF_PRODUCTS = _transform_matrices()
 
 
 def _transform(matrix, x):
-    """Product of a matrix (M, N) and the first axes of x, N elements, and its last two: (M, rows, channels)."""
+    """Multiply a matrix (M, N) with the leading axes of x, which have N elements; returns (M, rows, channels)."""
     return tf.reshape(tf.matmul(matrix, tf.reshape(x, [matrix.shape[1], -1])), [len(matrix), -1, x.shape[-1]])
 
 
 def _squares(images, margin=0):
-    """Images as squares of 4 x 4 pixels, (4, 4, B, h, w, C); with a margin of zeros before, and as many behind."""
+    """Images as squares of 4 x 4 pixels, (4, 4, B, h, w, C); zeros pad `margin` pixels before, the rest after."""
     sides = [-(-side // 4) + margin for side in images.shape[1:3]]
     margins = [[margin, 4 * n - side - margin] for n, side in zip(sides, images.shape[1:3], strict=True)]
     padded = tf.pad(images, [[0, 0], *margins, [0, 0]])
@@ -214,14 +214,14 @@ def _squares(images, margin=0):
 
 
 def _tiles(images):
-    """Transformed tiles of 6 x 6 pixels, which overlap by two: (36, tiles, C)."""
+    """Transformed tiles of 6 x 6 pixels that overlap by two: (36, tiles, C)."""
     squares = _squares(images, 1)
     squares = tf.concat([squares[:, :, :, :-1], squares[:2, :, :, 1:]], 0)
     return _transform(OF_TILE, tf.concat([squares[:, :, :, :, :-1], squares[:, :2, :, :, 1:]], 1))
 
 
 def _combine(tiles, kernel, shape):
-    """The images that transformed tiles and a kernel (3, 3, C, D) give: (B, H, W, D), of H and W as in `shape`."""
+    """Images from transformed tiles and a kernel (3, 3, C, D): (B, H, W, D), with H and W as in `shape`."""
     height, width = shape[1:3]
     kernels = _transform(OF_KERNEL, kernel)
     pixels = _transform(OF_PRODUCTS, tf.matmul(tiles, kernels))
@@ -231,7 +231,7 @@ def _combine(tiles, kernel, shape):
 
 
 def normalize(x, scale, offset, epsilon):
-    """Batch normalization over all axes but the last, as in training.
+    """Batch normalization in training, over all axes except the last.
 
     Args:
         x: (B, H, W, C) float32.
@@ -239,15 +239,17 @@ def normalize(x, scale, offset, epsilon):
         epsilon: added to the variance.
 
     Returns:
-        What comes out, mean and variance of the batch, (C,) both.
+        The output, and mean and variance of the batch, both (C,).
     """
     y, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, scale, offset, epsilon=epsilon, is_training=True)
     count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), tf.float32)
-    return y, mean, variance * (count - 1) / count  # it has that of a sample
+    return y, mean, variance * (count - 1) / count  # TensorFlow returns the sample variance
 
 
 def dropout(x, rate, seed):
-    """Dropout, decided by one random byte per element, so that the rate is rounded to a multiple of 1 / 256.
+    """Dropout with one random byte per element, so the rate is rounded to a multiple of 1 / 256.
+
+    Drops different elements than Keras, at the same rate.
 
     Args:
         x: float32 of any shape.
@@ -255,7 +257,7 @@ def dropout(x, rate, seed):
         seed: two int32.
 
     Returns:
-        Zeros, and the others divided by the share that is kept.
+        x with dropped elements 0, and the others divided by the share kept.
     """
     dropped = round(256 * rate)
     size = tf.size(x)

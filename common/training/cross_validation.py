@@ -1,4 +1,4 @@
-"""Cross-validation: a run for each fold, predictions of each case by the network that has not seen it, one summary."""
+"""Cross-validation: a run for each fold, out-of-fold predictions of every case, and one summary."""
 
 import time
 from pathlib import Path
@@ -13,13 +13,13 @@ from common.training.trained_models import CrossValidation
 
 
 def fold_file(path, fold):
-    """Path of a packed set or list of a fold: fold3/train.h5 beside train.h5."""
+    """Path of a packed set or list of a fold: fold3/train.h5 next to train.h5."""
     path = Path(path)
     return str(path if path.parent.name == f"fold{fold}" else path.parent / f"fold{fold}" / path.name)
 
 
 def find_folds(path):
-    """Numbers of the folds beside a packed set or list.
+    """Numbers of the folds next to a packed set or list.
 
     Raises:
         InputError: if there are fewer than two.
@@ -35,10 +35,10 @@ def find_folds(path):
 
 
 def cross_validate(settings):
-    """Train the folds in turn, or those that are missing, then predict and score what each has not seen.
+    """Train all missing folds in turn, then predict and score the validation cases of each.
 
     Args:
-        settings: dict of the settings of train.py, as recorded.
+        settings: dict of the recorded settings of train.py.
     """
     if settings["MODE"] == "resume":
         folds = CrossValidation(settings["RUN"])
@@ -63,11 +63,11 @@ def cross_validate(settings):
 
 
 def train_fold(folds, number):
-    """Train a fold, or continue with it, unless it is complete.
+    """Train or continue a fold, unless it is complete.
 
     Args:
         folds: CrossValidation.
-        number: of the fold.
+        number: fold number.
     """
     run = folds.fold(number)
     if run.has_ended:
@@ -80,15 +80,15 @@ def train_fold(folds, number):
 
 
 def predict_out_of_fold(folds):
-    """Write the prediction of each validation slice by its fold's model, and scores of them all.
+    """Write the prediction of each validation slice by its fold's model, and the scores of all.
 
     Args:
         folds: CrossValidation.
 
     Returns:
-        whether that could be done.
+        Whether this was possible.
     """
-    from common.training.sets import open_set  # with Keras, which only the training of a fold needs otherwise
+    from common.training.sets import open_set  # imports Keras, which otherwise only the training of a fold needs
 
     lists = {}
     for run in folds.runs():
@@ -106,7 +106,7 @@ def predict_out_of_fold(folds):
             source, predicted = run.validation_list_file, run.predicted_folder
             call("predict.py", "--replace", RUN=run, INPUT=source, OUTPUT=predicted, OVERLAYS=False)
             for path in predicted.iterdir():
-                if path.is_dir() or path.name.endswith(".nii.gz"):  # the masks of a case, or its label volume
+                if path.is_dir() or path.name.endswith(".nii.gz"):  # a case's masks or label volume
                     path.rename(unfinished / path.name)
             remove(run.predicted_folder)
     write_list(folds.validation_list_file, pd.concat(lists.values()))
@@ -118,7 +118,7 @@ def predict_out_of_fold(folds):
 def list_of_set(packed):
     """The list that a validation set was packed from, as a DataFrame of x, y and case; None if its files are gone."""
     x = [Path(source) for source in packed.source]
-    y = [path.parents[1] / "y" / path.name for path in x]  # of a case folder; validation sets have no variants
+    y = [path.parents[1] / "y" / path.name for path in x]  # in a case folder; validation sets have no variants
     if not all(path.is_file() for path in (*x, *y)):
         return None
     return pd.DataFrame({"x": x, "y": y, "case": packed.case})

@@ -1,15 +1,16 @@
-"""Training on several devices, of one machine or of several: each has the whole model and a share of every batch.
+"""Training on several devices, in one machine or several: each has the whole model and a share of every batch.
 
-The variables are on all devices, through `keras.distribution` on JAX, and a batch is one array over all of them, of
-which each process makes its own share. Loss, gradients, batch normalization and metrics are those of the whole batch,
-so that a batch size and a learning rate mean the same as on one device. A batch that the devices do not divide, such as
-the last one of an epoch, is computed by each of them whole.
+`keras.distribution` on JAX puts the variables on all devices. A batch is one array across them, and each process makes
+its own share. Loss, gradients, batch normalization and metrics cover the whole batch, so batch size and learning rate
+mean the same as on one device. If a batch does not divide evenly, such as the last one of an epoch, each device
+computes all of it.
 
-Several processes, one a machine, find each other through the environment variables of `keras.distribution.initialize`:
+Several processes, one per machine, find each other through the environment variables of
+`keras.distribution.initialize`:
 
     KERAS_DISTRIBUTION_JOB_ADDRESSES   address:port of the first process; any free port, the same for all
-    KERAS_DISTRIBUTION_NUM_PROCESSES   how many there are
-    KERAS_DISTRIBUTION_PROCESS_ID      the number of this one, from 0
+    KERAS_DISTRIBUTION_NUM_PROCESSES   number of processes
+    KERAS_DISTRIBUTION_PROCESS_ID      number of this process, from 0
 """
 
 import atexit
@@ -29,13 +30,13 @@ from common.devices import OneDevice, accelerators, set_defaults
 from common.errors import InputError
 
 VARIABLES = tuple(f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
-MAX_START_SECONDS = 300  # for which processes wait for each other at the start
-HEARTBEAT_SECONDS = 30  # without a sign of life, after which a process counts as dead
+MAX_START_SECONDS = 300  # how long processes wait for each other at the start
+HEARTBEAT_SECONDS = 30  # without a sign of life before a process counts as dead
 LOST = re.compile(r"gloo|nccl|coordination|DEADLINE_EXCEEDED|UNAVAILABLE|connection (reset|refused|closed)", re.I)
 
 
 def several_processes():
-    """Whether the environment names several processes; raises InputError if it is incomplete."""
+    """Whether the environment variables set up several processes; raises InputError if incomplete."""
     given = {name: os.environ.get(name, "") for name in VARIABLES}
     if not any(given.values()):
         return False
@@ -50,23 +51,23 @@ def several_processes():
 
 
 def join_processes():
-    """Wait for the other processes, if the environment names several; before Keras or JAX are imported.
+    """Wait for the other processes, if there are several; call this before importing Keras or JAX.
 
-    From here on a process that ends before `Devices.disconnect` ends at once, so that the others learn of it.
+    From here on, a process that exits before `Devices.disconnect` exits at once, so that the others notice.
 
     Raises:
-        InputError: if the backend is not JAX, or the others do not come.
+        InputError: if the backend is not JAX, or the others do not start.
     """
     if not several_processes():
         return
     set_defaults()
     if os.environ["KERAS_BACKEND"] != "jax":
         raise InputError("several processes train on JAX: install it and set KERAS_BACKEND=jax for each")
-    import jax  # optional, and only now, since it looks for devices
+    import jax  # optional, and only now, since the import looks for devices
 
     addresses, count, number = (os.environ[name] for name in VARIABLES)
     address = addresses.split(",")[0]
-    jax.config.update("jax_enable_preemption_service", False)  # else a process does not heed SIGTERM
+    jax.config.update("jax_enable_preemption_service", False)  # otherwise a process ignores SIGTERM
     atexit.register(_end_at_once)
     if int(number) == 0:
         _refuse_taken_port(address)
@@ -78,8 +79,8 @@ def join_processes():
             address,
             int(count),
             int(number),
-            cluster_detection_method="deactivate",  # which would give a process one GPU only
-            initialization_timeout=2 * MAX_START_SECONDS,  # after which JAX ends the process without a word for users
+            cluster_detection_method="deactivate",  # it would give each process only one GPU
+            initialization_timeout=2 * MAX_START_SECONDS,  # then JAX ends the process without a message for users
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
         )
     except (RuntimeError, ValueError) as error:
@@ -89,11 +90,11 @@ def join_processes():
     from jax.experimental.multihost_utils import sync_global_devices  # optional
 
     with lost_process_as_error():
-        sync_global_devices("met")  # connects them, so that the end of one is noticed from here on
+        sync_global_devices("met")  # connects them, so that all notice from here on when one ends
 
 
 def _refuse_taken_port(address):
-    """Raise InputError if another program uses the port at which the others look for the first process."""
+    """Raise InputError if another program uses the port of the first process."""
     dual = socket.has_dualstack_ipv6()
     family = socket.AF_INET6 if dual else socket.AF_INET
     try:
@@ -103,7 +104,7 @@ def _refuse_taken_port(address):
 
 
 def _give_up(who, address):
-    """End the process while the main thread waits in JAX, which it does not leave for an exception."""
+    """End the process while the main thread waits in JAX, where an exception cannot reach it."""
     print(
         f"{Path(sys.argv[0]).name}: error: {who} did not meet the others at {address} within {MAX_START_SECONDS} s; "
         "start all of them, with that address and port of the first open to the others",
@@ -114,7 +115,7 @@ def _give_up(who, address):
 
 
 def _end_at_once():
-    """End without the farewell of JAX, for which the others would have to be ready."""
+    """Exit without the shutdown of JAX, which would wait for the others."""
     import jax  # optional
 
     if jax.distributed.is_initialized():
@@ -142,12 +143,12 @@ def lost_process_as_error(advice=""):
 
 
 class Devices(OneDevice):
-    """Several devices that a model is trained on; methods as in OneDevice.
+    """Several devices to train a model on; methods as in OneDevice.
 
-    A batch that they do not divide is made by every process, whole.
+    Every process makes the whole batch if it does not divide evenly.
 
     Args:
-        devices: JAX devices, those of the first process first.
+        devices: JAX devices, ordered by process.
     """
 
     def __init__(self, devices):
@@ -194,7 +195,7 @@ class Devices(OneDevice):
 
         text = np.frombuffer(json.dumps(value).encode(), np.uint8)
         size = int(broadcast_one_to_all(np.int32(len(text))))
-        text = np.resize(text, size)  # only the size of the others' counts
+        text = np.resize(text, size)  # only its size matters in the other processes
         return json.loads(bytes(np.asarray(broadcast_one_to_all(text))))
 
     def require_same(self, values):
@@ -217,17 +218,17 @@ class Devices(OneDevice):
 
 
 def choose_devices(setting, batch_size):
-    """The devices to train on.
+    """Choose the devices to train on.
 
     Args:
-        setting: number of devices of each machine; None: all GPUs or TPUs that divide a batch.
-        batch_size: of all devices together; None: not yet chosen.
+        setting: devices per machine; None: as many GPUs or TPUs as divide a batch evenly.
+        batch_size: batch size over all devices; None: not yet chosen.
 
     Returns:
         OneDevice or Devices.
 
     Raises:
-        InputError: if there are fewer, they do not divide a batch, or the backend supports one device only.
+        InputError: if there are fewer, a batch does not divide evenly, or the backend supports only one device.
     """
     import keras  # loaded after the processes have joined
 

@@ -1,4 +1,4 @@
-"""Making a model ready to train: optimizer, loss, metrics; learning-rate schedules and the controller."""
+"""Prepare a model for training: optimizer, loss, metrics, learning-rate schedules and the controller."""
 
 import math
 
@@ -18,7 +18,7 @@ def compile_network(model, optimizer, rate, loss, jit):
         model: keras.Model.
         optimizer, rate: as in `make_optimizer`.
         loss: as in `losses.get_loss`.
-        jit: whether to compile with XLA, or with the compiler of PyTorch.
+        jit: whether to compile with XLA or PyTorch's compiler.
     """
     model.compile(
         optimizer=make_optimizer(optimizer, rate),
@@ -26,22 +26,22 @@ def compile_network(model, optimizer, rate, loss, jit):
         metrics=training_metrics(),
         jit_compile=jit,
     )
-    model.optimizer.build(model.trainable_variables)  # else within the first step, which is then traced twice
+    model.optimizer.build(model.trainable_variables)  # otherwise the first step builds it, and is traced twice
     prepare_steps(model)
 
 
 def prepare_steps(model):
-    """Make the changes that a compiled or loaded model needs before training; its file contains none of them."""
+    """Change a compiled or loaded model as training needs; its file contains none of these changes."""
     follow_steps(model)
     speed_up(model)
 
 
 def make_optimizer(setting, rate=None):
-    """Optimizer of a setting.
+    """Make the optimizer for a setting.
 
     Args:
-        setting: name, or dict with "name" and settings of its own, as `OPTIMIZER` of train.py.
-        rate: learning rate, unless the settings contain one; None: that of Keras.
+        setting: name, or dict with "name" and the optimizer's settings, as for `OPTIMIZER` in train.py.
+        rate: learning rate, unless the settings contain one; None: Keras' default.
 
     Raises:
         ValueError: for an unknown name or setting.
@@ -61,18 +61,18 @@ def learning_rate(schedule, epoch, epochs, base, *, power=0.9, points=(), period
     """Learning rate of an epoch.
 
     Args:
-        schedule: "constant"; "poly", base * (1 - epoch / epochs)^power; "graph", `points` [epoch, rate] joined by
-            straight lines; "cosine" from base down to `lowest` over `period` epochs, then again over `factor` times as
-            many (Loshchilov and Hutter, arXiv 1608.03983); a period of 0 takes all the epochs.
+        schedule: "constant"; "poly": base * (1 - epoch / epochs)^power; "graph": `points` [epoch, learning rate],
+            interpolated linearly; "cosine": from base down to `lowest` over `period` epochs, then again over `factor`
+            times as many (Loshchilov and Hutter, arXiv 1608.03983); a period of 0 means all epochs.
         epoch: counted from 0.
-        epochs: number of epochs of the run.
-        base: rate to start from.
+        epochs: number of epochs in the run.
+        base: initial learning rate.
 
     Returns:
         float.
 
     Raises:
-        ValueError: for an unknown schedule, or points or periods that make none.
+        ValueError: for an unknown schedule, or invalid points or periods.
     """
     if schedule == "constant":
         return float(base)
@@ -97,8 +97,8 @@ class Controller:
     """Multiplier of the learning rate that falls while validation does not improve, and rises while it does.
 
     Args:
-        step: the multiplier is multiplied by step[0] after patience[0] epochs in a row without a new best, and by
-            step[1] after patience[1] epochs in a row with one.
+        step: factors for the multiplier: step[0] after patience[0] epochs in a row without a new best, step[1] after
+            patience[1] epochs in a row with one.
         patience: two numbers of epochs.
         limit: minimum and maximum multiplier.
 
@@ -118,7 +118,7 @@ class Controller:
         """Update the multiplier after an epoch.
 
         Args:
-            is_best: whether it brought a new best.
+            is_best: whether the epoch is a new best.
 
         Returns:
             The multiplier for the next epoch.

@@ -1,4 +1,4 @@
-"""What a run prints at its start, its curves, the drawing of its network, and its page."""
+"""The start message, curves, network diagram and report page of a run."""
 
 import keras
 import pandas as pd
@@ -10,7 +10,7 @@ from common.html import write_page
 from common.slices.drawing import contact_sheet
 from common.slices.images import encode_jpeg, write_png
 
-REFRESH = 20  # seconds after which a browser loads the page of a running training again
+REFRESH = 20  # seconds until a browser reloads the page during training
 NARROW = ("epoch", "loss", "val_loss", "val_dice", "val_iou")  # columns that a narrow screen shows
 
 
@@ -18,12 +18,12 @@ def announce(settings, model, log, training, validation, used, run):
     """Print what train.py is about to do.
 
     Args:
-        settings: those in force.
+        settings: settings in force.
         model: keras.Model.
-        log: Log of the epochs that it has been trained for.
-        training, validation: sets.
+        log: Log of its epochs so far.
+        training, validation: data sets.
         used: `common.training.distribution.Devices`.
-        run: Run; None in a process that does not write it.
+        run: Run; None in a process that writes no run folder.
     """
     classes = "one class" if training.classes == 1 else f"{training.classes} classes"
     print(
@@ -36,26 +36,26 @@ def announce(settings, model, log, training, validation, used, run):
 
 
 def draw_network(model, run):
-    """Write `model_summary.txt` and, where Graphviz is installed, `network.png` into the folder of a Run."""
+    """Write `model_summary.txt` and, if Graphviz is installed, `network.png` into the run folder."""
     lines = []
-    model.summary(line_length=80, print_fn=lines.append)  # wider is cut off where there is no terminal
+    model.summary(line_length=80, print_fn=lines.append)  # longer lines are cut off if there is no terminal
     with whole_file(run.summary_file) as unfinished:
         unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
     try:
         with whole_file(run.diagram_file) as unfinished:
             keras.utils.plot_model(model, unfinished, show_shapes=True, show_layer_names=True, dpi=60)
-    except ImportError:  # what Keras makes of a missing program too
+    except ImportError:  # Keras also raises this for a missing program
         print("no picture of the network: it needs Graphviz (https://graphviz.org/download)")
 
 
 def write_report(run, log, images=(), refresh=REFRESH):
-    """Write `report.html` of a run folder, which must hold curves.png, settings.json and state.json.
+    """Write `report.html` in a run folder, which must contain curves.png, settings.json and state.json.
 
     Args:
         run: `common.training.run_folder.Run`.
         log: `common.training.run_folder.Log` with at least one epoch.
-        images: of `common.prediction.examples.best_and_worst`, once there are any.
-        refresh: seconds after which a browser loads it again; None once the run has ended.
+        images: result of `common.prediction.examples.best_and_worst`; empty until the run ends.
+        refresh: seconds until a browser reloads it; None after the run has ended.
     """
     settings, state, last = run.settings, run.state, log.rows[-1]
     epochs = state["epochs"]
@@ -85,10 +85,10 @@ def write_report(run, log, images=(), refresh=REFRESH):
 
 
 def finish_report(run, log, pictures):
-    """Write `validation_slices.png` and the last form of `report.html`.
+    """Write `validation_slices.png` and the final `report.html`.
 
     Args:
-        pictures: list of `common.prediction.examples.best_and_worst`.
+        pictures: result of `common.prediction.examples.best_and_worst`.
     """
     if pictures:
         shown, captions = zip(*pictures, strict=True)
@@ -97,7 +97,7 @@ def finish_report(run, log, pictures):
 
 
 def draw_curves(log, path):
-    """Plot loss, Dice and IoU, and the learning rate over the epochs, whole or not at all."""
+    """Plot loss, Dice and IoU, and learning rate over the epochs; write the file completely or not at all."""
     table = pd.DataFrame(log.rows)
     figure = Figure(figsize=(12, 3.5))
     axes = figure.subplots(1, 3)

@@ -13,10 +13,10 @@ from common.errors import InputError
 from common.files import ROOT, read_json, whole_file, whole_folder, write_json
 from common.settings import REASONS
 
-MONITORED = ("dice", "iou")  # validation metrics; a run keeps the model of the best epoch by each
-CHECKPOINTS = ("best_dice", "best_iou", "last")  # and the last one
+MONITORED = ("dice", "iou")  # validation metrics; a run keeps its best model for each
+CHECKPOINTS = ("best_dice", "best_iou", "last")  # the best models and the last one
 CODE = ("train.py", "models", "losses", "common")
-STATE_IN_CHECKPOINT = "run_state.json"  # inside last.keras, so that a checkpoint is one file, whole or missing
+STATE_IN_CHECKPOINT = "run_state.json"  # inside last.keras, so that a checkpoint is one file, complete or missing
 
 
 # --- one run
@@ -24,16 +24,16 @@ STATE_IN_CHECKPOINT = "run_state.json"  # inside last.keras, so that a checkpoin
 
 @dataclass(frozen=True)
 class SliceData:
-    """What a run knows of the slices that it was trained on; None, "" or False if unknown.
+    """What a run records about the slices it was trained on; None, "" or False if unknown.
 
     Attributes:
         classes: 1, or K for class numbers 0..K.
         size: side of the slices in pixels.
-        bits: 8 or 16, of the slices' integers.
+        bits: 8 or 16, bit depth of the slices.
         spacing: [row, column] in mm, if the same for all slices.
-        window: [low, high] of the source that became black and white, if the same for all.
-        resampled: mm (left, back, head) that volumes were resampled to; 0: not.
-        plane: "axial", "coronal" or "sagittal" of volumes.
+        window: [low, high] source values that became black and white, if the same for all.
+        resampled: spacing in mm (left, back, head) that volumes were resampled to; 0: not resampled.
+        plane: "axial", "coronal" or "sagittal", for slices of volumes.
         fit: how the importer fitted images to the size: "resize", "crop", "pad" or "tile".
         stretched: whether each image was stretched from its minimum to its maximum.
     """
@@ -51,17 +51,17 @@ class SliceData:
 
 @dataclass(frozen=True)
 class VolumeData:
-    """What a run knows of the packed volumes that it was trained on; see `common.volumes.datasets`.
+    """What a run records about the packed volumes it was trained on; see `common.volumes.datasets`.
 
     Attributes:
         step: "whole", "patch" or "single".
         classes: number of labels.
-        labels: their names or values.
+        labels: names or values of the labels.
         channels: number of channels.
-        spacing: (left, back, head) in mm of the working grid, or None.
-        voxels: maximum voxels of a volume shown to the model, or None.
-        smallest_box, margin: how the box around the labels grows.
-        intensity: rule of `common.volumes.intensity`.
+        spacing: (left, back, head) of the working grid in mm, or None.
+        voxels: maximum number of voxels in a volume shown to the model, or None.
+        smallest_box, margin: how the box around the labels is enlarged.
+        intensity: rule in `common.volumes.intensity`.
     """
 
     kind: str = "volumes"
@@ -77,10 +77,10 @@ class VolumeData:
 
 
 class Run(os.PathLike):
-    """A run folder of train.py, complete or not; also the folder of a .keras file that stands alone.
+    """A run folder of train.py, complete or not; also the folder of a single .keras file.
 
     Args:
-        folder: its path; nothing is read or checked yet.
+        folder: path of the folder; nothing is read or checked yet.
 
     Attributes:
         folder: Path. Attributes that end in _file or _folder are Paths inside it, which may not exist.
@@ -99,8 +99,8 @@ class Run(os.PathLike):
         self.curves_file = folder / "curves.png"
         self.examples_file = folder / "validation_slices.png"
         self.report_file = folder / "report.html"
-        self.validation_list_file = folder / "validation.csv"  # of a fold: the slices that it has not seen
-        self.predicted_folder = folder / "predicted"  # of a fold, for a while: their masks
+        self.validation_list_file = folder / "validation.csv"  # validation slices of a fold
+        self.predicted_folder = folder / "predicted"  # temporary: their predicted masks
 
     def __fspath__(self):
         return str(self.folder)
@@ -113,12 +113,12 @@ class Run(os.PathLike):
 
     @property
     def exists(self):
-        """Whether the folder is that of a run."""
+        """Whether the folder is a run folder."""
         return self.settings_file.is_file()
 
     @property
     def has_ended(self):
-        """Whether training has stopped for good and the folder has everything that it ends with."""
+        """Whether training has ended and the run folder is complete."""
         return bool(self.state.get("ended")) and self.examples_file.is_file()
 
     @property
@@ -128,7 +128,7 @@ class Run(os.PathLike):
 
     @property
     def reasons(self):
-        """dict of a setting to why it is what it is; empty if unknown. Raises InputError if damaged."""
+        """dict of setting to the reason for its value; empty if unknown. Raises InputError if damaged."""
         return _read_object(self.settings_file).get(REASONS) or {}
 
     @property
@@ -145,35 +145,35 @@ class Run(os.PathLike):
 
     @property
     def crop(self):
-        """Voxels (up, back, left) of the crops that it was trained on; None: whole volumes, or slices."""
+        """Size in voxels (up, back, left) of the crops it was trained on; None: whole volumes, or slices."""
         return self.settings.get("CROP")
 
     @property
     def environment(self):
-        """Versions and machine, as text."""
+        """Text about versions and machine."""
         return self.environment_file.read_text(encoding="utf-8")
 
     @property
     def log(self):
-        """Log of all epochs; empty before the first ends. Raises InputError if damaged."""
+        """Log of all epochs; empty before the first one ends. Raises InputError if damaged."""
         return Log.read(self.log_file)
 
     # --- its models
 
     def model_file(self, which):
-        """Path of the .keras file of one of CHECKPOINTS, whether it exists or not."""
+        """Path of the .keras file for a name in CHECKPOINTS, whether it exists or not."""
         return self.folder / f"{which}.keras"
 
     def find_models(self):
-        """Those of CHECKPOINTS that exist."""
+        """List the names in CHECKPOINTS whose files exist."""
         return [which for which in CHECKPOINTS if self.model_file(which).is_file()]
 
     def score(self, file):
-        """The score that the model in a .keras file was kept for; None for "last", or if unknown."""
+        """Best score for which a .keras file was kept; None for "last", or if unknown."""
         return (self.state.get(file.stem) or {}).get("score")
 
     def validation_metrics(self, file):
-        """Metrics of the validation set, by name, in the epoch of the model in a .keras file; None if unknown.
+        """Validation metrics by name, in the epoch of a .keras file; None if unknown.
 
         Raises:
             InputError: if the log is damaged.
@@ -196,9 +196,9 @@ class Run(os.PathLike):
 
         Args:
             log: Log.
-            epochs: how many the run has.
-            ended: why training is over, as text; None while it continues.
-            time: dict of `common.training.timing.Timer.table`.
+            epochs: number of epochs in the run.
+            ended: why training ended, as text; None while it continues.
+            time: result of `common.training.timing.Timer.table`.
             data: SliceData or VolumeData of the training set.
         """
         best = {f"best_{metric}": dict(zip(("score", "epoch"), log.best(metric), strict=True)) for metric in MONITORED}
@@ -210,15 +210,15 @@ def make_run(runs, model, settings, environment, code, name=None):
     """Make a run folder with the settings, the environment and the code.
 
     Args:
-        runs: folder of the runs.
+        runs: folder of the run folders.
         model: name of the network architecture, or path of a .py file.
-        settings: dict of `common.settings.Settings.explained`.
+        settings: result of `common.settings.Settings.explained`.
         environment: text about versions and machine.
-        code: dict of `read_code`.
-        name: folder name; None: made of date, time and network.
+        code: result of `read_code`.
+        name: folder name; None: date, time and network.
 
     Returns:
-        Run in `<runs>/<yyyymmdd-hhmmss>_<model>`; a number follows if that exists.
+        Run in `<runs>/<yyyymmdd-hhmmss>_<model>`, with a number appended if that exists.
     """
     stem = name or f"{time.strftime('%Y%m%d-%H%M%S')}_{Path(model).stem}"
     path, number = Path(runs, stem), 1
@@ -237,11 +237,11 @@ def make_run(runs, model, settings, environment, code, name=None):
 
 
 def read_code(model, loss):
-    """The code that a run is made with, as it is now: dict of a path in `code/` of the run folder to bytes.
+    """Read the code that a run uses: dict of path in `code/` of the run folder to bytes.
 
     Args:
-        model: name of the network architecture, or path of a .py file, which is kept too.
-        loss: name of the loss; .py files in it are kept too.
+        model: name of the network architecture, or path of a .py file, which is included.
+        loss: name of the loss; .py files in it are included.
 
     Raises:
         InputError: if two different files have the same name.
@@ -264,7 +264,7 @@ def _read_object(path):
 
 
 def runs_in(folder):
-    """The runs in a folder, by name; names begin with their dates."""
+    """Runs in a folder, sorted by name; names start with the date."""
     return [Run(path.parent) for path in sorted(Path(folder).glob("[!.]*/settings.json"))]
 
 
@@ -272,13 +272,13 @@ def runs_in(folder):
 
 
 class Log:
-    """Rows of `training_log.csv`, one per epoch, and what follows from them.
+    """Rows of `training_log.csv`, one per epoch, and values computed from them.
 
-    Everything that decides how a run continues (best scores, learning-rate controller, early stop) is computed from
-    these rows, so a resumed run makes the same decisions as an uninterrupted one.
+    All decisions of a run (best scores, learning-rate controller, early stop) depend on these rows only. So a resumed
+    run makes the same decisions as an uninterrupted one.
 
     Attributes:
-        rows: list of dicts: "epoch" from 1, "learning_rate", "seconds", each metric and "val_" with its name.
+        rows: list of dicts: "epoch" from 1, "learning_rate", "seconds", each metric, and each metric with "val_".
     """
 
     def __init__(self, rows=()):
@@ -286,10 +286,10 @@ class Log:
 
     @classmethod
     def read(cls, path, epochs=None):
-        """Read the first `epochs` rows of a file (None: all), exactly as they were written.
+        """Read the first `epochs` rows of a file (None: all), exactly as written.
 
         Returns:
-            Log; empty if there is no file.
+            Log; empty if the file is missing.
 
         Raises:
             InputError: if the file is damaged.
@@ -305,7 +305,7 @@ class Log:
             raise InputError(f"{path} is damaged ({error})") from None
 
     def write(self, path):
-        """Write the file, whole or not at all."""
+        """Write the file, completely or not at all."""
         import pandas as pd  # see `read`
 
         with whole_file(path) as unfinished:
@@ -320,7 +320,7 @@ class Log:
         return sum(row["seconds"] for row in self.rows) / 60
 
     def best(self, metric):
-        """(score, epoch) of the best epoch by a validation metric; the earliest of equals; (-inf, 0) if empty."""
+        """(score, epoch) of the best epoch by a validation metric, the earliest if equal; (-inf, 0) if empty."""
         scores = [(row[f"val_{metric}"], -row["epoch"]) for row in self.rows if math.isfinite(row[f"val_{metric}"])]
         score, epoch = max(scores, default=(-math.inf, 0))
         return score, -epoch
@@ -330,7 +330,7 @@ class Log:
         return self.best(metric)[1] == len(self.rows)
 
     def reason_to_stop(self, epochs, early_stop):
-        """Why training is over, as text: all epochs are done, or `early_stop` of them brought no best; or None."""
+        """Why training is over, as text: all epochs done, or no new best for `early_stop` epochs; else None."""
         since_best = len(self.rows) - max(self.best(metric)[1] for metric in MONITORED)
         if len(self.rows) >= epochs:
             return f"all {epochs} epochs done"
@@ -351,9 +351,9 @@ def _number(name, text):
 
 
 def save_checkpoint(model, log, run):
-    """Save a model with its optimizer; if the last epoch is a best one, also as best_dice or best_iou.
+    """Save a model with its optimizer; if the last epoch is the best, also as best_dice or best_iou.
 
-    last.keras appears last: until then, a resumed run starts from the epoch before and writes the others again.
+    last.keras appears last. Until then, a resumed run starts from the previous epoch and rewrites the others.
     """
     with whole_file(run.model_file("last")) as unfinished:
         model.save(unfinished)
@@ -367,10 +367,10 @@ def save_checkpoint(model, log, run):
 
 
 def read_checkpoint(run):
-    """Model and log of a run to resume.
+    """Read the model and log of a run to resume.
 
     Returns:
-        (keras.Model, Log); (None, empty Log) if the run was stopped before its first epoch ended.
+        (keras.Model, Log); (None, empty Log) if the run stopped before its first epoch ended.
 
     Raises:
         InputError: if the checkpoint is damaged.
@@ -378,9 +378,9 @@ def read_checkpoint(run):
     path = run.model_file("last")
     if not path.exists():
         return None, Log()
-    import keras  # takes seconds, and other readers of a run folder do without
+    import keras  # takes seconds, and other readers of a run folder do not need it
 
-    import losses.own  # brings the loss and metrics that a checkpoint contains
+    import losses.own  # registers the loss and metrics that a checkpoint contains
 
     try:
         with zipfile.ZipFile(path) as archive:

@@ -1,4 +1,4 @@
-"""Data sets to train on: opening packed files and lists, slices in memory or in their files, and batches of them."""
+"""Data sets for training: open packed files and lists, keep slices in memory or in files, and make batches."""
 
 import math
 import time
@@ -21,12 +21,12 @@ from common.training.run_folder import SliceData
 
 
 class TrainingSet(Protocol):
-    """What training needs of a set. SliceSet has it, and `common.training.volume_sets.VolumeSet`.
+    """Interface of a training set: see SliceSet and `common.training.volume_sets.VolumeSet`.
 
     Attributes:
-        axes: 2 or 3, of an item.
+        axes: spatial axes of an item, 2 or 3.
         classes: 1, or K for class numbers 0..K.
-        shape: of an item, (height, width, channels) or (None, None, None, channels).
+        shape: shape of an item, (height, width, channels) or (None, None, None, channels).
     """
 
     axes: int
@@ -43,37 +43,37 @@ class TrainingSet(Protocol):
         """Whether any mask has foreground."""
 
     def item_keys(self):
-        """What tells the items apart, in their order, as a list of str; "" if unknown. No key may be in two sets."""
+        """Identity of each item as a list of str; "" if unknown. No key may be in two sets."""
 
     def record(self):
-        """What later steps need to know of the set: SliceData or VolumeData of `common.training.run_folder`."""
+        """Facts for later steps: SliceData or VolumeData of `common.training.run_folder`."""
 
     def batches(self, batch_size, seed=None, augmentation=None, crop=None, devices=None):
         """Batches for `fit` and `evaluate`.
 
         Args:
-            batch_size: items per batch, of all devices; the last batch may be smaller.
-            seed: int, for shuffled batches; None: the order of the set.
-            augmentation: dict of the setting AUGMENTATION.
-            crop: list of the setting CROP.
-            devices: `common.devices.OneDevice` or `common.training.distribution.Devices`; None: one.
+            batch_size: items per batch over all devices; the last batch may be smaller.
+            seed: int for shuffled batches; None: the order of the set.
+            augmentation: setting AUGMENTATION, a dict.
+            crop: setting CROP, a list or None.
+            devices: `common.devices.OneDevice` or `common.training.distribution.Devices`; None: one device.
 
         Returns:
-            keras.utils.PyDataset with batch(index), any batch at any time; set_epoch(epoch), called before an epoch
-            begins, if there is a seed; made_at, dict of a batch's index to the time.perf_counter() when it was made.
+            keras.utils.PyDataset with: batch(index), for any batch at any time; with a seed, set_epoch(epoch), to call
+            before each epoch; made_at, a dict of batch index to the time.perf_counter() when it was made.
 
         Raises:
-            ValueError: if the set does not take the augmentation, the crop or the batch size.
+            ValueError: if the set does not support the augmentation, the crop or the batch size.
         """
 
 
 def open_set(path, memory_gb=4.0, classes=None):
-    """Open a packed set (.h5, also one of AIS with <name>_X and <name>_Y), packed volumes (.h5) or a list (.csv).
+    """Open a packed set (.h5, also from AIS with <name>_X and <name>_Y), packed volumes (.h5) or a list (.csv).
 
     Args:
-        path: the file.
-        memory_gb: read sets of up to this size into memory, in their integer type; larger ones stay in the file.
-        classes: number of classes if known from another set; None finds it in this one.
+        path: path of the file.
+        memory_gb: load sets up to this size into memory, in their integer type; larger ones stay in the file.
+        classes: number of classes if known from another set; None: find it in this set.
 
     Returns:
         TrainingSet: SliceSet or `common.training.volume_sets.VolumeSet`.
@@ -91,7 +91,7 @@ def open_set(path, memory_gb=4.0, classes=None):
 
 
 def open_both(training_path, validation_path, memory_gb):
-    """Open a set to train on and one to choose the best epoch by; arguments and errors as `open_set`.
+    """Open the training and the validation set; arguments and errors are as in `open_set`.
 
     Returns:
         The two sets.
@@ -120,16 +120,15 @@ def open_both(training_path, validation_path, memory_gb):
 
 
 class SliceSet:
-    """Slices with masks; a TrainingSet.
+    """Slices with masks. Implements TrainingSet.
 
     Attributes:
-        path: file that it came from.
-        x, y: (N, H, W, 1) in the integer types of the files: arrays, or indexed like arrays, see
-            `common.slices.packed`.
+        path: source file.
+        x, y: (N, H, W, 1) in the files' integer types: arrays, or indexed like arrays (see `common.slices.packed`).
         case, source: lists of N str.
         classes: 1, or K for class numbers 0..K.
         in_memory: whether x and y are arrays.
-        preparation: dict of `common.slices.cases.common_preparation`.
+        preparation: result of `common.slices.cases.common_preparation`.
     """
 
     axes = 2
@@ -155,11 +154,11 @@ class SliceSet:
         return any(self.y[i].any() for i in range(len(self)))
 
     def item_keys(self):
-        """Identity of each slice, which its variants share, as a list of str; "" if unknown."""
+        """Identity of each slice as a list of str, equal for its variants; "" if unknown."""
         return [slice_identity(source) if source else "" for source in self.source]
 
     def record(self):
-        """What later steps need to know of the slices, as a `common.training.run_folder.SliceData`."""
+        """Facts about the slices for later steps, as a `common.training.run_folder.SliceData`."""
 
         def known(name):
             values = [float(value) for value in self.preparation[name]]
@@ -182,7 +181,7 @@ class SliceSet:
         return to_unit(self.x[indices]), to_classes(self.y[indices], self.classes)
 
     def batches(self, batch_size, seed=None, augmentation=None, crop=None, devices=None):
-        """Batches of the slices; see TrainingSet. Raises ValueError for an unknown augmentation, or a crop."""
+        """Batches of slices; see TrainingSet. Raises ValueError for an unknown augmentation, or a crop."""
         if crop:
             raise ValueError("CROP is for packed volumes; slices are of one size")
         return Batches(self, batch_size, seed, make_augmentation(augmentation or {}), devices)
@@ -191,14 +190,13 @@ class SliceSet:
 class Batches(keras.utils.PyDataset):
     """Batches of a set for `fit`, `evaluate` and `predict`.
 
-    All that is random in an epoch depends on (seed, epoch) alone, so that a resumed run continues as if it had never
-    stopped. Each epoch has its own order of all slices, wherever they are stored: sets that are read from their files
-    are shuffled as those in memory are, one batch in memory at a time.
+    All random choices in an epoch depend only on (seed, epoch), so a resumed run continues as if uninterrupted. Each
+    epoch shuffles all slices, whether they are in memory or in files. From files, only one batch is read at a time.
 
     Args:
         slices: SliceSet.
         batch_size, seed, devices: as in `TrainingSet.batches`.
-        augment: function (x, y, seeds) to (x, y), or None; see `common.training.augmentation`.
+        augment: function of (x, y, seeds) that returns (x, y), or None; see `common.training.augmentation`.
     """
 
     def __init__(self, slices, batch_size, seed=None, augment=None, devices=None):
@@ -208,7 +206,7 @@ class Batches(keras.utils.PyDataset):
         self.set_epoch(0)
 
     def set_epoch(self, epoch):
-        """Draw the order of an epoch; to be called before it begins."""
+        """Shuffle for an epoch; call this before it begins."""
         self.epoch, self.made_at = epoch, {}
         count = len(self.slices)
         self.order = (
@@ -219,7 +217,7 @@ class Batches(keras.utils.PyDataset):
         return math.ceil(len(self.slices) / self.batch_size)
 
     def batch(self, index):
-        """A batch, whether an epoch has begun or not."""
+        """Return a batch, whether an epoch has begun or not."""
         return self[index]
 
     def __getitem__(self, index):
@@ -241,7 +239,7 @@ class Batches(keras.utils.PyDataset):
 def _open_packed(path, memory_gb, classes):
     file = open_hdf5(path)
     if "step" in file.attrs:
-        from common.training.volume_sets import VolumeSet  # with SimpleITK, which slices do not need
+        from common.training.volume_sets import VolumeSet  # imports SimpleITK, which slices do not need
 
         return VolumeSet(path, file, memory_gb)
     return SliceSet(path, *read_packed(path, file, memory_gb, classes))

@@ -1,4 +1,4 @@
-"""Where the time of a run goes: a table at its end, in the terminal and in report.html."""
+"""How a run spends its time: a table at its end, in the terminal and in report.html."""
 
 import time
 
@@ -10,14 +10,14 @@ WAITING = "waiting for images to be read and augmented"
 
 
 class Timer(keras.callbacks.Callback):
-    """Times the parts of `fit` that can be told apart from outside; the first of the callbacks.
+    """Times the parts of `fit` that are visible from outside; must be the first callback.
 
-    The model waits for a batch from the moment that Keras asks for it until it is made. On an accelerator, which may
-    still be busy with the step before, that is an upper bound. The first step of all is part of compiling.
+    The model waits for a batch from when Keras requests it until it is made. This is an upper bound on an accelerator,
+    which may still be busy with the previous step. The very first step counts as compiling.
 
     Args:
-        batches: of the training set; `made_at` is a dict of a batch's index to the time.perf_counter() when it was
-            made in this epoch.
+        batches: training batches; `made_at` is a dict of batch index to the time.perf_counter() when it was made in
+            this epoch.
     """
 
     def __init__(self, batches):
@@ -55,7 +55,7 @@ class Timer(keras.callbacks.Callback):
         self.phase, self.phase_started, self.asked_at = phase, time.perf_counter(), {}
 
     def _note_first_step(self):
-        """Add the first step of a phase, once it is over, to the time that compiling takes."""
+        """Add the first step of a phase, after it ends, to the compiling time."""
         if self.phase in self.compiled or not self.asked_at:
             return
         seconds = time.perf_counter() - self.phase_started
@@ -66,7 +66,7 @@ class Timer(keras.callbacks.Callback):
             print(f"the network is compiled, and its first step done, after {seconds:.1f} s", flush=True)
 
     def table(self):
-        """The time since training began: dict of text to text; empty before that."""
+        """Time since training began, as a dict of text to text; empty before that."""
         if self.started is None:
             return {}
         total = (self.ended or time.perf_counter()) - self.started
@@ -76,6 +76,6 @@ class Timer(keras.callbacks.Callback):
 
 
 def in_lines(table):
-    """A table of `Timer.table` as text, one row per line."""
+    """Format the result of `Timer.table` as text, one row per line."""
     width = max(map(len, table), default=0)
     return "\n".join(f"  {row:{width}}  {text}" for row, text in table.items())

@@ -1,4 +1,4 @@
-"""Trained models: which ones a user's RUN means, how the images they were trained on were made, and loading them."""
+"""Trained models: find them from RUN, learn how their training images were made, and load them."""
 
 import os
 import zipfile
@@ -9,12 +9,19 @@ from common.errors import InputError, as_input_error
 from common.files import natural_key, read_json, write_json
 from common.training.run_folder import CHECKPOINTS, Run, SliceData, VolumeData, runs_in
 
-FIT_OF_IMPORT = {"tile": "tile", "crop": "tile", "pad": "pad"}  # predict.py's FIT for an importer's; else "resize"
-SAME = ("step", "labels", "channels", "spacing", "voxels", "intensity")  # in all models for volumes that are averaged
+FIT_OF_IMPORT = {"tile": "tile", "crop": "tile", "pad": "pad"}  # importer's fit to FIT of predict.py; others: "resize"
+SAME = (
+    "step",
+    "labels",
+    "channels",
+    "spacing",
+    "voxels",
+    "intensity",
+)  # must match in models for volumes that are averaged
 
 
 def newest_run(folder):
-    """The newest run that has a model in a folder of runs; any other folder is itself."""
+    """The newest run that has a model in a folder of runs; for any other folder, the folder itself."""
     runs = [] if Run(folder).exists else runs_in(folder)
     return max(runs, key=lambda run: (bool(run.find_models()), run.name), default=Run(folder))
 
@@ -23,14 +30,14 @@ def model_file(run, which="best_dice"):
     """Find a trained model.
 
     Args:
-        run: run folder of train.py; a folder of such, whose newest is taken; or a .keras file, taken as it is.
-        which: one of CHECKPOINTS, for a run folder.
+        run: run folder of train.py; a folder of run folders, to use the newest; or a .keras file.
+        which: name in CHECKPOINTS, for a run folder.
 
     Returns:
         Path of the .keras file.
 
     Raises:
-        InputError: if there is none, or it is no .keras file.
+        InputError: if there is no model, or it is not a .keras file.
     """
     if not str(run):
         raise InputError("RUN is not set; give --run a run folder of train.py or a .keras file")
@@ -61,23 +68,23 @@ def load_network(path):
         path: .keras file.
 
     Returns:
-        keras.Model in the precision that it was trained in.
+        keras.Model in the precision of its training.
 
     Raises:
-        InputError: if the file is damaged, or contains a layer that is unknown here.
+        InputError: if the file is damaged, or contains an unknown layer.
     """
-    import keras  # takes seconds, and a script first checks its input
+    import keras  # takes seconds, and scripts check their input first
 
-    import models  # makes its layers known to Keras
+    import models  # registers its layers with Keras
 
     run = Run(Path(path).parent)
     own = Path(run.settings.get("MODEL", ""))
-    if own.suffix == ".py":  # a user's network, which may have layers of its own: the run keeps a copy
+    if own.suffix == ".py":  # a user's network may have its own layers: the run keeps a copy
         with as_input_error(path):
             models.find_network(str(run.code_folder / own.name))
     try:
         return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # whatever Keras, HDF5 or a layer make of a file that does not fit
+    except Exception as error:  # Keras, HDF5 or a layer can raise anything
         reason = next(filter(None, str(error).splitlines()), type(error).__name__)
         raise InputError(
             f"{path} cannot be loaded: {reason}\n"
@@ -86,14 +93,15 @@ def load_network(path):
 
 
 def take_weights(model, other, source):
-    """Give a model the weights of another one's layers of the same names and shapes, and print which it took.
+    """Copy weights between layers with the same name and shapes, and print which layers were loaded.
 
     Args:
-        model, other: keras.Model.
-        source: where the other one came from, for messages.
+        model: keras.Model to copy to.
+        other: keras.Model to copy from.
+        source: source of the other model, for messages.
 
     Raises:
-        InputError: if no layer fits.
+        InputError: if no layer matches.
     """
     theirs = {layer.name: layer.get_weights() for layer in other.layers}
     taken, left = 0, []
@@ -112,10 +120,10 @@ def take_weights(model, other, source):
 
 
 def recorded_shape(file):
-    """(side of the slices, output channels) of a model, as its run recorded them.
+    """(slice side, output channels) of a model, as recorded in its run.
 
     Returns:
-        None if the run recorded nothing, or the file is damaged: then only loading the model helps.
+        None if the run did not record them, or the file is damaged: then load the model to find out.
     """
     data = Run(Path(file).parent).data
     if not isinstance(data, SliceData) or data.size is None or data.classes is None:
@@ -130,12 +138,12 @@ def recorded_shape(file):
 
 
 class Choice(NamedTuple):
-    """How predict.py averages the models of runs.
+    """How predict.py averages models.
 
     Attributes:
-        files: list of Path of the .keras files to average.
-        flips: a name of `common.prediction.ensemble.TRANSFORMS`.
-        clean: dict of arguments of `common.slices.masks.clean`.
+        files: list of Paths of the .keras files to average.
+        flips: name in `common.prediction.ensemble.TRANSFORMS`.
+        clean: dict of arguments for `common.slices.masks.clean`.
     """
 
     files: list
@@ -144,10 +152,10 @@ class Choice(NamedTuple):
 
 
 class CrossValidation(os.PathLike):
-    """The folder of a cross-validation: a run for each fold, predictions of each case by the fold that has not seen it.
+    """Folder of a cross-validation: a run for each fold, and out-of-fold predictions of every case.
 
     Args:
-        folder: its path; nothing is read or checked yet.
+        folder: path of the folder; nothing is read or checked yet.
 
     Attributes:
         folder: Path. Attributes that end in _file or _folder are Paths inside it, which may not exist.
@@ -170,12 +178,12 @@ class CrossValidation(os.PathLike):
 
     @property
     def exists(self):
-        """Whether the folder is that of a cross-validation."""
+        """Whether the folder contains a cross-validation."""
         return self.settings_file.is_file()
 
     @property
     def settings(self):
-        """dict of the settings of train.py that all folds share; raises InputError if damaged."""
+        """dict of the train.py settings that all folds share; raises InputError if damaged."""
         return read_json(self.settings_file)
 
     def fold(self, number):
@@ -197,7 +205,7 @@ class CrossValidation(os.PathLike):
 
     @property
     def choice(self):
-        """Choice of choose.py, or the best model of every fold if nothing was chosen.
+        """Choice made by choose.py; by default, the best model of every fold.
 
         Raises:
             InputError: if it is damaged, or a model is missing.
@@ -212,8 +220,8 @@ class CrossValidation(os.PathLike):
         """Write choice.json.
 
         Args:
-            networks: list of (folder of a cross-validation, one of CHECKPOINTS); it names them relative to this folder.
-            flips, clean: as in Choice.
+            networks: list of (cross-validation folder, name in CHECKPOINTS); written relative to this folder.
+            flips, clean: see Choice.
         """
         networks = [[os.path.relpath(folder, self.folder), which] for folder, which in networks]
         write_json(self.choice_file, {"networks": networks, "flips": flips, "clean": clean})
@@ -223,17 +231,17 @@ class CrossValidation(os.PathLike):
 
 
 def find_models(runs, which):
-    """Models to average, and what goes with them.
+    """Find models to average, with flips and cleaning.
 
     Args:
         runs: list of run folders, folders of runs or .keras files; or one cross-validation.
-        which: one of CHECKPOINTS, for run folders.
+        which: name in CHECKPOINTS, for run folders.
 
     Returns:
         Choice.
 
     Raises:
-        InputError: if one cannot be found, or a cross-validation is one of several.
+        InputError: if one is missing, or a cross-validation is not the only one.
     """
     choices = [CrossValidation(run).choice for run in runs if run and CrossValidation(run).exists]
     if choices and len(runs) > 1:
@@ -242,11 +250,11 @@ def find_models(runs, which):
 
 
 class Preparation(NamedTuple):
-    """How the slices of a training set were made from their sources; None for what is unknown.
+    """How the slices of a training set were made from their sources; None if unknown.
 
     Attributes:
-        fit: the value of predict.py's FIT that does the same, "resize", "tile" or "pad".
-        window, plane, resampled, stretched: of `common.training.run_folder.SliceData`.
+        fit: the matching value of FIT in predict.py: "resize", "tile" or "pad".
+        window, plane, resampled, stretched: see `common.training.run_folder.SliceData`.
     """
 
     fit: str | None
@@ -257,17 +265,17 @@ class Preparation(NamedTuple):
 
 
 def slice_preparation(files, decided=()):
-    """How the slices that models were trained on were made.
+    """How the training slices of models were made.
 
     Args:
-        files: list of Path of .keras files.
-        decided: fields of Preparation in which the runs may differ, since a setting decides.
+        files: list of Paths of .keras files.
+        decided: fields of Preparation in which runs may differ, since a setting decides them.
 
     Returns:
         Preparation.
 
     Raises:
-        InputError: if the runs differ in anything else.
+        InputError: if the runs differ in other fields.
     """
     data = [Run(file.parent).data for file in files]
     prepared = {}
@@ -289,12 +297,12 @@ def slice_preparation(files, decided=()):
 
 
 class VolumeModels(NamedTuple):
-    """Models that were trained on the same step of packed volumes, to be averaged.
+    """Models trained on the same step of packed volumes, to be averaged.
 
     Attributes:
-        files: list of Path of the .keras files.
+        files: list of Paths of the .keras files.
         data: `common.training.run_folder.VolumeData`.
-        crop: voxels (up, back, left) of the crops that they were trained on, or None.
+        crop: size in voxels (up, back, left) of their training crops, or None.
     """
 
     files: list
@@ -303,17 +311,17 @@ class VolumeModels(NamedTuple):
 
 
 def find_volume_models(runs, which):
-    """Models for volumes that runs contain.
+    """Find models for volumes in runs.
 
     Args:
         runs: list of run folders, cross-validations, or .keras files in run folders.
-        which: one of CHECKPOINTS.
+        which: name in CHECKPOINTS.
 
     Returns:
-        dict of a step to VolumeModels; None for runs of slices.
+        dict of step to VolumeModels; None for runs of slices.
 
     Raises:
-        InputError: if runs of slices and of volumes are mixed, do not belong together, or lack the second step.
+        InputError: if the runs mix slices and volumes, differ, or cannot be combined.
     """
     files = []
     for run in filter(None, runs):

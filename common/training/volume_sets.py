@@ -1,4 +1,4 @@
-"""Sets of packed volumes for training, in memory where they fit, and batches of whole cases or of equal crops."""
+"""Sets of packed volumes for training, in memory if they fit, and batches of whole cases or equal crops."""
 
 import itertools
 import json
@@ -24,28 +24,28 @@ from common.volumes.grids import (
     whole_box,
 )
 
-WORKERS = max(2, min(8, os.cpu_count() - 1))  # threads that prepare batches; SimpleITK lets go of Python's lock
-FOREGROUND_SHARE = 0.5  # of the crops are put around a labeled voxel
-PROBES = (16, 24)  # sides of the batches that show Keras which axes vary
+WORKERS = max(2, min(8, os.cpu_count() - 1))  # threads that prepare batches; SimpleITK releases Python's lock
+FOREGROUND_SHARE = 0.5  # share of the crops that are placed around a labeled voxel
+PROBES = (16, 24)  # sides of dummy batches that show Keras which axes vary
 
 
 class VolumeSet:
-    """Packed volumes with labels; a `common.training.sets.TrainingSet`.
+    """Packed volumes with labels. Implements `common.training.sets.TrainingSet`.
 
     Attributes:
-        path: file that it came from.
-        names: list of str, the cases.
+        path: source file.
+        names: names of the cases, list of str.
         classes: number of labels.
         in_memory: whether the volumes are arrays.
         shape: (None, None, None, channels).
 
     Args:
-        path: of the file.
-        file: h5py.File of it, open.
-        memory_gb: read sets of up to this size into memory, in their number types.
+        path: path of the file.
+        file: the open h5py.File.
+        memory_gb: load sets up to this size into memory, in their number types.
 
     Raises:
-        InputError: if it holds no case, or is damaged.
+        InputError: if the file contains no case, or is damaged.
     """
 
     axes = 3
@@ -69,7 +69,7 @@ class VolumeSet:
         ]
         self.boxes = [Box(*(tuple(map(int, corner)) for corner in group.attrs["box"])) for group in self.groups]
         self.smallest = [max(1, round(self.smallest_box / group.attrs["factor"])) for group in self.groups]
-        self.lowest = [group.attrs["lowest"] for group in self.groups]  # of each channel: what lies outside
+        self.lowest = [group.attrs["lowest"] for group in self.groups]  # value outside the volume, for each channel
         size = sum(group[name].nbytes for group in self.groups for name in ("image", "label"))
         self.in_memory = size <= memory_gb * 1e9
         try:
@@ -84,7 +84,7 @@ class VolumeSet:
 
     @property
     def shape(self):
-        """(None, None, None, channels): volumes are of any size."""
+        """(None, None, None, channels): volumes can have any size."""
         return (None, None, None, self.channels)
 
     def in_words(self):
@@ -101,7 +101,7 @@ class VolumeSet:
         return self.names
 
     def record(self):
-        """What later steps need to know of the volumes, as a `common.training.run_folder.VolumeData`."""
+        """Facts about the volumes for later steps, as a `common.training.run_folder.VolumeData`."""
         return VolumeData(
             step=self.step,
             classes=self.classes,
@@ -115,15 +115,15 @@ class VolumeSet:
         )
 
     def read(self, i, box):
-        """Image (s, h, w, C) float16 and labels (s, h, w) uint8 of a Box of a case."""
+        """Image (s, h, w, C) float16 and labels (s, h, w) uint8 inside a Box of a case."""
         return tuple(self.groups[i][name][box.slices] for name in ("image", "label"))
 
     def shown_box(self, i, margin=None):
-        """Box of a case that a model is shown: all of it, or in the step "patch" that of the labels with a margin.
+        """Box of a case that the model is shown: the whole case, or in the step "patch" the labels with a margin.
 
         Args:
             i: number of the case.
-            margin: share of its sides on each side; None: that of prediction.
+            margin: share of the box side to add on each side; None: the same as in prediction.
         """
         geometry = self.geometries[i]
         if self.step != "patch":
@@ -131,10 +131,10 @@ class VolumeSet:
         return grow_box(self.boxes[i], geometry, self.smallest[i], self.margin if margin is None else margin)
 
     def batches(self, batch_size, seed=None, augmentation=None, crop=None, devices=None):
-        """Batches of the volumes; see `common.training.sets.TrainingSet`.
+        """Batches of volumes; see `common.training.sets.TrainingSet`.
 
         Raises:
-            ValueError: for an unknown augmentation, an invalid crop, or several whole volumes in a batch.
+            ValueError: for an unknown augmentation, an invalid crop, or several whole volumes per batch.
         """
         check_volume_augmentation(augmentation or {}, self.step)
         if crop is None and batch_size > 1:
@@ -150,24 +150,24 @@ class VolumeSet:
         return TrainingBatches(self, batch_size, crop, devices, seed, augmentation or {})
 
     def shown_volume(self, i):
-        """What a model is shown of a case without augmentation: image (S, H, W, C) float32, labels (S, H, W)."""
+        """A case as the model is shown it without augmentation: image (S, H, W, C) float32, labels (S, H, W)."""
         return self.read_grid(i, grid_of_box(self.geometries[i], self.shown_box(i), self.voxels))
 
     def read_grid(self, i, grid, change=None):
-        """Read a grid of a case, changed; see the function `read_grid`."""
+        """Read a grid of a case with a change; see the function `read_grid`."""
         return read_grid(lambda box: self.read(i, box), self.geometries[i], grid, change, self.lowest[i])
 
 
 class VolumeBatches(keras.utils.PyDataset):
-    """Batches of volumes, prepared by several threads while the network computes.
+    """Batches of volumes, prepared by several threads while the model computes.
 
     Args:
         volumes: VolumeSet.
         batch_size, devices: as in `common.training.sets.TrainingSet.batches`.
-        crop: voxels (up, back, left), or None for whole volumes, one a batch.
+        crop: size in voxels (up, back, left); None: whole volumes, one per batch.
 
     Attributes:
-        items: the items of an epoch, in their order; `make` makes image and labels of one.
+        items: items of an epoch, in order; `make` makes image and labels of one.
     """
 
     def __init__(self, volumes, batch_size, crop, devices=None):
@@ -185,8 +185,8 @@ class VolumeBatches(keras.utils.PyDataset):
     def __getitem__(self, index):
         """Images (B, S, H, W, C) float32 and labels (B, S, H, W, 1) uint8.
 
-        Keras looks at the first two batches before an epoch begins, to learn which axes vary. In those that it gets to
-        see then, all do.
+        Before an epoch begins, Keras reads the first two batches to learn which axes vary. It then gets dummy batches
+        in which all of them vary.
         """
         if not (self.begun or self.crop or len(self) == 1):
             side = PROBES[index % len(PROBES)]
@@ -196,7 +196,7 @@ class VolumeBatches(keras.utils.PyDataset):
         return self.batch(index)
 
     def batch(self, index):
-        """A batch, whether an epoch has begun or not."""
+        """Return a batch, whether an epoch has begun or not."""
         items = self.items[index * self.batch_size : (index + 1) * self.batch_size]
         images, labels = zip(*map(self.make, self.devices.own_share(items)), strict=True)
         batch = self.devices.put((np.stack(images), np.stack(labels)[..., None]), len(items))
@@ -205,14 +205,14 @@ class VolumeBatches(keras.utils.PyDataset):
 
 
 class TrainingBatches(VolumeBatches):
-    """Augmented cases in random order; or crops, as many of a case as it takes to have its voxels once.
+    """Augmented cases in random order; or crops, as many per case as its voxel count requires.
 
-    All that is random in an epoch depends on (seed, epoch) alone, whichever thread is first.
+    All random choices in an epoch depend only on (seed, epoch), whichever thread is first.
 
     Args:
-        volumes, batch_size, crop, devices: as `VolumeBatches`.
+        volumes, batch_size, crop, devices: as in `VolumeBatches`.
         seed: int.
-        augmentation: dict for `common.training.augmentation.VolumeChange`, and "margins".
+        augmentation: settings of `common.training.augmentation.VolumeChange`, and "margins".
     """
 
     def __init__(self, volumes, batch_size, crop, devices, seed, augmentation):
@@ -226,13 +226,13 @@ class TrainingBatches(VolumeBatches):
         return math.ceil(np.prod(self.volumes.shown_box(i).size) / np.prod(self.crop)) if self.crop else 1
 
     def set_epoch(self, epoch):
-        """Draw the order of an epoch; to be called before it begins."""
+        """Shuffle for an epoch; call this before it begins."""
         self.epoch, self.made_at = epoch, {}
         order = np.random.default_rng([self.seed, epoch]).permutation(len(self.all_items))
         self.items = [self.all_items[number] for number in order]
 
     def make(self, item):
-        """Image and labels of an item, (case, how often this epoch showed it before), as this epoch changes them."""
+        """Augmented image and labels of an item, (case, how often this epoch has already shown it)."""
         i, number = item
         volumes, geometry = self.volumes, self.volumes.geometries[i]
         rng = np.random.default_rng([self.seed, self.epoch, i, number, 1])
@@ -246,7 +246,7 @@ class TrainingBatches(VolumeBatches):
         return volumes.read_grid(i, grid, change)
 
     def draw_crop(self, places, box, rng):
-        """Box of the size of a crop within another, often around a voxel of a label, each label equally often."""
+        """Draw a crop inside a box, often around a labeled voxel, with each label equally often."""
         size, low, high = np.array(self.crop[::-1]), np.array(box.start), np.array(box.stop)
         start = rng.integers(low, np.maximum(high - size, low) + 1)
         around, label, voxel = rng.random(3)
@@ -259,10 +259,10 @@ class TrainingBatches(VolumeBatches):
 
 
 class ValidationBatches(VolumeBatches):
-    """Cases as prediction sees them, or crops side by side that cover them, always in the same order.
+    """Cases as in prediction, or adjacent crops that cover them, always in the same order.
 
     Args:
-        volumes, batch_size, crop, devices: as `VolumeBatches`.
+        volumes, batch_size, crop, devices: as in `VolumeBatches`.
     """
 
     def __init__(self, volumes, batch_size, crop, devices=None):
@@ -270,10 +270,10 @@ class ValidationBatches(VolumeBatches):
         self.items = [(i, box) for i in range(len(volumes)) for box in self.boxes(i)]
 
     def boxes(self, i):
-        """Boxes of a case; of crops, side by side from the first corner, the last along an axis moved back.
+        """Boxes of a case. Crops are adjacent from the first corner on; the last one along each axis is moved back.
 
-        The starts are not those of `common.slices.tiling.tile_starts`: validation scores are over these crops, and a
-        resumed run has to go on with the same ones.
+        The starts differ from `common.slices.tiling.tile_starts`: validation scores depend on these crops, and a
+        resumed run must continue with the same ones.
         """
         shown = self.volumes.shown_box(i)
         if not self.crop:
@@ -295,14 +295,14 @@ class ValidationBatches(VolumeBatches):
 
 
 def read_grid(read, geometry, grid, change=None, outside=0.0):
-    """Read a grid of a volume, changed.
+    """Read a grid of a volume, with a change if given.
 
     Args:
-        read: function of a Box to image (s, h, w, C) and labels (s, h, w) in it.
-        geometry: Geometry of the volume, whose axes are those of space.
-        grid: Geometry of the result, which may reach out of the volume.
+        read: function of a Box that returns image (s, h, w, C) and labels (s, h, w) inside it.
+        geometry: Geometry of the volume, with axes parallel to x, y and z.
+        grid: Geometry of the result, which may extend beyond the volume.
         change: `common.training.augmentation.VolumeChange`, or None.
-        outside: value of each channel outside of the volume, or of all.
+        outside: value outside the volume, one for all channels or one per channel.
 
     Returns:
         image (S, H, W, C) float32, labels (S, H, W) uint8.
@@ -323,7 +323,7 @@ def read_grid(read, geometry, grid, change=None, outside=0.0):
 
 
 def _box_around(geometry, grid, transform):
-    """Box of a volume with all voxels around the points of a grid, at least one voxel."""
+    """Box of a volume that contains all voxels around the points of a grid, at least one voxel."""
     corners = np.array(np.meshgrid(*[(-0.5, n - 0.5) for n in grid.size])).reshape(3, 8).T
     points = grid.to_points(corners)
     if transform is not None:
@@ -337,5 +337,5 @@ def _box_around(geometry, grid, transform):
 
 
 def plain_geometry(shape, spacing):
-    """Geometry of an array (k, j, i) whose axes are those of space, in mm from its first voxel."""
+    """Geometry of an array (k, j, i) with axes parallel to x, y and z, in mm from its first voxel."""
     return Geometry(tuple(shape[::-1]), tuple(spacing), (0.0, 0.0, 0.0), tuple(np.eye(3).ravel().tolist()))

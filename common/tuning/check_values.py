@@ -2,7 +2,8 @@
 
     python -P -m common.tuning.check_values FILE.json
 
-FILE.json is a list of dicts of settings. The first that train.py does not accept ends in one line and status 1 or 2.
+FILE.json is a list of dicts of settings. The first one that train.py does not accept is reported in one line, and the
+exit status is 1 or 2.
 """
 
 import sys
@@ -16,7 +17,7 @@ from common.settings import Settings
 def check_settings(path):
     """Raise InputError or SettingError for the first settings in a file that train.py does not accept."""
     import_keras()
-    # they import Keras, which has to be imported quietly first
+    # these import Keras, which must be imported quietly first
     from common.training.augmentation import make_augmentation
     from common.training.configure import build_network, configure, open_sets, set_precision
     from losses import get_loss

@@ -1,4 +1,4 @@
-"""What a search found: its best trials as a table, and which settings mattered."""
+"""Results of a search: a table of its trials, and which settings mattered."""
 
 import math
 
@@ -20,7 +20,7 @@ MAX_PANELS = 6
 
 
 def best_epoch(trial):
-    """(validation Dice, epoch) of a trial's best epoch, the earliest of equals; (-inf, 0) without any."""
+    """(validation Dice, epoch) of a trial's best epoch, the earliest if several are equal; (-inf, 0) if none."""
     return Log({"epoch": epoch, "val_dice": dice} for epoch, dice in trial.intermediate_values.items()).best("dice")
 
 
@@ -41,7 +41,7 @@ def write_table(trials, path):
         path: file to write.
 
     Returns:
-        The trials in that order.
+        The trials, best first.
     """
     best_first = sorted(trials, key=lambda t: (t.state != TrialState.COMPLETE, -best_epoch(t)[0], t.number))
     rows = []
@@ -51,7 +51,7 @@ def write_table(trials, path):
         row |= {"epoch": epoch, "epochs": len(trial.intermediate_values), "minutes": trial.user_attrs.get("minutes")}
         row |= {name: str(value) if value is None else value for name, value in trial.params.items()}
         rows.append(row | {name: trial.user_attrs.get(name, "") for name in ("run", "reason")})
-    table = pd.DataFrame(rows, dtype=object)  # as objects, so that gaps do not turn whole numbers into floats
+    table = pd.DataFrame(rows, dtype=object)  # as objects, so that missing values do not turn whole numbers into floats
     table = table[[*table.columns.drop(["run", "reason"]), "run", "reason"]]
     with whole_file(path) as unfinished:
         table.to_csv(unfinished, index=False)
@@ -67,12 +67,12 @@ def importances(trials):
         trials: list of FrozenTrials without the failed ones.
 
     Returns:
-        dict of parameter to share, largest first; the shares add up to 1. Empty if there are too few trials, or if
-        they are too much alike.
+        dict of parameter to share, largest first; the shares add up to 1. Empty if the trials are too few or too
+        similar.
     """
     scores = sorted((best_epoch(trial)[0] for trial in trials), reverse=True)
     good = min(max(math.ceil(len(scores) / 4), 5), len(scores) // 2)  # with fewer than five, the shares are unstable
-    while good and scores[good - 1] == scores[good]:  # equal trials are either all good or all not
+    while good and scores[good - 1] == scores[good]:  # equal trials are all good or all not good
         good -= 1
     if good < 2 or not any(trial.params for trial in trials):
         return {}

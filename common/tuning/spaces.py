@@ -1,4 +1,4 @@
-"""Search spaces: their form, a choice from them, and whether train.py accepts every value in them."""
+"""Search spaces: check them, choose from them, and check that train.py accepts every value in them."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ PLAIN_TYPES = (bool, int, float, str, type(None))  # Optuna keeps values of thes
 
 
 def require_choices(values, setting):
-    """Raise SettingError unless a setting is a list of values to choose from, none of them twice.
+    """Raise SettingError unless a setting is a list of values to choose from without duplicates.
 
     Args:
         values: value of the setting.
@@ -37,11 +37,11 @@ def require_spaces(spaces, setting):
 
 
 def choose_settings(settings, trial):
-    """Let a trial choose settings for a training.
+    """Let a trial choose the settings of its training.
 
     Args:
         settings: `common.settings.Settings` of tune.py.
-        trial: optuna trial; one that has its values already chooses the same again.
+        trial: optuna trial; a trial that already has its values chooses them again.
 
     Returns:
         dict of settings of train.py.
@@ -98,7 +98,7 @@ def choose_learning_rate(trial, rates):
 
 
 class _PresetTrial:
-    """Stand-in for a trial: chooses the values it was given, otherwise the first; records what it could choose from."""
+    """Stand-in for a trial: chooses the given values, otherwise the first ones; records all choices."""
 
     def __init__(self, **values):
         self.values, self.choices = values, {}
@@ -112,7 +112,7 @@ class _PresetTrial:
 
 
 def settings_with_every_value(choose_settings):
-    """Settings in which every value of a search occurs at least once with every network.
+    """Settings that contain every value of a search at least once with every network.
 
     Args:
         choose_settings: function of a trial that returns settings of train.py.
@@ -134,7 +134,7 @@ def settings_with_every_value(choose_settings):
 
 
 def check_every_value(choose_settings):
-    """Check that train.py accepts every value, before a search begins; takes about ten seconds.
+    """Check that train.py accepts every value, before a search starts; takes about ten seconds.
 
     Args:
         choose_settings: function of a trial that returns settings of train.py.
@@ -145,7 +145,7 @@ def check_every_value(choose_settings):
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "settings.json")
         write_json(file, settings_with_every_value(choose_settings))
-        # in a process of its own: Keras would keep devices and their memory
+        # in a separate process: here, Keras would keep devices and their memory
         command = [sys.executable, "-P", "-m", "common.tuning.check_values", str(file)]
         result = subprocess.run(
             command,
@@ -153,7 +153,7 @@ def check_every_value(choose_settings):
             encoding="utf-8",
             env=toolkit_environment(),
             check=False,
-            start_new_session=True,  # the user's Ctrl-C reaches this process only
+            start_new_session=True,  # the user's Ctrl-C reaches only this process
         )
     if result.returncode:
         lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]

@@ -1,4 +1,4 @@
-"""A search that several processes share: its folder, its trials, and which process runs which trial."""
+"""A search shared by several processes: its folder, its trials, and which process runs which trial."""
 
 import re
 import sqlite3
@@ -36,8 +36,8 @@ def open_study(folder, settings, may_differ, check, pruner):
     Args:
         folder: Path of the study.
         settings: dict of the search's settings, ready for JSON.
-        may_differ: names of the settings that may differ from those that the study was created with.
-        check: function that is called before a study is created; raises InputError if the search cannot work.
+        may_differ: names of the settings that may differ from the ones the study was created with.
+        check: function to call before creating a study; raises InputError if the search cannot work.
         pruner: optuna pruner.
 
     Returns:
@@ -77,7 +77,7 @@ def _load(database, pruner):
     try:
         storage = _connect(database, skip_table_creation=True)
         return optuna.load_study(study_name=STUDY_NAME, storage=storage, pruner=pruner)
-    except (KeyError, RuntimeError) as error:  # another program's, or another version's
+    except (KeyError, RuntimeError) as error:  # from another program or version
         raise sqlite3.DatabaseError(f"it holds no study that can be read here ({error})") from None
 
 
@@ -93,7 +93,7 @@ def _connect(path, **options):
     def connect():
         return sqlite3.connect(path, timeout=60, check_same_thread=False)
 
-    # a function, because a path may contain characters that have a meaning in a URL
+    # a function, because a path may contain characters with a special meaning in URLs
     return optuna.storages.RDBStorage("sqlite:///study.db", {"creator": connect}, **options)
 
 
@@ -113,13 +113,13 @@ def database_errors(path):
 
 
 def lock_study(folder):
-    """Wait for the lock of a study and take it; the context manager returned releases it.
+    """Wait for a study's lock and acquire it; the returned context manager releases it.
 
-    As every lock here, the system lifts it when its process ends, even if that is killed. For processes on several
-    machines, the file system that they share must support locks, as SQLite requires too.
+    The system releases every lock here when its process ends, even if killed. For processes on several machines, the
+    shared file system must support locks, which SQLite requires too.
 
     Raises:
-        InputError: if the file system has no locks.
+        InputError: if the file system does not support locks.
     """
     path = folder / LOCK
     try:
@@ -137,25 +137,25 @@ def trial_folder(folder, number):
 
 
 def find_run(folder):
-    """Run in the folder of a trial; None before there is one."""
+    """Run in a trial's folder; None if there is none yet."""
     return next(iter(runs_in(folder)), None)
 
 
 def trials_to_run(study, folder, count, add):
-    """Take one trial after the other: one whose process has ended, or a new one.
+    """Take one trial after another: an interrupted one whose process has ended, or a new one.
 
-    A trial has two locks, held by the process that has taken it and by the training that this process started. It is
-    free if neither is held. Only the process that holds the study's lock takes or adds a trial. Optuna's heartbeat
-    would not do: it marks a stale trial as failed, retries it as a new one, and takes a suspended process for dead.
+    A trial has two locks: one for the process that runs it, one for the training that this process started. It is free
+    if nobody holds them. A process needs the study's lock to take or add a trial. Optuna's heartbeat does not serve
+    here: it marks a stale trial as failed, retries it as a new one, and assumes that a suspended process is dead.
 
     Args:
         study: optuna.Study.
         folder: Path of the study.
         count: number of trials of the search.
-        add: function of the trials so far that adds one to the study.
+        add: function that accepts the trials so far and adds one to the study.
 
     Yields:
-        FrozenTrial; its lock is held until the next one is asked for. Waits while other processes run the last ones.
+        FrozenTrial; its lock is kept until the next one is requested. Waits while other processes run the last ones.
     """
     waiting = False
     while True:
@@ -180,18 +180,18 @@ def trials_to_run(study, folder, count, add):
 
 
 def _take(study, folder, number):
-    """(FrozenTrial, its lock) of a trial that no process runs; None for any other."""
+    """(FrozenTrial, its lock) if no process runs the trial, else None."""
     folder = trial_folder(folder, number)
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as lock:
         try:
             lock.enter_context(FileLock(folder / TRIAL_LOCK, timeout=0))
             with FileLock(folder / TRAINING_LOCK, timeout=0):
-                pass  # its training has ended too
+                pass  # its training has also ended
         except Timeout:
             return None
         trial = study.get_trials()[number]
-        if trial.state != TrialState.RUNNING:  # its process finished it just before it released the lock
+        if trial.state != TrialState.RUNNING:  # its process finished it just before releasing the lock
             return None
         for unfinished in folder.glob(".part-*"):
             remove(unfinished)
@@ -199,12 +199,12 @@ def _take(study, folder, number):
 
 
 def add_trial(study, make_sampler, seed, choose_settings, trials):
-    """Add a trial with all its values to a study, in one step.
+    """Add a trial with all its values to a study in one step.
 
-    Its values depend on the seed, its number and the trials before it, not on the process that draws them.
+    Its values depend on the seed, its number and the trials before it, not on the process that chooses them.
 
     Args:
-        study: optuna.Study, to which no other process adds meanwhile.
+        study: optuna.Study, to which no other process may add meanwhile.
         make_sampler: function of a seed that returns an optuna sampler.
         seed: seed of the search.
         choose_settings: function of a trial that chooses its values.
@@ -222,7 +222,7 @@ def add_trial(study, make_sampler, seed, choose_settings, trials):
     study.add_trial(create_trial(state=TrialState.RUNNING, params=trial.params, distributions=trial.distributions))
 
 
-# --- how a trial goes
+# --- progress of a trial
 
 
 def count_start(live_trial, trial):
@@ -234,7 +234,7 @@ def count_start(live_trial, trial):
 
     Returns:
         Whether the trial may start. False after MAX_STARTS starts without a finished epoch in between: a trial may
-        take the machine down with it each time.
+        crash the machine each time.
     """
     epochs, starts = trial.user_attrs.get("starts", (0, 0))
     starts = starts + 1 if epochs == len(trial.intermediate_values) else 1
@@ -252,7 +252,7 @@ def follow_training(live_trial, process, folder, epochs):
         epochs: number of epochs; a trial is not stopped in the last one.
 
     Yields:
-        (epoch, validation Dice, whether to stop the trial) for each epoch that was not reported before.
+        (epoch, validation Dice, whether to stop the trial) for each epoch not yet reported.
     """
     reported = set(live_trial.study.get_trials()[live_trial.number].intermediate_values)
     time_read = None
@@ -275,7 +275,7 @@ def follow_training(live_trial, process, folder, epochs):
 def _read_rows(run):
     """Rows of a run's log; none while the log is being replaced.
 
-    Call this only if the log has changed: Windows cannot replace a file that is being read.
+    Call this only after the log has changed: Windows cannot replace a file while it is being read.
     """
     try:
         return run.log.rows
@@ -284,10 +284,10 @@ def _read_rows(run):
 
 
 def failure_reason(output, status):
-    """One line on why a training failed.
+    """Return one line that explains why a training failed.
 
     Args:
-        output: path of the file with everything it printed.
+        output: path of the file with its output.
         status: its exit status.
     """
     text = output.read_text(encoding="utf-8", errors="replace")

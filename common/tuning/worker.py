@@ -2,7 +2,7 @@
 
     python -P -m common.tuning.worker LOCK SCRIPT [ARGUMENT ...]
 
-is that background process. With -P, and the project's root first in PYTHONPATH, no file in the user's folder
+is the command of that process. With -P, and the project's root first in PYTHONPATH, no file in the user's folder
 shadows a module.
 """
 
@@ -20,21 +20,21 @@ from filelock import FileLock
 
 from common.files import ROOT
 
-GRACE_SECONDS = 30  # for a script to end by itself
+GRACE_SECONDS = 30  # to wait for a script to end after an interrupt
 
 
 @contextmanager
 def run_in_background(script, arguments, lock, output):
-    """Run a script in a process of its own while the block runs.
+    """Run a script in a separate process while the block runs.
 
-    When the block is left or this process ends, even if it is killed, the script is interrupted as by Ctrl-C, and
-    killed if it has not ended within GRACE_SECONDS. The user's Ctrl-C reaches this process only.
+    When the block or this process ends, even if killed, the script is interrupted as by Ctrl-C. It is killed if it has
+    not ended within GRACE_SECONDS. The user's Ctrl-C reaches only this process.
 
     Args:
         script: path.
         arguments: list of str.
-        lock: path of the lock that the script holds while it runs; it waits for it.
-        output: path of the file for everything the script prints.
+        lock: path of the lock that the script waits for, and keeps while it runs.
+        output: path of the file for the script's output.
 
     Yields:
         subprocess.Popen.
@@ -53,7 +53,7 @@ def run_in_background(script, arguments, lock, output):
     try:
         yield process
     finally:
-        process.stdin.close()  # the system closes it too if this process is killed
+        process.stdin.close()  # the system also closes it if this process is killed
         try:
             process.wait(GRACE_SECONDS + 10)
         except subprocess.TimeoutExpired:
@@ -77,7 +77,7 @@ def main(lock, script, *arguments):
 
 
 def _stop_with_parent():
-    while os.read(0, 1):  # the parent never writes: this returns when its end of the pipe is closed
+    while os.read(0, 1):  # the parent never writes: this returns when it closes its end of the pipe
         pass
     _thread.interrupt_main()
     time.sleep(GRACE_SECONDS)
