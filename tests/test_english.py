@@ -1,0 +1,45 @@
+"""Help and documents keep to the glossary of CONTRIBUTING.md, as far as words alone can tell."""
+
+import ast
+import re
+
+import pytest
+from running import ROOT, SCRIPTS
+
+from common.command_line import comments_of
+
+AVOIDED = {
+    "is named": r"\b(is|are) named\b",
+    "that of": r"\b(that|those) of\b",
+    "goes on": r"\bgo(es)? on\b",
+    "stands": r"\bstands?\b(?! for| alone)",
+    "anew": r"\banew\b",
+    "beside": r"\bbesides?\b",
+    "grey": r"\bgr[e]y\b",
+    "drop-out": r"\bdrop-out\b",
+    "picture": r"\bpictures?\b",
+    "greatest": r"\bgreatest\b",
+    "so many": r"\bso (many|much|few)\b",
+    "write over": r"\bwrites? over\b",
+}
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), ROOT / "CHANGELOG.md"]
+
+
+def avoided(text):
+    return [f"{word!r} in {text[:90]!r}" for word, pattern in AVOIDED.items() if re.search(pattern, text, re.I)]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_words_of_documents(page):
+    """Outside of commands and names in code quotes."""
+    text = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", "", page.read_text(encoding="utf-8"), flags=re.S)
+    found = [f"line {n}: {hit}" for n, line in enumerate(text.splitlines(), 1) for hit in avoided(line)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_words_of_help(script):
+    texts = [ast.get_docstring(ast.parse((ROOT / script).read_text(encoding="utf-8")))]
+    texts += [text for comment in comments_of(ROOT / script).values() for text in comment]
+    found = [hit for text in texts for line in text.splitlines() for hit in avoided(line)]
+    assert not found, "\n".join(found)
