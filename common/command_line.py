@@ -54,7 +54,7 @@ def make_parser(namespace, constants, comments=None):
         add_help=False,
     )
     parser.add_argument("-h", "--help", action=_Help, script=(namespace, constants))
-    parser.add_argument("--settings", metavar="FILE.json", help="settings that were recorded; flags win over them")
+    parser.add_argument("--settings", metavar="FILE.json", help="file of recorded settings; flags override it")
     groups = {}
     for name, default in constants.items():
         text, title = (comments or {}).get(name, Comment("", "settings"))
@@ -114,7 +114,7 @@ class _Parser(argparse.ArgumentParser):
         if unknown:
             known = [option for option in self._option_string_actions if option.startswith("--")]
             near = difflib.get_close_matches(unknown[1], known, n=1)
-            message += f" (did you mean {near[0]}?)" if near else " (--help lists the settings)"
+            message += f" (did you mean {near[0]}?)" if near else " (--help lists all settings)"
         message = " ".join(message.splitlines())  # one line, even if the input has several
         self.exit(2, f"{self.prog}: error: {message}\n")
 
@@ -123,7 +123,7 @@ class _Help(argparse.Action):
     """Print the settings with their comments, read from the source of the script."""
 
     def __init__(self, option_strings, dest, script):
-        super().__init__(option_strings, dest, default=argparse.SUPPRESS, nargs=0, help="show this and exit")
+        super().__init__(option_strings, dest, default=argparse.SUPPRESS, nargs=0, help="show this help and exit")
         self.script = script
 
     def __call__(self, parser, namespace, values, option_string=None):

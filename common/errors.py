@@ -65,7 +65,7 @@ def name_broken(problems, what, done, skip):
         return
     message = summarise(problems, what)
     if not (skip and done):
-        raise InputError(message + ("\nThe others were imported; --skip-broken makes this no error." if done else ""))
+        raise InputError(message + ("\nImported the others; pass --skip-broken to exit with status 0." if done else ""))
     print(message)
 
 
@@ -80,17 +80,17 @@ def report_error(kind, error, trace):
     if os.environ.get("SHOW_TRACEBACK") == "1":
         traceback.print_exception(kind, error, trace)
     if issubclass(kind, KeyboardInterrupt):
-        print(f"\n{script}: stopped by Ctrl-C; nothing half-written was left", file=sys.stderr)
+        print(f"\n{script}: stopped by Ctrl-C; left no incomplete files", file=sys.stderr)
     elif issubclass(kind, InputError):
         print(f"{script}: error: {error}", file=sys.stderr)
     elif issubclass(kind, OSError) and (error.errno == errno.ENOSPC or "No space left" in str(error)):
-        where = f" while writing {error.filename}" if error.filename else ""
-        print(f"{script}: error: the disk is full{where}; free some space and run again", file=sys.stderr)
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"{script}: error: {where}the disk is full; free some space and run again", file=sys.stderr)
     elif issubclass(kind, OSError):
         reason = f"{error.filename}: {error.strerror}" if error.filename else error
         print(f"{script}: error: {reason}", file=sys.stderr)
     elif issubclass(kind, MemoryError):
-        print(f"{script}: error: out of memory; use a smaller size or batch", file=sys.stderr)
+        print(f"{script}: error: out of memory; use a smaller size or batch size", file=sys.stderr)
     elif os.environ.get("SHOW_TRACEBACK") != "1":
         traceback.print_exception(kind, error, trace)
     if issubclass(kind, SettingError):

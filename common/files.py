@@ -85,9 +85,9 @@ def refuse_existing(path, replace, marker=None):
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     if not replace:
-        raise InputError(f"{path} exists; name another place, or give --replace to write over it")
+        raise InputError(f"{path}: already exists; use another path or pass --replace to overwrite it")
     if marker and not (path / marker).is_file():
-        raise InputError(f"{path} was not made by this script (it has no {marker}); name another place")
+        raise InputError(f"{path}: not made by this script (no {marker} in it); use another path")
 
 
 def require_whole_gzip(path, least=None):
@@ -108,7 +108,7 @@ def require_whole_gzip(path, least=None):
             while file.read(2**20):
                 pass
     except (EOFError, OSError, zlib.error):
-        raise InputError(f"{path} is damaged or cut short; copy or make it again") from None
+        raise InputError(f"{path}: damaged or cut short; copy or make it again") from None
 
 
 def write_json(path, value):
@@ -126,9 +126,9 @@ def read_json(path):
     try:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
+        raise InputError(f"{path}: file does not exist") from None
     except ValueError:
-        raise InputError(f"{path} is damaged: it is not a JSON file") from None
+        raise InputError(f"{path}: not a JSON file; restore it or make it again") from None
 
 
 def file_digest(path):

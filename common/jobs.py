@@ -37,7 +37,7 @@ def call(script, *arguments, **settings):
     if status in (-2, 130):
         raise KeyboardInterrupt
     if status:
-        raise InputError(f"{script} failed with exit status {status}; its message stands above")
+        raise InputError(f"{script}: failed (exit status {status}); see its message above")
 
 
 class Part(NamedTuple):
@@ -57,7 +57,7 @@ class Part(NamedTuple):
             return cls()
         number, _, count = text.partition("/")
         if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-            raise InputError(f'PART is {text!r}; expected for instance "2/8", the second of eight parts')
+            raise InputError(f'PART: expected a part such as "2/8", the second of eight (found {text!r})')
         return cls(int(number), int(count))
 
     def __str__(self):
@@ -119,14 +119,14 @@ def do_part(output, part, settings, fill, join=None, replace=False, marker=None)
     with locked(parts):
         agree_on_settings(parts, settings | {"parts": part.count})
     if own_folder.exists() and not replace:
-        print(f"{own_folder} is there already, and is not made again", flush=True)
+        print(f"skipping {own_folder}: it already exists", flush=True)
     else:
         with whole_folder(own_folder, replace=True) as folder:
             fill(folder)
     with locked(parts):
         if not own_folder.exists():  # another part finished at the same time and joined them
             return True
-        missing = [folder.name for folder in folders if not folder.exists()]
+        missing = [str(number) for number, folder in enumerate(folders, 1) if not folder.exists()]
         if not missing:
             with whole_folder(output, replace, marker) as folder:
                 (join or merge)(folders, folder)
@@ -134,8 +134,14 @@ def do_part(output, part, settings, fill, join=None, replace=False, marker=None)
                 if inside.name != LOCK:
                     remove(inside)
     if missing:
-        print(f"part {part} is done; {len(missing)} are missing: {', '.join(missing[:10])}")
+        print(f"finished part {part}; still waiting for {_parts_in_words(missing)}")
     return not missing
+
+
+def _parts_in_words(numbers):
+    """Part numbers, a list of str, as text: "part 3", "parts 3 and 5", or the first ten and a count."""
+    *first, last = numbers if len(numbers) <= 10 else [*numbers[:10], f"{len(numbers) - 10} more"]
+    return f"parts {', '.join(first)} and {last}" if first else f"part {last}"
 
 
 @contextmanager
@@ -156,7 +162,7 @@ def locked(folder):
             folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
         if folder.is_file():
-            raise InputError(f"{folder} is a file, where the parts would wait in a folder; move it")
+            raise InputError(f"{folder}: expected a folder for the parts (found a file); move it")
     try:
         yield
     finally:
@@ -180,8 +186,8 @@ def agree_on_settings(parts, settings):
     for name in settings:
         if before.get(name) != settings[name]:
             raise InputError(
-                f"{parts} holds parts with {name} {before.get(name)!r}, here it is {settings[name]!r}; give all parts "
-                "the same settings, or remove that folder to begin anew"
+                f"{parts}: contains parts with {name} {before.get(name)!r} (found {settings[name]!r} now); use the "
+                "same settings for all parts, or remove that folder to start over"
             )
 
 

@@ -60,7 +60,7 @@ def check(value, annotation):
     try:
         value = _lists(value)
         if _has_null(value):
-            raise ValueError(f"a null character is in it (found {_short(value)})")
+            raise ValueError(f"contains a null character (found {_short(value)})")
     except RecursionError:
         raise ValueError(f"expected {describe(annotation)} (found lists or dicts nested too deeply)") from None
     try:
@@ -86,7 +86,7 @@ def _problem(value, annotation):
                 except ValueError as error:
                     return f"{key}: {error}"
             if missing := kind.__required_keys__ - value.keys():
-                return f"the key {min(missing)!r} is missing (found {_short(value)})"
+                return f"missing key {min(missing)!r} (found {_short(value)})"
     return f"expected {describe(annotation)} (found {_short(value)})"
 
 
@@ -116,7 +116,7 @@ def _describe_one(kind):
         return describe(arguments[0])
     if is_typeddict(kind):
         keys = list(typing.get_type_hints(kind))
-        return f"a dict with keys of {', '.join(keys[:6])}{', ...' if len(keys) > 6 else ''}"
+        return f"a dict with the keys {', '.join(keys[:6])}{', ...' if len(keys) > 6 else ''}"
     if origin is list:
         return _describe_list(describe(arguments[0]))
     if origin is dict:
@@ -145,7 +145,7 @@ def _describe_list(item):
     for noun in ("whole number", "number"):
         if item.startswith(f"a {noun}"):
             return f"a list of {noun}s" + item.removeprefix(f"a {noun}")
-    return "a list of texts" if item == "text" else f"a list of values, each {item}"
+    return "a list of strings" if item == "text" else f"a list of values, each {item}"
 
 
 def _lists(value):

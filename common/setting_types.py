@@ -47,7 +47,7 @@ Plane = Literal["axial", "coronal", "sagittal"]
 WeightsFile = Literal["best_dice", "best_iou", "last"]
 Schedule = Literal["constant", "poly", "graph", "cosine"]
 VolumeEnding = Literal[".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ""]
-Folds = Annotated[int, Ge(0), Le(1000), Rule("0, or a whole number from 2", lambda count: count != 1)]
+Folds = Annotated[int, Ge(0), Le(1000), Rule("0, or a whole number of at least 2", lambda count: count != 1)]
 Filters = Annotated[list[Literal["O", "A", "B", "C", "D"]], Len(1)]
 SHAPES = ("", "HT", "WD", "DKP", "DKM", "HSR", "HSL", "RTP", "RTM", "CP0", "CP1", "CP2", "CP3", "CP4")
 Shape = Annotated[str, Rule(f"one of {', '.join(map(repr, SHAPES))}", lambda name: name.removeprefix("_") in SHAPES)]
@@ -55,17 +55,17 @@ Shapes = Annotated[list[Shape], Len(1)]
 
 # --- lists
 
-Window = Annotated[list[float], Len(2, 2), Rule("[low, high], low below high", lambda pair: pair[0] < pair[1])]
+Window = Annotated[list[float], Len(2, 2), Rule("[low, high] with low < high", lambda pair: pair[0] < pair[1])]
 Percentiles = Annotated[
-    list[float], Len(2, 2), Rule("[low, high] from 0 to 100", lambda pair: 0 <= pair[0] < pair[1] <= 100)
+    list[float], Len(2, 2), Rule("[low, high] with 0 <= low < high <= 100", lambda pair: 0 <= pair[0] < pair[1] <= 100)
 ]
 SpacingOfAxes = Annotated[
-    list[Positive | None], Len(3, 3), Rule("three of them (left, back, head), such as [0.7, 0.7, 5]", bool)
+    list[Positive | None], Len(3, 3), Rule("three numbers (left, back, head) such as [0.7, 0.7, 5]", bool)
 ]
 Spacing = Positive | SpacingOfAxes  # mm
 WindowOrNone = Annotated[
     list[float],
-    Rule("[low, high], low below high, or []", lambda pair: not pair or (len(pair) == 2 and pair[0] < pair[1])),
+    Rule("[low, high] with low < high, or []", lambda pair: not pair or (len(pair) == 2 and pair[0] < pair[1])),
 ]
 PositivePair = Annotated[list[Positive], Len(2, 2)]
 Crop = Annotated[list[PositiveInt], Len(3, 3)]  # voxels (up, back, left)
@@ -75,10 +75,10 @@ Crop = Annotated[list[PositiveInt], Len(3, 3)]  # voxels (up, back, left)
 
 MaskValues = Annotated[
     dict[Gray, Annotated[int, Ge(0), Le(255)]],
-    Rule("a dict of gray values to 0..255, such as {1: 255}", bool),
+    Rule("a dict that maps gray values to 0..255, such as {1: 255}", bool),
 ]
 LabelValues = Annotated[
-    dict[int, Annotated[int, Ge(0), Le(99)]], Rule("a dict of label values to 0..99, such as {5: 1}", bool)
+    dict[int, Annotated[int, Ge(0), Le(99)]], Rule("a dict that maps label values to 0..99, such as {5: 1}", bool)
 ]
 Median = Annotated[int, Ge(0), Le(999), Rule("0 or an odd number", lambda side: side == 0 or side % 2 == 1)]
 
@@ -106,7 +106,7 @@ class Intensity(TypedDict):
 
 # --- networks, losses and optimizers
 
-FreeDict = Annotated[dict[str, Any], Rule("a dict of names to numbers, texts, lists or dicts", is_plain)]
+FreeDict = Annotated[dict[str, Any], Rule("a dict that maps names to numbers, strings, lists or dicts", is_plain)]
 
 NetworkFile = Annotated[str, Rule('the path of a .py file, such as "my_network.py"', lambda name: name.endswith(".py"))]
 Network = (
@@ -132,7 +132,7 @@ Loss = Annotated[
 LearningRates = Annotated[
     list[Positive],
     Len(1, 2),
-    Rule("[lowest, highest], positive numbers, or a list of one", lambda rates: rates[0] <= rates[-1]),
+    Rule("[lowest, highest] or [rate], positive numbers", lambda rates: rates[0] <= rates[-1]),
 ]
 Precision = Literal["auto", "float32", "mixed_bfloat16", "mixed_float16"]
 
@@ -183,7 +183,7 @@ OPTIMIZERS += ("rmsprop", "sgd")
 OptimizerName = Annotated[
     str,
     Rule(
-        "the name of an optimizer of Keras, such as 'adam' or 'sgd'",
+        "the name of a Keras optimizer such as 'adam' or 'sgd'",
         lambda name: (
             name.lower()
             in [
@@ -236,7 +236,9 @@ class ScheduleSettings(TypedDict, total=False):
     """Keyword arguments of `common.training.optimizer.learning_rate`."""
 
     power: Positive
-    points: Annotated[list[Annotated[list[NonNegative], Len(2, 2)]], Len(2), Rule("at least two [epoch, rate]", bool)]
+    points: Annotated[
+        list[Annotated[list[NonNegative], Len(2, 2)]], Len(2), Rule("at least two pairs [epoch, learning rate]", bool)
+    ]
     period: Count
     factor: Positive
     lowest: NonNegative
@@ -258,7 +260,7 @@ class Augmentation(TypedDict, total=False):
     flip: Annotated[
         str,
         Rule(
-            '"horizontal", "vertical" or "horizontal_and_vertical"; for volumes axes such as "x" or "xyz"',
+            '"horizontal", "vertical" or "horizontal_and_vertical"; for volumes, axes such as "x" or "xyz"',
             lambda axes: axes in ("horizontal", "vertical", "horizontal_and_vertical") or (set(axes) <= set("xyz")),
         ),
     ]

@@ -68,7 +68,7 @@ class Settings:
         try:
             return self.__dict__["values"][name]
         except KeyError:
-            raise AttributeError(f"no setting is called {name}") from None
+            raise AttributeError(f"unknown setting {name}") from None
 
     def replace(self, reason, **changes):
         """Copy the settings with other values, without checks.
@@ -78,7 +78,7 @@ class Settings:
             changes: new values by setting name.
         """
         if unknown := changes.keys() - self.values.keys():
-            raise AttributeError(f"no setting is called {min(unknown)}")
+            raise AttributeError(f"unknown setting {min(unknown)}")
         reasons = {**self.reasons, **dict.fromkeys(changes, reason)}
         return replace(self, values=MappingProxyType(self.values | changes), reasons=MappingProxyType(reasons))
 
@@ -147,7 +147,7 @@ def read_settings(path):
     except OSError as error:
         raise InputError(f"{path}: {error.strerror}") from None
     except (ValueError, RecursionError):
-        raise InputError(f"{path}: not a JSON file") from None
+        raise InputError(f"{path}: not a JSON file; use one that a run recorded") from None
     if not isinstance(recorded, dict):
         raise InputError(f"{path}: expected a JSON object of settings")
     return {name: value for name, value in recorded.items() if name != REASONS}
@@ -222,11 +222,11 @@ def require_folder(path, setting):
         InputError: if the folder does not exist.
     """
     if not str(path):
-        raise InputError(f"{setting} is not set; give {flag(setting)} a folder")
+        raise InputError(f"{setting}: not set; pass a folder as {flag(setting)}")
     path = Path(path)
     if not path.is_dir():
         kind = "is a file, not a folder" if path.exists() else "does not exist"
-        raise InputError(f"{setting}: {path} {kind}; give {flag(setting)} an existing folder")
+        raise InputError(f"{setting}: {path} {kind}; pass an existing folder as {flag(setting)}")
     return path
 
 

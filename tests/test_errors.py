@@ -18,9 +18,9 @@ def shown(capsys, error):
 @pytest.mark.parametrize(
     ("error", "words"),
     [
-        (InputError("a.png is empty"), "error: a.png is empty"),
+        (InputError("a.png: file is empty"), "error: a.png: file is empty"),
         (KeyboardInterrupt(), "stopped by Ctrl-C"),
-        (OSError(errno.ENOSPC, "No space left on device", "x.h5"), "the disk is full while writing x.h5"),
+        (OSError(errno.ENOSPC, "No space left on device", "x.h5"), "x.h5: the disk is full"),
         (OSError("Can't write data (errno = 28, error message = 'No space left on device')"), "the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "out"), "error: out: Permission denied"),
         (MemoryError(), "out of memory"),
@@ -84,6 +84,6 @@ def test_the_pipeline_runs_every_step_and_names_the_one_that_fails(tmp_path):
         assert (tmp_path / "work" / name).exists()
     assert_refused("run_pipeline.py", "LOSS", "dise", status=2, run=run_script, **places, **tiny, LOSS="dise")
     result = run_script("run_pipeline.py", **places, **tiny, LOSS="cce", expect=1)
-    assert "run_pipeline.py: error: train.py failed" in result.stderr and "several classes" in result.stderr
+    assert "run_pipeline.py: error: train.py: failed" in result.stderr and "several classes" in result.stderr
     assert "Traceback" not in result.stderr
     assert len(list(Path(tmp_path, "work", "runs").iterdir())) == 1

@@ -43,15 +43,17 @@ def fill(number):
     return write
 
 
-def test_the_last_part_joins_them(tmp_path):
+def test_the_last_part_joins_them(tmp_path, capsys):
     output = tmp_path / "new" / "out"
     for number in (3, 1):
         assert not do_part(output, Part(number, 3), {"A": 1, "PART": f"{number}/3"}, fill(number))
         assert not output.exists()
+    assert "finished part 1 of 3; still waiting for part 2\n" in capsys.readouterr().out
     assert not do_part(output, Part(3, 3), {"A": 1}, lambda folder: pytest.fail("it is there already"))
-    with pytest.raises(InputError, match="A 1, here it is 2"):
+    assert "3 of 3: it already exists" in capsys.readouterr().out
+    with pytest.raises(InputError, match=r"parts with A 1 \(found 2 now\)"):
         do_part(output, Part(2, 3), {"A": 2}, fill(2))
-    with pytest.raises(InputError, match="parts 3, here it is 4"):
+    with pytest.raises(InputError, match=r"parts with parts 3 \(found 4 now\)"):
         do_part(output, Part(2, 4), {"A": 1}, fill(2))
     with pytest.raises(RuntimeError):  # the joining one is killed; any part can be given again
         do_part(output, Part(2, 3), {"A": 1}, fill(2), join=lambda folders, target: (_ for _ in ()).throw(RuntimeError))

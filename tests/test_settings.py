@@ -308,7 +308,7 @@ def test_settings_never_change():
         settings.EPOCHS = 4
     with pytest.raises(TypeError):
         settings.values["EPOCHS"] = 4
-    with pytest.raises(AttributeError, match="no setting is called EPOCH"):
+    with pytest.raises(AttributeError, match="unknown setting EPOCH"):
         settings.replace("a test", EPOCH=1)
     other = settings.replace("measured", EPOCHS=5, SEED=2)
     assert (settings.EPOCHS, other.EPOCHS) == (3, 5)

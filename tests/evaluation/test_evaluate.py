@@ -229,7 +229,7 @@ def test_parts_score_what_one_run_scores(tmp_path):
     assert not leftovers(tmp_path) and not (tmp_path / "parts.parts").exists()
     settings["OUTPUT"] = tmp_path / "other"
     run_script("evaluate.py", **settings, PART="1/2")
-    assert_refused("evaluate.py", "TOLERANCE 1.0, here it is 2.0", **settings, PART="2/2", TOLERANCE=2.0)
+    assert_refused("evaluate.py", "TOLERANCE 1.0 (found 2.0 now)", **settings, PART="2/2", TOLERANCE=2.0)
     assert_refused("evaluate.py", "PART", "'0/2'", status=2, **settings, PART="0/2")
 
 
@@ -391,7 +391,7 @@ def test_bad_input(tmp_path):
         for name in ("1", "2"):
             write_picture(tmp_path / side / f"{name}.png", disc_slice(24, 1)[1])
     good = {"PREDICTED": tmp_path / "a", "TRUTH": tmp_path / "b", "OUTPUT": tmp_path / "scores"}
-    assert_refused("evaluate.py", "TRUTH is not set", **{**good, "TRUTH": ""})
+    assert_refused("evaluate.py", "TRUTH: not set", **{**good, "TRUTH": ""})
     assert_refused("evaluate.py", "SPACING", "(found [1, 2, 3])", status=2, **good, SPACING=[1, 2, 3])
     assert_refused("evaluate.py", "SHOW", "'best'", status=2, **good, SHOW="best")
     (tmp_path / "a" / "2.png").unlink()

@@ -181,7 +181,7 @@ def test_bad_input_of_predict(trained, packed, tmp_path):
     good = {"RUN": run, "INPUT": packed["cases"], "OUTPUT": tmp_path / "out"}
     assert_refused("predict.py", "RUN is not set", **{**good, "RUN": ""})
     assert_refused("predict.py", "no run folder", **{**good, "RUN": tmp_path})
-    assert_refused("predict.py", "INPUT is not set", **{**good, "INPUT": ""})
+    assert_refused("predict.py", "INPUT: not set", **{**good, "INPUT": ""})
     assert_refused("predict.py", "THRESHOLD", status=2, **good, THRESHOLD=2)
     (tmp_path / "empty").mkdir()
     assert_refused("predict.py", "holds no picture", **{**good, "INPUT": tmp_path / "empty"})

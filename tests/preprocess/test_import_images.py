@@ -161,7 +161,7 @@ def test_bad_pictures_are_refused_and_nothing_is_written(tmp_path):
         assert not (tmp_path / "cases").exists() or not list((tmp_path / "cases").iterdir())
 
     refused("does not exist", IMAGES=tmp_path / "gone")
-    refused("MASKS is not set", MASKS="")
+    refused("MASKS: not set", MASKS="")
     refused("no picture", IMAGES=tmp_path / "images" / "{id}.bmp")
     refused("no mask", MASKS=tmp_path / "masks" / "{id}_seg.png")
     refused("FIT", "'tile'", status=2, FIT="stretch")
@@ -194,7 +194,7 @@ def test_one_broken_picture_among_many(tmp_path, case_from):
         (b"", "042.png is empty"),
     ):
         broken.write_bytes(content)
-        message = assert_refused(SCRIPT, said, "The others were imported", "--skip-broken", **settings, REPLACE=True)
+        message = assert_refused(SCRIPT, said, "Imported the others", "--skip-broken", **settings, REPLACE=True)
         assert message.count(".png") == 1
         written = sorted((tmp_path / "cases").rglob("x/*.png"))
         assert {int(read_picture(path)[0, 0]) for path in written} == set(range(100)) - {42}

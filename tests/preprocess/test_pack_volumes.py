@@ -232,7 +232,7 @@ def test_bad_settings(decathlon, tmp_path):
     def refused(*words, **settings):
         assert_refused(SCRIPT, *words, **{"DATA": decathlon, "PACKED": tmp_path / "p", **settings})
 
-    refused("dataset.json does not exist", DATA=tmp_path)
+    refused("dataset.json: file does not exist", DATA=tmp_path)
     (tmp_path / "dataset.json").write_text('{"labels": {"1": "x"}}')
     refused("dataset.json is not that of the Decathlon", DATA=tmp_path)
     refused("there is no case x", VALIDATION_CASES=["x"])
@@ -241,7 +241,7 @@ def test_bad_settings(decathlon, tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "mine").touch()
     refused("exists")
-    refused("was not made by this script", REPLACE=True)
+    refused(": not made by this script", REPLACE=True)
     assert not leftovers(tmp_path)
 
 
