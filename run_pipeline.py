@@ -79,7 +79,8 @@ def main():
     run("evaluate.py", PREDICTED=work / "predictions", TRUTH=test, OUTPUT=work / "scores", REPLACE=settings.REPLACE)
     run("convert_coreml.py", RUN=trained, OUTPUT=work / "model.mlmodel", REPLACE=settings.REPLACE)
     minutes = (time.monotonic() - started) / 60
-    print(f"\nall steps done in {minutes:.1f} minutes; wrote {work / 'model.mlmodel'}, {work / 'scores'} and {trained}")
+    written = f"{work / 'model.mlmodel'}, {work / 'scores'} and {trained}"
+    print(f"\nfinished all steps in {minutes:.1f} minutes; wrote {written}")
 
 
 def run(script, **settings):

@@ -48,9 +48,9 @@ SOURCE = "synthetic, make_sample.py"
 def main():
     root = Path(settings.CASES)
     check_settings(root)
+    cases, size = f"case{'s' * (settings.COUNT != 1)}", f"{settings.SIZE}x{settings.SIZE}"
     print(
-        f"drawing {settings.COUNT} synthetic cases of {settings.SLICES} slices, "
-        f"{settings.SIZE}x{settings.SIZE}, into {settings.CASES}",
+        f"drawing {settings.COUNT} synthetic {cases} of {settings.SLICES} slices, {size}, into {settings.CASES}",
         flush=True,
     )
     spacing = [FIELD / settings.SIZE, FIELD / settings.SIZE]
@@ -60,15 +60,15 @@ def main():
             case = folder / f"case{number:02d}"
             case.mkdir()
             fill_case(case, [Imported(draw_case(number))], make_record)
-    print(f"wrote {settings.COUNT} cases, {settings.COUNT * settings.SLICES} slices with masks, to {settings.CASES}")
+    print(f"wrote {settings.COUNT} {cases}, {settings.COUNT * settings.SLICES} slices with masks, to {settings.CASES}")
 
 
 def check_settings(root):
     if not root.name:
-        raise SettingError(f"CASES is {settings.CASES!r}; expected the name of a folder to make")
+        raise SettingError(f"CASES: expected the name of a new folder (found {settings.CASES!r})")
     refuse_existing(root, settings.REPLACE)
     if root.exists() and not is_sample(root):
-        raise InputError(f"{root} holds what this script did not make, so --replace spares it; name another place")
+        raise InputError(f"{root}: contains files this script did not create; choose another folder")
 
 
 def is_sample(root):

@@ -75,11 +75,9 @@ def main():
     sources = match_sources()
     cases = dict.fromkeys(case for case, _ in sources)
     refuse_existing_cases(cases, settings.REPLACE)
-    print(
-        f"importing {len(sources)} pictures as {len(cases)} cases, {settings.FIT} to "
-        f"{settings.SIZE}x{settings.SIZE}, into {settings.CASES}",
-        flush=True,
-    )
+    size = f"{settings.SIZE}x{settings.SIZE}"
+    images, in_cases = f"{len(sources)} image{'s' * (len(sources) != 1)}", f"{len(cases)} case{'s' * (len(cases) != 1)}"
+    print(f"importing {images} as {in_cases}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
     fitting = {"fit": settings.FIT, "stretched": settings.STRETCH, "mask_values": settings.MASK_VALUES}
     result = import_cases(
         sources,
@@ -90,17 +88,17 @@ def main():
     )
     classes = class_count(result.values, settings.MASKS)
     print(
-        f"wrote {result.slices} slices of {settings.SIZE}x{settings.SIZE}, {classes} "
-        f"{'class' if classes == 1 else 'classes'}, in {result.cases} cases to {settings.CASES}"
+        f"wrote {result.slices} slice{'s' * (result.slices != 1)} of {size}, {classes} class{'es' * (classes != 1)}, "
+        f"in {result.cases} case{'s' * (result.cases != 1)} to {settings.CASES}"
     )
-    name_broken(result.problems, "pictures cannot be used", result.slices, settings.SKIP_BROKEN)
+    name_broken(result.problems, "images cannot be used", result.slices, settings.SKIP_BROKEN)
 
 
 def check_settings():
     if settings.TILE_OVERLAP >= settings.SIZE:
-        raise SettingError(f"TILE_OVERLAP is {settings.TILE_OVERLAP}; expected 0 to {settings.SIZE - 1}")
+        raise SettingError(f"TILE_OVERLAP: expected 0 to {settings.SIZE - 1} (found {settings.TILE_OVERLAP})")
     if settings.MASK_VALUES is not None and settings.MASK_THRESHOLD is not None:
-        raise SettingError("MASK_VALUES and MASK_THRESHOLD are both set; give one of them")
+        raise SettingError("MASK_VALUES: cannot be combined with MASK_THRESHOLD; set only one of them")
 
 
 # --- matching images and masks
@@ -122,22 +120,22 @@ def match_sources():
     images, masks, fitting = choose_mask_name(images, mask_root, candidates, image_root == mask_root)
     if not images:
         raise InputError(
-            f"IMAGES: no picture ({', '.join(PICTURES)}) fits {settings.IMAGES}; give --images their folder"
+            f"IMAGES: no image ({', '.join(PICTURES)}) matches {settings.IMAGES}; pass their folder as --images"
         )
     if not images.keys() & masks.keys():
         raise InputError(
-            f"no mask in {settings.MASKS} fits a picture in {settings.IMAGES}; give --masks a name pattern such as "
-            f'"{mask_root}/{{id}}_mask.png"'
+            f"MASKS: no mask in {settings.MASKS} matches an image in {settings.IMAGES}; pass a name pattern such as "
+            f'--masks "{mask_root}/{{id}}_mask.png"'
         )
     if not mask_name and fitting != "{id}":
-        print(f"masks are named {fitting}")
+        print(f"mask name pattern: {fitting}")
 
     must_match = {key: path for key, path in images.items() if settings.UNMATCHED == "stop" or key in masks}
-    missing = f"mask in {settings.MASKS}", f"picture in {settings.IMAGES}"
-    match_files(must_match, masks, *missing, "files have no partner (--unmatched says what to do with pictures)")
+    missing = f"mask in {settings.MASKS}", f"image in {settings.IMAGES}"
+    match_files(must_match, masks, *missing, "files have no partner (for images without a mask, see --unmatched)")
     used = images if settings.UNMATCHED == "empty" else must_match
-    if left_out := len(images) - len(used):
-        print(f"{left_out} pictures without a mask are left out")
+    if skipped := len(images) - len(used):
+        print(f"skipped {skipped} image{'s' * (skipped != 1)} without a mask")
     sources = []
     for key, case in name_cases(used).items():
         image, mask = images[key], masks.get(key)
@@ -154,7 +152,7 @@ def root_and_name(setting, what):
     if first is None:
         return require_folder(setting, what), None
     if path.name.count("{id}") != 1:
-        raise InputError(f'{what}: {setting} has no {{id}} in its file name; expected for instance "{{id}}_mask.png"')
+        raise InputError(f'{what}: expected one {{id}} in the file name, such as "{{id}}_mask.png" (found {setting})')
     return require_folder(Path(*parts[:first]), what), path.name
 
 
@@ -195,7 +193,7 @@ def name_cases(keys):
         parts = [part for part in (folder, name if of_image else "") if part]
         case = cases[folder, name] = as_case_name("_".join(parts) or "case01")
         if seen.setdefault(case, folder) != folder:
-            raise InputError(f"subfolders {seen[case]} and {folder} would both become {case}; rename one")
+            raise InputError(f"IMAGES: subfolders {seen[case]} and {folder} would both become {case}; rename one")
     return dict(sorted(cases.items(), key=lambda item: (natural_key(item[1]), item[1], natural_key(item[0][1]))))
 
 
@@ -208,7 +206,7 @@ def import_picture(source):
     mask = np.zeros(image.shape, np.uint8) if source.mask is None else prepare_mask(source.mask)
     if mask.shape != image.shape:
         sizes = "{1}x{0} and {3}x{2}".format(*image.shape, *mask.shape)
-        raise InputError(f"{source.image} and {source.mask} differ in size: {sizes}")
+        raise InputError(f"{source.image}: size differs from its mask {source.mask} (found {sizes}); replace one")
     if settings.STRETCH:
         image = stretch(image)
     slices = []
@@ -229,14 +227,14 @@ def prepare_mask(path):
     if mask.ndim == 3:
         gray = to_gray(mask)
         if not np.array_equal(gray, mask[..., 0]):
-            raise InputError(f"{path} is coloured; expected a gray mask, or one with equal channels")
+            raise InputError(f"{path}: expected a gray mask, or equal channels (found colors); convert it")
         mask = gray
     if settings.MASK_THRESHOLD is not None:
         return np.where(mask > settings.MASK_THRESHOLD, 255, 0).astype(np.uint8)
     values = values_of(mask)
     if settings.MASK_VALUES is not None:
         if unknown := sorted(values - {0, *settings.MASK_VALUES}):
-            raise InputError(f"{path} has the values {unknown[:8]}, which MASK_VALUES does not map")
+            raise InputError(f"{path}: values without an entry in MASK_VALUES (found {unknown[:8]}); add them")
         return map_values(mask, settings.MASK_VALUES)
     check_mask_values(values, path)
     return mask.astype(np.uint8)

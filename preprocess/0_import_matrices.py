@@ -59,17 +59,15 @@ from common.slices.masks import clean
 def main():
     pairs = match_pairs()
     refuse_existing_cases([case for case, _ in pairs], settings.REPLACE)
-    print(
-        f"importing {len(pairs)} slices, {settings.FIT} to {settings.SIZE}x{settings.SIZE}, into {settings.CASES}",
-        flush=True,
-    )
+    size, slices = f"{settings.SIZE}x{settings.SIZE}", f"{len(pairs)} slice{'s' * (len(pairs) != 1)}"
+    print(f"importing {slices}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
     make_record = partial(CaseRecord, "0_import_matrices.py", settings.SIZE, fit=settings.FIT)
     result = import_cases(pairs, import_pair, make_record, settings.REPLACE)
     if result.problems:
-        print(summarise(result.problems, "pairs do not fit and were left out"))
+        print(f"skipped {summarise(result.problems, 'invalid pairs')}")
     if not result.slices:
-        raise InputError(f"no slice of {settings.IMAGES} could be used")
-    print(f"wrote {result.slices} slices of {settings.SIZE}x{settings.SIZE}, each a case, to {settings.CASES}")
+        raise InputError(f"IMAGES: no valid slice in {settings.IMAGES}; fix the files listed above")
+    print(f"wrote {result.slices} slice{'s' * (result.slices != 1)} of {size}, each as a case, to {settings.CASES}")
 
 
 def match_pairs():
@@ -83,14 +81,15 @@ def match_pairs():
     """
     images, masks = files_of(settings.IMAGES, "IMAGES"), files_of(settings.MASKS, "MASKS")
     if not images.keys() & masks.keys():
-        raise InputError(f"no file in {settings.IMAGES} has the name of one in {settings.MASKS}")
-    if alone := without_partner(images, masks, "partner") + without_partner(masks, images, "partner"):
-        print(summarise(alone, "files were left out"))
+        raise InputError(f"MASKS: no file in {settings.MASKS} has the same name as one in {settings.IMAGES}")
+    alone = without_partner(images, masks, f"mask in {settings.MASKS}")
+    if alone := alone + without_partner(masks, images, f"image in {settings.IMAGES}"):
+        print(f"skipped {summarise(alone, 'files without a partner')}")
     cases = {}
     for name in sorted(images.keys() & masks.keys(), key=natural_key):
         case = as_case_name(name.removesuffix(".csv").removesuffix(".txt"))
         if case in cases:
-            raise InputError(f"{cases[case]} and {name} would become the same case; rename one")
+            raise InputError(f"IMAGES: {cases[case]} and {name} would become the same case; rename one")
         cases[case] = name
     return [(Path(settings.CASES, case), (images[name], masks[name])) for case, name in cases.items()]
 
@@ -114,13 +113,13 @@ def import_pair(pair):
     image, mask = read_matrix(image_path), read_matrix(mask_path)
     if image.shape != mask.shape:
         sizes = "{1}x{0} and {3}x{2}".format(*image.shape, *mask.shape)
-        raise InputError(f"{image_path} and {mask_path} differ in size: {sizes}")
+        raise InputError(f"{image_path}: size differs from its mask {mask_path} (found {sizes})")
     values = np.unique(mask)
     if not set(values.tolist()) <= {0, 1}:
-        raise InputError(f"{mask_path} holds the values {values[:5].tolist()}; expected 0 and 1")
+        raise InputError(f"{mask_path}: expected mask values 0 and 1 (found {values[:5].tolist()})")
     low, high = settings.WINDOW or (image.min(), image.max())
     if not low < high:
-        raise InputError(f"{image_path} holds the value {low:g} only")
+        raise InputError(f"{image_path}: expected different values (found only {low:g})")
     mask = clean(mask.astype(np.uint8), smallest=settings.SMALLEST)
     (box,) = fit_boxes(image.shape, settings.SIZE, settings.FIT)
     entry = {"image": image_path.name, "mask": mask_path.name, "image_size": list(image.shape), "box": list(box)}
@@ -138,10 +137,10 @@ def read_matrix(path):
     try:
         matrix = pd.read_csv(path, header=None, dtype=np.float32, comment=None).to_numpy()
     except (ValueError, UnicodeDecodeError) as error:  # also an empty file
-        raise InputError(f"{path} is no matrix of comma-separated numbers: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path}: not a matrix of comma-separated numbers ({str(error).splitlines()[0]})") from None
     if not np.isfinite(matrix).all():
         row, column = np.argwhere(~np.isfinite(matrix))[0] + 1
-        raise InputError(f"{path} has no number in row {row}, column {column}; a row may be short")
+        raise InputError(f"{path}: no number in row {row}, column {column} (a row may be short)")
     return matrix
 
 

@@ -69,15 +69,17 @@ def main():
     part = Part.read(settings.PART)
     cases = part.share(find_cases(settings.CASES))
     if not cases:
-        print(f"nothing to do in part {part}: {settings.CASES} has fewer cases")
+        print(f"nothing to do for part {part}: {settings.CASES} has fewer cases than parts")
         return
     folders = [*(image_folder(letter, shape) for letter in filters for shape in shapes), *map(mask_folder, shapes)]
     for case in cases:
         refuse_foreign_folders(case, folders)
     slices = [(case, *pair) for case in cases for pair in pair_up(case / "x", case / "y", case)]
     check_slices(slices)
+    in_cases = f"{len(cases)} case{'s' * (len(cases) != 1)}"
     print(
-        f"augmenting {len(slices)} slices of {len(cases)} cases: {len(filters)} filters x {len(shapes)} shapes",
+        f"augmenting {len(slices)} slice{'s' * (len(slices) != 1)} in {in_cases} (filters: {len(filters)}, "
+        f"shapes: {len(shapes)})",
         flush=True,
     )
     try:
@@ -95,7 +97,7 @@ def main():
             for folder in folders:
                 remove(unfinished(case, folder))
     files = len(slices) * len(folders)
-    print(f"wrote {len(folders)} folders in each of {len(cases)} cases, {files} files, to {settings.CASES}")
+    print(f"wrote {files} files in {in_cases}, {len(folders)} folders per case, to {settings.CASES}")
 
 
 def chosen_filters():
@@ -115,7 +117,7 @@ def refuse_foreign_folders(case, folders):
     made = folders_made(case)
     foreign = [folder for folder in folders if (case / folder).exists() and folder not in made]
     if foreign:
-        raise InputError(f"{case / foreign[0]} exists and was not made by this script; move or remove it")
+        raise InputError(f"{case / foreign[0]}: not made by this script; move or remove it")
 
 
 def folders_made(case):
@@ -131,7 +133,7 @@ def check_slices(slices):
         _, _, image_path, mask_path = task
         side = len(read_pair(image_path, mask_path)[0])
         if side < 2 * settings.PART_MARGIN + 2 or abs(settings.TRIM) >= side / 2:
-            raise InputError(f"{image_path} is {side} pixels a side, too small for PART_MARGIN or TRIM")
+            raise InputError(f"{image_path}: too small for PART_MARGIN or TRIM (found {side}x{side}); reduce them")
 
     problems = []
     for _ in ordered_map(check, slices, settings.WORKERS, problems):

@@ -70,7 +70,7 @@ def main():
     check_settings()
     refuse_folder_of_others(Path(settings.LISTS))
     cases = find_cases(settings.CASES)
-    print(f"checking {len(cases)} cases in {settings.CASES}", flush=True)
+    print(f"checking {len(cases)} case{'s' * (len(cases) != 1)} in {settings.CASES}", flush=True)
     slices = check_data(cases)
     classes = class_count(set().union(*(s.values for s in slices)), settings.CASES)
     variants = {case: find_variants(case) if settings.VARIANTS else [] for case in cases}
@@ -89,14 +89,18 @@ def main():
             copy_pairs(Path(settings.COPY_TO, folder), lists, variants)
     what = "one class" if classes == 1 else f"{classes} classes"
     size, bits, count = slices[0].size, slices[0].bits, sum(map(len, divisions.values()))
-    print(f"wrote {count} lists of {size}x{size} {bits}-bit slices, {what}, and data_check.png to {settings.LISTS}")
+    written = f"{count} list{'s' * (count != 1)} of {size}x{size} {bits}-bit slices, {what}"
+    print(f"wrote {written}, and data_check.png to {settings.LISTS}")
 
 
 def check_settings():
     if settings.VALIDATION_SHARE + settings.TEST_SHARE >= 1:
-        raise SettingError("VALIDATION_SHARE and TEST_SHARE leave nothing to train on; their sum must be under 1")
+        total = settings.VALIDATION_SHARE + settings.TEST_SHARE
+        raise SettingError(
+            f"VALIDATION_SHARE: nothing left to train on (found {total:g} with TEST_SHARE); use a sum below 1"
+        )
     if settings.FOLDS and settings.VALIDATION_CASES:
-        raise SettingError("FOLDS and VALIDATION_CASES are both set; give one of them")
+        raise SettingError("FOLDS: cannot be combined with VALIDATION_CASES; set only one of them")
     if settings.COPY_TO:
         refuse_existing(settings.COPY_TO, settings.REPLACE)
 
@@ -106,7 +110,7 @@ def refuse_folder_of_others(lists):
     refuse_existing(lists, settings.REPLACE)
     strange = [path for path in lists.rglob("*") if path.is_file() and path.name not in MADE_HERE]
     if strange:
-        raise InputError(f"LISTS: {lists} holds other files such as {strange[0].name}; give --lists another folder")
+        raise InputError(f"LISTS: {lists} contains other files (found {strange[0].name}); choose another folder")
 
 
 # --- checking
@@ -138,11 +142,11 @@ def check_data(cases):
     if problems:
         raise InputError(summarise(problems, "problems in the data set"))
     if not slices:
-        raise InputError(f"the cases in {settings.CASES} hold no slices")
-    for what, found in (("pixels a side", {s.size: s for s in slices}), ("bits", {s.bits: s for s in slices})):
+        raise InputError(f"CASES: no slices in {settings.CASES}; import some with 0_import_images.py")
+    for what, found in (("side length", {s.size: s for s in slices}), ("bit depth", {s.bits: s for s in slices})):
         if len(found) > 1:
-            examples = ", ".join(f"{s.x} has {number}" for number, s in sorted(found.items()))
-            raise InputError(f"the slices differ in {what}: {examples}; import them alike with 0_import_images.py")
+            examples = ", ".join(f"{number} in {s.x}" for number, s in sorted(found.items()))
+            raise InputError(f"CASES: slices differ in {what} (found {examples}); import all with the same settings")
     return slices
 
 
@@ -174,7 +178,7 @@ def divide(slices):
         units = [tuple(members) for members in by_case.values()]
         np.random.default_rng(settings.SEED).shuffle(units)
     elif settings.TEST_CASES or settings.VALIDATION_CASES:
-        raise InputError(f"TEST_CASES and VALIDATION_CASES name cases, and {settings.CASES} holds only one")
+        raise InputError(f"TEST_CASES, VALIDATION_CASES: {settings.CASES} contains only one case; use shares instead")
     else:  # one case: keep the order of its images, so that each list is a run of neighbors
         units = [tuple(members) for members in by_group.values()]
 
@@ -186,7 +190,7 @@ def divide(slices):
         validation_sets = [validation]
     divisions = make_divisions(rest, validation_sets)
     if not all(train for train, _ in divisions.values()):
-        raise InputError(f"nothing is left to train on: {settings.CASES} holds {len(by_case)} cases")
+        raise InputError(f"CASES: nothing left to train on (cases in {settings.CASES}: {len(by_case)}); add cases")
     return {folder: lists_of(*sets, test) for folder, sets in divisions.items()}
 
 
@@ -198,7 +202,7 @@ def take(units, share, names, setting, total):
         return [], units
     count = count_of_share(share, total)
     if count >= len(units):
-        raise InputError(f"{setting}_SHARE takes {count} of {len(units)}; too few cases: add some, or set it to 0")
+        raise InputError(f"{setting}_SHARE: too few cases (needs {count} of {len(units)}); add some, or set it to 0")
     return units[-count:], units[:-count]
 
 
@@ -242,7 +246,7 @@ def print_table(folder, lists, variants):
     print(pd.DataFrame(rows).to_string(index=False))
     for name in ("train", "validation"):
         if name in lists and not any(s.foreground for s in lists[name]):
-            print(f"note: every mask in {name} is empty")
+            print(f"note: all masks in {name} are empty")
 
 
 def copy_pairs(folder, lists, variants):
@@ -260,7 +264,7 @@ def copy_pairs(folder, lists, variants):
                 copied.append((file, x.as_posix(), y.as_posix()))
             with whole_file(unfinished / "copied_files.csv") as csv:
                 pd.DataFrame(copied, columns=["file", "src_x", "src_y"]).to_csv(csv, index=False)
-        print(f"copied {len(rows)} pairs to {folder / name}")
+        print(f"copied {len(rows)} pair{'s' * (len(rows) != 1)} to {folder / name}")
 
 
 if __name__ == "__main__":

@@ -62,13 +62,15 @@ def main():
             path = set_path(division.folder, name)
             if not is_joined(path, division.shard_paths(name)):
                 refuse_existing(path, settings.REPLACE)
-            print(f"packing {len(table)} slices of {Path(settings.LISTS, division.folder, name)}.csv", flush=True)
+            slices = f"{len(table)} slice{'s' * (len(table) != 1)}"
+            print(f"packing {slices} from {Path(settings.LISTS, division.folder, name)}.csv", flush=True)
     finished = [pack_shards(d, part) if d.shards else pack_division(d) for d in divisions]
     if not all(finished):
-        print(f"part {part} is done; the part that ends last joins them")
+        print(f"finished part {part}; the last part to finish joins them")
         return
-    slices = sum(len(table) for division in divisions for table in division.tables.values())
-    print(f"wrote {slices} slices in {sum(len(division.tables) for division in divisions)} sets to {settings.PACKED}")
+    counts = [len(table) for division in divisions for table in division.tables.values()]
+    slices = f"{sum(counts)} slice{'s' * (sum(counts) != 1)}"
+    print(f"wrote {slices} in {len(counts)} set{'s' * (len(counts) != 1)} to {settings.PACKED}")
 
 
 class Shard(NamedTuple):
@@ -117,7 +119,9 @@ def find_lists():
         files = {name: root / folder / f"{name}.csv" for name in NAMES}
         lists = {name: read_list(file) for name, file in files.items() if file.exists()}
         if not lists:
-            raise InputError(f"{root / folder} holds no train.csv, validation.csv or test.csv; run 2_write_lists.py")
+            raise InputError(
+                f"{root / folder}: contains no train.csv, validation.csv or test.csv; run 2_write_lists.py"
+            )
         refuse_overlap(lists, root / folder)
         divisions[folder] = lists
     return divisions
@@ -131,7 +135,7 @@ def refuse_overlap(lists, folder):
         for x in table["x"]:
             like = seen.setdefault(slice_identity(x), name)
             if like != name:
-                both.append(f"{x} is in {like}.csv and in {name}.csv")
+                both.append(f"{x}: listed in both {like}.csv and {name}.csv")
     if both:
         raise InputError(summarise(both, f"slices are in two lists of {folder}"))
 
@@ -211,8 +215,8 @@ def pack_shards(division, part):
     own = division.shards[part.number - 1 :: part.count]
     missing = [shard for shard in own if not shard.path.exists()]
     if len(missing) < len(own):
-        existing = f"{len(own) - len(missing)} of {len(own)} shards are there already, and are not made again"
-        print(f"{existing}: their slices, order and settings are the same", flush=True)
+        existing = f"{len(own) - len(missing)} of {len(own)} shards"
+        print(f"skipping {existing}: they already exist with the same slices, order and settings", flush=True)
     problems = []
     for shard in missing:
         problems += pack_shard(shard, division)

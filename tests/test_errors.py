@@ -79,7 +79,7 @@ def test_the_pipeline_runs_every_step_and_names_the_one_that_fails(tmp_path):
     tiny = {"MODEL_SETTINGS": {"features": 2, "depth": 1, "dropout": 0.0}, "EPOCHS": 1}
     places = {"CASES": cases, "WORK": tmp_path / "work"}
     out = run_script("run_pipeline.py", **places, **tiny).stdout
-    assert "all steps done" in out
+    assert "finished all steps" in out
     for name in ("lists/data_check.png", "packed/test.h5", "scores/scores.csv", "model.mlmodel"):
         assert (tmp_path / "work" / name).exists()
     assert_refused("run_pipeline.py", "LOSS", "dise", status=2, run=run_script, **places, **tiny, LOSS="dise")

@@ -266,10 +266,10 @@ def find_cases(root):
     cases = [path for path in root.iterdir() if path.is_dir() and is_case_name(path.name)]
     if not cases:
         raise InputError(
-            f'{root} holds no case folder (a name with "case", with x and y inside); '
-            "make them with 0_import_images.py, or give --cases the folder above them"
+            f'{root}: contains no case folder (expected "case" in its name, and x and y inside); '
+            "make case folders with 0_import_images.py, or pass their parent folder as --cases"
         )
-    incomplete = [f"{case} lacks x or y" for case in cases if not is_case(case)]
+    incomplete = [f"{case}: x or y is missing; import the case again" for case in cases if not is_case(case)]
     if incomplete:
         raise InputError(summarise(incomplete, "case folders are incomplete"))
     return sorted(cases, key=lambda case: natural_key(case.name))
@@ -310,7 +310,7 @@ def match_files(first, second, missing_second, missing_first, problem):
 
 def without_partner(files, others, missing):
     """Error messages for the files, a dict of key to Path, whose key is missing in `others`."""
-    return [f"{path} has no {missing}" for key, path in files.items() if key not in others]
+    return [f"{path}: no {missing}" for key, path in files.items() if key not in others]
 
 
 def pair_up(images, masks, case):
@@ -327,7 +327,7 @@ def pair_up(images, masks, case):
         InputError: if an image has no mask or a mask no image.
     """
     missing = f"mask in {masks}", f"image in {images}"
-    return match_files(pictures_in(images), pictures_in(masks), *missing, f"files of {case} have no partner")
+    return match_files(pictures_in(images), pictures_in(masks), *missing, f"files in {case} have no partner")
 
 
 def find_slices(source, side, setting):
@@ -361,5 +361,7 @@ def find_slices(source, side, setting):
         for name, file in sorted(pictures_in(folder).items(), key=lambda item: natural_key(item[0]))
     ]
     if not slices:
-        raise InputError(f"{setting}: {root} holds no picture ({', '.join(PICTURES)}) and no case folder")
+        raise InputError(
+            f"{setting}: no image ({', '.join(PICTURES)}) and no case folder in {root}; choose another folder"
+        )
     return slices

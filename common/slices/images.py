@@ -28,18 +28,20 @@ def read_picture(path):
     try:
         data = np.fromfile(path, np.uint8)
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist") from None
+        raise InputError(f"{path}: file does not exist") from None
     if not data.size:
-        raise InputError(f"{path} is empty (0 bytes); copy it again")
+        raise InputError(f"{path}: file is empty (0 bytes); copy it again")
     _refuse_cut(path, data)
     try:
         picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
     except cv2.error:
         picture = None
     if picture is None:
-        raise InputError(f"{path} cannot be read as a picture; it is damaged or of another format")
+        raise InputError(
+            f"{path}: not a readable image (damaged, or another format); copy it again or convert it to PNG"
+        )
     if picture.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{path} holds {picture.dtype} numbers; expected 8-bit or 16-bit grey values")
+        raise InputError(f"{path}: expected 8-bit or 16-bit values (found {picture.dtype}); convert it")
     if picture.ndim == 3:
         order = {1: [0], 2: [0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[picture.shape[2]]
         picture = picture[..., order] if picture.shape[2] > 1 else picture[..., 0]
@@ -51,7 +53,7 @@ def _refuse_cut(path, data):
     tail = data[-4096:].tobytes()
     is_png, is_jpeg = data[:4].tobytes() == b"\x89PNG", data[:2].tobytes() == b"\xff\xd8"
     if (is_png and b"IEND" not in tail) or (is_jpeg and b"\xff\xd9" not in tail):
-        raise InputError(f"{path} is cut short; copy it again")
+        raise InputError(f"{path}: file is cut short; copy it again")
 
 
 def read_slice(path):
@@ -66,11 +68,12 @@ def read_slice(path):
     picture = read_picture(path)
     if picture.ndim == 3:
         raise InputError(
-            f"{path} has {picture.shape[2]} channels; expected one (gray, no alpha): import it with 0_import_images.py"
+            f"{path}: expected one gray channel, no alpha (found {picture.shape[2]} channels); "
+            "import it with 0_import_images.py"
         )
     height, width = picture.shape
     if height != width:
-        raise InputError(f"{path} is {width}x{height}; expected a square: import it with 0_import_images.py")
+        raise InputError(f"{path}: expected a square (found {width}x{height}); import it with 0_import_images.py")
     return picture
 
 
@@ -82,7 +85,7 @@ def read_mask(path):
     """
     mask = read_slice(path)
     if mask.dtype != np.uint8:
-        raise InputError(f"{path} has 16 bits; a mask has 8: import it with 0_import_images.py")
+        raise InputError(f"{path}: expected an 8-bit mask (found 16 bits); import it with 0_import_images.py")
     return mask
 
 
@@ -101,10 +104,13 @@ def read_pair(x_path, y_path, like=None):
     """
     x, y = read_slice(x_path), read_mask(y_path)
     if like and (x.shape, x.dtype) != (like[1].shape, like[1].dtype):
-        expected = f"{len(like[1])} and {like[1].dtype} as {like[0]}; import them alike with 0_import_images.py"
-        raise InputError(f"{x_path} is {len(x)} pixels a side and {x.dtype}; expected {expected}")
+        expected, found = (f"{len(image)}x{len(image)} {image.dtype}" for image in (like[1], x))
+        raise InputError(
+            f"{x_path}: expected {expected} as in {like[0]} (found {found}); import both with the same settings"
+        )
     if x.shape != y.shape:
-        raise InputError(f"{x_path} is {len(x)} pixels a side and its mask {y_path} {len(y)}; expected the same size")
+        sizes = f"{len(x)}x{len(x)} and {len(y)}x{len(y)}"
+        raise InputError(f"{x_path}: size differs from its mask {y_path} (found {sizes}); import both again")
     return x, y
 
 
@@ -121,7 +127,7 @@ def pictures_in(folder):
     for path in sorted(Path(folder).iterdir()):
         if path.suffix.lower() in PICTURES and not path.name.startswith("."):
             if path.stem in found:
-                raise InputError(f"{path} and {found[path.stem].name} have the same name; keep one of them")
+                raise InputError(f"{path}: same name as {found[path.stem].name}; keep only one of them")
             found[path.stem] = path
     return found
 
@@ -155,7 +161,7 @@ def find_pictures(root, name, skip, drop):
             continue
         key = ("_".join(folders[:-1] if last in drop else folders), fits[1])
         if key in found:
-            raise InputError(f"{path} and {found[key]} would be the same slice; rename or remove one")
+            raise InputError(f"{path}: would become the same slice as {found[key]}; rename or remove one")
         found[key] = path
     return found
 

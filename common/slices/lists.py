@@ -29,20 +29,24 @@ def read_list(path):
     try:
         table = pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
-        raise InputError(f"{path} does not exist; write it with preprocess/2_write_lists.py") from None
+        raise InputError(f"{path}: file does not exist; write it with preprocess/2_write_lists.py") from None
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
-        raise InputError(f"{path} cannot be read as a list; expected CSV with the header x,y,case") from None
+        raise InputError(
+            f"{path}: not a list (expected CSV with the header x,y,case); use one of 2_write_lists.py"
+        ) from None
     if not {"x", "y"} <= set(table.columns):
-        raise InputError(f"{path} has the header {','.join(table.columns)}; expected x,y,case")
+        raise InputError(
+            f"{path}: expected the header x,y,case (found {','.join(table.columns)}); use a list of 2_write_lists.py"
+        )
     if table.empty:
-        raise InputError(f"{path} is empty; expected a row for every slice")
+        raise InputError(f"{path}: the list is empty (expected a row per slice); write it again with 2_write_lists.py")
     for column in ("x", "y"):
         table[column] = [os.path.normpath(os.path.join(path.parent, name)) for name in table[column]]
     if "case" not in table:
         table["case"] = [Path(x).parent.parent.name for x in table["x"]]
-    gone = [f"{name} does not exist" for name in [*table["x"], *table["y"]] if not os.path.isfile(name)]
+    gone = [f"{name}: file does not exist" for name in [*table["x"], *table["y"]] if not os.path.isfile(name)]
     if gone:
-        raise InputError(summarise(gone, f"files in {path} are gone"))
+        raise InputError(summarise(gone, f"files listed in {path} are missing"))
     return table[["x", "y", "case"]]
 
 
@@ -101,7 +105,7 @@ def pick_named(units, names, name_of, setting):
     known = [name_of(unit) for unit in units]
     if unknown := set(names) - set(known):
         there = ", ".join(known[:10]) + (", ..." if len(known) > 10 else "")
-        raise InputError(f"{setting}: there is no case {', '.join(sorted(unknown))}; there are {there}")
+        raise InputError(f"{setting}: unknown case {', '.join(sorted(unknown))}; choose from {there}")
     return [u for u in units if name_of(u) in names], [u for u in units if name_of(u) not in names]
 
 
@@ -117,7 +121,7 @@ def split_into_folds(units, count):
         InputError: if there are fewer units than folds.
     """
     if len(units) < count:
-        raise InputError(f"FOLDS is {count}, but only {len(units)} cases are left to divide; take fewer folds")
+        raise InputError(f"FOLDS: too few cases for {count} folds (found {len(units)}); use fewer folds")
     return [[units[i] for i in run] for run in np.array_split(np.arange(len(units)), count)]
 
 

@@ -39,8 +39,8 @@ def check_mask_values(values, where):
     shown = sorted(values)
     shown = ", ".join(map(str, shown[:8])) + (", ..." if len(shown) > 8 else "")
     raise InputError(
-        f"{where}: a mask with the values {shown}; expected 0 and 255, or class numbers from 0: import with "
-        "--mask-values, or with --mask-threshold where edges are soft (JPEG)"
+        f"{where}: expected mask values 0 and 255, or class numbers from 0 (found {shown}); import with "
+        "--mask-values, or with --mask-threshold if edges are soft (JPEG)"
     )
 
 
@@ -62,7 +62,7 @@ def class_count(values, where):
         return 1
     if values <= {0, 1}:
         raise InputError(
-            f'{where}: masks with the values 0 and 1; expected 0 and 255: import with --mask-values "{{1: 255}}"'
+            f'{where}: expected mask values 0 and 255 (found 0 and 1); import with --mask-values "{{1: 255}}"'
         )
     return max(values)
 
@@ -136,8 +136,8 @@ def clean(numbers, median=0, share=0.0, near=0.0, smallest=0, fill=False):
     """
     if not 0 <= share <= 1 or near < 0 or smallest < 0 or median < 0 or (median and median % 2 == 0):
         raise ValueError(
-            f"median is {median}, share {share}, near {near}, smallest {smallest}; expected an odd number or 0, "
-            "0 to 1, and at least 0"
+            f"expected median odd or 0, share 0 to 1, near and smallest at least 0 (found median {median}, "
+            f"share {share}, near {near}, smallest {smallest})"
         )
     result = np.zeros_like(numbers)
     for number in range(1, int(numbers.max(initial=0)) + 1):

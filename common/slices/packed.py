@@ -53,7 +53,7 @@ def open_hdf5(path):
     try:
         return h5py.File(path, "r")
     except OSError:
-        raise InputError(f"{path} is no HDF5 file, or is cut short; pack it again with 3_pack_hdf5.py") from None
+        raise InputError(f"{path}: not an HDF5 file, or cut short; pack it again with 3_pack_hdf5.py") from None
 
 
 def read_packed(path, file, memory_gb, classes=None):
@@ -75,11 +75,11 @@ def read_packed(path, file, memory_gb, classes=None):
     x, y = (file[name] for name in names)
     if x.ndim != 4 or x.shape[-1] != 1 or y.shape != x.shape or not x.dtype.kind == y.dtype.kind == "u":
         raise InputError(
-            f"{path} holds {names[0]} {x.shape} {x.dtype} and {names[1]} {y.shape} {y.dtype}; "
-            "expected (N, size, size, 1) unsigned integers twice"
+            f"{path}: expected two datasets of unsigned integers, (N, size, size, 1) (found {names[0]} {x.shape} "
+            f"{x.dtype} and {names[1]} {y.shape} {y.dtype}); pack it again with 3_pack_hdf5.py"
         )
     if not len(x):
-        raise InputError(f"{path} holds no slice")
+        raise InputError(f"{path}: contains no slices; pack it again with 3_pack_hdf5.py")
     in_memory = x.nbytes + y.nbytes <= memory_gb * 1e9
     try:
         case, source = (
@@ -89,7 +89,7 @@ def read_packed(path, file, memory_gb, classes=None):
             refuse_broken_shards(path, dataset)
         x, y = (dataset[:] if in_memory else open_rows(path, dataset) for dataset in (x, y))
     except OSError:
-        raise InputError(f"{path} is damaged or cut short; pack it again with 3_pack_hdf5.py") from None
+        raise InputError(f"{path}: damaged or cut short; pack it again with 3_pack_hdf5.py") from None
     classes = file.attrs.get("classes", classes)
     if classes is None:  # AIS file
         classes = class_count(set().union(*(values_of(y[i]) for i in range(y.shape[0]))), path)
@@ -103,7 +103,8 @@ def _dataset_names(path, file):
         if (x == "x" or x.endswith("_X")) and y in file:
             return x, y
     raise InputError(
-        f"{path} holds {', '.join(file) or 'nothing'}; expected datasets x and y, or <name>_X and <name>_Y"
+        f"{path}: expected datasets x and y, or <name>_X and <name>_Y (found {', '.join(file) or 'nothing'}); "
+        "pack it again with 3_pack_hdf5.py"
     )
 
 
@@ -150,7 +151,7 @@ class FileRows:
                 for i in wanted[np.argsort(indices[wanted])]:  # in disk order
                     file.seek(span.offset + int(indices[i] - span.first) * rows[i].nbytes)
                     if file.readinto(rows[i]) < rows[i].nbytes:
-                        raise InputError(f"{span.file} is cut short; pack it again with 3_pack_hdf5.py")
+                        raise InputError(f"{span.file}: file is cut short; pack it again with 3_pack_hdf5.py")
         return rows[0] if np.ndim(index) == 0 else rows
 
 
@@ -204,8 +205,8 @@ def refuse_broken_shards(path, dataset):
         try:
             h5py.File(file, "r").close()
         except OSError:
-            wrong = "is damaged or cut short" if file.is_file() else "is gone"
-            raise InputError(f"{file}, a shard of {path}, {wrong}; pack it again with 3_pack_hdf5.py") from None
+            wrong = "is damaged or cut short" if file.is_file() else "is missing"
+            raise InputError(f"{file}: this shard of {path} {wrong}; pack it again with 3_pack_hdf5.py") from None
 
 
 # --- writing

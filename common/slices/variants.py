@@ -36,9 +36,9 @@ def find_variants(case):
     for images in sorted(path.name for path in case.glob("x_*") if path.is_dir()):
         masks = mask_folder("_".join(images.split("_")[2:]))
         if not (case / masks).is_dir():
-            raise InputError(f"{case / images} has no masks in {masks}; run 1_augment_cases.py again")
+            raise InputError(f"{case / images}: its mask folder {masks} is missing; run 1_augment_cases.py again")
         if {path.stem for path in (case / images).iterdir()} != names:
-            raise InputError(f"{case / images} and {case / 'x'} hold other slices; run 1_augment_cases.py again")
+            raise InputError(f"{case / images}: its slices differ from {case / 'x'}; run 1_augment_cases.py again")
         variants.append((images, masks))
     return variants
 

@@ -136,7 +136,7 @@ def test_never_replaces_a_folder_of_the_user(tmp_path, name, content):
     file.parent.mkdir(parents=True)
     file.write_text(content)
     before = files_of(tmp_path)
-    assert_refused(SCRIPT, tmp_path / "mine", "did not make", CASES=tmp_path / "mine", REPLACE=True, **SMALL)
+    assert_refused(SCRIPT, tmp_path / "mine", "did not create", CASES=tmp_path / "mine", REPLACE=True, **SMALL)
     assert files_of(tmp_path) == before
 
 
@@ -145,7 +145,7 @@ def test_never_replaces_a_case_that_the_user_added(tmp_path):
     make(root, **SMALL)
     (root / "case_of_mine" / "x").mkdir(parents=True)
     before = files_of(root)
-    assert_refused(SCRIPT, root, "did not make", CASES=root, REPLACE=True, **SMALL)
+    assert_refused(SCRIPT, root, "did not create", CASES=root, REPLACE=True, **SMALL)
     assert files_of(root) == before and (root / "case_of_mine" / "x").is_dir()
 
 

@@ -368,7 +368,7 @@ def test_volumes_are_scored_in_three_dimensions_and_millimetres(tmp_path):
     write(tmp_path / "out", "case_b.nii.gz", as_volume(ball((12, 20, 20), (6, 9, 10), 5), spacing=spacing))
     assert_refused("evaluate.py", "differ in size: 20x20x12 and 22x20x12", **settings, OUTPUT=tmp_path / "t")
     (tmp_path / "out" / "case_b.nii.gz").unlink()
-    assert_refused("evaluate.py", "b_seg.nrrd has no predicted mask", **settings, OUTPUT=tmp_path / "t")
+    assert_refused("evaluate.py", "b_seg.nrrd: no predicted mask", **settings, OUTPUT=tmp_path / "t")
     assert not leftovers(tmp_path)
 
 
@@ -395,7 +395,7 @@ def test_bad_input(tmp_path):
     assert_refused("evaluate.py", "SPACING", "(found [1, 2, 3])", status=2, **good, SPACING=[1, 2, 3])
     assert_refused("evaluate.py", "SHOW", "'best'", status=2, **good, SHOW="best")
     (tmp_path / "a" / "2.png").unlink()
-    assert_refused("evaluate.py", "2.png has no predicted mask", **good)
+    assert_refused("evaluate.py", "2.png: no predicted mask", **good)
     write_picture(tmp_path / "a" / "2.png", disc_slice(32, 1)[1])
     assert_refused("evaluate.py", "differ in size", "32x32 and 24x24", **good)
     write_picture(tmp_path / "a" / "2.png", np.full((24, 24), 3, np.uint8))

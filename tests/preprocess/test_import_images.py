@@ -37,7 +37,7 @@ def run_import(root, **settings):
 def test_loose_pictures_become_one_case_in_natural_order(tmp_path):
     made = pictures(tmp_path, size=(32, 32))
     out = run_import(tmp_path).stdout
-    assert "masks are named {id}_mask" in out and "wrote 3 slices of 32x32" in out
+    assert "mask name pattern: {id}_mask" in out and "wrote 3 slices of 32x32" in out
     record = json.loads((tmp_path / "cases" / "case01" / "case.json").read_text())
     for number, name in enumerate(("1", "2", "10"), 1):
         file = f"{number:04d}.png"
@@ -162,16 +162,16 @@ def test_bad_pictures_are_refused_and_nothing_is_written(tmp_path):
 
     refused("does not exist", IMAGES=tmp_path / "gone")
     refused("MASKS: not set", MASKS="")
-    refused("no picture", IMAGES=tmp_path / "images" / "{id}.bmp")
-    refused("no mask", MASKS=tmp_path / "masks" / "{id}_seg.png")
+    refused("IMAGES: no image", IMAGES=tmp_path / "images" / "{id}.bmp")
+    refused("MASKS: no mask", MASKS=tmp_path / "masks" / "{id}_seg.png")
     refused("FIT", "'tile'", status=2, FIT="stretch")
     refused("MASK_VALUES", status=2, MASK_VALUES={"a": 1})
 
     (tmp_path / "images" / "1.png").unlink()
-    refused("1_mask.png has no picture")
+    refused("1_mask.png: no image in")
     pictures(tmp_path)
     write_picture(tmp_path / "images" / "extra.png", np.zeros((30, 40), np.uint8))
-    refused("extra.png has no mask")
+    refused("extra.png: no mask in")
     (tmp_path / "images" / "extra.png").unlink()
     for name in ("1", "2", "10"):
         write_picture(tmp_path / "masks" / f"{name}_mask.png", np.eye(30, 40, dtype=np.uint8))
@@ -189,9 +189,9 @@ def test_one_broken_picture_among_many(tmp_path, case_from):
     places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases"}
     settings = places | {"SIZE": 8, "CASE_FROM": case_from}
     for content, said in (
-        (good[: len(good) // 2], "042.png is cut short"),
-        (b"no picture at all", "042.png cannot be read"),
-        (b"", "042.png is empty"),
+        (good[: len(good) // 2], "042.png: file is cut short"),
+        (b"no picture at all", "042.png: not a readable image"),
+        (b"", "042.png: file is empty"),
     ):
         broken.write_bytes(content)
         message = assert_refused(SCRIPT, said, "Imported the others", "--skip-broken", **settings, REPLACE=True)
@@ -200,9 +200,9 @@ def test_one_broken_picture_among_many(tmp_path, case_from):
         assert {int(read_picture(path)[0, 0]) for path in written} == set(range(100)) - {42}
         assert len(list((tmp_path / "cases").iterdir())) == (1 if case_from == "folder" else 99)
     said = run_here(SCRIPT, "--skip-broken", "--replace", **settings).stdout
-    assert "042.png is empty" in said and "wrote 99 slices" in said
+    assert "042.png: file is empty" in said and "wrote 99 slices" in said
     write_picture(broken, np.zeros((9, 9), np.uint8))
-    assert_refused(SCRIPT, "differ in size", **settings, REPLACE=True)
+    assert_refused(SCRIPT, "042.png: size differs from its mask", "(found 9x9 and 8x8)", **settings, REPLACE=True)
     broken.write_bytes(good)
     write_picture(tmp_path / "masks" / "042.png", np.full((8, 8), 200, np.uint8))
     assert_refused(SCRIPT, "042.png", "200", "--mask-threshold", **settings, REPLACE=True)

@@ -72,12 +72,13 @@ def test_pairs_that_do_not_fit_are_named_and_left_out(muscle):
         write(muscle["MASKS"] / name, mask)
     said = run_here(SCRIPT, **muscle).stdout
     for words in (
-        "alone has no partner",
-        "differ in size: 40x40 and 40x39",
-        "odd holds the values [0.0, 3.0]; expected 0 and 1",
-        "short has no number in row 2, column 3",
-        "words is no matrix",
-        "empty is no matrix",
+        f"alone: no mask in {muscle['MASKS']}",
+        "size differs from its mask",
+        "(found 40x40 and 40x39)",
+        "odd: expected mask values 0 and 1 (found [0.0, 3.0])",
+        "short: no number in row 2, column 3",
+        "words: not a matrix",
+        "empty: not a matrix",
         "wrote 3 slices",
     ):
         assert words in said, said
@@ -87,12 +88,12 @@ def test_pairs_that_do_not_fit_are_named_and_left_out(muscle):
 def test_bad_input(muscle, tmp_path):
     assert_refused(SCRIPT, "gone does not exist", **muscle | {"IMAGES": tmp_path / "gone"})
     (tmp_path / "empty").mkdir()
-    assert_refused(SCRIPT, "has the name of one", **muscle | {"MASKS": tmp_path / "empty"})
+    assert_refused(SCRIPT, "MASKS: no file in", "has the same name as one in", **muscle | {"MASKS": tmp_path / "empty"})
     assert_refused(SCRIPT, "WINDOW", "(found [200, -200])", status=2, WINDOW=[200, -200], **muscle)
     assert_refused(SCRIPT, "SMALLEST", "(found 0)", status=2, SMALLEST=0, **muscle)
     run_here(SCRIPT, **muscle)
     assert_refused(SCRIPT, "exists", **muscle)
     for number in range(3):
         write(muscle["MASKS"] / f"L3_{number}", np.full((40, 40), 7))
-    assert_refused(SCRIPT, "could be used", REPLACE=True, **muscle)
+    assert_refused(SCRIPT, "IMAGES: no valid slice in", REPLACE=True, **muscle)
     assert len(list(muscle["CASES"].iterdir())) == 3

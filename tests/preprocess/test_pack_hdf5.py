@@ -77,14 +77,14 @@ def test_shards_are_shown_as_one_set_and_are_made_once(packed, tmp_path):
         assert np.array_equal(ours, theirs)
     settings["PACKED"] = tmp_path / "b"
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "b").rglob("*.h5")}
-    assert "7 of 7 shards are there already" in run_script(PACK, **settings).stdout
+    assert "skipping 7 of 7 shards: they already exist" in run_script(PACK, **settings).stdout
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "b").rglob("*.h5")} == before
     assert_refused(PACK, "exists", **{**settings, "SEED": 2})
     run_script(PACK, **{**settings, "SEED": 2}, REPLACE=True)
     assert len(list((tmp_path / "b" / "shards").iterdir())) == 7, "shards of the set before are gone"
     shard = max((tmp_path / "b" / "shards").glob("train-*.h5"))
     whole = shard.read_bytes()
-    for content, words in ((whole[: len(whole) // 2], "cut short"), (None, "is gone")):
+    for content, words in ((whole[: len(whole) // 2], "cut short"), (None, "is missing")):
         shard.unlink()
         if content:
             shard.write_bytes(content)
@@ -132,7 +132,7 @@ def test_packing_that_was_killed_goes_on_at_its_shard(tmp_path):
     assert_refused(PACK, "cut short", **settings)
     assert not list((tmp_path / "a").glob("*.h5"))
     bad.write_bytes(good)
-    assert "shards are there already" in run_script(PACK, **settings).stdout
+    assert "shards: they already exist" in run_script(PACK, **settings).stdout
     assert all(path.stat().st_mtime_ns == before for path, before in whole.items())
     run_script(PACK, LISTS=tmp_path / "lists", PACKED=tmp_path / "b")
     assert_packed_alike(tmp_path / "a", tmp_path / "b")
@@ -163,17 +163,17 @@ def test_bad_lists(tmp_path):
         assert not (tmp_path / "packed").exists() or not list((tmp_path / "packed").iterdir())
 
     refused("does not exist", LISTS=tmp_path / "gone")
-    refused("holds no train.csv", LISTS=cases)
+    refused("contains no train.csv", LISTS=cases)
     refused("COMPRESSION", status=2, COMPRESSION="zip")
     rows = train.read_text().splitlines()
     train.write_text(rows[0] + "\n")
-    refused("train.csv is empty")
+    refused("train.csv: the list is empty")
     train.write_text("image,mask\n")
     refused("header")
     train.write_bytes(b"\xff\xfe\x00\x01")
     refused("train.csv")
     train.write_text("\n".join([*rows, "../cases/gone.png,../cases/gone.png,case01"]))
-    refused("gone.png does not exist")
+    refused("gone.png: file does not exist")
     train.write_text("\n".join([*rows, *(lists / "test.csv").read_text().splitlines()[1:]]))
     refused("2 slices are in two lists", "train.csv")
     shutil.copy(kept / "train.csv", train)
@@ -182,7 +182,7 @@ def test_bad_lists(tmp_path):
     bad.write_bytes(good[:-20])
     refused("cut short")
     write_picture(bad, disc_slice(32, 0)[0])
-    refused("32 pixels a side")
+    refused("(found 32x32 uint8)")
     bad.write_bytes(good)
     run_here(PACK, LISTS=lists, PACKED=tmp_path / "packed")
     assert_refused(PACK, "exists", LISTS=lists, PACKED=tmp_path / "packed")

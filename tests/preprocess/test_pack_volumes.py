@@ -235,7 +235,7 @@ def test_bad_settings(decathlon, tmp_path):
     refused("dataset.json: file does not exist", DATA=tmp_path)
     (tmp_path / "dataset.json").write_text('{"labels": {"1": "x"}}')
     refused("dataset.json is not that of the Decathlon", DATA=tmp_path)
-    refused("there is no case x", VALIDATION_CASES=["x"])
+    refused("unknown case x", VALIDATION_CASES=["x"])
     refused("5 cases cannot be divided", FOLDS=6)
     refused("INTENSITY", status=2, INTENSITY={"low": 3, "high": 2, "mean": 0, "sd": 1})
     (tmp_path / "p").mkdir()

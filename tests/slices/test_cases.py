@@ -71,7 +71,7 @@ def test_one_source_in_memory_at_a_time(tmp_path):
 
 def test_files_without_a_partner(tmp_path):
     first, second = {"a": tmp_path / "a", "b": tmp_path / "b"}, {"b": tmp_path / "b_mask"}
-    with pytest.raises(InputError, match="a has no mask in y"):
+    with pytest.raises(InputError, match="a: no mask in y"):
         match_files(first, second, "mask in y", "image in x", "files are alone")
     with pytest.raises(InputError, match="2 files are alone"):
         match_files({"a": tmp_path / "a"}, second, "mask in y", "image in x", "files are alone")

@@ -85,7 +85,7 @@ def test_parts_are_kept_or_dropped_as_a_whole(numbers, share, near, smallest):
 
 @pytest.mark.parametrize("settings", [{"share": 2}, {"near": -1}, {"median": 4}, {"smallest": -1}])
 def test_bad_settings(settings):
-    with pytest.raises(ValueError, match="expected an odd number"):
+    with pytest.raises(ValueError, match="expected median odd or 0"):
         clean(picture(), **settings)
 
 

@@ -48,12 +48,12 @@ def test_compressed_rows_are_read_by_hdf5(tmp_path):
 def test_what_is_no_packed_set(tmp_path):
     path = tmp_path / "a.h5"
     path.write_bytes(b"no HDF5")
-    with pytest.raises(InputError, match="is no HDF5 file"):
+    with pytest.raises(InputError, match="not an HDF5 file"):
         open_hdf5(path)
     for datasets, message in (
-        ({}, "holds nothing; expected datasets x and y"),
-        ({"x": np.zeros((2, 8, 8), np.uint8), "y": np.zeros((2, 8, 8), np.uint8)}, "unsigned integers twice"),
-        ({"x": np.zeros((0, 8, 8, 1), np.uint8), "y": np.zeros((0, 8, 8, 1), np.uint8)}, "holds no slice"),
+        ({}, r"expected datasets x and y, or .* \(found nothing\)"),
+        ({"x": np.zeros((2, 8, 8), np.uint8), "y": np.zeros((2, 8, 8), np.uint8)}, "two datasets of unsigned integers"),
+        ({"x": np.zeros((0, 8, 8, 1), np.uint8), "y": np.zeros((0, 8, 8, 1), np.uint8)}, "contains no slices"),
     ):
         with h5py.File(path, "w") as file:
             file.update(datasets)
