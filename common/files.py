@@ -128,7 +128,7 @@ def read_json(path):
     except FileNotFoundError:
         raise InputError(f"{path}: file does not exist") from None
     except ValueError:
-        raise InputError(f"{path}: not a JSON file; restore it or make it again") from None
+        raise InputError(f"{path}: damaged (not a JSON file); restore it or make it again") from None
 
 
 def file_digest(path):

@@ -171,5 +171,5 @@ def test_bad_input(folded, tmp_path):
     good = {"INPUT": root / "cases" / "case01", "OUTPUT": tmp_path / "out"}
     assert_refused("predict.py", "a cross-validation stands alone", RUN=both, **good)
     (folder / "choice.json").write_text('{"networks": [')
-    assert_refused("predict.py", "choice.json is damaged", RUN=folder, **good)
+    assert_refused("predict.py", "choice.json: damaged", RUN=folder, **good)
     assert not (tmp_path / "runs").exists() and not (tmp_path / "out").exists()

@@ -348,7 +348,7 @@ def test_a_study_that_is_damaged_or_another_one(packed, tmp_path):
         refused(study / "study.db", "cannot be used as a study of tune.py")
     (study / "study.db").write_bytes(database)
     (study / "settings.json").write_text("{")
-    refused("settings.json is damaged")
+    refused("settings.json: damaged")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").touch()
     refused("holds thesis.txt but no study.db", STUDY=str(tmp_path / "other"))
