@@ -87,14 +87,16 @@ def test_bad_input(tmp_path):
     sitk.WriteImage(image, str(tmp_path / "scans" / "a.nrrd"))
     far = table(tmp_path / "far.csv", [("a", 0, 0, 5000, 5)])
     settings = {"SCANS": tmp_path / "scans", "CASES": tmp_path / "cases"}
-    assert_refused(SCRIPT, "is outside of the scan", ANNOTATIONS=far, **settings)
+    assert_refused(SCRIPT, "nodule is outside the scan", ANNOTATIONS=far, **settings)
     other = table(tmp_path / "other.csv", [("b", *nodules[0])])
     assert_refused(SCRIPT, "has the name of a seriesuid", ANNOTATIONS=other, **settings)
     (tmp_path / "half.csv").write_text("seriesuid,coordX\na,1\n")
-    assert_refused(SCRIPT, "has no column coordY, coordZ, diameter_mm", ANNOTATIONS=tmp_path / "half.csv", **settings)
+    assert_refused(
+        SCRIPT, "missing columns (coordY, coordZ, diameter_mm)", ANNOTATIONS=tmp_path / "half.csv", **settings
+    )
     (tmp_path / "words.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\na,1,2,x,4\n")
-    assert_refused(SCRIPT, "row 2 has no place", ANNOTATIONS=tmp_path / "words.csv", **settings)
-    assert_refused(SCRIPT, "gone.csv cannot be read", ANNOTATIONS=tmp_path / "gone.csv", **settings)
+    assert_refused(SCRIPT, "no valid position or diameter (row 2)", ANNOTATIONS=tmp_path / "words.csv", **settings)
+    assert_refused(SCRIPT, "gone.csv: cannot be read", ANNOTATIONS=tmp_path / "gone.csv", **settings)
     assert_refused(SCRIPT, "CUT needs LUNGS", status=2, ANNOTATIONS=far, CUT=True, **settings)
     assert not (tmp_path / "cases").exists() or not list((tmp_path / "cases").iterdir())
     assert_refused("submission.py", "holds no label volume", KIND="nodules", PREDICTED=tmp_path, OUTPUT=tmp_path / "o")
