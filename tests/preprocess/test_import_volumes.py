@@ -295,7 +295,7 @@ def test_bad_labels_and_settings(tmp_path):
     write(tmp_path / "i", "c.nrrd", as_volume(values))
     settings = {"IMAGES": tmp_path / "i", "CASES": tmp_path / "cases"}
     assert_refused(SCRIPT, "no label volume a in", LABELS=tmp_path / "l", **settings)
-    assert_refused(SCRIPT, "without LABELS no slice has a label", status=2, **settings)
+    assert_refused(SCRIPT, '"labelled" needs LABELS', status=2, **settings)
     write(tmp_path / "odd", "a.nrrd", as_volume(values))
     one = settings | {"IMAGES": tmp_path / "i" / "a.nrrd"}
     assert_refused(SCRIPT, "invalid labels (values from -500", "--label-values", LABELS=tmp_path / "odd", **one)

@@ -200,7 +200,7 @@ def test_labels_with_gaps_are_closed_by_the_user(decathlon, tmp_path):
 
 def test_no_label(decathlon, tmp_path):
     message = broken(decathlon, tmp_path, lambda data: change_labels(data, lambda labels: labels * 0))
-    assert "holds no label" in message and "--empty" in message
+    assert "contains no labels" in message and "--empty" in message
 
 
 def test_a_volume_that_was_cut_short(decathlon, tmp_path):
@@ -216,14 +216,14 @@ def test_channels_that_differ(decathlon, tmp_path):
         path = data / "imagesTr" / "case_02.nii.gz"
         sitk.WriteImage(sitk.JoinSeries([sitk.ReadImage(str(path))] * 2), str(path))
 
-    assert "has 2 channels" in broken(decathlon, tmp_path, doubled)
+    assert "wrong number of channels (2)" in broken(decathlon, tmp_path, doubled)
 
 
 def test_empty_volumes_are_left_out_where_that_is_said(decathlon, tmp_path):
     data = shutil.copytree(decathlon, tmp_path / "data")
     change_labels(data, lambda labels: labels * 0)
     out = pack(data, tmp_path / "p", EMPTY="skip", STEP="patch").stdout
-    assert "is left out" in out and "wrote 4 volumes" in out
+    assert "skipped" in out and "contains no labels" in out and "wrote 4 volumes" in out
     pack(data, tmp_path / "q", EMPTY="keep", STEP="whole")
     assert "case_02" in cases_of(tmp_path / "q" / "cases.h5")
 
@@ -236,7 +236,7 @@ def test_bad_settings(decathlon, tmp_path):
     (tmp_path / "dataset.json").write_text('{"labels": {"1": "x"}}')
     refused("dataset.json: not in Decathlon format", DATA=tmp_path)
     refused("there is no case x", VALIDATION_CASES=["x"])
-    refused("5 cases cannot be divided", FOLDS=6)
+    refused("cannot divide the cases (5)", FOLDS=6)
     refused("INTENSITY", status=2, INTENSITY={"low": 3, "high": 2, "mean": 0, "sd": 1})
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "mine").touch()
