@@ -156,7 +156,7 @@ def divide(names):
         validation = [drawn[: count_of_share(settings.VALIDATION_SHARE, len(names))]]
     divisions = make_divisions(names, validation)
     if not all(train and held_out for train, held_out in divisions.values()):
-        raise InputError(f"cannot divide the cases ({len(names)}); training and validation need at least one each")
+        raise InputError(f"cases: cannot be divided ({len(names)} found); keep one or more for each set")
     return {folder: dict(zip(("train", "validation"), sets, strict=True)) for folder, sets in divisions.items()}
 
 

@@ -236,7 +236,7 @@ def test_bad_settings(decathlon, tmp_path):
     (tmp_path / "dataset.json").write_text('{"labels": {"1": "x"}}')
     refused("dataset.json: not in Decathlon format", DATA=tmp_path)
     refused("there is no case x", VALIDATION_CASES=["x"])
-    refused("cannot divide the cases (5)", FOLDS=6)
+    refused("cases: cannot be divided (5 found)", FOLDS=6)
     refused("INTENSITY", status=2, INTENSITY={"low": 3, "high": 2, "mean": 0, "sd": 1})
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "mine").touch()
