@@ -60,7 +60,9 @@ def test_networks_are_averaged_one_at_a_time(tmp_path):
     assert read_picture(tmp_path / "out" / "c.png").shape == (40, 30) and not leftovers(tmp_path)
     write_copying_network(tmp_path / "other.keras", 32)
     settings = {"INPUT": tmp_path / "in", "OUTPUT": tmp_path / "two"}
-    assert_refused("predict.py", "they must agree", RUN=[runs[0], str(tmp_path / "other.keras")], **settings)
+    assert_refused(
+        "predict.py", "average only models that match", RUN=[runs[0], str(tmp_path / "other.keras")], **settings
+    )
     assert_refused("predict.py", "FLIPS", "'up'", status=2, RUN=runs, FLIPS="up", **settings)
 
 
