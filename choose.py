@@ -47,13 +47,13 @@ def main():
         table.to_csv(unfinished, index=False)
     first.write_choice(**choice)
     print_table(table)
-    print(f"wrote {first.choice_file}; predict.py --run {first} takes it")
+    print(f"wrote {first.choice_file}; predict.py --run {first} uses it")
 
 
 def print_table(table):
     """Print the baseline, the eight best combinations, and the chosen one."""
     shown = pd.concat([table.head(1), table.nlargest(8, "dice"), table[table["chosen"] == "yes"]]).drop_duplicates()
-    print(f"the first, the best eight of {len(table)} ways, and the chosen one")
+    print(f"baseline, the eight best of {len(table)} combinations, and the chosen one")
     print(shown.round(4).to_string(index=False))
 
 

@@ -119,17 +119,15 @@ def check_settings():
         Path of the .keras file; dict from each compression to the Path of its model.
     """
     if settings.OUTPUT_KIND == "image" and settings.FORMAT == "mlmodel":
-        raise InputError("OUTPUT_KIND is 'image', which needs --format mlpackage")
+        raise InputError("OUTPUT_KIND: 'image' needs an ML program; use --format mlpackage")
     if settings.CHECK_ONLY and settings.COMPARE:
-        raise InputError("CHECK_ONLY and COMPARE do not go together: one checks a model, the other writes several")
+        raise InputError("CHECK_ONLY and COMPARE: one checks a model, the other writes several; use only one")
     source = model_file(settings.RUN, settings.WEIGHTS_FILE)
     run = Run(source.resolve().parent)
     name = run.name if run.exists else source.stem
     output = Path(settings.OUTPUT) if settings.OUTPUT else source.with_name(f"{name}.{settings.FORMAT}")
     if output.suffix != f".{settings.FORMAT}":
-        raise InputError(
-            f"OUTPUT: {output} does not end in .{settings.FORMAT}; change the ending, or give another --format"
-        )
+        raise InputError(f"OUTPUT: {output} does not end in .{settings.FORMAT}; change the ending or --format")
     paths = {settings.COMPRESSION: output}
     if settings.COMPARE:
         paths = {name: output.with_name(f"{output.stem}-{name}{output.suffix}") for name in COMPRESSIONS}
@@ -137,7 +135,7 @@ def check_settings():
         if not settings.CHECK_ONLY:
             refuse_existing(path, settings.REPLACE)
         elif not path.exists():
-            raise InputError(f"{path} does not exist; CHECK_ONLY checks a model that does")
+            raise InputError(f"OUTPUT: {path} does not exist; CHECK_ONLY needs an existing model")
     return source, paths
 
 
@@ -157,7 +155,7 @@ def choose_targets(paths):
         except InputError as error:
             if len(paths) == 1:
                 raise
-            print(f"left out: {error}")
+            print(f"skipping {compression}: {error}")
             del paths[compression]
     return targets
 
@@ -167,7 +165,10 @@ def check_network(network, contract, source):
     contract.check_network(network, source)
     classes = max(network.output_shape[-1] - 1, 1)
     if settings.CLASS_NAMES and len(settings.CLASS_NAMES) != classes:
-        raise InputError(f"CLASS_NAMES has {len(settings.CLASS_NAMES)} names; the network has {classes} classes")
+        raise InputError(
+            f"CLASS_NAMES: wrong number of names (found {len(settings.CLASS_NAMES)}, expected {classes}); "
+            "list every class of the network except the background"
+        )
 
 
 def write_models(network, source, contract, paths, targets, facts):
@@ -182,7 +183,7 @@ def write_models(network, source, contract, paths, targets, facts):
         spec = complete_spec(model, contract, network.output_shape, texts(), facts | {"compression": compression})
         path = path.with_name(f"{path.stem}-unverified{path.suffix}")
         if settings.TARGET:  # the layers of a neural network are known only now
-            require_system(settings.TARGET, spec.specificationVersion, f"{path.name}, by its layers,")
+            require_system(settings.TARGET, spec.specificationVersion, f"the layers of {path.name}")
         save_model(spec, model.weights_dir, path)
         yield compression, path
 
@@ -217,17 +218,20 @@ def finish(results):
         print_table(results)
         passed = {path: size_in_bytes(path) for path, result in results.values() if not result.faults}
         if not passed:
-            raise InputError("no kind of weights stayed within the limits")
+            raise InputError(
+                "COMPARE: no model passed the check (see the table); "
+                "change LARGEST_DIFFERENCE or LEAST_DICE only if these differences are acceptable"
+            )
         smallest = min(passed, key=passed.get)
-        print(f"wrote {len(results)} models; the smallest that stays within the limits is {smallest}")
+        print(f"models written: {len(results)}; smallest within the limits: {smallest}")
         return
     ((compression, (path, result)),) = results.items()
     if result.comparison:
         print(f"check   {result.comparison}")
     if result.faults:
-        raise InputError(f"{path} is not what Keras computes: {'; '.join(result.faults)}")
+        raise InputError(f"{path} does not match Keras: {'; '.join(result.faults)}")
     size = f"{compression} weights, {size_in_bytes(path) / 1e6:.3g} MB"
-    print(f"{path} is what Keras computes" if settings.CHECK_ONLY else f"wrote {path}, {size}")
+    print(f"{path} matches Keras" if settings.CHECK_ONLY else f"wrote {path}, {size}")
 
 
 def print_table(results):
@@ -244,8 +248,8 @@ def print_table(results):
         truths += [comparison.dice_to_truth] if comparison.dice_to_truth else []
         size, note = size_in_bytes(path) / 1e6, "  unverified" if result.faults else ""
         print(f"{compression:10}{size:8.1f}{largest:>10}{mean:>10}{comparison.dice:9.4f}{truth:>9}{note}")
-    keras = f"; Keras has {truths[0][0]:.4f}" if truths else ""
-    print(f"largest and mean difference of a probability; Dice against Keras, and against the truth{keras}")
+    keras = f" (Keras: {truths[0][0]:.4f})" if truths else ""
+    print(f"largest, mean: difference of a probability; Dice: against Keras; truth: Dice against the true masks{keras}")
 
 
 if __name__ == "__main__":

@@ -67,7 +67,7 @@ def main():
     if result:
         print_tables(result)
         cases = result.cases["case"].nunique()
-        print(f"wrote the scores of {len(evaluation.pairs)} images and {cases} cases to {settings.OUTPUT}")
+        print(f"wrote {settings.OUTPUT} (images: {len(evaluation.pairs)}, cases: {cases})")
 
 
 class Evaluation:
@@ -97,7 +97,7 @@ class Evaluation:
     def score(self, folder):
         """Score the pairs of this part and write the scores, or the result if it is the only part, into a folder."""
         pairs = self.part.share(self.pairs)
-        print(f"scoring {len(pairs)} masks of {settings.PREDICTED} against {settings.TRUTH}", flush=True)
+        print(f"scoring {settings.PREDICTED} against {settings.TRUTH} (masks: {len(pairs)})", flush=True)
         scored = score_pairs(pairs, self.pairs, self.spacing, settings.TOLERANCE)
         if self.part.is_whole:
             self.write(folder, scored)
@@ -163,13 +163,14 @@ def print_tables(result):
     columns = ["class", "score", "n", "mean", "low", "high", "median", "q1", "q3", "least"]
     for title, table in (
         ("images with a mask", result.over_images),
-        ("cases, all pixels of a case together", result.over_cases),
+        ("cases (all pixels of a case together)", result.over_cases),
     ):
         print(f"\n{title}\n{table[table['n'] > 0][columns].round(4).to_string(index=False)}")
     empty = result.images[result.images["tp"] + result.images["fn"] == 0]
-    print(f"\nempty masks: {len(empty)}, of which predicted empty too: {(empty['fp'] == 0).sum()}")
+    print(f"\nempty masks: {len(empty)} ({(empty['fp'] == 0).sum()} predicted empty)")
     if result.differences is not None:
-        print(f"\nless those of {settings.AGAINST}\n{result.differences.round(4).to_string(index=False)}")
+        table = result.differences.round(4).to_string(index=False)
+        print(f"\ndifference to {settings.AGAINST} (this minus other)\n{table}")
 
 
 if __name__ == "__main__":

@@ -104,7 +104,7 @@ def predict_slices(models):
     source = open_input(prepared)
     part = Part.read(settings.PART)
     own = part.share(source.slices, functools.partial(unit_of, source=source))
-    written = [f"{len(source.slices)} masks, in {part.count} parts,"]
+    written = [f"{len(source.slices)} masks in {part.count} parts"]
 
     def fill(folder):
         if own:
@@ -147,8 +147,8 @@ def write_slices(folder, slices, source, models, fit):
     flips = settings.FLIPS or models.flips
     averaged = {"none": "", "flips": ", averaged over flips", "turns": ", averaged over flips and quarter turns"}[flips]
     print(
-        f"predicting {len(slices)} pictures of {settings.INPUT} with {', '.join(map(str, models.files))}, {fit} at "
-        f"{ensemble.size}{averaged}",
+        f"predicting {len(slices)} image{'s' * (len(slices) != 1)} from {settings.INPUT} "
+        f"with {', '.join(map(str, models.files))} ({fit} at {ensemble.size}x{ensemble.size}{averaged})",
         flush=True,
     )
     cleaning = models.clean if settings.CLEAN is None else settings.CLEAN

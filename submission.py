@@ -38,7 +38,7 @@ def main():
     rows = run_length_rows() if settings.KIND == "run_lengths" else nodule_rows()
     with whole_file(settings.OUTPUT) as file:
         rows.to_csv(file, index=False)
-    print(f"wrote {len(rows)} rows to {settings.OUTPUT}")
+    print(f"wrote {len(rows)} row{'s' * (len(rows) != 1)} to {settings.OUTPUT}")
 
 
 def run_length_rows():
@@ -53,7 +53,7 @@ def nodule_rows():
     files = [path for path in sorted(folder.iterdir()) if ending_of(path) in LABEL_ENDINGS]
     if not files:
         raise InputError(
-            f"{settings.PREDICTED} holds no label volume ({', '.join(LABEL_ENDINGS)}); predict.py writes them of cases"
+            f"{settings.PREDICTED}: no label volumes found ({', '.join(LABEL_ENDINGS)}); predict cases of volumes first"
         )
     rows = []
     for path in progress(files, len(files), "reading"):

@@ -92,7 +92,7 @@ def main():
     with tuning.database_errors(folder / tuning.DATABASE):
         finished = sum(trial.state.is_finished() for trial in study.get_trials())
         print(
-            f"{finished} of {settings.TRIALS} trials are finished; to watch: tensorboard --logdir {folder / 'runs'}",
+            f"finished trials: {finished} of {settings.TRIALS}; to watch: tensorboard --logdir {folder / 'runs'}",
             flush=True,
         )
         add = partial(tuning.add_trial, study, make_sampler, settings.SEED, partial(choose_settings, settings))
@@ -100,7 +100,7 @@ def main():
             for trial in tuning.trials_to_run(study, folder, settings.TRIALS, add):
                 run_trial(study, trial)
         except KeyboardInterrupt:
-            print("\nstopped; the same command goes on, with the trial that was running")
+            print("\nstopped; run the same command to continue the interrupted trial")
             raise
         write_results(study)
 
@@ -115,14 +115,16 @@ def check_settings():
         require_spaces(settings.values[name], name)
     for model, spaces in settings.MODEL_SETTINGS.items():
         if model not in settings.MODELS and not (TRAIN_SCRIPT.with_name("models") / f"{model}.py").is_file():
-            raise SettingError(f"MODEL_SETTINGS holds {model!r}, which is none of MODELS")
+            raise SettingError(f"MODEL_SETTINGS: unknown network (found {model!r}); use one from MODELS")
         require_spaces(spaces, f"MODEL_SETTINGS: {model}")
     if not_allowed := sorted(settings.OTHERS.keys() & SET_BY_SEARCH.split()):
-        raise SettingError(f"OTHERS holds {not_allowed[0]}, which has another place or none in a search; take it out")
+        raise SettingError(
+            f"OTHERS: setting not allowed (found {not_allowed[0]}, which the search sets or cannot use); remove it"
+        )
 
 
 def check_with_train():
-    print("looking whether train.py takes each value, for about ten seconds", flush=True)
+    print("checking that train.py accepts every value (about 10 s)", flush=True)
     check_every_value(partial(choose_settings, settings))
 
 
@@ -152,17 +154,17 @@ def run_trial(study, trial):
     folder = tuning.trial_folder(Path(settings.STUDY), trial.number)
     live_trial = optuna.trial.Trial(study, trial._trial_id)
     if not tuning.count_start(live_trial, trial):
-        record_outcome(live_trial, TrialState.FAIL, "begun again and again without an epoch to its end")
+        record_outcome(live_trial, TrialState.FAIL, f"started {tuning.MAX_STARTS} times without finishing an epoch")
         return
     run = tuning.find_run(folder)
     given = settings_to_resume(run) if run else choose_settings(settings, trial) | {"RUNS": str(folder)}
     write_json(folder / "given.json", given)
     values = results.values_as_text(trial.params)
-    print(f"trial {trial.number}, {'goes on' if run else 'begins'}: {values}", flush=True)
+    print(f"trial {trial.number}, {'continued' if run else 'started'}: {values}", flush=True)
     status = train(live_trial, folder)
     reason = tuning.failure_reason(folder / "output.txt", status) if status else ""
     if "disk is full" in reason:
-        raise InputError(f"{reason}; the same command goes on")
+        raise InputError(f"trial {trial.number}: {reason} (the same command continues this trial)")
     if status in SHUTDOWN_STATUSES:
         print(f"trial {trial.number} was {reason}", flush=True)
         time.sleep(3)  # this process may be next; if not, it continues the trial
@@ -225,12 +227,15 @@ def write_results(study):
         best = trials[0]
         if best.state != TrialState.COMPLETE:
             reason = best.user_attrs.get("reason", results.STATE_NAMES[best.state])
-            raise InputError(f"no trial of {len(trials)} got to its end; trial {best.number}: {reason}")
+            raise InputError(
+                f"{folder}: no trial was completed (trials: {len(trials)}; trial {best.number}: {reason}); "
+                "fix the cause and raise --trials"
+            )
         recorded = Run(folder / best.user_attrs["run"]).settings
         best_settings = {name: value for name, value in recorded.items() if name not in ("RUNS", "MODE", "RUN")}
         write_json(folder / "best_settings.json", best_settings)
         results.draw_importances(trials, folder / "importance.png")
-    print("the best:")
+    print("best trials:")
     for trial in [trial for trial in trials if results.best_epoch(trial)[1]][:5]:
         dice, epoch = results.best_epoch(trial)
         state = "" if trial.state == TrialState.COMPLETE else f" ({results.STATE_NAMES[trial.state]})"
@@ -238,7 +243,7 @@ def write_results(study):
     states = [results.STATE_NAMES[trial.state] for trial in trials]
     counts = ", ".join(f"{states.count(name)} {name}" for name in results.STATE_NAMES.values() if name in states)
     print(
-        f"wrote {folder}/best_settings.json, trials.csv and importance.png of {len(trials)} trials ({counts}); "
+        f"wrote {folder}/best_settings.json, trials.csv and importance.png (trials: {len(trials)}; {counts}); "
         f"next: python train.py --settings {folder}/best_settings.json"
     )
 

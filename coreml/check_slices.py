@@ -27,9 +27,9 @@ def gather_or_draw(source, validation, count, shape, channels):
     """
     if source or (validation and Path(validation).is_file()):
         images, truths = gather_slices(source or validation, count, shape, channels)
-        return images, truths, f"{len(images)} slices of {source or validation}"
-    reason = f"the validation set of the run, {validation}, is not here" if validation else "there is no run"
-    return *draw_slices(count, shape), f"{count} drawn pictures, since {reason}; give --slices your own"
+        return images, truths, f"{source or validation} (slices: {len(images)})"
+    reason = f"the run's validation set {validation} is missing" if validation else "there is no run"
+    return *draw_slices(count, shape), f"drawn slices ({count}), because {reason}; use your own with --slices"
 
 
 def gather_slices(source, count, shape, channels):
@@ -49,13 +49,16 @@ def gather_slices(source, count, shape, channels):
     """
     source, classes = Path(source), max(channels - 1, 1)
     if not source.exists():
-        raise InputError(f"SLICES: {source} does not exist; give --slices a packed set, a list or a folder")
+        raise InputError(f"SLICES: {source} does not exist; use a packed set, a list or a folder")
     if source.is_dir():
         images, truths = _gather_from_folder(source, count, shape, classes)
     else:
         images, truths = _gather_from_set(source, count, classes)
     if images[0].shape != tuple(shape):
-        raise InputError(f"SLICES: {source} has slices of {images[0].shape}; the network takes {tuple(shape)}")
+        raise InputError(
+            f"SLICES: {source} does not fit the network (found slices of {images[0].shape}, expected {tuple(shape)}); "
+            "use slices of that shape"
+        )
     return images, truths
 
 
@@ -84,15 +87,20 @@ def _to_network_mask(mask, path, shape, classes):
     values = values_of(mask)
     found = class_count(values, path) if classes == 1 else max(values)
     if found > classes:
-        raise InputError(f"SLICES: the mask of {path} has a class {found}; the network has {classes}")
+        raise InputError(
+            f"SLICES: the mask of {path} does not fit the network (found class {found}, expected up to {classes}); "
+            "use masks with the same classes"
+        )
     return resize(to_classes(mask, classes), shape[:2], cv2.INTER_NEAREST)
 
 
 def _gather_from_set(path, count, classes):
     slices = open_set(path, memory_gb=0, classes=classes)
     if slices.classes != classes:
-        has = "one class" if slices.classes == 1 else f"{slices.classes} classes"
-        raise InputError(f"SLICES: {path} has {has}; the network has {classes}")
+        raise InputError(
+            f"SLICES: {path} does not fit the network (found classes: {slices.classes}, expected {classes}); "
+            "use masks with the same classes"
+        )
     pairs = [slices.batch([i]) for i in _choose_slices(len(slices), count, lambda i: slices.y[i].any())]
     return [x[0] for x, _ in pairs], [y[0, ..., 0] for _, y in pairs]
 

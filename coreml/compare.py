@@ -31,12 +31,12 @@ class Comparison:
     dice_to_truth: tuple | None
 
     def __str__(self):
-        texts = [f"{self.slices} slices"]
+        texts = [f"{self.slices} slice{'s' * (self.slices != 1)}"]
         if self.max_difference is not None:
             texts.append(f"largest difference {self.max_difference:.2g}, mean {self.mean_difference:.2g}")
-        texts.append(f"Dice between the masks {self.dice:.4f}, {self.changed_pixels} pixels changed")
+        texts.append(f"Dice between the masks {self.dice:.4f}, changed pixels: {self.changed_pixels}")
         if self.dice_to_truth:
-            texts.append("Dice against the truth {:.4f} in Keras, {:.4f} in the file".format(*self.dice_to_truth))
+            texts.append("Dice against the truth {:.4f} (Keras), {:.4f} (file)".format(*self.dice_to_truth))
         return "; ".join(texts)
 
 
@@ -145,10 +145,10 @@ class LayerDifference:
     last_equal: str | None
 
     def __str__(self):
-        agrees = f"after {self.last_equal}, which agrees, " if self.last_equal else ""
+        matches = f"; the last that matches is {self.last_equal}" if self.last_equal else ""
         return (
-            f"{agrees}they part company at layer {self.layer.name}, {self.operation.type} {self.operation.name} in the "
-            f"file, by {self.difference:.2g} of its greatest value"
+            f"the first layer that differs is {self.layer.name} ({self.operation.type} {self.operation.name} in the "
+            f"file), by {self.difference:.2g} of its largest value{matches}"
         )
 
 

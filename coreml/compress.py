@@ -57,12 +57,12 @@ def require_system(target, version, subject):
 
     systems = {name.replace("_", "."): system.value for name, system in ct.target.__members__.items()}
     if target not in systems:
-        raise InputError(f"TARGET is {target!r}; choose one of {', '.join(systems)}")
+        raise InputError(f"TARGET: unknown system (found {target!r}); choose one of {', '.join(systems)}")
     if systems[target] < version:
         family = target.rstrip("0123456789.")
         *_, first = (name for name, v in systems.items() if v == version and name.rstrip("0123456789.") == family)
         raise InputError(
-            f"{subject} needs {first}, not TARGET {target}; give --target {first}, or another kind of model"
+            f"TARGET: {target} is too old for {subject}; use --target {first}, or another --compression or --format"
         )
 
 

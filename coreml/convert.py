@@ -62,12 +62,12 @@ class Contract:
             case [(int(), int(), channels), (_, _, int())] if shapes[0][:2] == shapes[1][:2]:
                 if self.input_kind == "image" and channels != 1:
                     raise InputError(
-                        f"{source} takes {channels} channels, a grey image has one; give --input-kind array"
+                        f"INPUT_KIND: 'image' needs one channel (found {channels} in {source}); use --input-kind array"
                     )
             case _:
                 raise InputError(
-                    f"{source} has the ends {' and '.join(map(str, shapes)) or 'that no image fits'}; expected one "
-                    "input (height, width, channels) of fixed size and one output of the same height and width"
+                    f"{source}: unexpected input or output (found {' and '.join(map(str, shapes)) or 'none'}); "
+                    "expected one input (height, width, channels) of fixed size and one output of the same size"
                 )
 
 
@@ -130,7 +130,7 @@ def convert_network(network, source, contract, half_precision, target):
         with np.errstate(over="ignore"):  # float32 values outside the half-precision range
             return ct.convert([function], inputs=[input_type], **options)
     except Exception as error:  # coremltools raises any exception of its conversion rules
-        raise InputError(f"{source} does not convert: {_explain(error, network)}") from error
+        raise InputError(f"{source}: cannot be converted: {_explain(error, network)}") from error
 
 
 def _as_function(network, shape, contract):
@@ -164,7 +164,7 @@ def _explain(error, network):
     layer = layer_of(node, network)
     user = f"layer {layer.name} ({type(layer).__name__})" if layer else node
     replacement = REPLACEMENTS.get(operation, DEFAULT_REPLACEMENT)
-    return f"Core ML has no operation {operation}, which {user} uses; write {replacement} instead"
+    return f"Core ML has no operation {operation}, used by {user}; write {replacement} instead"
 
 
 def layer_of(node, network):
@@ -200,12 +200,12 @@ def describe_file(path):
     for feature in (*spec.description.input, *spec.description.output):
         image, array = feature.type.imageType, feature.type.multiArrayType
         if feature.type.HasField("imageType"):
-            yield f"{feature.name:8}grey image of {image.height}x{image.width}"
+            yield f"{feature.name:8}gray image of {image.height}x{image.width}"
         else:
             yield f"{feature.name:8}array of {tuple(array.shape)}, {array.ArrayDataType.Name(array.dataType)}"
     counts = count_operations(spec)
     listed = ", ".join(f"{name} {count}" for name, count in counts.most_common())
-    yield f"{spec.WhichOneof('Type')} of {counts.total()} layers: {listed}"
+    yield f"{spec.WhichOneof('Type')}, layers: {counts.total()} ({listed})"
 
 
 def count_operations(spec):

@@ -55,7 +55,7 @@ def convolve(x, weight, bias, strides, padding, dilations, groups):
 
     channels, rank = x.shape[1], x.ndim - 2
     if groups * weight.shape[1] != channels or weight.shape[0] % groups:
-        raise ValueError(f"a kernel of {weight.shape} in {groups} groups does not fit {channels} channels")
+        raise ValueError(f"kernel {weight.shape} does not fit the input (groups: {groups}, channels: {channels})")
     x = to_channels_last(pad_spatial(x, padding))
     spatial = range(2, 2 + rank)
     options = {"padding": "valid", "data_format": "channels_last", "dilation_rate": tuple(dilations)}
@@ -98,7 +98,7 @@ def convolve_transposed(x, weight, bias, strides, padding, groups, sizes=None):
     from keras import ops  # after the backend is chosen
 
     if weight.shape[0] != x.shape[1] or x.shape[1] % groups:
-        raise ValueError(f"a kernel of {weight.shape} in {groups} groups does not fit {x.shape[1]} channels")
+        raise ValueError(f"kernel {weight.shape} does not fit the input (groups: {groups}, channels: {x.shape[1]})")
     results = []
     for group, kernel in zip(np.split(x, groups, axis=1), np.split(weight, groups), strict=True):
         y = ops.conv_transpose(
@@ -114,7 +114,7 @@ def convolve_transposed(x, weight, bias, strides, padding, groups, sizes=None):
     sizes = sizes or [n - before - after for n, (before, after) in zip(full, padding, strict=True)]
     for axis, (n, size, (before, _)) in enumerate(zip(full, sizes, padding, strict=True), start=2):
         if before + size > n:
-            raise ValueError(f"a transposed convolution of {n} pixels cannot give {size} from {before} on")
+            raise ValueError(f"a transposed convolution of {n} pixels cannot produce {size}, starting at {before}")
         y = y.take(range(before, before + size), axis=axis)
     return with_bias(y, bias)
 
@@ -193,7 +193,7 @@ def sample_positions(size, count, mode):
     elif mode == OFFSET:
         positions = (i + 0.5) * max(1, size - 1) / count
     else:
-        raise ValueError(f"sampling mode {mode} is not known")
+        raise ValueError(f"sampling mode {mode} is not supported")
     return positions.clip(0, size - 1)
 
 
@@ -281,7 +281,7 @@ def gelu(x, mode):
             return x * sigmoid(1.702 * x)
         case "EXACT":
             return 0.5 * x * (1 + erf(x / np.sqrt(2)))
-    raise ValueError(f"{mode} is not known here")
+    raise ValueError(f"{mode} is not supported")
 
 
 # --- reductions

@@ -65,10 +65,10 @@ def _declare_features(spec, output_shape, contract):
 def _describe(description, contract, output_shape, texts, facts):
     _, height, width, channels = output_shape
     classes = max(channels - 1, 1)
-    values = "grey values divided by 255" if contract.input_kind == "array" else "a grey image of 0..255"
+    values = "gray values divided by 255" if contract.input_kind == "array" else "a gray image of 0..255"
     meaning = f"probability of {'the mask' if channels == 1 else 'background and classes'}, 0..1"
     if contract.output_kind == "image" and channels == 1:
-        meaning = "probability of the mask times 255, a grey image"
+        meaning = "probability of the mask times 255, a gray image"
     elif contract.output_kind != "probabilities":
         meaning = f"class numbers, 0 (background) to {classes}"
     metadata = description.metadata

@@ -45,9 +45,9 @@ class Feature:
         """
         value = np.asarray(value)
         if value.shape != self.shape:
-            raise ValueError(f"{self.name} takes {self.shape}, not {value.shape}")
+            raise ValueError(f"{self.name}: wrong shape (found {value.shape}, expected {self.shape})")
         if self.type == "image" and value.dtype != np.uint8:
-            raise ValueError(f"{self.name} takes an image of uint8, not {value.dtype}")
+            raise ValueError(f"{self.name}: wrong image type (found {value.dtype}, expected uint8)")
         value = value.astype(np.float32)
         if self.type == "image":
             value = np.float32(self.scale) * value + np.float32(self.bias)
@@ -60,7 +60,7 @@ class Feature:
             ValueError: if the shape does not fit.
         """
         if self.shape and value.size != np.prod(self.shape):
-            raise ValueError(f"{self.name} declares {self.shape}; the graph gives {value.shape}")
+            raise ValueError(f"{self.name}: wrong shape (found {value.shape} in the graph, declared {self.shape})")
         value = value.reshape(self.shape) if self.shape else value
         return value if self.type == "array" else np.rint(value).clip(0, 255).astype(np.uint8)
 
@@ -123,7 +123,7 @@ class Model:
                     values.pop(name, None)
         missing = output_names - set(values)
         if missing:
-            raise InputError(f"{self.path}: nothing gives the output {min(missing)}")
+            raise InputError(f"{self.path}: nothing computes the output {min(missing)}")
         return {feature.name: feature.from_graph(values[feature.name]) for feature in self.outputs}
 
     def _compute(self, operation, values):
@@ -132,6 +132,6 @@ class Model:
             with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # as on the device: inf and NaN
                 return operation.compute(*(values[name] for name in operation.inputs))
         except KeyError as error:
-            raise InputError(f"{title} reads {error}, which nothing gives") from None
+            raise InputError(f"{title} reads {error}, which nothing computes") from None
         except (ValueError, TypeError, IndexError, np.exceptions.AxisError) as error:
             raise InputError(f"{title} cannot be computed: {error}") from error

@@ -54,7 +54,7 @@ def _deconvolution(p, kernel, strides, groups, bias):
         else:
             cut = _borders(p.valid.paddingAmounts)
         if min(map(min, cut)) < 0:
-            raise ValueError(f"it cannot give {sizes} out of {full}")
+            raise ValueError(f"it cannot produce {sizes} from {full}")
         return kernels.convolve_transposed(x, weight, bias, strides, cut, groups)
 
     return compute
@@ -76,7 +76,7 @@ def _pooling(p):
     reduction = ("max", "average", "l2")[p.type]
     kernel, strides = (list(field) or [default] * 2 for field, default in ((p.kernelSize, 3), (p.stride, 1)))
     if p.HasField("includeLastPixel"):
-        raise ValueError("padding that includes the last pixel is not known here")
+        raise ValueError("padding that includes the last pixel is not supported")
 
     def compute(x):
         if p.globalPooling:
@@ -94,7 +94,7 @@ def _inner_product(p):
 
     def compute(x):
         if x.ndim > 3:
-            raise ValueError(f"an inner product of {x.ndim} axes is not known here")
+            raise ValueError(f"an inner product of {x.ndim} axes is not supported")
         return x @ weight.T + bias
 
     return compute
@@ -112,7 +112,7 @@ def _batched_matmul(p):
 @layer("batchnorm")
 def _batchnorm(p):
     if p.computeMeanVar:
-        raise ValueError("statistics of the image itself are not known here")
+        raise ValueError("statistics of the image itself are not supported")
     gamma, beta, mean, variance = (read_weights(w, (p.channels,)) for w in (p.gamma, p.beta, p.mean, p.variance))
     return lambda x: kernels.normalize(x, mean, variance, gamma, beta, p.epsilon or 1e-5, axis=x.ndim - 3)
 
@@ -135,7 +135,7 @@ def _activation(p):
         alpha = read_weights(weights, (count,)).reshape(-1, 1, 1)
         return lambda x: kernels.leaky_relu(x, alpha)
     if name not in ACTIVATIONS:
-        raise ValueError(f"the activation {name} is not known here")
+        raise ValueError(f"the activation {name} is not supported")
     parameters = getattr(p, name)
     values = {field.name: getattr(parameters, field.name) for field in parameters.DESCRIPTOR.fields}
     return functools.partial(ACTIVATIONS[name], **values)
@@ -284,7 +284,7 @@ def _concat(p):
 @layer("concatND")
 def _concat_nd(p):
     if p.interleave:
-        raise ValueError("interleaved concatenation is not known here")
+        raise ValueError("interleaved concatenation is not supported")
     return lambda *x: np.concatenate(x, p.axis)
 
 
@@ -306,7 +306,7 @@ def _padding_layer(p):
 @layer("constantPad")
 def _constant_pad(p):
     if p.padToGivenOutputSizeMode:
-        raise ValueError("padding to a given size is not known here")
+        raise ValueError("padding to a given size is not supported")
     pairs = list(zip(p.padAmounts[::2], p.padAmounts[1::2], strict=True))
     return lambda x: np.pad(x, pairs, constant_values=p.value)
 
@@ -317,7 +317,7 @@ def _crop(p):
 
     def compute(x, *others):
         if others or len(p.offset):
-            raise ValueError("cropping to another array is not known here")
+            raise ValueError("cropping to another array is not supported")
         return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
 
     return compute

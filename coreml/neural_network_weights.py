@@ -28,18 +28,21 @@ def read_weights(message, shape, axis=0):
     else:
         values = np.zeros(0, np.float32)
     if values.size != count:
-        raise ValueError(f"{values.size} weights are there, {tuple(shape)} needs {count}")
+        raise ValueError(f"wrong number of weights (found {values.size}, expected {count} for {tuple(shape)})")
     return values.reshape(shape)
 
 
 def _unpack(raw, bits, shape):
     """Unpack integers of `bits` bits each, packed without gaps, highest bit first."""
     if not 1 <= bits <= 8:
-        raise ValueError(f"weights of {bits} bits")
+        raise ValueError(f"wrong weight size (found {bits} bits, expected 1 to 8)")
     count = int(np.prod(shape))
     packed = np.frombuffer(raw, np.uint8)
-    if packed.size != -(-count * bits // 8):
-        raise ValueError(f"{packed.size} bytes are there, {tuple(shape)} in {bits} bits needs {-(-count * bits // 8)}")
+    expected = -(-count * bits // 8)
+    if packed.size != expected:
+        raise ValueError(
+            f"wrong number of bytes (found {packed.size}, expected {expected} for {tuple(shape)} in {bits} bits)"
+        )
     if bits < 8:
         single_bits = np.unpackbits(packed, count=count * bits).reshape(count, bits)
         packed = np.packbits(single_bits, axis=1).ravel() >> (8 - bits)
@@ -51,11 +54,14 @@ def _dequantize(integers, quantization, axis):
         case "lookupTableQuantization":
             palette = np.array(quantization.lookupTableQuantization.floatValue, np.float32)
             if palette.size != 2**quantization.numberOfBits:
-                raise ValueError(f"a palette of {palette.size} colours for {quantization.numberOfBits} bits")
+                raise ValueError(
+                    f"wrong palette size (found {palette.size} for {quantization.numberOfBits} bits, "
+                    f"expected {2**quantization.numberOfBits})"
+                )
             return palette[integers]
         case "linearQuantization":
             linear = quantization.linearQuantization
             scale, bias = (np.array(values, np.float32) for values in (linear.scale, linear.bias))
             along = [-1 if i == axis else 1 for i in range(integers.ndim)]
             return integers.astype(np.float32) * scale.reshape(along) + (bias.reshape(along) if bias.size else 0)
-    raise ValueError("quantised weights without a scale or a palette")
+    raise ValueError("quantized weights have neither a scale nor a palette")

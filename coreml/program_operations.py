@@ -46,7 +46,7 @@ def _lut_to_dense(indices, lut, shape=None, vector_axis=None):
 
 def _block_lut_to_dense(indices, lut, vector_axis):
     if vector_axis is not None or lut.shape[-1] != 1:
-        raise ValueError("palettes of vectors are not known here")
+        raise ValueError("palettes of vectors are not supported")
     block = _block_of_each(indices.shape, lut.shape[: indices.ndim])
     return lut[(*block, indices.astype(int), 0)]
 
@@ -94,7 +94,7 @@ def _padding(pad_type, pad, sizes, kernel, strides, dilations=None):
             return list(zip(pad[::2].tolist(), pad[1::2].tolist(), strict=True))
         case "valid":
             return [(0, 0)] * len(kernel)
-    raise ValueError(f"padding {pad_type} is not known")
+    raise ValueError(f"padding {pad_type} is not supported")
 
 
 @operation("conv")
@@ -107,14 +107,14 @@ def _conv(x, weight, strides, pad_type, dilations, groups, pad=None, bias=None):
 @operation("conv_transpose")
 def _conv_transpose(x, weight, strides, pad_type, dilations, groups, pad=None, output_shape=None, bias=None):
     if set(dilations.tolist()) != {1}:
-        raise ValueError("a dilated transposed convolution is not known here")
+        raise ValueError("a dilated transposed convolution is not supported")
     full = [(n - 1) * s + k for n, s, k in zip(x.shape[2:], strides, weight.shape[2:], strict=True)]
     sizes = None if output_shape is None else output_shape[2:].tolist()
     if pad_type == "same":
         sizes = sizes or [n * int(s) for n, s in zip(x.shape[2:], strides, strict=True)]
         cut = [((n - size) // 2, 0) for n, size in zip(full, sizes, strict=True)]
         if min(map(min, cut)) < 0:
-            raise ValueError(f"it cannot give {sizes} out of {full}")
+            raise ValueError(f"it cannot produce {sizes} from {full}")
     else:
         cut = _padding(pad_type, pad, x.shape[2:], weight.shape[2:], strides)
     return kernels.convolve_transposed(x, weight, bias, strides.tolist(), cut, int(groups), sizes)
@@ -288,7 +288,7 @@ def _reduce_argmax(x, axis, keep_dims, output_dtype="int32"):
 @operation("concat")
 def _concat(values, axis, interleave=False):
     if interleave:
-        raise ValueError("interleaved concatenation is not known here")
+        raise ValueError("interleaved concatenation is not supported")
     return np.concatenate(values, int(axis))
 
 

@@ -37,7 +37,7 @@ def _check_mapping(network, inputs, path):
     if network.arrayInputShapeMapping != EXACT_ARRAY_MAPPING or (
         has_image and network.imageInputShapeMapping != RANK4_IMAGE_MAPPING
     ):
-        raise InputError(f"{path} maps its inputs to five axes, as models before Core ML 3 did; convert it anew")
+        raise InputError(f"{path}: maps its inputs to five axes, like models before Core ML 3; convert it again")
 
 
 def _read_preprocessing(network, inputs, path):
@@ -49,14 +49,14 @@ def _read_preprocessing(network, inputs, path):
         preprocessor = preprocessing.WhichOneof("preprocessor")
         feature = features.get(preprocessing.featureName or next(iter(features)))
         if preprocessor != "scaler" or feature is None or feature.type != "image":
-            raise InputError(f"{path}: {preprocessor} before the network is not known here")
+            raise InputError(f"{path}: {preprocessor} before the network is not supported")
         feature.scale, feature.bias = preprocessing.scaler.channelScale or 1.0, preprocessing.scaler.grayBias
 
 
 def _read_layer(layer, path):
     layer_type = layer.WhichOneof("layer")
     if layer_type not in LAYERS:
-        raise InputError(f"{path}: layer {layer.name} is of the kind {layer_type}, which is not known here")
+        raise InputError(f"{path}: unsupported type of layer {layer.name} (found {layer_type})")
     try:
         compute = LAYERS[layer_type](getattr(layer, layer_type))
     except (ValueError, TypeError, IndexError) as error:

@@ -49,12 +49,12 @@ def read_operations(spec, inputs, path):
 
 def _check_operations(spec, path):
     if "main" not in spec.mlProgram.functions:
-        raise InputError(f"{path} is damaged: its program has no function main")
+        raise InputError(f"{path}: damaged (no function main in the program); copy or convert it again")
     function = spec.mlProgram.functions["main"]
     for operation in function.block_specializations[function.opset].operations:
         if operation.type != "const" and operation.type not in OPERATIONS:
             name = operation.outputs[0].name if operation.outputs else "without a name"
-            raise InputError(f"{path}: operation {name} is of the kind {operation.type}, which is not known here")
+            raise InputError(f"{path}: unsupported type of operation {name} (found {operation.type})")
 
 
 def _load_program(spec, path):
@@ -64,7 +64,9 @@ def _load_program(spec, path):
         return load(spec, spec.specificationVersion, str(path / WEIGHTS_FOLDER))
     except Exception as error:  # coremltools raises anything: lengths, types, names, weights file
         reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{path} is damaged: coremltools cannot read its program: {reason}") from None
+        raise InputError(
+            f"{path}: damaged (coremltools cannot read its program: {reason}); copy or convert it again"
+        ) from None
 
 
 def _read_constant(value):

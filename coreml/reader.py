@@ -26,7 +26,7 @@ def read_model(path):
     readers = {"neuralNetwork": read_neural_network, "mlProgram": read_program}
     model_type = spec.WhichOneof("Type")
     if model_type not in readers:
-        raise InputError(f"{path} is a Core ML model of the kind {model_type}; expected neuralNetwork or mlProgram")
+        raise InputError(f"{path}: unsupported model type (found {model_type}); expected neuralNetwork or mlProgram")
     inputs = [_read_feature(feature, path) for feature in spec.description.input]
     outputs = [_read_feature(feature, path) for feature in spec.description.output]
     operations = readers[model_type].read_operations(spec, inputs, path)
@@ -35,13 +35,14 @@ def read_model(path):
 
 def _read_spec(path):
     if path.suffix not in (".mlmodel", ".mlpackage"):
-        raise InputError(f"{path} is no Core ML model; expected a .mlmodel or a .mlpackage")
+        raise InputError(f"{path}: not a Core ML model; use a .mlmodel or .mlpackage")
     if not path.exists():
-        raise InputError(f"{path} does not exist")
+        raise InputError(f"{path}: file does not exist")
     if path.is_dir() != (path.suffix == ".mlpackage"):
-        raise InputError(f"{path}: a .mlpackage is a folder and a .mlmodel a file; this is the other way round")
+        found = "folder" if path.is_dir() else "file"
+        raise InputError(f"{path}: a .mlpackage is a folder, a .mlmodel a file (found a {found}); copy it again")
     if path.is_dir() and not (path / "Manifest.json").is_file():
-        raise InputError(f"{path} is no Core ML package: it has no Manifest.json")
+        raise InputError(f"{path}: not a Core ML package (Manifest.json is missing); copy or convert it again")
     import coremltools as ct  # slow to import
     from google.protobuf.message import DecodeError  # loaded by coremltools
 
@@ -49,9 +50,9 @@ def _read_spec(path):
         spec = ct.utils.load_spec(str(path))
     except (DecodeError, RuntimeError, OSError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise InputError(f"{path} is damaged, or no Core ML model: {reason}") from None
+        raise InputError(f"{path}: damaged or not a Core ML model ({reason}); copy or convert it again") from None
     if not spec.specificationVersion or not spec.WhichOneof("Type"):
-        raise InputError(f"{path} is damaged, or no Core ML model: it names no kind of model")
+        raise InputError(f"{path}: damaged or not a Core ML model (no model type); copy or convert it again")
     return spec
 
 
@@ -61,8 +62,8 @@ def _check_version(spec, path):
     newest = max(version for name, version in vars(ct).items() if name.startswith("_SPECIFICATION_VERSION_IOS"))
     if spec.specificationVersion > newest:
         raise InputError(
-            f"{path} has specification version {spec.specificationVersion}; coremltools {ct.__version__} knows those "
-            f"up to {newest}"
+            f"{path}: specification version too new (found {spec.specificationVersion}; coremltools {ct.__version__} "
+            f"supports up to {newest}); convert for an older --target"
         )
 
 
@@ -71,9 +72,11 @@ def _read_feature(description, path):
     if feature_type.HasField("imageType"):
         image = feature_type.imageType
         if not image.ColorSpace.Name(image.colorSpace).startswith("GRAYSCALE"):
-            raise InputError(f"{path}: {name} is a coloured image; only grey ones are known here")
+            raise InputError(f"{path}: {name} is a color image; only gray images are supported")
         return Feature(name, "image", (image.height, image.width), "UINT8")
     if feature_type.HasField("multiArrayType"):
         array = feature_type.multiArrayType
         return Feature(name, "array", tuple(array.shape), array.ArrayDataType.Name(array.dataType))
-    raise InputError(f"{path}: {name} is a {feature_type.WhichOneof('Type')}; only arrays and images are known here")
+    raise InputError(
+        f"{path}: unsupported type of {name} (found {feature_type.WhichOneof('Type')}); expected an array or image"
+    )

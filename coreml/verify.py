@@ -73,7 +73,7 @@ def verify(network, model, contract, images, truths, limits, compressed):
         if difference:
             faults.append(str(difference))
         elif faults:
-            faults.append("every layer agrees: the difference lies in how the input is read or the output is written")
+            faults.append("every layer matches, so the difference is in how the input is read or the output is written")
     if sys.platform == "darwin":
         apple = compare_on_slices(network, AppleModel(model.path), contract, images, truths)
         faults += [f"in Core ML itself, {fault}" for fault in limits.exceeded_by(apple, compressed)]
@@ -101,7 +101,9 @@ def feature_mismatches(model, network, contract):
     ):
         found = {feature.name: (feature.type, feature.shape, feature.data_type) for feature in features}
         if found != {name: expected}:
-            mismatches.append(f"its {name} is {_describe(found) or 'none'}; expected {_describe({name: expected})}")
+            mismatches.append(
+                f"wrong {name} (found {_describe(found) or 'none'}; expected {_describe({name: expected})})"
+            )
     return mismatches
 
 

@@ -57,7 +57,7 @@ NOISE = 45
 def main():
     refuse_existing(settings.DATA, settings.REPLACE, "dataset.json")
     train, test = settings.TRAIN, settings.TEST
-    print(f"drawing {train} cases to train on and {test} to test on into {settings.DATA}", flush=True)
+    print(f"drawing cases into {settings.DATA} (training: {train}; test: {test})", flush=True)
     names = [f"volume_{number:02d}" for number in range(1, train + test + 1)]
     with whole_folder(settings.DATA, settings.REPLACE, "dataset.json") as folder:
         for number, name in enumerate(progress(names, len(names), "drawing")):
@@ -66,7 +66,7 @@ def main():
             rng = np.random.default_rng([settings.SEED, is_test, number - train if is_test else number])
             write_case(folder, "Ts" if is_test else "Tr", name, ORIENTATIONS[number % len(ORIENTATIONS)], rng)
         write_json(folder / "dataset.json", describe(names))
-    print(f"wrote {len(names)} volumes with labels to {settings.DATA}")
+    print(f"wrote {len(names)} volume{'s' * (len(names) != 1)} with labels to {settings.DATA}")
 
 
 def write_case(folder, subset, name, orientation, rng):

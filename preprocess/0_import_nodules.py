@@ -59,10 +59,11 @@ def main():
     scans = match_annotations()
     cases = {Path(settings.CASES, as_case_name(series_of(name))): scan for name, scan in scans.items()}
     if len(cases) < len(scans):
-        raise InputError(f"two scans of {settings.SCANS} have the same name; rename one")
+        raise InputError(f"{settings.SCANS}: two scans have the same name; rename one")
     refuse_existing_cases(cases, settings.REPLACE)
     nodules = sum(len(rows) for _, rows in scans.values())
-    print(f"importing {len(scans)} scans with {nodules} nodules into {settings.CASES}", flush=True)
+    found = f"{len(scans)} scan{'s' * (len(scans) != 1)} with {nodules} nodule{'s' * (nodules != 1)}"
+    print(f"importing {found} into {settings.CASES}", flush=True)
     fit = "crop" if settings.CUT else "resize"
     result = import_cases(
         list(cases.items()),
@@ -71,16 +72,16 @@ def main():
         settings.REPLACE,
         parallel=False,
     )
-    size = f"{settings.SIZE}x{settings.SIZE}"
-    print(f"wrote {result.slices} slices of {size} in {result.cases} cases to {settings.CASES}")
+    slices = f"{result.slices} slice{'s' * (result.slices != 1)} of {settings.SIZE}x{settings.SIZE}"
+    print(f"wrote {slices} in {result.cases} case{'s' * (result.cases != 1)} to {settings.CASES}")
     name_broken(result.problems, "scans cannot be used", result.cases, settings.SKIP_BROKEN)
 
 
 def check_settings():
     if not settings.ANNOTATIONS and settings.SLICES == "nodules":
-        raise SettingError("ANNOTATIONS is not set; give --annotations the table, or --slices all")
+        raise SettingError("ANNOTATIONS: not set; set --annotations to the nodule table, or use --slices all")
     if settings.CUT and not settings.LUNGS:
-        raise SettingError("CUT needs LUNGS; give --lungs clusters or --lungs thresholds")
+        raise SettingError("CUT: needs LUNGS; use --lungs clusters or --lungs thresholds")
 
 
 def match_annotations():
@@ -97,11 +98,13 @@ def match_annotations():
     scans = {name: (path, table[table["seriesuid"] == series_of(name)]) for name, path in paths.items()}
     if settings.ANNOTATIONS:
         known = set(map(series_of, paths))
-        print_names("scans have no row", [name for name, (_, rows) in scans.items() if rows.empty])
-        print_names("series of the table have no scan", [s for s in table["seriesuid"].unique() if s not in known])
+        print_names("scans without annotations", [name for name, (_, rows) in scans.items() if rows.empty])
+        print_names("annotations without a scan", [s for s in table["seriesuid"].unique() if s not in known])
     scans = {name: scan for name, scan in scans.items() if settings.SLICES == "all" or not scan[1].empty}
     if not scans:
-        raise InputError(f"no scan of {settings.SCANS} has the name of a seriesuid in {settings.ANNOTATIONS}")
+        raise InputError(
+            f"{settings.ANNOTATIONS}: no seriesuid is the name of a scan in {settings.SCANS}; rename the scans"
+        )
     return scans
 
 
@@ -112,7 +115,7 @@ def series_of(name):
 def print_names(problem, names):
     if names:
         listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-        print(f"{len(names)} {problem}: {listed}")
+        print(f"{problem} ({len(names)}): {listed}")
 
 
 def import_scan(scan):

@@ -68,7 +68,7 @@ def main():
 def check_settings():
     if settings.VOLUME and not settings.OUTPUT.lower().endswith(ENDINGS):
         endings = ", ".join(ENDINGS)
-        raise SettingError(f"OUTPUT is {settings.OUTPUT}; with VOLUME expected a file that ends in {endings}")
+        raise SettingError(f"OUTPUT: not a label volume ({settings.OUTPUT}); use a file that ends in {endings}")
     refuse_existing(settings.OUTPUT, settings.REPLACE, None if settings.VOLUME else RECORD)
 
 
@@ -80,23 +80,25 @@ def read_surface():
     """
     path = Path(settings.SURFACE)
     if not path.is_file():
-        raise InputError(f"SURFACE: {settings.SURFACE or 'not set'} does not exist; give --surface an .stl file")
+        found = f"{path} does not exist" if settings.SURFACE else "not set"
+        raise InputError(f"SURFACE: {found}; set --surface to an .stl, .obj or .ply file")
     try:
         surface = trimesh.load_mesh(path)
     except Exception as error:  # readers raise anything on a damaged file
-        raise InputError(f"{path} cannot be read as a surface: {str(error).splitlines()[0]}") from None
+        reason = str(error).splitlines()[0]
+        raise InputError(f"{path}: cannot be read ({reason}); use a valid .stl, .obj or .ply file") from None
     if not isinstance(surface, trimesh.Trimesh) or not len(surface.faces):
-        raise InputError(f"{path} holds no triangles")
+        raise InputError(f"{path}: contains no triangles; use another surface")
     surface.merge_vertices()
     if not surface.is_watertight:
         if settings.OPEN_SURFACE == "refuse":
-            raise InputError(f"{path} is not closed; close it, or give --open-surface repair")
+            raise InputError(f"{path}: surface is not closed; close it, or use --open-surface repair")
         trimesh.repair.fill_holes(surface)
         if not surface.is_watertight:
             raise InputError(
-                f"{path} is not closed, and its holes cannot be filled; close it in the program it is from"
+                f"{path}: surface is not closed and cannot be repaired; close it in the program that wrote it"
             )
-        print(f"{path} was not closed; its holes were filled")
+        print(f"filled the holes of {path}, which was not closed")
     return surface
 
 
@@ -110,14 +112,16 @@ def write_label_volume(surface):
         InputError: if it is outside the volume.
     """
     geometry = Geometry.of(read_volume(settings.VOLUME))
-    print(f"putting {settings.SURFACE} onto the grid of {settings.VOLUME}, {geometry.size}", flush=True)
+    size = "x".join(map(str, geometry.size))
+    print(f"converting {settings.SURFACE} to a label volume on the grid of {settings.VOLUME} ({size})", flush=True)
     points = surface.vertices * ([1, 1, 1] if settings.SPACE == "LPS" else [-1, -1, 1])
     in_voxels = with_vertices(surface, geometry.to_voxels(points))
     columns, rows, count = geometry.size
     masks = np.stack(list(slice_surface(in_voxels, range(count), (rows, columns))))
     if not masks.any():
         raise InputError(
-            f"{settings.SURFACE} is outside of {settings.VOLUME}; is it in mm, and is SPACE ({settings.SPACE}) right?"
+            f"{settings.SURFACE}: surface is outside {settings.VOLUME} (SPACE is {settings.SPACE}); "
+            "check that it is in mm, or change --space"
         )
     with whole_file(settings.OUTPUT) as file:
         write_labels(label_image(masks, geometry), file)
@@ -132,7 +136,7 @@ def write_masks(surface):
     in_pixels, heights = to_pixels(surface)
     side, count = settings.SIZE, len(heights)
     print(
-        f"slicing {settings.SURFACE} along {settings.AXIS} into {count} masks of {side}x{side}, into {settings.OUTPUT}",
+        f"slicing {settings.SURFACE} along {settings.AXIS} into {settings.OUTPUT} (masks: {count} of {side}x{side})",
         flush=True,
     )
     with whole_folder(settings.OUTPUT, settings.REPLACE, RECORD) as folder:
@@ -142,7 +146,7 @@ def write_masks(surface):
             mask = mask[:, ::-1] if settings.FLIP in ("horizontal", "both") else mask
             (folder / f"slice{number:04d}.png").write_bytes(encode_png(np.ascontiguousarray(mask) * np.uint8(255)))
         write_json(folder / RECORD, settings.as_json())
-    print(f"wrote {count} masks to {settings.OUTPUT}")
+    print(f"wrote {count} mask{'s' * (count != 1)} to {settings.OUTPUT}")
 
 
 def to_pixels(surface):
@@ -156,7 +160,10 @@ def to_pixels(surface):
     length = high[2] - low[2]
     steps = np.arange(settings.OFFSET, length, abs(settings.INTERVAL))
     if not len(steps):
-        raise InputError(f"OFFSET is {settings.OFFSET}; the surface is {length:.4g} mm long along {settings.AXIS}")
+        raise InputError(
+            f"OFFSET: beyond the surface (found {settings.OFFSET} mm); "
+            f"use less than its length along {settings.AXIS}, {length:.4g} mm"
+        )
     heights = low[2] + steps if settings.INTERVAL > 0 else high[2] - steps
     return with_vertices(surface, points), heights.tolist()
 

@@ -69,10 +69,8 @@ def main():
     refuse_existing_cases(cases.values(), settings.REPLACE)
     classes, problems = count_classes(labels)
     size = f"{settings.SIZE}x{settings.SIZE}"
-    print(
-        f"importing {len(volumes)} volumes, {settings.PLANE}, {settings.FIT} to {size}, into {settings.CASES}",
-        flush=True,
-    )
+    count = f"{len(volumes)} volume{'s' * (len(volumes) != 1)}"
+    print(f"importing {count} into {settings.CASES} ({settings.PLANE}, {settings.FIT} to {size})", flush=True)
     result = import_cases(
         [(cases[name], (path, labels.get(name))) for name, path in volumes.items()],
         partial(import_volume, classes=classes),
@@ -80,14 +78,15 @@ def main():
         settings.REPLACE,
         parallel=False,
     )
-    print(f"wrote {result.slices} slices of {size} in {result.cases} cases to {settings.CASES}")
+    slices = f"{result.slices} slice{'s' * (result.slices != 1)} of {settings.SIZE}x{settings.SIZE}"
+    print(f"wrote {slices} in {result.cases} case{'s' * (result.cases != 1)} to {settings.CASES}")
     problems = list(dict.fromkeys(problems + result.problems))
     name_broken(problems, "volumes cannot be used", result.cases, settings.SKIP_BROKEN)
 
 
 def check_settings():
     if settings.SLICES == "labelled" and not settings.LABELS:
-        raise SettingError('without LABELS no slice has a label; give --labels their folder, or --slices "all"')
+        raise SettingError('SLICES: "labelled" needs LABELS; set --labels to their folder, or use --slices all')
 
 
 def match_volumes():
@@ -98,7 +97,8 @@ def match_volumes():
     """
     for setting, value in (("IMAGES", settings.IMAGES), ("LABELS", settings.LABELS)):
         if (value or setting == "IMAGES") and not Path(value or "-").exists():
-            raise InputError(f"{setting}: {value or 'not set'} does not exist; give a folder of volumes, or one volume")
+            found = f"{value} does not exist" if value else "not set"
+            raise InputError(f"{setting}: {found}; choose a folder of volumes, or one volume")
     if not settings.LABELS:
         return find_volumes(settings.IMAGES), {}
     return match_labels(settings.IMAGES, settings.LABELS, settings.LABEL_NAME)
@@ -108,14 +108,14 @@ def name_cases(volumes):
     """Case folder of each volume: its name, or a number if the name could identify the patient."""
     cases = {name: as_case_name(safe) for name, safe in safe_names(volumes).items()}
     if len(set(cases.values())) < len(cases):
-        raise InputError(f"two volumes of {settings.IMAGES} would become the same case; rename one")
+        raise InputError(f"{settings.IMAGES}: two volumes would become the same case; rename one")
     return {name: Path(settings.CASES, case) for name, case in cases.items()}
 
 
 def count_classes(labels):
     """Largest label in all label volumes, at least 1, and messages about unusable ones."""
     largest, problems = 1, []
-    for path in progress(labels.values(), len(labels), "looking at labels"):
+    for path in progress(labels.values(), len(labels), "checking labels"):
         try:
             largest = max(largest, int(read_labels(path).max(initial=0)))
         except InputError as error:
@@ -152,7 +152,7 @@ def import_volume(source, classes):
     masks = planes_of(read_labels(label_path, grid), settings.PLANE) if label_path else np.zeros(values.shape, np.uint8)
     wanted = [i for i in range(len(values)) if settings.SLICES == "all" or masks[i].any()]
     if not wanted:
-        raise InputError(f"{path}: no slice has a label")
+        raise InputError(f"{path}: no slice has a label; remove the volume, or use --slices all")
     (box,) = fit_boxes(shape, settings.SIZE, settings.FIT)
 
     def make_slice(i):

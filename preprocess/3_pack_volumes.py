@@ -96,8 +96,8 @@ def main():
     divisions = divide(sorted((case.name for case in data.cases), key=natural_key))
     refuse_existing(settings.PACKED, settings.REPLACE, "cases.h5")
     rule, labels = find_rule_and_labels(data)
-    count, step = len(data.cases), settings.STEP
-    print(f"packing {count} volumes, step {step}, {len(labels)} labels, into {settings.PACKED}", flush=True)
+    step, volumes = settings.STEP, f"{len(data.cases)} volume{'s' * (len(data.cases) != 1)}"
+    print(f"packing {volumes} into {settings.PACKED} (step: {step}, labels: {len(labels)})", flush=True)
     attributes = {
         "format": FORMAT,
         "settings": json.dumps(settings.as_json()),
@@ -116,14 +116,14 @@ def main():
                 write_set(folder, subfolder, name, [case for case in cases if case in written], attributes)
     sizes = ", ".join(f"{name} {len(cases)}" for name, cases in next(iter(divisions.values())).items())
     divided = f" in {settings.FOLDS} folds" if settings.FOLDS else f": {sizes}"
-    print(f"wrote {len(written)} volumes to {settings.PACKED}{divided}")
+    print(f"wrote {len(written)} volume{'s' * (len(written) != 1)} to {settings.PACKED}{divided}")
 
 
 def check_settings():
     if isinstance(settings.INTENSITY, dict) and settings.INTENSITY["low"] >= settings.INTENSITY["high"]:
-        raise SettingError(f"INTENSITY is {settings.INTENSITY}; expected low < high")
+        raise SettingError(f"INTENSITY: low must be below high (found {settings.INTENSITY}); change one of them")
     if settings.MARGIN > settings.LARGEST_MARGIN:
-        raise SettingError(f"MARGIN is {settings.MARGIN}; expected at most LARGEST_MARGIN, {settings.LARGEST_MARGIN}")
+        raise SettingError(f"MARGIN: above LARGEST_MARGIN ({settings.MARGIN}); use at most {settings.LARGEST_MARGIN}")
 
 
 def find_data():
@@ -133,7 +133,7 @@ def find_data():
             data.labels = {}  # LABEL_VALUES changed their numbers
         return data
     if not settings.IMAGES:
-        raise InputError("DATA is not set; give --data a folder with dataset.json, or --images and --labels")
+        raise InputError("DATA: not set; set --data to a folder with dataset.json, or set --images and --labels")
     images, labels = require_folder(settings.IMAGES, "IMAGES"), require_folder(settings.LABELS, "LABELS")
     return read_folders(images, labels, settings.LABEL_NAME)
 
@@ -156,7 +156,7 @@ def divide(names):
         validation = [drawn[: count_of_share(settings.VALIDATION_SHARE, len(names))]]
     divisions = make_divisions(names, validation)
     if not all(train and held_out for train, held_out in divisions.values()):
-        raise InputError(f"{len(names)} cases cannot be divided: none would be left to train on, or to validate")
+        raise InputError(f"cases: cannot be divided ({len(names)} found); keep one or more for each set")
     return {folder: dict(zip(("train", "validation"), sets, strict=True)) for folder, sets in divisions.items()}
 
 
@@ -193,12 +193,12 @@ def pack_cases(file, data, labels, rule, attributes):
                 problems.append(str(error))
                 continue
             if volume is None:
-                print(f"{case.label} holds no label and is left out")
+                print(f"skipped {case.label}: it contains no labels")
                 continue
             channels = volume["image"].shape[-1]
             first = first or (case.image, channels)
             if channels != first[1]:
-                problems.append(f"{case.image} has {channels} channels; {first[0]} has {first[1]}")
+                problems.append(f"{case.image}: wrong number of channels ({channels}); {first[0]} has {first[1]}")
                 continue
             group = packed.create_group(f"cases/{case.name}")
             for name in ("image", "label", "places"):
@@ -208,7 +208,7 @@ def pack_cases(file, data, labels, rule, attributes):
         attributes["channels"] = first[1] if first else 0
         packed.attrs.update(attributes)
     if problems or not written:
-        raise InputError(summarise(problems or ["no volume holds a label"], "volumes cannot be packed"))
+        raise InputError(summarise(problems or ["labels: all are 0; check LABEL_VALUES"], "volumes cannot be packed"))
     return written
 
 
@@ -220,7 +220,7 @@ def prepare(case, labels, rule):
         if settings.EMPTY == "skip":
             return None
         if settings.EMPTY == "refuse" or settings.STEP == "patch":
-            raise InputError(f'{case.label} holds no label; leave the case out, or give --empty "skip"')
+            raise InputError(f"{case.label}: contains no labels; remove the case, or use --empty skip")
     label = orient(sitk.Cast(label > 0, sitk.sitkUInt8) if settings.STEP == "whole" else label)
     with as_input_error(case.image):
         scales = scales_of(rule, channels)
@@ -268,7 +268,7 @@ def choose_grid(working, box):
 def write_set(folder, subfolder, name, cases, attributes):
     """Write a set as links to its cases, which are stored only in cases.h5."""
     if not cases:
-        raise InputError(f"{name}.h5 would hold no case: all of them are empty")
+        raise InputError(f"{name}.h5: no cases left (all of them are empty); add cases with labels")
     (folder / subfolder).mkdir(exist_ok=True)
     with h5py.File(folder / subfolder / f"{name}.h5", "w") as packed:
         packed.attrs.update(attributes)

@@ -138,13 +138,18 @@ def read_masks(pair):
     """
     (predicted, geometry), (truth, true_geometry) = (read_mask(path) for path in (pair.predicted, pair.truth))
     if predicted.shape != truth.shape:
-        sizes = " and ".join("x".join(map(str, mask.shape[::-1])) for mask in (predicted, truth))
-        raise InputError(f"{pair.predicted} and {pair.truth} differ in size: {sizes}")
+        found, expected = ("x".join(map(str, mask.shape[::-1])) for mask in (predicted, truth))
+        raise InputError(
+            f"{pair.predicted}: size differs from {pair.truth} (found {found}, expected {expected}); "
+            "check that both belong to the same image"
+        )
     if geometry and not all(
         np.allclose(a, b, rtol=GEOMETRY_TOLERANCE, atol=GEOMETRY_TOLERANCE)
         for a, b in zip(geometry, true_geometry, strict=True)
     ):
-        raise InputError(f"{pair.predicted} and {pair.truth} lie at different places, or differ in spacing")
+        raise InputError(
+            f"{pair.predicted}: position or spacing differs from {pair.truth}; check that both belong to the same image"
+        )
     values = values_in(predicted), values_in(truth)
     predicted, truth = (
         np.where(mask == 255, np.uint8(1), mask) if 255 in present else mask
@@ -170,5 +175,8 @@ def count_classes(pairs, values, truth):
     allowed = {0, 255} | ({1} if volumes else set()) if classes == 1 else set(range(classes + 1))
     for pair, (predicted_values, _) in zip(pairs, values, strict=True):
         if unknown := sorted(predicted_values - allowed):
-            raise InputError(f"{pair.predicted} holds the value {unknown[0]}; the true masks hold {sorted(known)}")
+            raise InputError(
+                f"{pair.predicted}: unexpected value (found {unknown[0]}; the true masks contain {sorted(known)}); "
+                "check that both use the same classes"
+            )
     return classes

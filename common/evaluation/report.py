@@ -93,8 +93,11 @@ def _slice_of_volume(path, index, window, shape):
         return np.zeros(shape[1:], np.uint8)
     values = sitk.GetArrayFromImage(read_volume(path))
     if values.shape != shape:
-        sizes = " and ".join("x".join(map(str, size[::-1])) for size in (values.shape, shape))
-        raise InputError(f"IMAGES: {path} and its labels differ in size: {sizes}")
+        found, expected = ("x".join(map(str, size[::-1])) for size in (values.shape, shape))
+        raise InputError(
+            f"IMAGES: size of {path} differs from its label volume (found {found}, expected {expected}); "
+            "check that both belong to the same case"
+        )
     return window_to_gray(values[index], *(window or percentiles_of(values, PERCENTILES)), 8)
 
 
@@ -135,7 +138,7 @@ def write_report(path, result, images, settings, environment):
         over_images=_with_spaces_in_scores(result.over_images),
         plotted="cases" if plotted_cases else "images",
         boxes=box_plots(plotted, _plot_groups(plotted, result.unit)),
-        dice_by_size=dice_by_size(plotted[filled], sizes[filled], f"size of the mask ({result.element_unit})")
+        dice_by_size=dice_by_size(plotted[filled], sizes[filled], f"mask size ({result.element_unit})")
         if filled.any()
         else None,
         differences=None if result.differences is None else _with_spaces_in_scores(result.differences),
@@ -166,7 +169,7 @@ def _headlines(result):
             interval = f"{first['low']:.3g} to {first['high']:.3g} (95 %)" if first["n"] > 1 else "one case"
             headlines.append((_with_spaces(score.name), in_words(first["mean"]) + unit, interval))
     cases = result.cases["case"].nunique()
-    return [*headlines, ("cases", str(cases), "the first class" if result.cases["class"].nunique() > 1 else "")]
+    return [*headlines, ("cases", str(cases), "scores: first class" if result.cases["class"].nunique() > 1 else "")]
 
 
 def _plot_groups(table, distance_unit):

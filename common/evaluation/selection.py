@@ -62,11 +62,13 @@ def require_same_folds(folders):
     """Number of folds, which all cross-validations must share."""
     for folder in folders:
         if not CrossValidation(folder).exists:
-            raise InputError(f"CROSS_VALIDATIONS: {folder} is no folder of train.py --fold all")
+            raise InputError(
+                f"CROSS_VALIDATIONS: {folder} is not a cross-validation; use a folder of train.py --fold all"
+            )
     names = [[run.name for run in CrossValidation(folder).runs()] for folder in folders]
     if any(others != names[0] for others in names):
         raise InputError(
-            f"CROSS_VALIDATIONS: {' and '.join(map(str, folders))} have different folds; train the missing ones"
+            f"CROSS_VALIDATIONS: folds of {' and '.join(map(str, folders))} differ; train the missing ones"
         )
     return len(names[0])
 
@@ -102,11 +104,11 @@ def count_fold(fold, groups, cleanings, batch_size):
     slices = next(iter(sets.values()))
     if slices.axes == 3:
         raise InputError(
-            "CROSS_VALIDATIONS: these networks are for volumes; predict.py and evaluate.py judge both steps together"
+            "CROSS_VALIDATIONS: volume networks are not supported; run predict.py and evaluate.py with both networks"
         )
     if any(len(s) != len(slices) or s.case != slices.case or s.shape != slices.shape for s in sets.values()):
         raise InputError(
-            f"CROSS_VALIDATIONS: fold {fold + 1} of {' and '.join(runs)} differ; train them on the same folds"
+            f"CROSS_VALIDATIONS: fold {fold + 1} differs between {' and '.join(runs)}; train them on the same folds"
         )
     rows = []
     with tempfile.TemporaryDirectory() as folder:

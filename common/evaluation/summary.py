@@ -68,7 +68,7 @@ def score_pairs(pairs, all_pairs, given_spacing, tolerance):
     """
     known = knows_spacing(all_pairs, given_spacing)
     if not known and len({pair.spacing for pair in all_pairs}) > 1:
-        print("the spacing of some cases is not known: distances of all are in pixels")
+        print("some cases have no spacing; all distances are in pixels")
 
     def score(pair):
         predicted, truth, own_spacing, values = read_masks(pair)
@@ -255,16 +255,19 @@ def read_other(folder, cases):
     """
     path = Path(folder, "cases.csv")
     if not path.is_file():
-        raise InputError(f"AGAINST: {folder} is no OUTPUT of evaluate.py (it has no cases.csv)")
+        raise InputError(
+            f"AGAINST: {folder} is not an output folder of evaluate.py (cases.csv is missing); "
+            "use the OUTPUT of another evaluation"
+        )
     table = pd.read_csv(path, dtype={"case": str}, keep_default_na=False, na_values=[""])
     missing = {"case", "class"} - set(table.columns)
     if not missing and not set(SCORES) & set(table.columns):
         missing = set(SCORES)
     if missing:
-        raise InputError(f"AGAINST: {path} has no column {min(missing)}; evaluate it again")
+        raise InputError(f"AGAINST: {path} has no column {min(missing)}; run that evaluation again")
     table["case"] = table["case"].fillna("")
     if not cases & set(table["case"]):
-        raise InputError(f"AGAINST: {folder} has none of the cases that are scored here")
+        raise InputError(f"AGAINST: {folder} has none of the cases scored here; use an evaluation of the same cases")
     return table
 
 

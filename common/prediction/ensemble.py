@@ -44,8 +44,8 @@ class Ensemble:
         for (size, channels), file in zip(others, files[1:], strict=True):
             if (size, channels) != (self.size, self.channels):
                 raise InputError(
-                    f"{file} takes slices of {size} and gives {channels} channels, {files[0]} takes {self.size} and "
-                    f"gives {self.channels}; they must agree"
+                    f"{file}: does not match {files[0]} (input sizes {size} and {self.size}, output channels "
+                    f"{channels} and {self.channels}); average only models that match"
                 )
 
     def predict(self, images, count, **settings):
@@ -101,7 +101,9 @@ def size_and_channels(network, file):
     """
     (height, width, gray), channels = network.input_shape[1:], network.output_shape[-1]
     if height != width or height is None or gray != 1:
-        raise InputError(f"{file} takes {network.input_shape[1:]}; expected square slices of one channel")
+        raise InputError(
+            f"{file}: unsupported input shape ({network.input_shape[1:]}); expected square slices with one channel"
+        )
     return height, channels
 
 

@@ -95,10 +95,10 @@ class Outputs:
         Returns:
             Text that lists what was written.
         """
-        text = f"{self.count} masks" + (" and overlays" if self.overlays else "")
-        for output, items in ((self.volumes, "label volumes"), (self.full_scale, "pictures at full scale")):
+        text = f"{self.count} mask{'s' * (self.count != 1)}" + (" with overlays" if self.overlays else "")
+        for output, item in ((self.volumes, "label volume"), (self.full_scale, "full-size mask")):
             if output and (count := output.close()):
-                text += f", {count} {items}"
+                text += f", {count} {item}{'s' * (count != 1)}"
         return text
 
 
@@ -164,7 +164,9 @@ class FullScaleMasks:
         """
         entry = record["slices"].get(name, {}) if record else self._find_crop(path)
         if not entry.get("image"):
-            raise InputError(f"{path}: its case.json names no picture; PASTE is for cases of 0_import_images.py")
+            raise InputError(
+                f"{path}: no original image in its case.json; use PASTE only for cases of 0_import_images.py"
+            )
         if self.current != (case, entry["image"]):
             self._write()
             self.current, self.mask = (case, entry["image"]), np.zeros(entry["image_size"], np.uint8)
@@ -185,11 +187,13 @@ class FullScaleMasks:
         """Entry for a crop, as in case.json."""
         file = self._by_name.get(path.stem)
         if file is None:
-            raise InputError(f"PASTE: {self.images} holds no picture {path.stem}, in which {path} could be pasted")
+            raise InputError(
+                f"PASTE: no image {path.stem} in {self.images}, needed for {path}; choose the folder of the originals"
+            )
         crop, image = (to_gray(read_picture(source)) for source in (path, file))
         corner = find_crop(crop, image)
         if corner is None:
-            raise InputError(f"{path} was not cut out of {file}: its pixels are not in there")
+            raise InputError(f"{path}: not a crop of {file} (its pixels are not in it); choose the original image")
         return {"image": file.name, "image_size": list(image.shape), "box": [*corner, crop.shape[1], crop.shape[0]]}
 
     def _write(self):
@@ -199,7 +203,8 @@ class FullScaleMasks:
         file, target = self.images / name, Path(case, f"{Path(name).stem}.png")
         image = to_gray(read_picture(file))
         if image.shape != self.mask.shape:
-            raise InputError(f"{file} is {image.shape[::-1]}, it was {self.mask.shape[::-1]} when imported")
+            found, expected = ("x".join(map(str, shape[::-1])) for shape in (image.shape, self.mask.shape))
+            raise InputError(f"{file}: size has changed since import ({found}, expected {expected}); restore it")
         write_png(self.folder / target, from_classes(self.mask, self.classes), atomic=False)
         overlay = draw_outlines(paint(image, self.mask), self.mask)
         write_png(self.folder / "overlays" / target, overlay, atomic=False)

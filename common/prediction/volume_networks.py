@@ -91,7 +91,9 @@ class Volume:
         """
         expected, rule = stage.data.channels, stage.data.intensity
         if len(self.channels) != expected:
-            raise InputError(f"{self.path} has {len(self.channels)} channels; the network was trained on {expected}")
+            raise InputError(
+                f"{self.path}: wrong number of channels ({len(self.channels)}); expected {expected}, as in training"
+            )
         if str(rule) not in self._scales:
             with as_input_error(self.path):
                 self._scales[str(rule)] = scales_of(rule, self.channels)
@@ -130,9 +132,10 @@ def predict_with_settings(models, settings):
         InputError: for slice settings, without volumes, or if any volume cannot be predicted.
     """
     if settings.FLIPS not in (None, "none") or settings.FIT or settings.PASTE:
-        raise InputError("FLIPS, FIT and PASTE are for networks of slices; these were trained on volumes")
+        raise InputError("FLIPS, FIT and PASTE: not available for 3-D models; remove them")
     if not settings.INPUT or not Path(settings.INPUT).exists():
-        raise InputError(f"INPUT: {settings.INPUT or 'not set'} does not exist; give a volume, or a folder of volumes")
+        found = f"{settings.INPUT} does not exist" if settings.INPUT else "not set"
+        raise InputError(f"INPUT: {found}; choose a volume, or a folder of volumes")
     refuse_existing(settings.OUTPUT, settings.REPLACE, RECORD)
     volumes, part, problems = find_volumes(settings.INPUT), Part.read(settings.PART), []
     own = {name: volumes[name] for name in part.share(list(volumes))}
@@ -148,16 +151,19 @@ def predict_with_settings(models, settings):
 
     def fill(folder):
         import_keras()
-        steps = ", then ".join(f"{step} with {len(of_step.files)}" for step, of_step in sorted(models.items())[::-1])
-        print(f"predicting {len(own)} volumes of {settings.INPUT}, networks: {steps}", flush=True)
+        steps = ", then ".join(f"{step} {len(of_step.files)}" for step, of_step in sorted(models.items())[::-1])
+        print(
+            f"predicting {len(own)} volume{'s' * (len(own) != 1)} from {settings.INPUT} (models: {steps})", flush=True
+        )
         if own:
             problems.extend(predict_volumes(models, own, folder, options))
 
     networks = [str(file) for of_step in models.values() for file in of_step.files]
     if write_output(settings, part, {"networks": networks, "volumes": len(volumes)}, fill):
-        print(f"wrote {len(volumes) - len(problems)} label volumes to {settings.OUTPUT}")
+        count = len(volumes) - len(problems)
+        print(f"wrote {count} label volume{'s' * (count != 1)} to {settings.OUTPUT}")
     if problems:
-        raise InputError(summarise(problems, "volumes cannot be predicted") + "\nThe others were.")
+        raise InputError(summarise(problems, "volumes cannot be predicted") + "\nThe other volumes were predicted.")
 
 
 def predict_volumes(models, volumes, folder, options):
@@ -220,7 +226,7 @@ def predict_labels(volume, stages, options):
     last, box, note = last_stage(stages), None, ""
     if len(stages) > 1:
         box = find_region(volume, stages["whole"], last, options)
-        note = "" if box else "the first step finds nothing; the second looks at the whole volume"
+        note = "" if box else "the first step found nothing; the second step uses the whole volume"
     if last.data.step == "patch" and not box:
         grid = last.working_grid(volume.geometry)  # at the resolution of a box, in tiles if too large
     else:

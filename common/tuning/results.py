@@ -95,8 +95,8 @@ def draw_importances(trials, path):
     names = list(shares) or list(dict.fromkeys(name for trial in scored for name in trial.params))
     figure = plt.figure(figsize=(14, 6.5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 2.2))
-    hint = " (few: a hint only)" if len(scored) < ENOUGH_TRIALS else ""
-    left.suptitle(f"what mattered, by {len(scored)} trials{hint}", fontsize=11)
+    hint = ", only a hint" if len(scored) < ENOUGH_TRIALS else ""
+    left.suptitle(f"which settings mattered (trials: {len(scored)}{hint})", fontsize=11)
     _draw_shares(left.subplots(), shares)
     axes = right.subplots(2, math.ceil(MAX_PANELS / 2), sharey=True)
     legend = {}
@@ -115,7 +115,7 @@ def draw_importances(trials, path):
 def _draw_shares(axis, shares):
     if not shares:
         axis.axis("off")
-        axis.text(0.5, 0.5, "too few trials, or too much alike, to tell", ha="center", transform=axis.transAxes)
+        axis.text(0.5, 0.5, "too few trials, or too similar, to tell", ha="center", transform=axis.transAxes)
         return
     names, values = list(shares)[::-1], list(shares.values())[::-1]
     bars = axis.barh(names, values, color="tab:blue")

@@ -5,7 +5,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-from common.command_line import flag
 from common.errors import InputError, SettingError
 from common.files import write_json
 from common.tuning.worker import toolkit_environment
@@ -21,16 +20,16 @@ def require_choices(values, setting):
         setting: its name.
     """
     if not isinstance(values, list) or not values:
-        raise SettingError(f"{setting} is {values!r}; give {flag(setting)} a list with at least one value")
+        raise SettingError(f"{setting}: expected a list with at least one value (found {values!r})")
     for i, value in enumerate(values):
         if value in values[:i]:
-            raise SettingError(f"{setting} holds {value!r} twice")
+            raise SettingError(f"{setting}: duplicate value (found {value!r} twice); remove one")
 
 
 def require_spaces(spaces, setting):
     """Raise SettingError unless a setting is a dict of single values and lists as in `require_choices`."""
     if not isinstance(spaces, dict):
-        raise SettingError(f"{setting} is {spaces!r}; expected a dict of settings")
+        raise SettingError(f"{setting}: expected a dict of settings (found {spaces!r})")
     for name, values in spaces.items():
         if isinstance(values, list):
             require_choices(values, f"{setting}: {name}")
@@ -158,4 +157,4 @@ def check_every_value(choose_settings):
     if result.returncode:
         lines = result.stderr.strip().splitlines() or [f"exit status {result.returncode}"]
         kind = SettingError if result.returncode == 2 else InputError
-        raise kind(result.stderr.partition(": error: ")[2].strip() or f"train.py cannot begin: {lines[-1]}")
+        raise kind(result.stderr.partition(": error: ")[2].strip() or f"train.py cannot start: {lines[-1]}")

@@ -62,8 +62,8 @@ def open_study(folder, settings, may_differ, check, pruner):
     for name, value in settings.items():
         if name not in may_differ and recorded.get(name, value) != value:
             raise InputError(
-                f"{folder} was begun with {name} {recorded[name]!r}, not {value!r}; name another --study, "
-                f"or go on with --settings {folder / SETTINGS}"
+                f"{folder}: the study was created with {name} {recorded[name]!r} (found {value!r}); use another "
+                f"--study, or continue with --settings {folder / SETTINGS}"
             )
     with database_errors(database):
         return _load(database, pruner)
@@ -78,15 +78,15 @@ def _load(database, pruner):
         storage = _connect(database, skip_table_creation=True)
         return optuna.load_study(study_name=STUDY_NAME, storage=storage, pruner=pruner)
     except (KeyError, RuntimeError) as error:  # from another program or version
-        raise sqlite3.DatabaseError(f"it holds no study that can be read here ({error})") from None
+        raise sqlite3.DatabaseError(f"no readable study in it: {error}") from None
 
 
 def _refuse_other_folder(folder):
     if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; name a folder for the study")
+        raise InputError(f"STUDY: {folder} is a file; use a folder")
     names = {path.name for path in folder.iterdir()} if folder.exists() else set()
     if others := sorted(name for name in names - {SETTINGS, LOCK} if not name.startswith(".part-")):
-        raise InputError(f"{folder} holds {others[0]} but no {DATABASE}; name a new or empty folder for the study")
+        raise InputError(f"STUDY: {folder} contains {others[0]} but no {DATABASE}; use a new or empty folder")
 
 
 def _connect(path, **options):
@@ -107,8 +107,8 @@ def database_errors(path):
             error = error.__cause__
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]
         raise InputError(
-            f"{path} cannot be used as a study of tune.py: {reason}\nIf it is damaged, put back a copy, or begin anew: "
-            "name another --study"
+            f"{path}: cannot be used as a study of tune.py ({reason}); if it is damaged, restore a copy, "
+            "or start over with another --study"
         ) from error
 
 
@@ -125,7 +125,7 @@ def lock_study(folder):
     try:
         return FileLock(path).acquire()
     except OSError as error:
-        raise InputError(f"{path} cannot be locked ({error.strerror}); name a folder on a local disk") from None
+        raise InputError(f"{path}: cannot be locked ({error.strerror}); use a folder on a local disk") from None
 
 
 # --- which process runs which trial
@@ -174,7 +174,7 @@ def trials_to_run(study, folder, count, add):
             return
         else:
             if not waiting:
-                print(f"waiting for {len(running)} trials of other processes", flush=True)
+                print(f"waiting for other processes to finish (trials: {len(running)})", flush=True)
                 waiting = True
             time.sleep(POLL_SECONDS)
 
@@ -294,9 +294,9 @@ def failure_reason(output, status):
     if messages := re.findall(r"^train\.py: error: (.+)", text, re.M):
         return messages[-1]
     if is_out_of_memory(text):
-        return "out of memory; a smaller batch or network needs less"
+        return "out of memory; use a smaller batch size or network"
     if status < 0:
-        return f"ended by signal {-status}" + (", as the system does where memory is short" if status == -9 else "")
+        return f"ended by signal {-status}" + (", as the system does when memory runs out" if status == -9 else "")
     lines = text.strip().splitlines()
     errors = [line for line in lines if re.match(r"[\w.]+(Error|Exception)\b", line)]
-    return (errors or lines or [f"train.py ended with exit status {status} and no message"])[-1]
+    return (errors or lines or [f"train.py exited with status {status} and no message"])[-1]

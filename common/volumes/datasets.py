@@ -17,6 +17,7 @@ from common.volumes.labels import labels_in
 from common.volumes.privacy import safe_names
 from common.volumes.reading import read_channels, read_volume
 
+ADVICE = "resample it onto that grid"
 POSITION_TOLERANCE = 1e-3  # max offset of label volume and image: mm per voxel of the longest axis
 
 
@@ -62,12 +63,15 @@ def read_decathlon(folder):
         channels = [str(name).upper() for name in content["modality"].values()]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise InputError(
-            f"{folder / 'dataset.json'} is not that of the Decathlon ({type(error).__name__} {error}); expected "
-            '"modality" and "labels", numbers to names, and "training", a list of {"image", "label"}'
+            f"{folder / 'dataset.json'}: not in Decathlon format ({type(error).__name__} {error}); "
+            'write "modality" and "labels", numbers to names, and "training", a list of {"image", "label"}'
         ) from None
-    gone = [f"{path} does not exist" for pair in files for path in pair if not path.is_file()]
-    if gone or not files:
-        raise InputError(summarise(gone or [f"{folder / 'dataset.json'} lists no training case"], "files are gone"))
+    missing = [path for pair in files for path in pair if not path.is_file()]
+    if missing:
+        advice = "missing (listed in dataset.json); restore it or remove its entry"
+        raise InputError(summarise([f"{path}: {advice}" for path in missing], "files are missing"))
+    if not files:
+        raise InputError(f'{folder / "dataset.json"}: no training cases; list them under "training"')
     cases = [VolumeCase(name_of(image), image, label) for image, label in files]
     labels = {number: name for number, name in sorted(labels.items()) if number}
     if list(labels) != list(range(1, len(labels) + 1)):
@@ -88,7 +92,7 @@ def read_folders(images, labels, label_name):
     volumes, label_volumes = match_labels(images, labels, label_name)
     cases = safe_names(volumes)
     if len(set(cases.values())) < len(cases):
-        raise InputError(f"two volumes of {images} would become the same case; rename one")
+        raise InputError(f"{images}: two volumes would become the same case; rename one")
     return VolumeData([VolumeCase(cases[name], volumes[name], label_volumes[name]) for name in volumes])
 
 
@@ -110,11 +114,11 @@ def read_case(case, names, label_values=None):
     grid, label_grid = Geometry.of(channels[0]), Geometry.of(label)
     if grid.size != label_grid.size:
         sizes = " and ".join("x".join(map(str, size)) for size in (label_grid.size, grid.size))
-        raise InputError(f"{case.label} lies on another grid than {case.image}: {sizes} voxels")
+        raise InputError(f"{case.label}: not on the grid of {case.image} ({sizes} voxels); {ADVICE}")
     corners = np.array([(0, 0, 0), grid.size])
     tolerance = POSITION_TOLERANCE * max(1, *grid.size)
     if not np.allclose(grid.to_points(corners), label_grid.to_points(corners), atol=tolerance):
-        raise InputError(f"{case.label} lies on another grid than {case.image}: its origin, spacing or axes differ")
+        raise InputError(f"{case.label}: not on the grid of {case.image} (different origin, spacing or axes); {ADVICE}")
     return channels, image_at(labels_in(label, case.label, label_values, names), grid)
 
 
@@ -132,7 +136,7 @@ def survey(data, label_values=None):
         InputError: if volumes are unusable, or contain no labels or labels with gaps.
     """
     labels, statistics, problems = set(), [], []
-    for case in progress(data.cases, len(data.cases), "looking at volumes"):
+    for case in progress(data.cases, len(data.cases), "checking volumes"):
         try:
             channels, label_image = read_case(case, data.labels, label_values)
         except InputError as error:
@@ -147,5 +151,5 @@ def survey(data, label_values=None):
         raise InputError(summarise(problems, "volumes cannot be used"))
     if sorted(labels) != list(range(1, len(labels) + 1)):
         listed = ", ".join(map(str, sorted(labels))) or "none"
-        raise InputError(f"the label volumes hold the labels {listed}; expected 1, 2 and so on: see --label-values")
+        raise InputError(f"label volumes: expected labels 1, 2, ... without gaps (found {listed}); use --label-values")
     return sorted(labels), statistics

@@ -65,9 +65,11 @@ def find_volumes(root):
         else:
             continue
         if volumes.setdefault(name, path) != path:
-            raise InputError(f"{path} and {volumes[name]} would be the same case; rename or remove one")
+            raise InputError(f"{path} and {volumes[name]}: same case name ({name}); rename or remove one")
     if not volumes:
-        raise InputError(f"{root} holds no volume ({', '.join(VOLUME_ENDINGS)}) and no DICOM series")
+        raise InputError(
+            f"{root}: no volumes found; expected DICOM series, or files that end in {', '.join(VOLUME_ENDINGS)}"
+        )
     return volumes
 
 
@@ -97,8 +99,9 @@ def match_labels(images, labels, label_name):
     alone = [
         message
         for name, label in expected.items()
-        for message in without_partner({label: volumes[name]}, label_volumes, f"labels {label} in {labels}")
+        for message in without_partner({label: volumes[name]}, label_volumes, f"label volume {label} in {labels}")
     ]
+    no_match = f"{labels}: no label volume matches --label-name ({label_name}); change it, or rename the files"
     if alone or not volumes:
-        raise InputError(summarise(alone or [f"no name in {labels} fits"], "volumes have no labels; see --label-name"))
+        raise InputError(summarise(alone or [no_match], "volumes have no label volume; see --label-name"))
     return volumes, {name: label_volumes[label] for name, label in expected.items()}

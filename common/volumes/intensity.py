@@ -78,7 +78,7 @@ def scales_of(rule, channels):
     if rule["kind"] == "volume":
         return [_scale_of_volume(channel, number) for number, channel in enumerate(channels, 1)]
     if len(rule["channels"]) != len(channels):
-        raise ValueError(f"it has {len(channels)} channels; expected {len(rule['channels'])}")
+        raise ValueError(f"wrong number of channels ({len(channels)}); expected {len(rule['channels'])}")
     return [Scale(**scale) for scale in rule["channels"]]
 
 
@@ -86,7 +86,7 @@ def _scale_of_volume(image, number):
     values = sitk.GetArrayViewFromImage(image)
     low, high = float(values.min()), percentiles_of(values, [MR_PERCENTILE])[0]
     if not low < high:
-        raise ValueError(f"channel {number} holds the value {low:g} only")
+        raise ValueError(f"channel {number} is constant (value {low:g}); remove this volume")
     unit = np.minimum(values, high, dtype=np.float32)
     unit -= low
     unit /= high - low
@@ -116,7 +116,7 @@ class ForegroundStatistics:
         ranks = np.array(CT_PERCENTILES) / 100 * (self.counts.sum() - 1)
         low, high = (float(numbers[i]) for i in np.searchsorted(self.counts.cumsum(), ranks, "right"))
         if not low < high:
-            raise ValueError(f"the labelled voxels hold the value {low:g} only")
+            raise ValueError(f'all labeled voxels have the same value ({low:g}); use "mr"')
         unit = (np.clip(numbers, low, high) - low) / (high - low)
         mean = np.average(unit, weights=self.counts)
         sd = np.sqrt(np.average((unit - mean) ** 2, weights=self.counts))

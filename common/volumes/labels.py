@@ -40,9 +40,9 @@ def labels_in(image, path, label_values=None, names=None, allow_255=False):
         return values.astype(np.uint8)
     highest = max(names) if names else MAX_LABEL
     if low < 0 or high > highest or (values.dtype.kind == "f" and not np.array_equal(values, np.rint(values))):
-        expected = f"0 to {highest}" + (f" ({', '.join(names.values())})" if names else "")
-        expected += ", or 0 and 255" if allow_255 else ": see --label-values"
-        raise InputError(f"{path} holds values from {low:g} to {high:g}; expected {expected}")
+        expected = f"whole numbers from 0 to {highest}" + (f" ({', '.join(names.values())})" if names else "")
+        expected += ", or 0 and 255" if allow_255 else "; use --label-values to map them"
+        raise InputError(f"{path}: invalid labels (values from {low:g} to {high:g}); expected {expected}")
     return values.astype(np.uint8)
 
 

@@ -22,14 +22,15 @@ def read_annotations(path):
     try:
         table = pd.read_csv(path, dtype={"seriesuid": str})
     except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); use a CSV table") from None
     missing = [name for name in COLUMNS if name not in table.columns]
     if missing:
-        raise InputError(f"{path} has no column {', '.join(missing)}; expected {', '.join(COLUMNS)}")
+        raise InputError(f"{path}: missing columns ({', '.join(missing)}); expected {', '.join(COLUMNS)}")
     numbers = table[list(COLUMNS[1:])].apply(pd.to_numeric, errors="coerce")
     bad = numbers.isna().any(axis=1) | (numbers["diameter_mm"] <= 0)
     if bad.any():
-        raise InputError(f"{path}: row {int(np.argmax(bad)) + 2} has no place or no diameter")
+        row = int(np.argmax(bad)) + 2
+        raise InputError(f"{path}: no valid position or diameter (row {row}); use numbers, and a diameter above 0")
     return table.assign(**numbers)
 
 
@@ -59,7 +60,7 @@ def sphere_masks(grid, nodules, neighbors):
         world = (nodule.coordX, nodule.coordY, nodule.coordZ)
         i, j, k = grid.to_voxels([world])[0]
         if not (-0.5 <= i < columns - 0.5 and -0.5 <= j < rows - 0.5 and -0.5 <= k < count - 0.5):
-            raise InputError(f"{nodule.seriesuid}: the nodule at {world} is outside of the scan")
+            raise InputError(f"{nodule.seriesuid}: nodule is outside the scan (at {world}); correct or remove it")
         x, y = (np.arange(columns) - i) * spacing[0], (np.arange(rows) - j) * spacing[1]
         for slice_index in range(max(0, round(k) - neighbors), min(count, round(k) + neighbors + 1)):
             squared_radius = (nodule.diameter_mm / 2) ** 2 - ((slice_index - k) * spacing[2]) ** 2

@@ -28,7 +28,7 @@ def read_volume(path, series=None):
     """
     channels = read_channels(path, series)
     if len(channels) > 1:
-        raise InputError(f"{path} has {len(channels)} channels; expected a volume of three axes and one channel")
+        raise InputError(f"{path}: wrong number of channels ({len(channels)}); expected a 3-D volume with one channel")
     return channels[0]
 
 
@@ -42,7 +42,7 @@ def read_channels(path, series=None):
     try:
         image = _read_series(path, series) if path.is_dir() else sitk.ReadImage(str(path))
     except RuntimeError as error:
-        raise InputError(f"{path} cannot be read: {_reason_in(error)}") from None
+        raise InputError(f"{path}: cannot be read ({_reason_in(error)}); replace or remove it") from None
     if path.suffix.lower() == ".gz":
         components = image.GetNumberOfComponentsPerPixel()
         require_whole_gzip(path, image.GetNumberOfPixels() * components * image.GetSizeOfPixelComponent())
@@ -51,7 +51,7 @@ def read_channels(path, series=None):
     if image.GetDimension() == 4 and image.GetNumberOfComponentsPerPixel() == 1:
         return [image[..., channel] for channel in range(image.GetSize()[3])]
     if image.GetDimension() != 3:
-        raise InputError(f"{path} has {image.GetDimension()} axes; expected a volume of three")
+        raise InputError(f"{path}: wrong number of axes ({image.GetDimension()}); expected a 3-D volume")
     if image.GetNumberOfComponentsPerPixel() == 1:
         return [image]
     return [sitk.VectorIndexSelectionCast(image, i) for i in range(image.GetNumberOfComponentsPerPixel())]
@@ -67,12 +67,14 @@ def list_series(folder):
 def _read_series(folder, series):
     candidates = list_series(folder)
     if not candidates:
-        raise InputError(f"{folder} holds no DICOM series")
+        raise InputError(f"{folder}: no DICOM series found; choose a folder with DICOM files")
     if len(candidates) > 1 and series is None:
-        listed = "; ".join(f"{number}: {len(files)} files" for number, files in enumerate(candidates, 1))
-        raise InputError(f"{folder} holds {len(candidates)} series ({listed}); give --series the number of one")
+        listed = "; ".join(
+            f"{number}: {len(files)} file{'s' * (len(files) != 1)}" for number, files in enumerate(candidates, 1)
+        )
+        raise InputError(f"{folder}: contains {len(candidates)} series ({listed}); choose one with --series")
     if series is not None and not 1 <= series <= len(candidates):
-        raise InputError(f"{folder} holds {len(candidates)} series; SERIES is {series}")
+        raise InputError(f"SERIES: no series {series} in {folder} (found {len(candidates)}); use a number up to that")
     files = candidates[(series or 1) - 1]
     if len(files) > 1:
         _check_slices(folder, files)
@@ -89,9 +91,10 @@ def _check_slices(folder, files):
         raise InputError(summarise(problems, f"files of {folder} cannot be read"))
     origins, directions, sizes = zip(*headers, strict=True)
     if len(set(sizes)) > 1:
-        raise InputError(f"{folder} holds slices of different sizes, {sizes[0][:2]} and others")
+        first_size = "x".join(map(str, sizes[0][:2]))
+        raise InputError(f"{folder}: slices differ in size ({first_size} and others); sort them into separate folders")
     if not np.allclose(directions, directions[0], atol=1e-4):
-        raise InputError(f"{folder} mixes slices of different orientation; sort them into a folder each")
+        raise InputError(f"{folder}: slices differ in orientation; sort them into separate folders")
     normal = np.reshape(directions[0], (3, 3))[:, 2]
     distances = np.diff(np.array(origins) @ normal)
     median = np.median(distances)
@@ -99,8 +102,8 @@ def _check_slices(folder, files):
     if median == 0 or np.any(deviations > DISTANCE_TOLERANCE * abs(median)):
         worst = int(np.argmax(deviations))
         raise InputError(
-            f"{folder}: slices {worst + 1} and {worst + 2} of {len(files)} are {abs(distances[worst]):.4g} mm apart, "
-            f"others {abs(median):.4g}: slices are missing, doubled or uneven"
+            f"{folder}: slices are missing, doubled or uneven (slices {worst + 1} and {worst + 2} of {len(files)} are "
+            f"{abs(distances[worst]):.4g} mm apart, others {abs(median):.4g} mm); add missing ones or remove doubles"
         )
 
 
@@ -111,7 +114,7 @@ def _read_header(file):
     try:
         reader.ReadImageInformation()
     except RuntimeError as error:
-        raise InputError(f"{file} cannot be read: {_reason_in(error)}") from None
+        raise InputError(f"{file}: cannot be read ({_reason_in(error)}); replace or remove it") from None
     return reader.GetOrigin(), reader.GetDirection(), reader.GetSize()
 
 

@@ -40,7 +40,7 @@ def open_slices(path, plane, window=None, percentiles=PERCENTILES, spacing=None,
     values = planes_of(sitk.GetArrayFromImage(image), plane)
     low, high = window or percentiles_of(values, percentiles)
     if not low < high:
-        raise InputError(f"{path} holds the value {low:g} only, between its percentiles {list(percentiles)}")
+        raise InputError(f"{path}: constant between its percentiles {list(percentiles)} (value {low:g}); use --window")
     volume = {
         "plane": plane,
         "geometry": geometry._asdict(),

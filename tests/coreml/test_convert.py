@@ -137,7 +137,7 @@ def test_script_writes_the_contract_of_the_plugin(tmp_path):
     assert (done.returncode, done.stderr) == (0, "")
     output = run / "20250102-030405_unet.mlmodel"
     assert done.stdout.strip().splitlines()[-1].startswith(f"wrote {output}, float32 weights, ")
-    assert "\nchecking on 8 drawn pictures, since the validation set of the run, gone.h5, is not here" in done.stdout
+    assert "\nchecking on drawn slices (8), because the run's validation set gone.h5 is missing" in done.stdout
     assert "input   array of (1, 40, 40), DOUBLE\noutput  array of (1, 40, 40), DOUBLE\n" in done.stdout
     assert sorted(path.name for path in run.iterdir()) == sorted(
         ["best_dice.keras", "settings.json", "state.json", "training_log.csv", output.name]
@@ -153,7 +153,7 @@ def test_script_writes_the_contract_of_the_plugin(tmp_path):
     metadata = spec.description.metadata
     assert (metadata.author, metadata.license) == ("A. Author", "MIT")
     assert metadata.shortDescription == "unet, 40x40, classes: 1"
-    assert spec.description.input[0].shortDescription == "slice, grey values divided by 255"
+    assert spec.description.input[0].shortDescription == "slice, gray values divided by 255"
     assert spec.description.output[0].shortDescription == "probability of the mask, 0..1"
     facts = {key: value for key, value in metadata.userDefined.items() if not key.startswith("com.")}
     assert json.loads(facts.pop("settings")) == SETTINGS
@@ -251,7 +251,7 @@ def test_noise_layers_are_gone_and_channels_are_planes(tmp_path, convert):
     ends = spec.description.input[0], spec.description.output[0]
     assert spec.description.metadata.shortDescription == "mine"
     assert [end.shortDescription for end in ends] == ["in", "out"]
-    with pytest.raises(InputError, match="takes 2 channels"):
+    with pytest.raises(InputError, match=r"needs one channel \(found 2 in"):
         convert(run, INPUT_KIND="image", REPLACE=True)
 
 
@@ -305,8 +305,8 @@ def test_model_beyond_the_limits_stays_unverified(tmp_path, convert, monkeypatch
     monkeypatch.setattr("coreml.convert.convert_network", wrong)
     with pytest.raises(InputError) as raised:
         convert(run)
-    assert "run-unverified.mlmodel is not what Keras computes: " in str(raised.value)
-    assert "they part company at layer down0_norm1, convolution unet" in str(raised.value)
+    assert "run-unverified.mlmodel does not match Keras: " in str(raised.value)
+    assert "the first layer that differs is down0_norm1 (convolution unet" in str(raised.value)
     assert "\n" not in str(raised.value)
     assert sorted(path.name for path in run.iterdir() if path.suffix == ".mlmodel") == ["run-unverified.mlmodel"]
     monkeypatch.setattr("coreml.convert.convert_network", convert_network)
@@ -322,21 +322,21 @@ def test_check_uses_the_slices_of_the_run_and_their_masks(tmp_path, convert, pac
     (run / "settings.json").write_text(json.dumps(settings))
     convert(run, CHECKED=3)
     printed = capsys.readouterr().out
-    assert f"checking on 3 slices of {settings['VALIDATION']}" in printed
+    assert f"checking on {settings['VALIDATION']} (slices: 3)" in printed
     assert "check   3 slices; largest difference " in printed and "; Dice against the truth 0." in printed
     for name in ("cases", "lists"):
         source = packed[name] / "validation.csv" if name == "lists" else packed[name]
         convert(run, SLICES=str(source), CHECK_ONLY=True)
-        assert f"slices of {source}" in capsys.readouterr().out
+        assert f"checking on {source} (slices: " in capsys.readouterr().out
     convert(run, SLICES=str(packed["cases"] / "case01" / "x"), CHECK_ONLY=False, REPLACE=True, INPUT_KIND="image")
-    assert "checking on 3 slices of" in capsys.readouterr().out
+    assert "x (slices: 3)" in capsys.readouterr().out
     with pytest.raises(InputError, match="gone does not exist"):
         convert(run, SLICES=str(tmp_path / "gone"), REPLACE=True)
     other = make_run(tmp_path / "other", unet())
-    with pytest.raises(InputError, match=r"has slices of \(24, 24, 1\); the network takes \(40, 40, 1\)"):
+    with pytest.raises(InputError, match=r"found slices of \(24, 24, 1\), expected \(40, 40, 1\)"):
         convert(other, SLICES=settings["VALIDATION"])
     three = make_run(tmp_path / "three", with_random_weights(build_model((24, 24, 1), 3, features=2, depth=1)))
-    with pytest.raises(InputError, match="has one class; the network has 3"):
+    with pytest.raises(InputError, match="found classes: 1, expected 3"):
         convert(three, SLICES=settings["VALIDATION"])
 
 
@@ -347,7 +347,7 @@ def test_model_that_is_there_is_checked_and_left_alone(tmp_path, convert, capsys
     path = run / "run.mlmodel"
     sound = path.read_bytes()
     convert(run, CHECK_ONLY=True)
-    assert capsys.readouterr().out.splitlines()[-1] == f"{path} is what Keras computes"
+    assert capsys.readouterr().out.splitlines()[-1] == f"{path} matches Keras"
 
     def assert_refused(change, message, **settings):
         spec = ct.utils.load_spec(str(path))
@@ -364,10 +364,10 @@ def test_model_that_is_there_is_checked_and_left_alone(tmp_path, convert, capsys
     def single(spec):
         spec.description.input[0].type.multiArrayType.dataType = FLOAT32
 
-    assert_refused(lose_a_bias, "they part company at layer down0_norm1")
-    assert_refused(lambda spec: ct.utils.rename_feature(spec, "input", "x"), "its input is x, an array of")
-    assert_refused(single, r"its input is input, an array of \(1, 40, 40\), FLOAT32; expected .* DOUBLE")
-    assert_refused(lambda spec: None, "its input is .*; expected input, an image of", INPUT_KIND="image")
+    assert_refused(lose_a_bias, "the first layer that differs is down0_norm1")
+    assert_refused(lambda spec: ct.utils.rename_feature(spec, "input", "x"), r"wrong input \(found x, an array of")
+    assert_refused(single, r"wrong input \(found input, an array of \(1, 40, 40\), FLOAT32; expected .* DOUBLE")
+    assert_refused(lambda spec: None, r"wrong input \(found .*; expected input, an image of", INPUT_KIND="image")
     path.write_bytes(sound[:1000])
     with pytest.raises(InputError, match="damaged"):
         convert(run, CHECK_ONLY=True)
@@ -386,11 +386,13 @@ def test_compare_writes_every_kind_and_prints_what_it_loses(tmp_path, convert, c
     lines = [line.split()[0] for line in printed.splitlines() if line.split()[0] in kinds]
     assert lines == kinds
     assert {path.name for path in run.glob("*.mlpackage")} == {f"run-{kind}.mlpackage" for kind in kinds}
-    assert "wrote 6 models; the smallest that stays within the limits is " in printed
+    assert "models written: 6; smallest within the limits: " in printed
     assert "run-palette4.mlpackage" in printed.splitlines()[-1]
     make_run(run, small_network())
     convert(run, FORMAT="mlpackage", COMPARE=True, TARGET="macOS12", REPLACE=True)
-    assert "left out: a .mlpackage with palette4 weights needs macOS13, not TARGET macOS12" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "skipping palette4: TARGET: macOS12 is too old for a .mlpackage with palette4 weights" in printed
+    assert "use --target macOS13" in printed
 
 
 def test_every_compression_is_a_choice():
@@ -402,11 +404,14 @@ def test_every_compression_is_a_choice():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"FORMAT": "mlpackage", "COMPRESSION": "palette6", "TARGET": "iOS15"}, "needs iOS16, not TARGET iOS15"),
-        ({"FORMAT": "mlpackage", "TARGET": "macOS11"}, "needs macOS12, not TARGET macOS11"),
-        ({"TARGET": "macOS9"}, "TARGET is 'macOS9'; choose one of iOS13"),
-        ({"CLASS_NAMES": ["a", "b"]}, "CLASS_NAMES has 2 names; the network has 1 classes"),
-        ({"OUTPUT_KIND": "image"}, "needs --format mlpackage"),
+        (
+            {"FORMAT": "mlpackage", "COMPRESSION": "palette6", "TARGET": "iOS15"},
+            "TARGET: iOS15 is too old .* use --target iOS16",
+        ),
+        ({"FORMAT": "mlpackage", "TARGET": "macOS11"}, "TARGET: macOS11 is too old .* use --target macOS12"),
+        ({"TARGET": "macOS9"}, r"TARGET: unknown system \(found \'macOS9\'\); choose one of iOS13"),
+        ({"CLASS_NAMES": ["a", "b"]}, r"CLASS_NAMES: wrong number of names \(found 2, expected 1\)"),
+        ({"OUTPUT_KIND": "image"}, "needs an ML program; use --format mlpackage"),
     ],
 )
 def test_settings_that_do_not_go_together(tmp_path, convert, settings, message):
@@ -498,9 +503,9 @@ def test_own_layer_of_convertible_operations(tmp_path, convert, kind):
     [
         (
             "ops.gelu(x, approximate=False)",
-            r"no operation Erfc?, which layer my_gate \(Gate\) uses; write the tanh form",
+            r"no operation Erfc?, used by layer my_gate \(Gate\); write the tanh form",
         ),
-        ("ops.arctan2(x, 2.0)", r"no operation Atan2, which layer my_gate \(Gate\) uses; write keras.ops.arctan"),
+        ("ops.arctan2(x, 2.0)", r"no operation Atan2, used by layer my_gate \(Gate\); write keras.ops.arctan"),
         ("ops.image.resize(x, (40, 40), 'bicubic') + x", "my_gate"),
     ],
 )

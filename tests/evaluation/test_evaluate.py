@@ -197,7 +197,7 @@ def test_tables_and_files(tmp_path):
     assert rows.loc[("case01", "0001"), "dice"] == 0 and np.isnan(rows.loc[("case01", "0001"), "recall"])
     assert rows.loc[("case01", "0001"), "fpoet"] > 0
     assert np.isnan(rows.loc[("case02", "0002"), "dice"]), "both empty: nothing to score"
-    assert "empty masks: 2, of which predicted empty too: 1" in out
+    assert "empty masks: 2 (1 predicted empty)" in out
     cases = pd.read_csv(tmp_path / "scores" / "cases.csv")
     counts = images[images["case"] == "case01"][["tp", "fp", "fn"]].sum()
     assert cases["dice"][0] == pytest.approx(2 * counts["tp"] / (2 * counts["tp"] + counts["fp"] + counts["fn"]))
@@ -263,7 +263,7 @@ def test_a_new_score_needs_one_record(tmp_path, monkeypatch):
         Score(
             "nearest_surface",
             of="surfaces",
-            rule="least distance between both surfaces",
+            rule="minimum distance between both surfaces",
             compute=lambda d: d.both.min(),
             unit="distance",
             low_is_good=True,
@@ -285,7 +285,7 @@ def test_a_new_score_needs_one_record(tmp_path, monkeypatch):
     assert rows.loc[("images", "specificity"), "n"] == 12 and rows.loc[("images", "dice"), "n"] == 11
     assert rows.loc[("cases", "nearest_surface"), "mean"] == pytest.approx(cases["nearest_surface"].mean())
     report = (tmp_path / "s" / "report.html").read_text(encoding="utf-8")
-    assert "a test &lt;rule&gt;" in report and "least distance between both surfaces" in report
+    assert "a test &lt;rule&gt;" in report and "minimum distance between both surfaces" in report
     assert '<div class="tile"><span>specificity</span>' in report and "nearest surface, rou" in report
     assert "specificity" in out and not set(differences["score"]) & {"specificity", "nearest_surface"}
     assert "dice" in set(differences["score"])
@@ -305,10 +305,11 @@ def test_comparison_with_another_result(tmp_path):
     a, b = (pd.read_csv(tmp_path / name / "cases.csv") for name in ("sa", "sb"))
     assert found.loc["dice", "difference"] == pytest.approx((b["dice"] - a["dice"]).mean())
     assert found.loc["dice", "low"] > 0 and found.loc["dice", ["more", "less"]].tolist() == [5, 0]
-    assert "less those of" in said.stdout
+    assert f"difference to {tmp_path / 'sa'} (this minus other)" in said.stdout
     for unfit in (tmp_path, tmp_path / "gone"):
         assert_refused(
-            "evaluate.py", "no OUTPUT of evaluate.py", PREDICTED=tmp_path / "a", TRUTH=truth, OUTPUT=tmp_path / "sc",
+            "evaluate.py", "not an output folder of evaluate.py",
+            "(cases.csv is missing)", PREDICTED=tmp_path / "a", TRUTH=truth, OUTPUT=tmp_path / "sc",
             AGAINST=unfit,
         )  # fmt: skip
 
@@ -362,11 +363,13 @@ def test_volumes_are_scored_in_three_dimensions_and_millimetres(tmp_path):
         assert cases.loc["b", name] == pytest.approx(expected[name], abs=1e-5)
     run_here("evaluate.py", **settings, OUTPUT=tmp_path / "u", IMAGES=tmp_path / "scans")
     write(tmp_path / "scans", "b.nrrd", as_volume(np.zeros((5, 20, 22), np.int16), spacing=spacing))
-    assert_refused("evaluate.py", "differ in size", **settings, OUTPUT=tmp_path / "t", IMAGES=tmp_path / "scans")
+    assert_refused(
+        "evaluate.py", "differs from its label", **settings, OUTPUT=tmp_path / "t", IMAGES=tmp_path / "scans"
+    )
     write(tmp_path / "out", "case_b.nii.gz", as_volume(ball(shape, (6, 9, 10), 5), spacing=(0.5, 0.9, 2.5)))
-    assert_refused("evaluate.py", "different places", **settings, OUTPUT=tmp_path / "t")
+    assert_refused("evaluate.py", "position or spacing differs", **settings, OUTPUT=tmp_path / "t")
     write(tmp_path / "out", "case_b.nii.gz", as_volume(ball((12, 20, 20), (6, 9, 10), 5), spacing=spacing))
-    assert_refused("evaluate.py", "differ in size: 20x20x12 and 22x20x12", **settings, OUTPUT=tmp_path / "t")
+    assert_refused("evaluate.py", "differs", "(found 20x20x12, expected 22x20x12)", **settings, OUTPUT=tmp_path / "t")
     (tmp_path / "out" / "case_b.nii.gz").unlink()
     assert_refused("evaluate.py", "b_seg.nrrd: no predicted mask", **settings, OUTPUT=tmp_path / "t")
     assert not leftovers(tmp_path)
@@ -397,9 +400,9 @@ def test_bad_input(tmp_path):
     (tmp_path / "a" / "2.png").unlink()
     assert_refused("evaluate.py", "2.png: no predicted mask", **good)
     write_picture(tmp_path / "a" / "2.png", disc_slice(32, 1)[1])
-    assert_refused("evaluate.py", "differ in size", "32x32 and 24x24", **good)
+    assert_refused("evaluate.py", "size differs", "(found 32x32, expected 24x24)", **good)
     write_picture(tmp_path / "a" / "2.png", np.full((24, 24), 3, np.uint8))
-    assert_refused("evaluate.py", "holds the value 3", **good)
+    assert_refused("evaluate.py", "unexpected value (found 3;", **good)
     write_picture(tmp_path / "a" / "2.png", np.full((24, 24), 200, np.uint8))
     assert_refused("evaluate.py", "200", **good)
     assert not (tmp_path / "scores").exists() and not leftovers(tmp_path)

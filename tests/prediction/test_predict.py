@@ -164,7 +164,7 @@ def test_parts_predict_what_one_run_predicts(trained, packed, tmp_path):
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
     outputs = [process.communicate()[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
-    assert any("wrote 16 masks, in 2 parts" in output for output in outputs)
+    assert any("wrote 16 masks in 2 parts" in output for output in outputs)
     found = files_of(tmp_path / "out")
     assert found.keys() == whole.keys()
     for path, content in whole.items():

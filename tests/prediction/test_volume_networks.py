@@ -90,7 +90,7 @@ def test_tiles_overlap_as_much_as_asked():
 
 def test_two_steps_give_labels_on_the_grid_of_the_volume(decathlon_and_output):
     data, said = decathlon_and_output
-    assert "networks: whole with 1, then patch with 1" in said
+    assert "(models: whole 1, then patch 1)" in said
     (found,) = (data / "predictions").glob("*.nii.gz")
     labels, image = sitk.ReadImage(str(found)), sitk.ReadImage(str(data / "Task99_Synthetic/imagesTs" / found.name))
     image = image[..., 0]
@@ -110,7 +110,12 @@ def test_a_broken_volume_does_not_lose_the_others(decathlon, decathlon_runs, tmp
     one = image_at(np.zeros((9, 9, 9), np.int16), plain_geometry((9, 9, 9), (1, 1, 1)))
     sitk.WriteImage(one, str(images / "one.nii"))
     result = run_here("predict.py", RUN=decathlon_runs[1], INPUT=images, OUTPUT=tmp_path / "p", expect=1)
-    for words in ("2 volumes cannot", "cut.nii.gz: damaged", "one.nii has 1 channels", "The others were"):
+    for words in (
+        "2 volumes cannot",
+        "cut.nii.gz: damaged",
+        "one.nii: wrong number of channels (1)",
+        "The other volumes were",
+    ):
         assert words in result.stderr
     assert [path.name for path in (tmp_path / "p").glob("*.nii.gz")] == ["volume_05.nii.gz"]
     assert not leftovers(tmp_path)
@@ -123,7 +128,7 @@ def test_where_the_first_step_finds_nothing_the_second_sees_all(decathlon, decat
     options = Options(0.5, 0.5, None, ".nii.gz", {}, False, None)
     (network,) = stages["whole"].networks
     kernel, bias = network.get_layer("logits").get_weights()
-    for shift, note in ((-50, "the first step finds nothing; the second looks at the whole volume"), (50, "")):
+    for shift, note in ((-50, "the first step found nothing; the second step uses the whole volume"), (50, "")):
         network.get_layer("logits").set_weights([0 * kernel, 0 * bias + shift])
         labels, said = predict_labels(Volume(path, None), stages, options)
         assert said == note and labels.GetSize() == sitk.ReadImage(str(path)).GetSize()[:3]

@@ -73,7 +73,7 @@ def test_three_slices_a_nodule_and_who_is_missing(tmp_path):
     annotations = table(tmp_path / "t.csv", [("a", *nodules[0]), ("gone", *nodules[1])])
     settings = {"SCANS": tmp_path / "scans", "ANNOTATIONS": annotations, "CASES": tmp_path / "cases"}
     said = run_script(SCRIPT, **settings).stdout
-    assert "1 scans have no row: b/b" in said and "1 series of the table have no scan: gone" in said
+    assert "scans without annotations (1): b/b" in said and "annotations without a scan (1): gone" in said
     masks = [read_mask(path) for path in sorted((tmp_path / "cases" / "case_a" / "y").iterdir())]
     assert [mask.shape for mask in masks] == [(512, 512)] * 3
     area = (masks[1] > 0).sum() * (96 / 512 * SPACING[0]) ** 2
@@ -87,17 +87,19 @@ def test_bad_input(tmp_path):
     sitk.WriteImage(image, str(tmp_path / "scans" / "a.nrrd"))
     far = table(tmp_path / "far.csv", [("a", 0, 0, 5000, 5)])
     settings = {"SCANS": tmp_path / "scans", "CASES": tmp_path / "cases"}
-    assert_refused(SCRIPT, "is outside of the scan", ANNOTATIONS=far, **settings)
+    assert_refused(SCRIPT, "nodule is outside the scan", ANNOTATIONS=far, **settings)
     other = table(tmp_path / "other.csv", [("b", *nodules[0])])
-    assert_refused(SCRIPT, "has the name of a seriesuid", ANNOTATIONS=other, **settings)
+    assert_refused(SCRIPT, "no seriesuid is the name of a scan", ANNOTATIONS=other, **settings)
     (tmp_path / "half.csv").write_text("seriesuid,coordX\na,1\n")
-    assert_refused(SCRIPT, "has no column coordY, coordZ, diameter_mm", ANNOTATIONS=tmp_path / "half.csv", **settings)
+    assert_refused(
+        SCRIPT, "missing columns (coordY, coordZ, diameter_mm)", ANNOTATIONS=tmp_path / "half.csv", **settings
+    )
     (tmp_path / "words.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\na,1,2,x,4\n")
-    assert_refused(SCRIPT, "row 2 has no place", ANNOTATIONS=tmp_path / "words.csv", **settings)
-    assert_refused(SCRIPT, "gone.csv cannot be read", ANNOTATIONS=tmp_path / "gone.csv", **settings)
-    assert_refused(SCRIPT, "CUT needs LUNGS", status=2, ANNOTATIONS=far, CUT=True, **settings)
+    assert_refused(SCRIPT, "no valid position or diameter (row 2)", ANNOTATIONS=tmp_path / "words.csv", **settings)
+    assert_refused(SCRIPT, "gone.csv: cannot be read", ANNOTATIONS=tmp_path / "gone.csv", **settings)
+    assert_refused(SCRIPT, "CUT: needs LUNGS", status=2, ANNOTATIONS=far, CUT=True, **settings)
     assert not (tmp_path / "cases").exists() or not list((tmp_path / "cases").iterdir())
-    assert_refused("submission.py", "holds no label volume", KIND="nodules", PREDICTED=tmp_path, OUTPUT=tmp_path / "o")
+    assert_refused("submission.py", "no label volumes found", KIND="nodules", PREDICTED=tmp_path, OUTPUT=tmp_path / "o")
 
 
 # --- lungs

@@ -89,7 +89,7 @@ def test_onto_the_grid_of_a_turned_volume(tmp_path, space):
     expected = np.linalg.norm(places - centre, axis=-1) < 9
     assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.99
     other = "RAS" if space == "LPS" else "LPS"
-    assert_refused(SCRIPT, "is outside of", OUTPUT=tmp_path / "x.nrrd", SPACE=other, **settings)
+    assert_refused(SCRIPT, "surface is outside", OUTPUT=tmp_path / "x.nrrd", SPACE=other, **settings)
     assert not (tmp_path / "x.nrrd").exists()
 
 
@@ -98,9 +98,9 @@ def test_surfaces_that_are_not_closed(tmp_path):
     whole = save(tmp_path / "whole.stl", ball)
     ball.faces = ball.faces[1:]
     surface = save(tmp_path / "open.stl", ball)
-    assert_refused(SCRIPT, "is not closed", "--open-surface repair", SURFACE=surface, OUTPUT=tmp_path / "o")
+    assert_refused(SCRIPT, "surface is not closed", "--open-surface repair", SURFACE=surface, OUTPUT=tmp_path / "o")
     done = run_here(SCRIPT, SURFACE=surface, OUTPUT=tmp_path / "o", OPEN_SURFACE="repair")
-    assert "its holes were filled" in done.stdout
+    assert "filled the holes of" in done.stdout
     run_here(SCRIPT, SURFACE=whole, OUTPUT=tmp_path / "w")
     assert (masks_in(tmp_path / "o") != masks_in(tmp_path / "w")).mean() < 1e-3
 
@@ -113,11 +113,9 @@ def test_bad_input(tmp_path):
     for name in ("text.stl", "cut.stl"):
         assert_refused(SCRIPT, name, SURFACE=tmp_path / name, OUTPUT=tmp_path / "o")
     assert_refused(SCRIPT, "gone.stl does not exist", SURFACE=tmp_path / "gone.stl", OUTPUT=tmp_path / "o")
-    assert_refused(SCRIPT, "OFFSET is 90", SURFACE=whole, OUTPUT=tmp_path / "o", OFFSET=90.0)
+    assert_refused(SCRIPT, "OFFSET: beyond the surface (found 90", SURFACE=whole, OUTPUT=tmp_path / "o", OFFSET=90.0)
     assert_refused(SCRIPT, "INTERVAL", "(found 0.0)", status=2, SURFACE=whole, OUTPUT=tmp_path / "o", INTERVAL=0.0)
-    assert_refused(
-        SCRIPT, "expected a file that ends in", status=2, SURFACE=whole, OUTPUT=tmp_path / "o", VOLUME=tmp_path
-    )
+    assert_refused(SCRIPT, "use a file that ends in", status=2, SURFACE=whole, OUTPUT=tmp_path / "o", VOLUME=tmp_path)
     assert not (tmp_path / "o").exists()
 
 

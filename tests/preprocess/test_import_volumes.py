@@ -256,7 +256,7 @@ def test_one_broken_volume_among_many(tmp_path):
     broken = tmp_path / "i" / "v3.nrrd"
     broken.write_bytes(broken.read_bytes()[:400])
     settings = {"IMAGES": tmp_path / "i", "LABELS": tmp_path / "l", "CASES": tmp_path / "c", "SIZE": 16}
-    said = assert_refused(SCRIPT, "v3.nrrd cannot be read", "Imported the others", "--skip-broken", **settings)
+    said = assert_refused(SCRIPT, "v3.nrrd: cannot be read", "Imported the others", "--skip-broken", **settings)
     assert "v2.nrrd" not in said
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == [f"case_v{n}" for n in (0, 1, 2, 4, 5)]
     run_here(SCRIPT, "--skip-broken", "--replace", **settings)
@@ -270,18 +270,21 @@ def test_series_that_make_no_volume(tmp_path):
 
     write_series(tmp_path / "gap", image)
     (tmp_path / "gap" / "004.dcm").unlink()
-    assert_refused(SCRIPT, "slices 4 and 5 of 8 are 5 mm apart, others 2.5", IMAGES=tmp_path / "gap", **settings)
+    assert_refused(SCRIPT, "slices 4 and 5 of 8 are 5 mm apart, others 2.5 mm", IMAGES=tmp_path / "gap", **settings)
 
     write_series(tmp_path / "two", image)
     write_series(tmp_path / "two", image[:, :, :4], [f"x{k}.dcm" for k in range(4)], "1.2.9")
     assert_refused(
-        SCRIPT, "holds 2 series (1: 9 files; 2: 4 files); give --series", IMAGES=tmp_path / "two", **settings
+        SCRIPT,
+        "contains 2 series (1: 9 files; 2: 4 files); choose one with --series",
+        IMAGES=tmp_path / "two",
+        **settings,
     )
     run_here(SCRIPT, IMAGES=tmp_path / "two", SERIES=2, **settings)
     assert len(list((tmp_path / "c" / "case_two" / "x").iterdir())) == 4
 
     (tmp_path / "empty").mkdir()
-    assert_refused(SCRIPT, "holds no volume", IMAGES=tmp_path / "empty", **settings)
+    assert_refused(SCRIPT, "no volumes found", IMAGES=tmp_path / "empty", **settings)
     assert_refused(SCRIPT, "gone does not exist", IMAGES=tmp_path / "gone", **settings)
 
 
@@ -291,11 +294,11 @@ def test_bad_labels_and_settings(tmp_path):
     write(tmp_path / "l", "b.nrrd", as_volume(labels))
     write(tmp_path / "i", "c.nrrd", as_volume(values))
     settings = {"IMAGES": tmp_path / "i", "CASES": tmp_path / "cases"}
-    assert_refused(SCRIPT, ": no labels a in", LABELS=tmp_path / "l", **settings)
-    assert_refused(SCRIPT, "without LABELS no slice has a label", status=2, **settings)
+    assert_refused(SCRIPT, "no label volume a in", LABELS=tmp_path / "l", **settings)
+    assert_refused(SCRIPT, '"labelled" needs LABELS', status=2, **settings)
     write(tmp_path / "odd", "a.nrrd", as_volume(values))
     one = settings | {"IMAGES": tmp_path / "i" / "a.nrrd"}
-    assert_refused(SCRIPT, "holds values from -500", "--label-values", LABELS=tmp_path / "odd", **one)
+    assert_refused(SCRIPT, "invalid labels (values from -500", "--label-values", LABELS=tmp_path / "odd", **one)
     write(tmp_path / "none", "a.nrrd", as_volume(0 * labels))
     assert_refused(SCRIPT, "no slice has a label", LABELS=tmp_path / "none", **one)
     for name, value, said in (

@@ -60,7 +60,9 @@ def test_networks_are_averaged_one_at_a_time(tmp_path):
     assert read_picture(tmp_path / "out" / "c.png").shape == (40, 30) and not leftovers(tmp_path)
     write_copying_network(tmp_path / "other.keras", 32)
     settings = {"INPUT": tmp_path / "in", "OUTPUT": tmp_path / "two"}
-    assert_refused("predict.py", "they must agree", RUN=[runs[0], str(tmp_path / "other.keras")], **settings)
+    assert_refused(
+        "predict.py", "average only models that match", RUN=[runs[0], str(tmp_path / "other.keras")], **settings
+    )
     assert_refused("predict.py", "FLIPS", "'up'", status=2, RUN=runs, FLIPS="up", **settings)
 
 
@@ -161,11 +163,12 @@ def test_bad_input(folded, tmp_path):
         cross_validate({"MODE": "new", "TRAIN": root / "lists" / "x.csv"})
     with pytest.raises(InputError, match="is no cross-validation"):
         cross_validate({"MODE": "resume", "RUN": tmp_path})
-    assert_refused("choose.py", "is no folder of train.py --fold all", CROSS_VALIDATIONS=folder / "fold1")
+    use = "use a folder of train.py --fold all"
+    assert_refused("choose.py", "is not a cross-validation", use, CROSS_VALIDATIONS=folder / "fold1")
     write_json(tmp_path / "other" / "cross_validation.json", {})
     write_json(tmp_path / "other" / "fold1" / "settings.json", {})
     others = [str(folder), str(tmp_path / "other")]
-    assert_refused("choose.py", "have different folds", CROSS_VALIDATIONS=others)
+    assert_refused("choose.py", "folds of", "differ; train the missing ones", CROSS_VALIDATIONS=others)
     assert_refused("choose.py", "CLEANINGS", "'polish'", status=2, CROSS_VALIDATIONS=folder, CLEANINGS=[{"polish": 1}])
     both = [str(folder), str(folder / "fold1")]
     good = {"INPUT": root / "cases" / "case01", "OUTPUT": tmp_path / "out"}

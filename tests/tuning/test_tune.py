@@ -110,7 +110,7 @@ def test_a_search_killed_twice_and_finished_by_two_processes(packed, tmp_path):
     pair = [start(settings), start(settings)]
     outs = [process.communicate() for process in pair]
     assert [process.returncode for process in pair] == [0, 0], outs
-    assert all("the best:" in out and "2 complete, 1 failed" in out for out, _ in outs)
+    assert all("best trials:" in out and "trials: 3; 2 complete, 1 failed" in out for out, _ in outs)
 
     trials = trials_of(study)
     assert [(trial.number, trial.state.name) for trial in trials] == [(0, "COMPLETE"), (1, "FAIL"), (2, "COMPLETE")]
@@ -137,7 +137,7 @@ def test_a_search_killed_twice_and_finished_by_two_processes(packed, tmp_path):
 
     before = {name: (study / name).read_bytes() for name in ("best_settings.json", "trials.csv")}
     (study / "best_settings.json").unlink()
-    assert "3 of 3 trials are finished" in run_here("tune.py", "--settings", study / "settings.json").stdout
+    assert "finished trials: 3 of 3" in run_here("tune.py", "--settings", study / "settings.json").stdout
     assert {name: (study / name).read_bytes() for name in before} == before and len(trials_of(study)) == 3
 
 
@@ -224,7 +224,9 @@ def test_ctrl_c_and_kills_at_random_moments(packed, tmp_path, stub):
     process.send_signal(signal.SIGINT)
     out, err = process.communicate()
     assert process.returncode == -signal.SIGINT and "Traceback" not in err
-    assert "stopped; the same command goes on" in out and "tune.py: stopped by Ctrl-C" in err
+    assert (
+        "stopped; run the same command to continue the interrupted trial" in out and "tune.py: stopped by Ctrl-C" in err
+    )
     assert out.count("trial 0 was ended by signal 15") == 1, "and is begun again"
     with FileLock(tuning.trial_folder(folder, 0) / "training.lock", timeout=0):
         pass  # the training has ended
@@ -254,7 +256,9 @@ def test_when_all_fail_the_message_says_why(packed, tmp_path, stub):
     begin(settings)
     process = start(settings, stub)
     _, err = process.communicate()
-    assert process.returncode == 1 and "no trial of 2 got to its end" in err and "the loss of epoch 1 is nan" in err
+    assert (
+        process.returncode == 1 and "no trial was completed (trials: 2;" in err and "the loss of epoch 1 is nan" in err
+    )
     (stub / "train.py").write_text("import sys; sys.exit('train.py: error: the disk is full while writing x')")
     process = start(settings | {"TRIALS": 3}, stub)
     _, err = process.communicate()
@@ -283,8 +287,8 @@ def test_why_a_training_failed_in_one_line(tmp_path):
     assert reason("epoch 1\ntrain.py: error: LOSS: unknown\n") == "LOSS: unknown"
     assert reason("OOM when allocating tensor").startswith("out of memory")
     assert reason("zooms by 0.1\nTraceback\nValueError: no such zoom") == "ValueError: no such zoom"
-    assert reason("", -9) == "ended by signal 9, as the system does where memory is short"
-    assert reason("") == "train.py ended with exit status 1 and no message"
+    assert reason("", -9) == "ended by signal 9, as the system does when memory runs out"
+    assert reason("") == "train.py exited with status 1 and no message"
 
 
 def test_what_mattered_is_found_also_where_most_trials_came_to_nothing():
@@ -320,14 +324,14 @@ def test_bad_settings(packed, tmp_path):
         assert not (tmp_path / "study").exists()
 
     refused("MODELS", "at least 1", "(found [])", MODELS=[])
-    refused("LOSSES holds 'mse' twice", LOSSES=["mse", "mse"])
+    refused("LOSSES: duplicate value (found 'mse' twice)", LOSSES=["mse", "mse"])
     refused("PRECISIONS", "(found [16])", PRECISIONS=[16])
     refused("LEARNING_RATE", "[lowest, highest]", "(found [0.1, 0.001])", LEARNING_RATE=[0.1, 0.001])
     refused("LEARNING_RATE", LEARNING_RATE=[0.0, 0.1])
-    refused("MODEL_SETTINGS holds 'unett'", MODEL_SETTINGS={"unett": {}})
-    refused("MODEL_SETTINGS: unet is [1]", MODEL_SETTINGS={"unet": [1]})
-    refused("AUGMENTATION: flip is []", AUGMENTATION={"flip": []})
-    refused("OTHERS holds EPOCHS", OTHERS={"EPOCHS": 3})
+    refused("MODEL_SETTINGS: unknown network (found 'unett')", MODEL_SETTINGS={"unett": {}})
+    refused("MODEL_SETTINGS: unet: expected a dict of settings (found [1])", MODEL_SETTINGS={"unet": [1]})
+    refused("AUGMENTATION: flip: expected a list with at least one value (found [])", AUGMENTATION={"flip": []})
+    refused("OTHERS: setting not allowed (found EPOCHS", OTHERS={"EPOCHS": 3})
     refused("SAMPLER", "(found 'grid')", SAMPLER="grid")
     refused("TRIALS", "at least 1 (found 0)", TRIALS=0)
     refused("MINUTES", "above 0", "(found 0.0)", MINUTES=0.0)
@@ -342,16 +346,16 @@ def test_a_study_that_is_damaged_or_another_one(packed, tmp_path):
     def refused(*words, **changed):
         assert_refused("tune.py", *words, **settings | changed)
 
-    refused("was begun with LOSSES ['bce+dice']", "not ['mse']", "--settings", LOSSES=["mse"])
+    refused("the study was created with LOSSES ['bce+dice']", "(found ['mse'])", "--settings", LOSSES=["mse"])
     for content in (b"", b"no database", database[: len(database) // 2], database[:100] + bytes(len(database) - 100)):
         (study / "study.db").write_bytes(content)
-        refused(study / "study.db", "cannot be used as a study of tune.py")
+        refused(study / "study.db", "cannot be used as a study of tune.py (", "another --study")
     (study / "study.db").write_bytes(database)
     (study / "settings.json").write_text("{")
     refused("settings.json: damaged")
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.txt").touch()
-    refused("holds thesis.txt but no study.db", STUDY=str(tmp_path / "other"))
+    refused("contains thesis.txt but no study.db", STUDY=str(tmp_path / "other"))
     refused("is a file", STUDY=str(tmp_path / "other" / "thesis.txt"))
 
 

@@ -22,19 +22,20 @@ def test_labels_are_taken_as_they_are_or_mapped(kind):
 
 @pytest.mark.parametrize("values", [[0, 100], [-1, 3], [0, 0.5], [0, np.nan], [0, np.inf], [0, 255]])
 def test_other_values_are_refused(values):
-    with pytest.raises(InputError, match=r"a\.nrrd holds values from .*; expected 0 to 99: see --label-values"):
+    words = r"a\.nrrd: invalid labels \(values from .*; expected whole numbers from 0 to 99; use --label-values"
+    with pytest.raises(InputError, match=words):
         labels_in(volume(values, np.float64), "a.nrrd")
 
 
 def test_labels_with_names_end_with_the_last_name():
     names = {1: "organ", 2: "lesion"}
     assert labels_in(volume([0, 2]), "a.nrrd", names=names).max() == 2
-    with pytest.raises(InputError, match=r"from 0 to 3; expected 0 to 2 \(organ, lesion\): see --label-values"):
+    with pytest.raises(InputError, match=r"from 0 to 3\); expected .* 0 to 2 \(organ, lesion\); use --label-values"):
         labels_in(volume([0, 3]), "a.nrrd", names=names)
 
 
 def test_masks_of_0_and_255_are_accepted_if_the_caller_says_so():
     assert labels_in(volume([0, 255]), "a.nrrd", allow_255=True).ravel().tolist() == [0, 255]
     for values in ([0, 1, 255], [0, 100], [0, 254.5, 255]):
-        with pytest.raises(InputError, match=r"expected 0 to 99, or 0 and 255$"):
+        with pytest.raises(InputError, match=r"expected whole numbers from 0 to 99, or 0 and 255$"):
             labels_in(volume(values, np.float64), "a.nrrd", allow_255=True)
