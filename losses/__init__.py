@@ -69,7 +69,7 @@ class SegmentationLoss(keras.losses.Loss):
             )
         if "series" in names and keras.backend.backend() == "jax":
             raise ValueError(
-                'the loss "series" works on TensorFlow and PyTorch only (on JAX, a loss cannot see the step); choose another'
+                'the loss "series" needs TensorFlow or PyTorch (on JAX, a loss cannot see the step); choose another'
             )
         super().__init__(**{"name": "_".join(short), "dtype": "float32", **kwargs})
         self.terms = terms

@@ -35,7 +35,7 @@ def find_loss(path):
         ValueError: if the file is missing, does not run, or has no such function.
     """
     if not Path(path).is_file():
-        raise ValueError(f"{path}: loss file not found; check the path")
+        raise ValueError(f"{path}: loss file does not exist; check the path")
     specification = importlib.util.spec_from_file_location(Path(path).stem, path)
     module = importlib.util.module_from_spec(specification)
     try:

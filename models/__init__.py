@@ -115,7 +115,7 @@ def find_network(name):
             f'unknown network "{name}"; choose one of {", ".join(NETWORKS)}, or pass the path of a .py file'
         )
     if not Path(name).is_file():
-        raise ValueError(f"{name}: network file not found; check the path")
+        raise ValueError(f"{name}: network file does not exist; check the path")
     specification = importlib.util.spec_from_file_location(Path(name).stem, name)
     module = importlib.util.module_from_spec(specification)
     try:

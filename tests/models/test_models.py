@@ -275,7 +275,7 @@ def test_arguments_change_the_network():
         ("unet", {"normalisation": 1}, "expected True or False for normalisation"),
         ("unet", {"name": "other"}, "no setting 'name'"),
         ("unet", {"classes": 3}, "no setting 'classes'"),
-        ("gone.py", {}, "gone.py: network file not found"),
+        ("gone.py", {}, "gone.py: network file does not exist"),
         ("cvnet_synapse", {}, "side of 16; the nearest sizes that fit are 72 and 136"),
         ("cvnet_synapse_512", {}, "side of 16; the nearest sizes that fit are 128 and 256"),
         ("deeplab_v3plus", {"backbone": "resnet"}, "xception"),
