@@ -103,7 +103,7 @@ from common.training.trained_models import CrossValidation, load_network
 def main():
     if settings.FOLD == "all":
         if several_processes():
-            raise InputError('FOLD "all" goes on one machine; train fold by fold with several processes')
+            raise InputError('FOLD: "all" works in one process only (found several); train one fold at a time')
         return cross_validate(settings.as_json())
     s = configure(settings)  # the settings in force
     training, validation = open_sets(s)
@@ -137,9 +137,9 @@ def fit(s, model, log, training, validation, used, run):
     timer = Timer(batches)
     writer = RunWriter(run, control, timer, training.record()) if used.is_first else None
     if not control.end_reason:
-        to_go_on = f"; to go on: python train.py --mode resume --run {run or 'RUN'}"
+        to_continue = f"; to continue: python train.py --mode resume --run {run or 'RUN'}"
         try:
-            with lost_process_as_error(to_go_on):
+            with lost_process_as_error(to_continue):
                 model.fit(
                     devices.without_waiting(batches),
                     validation_data=devices.without_waiting(validating),
@@ -152,7 +152,7 @@ def fit(s, model, log, training, validation, used, run):
         except KeyboardInterrupt:
             if writer:
                 writer.finish_writing()
-            print(f"\nstopped after epoch {len(log)}{to_go_on}")
+            print(f"\nstopped after epoch {len(log)}{to_continue}")
             raise
     if writer:
         writer.close()
@@ -162,7 +162,7 @@ def fit(s, model, log, training, validation, used, run):
     if writer:
         finish(s, run, control, timer, validation)
     else:
-        print(f"stopped, {control.end_reason}; the run folder is that of the first process")
+        print(f"{control.end_reason}; process 0 writes the run folder")
 
 
 def finish(s, run, control, timer, validation):
@@ -172,7 +172,7 @@ def finish(s, run, control, timer, validation):
     if table := timer.table():
         print(f"where the time went:\n{in_lines(table)}")
     score, epoch = control.log.best("dice")
-    print(f"stopped, {control.end_reason}; wrote {run}: best validation Dice {score:.4f} in epoch {epoch}")
+    print(f"{control.end_reason}; best validation Dice {score:.4f} (epoch {epoch}); wrote {run}")
 
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def get_loss(name, classes=None, axes=2):
     if classes == 1 and pixel.cce in loss.functions:
         raise ValueError(pixel.CCE_NEEDS_CLASSES)
     if axes == 3 and (flat := [term for term in terms if term not in FOR_VOLUMES and not own.is_own(term)]):
-        raise ValueError(f'the loss "{flat[0]}" is for slices; those for volumes are {", ".join(FOR_VOLUMES)}')
+        raise ValueError(f'the loss "{flat[0]}" is for slices only; for volumes choose one of {", ".join(FOR_VOLUMES)}')
     if classes:
         for path in own.own_files(name):
             own.try_loss(path, classes, axes)
@@ -64,11 +64,13 @@ class SegmentationLoss(keras.losses.Loss):
         short = [Path(name).stem if own.is_own(name) else name for name in names]
         if unknown or len(set(short)) < len(short):
             raise ValueError(
-                f'unknown loss "{terms}"; choose one of {", ".join(TERMS)}, series, or a sum of them such as '
-                '"mse+dice", or give the path of a .py file with loss(targets, probabilities)'
+                f'unknown loss "{terms}"; choose one of {", ".join(TERMS)}, series, a sum of different ones '
+                'such as "mse+dice", or the path of a .py file with loss(targets, probabilities)'
             )
         if "series" in names and keras.backend.backend() == "jax":
-            raise ValueError('the loss "series" works on TensorFlow and PyTorch: on JAX a loss cannot see the step')
+            raise ValueError(
+                'the loss "series" needs TensorFlow or PyTorch (on JAX, a loss cannot see the step); choose another'
+            )
         super().__init__(**{"name": "_".join(short), "dtype": "float32", **kwargs})
         self.terms = terms
         self.functions = [self._function(name) for name in names]

@@ -35,15 +35,15 @@ def find_loss(path):
         ValueError: if the file is missing, does not run, or has no such function.
     """
     if not Path(path).is_file():
-        raise ValueError(f"loss file {path} does not exist")
+        raise ValueError(f"{path}: loss file does not exist; check the path")
     specification = importlib.util.spec_from_file_location(Path(path).stem, path)
     module = importlib.util.module_from_spec(specification)
     try:
         specification.loader.exec_module(module)
     except Exception as error:  # a user's file can raise anything
-        raise ValueError(f"loss file {path} does not run: {_in_one_line(error)}") from error
+        raise ValueError(f"{path}: loss file does not run ({_in_one_line(error)})") from error
     if not callable(getattr(module, "loss", None)):
-        raise ValueError(f"loss file {path} has no function loss(targets, probabilities)")
+        raise ValueError(f"{path}: no function loss(targets, probabilities); define it")
     return module.loss
 
 
@@ -56,9 +56,9 @@ def try_loss(path, classes, axes):
         found = f"{tuple(values.shape)} {values.dtype}"
         fits = len(values.shape) == 1 and values.shape[0] == 2 and "float32" in str(values.dtype)
     except Exception as error:  # a user's function can raise anything
-        raise ValueError(f"loss of {path} fails on {shape}: {_in_one_line(error)}") from error
+        raise ValueError(f"{path}: loss fails on {shape} ({_in_one_line(error)})") from error
     if not fits:
-        raise ValueError(f"loss of {path} gives {found} on {shape}; expected (2,) float32, a value for each image")
+        raise ValueError(f"{path}: expected (2,) float32, one value per image (found {found} for {shape})")
 
 
 @contextmanager

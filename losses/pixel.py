@@ -7,7 +7,7 @@ or K + 1 with the background first. `mse`, `log_cosh` and `bce` also accept volu
 import keras
 from keras import ops
 
-CCE_NEEDS_CLASSES = 'the loss "cce" is for several classes; take "bce" for one'
+CCE_NEEDS_CLASSES = 'the loss "cce" needs several classes (found one); use "bce"'
 
 
 def mse(targets, probabilities):

@@ -44,23 +44,23 @@ def build_model(name, input_shape, classes=1, /, **settings):
     parameters = inspect.signature(build).parameters
     if name in NETWORKS and is_for_volumes(name) != volumes:
         fit = [other for other in NETWORKS if is_for_volumes(other) == volumes]
-        raise ValueError(f"{name} is not for {'volumes' if volumes else 'slices'}; take {', '.join(fit)}")
+        raise ValueError(f"{name}: not for {'volumes' if volumes else 'slices'}; choose {' or '.join(fit)}")
     known = [parameter for parameter in parameters if parameter not in NOT_SETTINGS]
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for setting, value in settings.items():
         if setting in NOT_SETTINGS or (setting not in known and not takes_any):
-            raise ValueError(f"{name} has no setting {setting!r}; it has {', '.join(known)}")
+            raise ValueError(f"{name}: no setting {setting!r}; available: {', '.join(known) or 'none'}")
         if name in NETWORKS:
             require_type(name, setting, value, parameters[setting].default)
     if "name" in parameters:  # a file may use the signature of this function too
         settings["name"] = Path(name).stem
     model = build(input_shape=tuple(input_shape), classes=classes, **settings)
     names = {layer.name for layer in model.layers}
-    if not {"input", "output"} <= names:
-        raise ValueError(f"the first and last layers of {name} must be called input and output")
+    if missing := sorted({"input", "output"} - names):
+        raise ValueError(f"{name}: no layer {' or '.join(missing)}; name the first layer input and the last one output")
     expected = (*input_shape[:-1], classes if volumes or classes == 1 else classes + 1)
     if tuple(model.output_shape[1:]) != expected:
-        raise ValueError(f"{name} gives {model.output_shape[1:]}; expected {expected}")
+        raise ValueError(f"{name}: expected an output of {expected} (found {model.output_shape[1:]})")
     return model
 
 
@@ -81,7 +81,7 @@ def require_type(name, setting, value, default):
     else:
         return
     if not fits:
-        raise ValueError(f"{name} needs {wanted} as {setting}, not {value!r}")
+        raise ValueError(f"{name}: expected {wanted} for {setting} (found {value!r})")
 
 
 def recommended(name, batch_size=None):
@@ -112,16 +112,16 @@ def find_network(name):
         return NETWORKS[name]
     if not name.endswith(".py"):
         raise ValueError(
-            f'unknown network "{name}"; choose one of {", ".join(NETWORKS)}, or give the path of a .py file'
+            f'unknown network "{name}"; choose one of {", ".join(NETWORKS)}, or pass the path of a .py file'
         )
     if not Path(name).is_file():
-        raise ValueError(f"network file {name} does not exist")
+        raise ValueError(f"{name}: network file does not exist; check the path")
     specification = importlib.util.spec_from_file_location(Path(name).stem, name)
     module = importlib.util.module_from_spec(specification)
     try:
         specification.loader.exec_module(module)
     except Exception as error:  # a user's file can raise anything
-        raise ValueError(f"network file {name} does not run: {type(error).__name__}: {error}") from error
+        raise ValueError(f"{name}: network file does not run ({type(error).__name__}: {error})") from error
     if not hasattr(module, "build_model"):
-        raise ValueError(f"network file {name} has no function build_model(input_shape, classes, **settings)")
+        raise ValueError(f"{name}: no function build_model(input_shape, classes, **settings); define it")
     return module

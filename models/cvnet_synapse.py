@@ -64,9 +64,9 @@ def make_scale(name, width, dropout, parallel_dropout, noise):
     rates_fit = 0 <= dropout < 1 and 0 <= parallel_dropout < 1
     if not rates_fit or not 0 < width <= MOST_WIDTH or not 0 <= noise <= MOST_NOISE:
         raise ValueError(
-            f"{name} needs 0 < width <= {MOST_WIDTH}, 0 <= dropout < 1, 0 <= parallel_dropout < 1 and "
-            f"0 <= noise <= {MOST_NOISE}, "
-            f"not width={width}, dropout={dropout}, parallel_dropout={parallel_dropout}, noise={noise}"
+            f"{name}: expected 0 < width <= {MOST_WIDTH}, 0 <= dropout < 1, 0 <= parallel_dropout < 1 and "
+            f"0 <= noise <= {MOST_NOISE} "
+            f"(found width={width}, dropout={dropout}, parallel_dropout={parallel_dropout}, noise={noise})"
         )
     return lambda filters: max(1, round(filters * width))
 
@@ -97,7 +97,7 @@ def bottom_kernels(name, input_shape, halvings, border):
             below = max((side - border) // step, 1)
             sizes = [border + step * count for count in (below, below + 1)]
             raise ValueError(
-                f"{name} takes no side of {side}; the nearest sizes that fit are {sizes[0]} and {sizes[1]}"
+                f"{name}: cannot use a side of {side}; the nearest sizes that fit are {sizes[0]} and {sizes[1]}"
             )
         lost = (side - border) // 2**halvings // 2
         second = lost // 2 // 2 * 2  # each removes an even number, the first one the larger half

@@ -56,16 +56,16 @@ def build_model(
         or isinstance(output_stride, float)
     ):
         raise ValueError(
-            'deeplab_v3plus needs backbone="xception" or "mobilenetv2" and output_stride=16 or 8, '
-            f"not backbone={backbone!r}, output_stride={output_stride}"
+            'deeplab_v3plus: expected backbone="xception" or "mobilenetv2" and output_stride=16 or 8 '
+            f"(found backbone={backbone!r}, output_stride={output_stride})"
         )
     if not 0 < alpha <= MOST_ALPHA or not 0 <= dropout < 1 or not 0 < momentum < 1:
         raise ValueError(
-            f"deeplab_v3plus needs 0 < alpha <= {MOST_ALPHA}, 0 <= dropout < 1 and 0 < momentum < 1, "
-            f"not alpha={alpha}, dropout={dropout}, momentum={momentum}"
+            f"deeplab_v3plus: expected 0 < alpha <= {MOST_ALPHA}, 0 <= dropout < 1 and 0 < momentum < 1 "
+            f"(found alpha={alpha}, dropout={dropout}, momentum={momentum})"
         )
     if backbone == "xception" and alpha != 1:
-        raise ValueError(f'alpha={alpha} is for backbone="mobilenetv2"; Xception has one width')
+        raise ValueError(f'deeplab_v3plus: alpha is for backbone="mobilenetv2" only (found {alpha}); remove it')
     blocks = Blocks(momentum)
     inputs = keras.Input(input_shape, name="input")
     padded, crop = pad_to_multiple(inputs, 16)

@@ -22,7 +22,7 @@ class ElementwiseAlpha(layers.Layer):
 
     def build(self, input_shape):
         if None in input_shape[1:]:
-            raise ValueError(f"{type(self).__name__} needs images of a fixed size, not {input_shape}")
+            raise ValueError(f"{type(self).__name__}: expected images of a fixed size (found {input_shape})")
         self.alpha = self.add_weight(
             name="alpha",
             shape=tuple(input_shape[1:]),

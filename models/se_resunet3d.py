@@ -40,9 +40,9 @@ def build_model(input_shape, classes=1, *, features=32, depth=3, ratio=16, noise
     fits = 1 <= depth <= MOST_DEPTH and 1 <= features <= MOST_CHANNELS // 2**depth
     if not fits or ratio < 1 or not 0 <= noise <= MOST_NOISE:
         raise ValueError(
-            f"se_resunet3d needs features, depth and ratio >= 1, depth <= {MOST_DEPTH}, "
-            f"features * 2**depth <= {MOST_CHANNELS} and 0 <= noise <= {MOST_NOISE}, "
-            f"not features={features}, depth={depth}, ratio={ratio}, noise={noise}"
+            f"se_resunet3d: expected features, depth and ratio >= 1, depth <= {MOST_DEPTH}, "
+            f"features * 2**depth <= {MOST_CHANNELS} and 0 <= noise <= {MOST_NOISE} "
+            f"(found features={features}, depth={depth}, ratio={ratio}, noise={noise})"
         )
 
     def convolution(x, filters, name):

@@ -33,9 +33,9 @@ def build_model(input_shape, classes=1, *, features=64, depth=4, dropout=0.2, no
     deepest = side.bit_length() - 1
     if not 1 <= depth <= deepest or not 1 <= features <= MOST_CHANNELS // 2**depth or not 0 <= dropout < 1:
         raise ValueError(
-            f"unet needs features >= 1, depth >= 1, 2**depth <= {side} (the smaller side), "
-            f"features * 2**depth <= {MOST_CHANNELS} and 0 <= dropout < 1, "
-            f"not features={features}, depth={depth}, dropout={dropout}"
+            f"unet: expected features >= 1, depth >= 1, 2**depth <= {side} (the smaller side), "
+            f"features * 2**depth <= {MOST_CHANNELS} and 0 <= dropout < 1 "
+            f"(found features={features}, depth={depth}, dropout={dropout})"
         )
 
     def double_block(x, filters, name):

@@ -46,13 +46,13 @@ def make_augmentation(settings):
         return None
     unknown = [name for name in settings if name not in LAYERS]
     if unknown:
-        raise ValueError(f"AUGMENTATION has {unknown[0]!r}; choose from {', '.join(LAYERS)}, fill")
+        raise ValueError(f"AUGMENTATION: unknown key {unknown[0]!r}; choose from {', '.join(LAYERS)}, fill")
     augmenters = []
     for name, amount in settings.items():
         try:
             augmenters.append(LAYERS[name](amount, fill))
         except (TypeError, ValueError):
-            raise ValueError(f"AUGMENTATION: {name} does not take {amount!r}") from None
+            raise ValueError(f"AUGMENTATION: invalid value for {name} (found {amount!r})") from None
 
     def augment(x, y, seeds):
         words = np.random.SeedSequence(seeds).generate_state(len(augmenters))
@@ -77,18 +77,19 @@ def check_volume_augmentation(settings, step):
         step: step of the packed volumes.
     """
     if unknown := [name for name in settings if name not in VOLUME_SETTINGS]:
-        raise ValueError(f"AUGMENTATION has {unknown[0]!r}; of volumes choose from {', '.join(VOLUME_SETTINGS)}")
+        known = ", ".join(VOLUME_SETTINGS)
+        raise ValueError(f"AUGMENTATION: unknown key {unknown[0]!r} for volumes; choose from {known}")
     for name, low, high in (("rotation", 0, 180), ("zoom", 0, 0.9), ("shift", 0, 1), ("shear", 0, 1), ("gamma", 0, 1)):
         amount = settings.get(name, low)
         if not isinstance(amount, int | float) or not low <= amount <= high:
-            raise ValueError(f"AUGMENTATION: {name} is {amount!r}; expected {low} to {high}")
+            raise ValueError(f"AUGMENTATION: expected {low} to {high} for {name} (found {amount!r})")
     if not isinstance(flip := settings.get("flip", ""), str) or set(flip) - set(AXES):
-        raise ValueError(f'AUGMENTATION: flip is {flip!r}; expected axes, such as "x" (left and right) or "xyz"')
+        raise ValueError(f'AUGMENTATION: expected axes for flip, such as "x" (left-right) or "xyz" (found {flip!r})')
     margins = settings.get("margins", [])
     if not isinstance(margins, list) or not all(isinstance(m, int | float) and 0 <= m <= 2 for m in margins):
-        raise ValueError(f"AUGMENTATION: margins is {margins!r}; expected a list of shares, such as [0.1, 0.2, 0.3]")
+        raise ValueError(f"AUGMENTATION: expected a list of shares for margins, such as [0.1, 0.2] (found {margins!r})")
     if margins and step != "patch":
-        raise ValueError('AUGMENTATION: margins are for volumes that were packed with the step "patch"')
+        raise ValueError(f'AUGMENTATION: margins are for the step "patch" only (found "{step}"); remove them')
 
 
 class VolumeChange:

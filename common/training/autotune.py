@@ -51,12 +51,12 @@ def autotune(settings, training, devices):
         return chosen
     size = choose_batch_size(size, lambda: compiled(jit), batch, len(training))
     size = devices.broadcast(size) * len(devices)
-    chosen = chosen.replace("auto: the size that trained the most images a second in a trial", BATCH_SIZE=size)
+    chosen = chosen.replace("auto: trained the most images per second in a benchmark", BATCH_SIZE=size)
     is_recommended = settings.reasons.get("LEARNING_RATE") == RECOMMENDED.format(settings.MODEL)
     if is_recommended and models.recommended(settings.MODEL)["LEARNING_RATE"] == settings.LEARNING_RATE:
         rate = models.recommended(settings.MODEL, size)["LEARNING_RATE"]
         chosen = chosen.replace(f"{RECOMMENDED.format(settings.MODEL)} at this batch size", LEARNING_RATE=rate)
-    print(f"batches of {size}, learning rate {chosen.LEARNING_RATE:g}", flush=True)
+    print(f"batch size {size}, learning rate {chosen.LEARNING_RATE:g}", flush=True)
     return chosen
 
 
@@ -77,12 +77,12 @@ def choose_precision(setting, make_model, make_batch, steps):
     if setting != "auto":
         return setting, None
     if accelerators():
-        return usual_half(), "auto: the fastest of this device"
+        return usual_half(), "auto: the fastest this device supports"
     if steps < 500:
-        return "float32", "auto: fewer than 500 steps, too few for a trial"
+        return "float32", "auto: fewer than 500 steps, too few to benchmark"
     if (slowdown := slowdown_of_bfloat16()) > GREATEST_SLOWDOWN:
-        return "float32", f"auto: two convolutions took {slowdown:.2g} times as long in bfloat16"
-    print("trying out float32 and bfloat16", flush=True)
+        return "float32", f"auto: two convolutions took {slowdown:.2g} times as long in bfloat16 as in float32"
+    print("benchmarking float32 and bfloat16", flush=True)
     seconds = time_precisions(make_model, make_batch)
     share = seconds["mixed_bfloat16"] / seconds["float32"]
     chosen = "mixed_bfloat16" if share < 0.9 else "float32"
@@ -179,10 +179,10 @@ def choose_jit(setting="auto", deterministic=True, make_model=None, make_batch=N
         return setting, None
     backend = keras.backend.backend()
     if backend != "tensorflow" or deterministic:
-        return backend == "jax", f"auto: as suits {backend}" + (", DETERMINISTIC" if deterministic else "")
+        return backend == "jax", f"auto: the usual choice on {backend}{' with DETERMINISTIC' * deterministic}"
     if steps < 500 or (not accelerators() and slowdown_of_jit() > GREATEST_SLOWDOWN):
-        return bool(usual_jit()), "auto: the usual of this device, without a trial"
-    print("trying out a step with XLA and without", flush=True)
+        return bool(usual_jit()), "auto: this device's usual choice, without a benchmark"
+    print("benchmarking a step with and without XLA", flush=True)
     seconds = time_steps({jit: partial(make_model, jit) for jit in (True, False)}, make_batch)
     share = seconds[True] / seconds[False]
     return share < 0.9, f"auto: a step with XLA took {share:.2g} times as long as without"
@@ -197,7 +197,7 @@ def choose_batch_size(start, make_model, make_batch, greatest):
         make_batch: function of a batch size that returns a batch (x, y).
         greatest: maximum batch size.
     """
-    print("trying out sizes of a batch", flush=True)
+    print("benchmarking batch sizes", flush=True)
     size, model = start, make_model()
 
     def rate(size):

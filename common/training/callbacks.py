@@ -86,9 +86,11 @@ class EpochControl(keras.callbacks.Callback):
         self.bar.close()
         if not math.isfinite(logs["loss"]):
             self.end_reason = (
-                f"the loss of epoch {epoch + 1} is {logs['loss']}: lower LEARNING_RATE or take another LOSS; "
-                "last.keras holds the epoch before"
+                f"LEARNING_RATE or LOSS: the loss of epoch {epoch + 1} is not finite ({logs['loss']}); "
+                "lower LEARNING_RATE or choose another LOSS"
             )
+            if epoch:
+                self.end_reason += f"; last.keras contains epoch {epoch}"
             self.failed = self.model.stop_training = True
             return
         row = {"epoch": epoch + 1, "learning_rate": self.learning_rate}
@@ -99,7 +101,7 @@ class EpochControl(keras.callbacks.Callback):
         self.longest = max(self.longest, now - self.epoch_started)
         self.end_reason = self.log.reason_to_stop(self.epochs, self.early_stop)
         if not self.end_reason and self.max_minutes and self.broadcast(now + self.longest > self.deadline):
-            self.end_reason = f"another epoch would end after {self.max_minutes:g} minutes"
+            self.end_reason = f"stopped early, another epoch would exceed MAX_MINUTES ({self.max_minutes:g})"
         self.model.stop_training = self.end_reason is not None
 
 
@@ -143,7 +145,7 @@ class RunWriter(keras.callbacks.Callback):
         print(
             f"epoch {row['epoch']:{width}}/{self.control.epochs}  loss {row['loss']:.4f}  dice {row['dice']:.3f}  "
             f"val_loss {row['val_loss']:.4f}  val_dice {row['val_dice']:.3f}  val_iou {row['val_iou']:.3f}  "
-            f"rate {row['learning_rate']:.2g}  {row['seconds']:.1f} s{best}",
+            f"learning rate {row['learning_rate']:.2g}  {row['seconds']:.1f} s{best}",
             flush=True,
         )
 

@@ -1,5 +1,6 @@
 """Turn the settings given to train.py into the settings in force, and those into data sets, batches and a model."""
 
+from contextlib import contextmanager
 from pathlib import Path
 
 import keras
@@ -41,13 +42,21 @@ def configure(settings):
     return settings
 
 
+@contextmanager
+def as_named_setting_error():
+    """Turn a ValueError whose text starts with the name of a setting into a SettingError."""
+    try:
+        yield
+    except ValueError as error:
+        raise SettingError(str(error)) from error
+
+
 def of_run(settings):
     """Settings of the run to resume; given settings, MODE, RUN and RUNS stay."""
     run = Run(settings.RUN)
     if not settings.RUN or not run.exists:
-        raise InputError(
-            f"RUN: {settings.RUN or 'not set'} is no run folder (it has no settings.json); give --run the run to resume"
-        )
+        problem = f"not a run folder ({settings.RUN} has no settings.json)" if settings.RUN else "not set"
+        raise InputError(f"RUN: {problem}; pass --run the run folder to resume")
     settings = settings.with_recorded(run.settings_file, keep=settings.given | {"MODE", "RUN", "RUNS"})
     return with_copies(settings, run.code_folder)
 
@@ -65,7 +74,9 @@ def of_fold(settings):
     folder, fold = Path(settings.TRAIN).parent, settings.FOLD
     folds = find_folds(settings.TRAIN) if folder.name != f"fold{fold}" else [fold]
     if fold not in folds:
-        raise SettingError(f'FOLD is {fold!r}; {folder} has {", ".join(map(str, folds))}, or say "all"')
+        raise SettingError(
+            f'FOLD: no fold {fold} in {folder} (found {", ".join(map(str, folds))}); choose one of these or "all"'
+        )
     sets = {name: fold_file(settings.values[name], fold) for name in ("TRAIN", "VALIDATION")}
     return settings.replace(f"fold {fold}", **sets)
 
@@ -96,7 +107,7 @@ def check_settings(settings):
         get_loss(settings.LOSS)
     with as_setting_error("OPTIMIZER"):
         make_optimizer(settings.OPTIMIZER, settings.LEARNING_RATE)
-    with as_setting_error("SCHEDULE"):
+    with as_named_setting_error():
         learning_rate_of_epoch(settings, 0, None)
     if settings.MODE == "retrain":
         model_file(settings.RUN)
@@ -126,7 +137,7 @@ def open_sets(settings):
 
 def make_batches(settings, training, size, devices=None):
     """Make shuffled and augmented batches of the training set."""
-    with as_setting_error("AUGMENTATION, BATCH_SIZE or CROP"):
+    with as_named_setting_error():
         return training.batches(size, settings.SEED, settings.AUGMENTATION, settings.CROP, devices)
 
 
@@ -164,8 +175,10 @@ def make_model(settings, training, validation, used):
             resumed, log = read_checkpoint(Run(settings.RUN))
             if resumed is not None:
                 if resumed.output_shape != model.output_shape:
-                    shapes = f"gives {resumed.output_shape}; {settings.TRAIN} needs {model.output_shape}"
-                    raise InputError(f"{settings.RUN} {shapes}")
+                    raise InputError(
+                        f"{settings.RUN}: its output does not fit {settings.TRAIN} (found {resumed.output_shape}, "
+                        f"expected {model.output_shape}); resume with the sets of the run"
+                    )
                 prepare_steps(resumed)
                 return resumed, log
         if settings.MODE == "retrain":
@@ -180,8 +193,8 @@ def values_to_agree_on(settings, training, validation):
     is_resumed = settings.MODE == "resume" and checkpoint.is_file()
     own = ("TRAIN", "VALIDATION", "RUNS", "RUN", "MEMORY_GB")  # each machine may have its own
     return {
-        "a setting": {name: value for name, value in settings.as_json().items() if name not in own},
+        "settings": {name: value for name, value in settings.as_json().items() if name not in own},
         "TRAIN": training.item_keys(),
         "VALIDATION": validation.item_keys(),
-        "the checkpoint of RUN": file_digest(checkpoint) if is_resumed else None,
+        "checkpoint of RUN": file_digest(checkpoint) if is_resumed else None,
     }

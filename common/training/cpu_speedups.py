@@ -39,11 +39,12 @@ def speedups_in_words(model):
     if not is_tensorflow_on_cpu():
         return ""
     if not _is_keras_known():
-        return f"CPU speedups off: made for Keras {KERAS}, not {keras.__version__}\n"
+        return f"CPU speedups: off (made for Keras {KERAS}, found {keras.__version__})\n"
     changed = [layer for layer, _, _ in _replacements(model)]
-    lines = [f"CPU speedups in {len(changed)} layers: training uses operations that round differently from Keras'"]
+    number = f"{len(changed)} layer{'s' * (len(changed) != 1)}"
+    lines = [f"CPU speedups in {number}: training uses operations that round differently from Keras'"]
     rates = sorted({layer.rate for layer in changed if isinstance(layer, layers.Dropout)})
-    lines += [f"dropout {rate:g}: drops other elements than Keras, {round(256 * rate)} of 256" for rate in rates]
+    lines += [f"dropout {rate:g}: drops different elements than Keras, {round(256 * rate)} of 256" for rate in rates]
     return "\n".join(lines) + "\n" if changed else ""
 
 

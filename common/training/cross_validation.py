@@ -28,8 +28,8 @@ def find_folds(path):
     numbers = [int(name[4:]) for name in folders if name[4:].isdigit() and Path(fold_file(path, name[4:])).is_file()]
     if len(numbers) < 2:
         raise InputError(
-            f"FOLD: {Path(path).parent} holds {len(numbers)} folds with a {Path(path).name}; "
-            "make them with 2_write_lists.py --folds 5 and pack them"
+            f"FOLD: expected folds with {Path(path).name} in {Path(path).parent} (found {len(numbers)}, needs two); "
+            "write them with 2_write_lists.py --folds 5, then pack them"
         )
     return numbers
 
@@ -44,7 +44,8 @@ def cross_validate(settings):
         folds = CrossValidation(settings["RUN"])
         if not folds.exists:
             name = folds.settings_file.name
-            raise InputError(f"RUN: {settings['RUN'] or 'not set'} is no cross-validation (it has no {name})")
+            problem = f"not a cross-validation ({folds} has no {name})" if settings["RUN"] else "not set"
+            raise InputError(f"RUN: {problem}; pass --run the folder of a cross-validation")
         numbers = find_folds(folds.settings["TRAIN"])
     else:
         numbers = find_folds(settings["TRAIN"])
@@ -59,7 +60,7 @@ def cross_validate(settings):
     table = write_fold_scores(folds)
     print(f"\n{table.round(4).to_string(index=False)}\nmean validation Dice {table['val_dice'].mean():.4f}")
     made = "the folds, out_of_fold, scores/report.html" if scored else "the folds"
-    print(f"wrote {folds}: {made}; predict.py --run {folds} averages the folds")
+    print(f"wrote {folds}: {made}; to average the folds: python predict.py --run {folds}")
 
 
 def train_fold(folds, number):
@@ -71,7 +72,7 @@ def train_fold(folds, number):
     """
     run = folds.fold(number)
     if run.has_ended:
-        print(f"{run} is complete", flush=True)
+        print(f"skipping {run}: it is complete", flush=True)
     elif run.exists:
         call("train.py", MODE="resume", RUN=run, FOLD=number, RUNS=folds)
     else:
@@ -94,11 +95,12 @@ def predict_out_of_fold(folds):
     for run in folds.runs():
         validation = open_set(run.settings["VALIDATION"], memory_gb=0)
         if validation.axes == 3:
-            print("no out-of-fold predictions of volumes: predict.py and evaluate.py judge both steps together")
+            advice = "run predict.py and evaluate.py with both networks"
+            print(f"skipping out-of-fold predictions: not available for volumes; {advice}")
             return False
         lists[run] = list_of_set(validation)
         if lists[run] is None:
-            print(f"no out-of-fold predictions: the slices that {validation.path} was packed from are gone")
+            print(f"skipping out-of-fold predictions: the source files of {validation.path} are missing")
             return False
     with whole_folder(folds.predicted_folder, replace=True) as unfinished:
         for run, table in lists.items():

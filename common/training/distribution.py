@@ -43,10 +43,12 @@ def several_processes():
     addresses, count, number = given.values()
     if not (count.isdigit() and number.isdigit() and int(number) < int(count)):
         raise InputError(
-            f"{VARIABLES[1]} is {count!r} and {VARIABLES[2]} {number!r}; expected for instance 2, and 0 or 1"
+            f"{VARIABLES[1]} and {VARIABLES[2]}: expected a count and a smaller number, such as 2 and 0 "
+            f"(found {count!r} and {number!r})"
         )
     if not re.fullmatch(r"\S+:\d+", addresses.split(",")[0]):
-        raise InputError(f"{VARIABLES[0]} is {addresses!r}; expected that of the first process, such as 10.0.0.1:1234")
+        expected = "the address and port of process 0, such as 10.0.0.1:1234"
+        raise InputError(f"{VARIABLES[0]}: expected {expected} (found {addresses!r})")
     return int(count) > 1
 
 
@@ -62,7 +64,9 @@ def join_processes():
         return
     set_defaults()
     if os.environ["KERAS_BACKEND"] != "jax":
-        raise InputError("several processes train on JAX: install it and set KERAS_BACKEND=jax for each")
+        found = os.environ["KERAS_BACKEND"]
+        problem = f"several processes train on JAX only (found {found})"
+        raise InputError(f"KERAS_BACKEND: {problem}; install JAX and set KERAS_BACKEND=jax for each process")
     import jax  # optional, and only now, since the import looks for devices
 
     addresses, count, number = (os.environ[name] for name in VARIABLES)
@@ -100,14 +104,14 @@ def _refuse_taken_port(address):
     try:
         socket.create_server(("", int(address.rsplit(":", 1)[1])), family=family, dualstack_ipv6=dual).close()
     except (OSError, OverflowError) as error:
-        raise InputError(f"{VARIABLES[0]} is {address}, whose port cannot be had ({error}); take another") from None
+        raise InputError(f"{VARIABLES[0]}: cannot use the port of {address} ({error}); choose another") from None
 
 
 def _give_up(who, address):
     """End the process while the main thread waits in JAX, where an exception cannot reach it."""
     print(
-        f"{Path(sys.argv[0]).name}: error: {who} did not meet the others at {address} within {MAX_START_SECONDS} s; "
-        "start all of them, with that address and port of the first open to the others",
+        f"{Path(sys.argv[0]).name}: error: {who} could not reach the others at {address} within {MAX_START_SECONDS} s; "
+        "start all of them and make sure that port of the first machine is open",
         file=sys.stderr,
         flush=True,
     )
@@ -137,8 +141,8 @@ def lost_process_as_error(advice=""):
         if isinstance(error, InputError) or not (several_processes() and LOST.search(str(error))):
             raise
         raise InputError(
-            f"process {os.environ[VARIABLES[2]]} of {os.environ[VARIABLES[1]]} lost another one, which ended or cannot "
-            f"be reached; its own last lines say why{advice}"
+            f"process {os.environ[VARIABLES[2]]} of {os.environ[VARIABLES[1]]} lost another process, which ended or "
+            f"cannot be reached; see its last lines for the reason{advice}"
         ) from None
 
 
@@ -208,7 +212,7 @@ class Devices(OneDevice):
         others = np.asarray(process_allgather(digests))
         for name, theirs in zip(values, others.swapaxes(0, 1), strict=True):
             if (theirs != theirs[0]).any():
-                raise InputError(f"{name} is not the same in all {self.processes} processes; every one needs the same")
+                raise InputError(f"{name}: not equal in all {self.processes} processes; start each with the same")
 
     def disconnect(self):
         if self.processes > 1:
@@ -235,26 +239,27 @@ def choose_devices(setting, batch_size):
     if keras.backend.backend() != "jax":
         if (setting or 1) > 1:
             raise InputError(
-                f"DEVICES is {setting}; several devices train on JAX: install it and set KERAS_BACKEND=jax"
+                f"DEVICES: several devices need JAX (found DEVICES {setting}); install JAX and set KERAS_BACKEND=jax"
             )
         if setting is None and len(accelerators()) > 1:
-            print(f"training on one of {len(accelerators())} GPUs; with KERAS_BACKEND=jax it is all")
+            print(f"using 1 of {len(accelerators())} GPUs; set KERAS_BACKEND=jax to use all")
         return OneDevice()
     import jax  # optional
 
     processes, local = jax.process_count(), jax.local_devices()
     if (setting or 1) > len(local):
-        raise InputError(f"DEVICES is {setting}; this machine has {len(local)}: {', '.join(map(str, local))}")
+        names = ", ".join(map(str, local))
+        raise InputError(f"DEVICES: expected at most {len(local)} on this machine (found {setting}); it has {names}")
     count = setting or (len(local) if accelerators() else 1)
     while setting is None and count > 1 and (batch_size or 0) % (processes * count):
         count -= 1
     if (batch_size or 0) % (processes * count):
         raise InputError(
-            f"BATCH_SIZE is {batch_size}, and {processes * count} devices are to divide it; give a multiple of that"
+            f"BATCH_SIZE: expected a multiple of {processes * count}, the number of devices (found {batch_size})"
         )
     if processes * count == 1 and setting is None:
         return OneDevice()
     by_machine = [[d for d in jax.devices() if d.process_index == p][:count] for p in range(processes)]
     devices = Devices([device for machine in by_machine for device in machine])
-    devices.require_same({"the number of devices": count})
+    devices.require_same({"number of devices": count})
     return devices

@@ -48,7 +48,7 @@ def make_optimizer(setting, rate=None):
     """
     setting = {"name": setting} if isinstance(setting, str) else dict(setting)
     if "name" not in setting:
-        raise ValueError(f'{setting} has no name; expected for instance {{"name": "sgd", "momentum": 0.9}}')
+        raise ValueError(f'expected a name, such as {{"name": "sgd", "momentum": 0.9}} (found {setting})')
     name = setting.pop("name").lower()
     rate = {} if rate is None else {"learning_rate": rate}
     return keras.optimizers.get({"class_name": name, "config": rate | setting})
@@ -81,16 +81,18 @@ def learning_rate(schedule, epoch, epochs, base, *, power=0.9, points=(), period
     if schedule == "graph":
         at = [point[0] for point in points]
         if len(at) < 2 or at != sorted(at) or any(len(point) != 2 for point in points):
-            raise ValueError(f"points of the graph are {points}; expected at least two [epoch, rate], in order")
+            raise ValueError(
+                f"SCHEDULE_SETTINGS: expected at least two points [epoch, rate], in order (found {points})"
+            )
         return float(np.interp(epoch, at, [point[1] for point in points]))
     if schedule == "cosine":
         length, start = period or epochs, 0
         if length < 0 or factor <= 0:
-            raise ValueError(f"cosine needs period >= 0 and factor > 0, not {period} and {factor}")
+            raise ValueError(f"SCHEDULE_SETTINGS: expected period >= 0 and factor > 0 (found {period} and {factor})")
         while epoch >= start + max(length, 1):
             start, length = start + max(length, 1), length * factor
         return float(lowest + (base - lowest) * (1 + math.cos(math.pi * (epoch - start) / max(length, 1))) / 2)
-    raise ValueError(f"unknown schedule {schedule!r}; choose one of {', '.join(SCHEDULES)}")
+    raise ValueError(f"SCHEDULE: unknown schedule {schedule!r}; choose one of {', '.join(SCHEDULES)}")
 
 
 class Controller:
@@ -109,7 +111,7 @@ class Controller:
     def __init__(self, step=(0.1, 2.5), patience=(10, 3), limit=(0.001, 1.0)):
         for name, pair in (("step", step), ("patience", patience), ("limit", limit)):
             if len(pair) != 2 or min(pair) <= 0:
-                raise ValueError(f"the controller's {name} is {pair}; expected two positive numbers")
+                raise ValueError(f"CONTROLLER: expected two positive numbers for {name} (found {pair})")
         self.step, self.patience, self.limit = step, patience, limit
         self.multiplier = 1.0
         self.in_a_row = [0, 0]  # epochs without a new best, with one

@@ -29,8 +29,8 @@ def announce(settings, model, log, training, validation, used, run):
     print(
         f"{settings.MODEL}, {model.count_params():,} parameters, {settings.LOSS}; training on {training.in_words()}, "
         f"validation on {validation.in_words()}, {classes}; {describe()}{used.in_words()}, {settings.PRECISION}\n"
-        f"run folder {run or 'is that of the first process'}; "
-        + (f"going on after epoch {len(log)}" if log else "the first step compiles the network"),
+        f"{f'run folder {run}' if run else 'process 0 writes the run folder'}; "
+        + (f"continuing after epoch {len(log)}" if log else "the first step compiles the network"),
         flush=True,
     )
 
@@ -45,7 +45,7 @@ def draw_network(model, run):
         with whole_file(run.diagram_file) as unfinished:
             keras.utils.plot_model(model, unfinished, show_shapes=True, show_layer_names=True, dpi=60)
     except ImportError:  # Keras also raises this for a missing program
-        print("no picture of the network: it needs Graphviz (https://graphviz.org/download)")
+        print("skipped the drawing of the network; install Graphviz to get it (https://graphviz.org/download)")
 
 
 def write_report(run, log, images=(), refresh=REFRESH):
@@ -63,9 +63,9 @@ def write_report(run, log, images=(), refresh=REFRESH):
     left = (epochs - last["epoch"]) * last["seconds"] / 60
     headlines = [
         ("best validation Dice", f"{score:.4f}", f"in epoch {epoch}"),
-        ("epoch", str(last["epoch"]), f"of {epochs}" + (f", {left:.0f} minutes left" if refresh else "")),
+        ("epoch", str(last["epoch"]), f"of {epochs}" + (f", {left:.0f} min left" if refresh else "")),
         ("validation loss", f"{last['val_loss']:.4f}", f"training {last['loss']:.4f}"),
-        ("learning rate", f"{last['learning_rate']:.2g}", f"{last['seconds']:.1f} s an epoch"),
+        ("learning rate", f"{last['learning_rate']:.2g}", f"{last['seconds']:.1f} s per epoch"),
     ]
     write_page(
         run.report_file,

@@ -185,7 +185,7 @@ class Run(os.PathLike):
         try:
             row = next(row for row in reversed(self.log.rows) if row["epoch"] == epoch)
         except (InputError, KeyError, StopIteration):
-            raise InputError(f"{self.log_file} is damaged, or does not hold epoch {epoch}") from None
+            raise InputError(f"{self.log_file}: damaged, or without epoch {epoch}; restore it from a copy") from None
         metrics = {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
         return {name: round(value, 5) for name, value in metrics.items() if not math.isnan(value)}
 
@@ -252,14 +252,14 @@ def read_code(model, loss):
         if path.suffix != ".py" or not path.is_file():
             continue
         if kept.setdefault(path.name, path.read_bytes()) != path.read_bytes():
-            raise InputError(f"{path}: the run keeps another file called {path.name}; rename yours")
+            raise InputError(f"{path}: the run already keeps another file called {path.name}; rename yours")
     return kept
 
 
 def _read_object(path):
     found = read_json(path) if path.is_file() else {}
     if not isinstance(found, dict):
-        raise InputError(f"{path} is damaged: it is not a JSON object")
+        raise InputError(f"{path}: damaged (not a JSON object); restore it from a copy")
     return found
 
 
@@ -302,7 +302,7 @@ class Log:
             rows = pd.read_csv(path, dtype=str).head(epochs).to_dict("records")
             return cls([{name: _number(name, text) for name, text in row.items()} for row in rows])
         except ValueError as error:
-            raise InputError(f"{path} is damaged ({error})") from None
+            raise InputError(f"{path}: damaged ({error}); restore it from a copy") from None
 
     def write(self, path):
         """Write the file, completely or not at all."""
@@ -330,11 +330,13 @@ class Log:
         return self.best(metric)[1] == len(self.rows)
 
     def reason_to_stop(self, epochs, early_stop):
-        """Why training is over, as text: all epochs done, or no new best for `early_stop` epochs; else None."""
+        """Why training is over, as text: all epochs finished, or no new best in `early_stop` epochs; else None."""
         since_best = len(self.rows) - max(self.best(metric)[1] for metric in MONITORED)
         if len(self.rows) >= epochs:
-            return f"all {epochs} epochs done"
-        return f"no new best for {early_stop} epochs" if early_stop and since_best >= early_stop else None
+            return "finished 1 epoch" if epochs == 1 else f"finished all {epochs} epochs"
+        if early_stop and since_best >= early_stop:
+            return f"stopped early, no new best Dice or IoU in {early_stop} epoch{'s' * (early_stop != 1)}"
+        return None
 
     def multiplier(self, controller):
         """Learning-rate multiplier after these epochs, from a new `common.training.optimizer.Controller`."""
@@ -388,4 +390,4 @@ def read_checkpoint(run):
         with losses.own.files_in(run.code_folder):
             return keras.saving.load_model(path), Log.read(run.log_file, epoch)
     except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-        raise InputError(f"{path} or training_log.csv beside it is damaged ({error}); start a new run") from error
+        raise InputError(f"{path} or {run.log_file.name}: damaged ({error}); start a new run") from error

@@ -83,9 +83,8 @@ def open_set(path, memory_gb=4.0, classes=None):
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(
-            f"{path} does not exist; expected a packed set of 3_pack_hdf5.py or a list of 2_write_lists.py"
-        )
+        packed = "a packed set of 3_pack_hdf5.py or 3_pack_volumes.py"
+        raise InputError(f"{path}: file does not exist; expected {packed}, or a list of 2_write_lists.py")
     opener = _open_list if path.suffix.lower() == ".csv" else _open_packed
     return opener(path, memory_gb, classes)
 
@@ -102,20 +101,21 @@ def open_both(training_path, validation_path, memory_gb):
     training = open_set(training_path, memory_gb)
     validation = open_set(validation_path, memory_gb, training.classes)
     for property_name, ours, theirs in (
-        ("images of", training.shape, validation.shape),
-        ("classes:", training.classes, validation.classes),
+        ("image shape", training.shape, validation.shape),
+        ("number of classes", training.classes, validation.classes),
     ):
         if ours != theirs:
             raise InputError(
-                f"{training_path} has {property_name} {ours} and {validation_path} {theirs}; they must be alike"
+                f"{validation_path}: its {property_name} must match {training_path} (found {theirs} and {ours}); "
+                "pack both with the same settings"
             )
     if both := set(training.item_keys()) & set(validation.item_keys()) - {""}:
         raise InputError(
-            f"{len(both)} slices or cases are in {training_path} and in {validation_path}, such as {min(both)}; "
-            "divide them again"
+            f"{validation_path}: contains slices or cases of {training_path} (found {len(both)}, such as {min(both)}); "
+            "split them again"
         )
     if not validation.has_foreground():
-        raise InputError(f"every mask in {validation_path} is empty; the best epoch cannot be chosen by it")
+        raise InputError(f"{validation_path}: every mask is empty, so no epoch can be the best; use another VALIDATION")
     return training, validation
 
 
@@ -147,7 +147,7 @@ class SliceSet:
 
     def in_words(self):
         """Number and size of the slices as text."""
-        return f"{len(self)} slices of {self.shape[0]}x{self.shape[1]}"
+        return f"{len(self)} slice{'s' * (len(self) != 1)} of {self.shape[0]}x{self.shape[1]}"
 
     def has_foreground(self):
         """Whether any mask has foreground."""
@@ -183,7 +183,7 @@ class SliceSet:
     def batches(self, batch_size, seed=None, augmentation=None, crop=None, devices=None):
         """Batches of slices; see TrainingSet. Raises ValueError for an unknown augmentation, or a crop."""
         if crop:
-            raise ValueError("CROP is for packed volumes; slices are of one size")
+            raise ValueError("CROP: only for packed volumes (found slices); set it to None")
         return Batches(self, batch_size, seed, make_augmentation(augmentation or {}), devices)
 
 

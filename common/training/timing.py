@@ -4,9 +4,9 @@ import time
 
 import keras
 
-COMPILING = "first step of training and of validation, which compile"
+COMPILING = "first step of training and of validation (compiling)"
 TRAINING = "training and validation"
-WAITING = "waiting for images to be read and augmented"
+WAITING = "waiting for images (reading and augmenting)"
 
 
 class Timer(keras.callbacks.Callback):
@@ -63,7 +63,7 @@ class Timer(keras.callbacks.Callback):
         self.compiling += seconds
         self.asked_at.clear()
         if self.phase == "training":
-            print(f"the network is compiled, and its first step done, after {seconds:.1f} s", flush=True)
+            print(f"compiled the network and ran the first step in {seconds:.1f} s", flush=True)
 
     def table(self):
         """Time since training began, as a dict of text to text; empty before that."""

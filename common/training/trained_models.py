@@ -40,24 +40,23 @@ def model_file(run, which="best_dice"):
         InputError: if there is no model, or it is not a .keras file.
     """
     if not str(run):
-        raise InputError("RUN is not set; give --run a run folder of train.py or a .keras file")
+        raise InputError("RUN: not set; pass --run a run folder of train.py or a .keras file")
     path = Path(run)
     if not path.exists():
-        raise InputError(f"{path} does not exist; give --run a run folder of train.py or a .keras file")
+        raise InputError(f"{path}: does not exist; pass --run a run folder of train.py or a .keras file")
     if path.is_dir():
         run = newest_run(path)
         existing = run.find_models()
         if not existing:
-            raise InputError(
-                f"{run} is no run folder of train.py: none of {', '.join(CHECKPOINTS)} is there as a .keras file"
-            )
+            missing = ", ".join(f"{name}.keras" for name in CHECKPOINTS)
+            raise InputError(f"{run}: no trained model (found none of {missing}); pass --run a run folder of train.py")
         if which not in existing:
-            raise InputError(f"{run} holds no {which}.keras; it has {' and '.join(existing)}")
+            raise InputError(f"{run}: no {which}.keras (found {' and '.join(existing)}); choose one that exists")
         path = run.model_file(which)
     if path.suffix != ".keras":
-        raise InputError(f"{path} is no .keras file; give --run a run folder of train.py or a .keras file")
+        raise InputError(f"{path}: not a .keras file; pass --run a run folder of train.py or a .keras file")
     if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} is damaged or cut short: it is not what Keras writes; give --run another model")
+        raise InputError(f"{path}: damaged or cut short (not as Keras writes it); pass --run another model")
     return path
 
 
@@ -87,8 +86,8 @@ def load_network(path):
     except Exception as error:  # Keras, HDF5 or a layer can raise anything
         reason = next(filter(None, str(error).splitlines()), type(error).__name__)
         raise InputError(
-            f"{path} cannot be loaded: {reason}\n"
-            "It is damaged, or has a layer of your own without @keras.saving.register_keras_serializable()."
+            f"{path}: cannot be loaded ({reason})\n"
+            "It is damaged, or contains a layer of your own without @keras.saving.register_keras_serializable()."
         ) from error
 
 
@@ -115,8 +114,9 @@ def take_weights(model, other, source):
         else:
             left.append(layer.name)
     if not taken:
-        raise InputError(f"no layer of {source} fits {model.name}; retrain needs a run of the same network")
-    print(f"took the weights of {taken} layers of {source}" + (f"; new: {', '.join(left)}" if left else ""))
+        raise InputError(f"{source}: no layer matches {model.name}; retrain from a run of the same architecture")
+    loaded = f"loaded {taken} layer{'s' * (taken != 1)} from {source}"
+    print(loaded + (f"; not in {source}: {', '.join(left)}" if left else ""))
 
 
 def recorded_shape(file):
@@ -198,9 +198,7 @@ class CrossValidation(os.PathLike):
         """
         runs = [run for run in runs_in(self.folder) if run.name.startswith("fold")]
         if not runs:
-            raise InputError(
-                f"{self} holds no fold that was trained; run train.py --fold all --mode resume --run {self}"
-            )
+            raise InputError(f"{self}: no trained fold; run python train.py --fold all --mode resume --run {self}")
         return sorted(runs, key=lambda run: natural_key(run.name))
 
     @property
@@ -245,7 +243,7 @@ def find_models(runs, which):
     """
     choices = [CrossValidation(run).choice for run in runs if run and CrossValidation(run).exists]
     if choices and len(runs) > 1:
-        raise InputError("RUN: a cross-validation stands alone; choose.py averages several")
+        raise InputError("RUN: a cross-validation cannot be combined with others; to average several, use choose.py")
     return choices[0] if choices else Choice([model_file(run, which) for run in runs], "none", {})
 
 
@@ -288,7 +286,7 @@ def slice_preparation(files, decided=()):
         if name not in decided and any(value != known[0] for value in known):
             kinds = " and ".join(dict.fromkeys(map(str, known)))
             raise InputError(
-                f"the runs were trained on slices of different kinds: {name} is {kinds}; predict one by one"
+                f"RUN: the runs were trained on different slices ({name} is {kinds}); predict with one run at a time"
             )
     return Preparation(**prepared)
 
@@ -332,7 +330,7 @@ def find_volume_models(runs, which):
         return None
     if len(of_volumes) < len(files):
         of_slices = next(file for file in files if file not in of_volumes)
-        raise InputError(f"RUN: {of_slices} was trained on slices, others on volumes")
+        raise InputError(f"RUN: cannot combine slices and volumes ({of_slices} was trained on slices); pass one kind")
     steps = {}
     for file in files:
         run = Run(file.parent)
@@ -341,10 +339,12 @@ def find_volume_models(runs, which):
         for name, ours, theirs in [*differences, ("crop", run.crop, first.crop)]:
             if ours != theirs:
                 raise InputError(
-                    f"{file} and {first.files[0]} differ in {name}, {ours} and {theirs}; "
-                    "only networks that were trained alike can be averaged"
+                    f"{file}: {name} differs from {first.files[0]} ({ours} and {theirs}); "
+                    "average only models trained with the same settings"
                 )
         first.files.append(file)
     if "single" in steps and len(steps) > 1:
-        raise InputError('RUN: a network of the step "single" stands alone; give "whole" and "patch", or that one')
+        raise InputError(
+            'RUN: cannot combine a model of step "single" with others; pass it alone, or "whole" and "patch"'
+        )
     return steps

@@ -54,11 +54,11 @@ class VolumeSet:
         self.path, attributes = path, file.attrs
         self.names = list(file.get("cases", ()))
         if not self.names:
-            raise InputError(f"{path} holds no volume")
+            raise InputError(f"{path}: contains no volume; pack the volumes again")
         try:
             self.groups = [file["cases"][name] for name in self.names]
         except (KeyError, OSError):
-            raise InputError(f"{path} links to cases.h5, which is not in its place; pack the volumes again") from None
+            raise InputError(f"{path}: links to a missing cases.h5; move it back or pack the volumes again") from None
         self.step, self.labels = str(attributes["step"]), json.loads(attributes["labels"])
         self.classes, self.channels = len(self.labels), int(attributes["channels"])
         self.intensity, self.spacing = json.loads(attributes["intensity"]), json.loads(attributes["spacing"])
@@ -77,7 +77,7 @@ class VolumeSet:
             if self.in_memory:
                 self.groups = [{name: group[name][:] for name in ("image", "label")} for group in self.groups]
         except OSError:
-            raise InputError(f"{path} is damaged or cut short; pack the volumes again") from None
+            raise InputError(f"{path}: damaged or cut short; pack the volumes again") from None
 
     def __len__(self):
         return len(self.names)
@@ -90,7 +90,8 @@ class VolumeSet:
     def in_words(self):
         """Number and size of the volumes as text."""
         counts = [np.prod(self.shown_box(i).size) for i in range(len(self))]
-        return f"{len(self)} volumes of {min(counts) / 1e6:.2g} to {max(counts) / 1e6:.2g} million voxels ({self.step})"
+        number = f"{len(self)} volume{'s' * (len(self) != 1)}"
+        return f"{number} of {min(counts) / 1e6:.2g} to {max(counts) / 1e6:.2g} million voxels ({self.step})"
 
     def has_foreground(self):
         """Whether any volume has a label."""
@@ -139,12 +140,12 @@ class VolumeSet:
         check_volume_augmentation(augmentation or {}, self.step)
         if crop is None and batch_size > 1:
             raise ValueError(
-                f"BATCH_SIZE is {batch_size}; volumes of different sizes go one at a time: give --crop too"
+                f"BATCH_SIZE: expected 1 for whole volumes, which differ in size (found {batch_size}); pass --crop too"
             )
         if crop is not None and (len(crop) != 3 or not all(isinstance(n, int) and n >= 8 for n in crop)):
-            raise ValueError(f"CROP is {crop}; expected three whole numbers of at least 8, up, back and left")
+            raise ValueError(f"CROP: expected three whole numbers of at least 8: up, back, left (found {crop})")
         if seed is not None and len(self) == 1 and (augmentation or {}).get("margins"):
-            raise ValueError("margins make volumes of several sizes, and need two volumes to train on at least")
+            raise ValueError("AUGMENTATION: margins need at least two training volumes (found one); remove them")
         if seed is None:
             return ValidationBatches(self, batch_size, crop, devices)
         return TrainingBatches(self, batch_size, crop, devices, seed, augmentation or {})

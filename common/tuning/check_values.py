@@ -19,13 +19,13 @@ def check_settings(path):
     import_keras()
     # these import Keras, which must be imported quietly first
     from common.training.augmentation import make_augmentation
-    from common.training.configure import build_network, configure, open_sets, set_precision
+    from common.training.configure import as_named_setting_error, build_network, configure, open_sets, set_precision
     from losses import get_loss
 
     training, built = None, set()
     for given in read_json(path):
         settings = configure(Settings.of("train.py", **given))
-        with as_setting_error("AUGMENTATION"):
+        with as_named_setting_error():
             make_augmentation(settings.AUGMENTATION)
         set_precision("float32" if settings.PRECISION == "auto" else settings.PRECISION)
         training = training or open_sets(settings)[0]

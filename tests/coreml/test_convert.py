@@ -527,16 +527,16 @@ def good_run(tmp_path_factory):
 @pytest.mark.parametrize(
     "arguments, message, status",
     [
-        ([], "RUN is not set", 1),
-        (["--run", "{tmp}/gone"], "gone does not exist", 1),
-        (["--run", "{tmp}/empty"], "is no run folder", 1),
-        (["--run", "{tmp}/text.keras"], "text.keras is damaged", 1),
-        (["--run", "{tmp}/text.txt"], "is no .keras file", 1),
-        (["--run", "{run}", "--weights-file", "best_iou"], "holds no best_iou.keras; it has best_dice", 1),
+        ([], "RUN: not set", 1),
+        (["--run", "{tmp}/gone"], "gone: does not exist", 1),
+        (["--run", "{tmp}/empty"], "no trained model", 1),
+        (["--run", "{tmp}/text.keras"], "text.keras: damaged", 1),
+        (["--run", "{tmp}/text.txt"], ": not a .keras file", 1),
+        (["--run", "{run}", "--weights-file", "best_iou"], "no best_iou.keras (found best_dice", 1),
         (["--run", "{run}", "--output", "{tmp}/out.mlpackage"], "does not end in .mlmodel", 1),
         (["--run", "{run}", "--output", "{tmp}/there.mlmodel"], "there.mlmodel: already exists", 1),
         (["--run", "{tmp}/torn"], "settings.json: damaged", 1),
-        (["--run", "{tmp}/short"], "training_log.csv is damaged, or does not hold epoch 2", 1),
+        (["--run", "{tmp}/short"], "training_log.csv: damaged, or without epoch 2", 1),
         (["--run", "{run}", "--weights-file", "best"], "WEIGHTS_FILE: expected 'best_dice', 'best_iou' or 'last'", 2),
         (["--run", "{run}", "--format", "onnx"], "FORMAT: expected 'mlmodel' or 'mlpackage' (found 'onnx')", 2),
         (["--run", "{run}", "--input-kind", "rgb"], "INPUT_KIND: expected 'array' or 'image' (found 'rgb')", 2),
@@ -569,5 +569,5 @@ def test_damaged_archive_is_named(tmp_path, good_run):
     start = content.index(b"config.json") + 40
     content[start : start + 20] = b"x" * 20
     (tmp_path / "model.keras").write_bytes(content)
-    with pytest.raises(InputError, match=r"model\.keras cannot be loaded"):
+    with pytest.raises(InputError, match=r"model\.keras: cannot be loaded"):
         load_network(model_file(tmp_path / "model.keras"))

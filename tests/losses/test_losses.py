@@ -319,7 +319,7 @@ def test_a_checkpoint_takes_the_copy_of_its_own_loss(tmp_path):
     expected = float(model.loss(mask, p))
     (tmp_path / "my.py").unlink()
     own.find_loss.cache_clear()
-    with pytest.raises(ValueError, match="does not exist"):
+    with pytest.raises(ValueError, match="loss file does not exist"):
         keras.saving.load_model(tmp_path / "model.keras")
     for folder in ("code", "moved"):
         if folder == "moved":
@@ -342,15 +342,15 @@ def test_the_loss_of_the_documentation(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (None, "does not exist"),
-        ("def loss(", "does not run: SyntaxError"),
-        ("import gone_module", "does not run: ModuleNotFoundError"),
+        (None, "loss file does not exist"),
+        ("def loss(", r"does not run \(SyntaxError"),
+        ("import gone_module", r"does not run \(ModuleNotFoundError"),
         ("def cost(targets, probabilities): pass", "no function loss"),
         ("loss = 3", "no function loss"),
         ("def loss(targets): pass", "fails on .*TypeError"),
         ("def loss(targets, probabilities): return None", "fails on .*AttributeError"),
-        ("def loss(targets, probabilities): return targets", r"gives \(2, 16, 16, 4\)"),
-        ("import keras\ndef loss(t, p): return keras.ops.mean(p)", r"gives \(\)"),
+        ("def loss(targets, probabilities): return targets", r"found \(2, 16, 16, 4\)"),
+        ("import keras\ndef loss(t, p): return keras.ops.mean(p)", r"found \(\)"),
         ("import keras\ndef loss(t, p): return keras.ops.cast(p[:, 0, 0, 0], 'float16')", "expected .* float32"),
     ],
 )

@@ -179,15 +179,15 @@ def test_parts_predict_what_one_run_predicts(trained, packed, tmp_path):
 def test_bad_input_of_predict(trained, packed, tmp_path):
     run, _ = trained
     good = {"RUN": run, "INPUT": packed["cases"], "OUTPUT": tmp_path / "out"}
-    assert_refused("predict.py", "RUN is not set", **{**good, "RUN": ""})
-    assert_refused("predict.py", "no run folder", **{**good, "RUN": tmp_path})
+    assert_refused("predict.py", "RUN: not set", **{**good, "RUN": ""})
+    assert_refused("predict.py", "no trained model", **{**good, "RUN": tmp_path})
     assert_refused("predict.py", "INPUT: not set", **{**good, "INPUT": ""})
     assert_refused("predict.py", "THRESHOLD", status=2, **good, THRESHOLD=2)
     (tmp_path / "empty").mkdir()
     assert_refused("predict.py", "INPUT: no image", **{**good, "INPUT": tmp_path / "empty"})
     cut = tmp_path / "cut.keras"
     cut.write_bytes((run / "last.keras").read_bytes()[:500])
-    assert_refused("predict.py", "cut.keras is damaged", **{**good, "RUN": cut})
+    assert_refused("predict.py", "cut.keras: damaged", **{**good, "RUN": cut})
     write_picture(tmp_path / "in" / "a.png", disc_slice(24, 1)[0])
     (tmp_path / "in" / "b.png").write_bytes((tmp_path / "in" / "a.png").read_bytes()[:-9])
     assert_refused("predict.py", "b.png: file is cut short", **{**good, "INPUT": tmp_path / "in"})

@@ -142,11 +142,11 @@ def test_runs_that_do_not_belong_together(decathlon_runs, trained, tmp_path):
     state = json.loads((other / "state.json").read_text())
     state["data"]["spacing"] = [2, 2, 2]
     (other / "state.json").write_text(json.dumps(state))
-    with pytest.raises(InputError, match="differ in spacing"):
+    with pytest.raises(InputError, match="spacing differs from"):
         find_volume_models([decathlon_runs[1], other], "best_dice")
     state["data"]["step"] = "single"
     (other / "state.json").write_text(json.dumps(state))
-    with pytest.raises(InputError, match="stands alone"):
+    with pytest.raises(InputError, match='cannot combine a model of step "single"'):
         find_volume_models([decathlon_runs[1], other], "best_dice")
 
 

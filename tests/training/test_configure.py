@@ -58,7 +58,7 @@ def test_settings_json_says_why_each_value_is_what_it_is(packed, tmp_path):
     assert reasons["OPTIMIZER"] == reasons["BATCH_SIZE"] == "recommended for unet"
     assert reasons["PRECISION"].startswith("auto: ") and reasons["JIT"].startswith("auto: ")
     again = run_here("train.py", "--settings", run / "settings.json", RUNS=tmp_path / "again")
-    assert "stopped, all 1 epochs done" in again.stdout
+    assert "finished 1 epoch; best validation Dice" in again.stdout
     (second,) = (tmp_path / "again").iterdir()
     values = [json.loads((folder / "settings.json").read_text()) for folder in (run, second)]
     assert [v.pop("RUNS") for v in values] == [str(tmp_path / "runs"), str(tmp_path / "again")]

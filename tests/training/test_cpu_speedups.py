@@ -191,10 +191,10 @@ def test_environment_says_what_is_changed(monkeypatch):
     if keras.backend.backend() != "tensorflow":
         assert said == ""
         return
-    assert "CPU speedups in" in said and "dropout 0.2: drops other elements than Keras, 51 of 256" in said
+    assert "CPU speedups in" in said and "dropout 0.2: drops different elements than Keras, 51 of 256" in said
     assert speedups_in_words(keras.Sequential([keras.Input((3,)), layers.Dense(1)])) == ""
     monkeypatch.setattr(keras, "__version__", "3.99.0")
     other = build_model("unet", (48, 48, 1), features=16, depth=1, dropout=0.2)
     speed_up(other)
     assert not any("call" in vars(layer) or "convolution_op" in vars(layer) for layer in other.layers)
-    assert "CPU speedups off: made for Keras 3.15, not 3.99.0" in speedups_in_words(other)
+    assert "CPU speedups: off (made for Keras 3.15, found 3.99.0)" in speedups_in_words(other)

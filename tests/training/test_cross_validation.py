@@ -119,7 +119,7 @@ def test_a_cross_validation_goes_on_where_it_was(folded, tmp_path):
     for gone in ("fold2", "out_of_fold", "scores", "folds.csv"):
         shutil.rmtree(copy / gone) if (copy / gone).is_dir() else (copy / gone).unlink()
     kept = (copy / "fold1" / "best_dice.keras").read_bytes()
-    assert "fold1 is complete" in run_here("train.py", MODE="resume", RUN=copy, FOLD="all").stdout
+    assert "fold1: it is complete" in run_here("train.py", MODE="resume", RUN=copy, FOLD="all").stdout
     assert (copy / "fold1" / "best_dice.keras").read_bytes() == kept
     ours, theirs = (keras.saving.load_model(f / "fold2" / "last.keras", compile=False) for f in (copy, folder))
     for a, b in zip(ours.get_weights(), theirs.get_weights(), strict=True):
@@ -158,10 +158,10 @@ def test_bad_input(folded, tmp_path):
     root, folder, settings, _ = folded
     folder = shutil.copytree(folder, tmp_path / "copy")
     settings = settings | {"RUNS": tmp_path / "runs"}
-    assert_refused("train.py", "FOLD is 7", "has 1, 2", status=2, FOLD=7, **settings)
-    with pytest.raises(InputError, match="holds 0 folds"):
+    assert_refused("train.py", "FOLD: no fold 7", "found 1, 2", status=2, FOLD=7, **settings)
+    with pytest.raises(InputError, match="found 0, needs two"):
         cross_validate({"MODE": "new", "TRAIN": root / "lists" / "x.csv"})
-    with pytest.raises(InputError, match="is no cross-validation"):
+    with pytest.raises(InputError, match=r"RUN: not a cross-validation .* has no cross_validation\.json"):
         cross_validate({"MODE": "resume", "RUN": tmp_path})
     use = "use a folder of train.py --fold all"
     assert_refused("choose.py", "is not a cross-validation", use, CROSS_VALIDATIONS=folder / "fold1")
@@ -172,7 +172,7 @@ def test_bad_input(folded, tmp_path):
     assert_refused("choose.py", "CLEANINGS", "'polish'", status=2, CROSS_VALIDATIONS=folder, CLEANINGS=[{"polish": 1}])
     both = [str(folder), str(folder / "fold1")]
     good = {"INPUT": root / "cases" / "case01", "OUTPUT": tmp_path / "out"}
-    assert_refused("predict.py", "a cross-validation stands alone", RUN=both, **good)
+    assert_refused("predict.py", "a cross-validation cannot be combined", RUN=both, **good)
     (folder / "choice.json").write_text('{"networks": [')
     assert_refused("predict.py", "choice.json: damaged", RUN=folder, **good)
     assert not (tmp_path / "runs").exists() and not (tmp_path / "out").exists()

@@ -134,7 +134,9 @@ def test_two_processes_survive_the_loss_of_one_and_end_as_one_device(work):
     print(f"\none of two processes killed: the other ended after {time.monotonic() - killed:.1f} s")
     assert first.returncode == 1 and time.monotonic() - killed < 60
     run = work.run_folder("both")
-    assert re.search(rf"lost another one.* to go on: python train.py --mode resume --run {re.escape(str(run))}", rest)
+    assert re.search(
+        rf"lost another process.*continue: python train.py --mode resume --run {re.escape(str(run))}", rest
+    )
     assert "Traceback" not in rest and not leftovers(work.root) and not (work.root / "both0.npz").exists()
     assert 2 <= len(work.log("both")) < EPOCHS
     second.communicate()
@@ -143,8 +145,8 @@ def test_two_processes_survive_the_loss_of_one_and_end_as_one_device(work):
     both = [work.start("both", number, port, "--mode", "resume", "--run", run) for number in (1, 0)]
     said = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
-    assert "going on after epoch" in said[1] and f"stopped, all {EPOCHS} epochs done; wrote" in said[1]
-    assert "the run folder is that of the first process" in said[0] and not (work.root / "never").exists()
+    assert "continuing after epoch" in said[1] and f"finished all {EPOCHS} epochs; best" in said[1]
+    assert "process 0 writes the run folder" in said[0] and not (work.root / "never").exists()
     work.assert_alike("both")
     for a, b in zip(work.weights("both", 0), work.weights("both", 1), strict=True):
         np.testing.assert_array_equal(a, b)
@@ -157,7 +159,7 @@ def test_processes_with_other_settings_are_refused(work):
     said = [process.communicate(timeout=120)[0] for process in both]
     assert [process.returncode for process in both] == [1, 1]
     assert all("Traceback" not in text for text in said) and not (work.root / "other").exists()
-    assert any("a setting is not the same in all 2 processes" in text for text in said), said
+    assert any("settings: not equal in all 2 processes" in text for text in said), said
 
 
 def test_process_that_fails_early_is_missed_with_a_line(work):
@@ -167,20 +169,23 @@ def test_process_that_fails_early_is_missed_with_a_line(work):
     first = work.start("early", 0, port, **settings)
     said = [process.communicate(timeout=120)[0] for process in (first, second)]
     assert (first.returncode, second.returncode) == (1, 1), said
-    assert "lost another one" in said[0] and "gone.csv does not exist" in said[1]
+    assert "lost another process" in said[0] and "gone.csv: file does not exist" in said[1]
     assert not any("Traceback" in text for text in said) and not (work.root / "early").exists()
 
 
 def test_backend_that_knows_one_device_is_named(work):
-    assert_refused("train.py", "DEVICES is 2", "KERAS_BACKEND=jax", DEVICES=2, **work.settings("refused"))
+    assert_refused("train.py", "found DEVICES 2", "KERAS_BACKEND=jax", DEVICES=2, **work.settings("refused"))
     assert_refused("train.py", "DEVICES", "at least 1", status=2, DEVICES=0, **work.settings("refused"))
 
 
 def test_devices_that_are_not_there_or_do_not_divide_a_batch(work):
     """In one process of JAX, since each takes seconds to start."""
     cases = (
-        ("DEVICES is 3; this machine has 2", work.settings("refused", BATCH_SIZE=6, DEVICES=3)),
-        ("BATCH_SIZE is 3, and 2 devices are to divide it", work.settings("refused", BATCH_SIZE=3, DEVICES=2)),
+        ("DEVICES: expected at most 2 on this machine (found 3)", work.settings("refused", BATCH_SIZE=6, DEVICES=3)),
+        (
+            "BATCH_SIZE: expected a multiple of 2, the number of devices (found 3)",
+            work.settings("refused", BATCH_SIZE=3, DEVICES=2),
+        ),
     )
     asked = f"import sys; sys.path.insert(0, {str(ROOT / 'tests')!r}); from running import assert_refused; "
     for words, settings in cases:
@@ -220,14 +225,14 @@ def test_several_processes_need_jax(work, monkeypatch):
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     assert_refused("train.py", "several processes train on JAX", **work.settings("refused"))
-    assert_refused("train.py", "fold by fold", **work.settings("refused", FOLD="all"))
+    assert_refused("train.py", "one fold at a time", **work.settings("refused", FOLD="all"))
 
 
 def test_port_of_another_program_is_refused(work):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         first = work.start("taken", 0, taken.getsockname()[1], **work.settings("taken"))
         said = first.communicate(timeout=120)[0]
-    assert first.returncode == 1 and "port cannot be had" in said and "Traceback" not in said
+    assert first.returncode == 1 and "cannot use the port" in said and "Traceback" not in said
 
 
 def test_process_that_waits_alone_gives_up_with_a_line(work):
@@ -241,4 +246,4 @@ def test_process_that_waits_alone_gives_up_with_a_line(work):
         [sys.executable, "-c", patient], env=environment, capture_output=True, text=True, check=False
     )
     assert result.returncode == 1
-    assert result.stderr.startswith("train.py: error: process 1 of 2 did not meet the others at 127.0.0.1:")
+    assert result.stderr.startswith("train.py: error: process 1 of 2 could not reach the others at 127.0.0.1:")

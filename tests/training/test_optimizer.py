@@ -37,7 +37,7 @@ def test_constant():
     [("linear", {}), ("graph", {}), ("graph", {"points": [[5, 1], [0, 1]]}), ("cosine", {"factor": 0})],
 )
 def test_wrong_schedules_are_refused(schedule, settings):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="SCHEDULE"):
         learning_rate(schedule, 0, 10, 1, **settings)
 
 
@@ -51,5 +51,5 @@ def test_controller_falls_rises_and_stays_within_its_limits():
 
 @pytest.mark.parametrize("settings", [{"step": (0.1,)}, {"patience": (0, 1)}, {"limit": (0.1, 1, 2)}])
 def test_wrong_controllers_are_refused(settings):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="CONTROLLER: expected two positive numbers"):
         Controller(**settings)

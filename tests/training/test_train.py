@@ -44,7 +44,7 @@ def test_run_folder_is_complete(trained):
     files = "settings.json environment.txt code training_log.csv curves.png best_dice.keras best_iou.keras last.keras "
     files += "state.json tensorboard validation_slices.png report.html model_summary.txt"
     assert {path.name for path in run.iterdir()} - {"network.png"} == set(files.split())
-    assert (run / "network.png").exists() == bool(shutil.which("dot")) != ("it needs Graphviz" in out)
+    assert (run / "network.png").exists() == bool(shutil.which("dot")) != ("install Graphviz" in out)
     summary = (run / "model_summary.txt").read_text(encoding="utf-8")
     assert "Param #" in summary and "Total params" in summary
     settings = json.loads((run / "settings.json").read_text())
@@ -73,7 +73,7 @@ def test_run_folder_is_complete(trained):
     assert page.count("data:image/png") == 1 and page.count("data:image/jpeg") >= 2 and "http" not in page
     assert any((run / "tensorboard").iterdir())
     assert "epoch 2/2" in out and f"wrote {run}" in out
-    assert "the network is compiled" in out and "where the time went" in out
+    assert "compiled the network and ran the first step in" in out and "where the time went" in out
     assert "first step of training" in page and any("first step" in what for what in state["time"])
     assert settings["JIT"] is False or keras.backend.backend() != "tensorflow", "chosen values are recorded"
 
@@ -117,7 +117,7 @@ def test_schedule_controller_lists_augmentation_and_early_stop(packed, tmp_path)
         expected.append(1e-12 * multiplier)
         multiplier = multiplier if is_best else max(multiplier * 0.5, 0.3)
     assert log["learning_rate"].to_list() == pytest.approx(expected)
-    assert len(log) < 9 and "no new best for 3 epochs" in out
+    assert len(log) < 9 and "stopped early, no new best Dice or IoU in 3 epochs" in out
 
 
 def test_several_classes_and_16_bits(tmp_path):
@@ -195,7 +195,7 @@ def test_rate_follows_batch_and_optimizer_where_it_is_not_set(tmp_path):
 def test_batch_size_by_a_trial(packed, tmp_path):
     out = run_here("train.py", **training(packed, tmp_path, BATCH_SIZE="auto", EPOCHS=1)).stdout
     chosen = json.loads((only_folder(tmp_path) / "settings.json").read_text())["BATCH_SIZE"]
-    assert chosen == 8 and f"batches of {chosen}" in out, "the set has eight slices, so it is not doubled"
+    assert chosen == 8 and f"batch size {chosen}" in out, "the set has eight slices, so it is not doubled"
 
 
 def test_files_of_the_codeset_load(packed, tmp_path):
@@ -276,7 +276,7 @@ def test_flags_change_a_resumed_run_and_a_finished_one_says_so(trained, tmp_path
     shutil.copytree(trained[0], run)
     before = (run / "last.keras").read_bytes()
     (run / "report.html").unlink()  # killed after the last epoch
-    assert "all 2 epochs done" in run_here("train.py", MODE="resume", RUN=run).stdout
+    assert "finished all 2 epochs" in run_here("train.py", MODE="resume", RUN=run).stdout
     assert (run / "last.keras").read_bytes() == before and (run / "report.html").exists()
     run_here("train.py", MODE="resume", RUN=run, EPOCHS=3)
     assert list(pd.read_csv(run / "training_log.csv")["epoch"]) == [1, 2, 3]
@@ -286,7 +286,7 @@ def test_retrain_takes_weights_by_name(trained, packed, tmp_path):
     run, _ = trained
     settings = training(packed, tmp_path, EPOCHS=1, LEARNING_RATE=0.0, OPTIMIZER="sgd", DETERMINISTIC=True)
     out = run_here("train.py", **settings, MODE="retrain", RUN=run).stdout
-    assert "took the weights of" in out and "new:" not in out
+    assert "loaded" in out and "not in" not in out
     trainable = [
         [v.numpy() for v in keras.saving.load_model(path, compile=False).trainable_variables]
         for path in (run / "best_dice.keras", only_folder(tmp_path) / "last.keras")
@@ -297,7 +297,7 @@ def test_retrain_takes_weights_by_name(trained, packed, tmp_path):
 @pytest.mark.slow
 def test_it_stops_in_time_and_ctrl_c_loses_nothing(packed, tmp_path):
     out = run_here("train.py", **training(packed, tmp_path / "a", EPOCHS=500, MAX_MINUTES=0.02)).stdout
-    assert "another epoch would end after" in out and (only_folder(tmp_path / "a") / "report.html").exists()
+    assert "another epoch would exceed MAX_MINUTES" in out and (only_folder(tmp_path / "a") / "report.html").exists()
     command = [sys.executable, str(ROOT / "train.py"), *flags_of(training(packed, tmp_path / "b", EPOCHS=500))]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while not list(tmp_path.glob("b/*/last.keras")):
@@ -332,12 +332,10 @@ def test_bad_settings_and_sets(packed, tmp_path):
         assert_refused("train.py", *words, status=status, **settings)
         assert not (tmp_path / "runs").exists()
 
-    refused("does not exist", TRAIN=tmp_path / "gone.h5")
+    refused("gone.h5: file does not exist", TRAIN=tmp_path / "gone.h5")
     refused("LOSS", "dise", status=2, LOSS="dise")
     refused("MODEL", "vnet", status=2, MODEL="vnet")
-    refused(
-        "no side of 24; the nearest sizes that fit are 72 and 136", status=2, MODEL="cvnet_synapse", MODEL_SETTINGS={}
-    )
+    refused("side of 24; the nearest sizes that fit are 72 and 136", status=2, MODEL="cvnet_synapse", MODEL_SETTINGS={})
     refused("several classes", status=2, LOSS="cce")
     refused("MODEL_SETTINGS: unknown key 'width'", status=2, MODEL_SETTINGS={"width": 3})
     refused("EPOCHS: expected a whole number of at least 1 (found 0)", status=2, EPOCHS=0)
@@ -345,11 +343,11 @@ def test_bad_settings_and_sets(packed, tmp_path):
     refused("JIT", "(found 'yes')", status=2, JIT="yes")
     refused("AUGMENTATION", "rotate", status=2, AUGMENTATION={"rotate": 3})
     refused("OPTIMIZER", status=2, OPTIMIZER="adamm")
-    refused("SCHEDULE", status=2, SCHEDULE="linear")
+    refused("SCHEDULE: ", status=2, SCHEDULE="linear")
     refused("PRECISION", status=2, PRECISION="float7")
     refused("MODE", status=2, MODE="continue")
-    refused("no run folder", MODE="resume", RUN=str(tmp_path))
-    refused("does not exist", MODE="retrain", RUN=str(tmp_path / "gone"))
+    refused("RUN: not a run folder", "has no settings.json", MODE="resume", RUN=str(tmp_path))
+    refused("gone: does not exist", MODE="retrain", RUN=str(tmp_path / "gone"))
     whole = (packed["packed"] / "train.h5").read_bytes()
     for name, content in (("cut", whole[: len(whole) // 2]), ("text", b"no hdf5"), ("none", b"")):
         (tmp_path / f"{name}.h5").write_bytes(content)
@@ -362,16 +360,16 @@ def test_bad_settings_and_sets(packed, tmp_path):
     refused("float64", TRAIN=tmp_path / "float.h5")
     with h5py.File(tmp_path / "small.h5", "w") as file:
         file["x"] = file["y"] = np.full((2, 8, 8, 1), 255, np.uint8)
-    refused("they must be alike", VALIDATION=tmp_path / "small.h5")
+    refused("its image shape must match", VALIDATION=tmp_path / "small.h5")
     with h5py.File(tmp_path / "empty.h5", "w") as file:
         file["x"] = file["y"] = np.zeros((2, 24, 24, 1), np.uint8)
     refused("every mask", "is empty", VALIDATION=tmp_path / "empty.h5")
-    refused("divide them again", VALIDATION=packed["packed"] / "train.h5")
+    refused("split them again", VALIDATION=packed["packed"] / "train.h5")
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_message(packed, tmp_path):
     settings = training(packed, tmp_path, LEARNING_RATE=1e38, OPTIMIZER="sgd", EPOCHS=5)
-    assert_refused("train.py", "LEARNING_RATE", run=run_script, **settings)
+    assert_refused("train.py", "LEARNING_RATE or LOSS: the loss of epoch 1 is not finite", run=run_script, **settings)
 
 
 # --- the parts

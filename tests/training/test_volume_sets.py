@@ -170,15 +170,15 @@ def test_it_trains_on_crops_and_predicts_in_tiles(decathlon, tmp_path):
 def test_bad_settings_for_volumes(decathlon, tmp_path):
     packed = open_set(decathlon / "whole" / "train.h5")
     for words, arguments in (
-        ("BATCH_SIZE is 2; .* give --crop", (2, 1)),
-        ("AUGMENTATION has 'elastic'", (1, 1, {"elastic": 1})),
-        ("rotation is 'much'", (1, 1, {"rotation": "much"})),
-        ("flip is 'up'", (1, 1, {"flip": "up"})),
-        ("margins are for volumes that were packed with the step", (1, 1, {"margins": [0.1]})),
-        ("CROP is", (1, 1, {}, [8, 8])),
+        (r"BATCH_SIZE: expected 1 .*found 2\); pass --crop", (2, 1)),
+        ("AUGMENTATION: unknown key 'elastic'", (1, 1, {"elastic": 1})),
+        (r"for rotation \(found 'much'", (1, 1, {"rotation": "much"})),
+        (r"for flip, .*\(found 'up'", (1, 1, {"flip": "up"})),
+        ('margins are for the step "patch" only', (1, 1, {"margins": [0.1]})),
+        ("CROP: expected three", (1, 1, {}, [8, 8])),
     ):
         with pytest.raises(ValueError, match=words):
             packed.batches(*arguments)
     shutil.copy(decathlon / "whole" / "train.h5", tmp_path / "alone.h5")
-    with pytest.raises(InputError, match="links to cases"):
+    with pytest.raises(InputError, match="links to a missing cases"):
         open_set(tmp_path / "alone.h5")

@@ -368,8 +368,8 @@ def test_a_search_without_data_is_refused(packed, tmp_path):
             check_settings(tmp_path / "values.json")
         assert all(word in str(raised.value) for word in words), raised.value
 
-    refused("gone.h5 does not exist", TRAIN=str(tmp_path / "gone.h5"))
-    refused("nowhere.py does not exist", MODELS=["unet", "nowhere.py"])
+    refused("gone.h5: file does not exist", TRAIN=str(tmp_path / "gone.h5"))
+    refused("nowhere.py: network file does not exist", MODELS=["unet", "nowhere.py"])
     refused("AUGMENTATION", "rotate", AUGMENTATION={"rotate": [0, 3]})
     refused("unknown setting EPOCH", OTHERS={"EPOCH": 3})
     refused("BATCH_SIZE", "(found 0)", OTHERS={"BATCH_SIZE": [2, 0]})
