@@ -82,7 +82,7 @@ def test_state_of_older_and_newer_versions_is_read(tmp_path):
     write_json(Run(tmp_path).state_file, {"epoch": 1, "data": {"kind": "volumes", "step": "whole", "labels": ["a"]}})
     assert Run(tmp_path).data == VolumeData(step="whole", labels=["a"])
     Run(tmp_path).state_file.write_text("[1]")
-    with pytest.raises(InputError, match=r"state\.json is damaged"):
+    with pytest.raises(InputError, match=r"state\.json: damaged"):
         _ = Run(tmp_path).data
 
 
