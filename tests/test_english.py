@@ -1,4 +1,4 @@
-"""Help and documents keep to the glossary of CONTRIBUTING.md, as far as words alone can tell."""
+"""Messages, help and documents keep to the glossary of CONTRIBUTING.md, as far as words alone can tell."""
 
 import ast
 import re
@@ -23,6 +23,8 @@ AVOIDED = {
     "write over": r"\bwrites? over\b",
 }
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), ROOT / "CHANGELOG.md"]
+OUTSIDE = {"tests", ".venv", "work"}
+MODULES = sorted(path for path in ROOT.rglob("*.py") if not OUTSIDE & set(path.relative_to(ROOT).parts))
 
 
 def avoided(text):
@@ -43,3 +45,21 @@ def test_words_of_help(script):
     texts += [text for comment in comments_of(ROOT / script).values() for text in comment]
     found = [hit for text in texts for line in text.splitlines() for hit in avoided(line)]
     assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_words_of_messages(module):
+    """Texts with a space in them that are no docstrings."""
+    tree = ast.parse(module.read_text(encoding="utf-8"))
+    docstrings = {id(n.body[0].value) for n in ast.walk(tree) if isinstance(n, DOCUMENTED) and _has_docstring(n)}
+    texts = [n for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+    texts = [n for n in texts if " " in n.value.strip() and id(n) not in docstrings]
+    found = [f"line {n.lineno}: {hit}" for n in texts for hit in avoided(n.value)]
+    assert not found, "\n".join(found)
+
+
+DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _has_docstring(node):
+    return ast.get_docstring(node) is not None
