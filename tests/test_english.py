@@ -23,7 +23,7 @@ AVOIDED = {
     "write over": r"\bwrites? over\b",
 }
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), ROOT / "CHANGELOG.md"]
-OUTSIDE = {"tests", ".venv", "work"}
+OUTSIDE = {"tests", ".venv", "work", "runs", "study"}
 MODULES = sorted(path for path in ROOT.rglob("*.py") if not OUTSIDE & set(path.relative_to(ROOT).parts))
 
 

@@ -118,7 +118,7 @@ def test_a_search_killed_twice_and_finished_by_two_processes(packed, tmp_path):
     for trial in trials:
         folders = [path for path in tuning.trial_folder(study, trial.number).iterdir() if path.is_dir()]
         if trial.state == TrialState.FAIL:
-            assert not folders and "unet needs features >= 1, depth >= 1" in trial.user_attrs["reason"]
+            assert not folders and "unet: expected features >= 1, depth >= 1" in trial.user_attrs["reason"]
         else:
             assert [study / trial.user_attrs["run"]] == folders
             log = pd.read_csv(folders[0] / "training_log.csv")
@@ -128,7 +128,7 @@ def test_a_search_killed_twice_and_finished_by_two_processes(packed, tmp_path):
 
     table = pd.read_csv(study / "trials.csv")
     assert list(table["state"]) == ["complete", "complete", "failed"] and table["dice"][0] >= table["dice"][1]
-    assert {"unet depth", "LEARNING_RATE", "run", "minutes"} <= set(table) and "unet needs" in table["reason"][2]
+    assert {"unet depth", "LEARNING_RATE", "run", "minutes"} <= set(table) and "unet: expected" in table["reason"][2]
     assert read_picture(study / "importance.png").std() > 5
     run_here("train.py", "--settings", study / "best_settings.json", RUNS=tmp_path / "runs")
     ours = pd.read_csv(next(tmp_path.glob("runs/2*/training_log.csv")))
