@@ -2,7 +2,7 @@
 
 Reads   CASES: case folders; by default the synthetic sample, which is created if missing
 Writes  WORK/lists, packed, runs/<date-time>_unet, predictions, scores, and model.mlmodel
-Takes   two to five minutes on two cores, most of them for training
+Takes   under five minutes on two cores, most of them for training
 Expect  a mean Dice of about 0.98 on the test cases of the sample
 
 Each step runs its script as you would, and prints the command so that you can reuse it.
