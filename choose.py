@@ -7,8 +7,8 @@ Writes  choice.json, for predict.py --run, and choice.csv, the scores, both into
 Takes   as long as predicting every validation slice eight times with each checkpoint
 Expect  a table of scores; the choice is often only slightly better than the baseline
 
-Scores each combination on the cases that each fold did not train on. Chooses models first, then flips, then cleaning;
-each only if it raises the mean Dice over cases.
+Scores each combination on the cases that each fold did not train on. Chooses models first, then
+flips, then cleaning; each only if it raises the mean Dice over cases.
 """
 
 from typing import Annotated
@@ -21,7 +21,8 @@ from common.settings import apply_command_line, require_folder
 CROSS_VALIDATIONS: str | Annotated[list[types.PathName], Len(1)] = ""
 # cross-validation folder of train.py --fold all, or a list of them
 CLEANINGS: list[types.Cleaning] = [{}, {"share": 1}, {"share": 0.1}, {"smallest": 50}, {"fill": True}, {"median": 5}]
-# cleanings to choose from, as CLEAN of predict.py; {} is no cleaning and always included
+# values of CLEAN of predict.py to choose from; none is always tried
+#   {} is no cleaning.
 
 settings = apply_command_line(globals())
 

@@ -3,11 +3,11 @@
 Reads   RUN: a run folder of train.py, or a .keras file
 Writes  OUTPUT: a .mlmodel with the input and output that A.I.Segmentation expects, or a .mlpackage
 Takes   36 s and 3.4 GB of memory for a 200x200 U-net with 31 million parameters on two cores
-Expect  a difference of 1e-6 in float32; a model that fails the check keeps the suffix -unverified, and the script exits
-        with 1
+Expect  a difference of 1e-6 in float32; a model that fails the check keeps the suffix -unverified,
+        and the script exits with 1
 
-The script reads the file back, executes it by Apple's specification without the Keras network, and compares the masks
-to the Keras masks. On macOS, Core ML itself runs the file too.
+The script reads the file back, executes it by Apple's specification without the Keras network, and
+compares the masks to the Keras masks. On macOS, Core ML itself runs the file too.
 """
 
 from typing import Annotated, Literal
@@ -24,22 +24,25 @@ OUTPUT: str = ""  # file to write; empty: <run name>.<FORMAT> in the run folder
 REPLACE: bool = False  # True: overwrite an existing model
 
 # --- model format
-FORMAT: Literal["mlmodel", "mlpackage"] = "mlmodel"
-# "mlmodel": neural network, for A.I.Segmentation; "mlpackage": ML program, for macOS 12 or later
+FORMAT: Literal["mlmodel", "mlpackage"] = "mlmodel"  # "mlmodel" for A.I.Segmentation; "mlpackage" for macOS 12 or later
+#   "mlmodel" is a neural network, "mlpackage" an ML program.
 INPUT_KIND: Literal["array", "image"] = "array"  # "array": (1, H, W) of gray/255; "image": a gray image, 0..255
 OUTPUT_KIND: Literal["probabilities", "classes", "image"] = "probabilities"
-# "probabilities": (1, H, W), or (K + 1, H, W) for K classes, background first; "classes": class numbers (1, H, W);
-# "image": a gray image of 255 times the probability, or of class numbers
+# "probabilities", "classes": numbers, or a gray "image"
+#   "probabilities": (1, H, W), or (K + 1, H, W) for K classes, background first; "classes": class numbers (1, H, W);
+#   "image": 255 times the probability, or class numbers.
 THRESHOLD: Annotated[float, Gt(0), Lt(1)] = 0.5  # probability above which a pixel is foreground, with one class
 COMPRESSION: Literal["float32", "float16", "linear8", "palette8", "palette6", "palette4"] = "float32"
-# "float32", "float16", "linear8", "palette8", "palette6" or "palette4" weights; all but "float32" make a .mlpackage
-# compute in half precision
-TARGET: str | None = None  # oldest system to support, such as "macOS13" or "iOS16"; None: what COMPRESSION needs
+# float32, float16, linear8, palette8, palette6, palette4 weights
+#   All but "float32" make a .mlpackage compute in half precision.
+TARGET: str | None = None  # oldest system, such as "macOS13"; None: what COMPRESSION needs
+#   For phones, such as "iOS16".
 CHECK_ONLY: bool = False  # True: only check the existing model OUTPUT; write nothing
 COMPARE: bool = False  # True: write a model for every COMPRESSION, and compare their accuracy
 
 # --- the check
-SLICES: str = ""  # packed set, list, folder of cases or images to check on; empty: the run's validation set
+SLICES: str = ""  # packed set, list, folder of cases or images; "": the validation set
+#   To check the converted model on; "" is the validation set of the run.
 CHECKED: types.PositiveInt = 8  # number of slices to check on
 LARGEST_DIFFERENCE: types.NonNegative = 1e-3  # max difference of a probability, for float32 weights
 LEAST_DICE: types.Share = 0.999  # min Dice between the masks of Keras and the model
@@ -51,8 +54,7 @@ DESCRIPTION: str = ""  # description of the model; empty: network, size and clas
 INPUT_DESCRIPTION: str = ""  # description of the input; empty: by INPUT_KIND
 OUTPUT_DESCRIPTION: str = ""  # description of the output; empty: by OUTPUT_KIND
 CLASS_NAMES: types.Names = []  # class names, without the background
-WINDOW: types.WindowOrNone = []
-# values of black and white, [low, high], such as HU; empty: as recorded in the run
+WINDOW: types.WindowOrNone = []  # black and white, [low, high], such as HU; []: as the run recorded
 
 settings = apply_command_line(globals())
 

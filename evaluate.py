@@ -1,13 +1,14 @@
 """Score predicted masks against true ones.
 
-Reads   PREDICTED: masks or label volumes of predict.py; TRUTH: masks, case folder, folder of cases, list, or volumes
+Reads   PREDICTED: masks or label volumes of predict.py; TRUTH: masks, case folder, folder of
+        cases, list, or volumes
 Writes  OUTPUT/report.html, scores.csv (case,image,dice,iou,...), cases.csv, summary.csv, worst.png
 Takes   about 3 s for 1,000 masks of 200x200 on two cores
 Expect  a table of scores; look at the images in report.html before you trust a mean
 
-True positives are green, false positives red, false negatives blue. Means over images exclude images with an empty
-true mask, because their Dice is meaningless; they are counted, and case scores include them. The report defines each
-score and its value for empty masks.
+True positives are green, false positives red, false negatives blue. Means over images exclude
+images with an empty true mask, because their Dice is meaningless; they are counted, and case
+scores include them. The report defines each score and its value for empty masks.
 """
 
 from typing import Literal
@@ -17,18 +18,18 @@ from common.settings import apply_command_line
 
 # --- input and output
 PREDICTED: types.PathName = "predictions"  # folder of predicted masks or label volumes
-TRUTH: str = ""  # true masks: folder of masks, case folder, folder of cases, list (.csv), or folder of label volumes
+TRUTH: str = ""  # true masks: folder, case folder, folder of cases, list (.csv), volumes
 LABEL_NAME: types.NamePattern = "{id}"  # true label volume name for volume {id}, such as "{id}_seg"
-IMAGES: str = ""  # images to show errors on, if TRUTH contains none: folder of images or volumes
+IMAGES: str = ""  # images to show errors on, if TRUTH has none: folder of images or volumes
 OUTPUT: types.PathName = "scores"  # where to write the scores
 REPLACE: bool = False  # True: overwrite an existing OUTPUT
-PART: types.PartOfWork = ""
-# "2/8": score only part 2 of 8; the part that finishes last writes OUTPUT; "": score everything
+PART: types.PartOfWork = ""  # "2/8": only the second of eight parts; the last one joins them; "": all
 AGAINST: str = ""  # OUTPUT of another evaluation of the same cases to compare with; "": none
 
 # --- distances
 SPACING: types.Positive | types.PositivePair | None = None
-# pixel spacing of slices in mm, one number or [row, column]; None: as in the cases or volumes
+# pixel spacing in mm, a number or [row, column]; None: as recorded
+#   None reads it from the cases or volumes.
 TOLERANCE: types.NonNegative = 1.0  # surface Dice tolerance in mm (in pixels if the spacing is unknown)
 
 # --- images in the report

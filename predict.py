@@ -1,10 +1,12 @@
 """Predict masks for images of any size.
 
-Reads   RUN: run folder of train.py, several to average, a cross-validation, or .keras files; INPUT: images, case
-        folders, a list or a volume; for 3-D models RUN is ["whole run", "patch run"], and INPUT volumes
+Reads   RUN: run folder of train.py, several to average, a cross-validation, or .keras files;
+        INPUT: images, case folders, a list or a volume; for 3-D models RUN is ["whole run", "patch
+        run"], and INPUT volumes
 Writes  OUTPUT/<name>.png, masks of the same size as the images, and OUTPUT/overlays/<name>.png;
-        for several cases OUTPUT/<case>/<name>.png and OUTPUT/overlays/<case>/<name>.png; for cases from volumes also
-        OUTPUT/<case>.nii.gz, labels on the volume's own grid, and OUTPUT/volumes.csv, their measurements
+        for several cases OUTPUT/<case>/<name>.png and OUTPUT/overlays/<case>/<name>.png; for cases
+        from volumes also OUTPUT/<case>.nii.gz, labels on the volume's own grid, and
+        OUTPUT/volumes.csv, their measurements
 Takes   20 s for 10 images of 512x512 in tiles with a U-net of 16 features on two cores
 """
 
@@ -17,51 +19,49 @@ from common.settings import apply_command_line, require_folder
 
 # --- input and output
 RUN: str | Annotated[list[types.PathName], Len(1)] = ""
-# run folder, folder of runs (newest), .keras file, or a list of these to average; or cross-validation folder (averages
-# folds, as choose.py chose)
+# run folder, folder of runs, .keras file, cross-validation; or a list
+#   Of a folder of runs, the newest is used. Models of a list are averaged, and so are the folds of a cross-validation,
+#   as choose.py chose.
 WEIGHTS_FILE: types.WeightsFile = "best_dice"  # checkpoint of a run: "best_dice", "best_iou" or "last"
-INPUT: str = ""
-# folder of images or cases, case folder, list (.csv), or volume (DICOM folder, NIfTI, NRRD, MetaImage)
+INPUT: str = ""  # folder of images or cases, case folder, list (.csv), or volume
+#   A volume is a DICOM folder, NIfTI, NRRD or MetaImage.
 OUTPUT: types.PathName = "predictions"  # where to write the masks
 REPLACE: bool = False  # True: overwrite an existing OUTPUT
-PART: types.PartOfWork = ""
-# "2/8": predict only part 2 of 8; the part that finishes last joins them; "": predict everything
+PART: types.PartOfWork = ""  # "2/8": only the second of eight parts; the last one joins them; "": all
 
 # --- prediction
-FIT: Literal["resize", "tile", "pad"] | None = None
-# "resize" to the input size and back; "tile": overlapping tiles of that size; "pad" to a square and resize; None: as
-# training slices were made, otherwise "resize"
+FIT: Literal["resize", "tile", "pad"] | None = None  # "resize", "pad" to a square, "tile"; None: as for training
+#   "resize" to the input size and back; "tile": overlapping tiles of that size; None: "resize" if training slices have
+#   no record.
 OVERLAP: Annotated[float, Ge(0), Le(0.9)] = 0.5  # min overlap of neighboring tiles, as a share of a tile
 FLIPS: Literal["flips", "turns", "none"] | None = None
-# average over "flips" (takes 4 times as long), "turns" (flips and quarter turns, 8 times) or "none"; None: as choose.py
-# chose, otherwise "none"
+# average over "flips", "turns" or "none"; None: as choose.py chose
+#   "flips" takes 4 times as long, "turns" (flips and quarter turns) 8 times. None without a choice is "none".
 THRESHOLD: types.Share = 0.5  # probability above which a pixel is foreground, with one class
 BATCH_SIZE: types.PositiveInt = 8  # slices or tiles per step
-TILE: types.Crop | None = None
-# 3-D models: tile size in voxels (up, back, left); None: training crop size, or whole volumes
+TILE: types.Crop | None = None  # 3-D: tile size in voxels (up, back, left); None: training crop
+#   None without a training crop: whole volumes.
 
 # --- volumes
 PLANE: types.Plane | None = None  # "axial", "coronal" or "sagittal"; None: as in training, otherwise axial
-WINDOW: types.Window | None = None
-# values mapped to black and white, [low, high]; None: as in training, otherwise percentiles
+WINDOW: types.Window | None = None  # black and white, [low, high]; None: as in training, or percentiles
 SPACING: types.Spacing | None = None  # mm to resample to, one number or (left, back, head); None: as in training
-SERIES: types.PositiveInt | None = None
-# which series to read if a folder contains several; without it, a message lists and numbers them
+SERIES: types.PositiveInt | None = None  # number of the series, if a folder contains several
+#   Without it, a message lists and numbers them.
 
 # --- cleaning
-CLEAN: types.Cleaning | None = None
-# such as {"median": 3, "share": 0.1, "near": 10, "smallest": 50, "fill": True}: median filter; remove parts under
-# 0.1 of the largest (1: keep only the largest), unless within 10 pixels of a kept part; remove parts under 50 pixels;
-# fill holes; None: as choose.py chose, otherwise no cleaning
-CLEAN_IN: Literal["2d", "3d"] = "2d"
-# "2d": clean each mask separately; "3d": clean whole label volumes and leave the masks as predicted
+CLEAN: types.Cleaning | None = None  # such as {"share": 0.1, "fill": True}; None: as choose.py chose
+#   {"median": 3}: median filter; "share": 0.1: remove parts under 0.1 of the largest (1: keep only the largest);
+#   "near": 10: unless within 10 pixels of a kept part; "smallest": 50: remove parts under 50 pixels; "fill": True: fill
+#   holes. None without a choice is no cleaning.
+CLEAN_IN: Literal["2d", "3d"] = "2d"  # "2d": clean each mask; "3d": whole label volumes
+#   "3d" leaves the masks as predicted.
 
 # --- files to write
 OVERLAYS: bool = True  # False: write no overlays
-PASTE: str = ""
-# folder of the original images of cases or crops: write full-size masks, overlays and areas to full/
-LABEL_VOLUMES: types.VolumeEnding = ".nii.gz"
-# label volume format: ".nii.gz", ".nii", ".nrrd", ".mha" or ".mhd"; "": write none
+PASTE: str = ""  # folder of the full images of cases or crops: paste masks into them
+#   Masks, overlays and areas at full size are written to full/.
+LABEL_VOLUMES: types.VolumeEnding = ".nii.gz"  # format: ".nii.gz", ".nii", ".nrrd", ".mha", ".mhd"; "": none
 
 settings = apply_command_line(globals())
 

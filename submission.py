@@ -1,7 +1,8 @@
 """Convert predictions to the tables that competitions ask for.
 
 Reads   PREDICTED: masks or label volumes of predict.py
-Writes  OUTPUT: img,pixels (run lengths), or seriesuid,coordX,coordY,coordZ,probability,diameter_mm (nodules)
+Writes  OUTPUT: img,pixels (run lengths), or seriesuid,coordX,coordY,coordZ,probability,diameter_mm
+        (nodules)
 Takes   about 1 s for 300 masks of 512x512, or for a 512x512x300 label volume
 """
 
@@ -10,9 +11,9 @@ from typing import Literal
 from common import setting_types as types
 from common.settings import apply_command_line
 
-KIND: Literal["run_lengths", "nodules"] = "run_lengths"
-# "run_lengths" of masks: by columns, from 1, none under 10 pixels; "nodules": center and diameter in mm (LPS) of each
-# connected part of label volumes
+KIND: Literal["run_lengths", "nodules"] = "run_lengths"  # "run_lengths" of masks, or "nodules" in label volumes
+#   "run_lengths": by columns, from 1, none under 10 pixels; "nodules": center and diameter in mm (LPS) of each
+#   connected part.
 PREDICTED: types.PathName = "predictions"  # OUTPUT folder of predict.py
 OUTPUT: types.PathName = "submission.csv"  # table to write
 REPLACE: bool = False  # True: overwrite an existing table

@@ -1,10 +1,11 @@
 """Train a model on the packed sets.
 
 Reads   TRAIN and VALIDATION: packed sets of step 3, of slices or of volumes, or lists of step 2
-Writes  RUNS/<date-time>_<model>/: best_dice.keras, best_iou.keras, last.keras, training_log.csv, curves.png,
-        validation_slices.png, report.html, settings.json, environment.txt, code/, state.json, tensorboard/
-Takes   depends on network and data; the first epoch's line shows it (its first step compiles the network)
-Expect  a validation Dice that climbs within the first ten epochs; watch it with tensorboard --logdir runs
+Writes  RUNS/<date-time>_<model>/: best_dice.keras, best_iou.keras, last.keras, training_log.csv,
+        curves.png, validation_slices.png, report.html, settings.json, environment.txt, code/,
+        state.json, tensorboard/
+Takes   as long as EPOCHS times the seconds in the line of the first epoch, or less
+Expect  a validation Dice that climbs within ten epochs; to watch it: tensorboard --logdir runs
 """
 
 from functools import partial
@@ -15,45 +16,45 @@ from common.settings import apply_command_line, check_model_settings
 
 # --- data
 TRAIN: types.PathName = "data/packed/train.h5"  # packed set or list to train on
-VALIDATION: types.PathName = "data/packed/validation.h5"  # packed set or list that decides which epoch is best
+VALIDATION: types.PathName = "data/packed/validation.h5"  # packed set or list that decides the best epoch
 MEMORY_GB: types.NonNegative = 4.0  # load sets up to this size into memory; read larger ones from disk
-FOLD: types.PositiveInt | Literal["all"] | None = None
-# which fold next to TRAIN to train (1, 2, ...); "all" cross-validates over every fold
-AUGMENTATION: types.Augmentation = {}
-# on the fly; slices: {"flip": "horizontal", "rotation": 10, "shift": 0.05, "zoom": 0.05}, also "shear", "elastic",
-# "brightness", "contrast", "blur", and "fill": "constant", "nearest" or "reflect"; volumes: {"rotation": 5,
-# "zoom": 0.1, "shift": 0.1, "shear": 0.05, "flip": "x", "gamma": 0.5, "margins": [0.1, 0.2, 0.3]}
+FOLD: types.PositiveInt | Literal["all"] | None = None  # which fold next to TRAIN (1, 2, ...); "all": cross-validation
+AUGMENTATION: types.Augmentation = {}  # on the fly, such as {"flip": "horizontal", "rotation": 10}
+#   Slices: {"shift": 0.05, "zoom": 0.05}, also "shear", "elastic", "brightness", "contrast", "blur", and "fill":
+#   "constant", "nearest" or "reflect"; volumes: {"rotation": 5, "zoom": 0.1, "shift": 0.1, "shear": 0.05, "flip": "x",
+#   "gamma": 0.5, "margins": [0.1, 0.2, 0.3]}
 CROP: types.Crop | None = None  # packed volumes: crop size in voxels (up, back, left); None: whole cases
 
 # --- output and starting point
 RUNS: types.PathName = "runs"  # folder of the run folders
-MODE: Literal["new", "resume", "retrain"] = "new"
-# "new"; "resume" continues RUN with its own settings (flags override them); "retrain" starts from its weights
+MODE: Literal["new", "resume", "retrain"] = "new"  # "new"; "resume": continue RUN; "retrain": start from its weights
+#   "resume" keeps the settings of RUN; flags override them.
 RUN: str = ""  # run folder to resume or retrain (or, to retrain, a .keras file)
 
 # --- network and loss
-MODEL: types.Network = "unet"  # "unet", "cvnet_synapse" (200x200), "cvnet_synapse_512", "deeplab_v3plus"; for volumes
-# "se_resunet3d"; or the path of a .py file with build_model(input_shape, classes, **settings)
-MODEL_SETTINGS: types.FreeDict = {}
-# network settings, such as {"features": 32, "depth": 4, "dropout": 0.2} or {"backbone": "mobilenetv2"}; see models/
-LOSS: types.Loss = "bce+dice"
-# "mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff", "series" (these in turn), "bce", "cce" (several
-# classes), "dice", "smooth_dice", "iou", "tversky", "focal_tversky"; or the path of a .py file with
-# loss(targets, probabilities); or a sum, such as "hausdorff+dice"
+MODEL: types.Network = "unet"  # "unet" or another network of models/, or the path of a .py file
+#   "cvnet_synapse" (200x200), "cvnet_synapse_512", "deeplab_v3plus"; for volumes "se_resunet3d"; a file of your own
+#   defines build_model(input_shape, classes, **settings).
+MODEL_SETTINGS: types.FreeDict = {}  # network settings, such as {"features": 32}; see models/
+#   "unet": {"features": 32, "depth": 4, "dropout": 0.2}; "deeplab_v3plus": {"backbone": "mobilenetv2"}
+LOSS: types.Loss = "bce+dice"  # a loss, a .py file with one, or a sum, such as "hausdorff+dice"
+#   "mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff", "series" (these in turn), "bce", "cce" (several
+#   classes), "dice", "smooth_dice", "iou", "tversky", "focal_tversky"; a file of your own defines loss(targets,
+#   probabilities).
 
 # --- optimizer; None uses the value that the network's author recommends
 OPTIMIZER: types.OptimizerName | types.Optimizer | None = None
-# name, such as "adam", or name and settings: {"name": "sgd", "momentum": 0.95, "nesterov": True}
-LEARNING_RATE: types.NonNegative | None = None
-# initial learning rate; None: the author's value, scaled with BATCH_SIZE for SGD
+# name, such as "adam", or {"name": "sgd", "momentum": 0.95}
+LEARNING_RATE: types.NonNegative | None = None  # initial value; None: the author's, scaled with BATCH_SIZE for SGD
 SCHEDULE: types.Schedule | None = None  # "constant", "poly", "graph" or "cosine"
-SCHEDULE_SETTINGS: types.ScheduleSettings = {}
-# poly: {"power": 0.9}; graph: {"points": [[0, 5e-3], [50, 1e-3]]}, which also sets EPOCHS; cosine: {"period": 100,
-# "factor": 2, "lowest": 1e-6}
-CONTROLLER: types.ControllerSettings = {}
-# learning-rate multiplier: {"step": [0.1, 2.5], "patience": [10, 3], "limit": [0.001, 1]}; {}: off
+SCHEDULE_SETTINGS: types.ScheduleSettings = {}  # such as {"power": 0.9} for "poly"
+#   "graph": {"points": [[0, 5e-3], [50, 1e-3]]}, which also sets EPOCHS; "cosine": {"period": 100, "factor": 2,
+#   "lowest": 1e-6}
+CONTROLLER: types.ControllerSettings = {}  # learning-rate multiplier on a plateau; {}: off
+#   {"step": [0.1, 2.5], "patience": [10, 3], "limit": [0.001, 1]}
 BATCH_SIZE: types.PositiveInt | Literal["auto"] | None = None
-# slices, crops or volumes per step; "auto": the recommended size, doubled while that is faster
+# slices, crops or volumes per step; "auto": doubled while faster
+#   "auto" starts from the recommended size.
 
 # --- how long
 EPOCHS: types.PositiveInt = 50  # passes over the training set
@@ -61,16 +62,15 @@ EARLY_STOP: types.Count = 50  # stop after this many epochs without a new best D
 MAX_MINUTES: types.NonNegative | None = None  # stop before an epoch that would exceed this time; None: never
 
 # --- how to compute
-PRECISION: types.Precision = "auto"
-# "float32", "mixed_bfloat16", "mixed_float16"; "auto": the fastest this device supports; on a CPU,
-# benchmarked before runs of 500 steps or more
-JIT: bool | Literal["auto"] = "auto"
-# compile with XLA (or PyTorch's compiler); "auto": the backend's usual choice; on TensorFlow with DETERMINISTIC False,
-# benchmarked before runs of 500 steps or more
-DEVICES: types.PositiveInt | None = None  # GPUs per machine to split a batch across (JAX only);
-# None: as many as divide it evenly
+PRECISION: types.Precision = "auto"  # "float32", "mixed_bfloat16", "mixed_float16", "auto": the fastest
+#   On a CPU, "auto" benchmarks them before runs of 500 steps or more.
+JIT: bool | Literal["auto"] = "auto"  # compile with XLA (or PyTorch's compiler); "auto": if it is faster
+#   "auto": the backend's usual choice; on TensorFlow with DETERMINISTIC False, benchmarked before runs of 500 steps or
+#   more.
+DEVICES: types.PositiveInt | None = None  # GPUs per machine to split a batch across (JAX); None: all that fit
+#   None uses as many as divide the batch evenly.
 SEED: types.Seed = 1  # random seed for weights, order, dropout and augmentation
-DETERMINISTIC: bool = True  # bit-identical results for the same seed; False may be faster on a GPU
+DETERMINISTIC: bool = True  # same results for the same seed, bit for bit; slower on some GPUs
 
 settings = apply_command_line(globals())
 check_model_settings(settings)  # before Keras is loaded

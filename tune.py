@@ -1,12 +1,14 @@
 """Search for good settings: many short trainings, each a run of train.py.
 
 Reads   TRAIN and VALIDATION, as train.py does
-Writes  STUDY/runs/trial-000/<date-time>_<model>/ and so on, and STUDY/study.db (Optuna's database); at the end
-        STUDY/best_settings.json for train.py --settings, trials.csv, and importance.png (which settings mattered)
+Writes  STUDY/runs/trial-000/<date-time>_<model>/ and so on, and STUDY/study.db (Optuna's
+        database); at the end STUDY/best_settings.json for train.py --settings, trials.csv, and
+        importance.png (which settings mattered)
 Takes   up to TRIALS times as long as one training; watch it with tensorboard --logdir STUDY/runs
 Expect  ten random trials; later ones concentrate on what worked
 
-The same command continues a search that was stopped or killed. Run it several times at once to share the work.
+The same command continues a search that was stopped or killed. Run it several times at once to
+share the work.
 """
 
 from typing import Annotated, Literal
@@ -18,30 +20,28 @@ from common.settings import apply_command_line
 
 # --- data and output
 TRAIN: types.PathName = "data/packed/train.h5"  # packed set or list to train on
-VALIDATION: types.PathName = "data/packed/validation.h5"  # packed set or list that decides which trial is best
+VALIDATION: types.PathName = "data/packed/validation.h5"  # packed set or list that decides the best trial
 STUDY: types.PathName = "study"  # folder for the search
 
 # --- search space; each trial chooses one value from each list, so a list of one is fixed
 MODELS: Annotated[list[types.Network], Len(1)] = ["unet", "deeplab_v3plus"]  # networks, as for MODEL in train.py
-MODEL_SETTINGS: types.FreeDict = {
+MODEL_SETTINGS: types.FreeDict = {  # settings of each network: lists to choose from, or single values
     "unet": {"features": [16, 32, 64], "depth": [3, 4, 5]},
     "deeplab_v3plus": {"backbone": "mobilenetv2"},
 }
-# settings of each network: lists to choose from, or single values
 LOSSES: Annotated[list[types.Loss], Len(1)] = ["bce+dice", "focal_tversky", "focal+dice", "hausdorff+dice"]
 # losses, as for LOSS in train.py
-LEARNING_RATE: types.LearningRates | None = [1e-4, 1e-2]
-# lowest and highest; [1e-3]: only this one; None: as each network's author recommends
-AUGMENTATION: types.FreeDict = {
+LEARNING_RATE: types.LearningRates | None = [1e-4, 1e-2]  # lowest and highest, or [one]; None: the author's
+AUGMENTATION: types.FreeDict = {  # as in train.py, each chosen independently; None or 0: off
     "flip": [None, "horizontal"],
     "rotation": [0, 10],
     "zoom": [0, 0.1],
     "brightness": [0, 0.1],
 }
-# as in train.py, each chosen independently; None or 0: off
 PRECISIONS: Annotated[list[types.Precision], Len(1)] = ["auto", "float32"]  # as for PRECISION in train.py
 OTHERS: types.FreeDict = {"OPTIMIZER": "adam", "SCHEDULE": "cosine", "BATCH_SIZE": 8}
-# other train.py settings, single values or lists; choose one optimizer, since learning rates depend on it
+# other train.py settings, single values or lists
+#   Choose one optimizer, since learning rates depend on it.
 
 # --- how long
 TRIALS: types.PositiveInt = 50  # total trials, including failed ones
@@ -51,10 +51,11 @@ MINUTES: types.Positive | None = None  # stop a trial before an epoch that would
 # --- how
 SAMPLER: Literal["tpe", "random"] = "tpe"  # "tpe": learns from earlier trials which values are good; "random"
 PRUNER: Literal["median", "hyperband", "none"] = "median"
-# stop a trial early if, at the same epoch, it is worse than: "median", half of the others; "hyperband", most of a group
-# with the same epoch budget; "none": never stop early
-PATIENCE: types.Count = 5
-# with "median": never stop the first PATIENCE trials, nor any trial in its first PATIENCE epochs
+# stop a trial early if worse: "median", "hyperband" or "none"
+#   Compared at the same epoch. "median": worse than half of the others; "hyperband": than most of a group with the same
+#   epoch budget.
+PATIENCE: types.Count = 5  # "median": spare the first PATIENCE trials, and epochs of a trial
+#   Trials up to PATIENCE are never stopped, nor any trial in its first PATIENCE epochs.
 SEED: types.Seed = 1  # random seed for the choices and for every training
 
 settings = apply_command_line(globals())

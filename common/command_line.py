@@ -1,15 +1,19 @@
-"""Command-line flags for the constants of a script, and its `--help`."""
+"""Command-line flags for the constants of a script, and its `--help`: one line a setting, under 100 characters."""
 
 import argparse
 import ast
 import difflib
 import io
 import re
+import textwrap
 import tokenize
 from pathlib import Path
 from typing import NamedTuple
 
-from common.setting_checks import alternatives
+from common.setting_checks import alternatives, describe
+
+USAGE = "%(prog)s [--settings FILE.json] [--SETTING VALUE ...]"
+WIDTH, LONGEST_DEFAULT = 99, 30  # characters of a line of `--help`, and of a default in it
 
 
 def flag(setting):
@@ -35,62 +39,87 @@ def flags_of(values):
     return arguments
 
 
-def make_parser(namespace, constants, comments=None):
+def make_parser(namespace, constants):
     """Make the flag parser of a script; all values are text, except for bool flags without a value.
 
     Args:
         namespace: `globals()` of the script.
         constants: dict of setting name to default.
-        comments: dict of setting name to Comment, for `--help`; None: no comments.
 
     Returns:
         argparse.ArgumentParser with one-line errors.
     """
-    parser = _Parser(
-        usage="%(prog)s [--settings FILE.json] [--SETTING VALUE ...]",
-        description=namespace.get("__doc__"),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-        add_help=False,
-    )
+    parser = _Parser(usage=USAGE, allow_abbrev=False, add_help=False)
     parser.add_argument("-h", "--help", action=_Help, script=(namespace, constants))
-    parser.add_argument("--settings", metavar="FILE.json", help="file of recorded settings; flags override it")
-    groups = {}
+    parser.add_argument("--settings")
     for name, default in constants.items():
-        text, title = (comments or {}).get(name, Comment("", "settings"))
-        if title not in groups:
-            groups[title] = parser.add_argument_group(title)
         options = {"dest": name, "default": argparse.SUPPRESS}
-        shown = {"metavar": "VALUE", "help": f"{text} [{default!r}]".replace("%", "%%")}
-        if bool in alternatives(namespace.get("__annotations__", {}).get(name, type(default))):
-            groups[title].add_argument(flag(name), nargs="?", const=True, **options, **shown)
-            off = {"action": "store_const", "const": False, "help": argparse.SUPPRESS}
-            groups[title].add_argument("--no-" + flag(name)[2:], **options, **off)
+        if _may_be_bool(namespace, name, default):
+            parser.add_argument(flag(name), nargs="?", const=True, **options)
+            parser.add_argument("--no-" + flag(name)[2:], action="store_const", const=False, **options)
         else:
-            groups[title].add_argument(flag(name), **options, **shown)
+            parser.add_argument(flag(name), **options)
     return parser
 
 
+def _may_be_bool(namespace, name, default):
+    return bool in alternatives(namespace.get("__annotations__", {}).get(name, type(default)))
+
+
+def help_of(namespace, constants):
+    """Text of `--help`: what the script does, then one line a setting in the groups of its source."""
+    comments = comments_of(Path(namespace["__file__"]))
+    title, lines = "", [*(namespace.get("__doc__") or "").splitlines(), ""]
+    lines += [_help_line("--help [SETTING]", "this help, or all about one setting")]
+    lines += [_help_line("--settings FILE.json", "file of recorded settings; flags override it")]
+    for name, default in constants.items():
+        comment = comments.get(name, Comment("", "settings"))
+        if comment.group != title:
+            title = comment.group
+            lines += ["", f"{title}:"]
+        value = "[VALUE]" if _may_be_bool(namespace, name, default) else "VALUE"
+        shown = repr(default) if len(repr(default)) <= LONGEST_DEFAULT else "..."
+        lines.append(_help_line(f"{flag(name)} {value}", f"{comment.text} [{shown}]"))
+    return "\n".join([*lines, ""])
+
+
+def _help_line(left, right):
+    """Flag and text in two columns; a long text follows its flag directly."""
+    return f"  {left:<22}  {right}" if len(left) <= 22 and len(right) <= WIDTH - 26 else f"  {left}  {right}"
+
+
+def help_of_setting(namespace, name, default):
+    """Text of `--help SETTING`: its whole comment, the values that it takes and its default."""
+    comment = comments_of(Path(namespace["__file__"])).get(name, Comment("", ""))
+    takes = describe(namespace.get("__annotations__", {}).get(name, type(default)))
+    texts = [comment.text, comment.details, f"takes {takes}", f"default: {default!r}"]
+    margins = {"width": WIDTH, "initial_indent": "  ", "subsequent_indent": "  "}
+    return "\n".join([f"{flag(name)} ({name} in the script)", *(textwrap.fill(t, **margins) for t in texts if t), ""])
+
+
 class Comment(NamedTuple):
-    """Comment on a setting in the source of a script, and the title of its group."""
+    """Comment on a setting in the source of a script, the title of its group, and details, a text of several lines."""
 
     text: str
     group: str
+    details: str = ""
 
 
 def comments_of(path):
     """Read the comments on the settings of a script: dict of name to Comment.
 
-    A comment follows the setting on its line and continues on comment lines directly below; "# --- title" starts a
-    group.
+    A comment follows the setting on its line and continues on comment lines directly below. Lines that begin with "#"
+    and three spaces are details. "# --- title" starts a group.
     """
     source = path.read_text(encoding="utf-8")
-    texts, alone = {}, set()
+    texts, alone, indented = {}, set(), set()
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         if token.type == tokenize.COMMENT:
             texts[token.start[0]] = token.string.lstrip("# ")
             if token.line.startswith("#"):
                 alone.add(token.start[0])
+            if token.line.startswith("#   "):
+                indented.add(token.start[0])
     comments, group, last = {}, "settings", 0
     for node in ast.parse(source).body:
         for line in range(last + 1, node.lineno):
@@ -98,11 +127,11 @@ def comments_of(path):
                 group = texts[line].lstrip("- ")
         target = node.targets[0] if isinstance(node, ast.Assign) else getattr(node, "target", None)
         words = [texts[line] for line in range(node.lineno, node.end_lineno + 1) if line in texts]
-        last = node.end_lineno
+        last, details = node.end_lineno, []
         while last + 1 in alone and not texts[last + 1].startswith("---"):
             last += 1
-            words.append(texts[last])
-        comments.setdefault(getattr(target, "id", ""), Comment(" ".join(words), group))
+            (details if last in indented else words).append(texts[last])
+        comments.setdefault(getattr(target, "id", ""), Comment(" ".join(words), group, "\n".join(details)))
     return comments
 
 
@@ -120,12 +149,19 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.Action):
-    """Print the settings with their comments, read from the source of the script."""
+    """Print the settings with their comments, read from the source of the script, or all about one of them."""
 
     def __init__(self, option_strings, dest, script):
-        super().__init__(option_strings, dest, default=argparse.SUPPRESS, nargs=0, help="show this help and exit")
+        super().__init__(option_strings, dest, default=argparse.SUPPRESS, nargs="?")
         self.script = script
 
     def __call__(self, parser, namespace, values, option_string=None):
-        make_parser(*self.script, comments_of(Path(self.script[0]["__file__"]))).print_help()
+        source, constants = self.script
+        name = (values or "").lstrip("-").upper().replace("-", "_")
+        if name and name not in constants:
+            parser.error(f"unrecognized arguments: {flag(name)}")
+        if name:
+            print(help_of_setting(source, name, constants[name]), end="")
+        else:
+            print(f"{parser.format_usage()}\n{help_of(source, constants)}", end="")
         parser.exit()

@@ -44,7 +44,8 @@ def section_of(script):
     lines += ["| name | default | takes | meaning |", "| --- | --- | --- | --- |"]
     group = "settings"
     for name, default in settings.values.items():
-        text, title = comments.get(name, ("", group))
+        text, title, details = comments.get(name, ("", group, ""))
+        text = " ".join(f"{text}. {details}".split()) if details else text
         if title != group:
             lines.append(f"| **{escape(title)}** | | | |")
             group = title

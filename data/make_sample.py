@@ -1,12 +1,13 @@
 """Make a small synthetic data set: axial chest slices with the heart as mask. No patient data.
 
-Writes  CASES/case01/x/0001.png, y/0001.png and case.json, and so on      for steps 1 and 2
+Writes  CASES/case01/x/0001.png, y/0001.png and case.json, and so on, for steps 1 and 2
 Takes   about three seconds for 8 cases of 12 slices of 200x200
 
-The slices look like CT in a soft-tissue window. The heart is hardly brighter than muscle and no brighter than
-liver and great vessels, so gray values alone do not find it. Over the whole set, the best threshold reaches a
-Dice of about 0.3, and the best band between two thresholds 0.4. A U-net reaches 0.98 on unseen cases.
-The first and last slices of a case show no heart. The same SEED makes the same files.
+The slices look like CT in a soft-tissue window. The heart is hardly brighter than muscle and no
+brighter than liver and great vessels, so gray values alone do not find it. Over the whole set, the
+best threshold reaches a Dice of about 0.3, and the best band between two thresholds 0.4. A U-net
+reaches 0.98 on unseen cases. The first and last slices of a case show no heart. The same SEED
+makes the same files.
 """
 
 import sys

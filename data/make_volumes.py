@@ -1,11 +1,13 @@
 """Make a small synthetic data set of volumes, in Medical Segmentation Decathlon layout.
 
-Writes  DATA/dataset.json, imagesTr/*.nii.gz, labelsTr/*.nii.gz for training, imagesTs, labelsTs for testing
+Writes  DATA/dataset.json, imagesTr/*.nii.gz, labelsTr/*.nii.gz for training, imagesTs, labelsTs
+        for testing
 Takes   a few seconds for 12 + 4 cases of 48 to 96 voxels per side
 
-Labels: an outer organ (1) around an inner one (2), and a small lesion (3) at the edge of the outer organ. Other organs
-have about the same gray values. As in MR, each contrast is a channel with its own noise, gain and bias field. Spacing
-is anisotropic. Spacing and axis directions differ between cases. The same SEED makes the same files. No patient data.
+Labels: an outer organ (1) around an inner one (2), and a small lesion (3) at the edge of the outer
+organ. Other organs have about the same gray values. As in MR, each contrast is a channel with its
+own noise, gain and bias field. Spacing is anisotropic. Spacing and axis directions differ between
+cases. The same SEED makes the same files. No patient data.
 """
 
 import sys

@@ -1,11 +1,11 @@
 """Step 0: import images with masks into case folders.
 
 Reads   IMAGES and MASKS: png, jpg, tif or bmp; 1, 3 or 4 channels; 8 or 16 bit; any size
-Writes  CASES/case_<subfolder>/x/0001.png, y/0001.png and case.json                     for steps 1 and 2
+Writes  CASES/case_<subfolder>/x/0001.png, y/0001.png and case.json, for steps 1 and 2
 Takes   about a second per 100 images of 512x512 on two cores
 
-Each subfolder becomes a case. Images and masks are matched by subfolder and name; the last subfolder
-may differ, such as x and y, or images and masks. IMAGES and MASKS stay unchanged.
+Each subfolder becomes a case. Images and masks are matched by subfolder and name; the last
+subfolder may differ, such as x and y, or images and masks. IMAGES and MASKS stay unchanged.
 """
 
 import sys
@@ -20,26 +20,26 @@ from common.settings import apply_command_line
 IMAGES: str = ""  # folder of the images, or a path with a name pattern: "images/{id}.png"
 MASKS: str = ""  # folder of the masks, or a path with a name pattern: "images/{id}_mask.png"
 CASES: types.PathName = "data/cases"  # output folder for the case folders
-CASE_FROM: Literal["folder", "image"] = "folder"
-# "folder": a case per subfolder, loose images form one; "image": a case per image
+CASE_FROM: Literal["folder", "image"] = "folder"  # "folder": a case per subfolder; "image": a case per image
+#   With "folder", images without a subfolder are one case together.
 REPLACE: bool = False  # True: overwrite existing case folders
 SKIP_BROKEN: bool = False  # True: exit with status 0 even if some images cannot be used
 
 # --- size
 SIZE: types.Side = 200  # side length of the slices in pixels
 FIT: Literal["resize", "crop", "pad", "tile"] = "resize"
-# "resize" (may distort), "crop" the center, "pad" (shrinks if too large) or "tile"; black fills gaps
+# "resize" (may distort), "crop" the center, "pad" to a square, "tile"
+#   "pad" shrinks images larger than SIZE. Black fills gaps.
 TILE_OVERLAP: types.Count = 0  # minimum overlap of neighboring tiles in pixels
 
 # --- gray values
 STRETCH: bool = False  # True: stretch each image's own minimum and maximum to the full range
 
 # --- masks
-MASK_VALUES: types.MaskValues | None = None
-# map mask values, such as {1: 255}; None: the masks contain 0 and 255, or class numbers
-MASK_THRESHOLD: types.Gray | None = None  # mask values above this are foreground, for soft or JPEG masks; None: off
+MASK_VALUES: types.MaskValues | None = None  # map mask values, such as {1: 255}; None: 0 and 255, or class numbers
+MASK_THRESHOLD: types.Gray | None = None  # mask values above this are foreground (soft or JPEG); None: off
 UNMATCHED: Literal["stop", "skip", "empty"] = "stop"
-# image without a mask: "stop" with an error, "skip" it, or "empty": use a black mask
+# image without a mask: "stop", "skip" it, or "empty": a black mask
 
 settings = apply_command_line(globals())
 

@@ -1,7 +1,7 @@
 """Step 0: import slices stored as comma-separated numbers into case folders.
 
-Reads   IMAGES and MASKS: files with matching names, one line per pixel row (such as HU), no header; any size
-Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json, one case per slice      for steps 1 and 2
+Reads   IMAGES and MASKS: files with matching names, one line per pixel row (such as HU), no header
+Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json, one case per slice, for step 1 or 2
 Takes   about four seconds per 100 slices of 512x512 on two cores
 
 Lists and skips invalid pairs: different sizes, short rows, or mask values other than 0 and 1.
@@ -23,15 +23,14 @@ REPLACE: bool = False  # True: overwrite existing case folders
 
 # --- slices
 SIZE: types.Side = 512  # side length of the slices in pixels
-FIT: Literal["resize", "crop", "pad"] = "resize"
-# "resize" (may distort), "crop" the center, or "pad" to a square and shrink if needed
-WINDOW: types.Window | None = None
-# values of black and white, such as [-200, 200] HU; None: minimum and maximum of each slice
+FIT: Literal["resize", "crop", "pad"] = "resize"  # "resize" (may distort), "crop" the center, or "pad" to a square
+#   "pad" shrinks slices larger than SIZE.
+WINDOW: types.Window | None = None  # black and white, such as [-200, 200] HU; None: minimum and maximum
+#   None takes the minimum and maximum of each slice.
 BITS: Literal[8, 16] = 8  # bit depth of the slices: 8 or 16
 
 # --- masks
-SMALLEST: types.PositiveInt = 5
-# remove mask components with fewer pixels; diagonal neighbors are connected
+SMALLEST: types.PositiveInt = 5  # remove mask components with fewer pixels; diagonal neighbors are connected
 
 settings = apply_command_line(globals())
 

@@ -1,12 +1,13 @@
 """Step 0: import CT scans and a table of lung nodules into case folders of slices.
 
-Reads   SCANS: MetaImage, NIfTI, NRRD or DICOM; ANNOTATIONS: seriesuid,coordX,coordY,coordZ,diameter_mm (mm, LPS)
-Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json                          for steps 1 and 2
+Reads   SCANS: MetaImage, NIfTI, NRRD or DICOM; ANNOTATIONS:
+        seriesuid,coordX,coordY,coordZ,diameter_mm (mm, LPS)
+Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json, for steps 1 and 2
 Takes   about 1 s for a 512x512x300 scan on two cores; 4 s for all of its slices with LUNGS
 
-A row belongs to the scan whose name is its seriesuid. For each nodule, the slice through its center and NEIGHBOURS
-more on each side are imported. Masks are cross-sections of a sphere with the nodule's diameter.
-Lists scans without annotations and annotations without a scan.
+A row belongs to the scan whose name is its seriesuid. For each nodule, the slice through its
+center and NEIGHBOURS more on each side are imported. Masks are cross-sections of a sphere with the
+nodule's diameter. Lists scans without annotations and annotations without a scan.
 """
 
 import sys
@@ -21,19 +22,17 @@ from common.settings import apply_command_line
 
 # --- input and output
 SCANS: str = ""  # folder to search for scans
-ANNOTATIONS: str = ""  # nodule table (.csv); may be empty if SLICES is "all": all masks are black
+ANNOTATIONS: str = ""  # nodule table (.csv); "" if SLICES is "all": all masks are black
 CASES: types.PathName = "data/cases"  # where to write the case folders
 REPLACE: bool = False  # True: overwrite existing case folders
 SKIP_BROKEN: bool = False  # True: exit with 0 even if some scans could not be used
 
 # --- slices
-SLICES: Literal["nodules", "all"] = "nodules"
-# "nodules": only slices through a nodule; "all": every slice of every scan, for example to predict
+SLICES: Literal["nodules", "all"] = "nodules"  # slices through a "nodules" entry, or "all", such as to predict
 NEIGHBOURS: Annotated[int, Ge(0), Le(1000)] = 1  # slices to add on each side of the center slice, for "nodules"
 SIZE: types.Side = 512  # side length of the slices in pixels
 WINDOW: types.Window = [-1000, 400]  # HU mapped to black and white, [low, high]
-LUNGS: Literal["clusters", "thresholds", ""] = ""
-# black out everything outside the lungs, found by "clusters" or "thresholds"; "": off
+LUNGS: Literal["clusters", "thresholds", ""] = ""  # black out all but the lungs: by "clusters" or "thresholds"; "": off
 CUT: bool = False  # True: crop slices to the square around the lungs (needs LUNGS)
 
 settings = apply_command_line(globals())

@@ -1,8 +1,8 @@
-"""Step 0: slice a closed surface (.stl) into masks, or convert it to a label volume on the grid of a volume.
+"""Step 0: slice a closed surface (.stl) into masks, or turn it into a label volume for a scan.
 
 Reads   SURFACE: .stl, .obj or .ply in mm; and VOLUME, for its grid
-Writes  OUTPUT/slice0001.png, ..., masks of 0 and 255; with VOLUME, the label volume OUTPUT, for the LABELS folder of
-        0_import_volumes.py
+Writes  OUTPUT/slice0001.png, ..., masks of 0 and 255; with VOLUME, the label volume OUTPUT, for
+        the LABELS folder of 0_import_volumes.py
 Takes   about 2 s for a surface of 20,000 triangles in 160 slices of 512x512 on two cores
 
 A pixel is inside if its center is.
@@ -18,8 +18,8 @@ from common.settings import apply_command_line
 
 # --- input and output
 SURFACE: str = ""  # surface file (.stl, .obj or .ply)
-OUTPUT: types.PathName = "data/surface"
-# folder for the masks; with VOLUME, the label volume to write, such as "labels/scan1.nii.gz"
+OUTPUT: types.PathName = "data/surface"  # folder for the masks; with VOLUME, the label volume
+#   A label volume has a file name, such as "labels/scan1.nii.gz".
 REPLACE: bool = False  # True: overwrite an existing OUTPUT
 OPEN_SURFACE: Literal["refuse", "repair"] = "refuse"  # if the surface is not closed: "refuse" it, or "repair" its holes
 
@@ -33,9 +33,8 @@ SIZE: types.Side = 200  # side length of the masks in pixels; the surface is cen
 FLIP: Literal["", "horizontal", "vertical", "both"] = ""  # mirror "horizontal", "vertical" or "both"; "": off
 
 # --- label volume instead of masks
-VOLUME: str = ""  # volume whose grid to use: DICOM folder, NIfTI, NRRD or MetaImage; "": write masks
-SPACE: Literal["LPS", "RAS"] = "LPS"
-# axes of the surface: "LPS", as in DICOM and 3D Slicer, or "RAS", as in NIfTI tools
+VOLUME: str = ""  # volume (DICOM folder, NIfTI, NRRD, MetaImage) with the grid; "": masks
+SPACE: Literal["LPS", "RAS"] = "LPS"  # axes of the surface: "LPS" (DICOM, 3D Slicer) or "RAS" (NIfTI tools)
 
 settings = apply_command_line(globals())
 

@@ -1,11 +1,12 @@
 """Step 0: import volumes with label volumes into case folders of slices.
 
 Reads   IMAGES and LABELS: folders of DICOM series, NIfTI, NRRD or MetaImage files
-Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json                          for steps 1 and 2
+Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json, for steps 1 and 2
 Takes   about 2 s and 0.5 GB of memory for a 512x512x300 volume on two cores
 
-Volumes and label volumes are matched by name; their grids may differ. case.json records the geometry, so that
-predictions can be mapped back onto the volume, and nothing that identifies a patient. Loads one volume at a time.
+Volumes and label volumes are matched by name; their grids may differ. case.json records the
+geometry, so that predictions can be mapped back onto the volume, and nothing that identifies a
+patient. Loads one volume at a time.
 """
 
 import sys
@@ -20,8 +21,8 @@ from common.settings import apply_command_line
 IMAGES: str = ""  # folder to search for volumes and DICOM series, or one volume
 LABELS: str = ""  # the same for label volumes, matched by name; empty: all masks are black
 LABEL_NAME: types.NamePattern = "{id}"  # label volume name for volume {id}, such as "{id}_seg"
-SERIES: types.PositiveInt | None = None
-# which series to read if a folder contains several; without it, a message lists and numbers them
+SERIES: types.PositiveInt | None = None  # number of the series, if a folder contains several
+#   Without it, a message lists and numbers them.
 CASES: types.PathName = "data/cases"  # where to write the case folders
 REPLACE: bool = False  # True: overwrite existing case folders
 SKIP_BROKEN: bool = False  # True: exit with 0 even if some volumes could not be used
@@ -31,8 +32,8 @@ PLANE: types.Plane = "axial"  # "axial", "coronal" or "sagittal"
 SPACING: types.Spacing | None = None  # mm to resample to, one number or (left, back, head); None: no resampling
 SLICES: Literal["labelled", "all"] = "labelled"  # "labelled": only slices with a label; "all": every slice
 SIZE: types.Side = 200  # side length of the slices in pixels
-FIT: Literal["resize", "crop", "pad"] = "pad"
-# "resize": stretch to SIZE; "crop": cut the center; "pad": pad to a square, shrink if larger than SIZE
+FIT: Literal["resize", "crop", "pad"] = "pad"  # "resize" (may distort), "crop" the center, or "pad" to a square
+#   "pad" shrinks slices larger than SIZE.
 
 # --- gray values
 WINDOW: types.Window | None = None  # values mapped to black and white, [low, high], such as [-200, 200] HU
@@ -40,8 +41,7 @@ PERCENTILES: types.Percentiles = [0.5, 99.5]  # percentiles mapped to black and 
 BITS: Literal[8, 16] = 8  # bit depth of the slices: 8 or 16
 
 # --- labels
-LABEL_VALUES: types.LabelValues | None = None
-# new label for each value, such as {5: 1, 6: 1}; all other values become 0; None: keep the values
+LABEL_VALUES: types.LabelValues | None = None  # new labels, such as {5: 1, 6: 1}; others become 0; None: keep all
 
 settings = apply_command_line(globals())
 

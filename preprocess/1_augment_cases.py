@@ -1,11 +1,11 @@
 """Step 1: make filtered and deformed variants of every slice, in folders next to x and y.
 
-Reads   CASES/<case>/x and y                                                            from step 0
-Writes  CASES/<case>/x_<filter><shape> and y_O<shape>, such as x_A_RTP and y_O_RTP      for step 2
+Reads   CASES/<case>/x and y, from step 0
+Writes  CASES/<case>/x_<filter><shape> and y_O<shape>, such as x_A_RTP and y_O_RTP, for step 2
 Takes   about 40 seconds per 1,000 slices of 200x200 on two cores with the default settings
 
-Filters change only images, so all filters share one mask folder per shape. A second run replaces only
-the folders that an earlier run made; augmented.json lists them.
+Filters change only images, so all filters share one mask folder per shape. A second run replaces
+only the folders that an earlier run made; augmented.json lists them.
 """
 
 import sys
@@ -22,17 +22,18 @@ from common.settings import apply_command_line
 CASES: types.PathName = "data/cases"  # folder of the case folders
 
 # --- variants
-FILTERS: types.Filters = ["O", "A", "B", "C"]  # O none, A non-local means, B bilateral, C CLAHE, D posterization
+FILTERS: types.Filters = ["O", "A", "B", "C"]  # O none, A denoise, B bilateral, C CLAHE, D posterize
+#   A is non-local means.
 SHAPES: types.Shapes = ["", "HT", "WD", "DKP", "DKM", "HSR", "HSL", "RTP", "RTM", "CP0", "CP1", "CP2", "CP3", "CP4"]
-# "" none, HT WD stretch, DKP DKM trapezoid, HSR HSL shear, RTP RTM rotate, CP0-CP4 keep one square
+# "" none, HT WD stretch, DKP DKM trapezoid, HSR HSL shear, ...
+#   RTP and RTM rotate; CP0 to CP4 keep one square of the image.
 WORKERS: Annotated[int, Ge(0), Le(1024)] = 0  # slices to process in parallel; 0: one per core
-PART: types.PartOfWork = ""
-# "2/8": the second of eight parts of the cases, to share work among machines; "": all
+PART: types.PartOfWork = ""  # "2/8": the second of eight parts, to share work among machines; "": all
 
 # --- shape strengths
 STRETCH: types.ShareOfHalf = 0.05  # HT and WD: fraction of the size to stretch at each end
-TRAPEZOID: types.ShareOfHalf = 0.125
-# DKP and DKM: fraction of the size to widen one edge on each side (small targets: 0.15)
+TRAPEZOID: types.ShareOfHalf = 0.125  # DKP, DKM: fraction of the size to widen one edge on each side
+#   Use 0.15 for small targets.
 SHEAR: types.ShareOfHalf = 0.10  # HSR and HSL: fraction of the size to move two corners (small targets: 0.15)
 ROTATION: Annotated[float, Ge(0), Le(180)] = 8.0  # RTP (counterclockwise) and RTM: degrees (small targets: 15)
 PART_MARGIN: Annotated[int, Ge(0), Le(1000)] = 10  # CP1 to CP4: pixels between the corner squares and the image edges
@@ -40,11 +41,11 @@ PART_MARGIN: Annotated[int, Ge(0), Le(1000)] = 10  # CP1 to CP4: pixels between 
 # --- filter strengths, in 8-bit gray values
 DENOISE: Annotated[float, Ge(0), Le(100)] = 2.0  # non-local means: strength h
 BILATERAL: Annotated[list[Annotated[float, Ge(0), Le(100)]], Len(2, 2)] = [3.0, 1.5]
-# bilateral filter, three rounds: sigma of gray values and sigma of distance
+# bilateral filter, three rounds: sigmas of gray value and space
 CLAHE_LIMIT: Annotated[float, Gt(0), Le(1000)] = 1.4  # CLAHE: clip limit, on 4x4 tiles
 LEVELS: Annotated[int, Ge(2), Le(256)] = 32  # posterization: number of gray levels
 TRIM: Annotated[int, Ge(-(2**14)), Le(2**14)] = 0
-# pixels to black out before filtering: top and bottom, or left and right if negative; 0: none
+# pixels to black out first: top, bottom; below 0: left, right; 0: none
 
 settings = apply_command_line(globals())
 

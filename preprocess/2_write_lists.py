@@ -1,12 +1,12 @@
 """Step 2: check the data set and split its cases into training, validation and test lists.
 
 Reads   CASES/<case>/x and y, and the variants x_*, y_O* from step 1
-Writes  LISTS/train.csv, validation.csv, test.csv (header x,y,case), data_check.png              for step 3
+Writes  LISTS/train.csv, validation.csv, test.csv (header x,y,case), data_check.png, for step 3
         with FOLDS = 5: LISTS/fold1 to fold5, each with these lists; all share the same test cases
 Takes   about a second per 1,000 slices of 200x200 on two cores
 
-All slices of a case go to the same list. If there is only one case, each list is a run of neighboring slices.
-Only training lists contain variants. Look at data_check.png before you train.
+All slices of a case go to the same list. If there is only one case, each list is a run of
+neighboring slices. Only training lists contain variants. Look at data_check.png before you train.
 """
 
 import sys
@@ -20,7 +20,8 @@ from common.settings import apply_command_line
 CASES: types.PathName = "data/cases"  # folder that contains the case folders
 LISTS: types.PathName = "data/lists"  # output folder for the lists
 REPLACE: bool = False  # True: overwrite existing lists
-COPY_TO: str = ""  # also copy the listed pairs to <folder>/<list>/x and y, with copied_files.csv; "": no copies
+COPY_TO: str = ""  # also copy the listed pairs to <folder>/<list>/x and y; "": no copies
+#   Each list then has a copied_files.csv.
 
 # --- split
 VALIDATION_SHARE: types.ShareBelowOne = 0.2  # fraction of the cases for validation; 0: none

@@ -1,14 +1,14 @@
 """Step 3: pack the lists into HDF5, one file per list.
 
-Reads   LISTS/train.csv, validation.csv, test.csv, or LISTS/fold1/train.csv and so on            from step 2
-Writes  PACKED/train.h5, validation.h5, test.h5, or PACKED/fold1/train.h5 and so on              for train.py
+Reads   LISTS/train.csv, validation.csv, test.csv, or LISTS/fold1/train.csv and so on, from step 2
+Writes  PACKED/train.h5, validation.h5, test.h5, or PACKED/fold1/train.h5 and so on, for train.py
 Takes   about a second per 1,000 slices of 200x200 on two cores; keeps only a few slices in memory
 
 Datasets: x and y, (N, size, size, 1), with the number type of the slices; case and source, text.
-Attributes: classes, settings, format, and how the slices were made (spacing, window, resampled, plane, fit, stretched).
-Training sets are shuffled once. With SHARD_GB or PART, PACKED/shards contains the slices, and train.h5 links to them:
-keep both together. PART without SHARD_GB makes one shard per part. After an interruption, the same command makes the
-missing shards.
+Attributes: classes, settings, format, and how the slices were made (spacing, window, resampled,
+plane, fit, stretched). Training sets are shuffled once. With SHARD_GB or PART, PACKED/shards
+contains the slices, and train.h5 links to them: keep both together. PART without SHARD_GB makes
+one shard per part. After an interruption, the same command makes the missing shards.
 """
 
 import sys
@@ -28,8 +28,8 @@ REPLACE: bool = False  # True: overwrite existing packed sets
 COMPRESSION: Literal["gzip", "lzf"] | None = None  # None: fastest to read; "gzip" or "lzf": smaller files
 SEED: types.Seed = 1  # random seed of the training set order
 SHARD_GB: types.Positive | None = None  # split each set into files of this size in GB; None: one file
-PART: types.PartOfWork = ""
-# "2/8": make the second of eight parts (every eighth shard); the last to finish joins them; "": all
+PART: types.PartOfWork = ""  # "2/8": the second of eight parts; the last one joins them; "": all
+#   A part makes every eighth shard.
 
 settings = apply_command_line(globals())
 

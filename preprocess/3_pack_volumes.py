@@ -1,14 +1,13 @@
 """Step 3 for 3-D networks: pack volumes with label volumes into HDF5.
 
 Reads   DATA: a Medical Segmentation Decathlon data set; or IMAGES and LABELS, folders of volumes
-Writes  PACKED/cases.h5, and train.h5 and validation.h5 (or fold1/train.h5, ...), which link to it          for train.py
-Takes   about 2 s for a 512x512x200 volume on two cores, twice that if gray value statistics are computed;
-        loads one volume at a time, in about ten times the memory of its uncompressed file
+Writes  PACKED/cases.h5, and train.h5 and validation.h5 (or fold1/train.h5, ...), which link to it
+Takes   about 2 s for a 512x512x200 volume on two cores, 4 s if gray value statistics are computed,
+        and about ten times the memory of its uncompressed file
 
-STEP sets what a network learns. "whole" finds the region of all labels in the whole volume, and "patch" finds each
-label in the box around them; predict.py runs one after the other. "single" finds each label in the whole volume.
-Each case is one group: image (up, back, left, channels) float16, standardized; label uint8; its position in the
-volume; and the box around its labels. A case is never divided between sets.
+STEP sets what a network learns. "whole" finds the region of all labels in the whole volume, and
+"patch" finds each label in the box around them; predict.py runs one after the other. "single"
+finds each label in the whole volume. docs/file_formats.md describes the files.
 """
 
 import sys
@@ -32,21 +31,21 @@ REPLACE: bool = False  # True: overwrite existing packed volumes
 # --- volumes and boxes
 STEP: Literal["whole", "patch", "single"] = "whole"  # pack for "whole" and again for "patch", or once for "single"
 SPACING: types.Spacing | None = 1.0  # mm to resample to, one number or (left, back, head); None: no resampling
-VOXELS: Annotated[int, Ge(4096), Le(10**10)] | None = 5832000  # max voxels per volume
-# (per box for "patch"); larger ones are scaled down; None: no limit
+VOXELS: Annotated[int, Ge(4096), Le(10**10)] | None = 5832000
+# scale volumes (boxes of "patch") down to this many; None: no limit
 SMALLEST_BOX: Annotated[int, Ge(1), Le(4096)] = 24  # min side in voxels of the box around the labels
 MARGIN: Annotated[float, Ge(0), Le(2)] = 0.2  # margin then added on each side of the box, as a share of its side
 LARGEST_MARGIN: Annotated[float, Ge(0), Le(2)] = 0.3  # margin to pack, for "margins" in AUGMENTATION of train.py
 
 # --- gray values
 INTENSITY: Literal["auto", "ct", "mr", "liver", "lung", "pancreas"] | types.Intensity = "auto"
-# "ct": by the labeled voxels of all cases; "mr": by each volume; "auto": by dataset.json, otherwise "mr"; "liver",
-# "lung", "pancreas": CT as in these Decathlon tasks; or {"low": -100, "high": 240, "mean": 0.5, "sd": 0.2}, with mean
-# and sd as shares of the range from low to high
+# "ct", "mr", "auto": by dataset.json; a Decathlon task; or values
+#   "ct": by the labeled voxels of all cases; "mr": by each volume; "auto": "mr" without a dataset.json; "liver",
+#   "lung", "pancreas": CT as in these Decathlon tasks; values: {"low": -100, "high": 240, "mean": 0.5, "sd": 0.2}, with
+#   mean and sd as shares of the range from low to high.
 
 # --- labels
-LABEL_VALUES: types.LabelValues | None = None
-# new label for each value, such as {5: 1, 6: 1}; all other values become 0; None: keep the values
+LABEL_VALUES: types.LabelValues | None = None  # new labels, such as {5: 1, 6: 1}; others become 0; None: keep all
 EMPTY: Literal["refuse", "skip", "keep"] = "refuse"  # volumes without a label; "keep" is not possible for "patch"
 
 # --- training and validation

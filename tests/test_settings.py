@@ -153,6 +153,15 @@ def test_help_shows_groups_comments_and_defaults(script):
         assert words in text
 
 
+def test_help_of_one_setting_shows_its_details_and_what_it_takes():
+    result = run(ROOT / "train.py", "--help", "loss")
+    assert result.returncode == 0 and len(result.stdout.splitlines()) < 10
+    for words in ("--loss (LOSS in the script)", '"focal_tversky"; a file', "takes one of mse", "default: 'bce+dice'"):
+        assert words in result.stdout
+    wrong = run(ROOT / "train.py", "--help", "lsos")
+    assert wrong.returncode == 2 and "did you mean --loss" in wrong.stderr
+
+
 def test_importing_a_script_reads_no_flags(script, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["other.py", "--count", "99"])
     sys.path.insert(0, str(script.parent))
@@ -172,6 +181,9 @@ def test_help_of_every_script_is_immediate_and_complete(name):
         times.append(time.monotonic() - started)
     assert result.returncode == 0 and "--settings" in result.stdout
     assert not re.search(r"VALUE\]? \[", " ".join(result.stdout.split())), "a setting has no comment"
+    assert not [line for line in result.stdout.splitlines() if len(line) >= 100]
+    one_line = set(re.findall(r"^  (--[a-z0-9-]+) \[?VALUE\]?  +\S.*\]$", result.stdout, re.M))
+    assert one_line == {f"--{setting.lower().replace('_', '-')}" for setting in Settings.of(name).values}
     assert min(times) < 1.0
 
 
