@@ -50,6 +50,7 @@ from common.evaluation.summary import combine_scores, compare_scores, read_other
 from common.files import read_json, refuse_existing, write_json
 from common.jobs import Part, do_part
 from common.parallel import ordered_map
+from common.public_settings import public_settings
 from common.scores import SCORES
 from common.slices.drawing import contact_sheet
 from common.slices.images import encode_png
@@ -62,8 +63,8 @@ def main():
     refuse_existing(settings.OUTPUT, settings.REPLACE, RECORD)
     part = Part.read(settings.PART)
     evaluation = Evaluation(part)
-    recorded = evaluation.recorded | {"masks": len(evaluation.pairs)}
-    do_part(settings.OUTPUT, part, recorded, evaluation.score, evaluation.join, settings.REPLACE, RECORD)
+    agreed = settings.as_json() | {"PART": "", "masks": len(evaluation.pairs)}
+    do_part(settings.OUTPUT, part, agreed, evaluation.score, evaluation.join, settings.REPLACE, RECORD)
     result = evaluation.result
     if result:
         print_tables(result)
@@ -92,7 +93,7 @@ class Evaluation:
         self.part = part
         spacing = settings.SPACING
         self.spacing = tuple(spacing) if isinstance(spacing, list) else spacing and (spacing, spacing)
-        self.recorded = settings.as_json() | {"PART": ""}
+        self.recorded = public_settings(settings)
         self.result = None
 
     def score(self, folder):
@@ -112,7 +113,10 @@ class Evaluation:
     def write(self, folder, scored):
         result = combine_scores(scored, self.pairs, settings.TRUTH, self.spacing, settings.TOLERANCE)
         if settings.AGAINST:
-            result.differences, result.other = compare_scores(result.cases, self.other, SCORES), settings.AGAINST
+            result.differences, result.other = (
+                compare_scores(result.cases, self.other, SCORES),
+                self.recorded["AGAINST"],
+            )
         write_result(folder, result, self.pairs, self.recorded)
         self.result = result
 

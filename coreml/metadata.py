@@ -2,6 +2,8 @@
 
 import json
 
+from common.public_settings import without_own_paths
+
 
 def recorded_facts(run, source):
     """What a run recorded about a model, for its metadata.
@@ -17,14 +19,14 @@ def recorded_facts(run, source):
         InputError: if a file of the run is damaged.
     """
     return {
-        "network": run.settings.get("MODEL"),
+        "network": without_own_paths(run.settings.get("MODEL")),
         "run": run.name if run.exists else None,
         "weights": source.name,
         "score": run.score(source),
         "scores": run.validation_metrics(source),
         "spacing": run.data.spacing,
         "window": getattr(run.data, "window", None),  # volumes have none
-        "settings": run.settings or None,
+        "settings": without_own_paths(run.settings) or None,
     }
 
 

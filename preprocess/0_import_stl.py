@@ -44,6 +44,7 @@ import trimesh
 from common.errors import InputError, SettingError
 from common.files import refuse_existing, whole_file, whole_folder, write_json
 from common.parallel import progress
+from common.public_settings import public_settings
 from common.slices.images import encode_png
 from common.volumes.finding import LABEL_ENDINGS
 from common.volumes.grids import Geometry
@@ -97,7 +98,7 @@ def read_surface():
             raise InputError(
                 f"{path}: surface is not closed and cannot be repaired; close it in the program that wrote it"
             )
-        print(f"filled the holes of {path}, which was not closed")
+        print("filled the holes of the surface, which was not closed")
     return surface
 
 
@@ -112,7 +113,7 @@ def write_label_volume(surface):
     """
     geometry = Geometry.of(read_volume(settings.VOLUME))
     size = "x".join(map(str, geometry.size))
-    print(f"converting {settings.SURFACE} to a label volume on the grid of {settings.VOLUME} ({size})", flush=True)
+    print(f"converting the surface to a label volume on the grid of VOLUME ({size})", flush=True)
     points = surface.vertices * ([1, 1, 1] if settings.SPACE == "LPS" else [-1, -1, 1])
     in_voxels = with_vertices(surface, geometry.to_voxels(points))
     columns, rows, count = geometry.size
@@ -135,7 +136,7 @@ def write_masks(surface):
     in_pixels, heights = to_pixels(surface)
     side, count = settings.SIZE, len(heights)
     print(
-        f"slicing {settings.SURFACE} along {settings.AXIS} into {settings.OUTPUT} (masks: {count} of {side}x{side})",
+        f"slicing the surface along {settings.AXIS} into {settings.OUTPUT} (masks: {count} of {side}x{side})",
         flush=True,
     )
     with whole_folder(settings.OUTPUT, settings.REPLACE, RECORD) as folder:
@@ -144,7 +145,7 @@ def write_masks(surface):
             mask = mask[::-1] if settings.FLIP in ("vertical", "both") else mask
             mask = mask[:, ::-1] if settings.FLIP in ("horizontal", "both") else mask
             (folder / f"slice{number:04d}.png").write_bytes(encode_png(np.ascontiguousarray(mask) * np.uint8(255)))
-        write_json(folder / RECORD, settings.as_json())
+        write_json(folder / RECORD, public_settings(settings, hidden=["SURFACE"]))
     print(f"wrote {count} mask{'s' * (count != 1)} to {settings.OUTPUT}")
 
 

@@ -43,6 +43,7 @@ import numpy as np
 from common.errors import InputError, summarise
 from common.files import natural_key, refuse_existing, whole_file
 from common.jobs import Part, locked
+from common.public_settings import public_settings
 from common.settings import require_folder
 from common.slices.cases import common_preparation
 from common.slices.images import read_slice
@@ -146,7 +147,7 @@ def plan(folder, lists, part):
         name: table.sample(frac=1, random_state=settings.SEED) if name == "train" else table
         for name, table in lists.items()
     }
-    recorded = {"settings": json.dumps(settings.as_json() | {"PART": ""})}
+    recorded = {"settings": json.dumps(public_settings(settings))}
     attributes = {name: common_preparation(table) | recorded for name, table in tables.items()}
     first = next(iter(tables.values()))["x"].iloc[0]
     like = first, read_slice(first)

@@ -65,9 +65,10 @@ import SimpleITK as sitk
 from common.errors import InputError, SettingError, as_input_error, summarise
 from common.files import natural_key, refuse_existing, whole_folder
 from common.parallel import progress
+from common.public_settings import public_settings
 from common.settings import require_folder
 from common.slices.lists import count_of_share, make_divisions, pick_named
-from common.volumes.datasets import read_case, read_decathlon, read_folders, survey
+from common.volumes.datasets import read_case, read_decathlon, read_folders, survey, write_set
 from common.volumes.grids import (
     Box,
     Geometry,
@@ -99,7 +100,7 @@ def main():
     print(f"packing {volumes} into {settings.PACKED} (step: {step}, labels: {len(labels)})", flush=True)
     attributes = {
         "format": FORMAT,
-        "settings": json.dumps(settings.as_json()),
+        "settings": json.dumps(public_settings(settings)),
         "step": step,
         "labels": json.dumps(["foreground"] if step == "whole" else list(labels.values())),
         "intensity": json.dumps(rule),
@@ -262,17 +263,6 @@ def choose_grid(working, box):
     )
     factor = coarsening_factor(usual, settings.VOXELS)
     return coarser(largest, factor), factor
-
-
-def write_set(folder, subfolder, name, cases, attributes):
-    """Write a set as links to its cases, which are stored only in cases.h5."""
-    if not cases:
-        raise InputError(f"{name}.h5: no cases left (all of them are empty); add cases with labels")
-    (folder / subfolder).mkdir(exist_ok=True)
-    with h5py.File(folder / subfolder / f"{name}.h5", "w") as packed:
-        packed.attrs.update(attributes)
-        for case in cases:
-            packed[f"cases/{case}"] = h5py.ExternalLink("../cases.h5" if subfolder else "cases.h5", f"cases/{case}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import numpy as np
 from common.errors import InputError
 from common.files import write_json
 from common.jobs import do_part
+from common.public_settings import public_settings
 from common.slices.drawing import draw_outlines, paint
 from common.slices.images import paste, pictures_in, read_picture, to_gray, write_png
 from common.slices.masks import clean, from_classes
@@ -29,13 +30,13 @@ def write_output(settings, part, inputs, fill):
     Returns:
         whether OUTPUT is complete.
     """
-    recorded = settings.as_json() | {"PART": ""}
 
     def fill_and_record(folder):
         fill(folder)
-        write_json(folder / RECORD, recorded)
+        write_json(folder / RECORD, public_settings(settings))
 
-    return do_part(settings.OUTPUT, part, recorded | inputs, fill_and_record, replace=settings.REPLACE, marker=RECORD)
+    agreed = settings.as_json() | {"PART": ""} | inputs
+    return do_part(settings.OUTPUT, part, agreed, fill_and_record, replace=settings.REPLACE, marker=RECORD)
 
 
 def write_table(rows, path):

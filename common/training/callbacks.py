@@ -3,6 +3,7 @@
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 import keras
 import numpy as np
@@ -119,9 +120,7 @@ class RunWriter(keras.callbacks.Callback):
         super().__init__()
         self.run, self.control, self.timer, self.data, self.log = run, control, timer, data, control.log
         self.draw_curves_after = -math.inf
-        with devices.silenced_libraries():
-            from tensorboard.summary import Writer  # imported here, so that its messages are discarded
-        self.board = Writer(str(run.tensorboard_folder))
+        self.board = open_board(run.tensorboard_folder)
         self.background = BackgroundWriter()
 
     def on_train_begin(self, logs=None):
@@ -179,6 +178,14 @@ class RunWriter(keras.callbacks.Callback):
             # a run killed right after its last checkpoint has the state of the previous epoch
             self._write_state(self.log, self.control.end_reason)
             draw_curves(self.log, self.run.curves_file)
+
+
+def open_board(folder):
+    """TensorBoard writer into a folder; its file has no host name in its name, unlike TensorBoard's own."""
+    with devices.silenced_libraries():
+        from tensorboard.summary import Writer  # imported here, so that its messages are discarded
+    with mock.patch("socket.gethostname", lambda: "run"):
+        return Writer(str(folder))
 
 
 # --- writing while training continues

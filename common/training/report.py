@@ -1,5 +1,8 @@
 """The start message, curves, network diagram and report page of a run."""
 
+import io
+from contextlib import redirect_stdout
+
 import keras
 import pandas as pd
 from matplotlib.figure import Figure
@@ -7,6 +10,7 @@ from matplotlib.figure import Figure
 from common.devices import describe
 from common.files import whole_file
 from common.html import write_page
+from common.public_settings import without_own_paths
 from common.slices.drawing import contact_sheet
 from common.slices.images import encode_jpeg, write_png
 
@@ -36,16 +40,21 @@ def announce(settings, model, log, training, validation, used, run):
 
 
 def draw_network(model, run):
-    """Write `model_summary.txt` and, if Graphviz is installed, `network.png` into the run folder."""
+    """Write `model_summary.txt` and, if Graphviz is installed and draws it, `network.png` into the run folder."""
     lines = []
     model.summary(line_length=80, print_fn=lines.append)  # longer lines are cut off if there is no terminal
     with whole_file(run.summary_file) as unfinished:
         unfinished.write_text("\n".join(lines) + "\n", encoding="utf-8")
     try:
-        with whole_file(run.diagram_file) as unfinished:
+        with whole_file(run.diagram_file) as unfinished, redirect_stdout(io.StringIO()):  # pydot prints errors there
             keras.utils.plot_model(model, unfinished, show_shapes=True, show_layer_names=True, dpi=60)
     except ImportError:  # Keras also raises this for a missing program
         print("skipped the drawing of the network; install Graphviz to get it (https://graphviz.org/download)")
+    except Exception as error:  # Graphviz aborts on some networks, and pydot and Keras pass that on in any way
+        reason = (str(error).splitlines() or [type(error).__name__])[-1][-200:]
+        print(
+            f"skipped the drawing of the network: Graphviz failed ({reason}); {run.summary_file.name} lists the layers"
+        )
 
 
 def write_report(run, log, images=(), refresh=REFRESH):
@@ -78,8 +87,10 @@ def write_report(run, log, images=(), refresh=REFRESH):
         time=state.get("time"),
         epochs=pd.DataFrame(log.rows[::-1]),
         narrow=NARROW,
-        settings=settings,
-        reasons={name: reason for name, reason in run.reasons.items() if not reason.startswith("constant in ")},
+        settings=without_own_paths(settings),
+        reasons=without_own_paths(
+            {name: reason for name, reason in run.reasons.items() if not reason.startswith("constant in ")}
+        ),
         environment=run.environment,
     )
 

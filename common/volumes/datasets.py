@@ -1,9 +1,10 @@
-"""Find and read volumes with label volumes: a Medical Segmentation Decathlon data set, or two folders."""
+"""Find and read volumes with label volumes (a Medical Segmentation Decathlon data set, or two folders); write sets."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
 import numpy as np
 import SimpleITK as sitk
 
@@ -153,3 +154,25 @@ def survey(data, label_values=None):
         listed = ", ".join(map(str, sorted(labels))) or "none"
         raise InputError(f"label volumes: expected labels 1, 2, ... without gaps (found {listed}); use --label-values")
     return sorted(labels), statistics
+
+
+def write_set(folder, subfolder, name, cases, attributes):
+    """Write a packed set as links to its cases, which are stored only in cases.h5.
+
+    Args:
+        folder: Path of the folder with cases.h5.
+        subfolder: "" or the folder of a fold, such as "fold1".
+        name: "train" or "validation".
+        cases: list of case names.
+        attributes: dict of attributes of the file.
+
+    Raises:
+        InputError: if there are no cases.
+    """
+    if not cases:
+        raise InputError(f"{name}.h5: no cases left (all of them are empty); add cases with labels")
+    (folder / subfolder).mkdir(exist_ok=True)
+    with h5py.File(folder / subfolder / f"{name}.h5", "w") as packed:
+        packed.attrs.update(attributes)
+        for case in cases:
+            packed[f"cases/{case}"] = h5py.ExternalLink("../cases.h5" if subfolder else "cases.h5", f"cases/{case}")

@@ -31,6 +31,7 @@ on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reas
 DOUBLE = ct.proto.FeatureTypes_pb2.ArrayFeatureType.DOUBLE
 FLOAT32 = ct.proto.FeatureTypes_pb2.ArrayFeatureType.FLOAT32
 SETTINGS = {"MODEL": "unet", "MODEL_SETTINGS": {"features": 4, "depth": 2}, "LOSS": "mse+dice", "VALIDATION": "gone.h5"}
+OWN_PATH = {"TRAIN": "/home/jdoe/packed/train.h5"}
 STATE = {"epoch": 3, "best_dice": {"score": 0.75, "epoch": 2}, "data": {"classes": 1, "spacing": [0.5, 0.7]}}
 
 
@@ -72,7 +73,7 @@ def with_random_weights(model, seed=0):
 def make_run(folder, model, state=STATE, name="best_dice"):
     folder.mkdir(exist_ok=True)
     model.save(folder / f"{name}.keras")
-    (folder / "settings.json").write_text(json.dumps(SETTINGS))
+    (folder / "settings.json").write_text(json.dumps(SETTINGS | OWN_PATH))
     (folder / "state.json").write_text(json.dumps(state))
     return folder
 
@@ -156,7 +157,8 @@ def test_script_writes_the_contract_of_the_plugin(tmp_path):
     assert spec.description.input[0].shortDescription == "slice, gray values divided by 255"
     assert spec.description.output[0].shortDescription == "probability of the mask, 0..1"
     facts = {key: value for key, value in metadata.userDefined.items() if not key.startswith("com.")}
-    assert json.loads(facts.pop("settings")) == SETTINGS
+    assert json.loads(facts.pop("settings")) == SETTINGS | {"TRAIN": "train.h5"}
+    assert not [own for own in (str(tmp_path), "jdoe") if own.encode() in output.read_bytes()]
     assert facts == {
         "network": "unet",
         "run": run.name,

@@ -169,7 +169,7 @@ def test_parts_predict_what_one_run_predicts(trained, packed, tmp_path):
     assert found.keys() == whole.keys()
     for path, content in whole.items():
         if path.name == "prediction.json":
-            content = content.replace(str(tmp_path / "whole").encode(), str(tmp_path / "out").encode())
+            content = content.replace(b'"whole"', b'"out"')
         assert found[path] == content, path
     assert not leftovers(tmp_path) and not (tmp_path / "out.parts").exists()
     assert_refused("predict.py", "PART", "3/2", status=2, **settings, PART="3/2", REPLACE=True)
