@@ -139,4 +139,4 @@ def file_digest(path):
 
 def natural_key(text):
     """Sort key that puts `slice2` before `slice10`."""
-    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", str(text))]
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(text))]

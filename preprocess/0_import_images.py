@@ -53,7 +53,8 @@ from common.errors import InputError, SettingError, name_broken
 from common.files import natural_key
 from common.settings import require_folder
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, match_files, refuse_existing_cases
-from common.slices.images import PICTURES, cut, encode_png, find_pictures, fit_boxes, read_picture, stretch, to_gray
+from common.slices.finding import PICTURES, report_skipped, walk
+from common.slices.images import cut, encode_png, find_pictures, fit_boxes, read_picture, stretch, to_gray
 from common.slices.masks import check_mask_values, class_count, map_values, values_of
 
 IMAGE_FOLDERS = ("x", "image", "images", "img", "imgs")
@@ -115,9 +116,12 @@ def match_sources():
     """
     image_root, image_name = root_and_name(settings.IMAGES, "IMAGES")
     mask_root, mask_name = root_and_name(settings.MASKS, "MASKS")
-    images = find_pictures(image_root, image_name or "{id}", skip=MASK_FOLDERS, drop=IMAGE_FOLDERS)
+    image_files, skipped = walk(image_root)
+    mask_files, more = (image_files, []) if mask_root == image_root else walk(mask_root)
+    report_skipped(skipped + more)
+    images = find_pictures(image_root, image_files, image_name or "{id}", skip=MASK_FOLDERS, drop=IMAGE_FOLDERS)
     candidates = [mask_name] if mask_name else MASK_NAMES
-    images, masks, fitting = choose_mask_name(images, mask_root, candidates, image_root == mask_root)
+    images, masks, fitting = choose_mask_name(images, mask_root, mask_files, candidates, image_root == mask_root)
     if not images:
         raise InputError(
             f"IMAGES: no image ({', '.join(PICTURES)}) matches {settings.IMAGES}; pass their folder as --images"
@@ -156,12 +160,12 @@ def root_and_name(setting, what):
     return require_folder(Path(*parts[:first]), what), path.name
 
 
-def choose_mask_name(images, mask_root, names, same_root):
+def choose_mask_name(images, mask_root, mask_files, names, same_root):
     """Choose the mask name pattern that matches the most images.
 
     Args:
         images: result of `find_pictures`.
-        mask_root: folder of the masks.
+        mask_root, mask_files: folder of the masks, and the images in it.
         names: patterns.
         same_root: whether this folder also contains the images.
 
@@ -170,7 +174,7 @@ def choose_mask_name(images, mask_root, names, same_root):
     """
     options = []
     for name in names:
-        masks = find_pictures(mask_root, name, skip=IMAGE_FOLDERS, drop=MASK_FOLDERS)
+        masks = find_pictures(mask_root, mask_files, name, skip=IMAGE_FOLDERS, drop=MASK_FOLDERS)
         not_images = set(masks.values()) if same_root else set()
         options.append(({key: path for key, path in images.items() if path not in not_images}, masks, name))
     return max(options, key=lambda option: len(option[0].keys() & option[1].keys()))

@@ -14,7 +14,8 @@ from common.errors import InputError, summarise
 from common.files import natural_key, read_json, refuse_existing, remove, whole_folder, write_json
 from common.parallel import ordered_map, progress
 from common.settings import require_folder
-from common.slices.images import PICTURES, pictures_in
+from common.slices.finding import PICTURES
+from common.slices.images import pictures_in
 from common.slices.lists import read_list
 
 RECORD = "case.json"

@@ -1,16 +1,15 @@
 """Images: read and check files, write, convert gray levels, cut to size."""
 
 import re
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from common.errors import InputError
 from common.files import natural_key, whole_file
+from common.slices.decoding import decode
+from common.slices.finding import PICTURES, read_regular, scan
 from common.slices.tiling import tile_starts
-
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 
 
 def read_picture(path):
@@ -20,40 +19,12 @@ def read_picture(path):
         path: PNG, JPEG, TIFF or BMP file.
 
     Returns:
-        uint8 or uint16, (H, W) or (H, W, channels) in RGB order.
+        uint8 or uint16, (H, W) or (H, W, 3) in RGB order, without an opaque alpha channel.
 
     Raises:
-        InputError: if the file is missing, empty, cut short, not an image, or has another number type.
+        InputError: if the file is missing, empty or no regular file, or as `common.slices.decoding.decode`.
     """
-    try:
-        data = np.fromfile(path, np.uint8)
-    except FileNotFoundError:
-        raise InputError(f"{path}: file does not exist") from None
-    if not data.size:
-        raise InputError(f"{path}: file is empty (0 bytes); copy it again")
-    _refuse_cut(path, data)
-    try:
-        picture = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        picture = None
-    if picture is None:
-        raise InputError(
-            f"{path}: not a readable image (damaged, or another format); copy it again or convert it to PNG"
-        )
-    if picture.dtype not in (np.uint8, np.uint16):
-        raise InputError(f"{path}: expected 8-bit or 16-bit values (found {picture.dtype}); convert it")
-    if picture.ndim == 3:
-        order = {1: [0], 2: [0, 1], 3: [2, 1, 0], 4: [2, 1, 0, 3]}[picture.shape[2]]
-        picture = picture[..., order] if picture.shape[2] > 1 else picture[..., 0]
-    return picture
-
-
-def _refuse_cut(path, data):
-    """Check the end of PNG and JPEG files: OpenCV silently fills in missing data."""
-    tail = data[-4096:].tobytes()
-    is_png, is_jpeg = data[:4].tobytes() == b"\x89PNG", data[:2].tobytes() == b"\xff\xd8"
-    if (is_png and b"IEND" not in tail) or (is_jpeg and b"\xff\xd9" not in tail):
-        raise InputError(f"{path}: file is cut short; copy it again")
+    return decode(read_regular(path), path)
 
 
 def read_slice(path):
@@ -68,8 +39,7 @@ def read_slice(path):
     picture = read_picture(path)
     if picture.ndim == 3:
         raise InputError(
-            f"{path}: expected one gray channel, no alpha (found {picture.shape[2]} channels); "
-            "import it with 0_import_images.py"
+            f"{path}: expected one gray channel (found {picture.shape[2]} channels); import it with 0_import_images.py"
         )
     height, width = picture.shape
     if height != width:
@@ -114,8 +84,12 @@ def read_pair(x_path, y_path, like=None):
     return x, y
 
 
-def pictures_in(folder):
+def pictures_in(folder, skipped=None):
     """Image files in a folder.
+
+    Args:
+        folder: path.
+        skipped: list that collects (reason, Path) of everything else, for `common.slices.finding.report_skipped`.
 
     Returns:
         dict of name without suffix to Path, sorted by name.
@@ -123,20 +97,23 @@ def pictures_in(folder):
     Raises:
         InputError: if two files differ only in their suffix.
     """
+    images, _, others = scan(folder)
+    if skipped is not None:
+        skipped += others
     found = {}
-    for path in sorted(Path(folder).iterdir()):
-        if path.suffix.lower() in PICTURES and not path.name.startswith("."):
-            if path.stem in found:
-                raise InputError(f"{path}: same name as {found[path.stem].name}; keep only one of them")
-            found[path.stem] = path
+    for path in images:
+        if path.stem in found:
+            raise InputError(f"{path}: same name as {found[path.stem].name}; keep only one of them")
+        found[path.stem] = path
     return found
 
 
-def find_pictures(root, name, skip, drop):
-    """Find images under a folder whose names match a pattern.
+def find_pictures(root, files, name, skip, drop):
+    """Choose the images under a folder whose names match a pattern.
 
     Args:
-        root: folder, searched with its subfolders.
+        root: folder.
+        files: images in it and its subfolders, from `common.slices.finding.walk`.
         name: pattern with {id}; without a suffix it matches all suffixes.
         skip, drop: lower-case names of the last subfolder: skip images in one of `skip`, and drop a name in `drop` from
             the keys.
@@ -151,9 +128,9 @@ def find_pictures(root, name, skip, drop):
     any_ending = not after.lower().endswith(PICTURES)
     expression = re.escape(before) + "(.+)" + re.escape(after) + (r"\.[^.]+" if any_ending else "")
     found = {}
-    for path in sorted(root.rglob("*"), key=lambda path: natural_key(path.relative_to(root))):
-        fits = re.fullmatch(expression, path.name)
-        if not fits or path.suffix.lower() not in PICTURES or path.name.startswith("."):
+    for path in sorted(files, key=lambda path: natural_key(path.relative_to(root))):
+        fits = re.fullmatch(expression, path.name, re.DOTALL)
+        if not fits:
             continue
         folders = path.parent.relative_to(root).parts
         last = folders[-1].lower() if folders else ""
@@ -170,7 +147,7 @@ def to_gray(picture):
     """Convert an image to gray.
 
     Args:
-        picture: (H, W) or (H, W, 2..4), RGB order; a second or fourth channel is alpha and is ignored.
+        picture: (H, W) or (H, W, 3), RGB order.
 
     Returns:
         (H, W), same number type; equal channels stay unchanged, others become luminance (ITU-R BT.601).
@@ -178,9 +155,9 @@ def to_gray(picture):
     if picture.ndim == 2:
         return picture
     first = picture[..., 0]
-    if picture.shape[2] == 2 or all(np.array_equal(first, picture[..., i]) for i in (1, 2)):
+    if all(np.array_equal(first, picture[..., i]) for i in (1, 2)):
         return np.ascontiguousarray(first)
-    return cv2.cvtColor(np.ascontiguousarray(picture[..., :3]), cv2.COLOR_RGB2GRAY)
+    return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
 
 
 def write_png(path, picture, *, atomic=True):

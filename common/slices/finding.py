@@ -1,0 +1,108 @@
+"""Find image files in folders: count and report everything else, and never wait for what is not a file."""
+
+import os
+import stat
+from pathlib import Path
+
+from common.errors import InputError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+JUNK = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave in folders, like hidden files
+HIDDEN, OTHER, DANGLING = "hidden or system", "of another type", "dangling link"
+SPECIAL, FOLDER, LINKED = "FIFO, device or socket", "folder with an image ending", "linked folder"
+KINDS = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "FIFO", stat.S_ISSOCK: "socket"}
+
+
+def read_regular(path):
+    """Read a file; a FIFO or device, which might never end, is refused without opening it.
+
+    Args:
+        path: path of the file.
+
+    Returns:
+        bytes, at least one.
+
+    Raises:
+        InputError: if the file is missing, empty, unreadable or not a regular file.
+    """
+    try:
+        mode = os.stat(path).st_mode
+        if not stat.S_ISREG(mode):
+            kind = next((name for is_kind, name in KINDS.items() if is_kind(mode)), "device")
+            raise InputError(f"{path}: not a regular file (found a {kind}); remove it or use another file")
+        data = Path(path).read_bytes()
+    except (FileNotFoundError, ValueError):  # ValueError: NUL in the path
+        what = "link to a missing file" if os.path.islink(path) else "file does not exist"
+        raise InputError(f"{path}: {what}") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); check the path and its permissions") from None
+    if not data:
+        raise InputError(f"{path}: file is empty (0 bytes); copy it again")
+    return data
+
+
+def scan(folder):
+    """Sort the entries of a folder by what they are, without opening any.
+
+    Args:
+        folder: path.
+
+    Returns:
+        images (list of Path), subfolders (list of Path), and skipped (list of (reason, Path)), each sorted.
+    """
+    images, folders, skipped = [], [], []
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            reason = _reason_to_skip(entry)
+            path = Path(folder, entry.name)
+            if reason:
+                skipped.append((reason, path))
+            else:
+                (folders if entry.is_dir() else images).append(path)
+    return images, folders, skipped
+
+
+def _reason_to_skip(entry):
+    if entry.name.startswith(".") or entry.name.lower() in JUNK:
+        return HIDDEN
+    is_image = Path(entry.name).suffix.lower() in PICTURES
+    if entry.is_dir():
+        return LINKED if entry.is_symlink() else FOLDER if is_image else None
+    if entry.is_file():
+        return None if is_image else OTHER
+    return DANGLING if entry.is_symlink() and not os.path.exists(entry.path) else SPECIAL
+
+
+def walk(root):
+    """Scan a folder with its subfolders.
+
+    Returns:
+        images (list of Path) and skipped (list of (reason, Path)).
+    """
+    images, skipped, waiting = [], [], [Path(root)]
+    while waiting:
+        found, folders, others = scan(waiting.pop())
+        images += found
+        skipped += others
+        waiting += reversed(folders)
+    return images, skipped
+
+
+def report_skipped(skipped):
+    """Print a line per reason: the number of skipped files, and the first ten names.
+
+    Args:
+        skipped: list of (reason, Path), from `scan` or `walk`.
+    """
+    by_reason = {}
+    for reason, path in dict.fromkeys(skipped):
+        by_reason.setdefault(reason, []).append(path.name)
+    for reason, names in by_reason.items():
+        shown = ", ".join(printable(name) for name in names[:10]) + (", ..." if len(names) > 10 else "")
+        print(f"skipped {len(names)} file{'s' * (len(names) != 1)} ({reason}): {shown}")
+
+
+def printable(name):
+    """A name for messages: control characters, and bytes that are not UTF-8, as escapes such as \\n and \\xe9."""
+    text = os.fsencode(name).decode("utf-8", "backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

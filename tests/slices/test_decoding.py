@@ -1,0 +1,214 @@
+"""Image files: what is decoded, and that damage and everything that is not one plain image is refused."""
+
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import simplejpeg
+import tifffile
+from PIL import Image
+
+from common.errors import InputError
+from common.slices.decoding import LARGEST, decode
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
+RNG = np.random.default_rng(0)
+GRAY = cv2.GaussianBlur(RNG.integers(0, 256, (40, 50)).astype(np.float32), (0, 0), 3).astype(np.uint8)
+DEEP = GRAY.astype(np.uint16) * 257 + 3
+COLOR = np.stack([GRAY, GRAY[::-1], 255 - GRAY], -1)
+FEW = Image.fromarray(COLOR).quantize(5)
+WIDE = COLOR.astype(np.uint16) * 257
+OPAQUE = np.dstack([COLOR, np.full_like(GRAY, 255)])
+
+
+def pillow(image, ending="PNG", mode=None, **settings):
+    file = io.BytesIO()
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    (image.convert(mode) if mode else image).save(file, ending, **settings)
+    return file.getvalue()
+
+
+def tiff(image, **settings):
+    file = io.BytesIO()
+    tifffile.imwrite(file, image, **settings)
+    return file.getvalue()
+
+
+def opencv(ending, image):
+    return cv2.imencode(ending, image if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]])[1].tobytes()
+
+
+JPEG = simplejpeg.decode_jpeg(pillow(GRAY, "JPEG"), "GRAY")[..., 0]
+GOOD = {
+    "gray PNG": (opencv(".png", GRAY), GRAY),
+    "16-bit PNG": (opencv(".png", DEEP), DEEP),
+    "RGB PNG": (opencv(".png", COLOR), COLOR),
+    "16-bit RGB PNG": (opencv(".png", WIDE), WIDE),
+    "opaque alpha": (opencv(".png", OPAQUE), COLOR),
+    "gray and opaque alpha": (pillow(GRAY, mode="LA"), np.dstack([GRAY] * 3)),
+    "1-bit PNG": (pillow(GRAY > 100), (GRAY > 100) * np.uint8(255)),
+    "palette": (pillow(FEW), np.asarray(FEW.convert("RGB"))),
+    "interlaced": (pillow(GRAY, interlace=1), GRAY),
+    "JPEG": (pillow(GRAY, "JPEG"), JPEG),
+    "RGB JPEG": (pillow(COLOR, "JPEG"), simplejpeg.decode_jpeg(pillow(COLOR, "JPEG"), "RGB")),
+    "progressive": (pillow(GRAY, "JPEG", progressive=True), JPEG),
+    "BMP": (pillow(GRAY, "BMP"), np.dstack([GRAY] * 3)),
+    "RGB BMP": (opencv(".bmp", COLOR), COLOR),
+    "1-bit BMP": (pillow(GRAY > 100, "BMP"), (GRAY > 100) * np.uint8(255)),
+    "TIFF": (tiff(GRAY), GRAY),
+    "16-bit TIFF": (tiff(DEEP), DEEP),
+    "big-endian": (tiff(DEEP, byteorder=">"), DEEP),
+    "RGB TIFF": (tiff(COLOR, photometric="rgb"), COLOR),
+    "planes": (tiff(np.moveaxis(COLOR, -1, 0), photometric="rgb", planarconfig="separate"), COLOR),
+    "deflate": (tiff(DEEP, compression="zlib", rowsperstrip=7), DEEP),
+    "predictor": (tiff(DEEP, compression="zlib", predictor=True), DEEP),
+    "16-bit RGB deflate": (tiff(WIDE, photometric="rgb", compression="zlib"), WIDE),
+    "tiles": (tiff(DEEP, tile=(16, 16)), DEEP),
+    "packed tiles": (tiff(DEEP, tile=(16, 16), compression="zlib"), DEEP),
+    "LZW": (pillow(GRAY, "TIFF", compression="tiff_lzw"), GRAY),
+    "16-bit LZW": (pillow(DEEP, "TIFF", compression="tiff_lzw"), DEEP),
+    "packbits": (pillow(COLOR, "TIFF", compression="packbits"), COLOR),
+    "1-bit TIFF": (pillow(GRAY > 100, "TIFF"), (GRAY > 100) * np.uint8(255)),
+    "fax": (pillow(GRAY > 100, "TIFF", compression="group4"), (GRAY > 100) * np.uint8(255)),
+    "white is zero": (tiff(GRAY, photometric="miniswhite"), 255 - GRAY),
+    "BigTIFF": (tiff(GRAY, bigtiff=True), GRAY),
+    "thumbnail": (b"", GRAY),
+}  # fmt: skip
+
+
+def with_thumbnail():
+    file = io.BytesIO()
+    with tifffile.TiffWriter(file) as writer:
+        writer.write(GRAY)
+        writer.write(GRAY[::2, ::2], subfiletype=1)
+    return file.getvalue()
+
+
+GOOD["thumbnail"] = with_thumbnail(), GRAY
+
+
+@pytest.mark.parametrize("kind", GOOD)
+def test_kinds(kind):
+    data, expected = GOOD[kind]
+    image = decode(data, "a")
+    if expected.ndim == 2 and image.ndim == 3:  # OpenCV makes three channels of some gray files
+        assert all(np.array_equal(image[..., 0], image[..., i]) for i in (1, 2))
+        image = image[..., 0]
+    if expected.ndim == 3 and image.ndim == 2:
+        image = np.dstack([image] * 3)
+    assert image.dtype == expected.dtype and np.array_equal(image, expected)
+
+
+def animation(ending):
+    frames = [Image.fromarray(GRAY), Image.fromarray(255 - GRAY)]
+    return pillow(frames[0], ending, save_all=True, append_images=frames[1:])
+
+
+def png_of_size(width, height):
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b"")
+
+
+def turned(ending):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    return pillow(GRAY, ending, exif=exif)
+
+
+TRANSPARENT = OPAQUE.copy()
+TRANSPARENT[3, 4, 3] = 254
+BAD = {
+    "pages": (tiff(np.stack([GRAY] * 9)), "found 9 pages"),
+    "pages of ImageJ": (tiff(np.stack([GRAY] * 4), imagej=True), "found 4 pages"),
+    "APNG": (animation("PNG"), "found 2 frames"),
+    "GIF": (animation("GIF"), "found GIF"),
+    "WebP": (animation("WEBP"), "found WebP"),
+    "transparent": (opencv(".png", TRANSPARENT), "transparent pixels"),
+    "transparent gray": (pillow(Image.merge("LA", [Image.fromarray(GRAY)] * 2)), "transparent pixels"),
+    "CMYK JPEG": (pillow(COLOR, "JPEG", mode="CMYK"), "found CMYK"),
+    "CMYK TIFF": (pillow(COLOR, "TIFF", mode="CMYK"), "found SEPARATED"),
+    "turned JPEG": (turned("JPEG"), "orientation 6"),
+    "turned PNG": (turned("PNG"), "orientation 6"),
+    "turned TIFF": (tiff(GRAY, extratags=[(274, 3, 1, 6, True)]), "orientation 6"),
+    "float": (tiff(GRAY.astype(np.float32)), "found float32"),
+    "NaN": (tiff(np.full((9, 9), np.nan)), "found float64"),
+    "signed": (tiff(GRAY.astype(np.int16)), "found int16"),
+    "32 bits": (tiff(GRAY.astype(np.uint32)), "found 32 bits"),
+    "complex": (tiff(GRAY.astype(np.complex64)), "found complex64"),
+    "volume": (tiff(np.stack([GRAY] * 9), volumetric=True), "found 9 planes"),
+    "five channels": (tiff(np.dstack([GRAY] * 5), photometric="rgb"), "expected one gray channel or RGB"),
+    "no image": (b"no image at all", "another format"),
+    "DICOM": (bytes(128) + b"DICM" + bytes(99), "found DICOM"),
+    "huge": (png_of_size(60000, 60000), f"up to {LARGEST:,}"),
+    "empty": (png_of_size(0, 5), "found 0x5"),
+    "few pixels": (png_of_size(9, 9), "damaged or cut short"),
+    "half JPEG": (pillow(GRAY, "JPEG", quality=95)[:500] + b"\xff\xd9", "premature end"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_no_plain_images(kind):
+    data, words = BAD[kind]
+    with pytest.raises(InputError, match=f"^a.png: .*{words}.*") as error:
+        decode(data, "a.png")
+    assert "\n" not in str(error.value)
+
+
+CUT = ["gray PNG", "16-bit PNG", "JPEG", "progressive", "BMP", "TIFF", "deflate", "tiles", "LZW", "packbits", "fax"]
+
+
+@pytest.mark.parametrize("kind", CUT)
+def test_files_that_end_early(kind):
+    data, _ = GOOD[kind]
+    for length in [*range(1, len(data) - 12, max(1, len(data) // 40)), len(data) - 13]:
+        try:
+            image = decode(data[:length], "a")
+        except InputError:
+            continue
+        # The TIFF writers put tags, such as the name of the software, behind the pixels.
+        assert kind in ("TIFF", "deflate", "tiles", "LZW", "packbits", "fax") and np.array_equal(image, GOOD[kind][1])
+
+
+@pytest.mark.parametrize("kind", ["gray PNG", "palette", "deflate", "packed tiles"])
+def test_a_changed_byte_is_noticed_if_the_format_has_checksums(kind):
+    data, expected = GOOD[kind]
+    for place in RNG.integers(0, len(data), 150):
+        changed = bytearray(data)
+        changed[place] ^= int(RNG.integers(1, 256))
+        try:
+            image = decode(bytes(changed), "a")
+        except InputError:
+            continue
+        assert image.shape != expected.shape or np.array_equal(image, expected)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in GOOD if "PNG" not in kind])
+def test_no_traceback_for_damage(kind):
+    data, _ = GOOD[kind]
+    for _ in range(60):
+        changed = bytearray(data)
+        changed[RNG.integers(0, min(len(changed), 600))] = int(RNG.integers(0, 256))
+        try:
+            image = decode(bytes(changed), "a")
+        except InputError as error:
+            assert "\n" not in str(error)
+        else:
+            assert image.dtype in (np.uint8, np.uint16)
+
+
+def test_jpeg_that_the_decoder_only_warns_about_is_refused():
+    data = pillow(GRAY, "JPEG", quality=95)
+    refused = 0
+    for place in np.linspace(650, len(data) - 30, 40).astype(int):
+        changed = data[:place] + RNG.bytes(8).replace(b"\xff", b"\x00") + data[place + 8 :]
+        try:
+            decode(changed, "a")
+        except InputError:
+            refused += 1
+    assert refused > 10

@@ -1,0 +1,69 @@
+"""Finding image files: everything else is counted and reported, and nothing is waited for."""
+
+import os
+import socket
+
+import numpy as np
+import pytest
+from drawings import write_picture
+
+from common.errors import InputError
+from common.slices.finding import printable, read_regular, report_skipped, walk
+from common.slices.images import pictures_in
+
+
+def strange_files(folder):
+    """A good image, and one of everything that is none."""
+    write_picture(folder / "good.png", np.zeros((8, 8), np.uint8))
+    for name in ("notes.txt", "third.webp", ".DS_Store", "Thumbs.db", "._good.png", "..x.png"):
+        (folder / name).write_bytes(b"x")
+    (folder / "gone.png").symlink_to(folder / "nothing.png")
+    (folder / "folder.png").mkdir()
+    (folder / "linked").symlink_to(folder)
+    os.mkfifo(folder / "fifo.png")
+    with socket.socket(socket.AF_UNIX) as server:
+        here = os.getcwd()
+        os.chdir(folder)  # the path of a socket is short
+        server.bind("socket.png")
+        os.chdir(here)
+
+
+def test_everything_that_is_no_image_is_counted(tmp_path, capsys):
+    strange_files(tmp_path)
+    images, skipped = walk(tmp_path)
+    assert [path.name for path in images] == ["good.png"]
+    report_skipped([*skipped, *skipped])
+    assert capsys.readouterr().out.splitlines() == [
+        "skipped 4 files (hidden or system): ..x.png, .DS_Store, ._good.png, Thumbs.db",
+        "skipped 2 files (FIFO, device or socket): fifo.png, socket.png",
+        "skipped 1 file (folder with an image ending): folder.png",
+        "skipped 1 file (dangling link): gone.png",
+        "skipped 1 file (linked folder): linked",
+        "skipped 2 files (of another type): notes.txt, third.webp",
+    ]
+    others = []
+    assert list(pictures_in(tmp_path, others)) == ["good"] and len(others) == 11
+
+
+def test_what_is_no_regular_file_is_refused_and_not_opened(tmp_path):
+    strange_files(tmp_path)
+    (tmp_path / "empty.png").touch()
+    for name, words in {
+        "fifo.png": "not a regular file .found a FIFO.",
+        "socket.png": "found a socket",
+        "folder.png": "found a folder",
+        "gone.png": "link to a missing file",
+        "empty.png": "file is empty",
+        "a\0b.png": "file does not exist",
+        "notes.txt/a.png": "cannot be read .Not a directory.",
+        "x" * 300: "cannot be read .File name too long.",
+    }.items():
+        with pytest.raises(InputError, match=words):
+            read_regular(tmp_path / name)
+    with pytest.raises(InputError, match="found a device"):
+        read_regular("/dev/zero")
+
+
+def test_names_for_messages():
+    assert printable("a\n\x1b[31m\u202e.png") == "a\\n\\x1b[31m\\u202e.png"
+    assert printable(os.fsdecode(b"caf\xe9")) == "caf\\xe9" and printable("é 😀") == "é 😀"
