@@ -139,7 +139,7 @@ def _read_png(data):
         _check_frames(max(2, int.from_bytes(chunks[b"acTL"][:4])), "frames of an animation")
     if b"eXIf" in chunks:
         exif = Image.Exif()
-        exif.load(b"Exif\0\0" + bytes(chunks[b"eXIf"]))
+        exif.load(b"Exif\0\0" + chunks[b"eXIf"])
         _check_orientation(exif.get(ORIENTATION))
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
@@ -154,17 +154,17 @@ def _png_chunks(data):
     """
     start = 8
     while True:
-        length, kind = struct.unpack(">I4s", data[start : start + 8])
-        body = memoryview(data)[start + 8 : start + 8 + length]
-        checksum = data[start + 8 + length : start + 12 + length]
-        if len(checksum) < 4:
+        length = int.from_bytes(data[start : start + 4])
+        end = start + 12 + length
+        if end > len(data):
             raise Unusable(CUT)
+        kind, body, checksum = data[start + 4 : start + 8], data[start + 8 : end - 4], data[end - 4 : end]
         if zlib.crc32(body, zlib.crc32(kind)) != int.from_bytes(checksum):
-            raise ValueError(f"wrong checksum of {kind}")
+            raise ValueError(f"wrong checksum of {kind!r}")
         yield kind, body
         if kind == b"IEND":
             return
-        start += 12 + length
+        start = end
 
 
 def _read_jpeg(data):
