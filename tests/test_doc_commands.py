@@ -1,17 +1,20 @@
-"""The commands that README and docs show, in the order of each page, in small and on drawn data.
+"""Every command line that README, CONTRIBUTING and docs show: run in small on drawn data, or listed with a reason.
 
-The recipes have tests of their own (test_recipes.py); commands that install, start servers or need several machines are
-left out: see LEFT_OUT.
+`pages.py` finds the commands, so a new one without a test fails here. All of them are parsed: their scripts exist, and
+have these flags with such values.
 """
 
+import ast
 import re
 import shlex
 
 import drawings
+import h5py
 import numpy as np
 import pytest
 import trimesh
 from drawings import as_volume, make_cases, write, write_decathlon, write_picture
+from pages import PAGES, all_commands, calls_of, check_flags, commands_of
 from running import ROOT, leftovers, run_here, run_script
 
 TINY = ["--epochs", "1", "--model-settings", "{'features': 2, 'depth': 1}", "--batch-size", "4"]
@@ -29,14 +32,165 @@ SMALL = {
         --model-settings "{'unet': {'features': 2, 'depth': [1, 2]}}" """
     ),
 }
-LEFT_OUT = re.compile(r"python3? -m (venv|pytest|common)|^(\.|source|export|srun|ruff|tensorboard|[A-Z_]+=)")
+HERE = "tests/test_doc_commands.py"
+# Pages whose code blocks a test runs from the first command to the last.
+FOLLOWED = {
+    "README.md": f"{HERE}::test_readme",
+    "docs/benchmarks.md": f"{HERE}::test_benchmarks",
+    "docs/choosing.md": f"{HERE}::test_choosing",
+    "docs/coreml.md": f"{HERE}::test_coreml",
+    "docs/first_model.md": f"{HERE}::test_first_model",
+    "docs/from_ais.md": f"{HERE}::test_from_ais",
+    "docs/scores.md": f"{HERE}::test_scores",
+    "docs/your_data.md": f"{HERE}::test_your_data",
+    "docs/recipes/decathlon.md": "tests/conftest.py::decathlon_and_output",
+    "docs/recipes/head_and_neck.md": "tests/test_recipes.py::test_head_and_neck",
+    "docs/recipes/muscle.md": "tests/test_recipes.py::test_muscle",
+    "docs/recipes/nodules.md": "tests/test_recipes.py::test_nodules",
+}
+# Commands outside of these blocks that a test runs.
+RUN_ELSEWHERE = {
+    "3_pack_hdf5.py --shard-gb 2": (
+        "tests/preprocess/test_pack_hdf5.py::test_shards_are_shown_as_one_set_and_are_made_once"
+    ),
+    "preprocess/0_import_images.py --mask-threshold 127": (
+        "tests/preprocess/test_import_images.py::test_mask_values_threshold_and_unmatched"
+    ),
+    "python -P -m common.tuning.worker": (
+        "tests/tuning/test_tune.py::test_a_search_killed_twice_and_finished_by_two_processes"
+    ),
+    "python -m common.settings_page": "tests/test_docs.py::test_settings_page_is_up_to_date",
+    "python convert_coreml.py --run … --format mlpackage --compare --slices test.h5": FOLLOWED["docs/coreml.md"],
+    "python train.py --help": ("tests/test_settings.py::test_help_of_every_script_is_immediate_and_complete"),
+    "python train.py --loss my_loss.py": "tests/test_extending.py::test_network_and_loss",
+    "python train.py --model my_network.py": "tests/test_extending.py::test_network_and_loss",
+    "train.py --train image_training.h5 --validation image_validation.h5": FOLLOWED["docs/from_ais.md"],
+}
+INSTALLS = "installs from the internet"
+WINDOWS = f"{INSTALLS}, on Windows"
+SHELL = "changes the shell that it is typed in"
+TESTS = "runs these tests"
+MACHINES = "needs several machines; tests/training/test_distribution.py starts two processes with these variables"
+SERVER = "starts a server"
+NOT_RUN = {
+    ". .venv/bin/activate": SHELL,
+    "source .venv/bin/activate": SHELL,
+    ".ci/run": TESTS,
+    "python -m pytest": TESTS,
+    "python -m pytest -m slow": TESTS,
+    "python -m pytest -n 0 tests/test_architecture.py": TESTS,
+    'pytest -n 0 -s -m "" tests/training/test_distribution.py': TESTS,
+    "pytest -n 0 -s tests/preprocess/test_import_nodules.py -k lungs": TESTS,
+    "ruff check . && ruff format --check .": "checks style, as .ci/run does",
+    "tensorboard --logdir runs": SERVER,
+    "tensorboard --logdir study/runs": SERVER,
+    'pip install "jax[cuda12]"': f"{INSTALLS}, for a GPU",
+    "python3 -m venv .venv && .venv/bin/pip install -q -r tests/requirements.txt": INSTALLS,
+    "python3 -m venv .venv && . .venv/bin/activate && pip install -q -r tests/requirements.txt && python -m pytest": (
+        f"{INSTALLS}, as .ci/run does"
+    ),
+    r"py -3.11 -m venv .venv; .venv\Scripts\Activate.ps1; pip install -q -r requirements.txt; python run_pipeline.py": (
+        WINDOWS
+    ),
+    r"py -3.11 -m venv .venv; .venv\Scripts\Activate.ps1; pip install -q -r tests\requirements.txt; python -m pytest": (
+        WINDOWS
+    ),
+    r"py -3.11 -m venv .venv; .venv\Scripts\pip install -q -r requirements.txt; "
+    r".venv\Scripts\python run_pipeline.py": WINDOWS,
+    r"py -3.11 -m venv .venv; .venv\Scripts\pip install -q -r tests\requirements.txt; "
+    r".venv\Scripts\python -m pytest": WINDOWS,
+    "export KERAS_BACKEND=jax KERAS_DISTRIBUTION_JOB_ADDRESSES=10.0.0.1:1234 KERAS_DISTRIBUTION_NUM_PROCESSES=2": (
+        MACHINES
+    ),
+    "KERAS_DISTRIBUTION_PROCESS_ID=0 python train.py --train data/packed/train.h5 "
+    "--validation data/packed/validation.h5 --batch-size 16": MACHINES,
+    "export KERAS_BACKEND=jax KERAS_DISTRIBUTION_NUM_PROCESSES=$SLURM_NNODES": MACHINES,
+    'export KERAS_DISTRIBUTION_JOB_ADDRESSES=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1):1234': (
+        MACHINES
+    ),
+    "srun bash -c 'KERAS_DISTRIBUTION_PROCESS_ID=$SLURM_PROCID python train.py --batch-size 64'": MACHINES,
+}
+PIPELINE = re.compile(r"&& python run_pipeline\.py$")  # README and first_model: installs, then runs the script
 
 
-def commands_of(page):
-    """Commands of the bash blocks of a page that run a script, as lists of words."""
-    blocks = re.findall(r"```bash\n(.*?)```", (ROOT / page).read_text(encoding="utf-8"), re.S)
-    lines = "\n".join(blocks).replace("\\\n", " ").splitlines()
-    return [shlex.split(line, comments=True) for line in lines if line.strip() and not LEFT_OUT.search(line.strip())]
+# --- every command
+
+
+def how_it_is_run(command):
+    """How a command of a page is run: id of a test, reason why it is not, or None."""
+    text = " ".join(command.text.split())
+    if text in NOT_RUN:
+        return NOT_RUN[text]
+    if text in RUN_ELSEWHERE:
+        return RUN_ELSEWHERE[text]
+    calls = calls_of(text)
+    if len(calls) != 1 or not (ROOT / calls[0][0]).is_file():
+        return None
+    if command.block:
+        simple = text.startswith("python ") or PIPELINE.search(text)
+        return FOLLOWED.get(command.page) if simple else None
+    if calls[0][0].startswith("tests/benchmarks/"):
+        return f"tests/test_benchmarks.py::test_{calls[0][0].split('/')[-1].removesuffix('.py')}"
+    return next((test for call, test in FOLLOWED_CALLS if is_part(calls[0], call)), None)
+
+
+def is_part(call, other):
+    """Whether a call is one of the same script with no flag that the other does not have."""
+    return call[0] == other[0] and flags_in(call[1]) <= flags_in(other[1])
+
+
+def flags_in(arguments):
+    return {word for word in arguments if word.startswith("--")}
+
+
+FOLLOWED_CALLS = [
+    (call, test)
+    for page, test in FOLLOWED.items()
+    for command in commands_of(page)
+    for call in calls_of(command.text)
+    if command.block
+]
+
+
+def test_every_command_is_run_or_listed():
+    missing = [f"{command.page}: {command.text}" for command in all_commands() if not how_it_is_run(command)]
+    assert not missing, "no test runs these; add one, or a reason to NOT_RUN:\n" + "\n".join(missing)
+
+
+def test_the_lists_name_commands_and_tests_that_exist():
+    shown = {" ".join(command.text.split()) for command in all_commands()}
+    assert not (NOT_RUN.keys() | RUN_ELSEWHERE.keys()) - shown
+    assert {page for page in FOLLOWED if any(command.block for command in commands_of(page))} == set(FOLLOWED)
+    tests = {how_it_is_run(command) for command in all_commands()} | set(FOLLOWED.values())
+    missing = [test for test in tests if "::" in test and test.split("::")[1] not in functions_of(test.split("::")[0])]
+    assert not missing
+
+
+def functions_of(file):
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def test_commands_have_scripts_flags_and_values_that_exist():
+    for command in all_commands():
+        for script, arguments in calls_of(command.text):
+            if script.startswith("tests/") or "--help" in arguments:
+                continue
+            try:
+                check_flags(script, arguments)
+            except (Exception, SystemExit) as error:
+                pytest.fail(f"{command.page}: {command.text}: {error}")
+        for path in re.findall(r"tests/[\w/]+\.(?:py|txt)", command.text.replace("\\", "/")):
+            assert (ROOT / path).is_file(), f"{command.page}: {command.text}"
+
+
+def test_commands_are_found():
+    assert len(PAGES) > 15 and len(all_commands()) > 120
+    texts = {command.text for command in all_commands()}
+    assert {"python train.py --fold all", ".ci/run", "python tests/benchmarks/scale.py"} <= texts
+
+
+# --- page by page
 
 
 @pytest.fixture
@@ -55,27 +209,35 @@ def folder(tmp_path, monkeypatch):
 
 
 def replace_names(words, folder):
-    """Words with the names of runs that exist now in the place of those on the page."""
-    newest = sorted(folder.glob("runs/*"), key=lambda path: path.stat().st_mtime)
-    names = {True: "", False: ""} | {path.name.endswith("_folds"): f"runs/{path.name}" for path in newest}
-    words = [re.sub(r"^runs/\d{8}-\d{6}_unet_folds$", names[True], word) for word in words]
-    return [re.sub(r"^runs/\d{8}-\d{6}_unet$", names[False], word) for word in words]
+    """Words with the newest run, or cross-validation, of a folder in the place of the one on the page."""
+
+    def newest(match):
+        runs = [path for path in (folder / match[1]).iterdir() if path.name.endswith("_folds") == bool(match[2])]
+        return f"{match[1]}/{max(runs, key=lambda path: path.stat().st_mtime).name}"
+
+    return [re.sub(r"^(\w+)/20260102-030405_unet(_folds)?$", newest, word) for word in words]
 
 
-def follow(page, folder):
-    """Run the commands of a page."""
-    for program, script, *flags in commands_of(page):
-        assert program == "python"
-        run = run_script if script in ("run_pipeline.py", "tune.py") else run_here
-        if script == "train.py" and "--fold" in flags:
-            run = run_script
-        extra = SMALL.get(script.split("/")[-1], [])
-        if "se_resunet3d" in flags:
-            extra = ["--epochs", "1", "--model-settings", "{'features': 2, 'depth': 1}"]
-        if "resume" in flags:
-            extra = ["--epochs", "2"]
-        run(script, *replace_names(flags, folder), *extra)
+def follow(page, folder, **extra):
+    """Run the commands of a page; `extra` has further flags for a script, by the stem of its file."""
+    for command in commands_of(page):
+        if not command.block or " ".join(command.text.split()) in NOT_RUN:
+            continue
+        for script, flags in calls_of(command.text):
+            run_small(script, flags, folder, extra.get(script.split("/")[-1].removesuffix(".py"), []))
     assert not leftovers(folder)
+
+
+def run_small(script, flags, folder, extra=()):
+    small = SMALL.get(script.split("/")[-1], [])
+    if "se_resunet3d" in flags:
+        small = ["--epochs", "1", "--model-settings", "{'features': 2, 'depth': 1}"]
+    if "cvnet_synapse" in flags:
+        small = ["--epochs", "1", "--model-settings", "{'width': 0.05}", "--batch-size", "4"]
+    if "resume" in flags:
+        small = ["--epochs", "2"]
+    whole = script in ("run_pipeline.py", "tune.py") or (script == "train.py" and "--fold" in flags)
+    (run_script if whole else run_here)(script, *replace_names(flags, folder), *small, *extra)
 
 
 @pytest.mark.slow
@@ -86,7 +248,9 @@ def test_first_model(folder):
 
 @pytest.mark.slow
 def test_readme(folder):
+    run_small("data/make_sample.py", [], folder)  # small, so that the first command finds it
     follow("README.md", folder)
+    assert (folder / "work" / "model.mlmodel").exists()
     assert len(list((folder / "predictions").glob("*.png"))) == 3
 
 
@@ -109,3 +273,55 @@ def test_your_data(folder):
     follow("docs/your_data.md", folder)
     assert (folder / "volume_scores" / "report.html").exists() and (folder / "run_lengths.csv").exists()
     assert len(list((folder / "liver").glob("*.nii.gz"))) == 1
+
+
+@pytest.mark.slow
+def test_from_ais(folder):
+    make_cases(folder / "DATASET", cases=4, slices=2, size=200)
+    for number in range(2):
+        write_picture(folder / "NEW_SLICES" / f"{number}.png", drawings.disc_slice(200, number)[0])
+    follow("docs/from_ais.md", folder)
+    assert len(list((folder / "predictions").glob("*.png"))) == 2
+    for name in ("training", "validation"):
+        with h5py.File(folder / f"image_{name}.h5", "w") as file:
+            x, y = zip(*(drawings.disc_slice(32, seed) for seed in range(4)), strict=True)
+            file[f"{name}_X"], file[f"{name}_Y"] = np.stack(x)[..., None], np.stack(y)[..., None]
+    run_small("train.py", ["--train", "image_training.h5", "--validation", "image_validation.h5"], folder)
+
+
+@pytest.mark.slow
+def test_coreml(folder, packed):
+    sets = ["--train", str(packed["packed"] / "train.h5"), "--validation", str(packed["packed"] / "validation.h5")]
+    run_small("train.py", sets, folder)
+    follow("docs/coreml.md", folder)
+    flags = shlex.split("--run runs --format mlpackage --compare --replace --slices")
+    run_small("convert_coreml.py", [*flags, str(packed["packed"] / "test.h5")], folder)
+
+
+@pytest.mark.slow
+def test_scores(folder):
+    cases = make_cases(folder / "data" / "mine", cases=4, slices=2, size=32)
+    run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=folder / "data" / "lists")
+    for mask in sorted(cases.glob("*/y/*.png")):
+        write_picture(folder / "predictions" / mask.parent.parent.name / mask.name, drawings.disc_slice(32, 1)[1])
+    labels = np.zeros((6, 16, 16), np.uint8)
+    labels[2:4, 4:12, 4:12] = 1
+    for name in ("scan1", "scan2"):
+        for where, volume in (("volumes", labels), ("scans", labels * 100)):
+            write(folder / where, f"{name}.nii.gz", as_volume(volume, np.eye(3), spacing=(1, 1, 3)))
+        write(folder / "labels", f"{name}_seg.nii.gz", as_volume(np.roll(labels, 1, 2), np.eye(3), spacing=(1, 1, 3)))
+    follow("docs/scores.md", folder)
+    assert (folder / "volume_scores" / "report.html").exists()
+
+
+@pytest.mark.slow
+def test_benchmarks(folder):
+    for seed in range(10):
+        image, mask = drawings.disc_slice(40, seed)
+        for side, picture in (("x", image), ("y", mask)):
+            write_picture(folder / "membrane" / f"case0{seed % 2 + 1}" / side / f"{seed:04d}.png", picture)
+        for side, picture in (("images", image), ("masks", mask)):
+            write_picture(folder / "brain_tumour" / side / f"{seed}.png", picture)
+    follow("docs/benchmarks.md", folder)
+    assert len(list((folder / "predictions").glob("*.png"))) == 5
+    assert list((folder / "br").glob("*_folds/choice.json"))

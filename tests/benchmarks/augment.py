@@ -9,7 +9,7 @@ from comparing import ROOT, compare, run
 
 sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "tests" / "preprocess")]
 
-FILTERS, COPIES = "OABC", 3
+FILTERS, CASES = "OABC", 24
 
 
 def plain_loop(cases):
@@ -38,7 +38,7 @@ def plain_loop(cases):
 def main():
     with tempfile.TemporaryDirectory() as folder:
         sample = Path(folder, "sample")
-        run(ROOT / "data" / "make_sample.py", "--cases", sample, "--count", 8 * COPIES)
+        run(ROOT / "data" / "make_sample.py", "--cases", sample, "--count", CASES)
         shutil.copytree(sample, Path(folder, "loop"))
         slices = len(list(sample.glob("*/x/*.png")))
         compare(

@@ -14,6 +14,7 @@ sys.path[:0] = [str(comparing.ROOT / "tests"), str(comparing.ROOT / "tests" / "m
 
 POLICIES = ("float32", "mixed_bfloat16", "mixed_float16")
 NETWORK_LOSSES = ("mse+dice", "hausdorff+dice")
+RUNS = None  # how many of the runs; None: all
 
 
 def main(wanted):
@@ -32,7 +33,7 @@ def main(wanted):
         runs += itertools.product(["unet"], alone + summed, POLICIES)
     if "networks" in wanted:
         runs += itertools.product(tests.SMALL, NETWORK_LOSSES, POLICIES[:2])
-    failed = 0
+    runs, failed = runs[:RUNS], 0
     for network, loss, policy in runs:
         try:
             keras.config.set_dtype_policy(policy)

@@ -10,6 +10,7 @@ from pathlib import Path
 from comparing import ROOT, compare, run
 
 DISTINCT, SIZE = 500, 512
+COUNTS = 500, 2000, 5000  # pairs: few, to time, many
 
 
 def write_images(root):
@@ -57,19 +58,22 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         write_images(root)
-        lists = {count: write_list(root, count) for count in (500, 2000, 5000)}
+        lists = {count: write_list(root, count) for count in COUNTS}
 
         def pack(count):
             shutil.rmtree(root / "packed", ignore_errors=True)
             return run(script, "--lists", lists[count], "--packed", root / "packed")
 
         compare(
-            "pack, 2,000 pairs of 512x512, whole process, against decoding them with two threads",
-            lambda: pack(2000)[0],
-            lambda: run(__file__, root, 2000)[0],
+            f"pack, {COUNTS[1]:,} pairs of {SIZE}x{SIZE}, whole process, against decoding them with two threads",
+            lambda: pack(COUNTS[1])[0],
+            lambda: run(__file__, root, COUNTS[1])[0],
         )
-        few, many = pack(500)[1], pack(5000)[1]
-        print(f"pack, peak memory: {few:.0f} MB with 500 pairs, {many:.0f} MB with 5,000, ratio {many / few:.3f}")
+        few, many = pack(COUNTS[0])[1], pack(COUNTS[2])[1]
+        print(
+            f"pack, peak memory: {few:.0f} MB with {COUNTS[0]:,} pairs, {many:.0f} MB with {COUNTS[2]:,}, "
+            f"ratio {many / few:.3f}"
+        )
 
 
 if __name__ == "__main__":

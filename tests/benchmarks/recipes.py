@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 import drawings
 
+COMMANDS = None  # how many commands of each recipe; None: all
 RECIPES = {
     "head_and_neck": ("head_neck", drawings.head_and_neck),
     "nodules": ("luna", drawings.lung_scans),
@@ -25,7 +26,7 @@ def main(work, names):
     for name in names or RECIPES:
         folder, draw = RECIPES[name]
         draw(work / folder)
-        for _, script, *flags in drawings.commands_of(f"{name}.md"):
+        for _, script, *flags in drawings.commands_of(f"{name}.md")[:COMMANDS]:
             print("\n$ python", script, *flags, flush=True)
             start = time.monotonic()
             subprocess.run([sys.executable, ROOT / script, *flags], cwd=work, check=True)

@@ -15,6 +15,7 @@ import comparing
 import pandas as pd
 
 EPOCHS = 10
+SAMPLE = []  # flags of make_sample.py
 NETWORKS = {
     "cvnet_synapse": ("cvnet_synapse", {}),
     "unet": ("unet", {}),
@@ -26,7 +27,7 @@ NETWORKS = {
 def main(work):
     cases, lists, packed = work / "sample", work / "lists", work / "packed"
     if not packed.is_dir():
-        run("data/make_sample.py", "--cases", cases)
+        run("data/make_sample.py", "--cases", cases, *SAMPLE)
         run("preprocess/2_write_lists.py", "--cases", cases, "--lists", lists, "--validation-share", 0.125)
         run("preprocess/3_pack_hdf5.py", "--lists", lists, "--packed", packed)
     minutes = None

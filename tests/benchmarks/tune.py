@@ -19,6 +19,7 @@ import pandas as pd
 from comparing import ROOT, run
 
 TRIALS, EPOCHS = 12, 4
+WAIT = 10, 60  # seconds before a process is killed
 SETTINGS = {
     "--models": ["unet", "deeplab_v3plus"],
     "--model-settings": {
@@ -51,7 +52,7 @@ def main(work):
     process = subprocess.Popen(command)
     wait_for(study / "runs" / "trial-000")
     for _ in range(2):
-        time.sleep(random.uniform(10, 60))
+        time.sleep(random.uniform(*WAIT))
         assert process.poll() is None, "it was done before it was killed; take longer trials"
         process.send_signal(signal.SIGKILL)
         print("killed", flush=True)

@@ -19,6 +19,8 @@ import numpy as np
 import pandas as pd
 
 SCAN = (512, 512, 200)
+COUNTS = 2, 6  # scans to pack
+VOXELS = (("whole", 250000), ("whole", 500000), ("whole", 1000000), ("patch", 1000000))
 TRAIN = ["--model", "se_resunet3d", "--loss", "bce+dice"]
 
 
@@ -78,6 +80,12 @@ def membrane(work):
     print(pd.read_csv(work / "scores" / "scores.csv").to_string())
 
 
+def part_of_scan(*bounds):
+    """Slices of (up, back, left) for bounds in voxels of a scan of 512x512x200."""
+    scaled = zip(bounds, SCAN[::-1], (200, 512, 512), strict=True)
+    return tuple(slice(low * side // whole, high * side // whole) for (low, high), side, whole in scaled)
+
+
 def draw_scans(folder, count):
     """CT scans of SCAN voxels with two organs."""
     import SimpleITK as sitk
@@ -86,8 +94,8 @@ def draw_scans(folder, count):
         rng = np.random.default_rng(number)
         image = rng.normal(-50, 60, SCAN[::-1]).astype(np.int16)
         labels = np.zeros(SCAN[::-1], np.uint8)
-        labels[60:140, 150:350, 160:380] = 1
-        labels[80:100, 200:240, 200:260] = 2
+        labels[part_of_scan((60, 140), (150, 350), (160, 380))] = 1
+        labels[part_of_scan((80, 100), (200, 240), (200, 260))] = 2
         image[labels > 0] += 120
         for what, volume in (("images", image), ("labels", labels)):
             (folder / what).mkdir(parents=True, exist_ok=True)
@@ -97,7 +105,7 @@ def draw_scans(folder, count):
 
 
 def memory(work):
-    for count in (2, 6):
+    for count in COUNTS:
         draw_scans(work / f"scans{count}", count)
         data = ["--images", work / f"scans{count}" / "images", "--labels", work / f"scans{count}" / "labels"]
         for step in ("whole", "patch"):
@@ -105,16 +113,17 @@ def memory(work):
             seconds, peak = run(ROOT / "preprocess" / "3_pack_volumes.py", *data, *flags)
             print(f"packing {count} scans of {'x'.join(map(str, SCAN))}, step {step}: {peak:.0f} MB, {seconds:.0f} s")
     data = ["--images", work / "scans2" / "images", "--labels", work / "scans2" / "labels", "--intensity", "ct"]
-    for step, voxels in (("whole", 250000), ("whole", 500000), ("whole", 1000000), ("patch", 1000000)):
+    for step, voxels in VOXELS:
         packed, runs = work / f"{step}_{voxels}", work / f"runs_{step}_{voxels}"
         run(ROOT / "preprocess" / "3_pack_volumes.py", *data, "--step", step, "--voxels", voxels, "--packed", packed)
         sets = ["--train", packed / "train.h5", "--validation", packed / "validation.h5", "--runs", runs]
         _, peak = run(ROOT / "train.py", *sets, *TRAIN, "--model-settings", "{'features': 8}", "--epochs", 2)
         print(f"training at {voxels:,} voxels, 8 features, step {step}: {peak:.0f} MB", flush=True)
-    found = [str(work / f"runs_{step}_1000000") for step in ("whole", "patch")]
+    found = [str(work / f"runs_{step}_{VOXELS[-1][1]}") for step in ("whole", "patch")]
     scan = work / "scans2" / "images" / "scan0.nii.gz"
     seconds, peak = run(ROOT / "predict.py", "--run", found, "--input", scan, "--output", work / "predicted")
-    print(f"prediction of {'x'.join(map(str, SCAN))} in two steps at 1,000,000 voxels: {peak:.0f} MB, {seconds:.0f} s")
+    what = f"prediction of {'x'.join(map(str, SCAN))} in two steps at {VOXELS[-1][1]:,} voxels"
+    print(f"{what}: {peak:.0f} MB, {seconds:.0f} s")
 
 
 def waiting(work, rounds=4):

@@ -1,0 +1,150 @@
+"""The benchmarks of tests/benchmarks/ run through, in small: their figures are not looked at."""
+
+import importlib.util
+import shutil
+import sys
+from functools import partial
+
+import pytest
+from drawings import disc_slice, write_picture
+from running import ROOT, run_script
+
+pytestmark = pytest.mark.slow
+FOLDER = ROOT / "tests" / "benchmarks"
+TINY = {"features": 2, "depth": 1}
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    """Function that loads a benchmark with other constants, and one round of each comparison."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    monkeypatch.setattr(sys, "argv", ["benchmark"])
+
+    def load(name, **constants):
+        import comparing
+
+        spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        for constant, value in constants.items():
+            assert hasattr(module, constant)
+            monkeypatch.setattr(module, constant, value)
+        if hasattr(module, "compare"):
+            once = partial(comparing.compare, rounds=1, warm_up=False)
+            monkeypatch.setattr(module, "compare", lambda what, ours, theirs, **_: once(what, ours, theirs))
+        return module
+
+    return load
+
+
+@pytest.fixture
+def slices(tmp_path):
+    """Folder of a data set like ../shared/data/membrane."""
+    for number in range(3):
+        for side, picture in zip("xy", disc_slice(64, number), strict=True):
+            write_picture(tmp_path / "membrane" / "case01" / side / f"{number + 1:04d}.png", picture)
+    return tmp_path / "membrane"
+
+
+def test_augment(benchmark, capsys):
+    benchmark("augment", CASES=1).main()
+    assert "times as fast" in capsys.readouterr().out
+
+
+def test_coreml(benchmark, slices, tmp_path):
+    coreml = benchmark("coreml", NETWORKS={"tiny": ("unet", 32, TINY)}, SLICES=slices / "case01")
+    coreml.train("tiny", tmp_path / "network.keras")
+    assert "error" not in coreml.convert(tmp_path / "network.keras", coreml.OPTIONS[0])
+
+
+def test_evaluate(benchmark, capsys):
+    benchmark("evaluate", IMAGES=3).main()
+    assert "times as fast" in capsys.readouterr().out
+
+
+def test_hausdorff(benchmark, capsys):
+    benchmark("hausdorff", BATCH=1, SIZE=24, FEATURES=2).main()
+    assert capsys.readouterr().out.count("times as fast") == 2
+
+
+def test_large_sets(benchmark, capsys, monkeypatch):
+    large_sets = benchmark("large_sets", SIDE=32, BLOCK=4, OF_CASE=5)
+    monkeypatch.setattr(sys, "argv", ["large_sets.py", "--images", "40", "--subset", "16", "--sizes", "20,30"])
+    large_sets.main()
+    assert "microseconds for each further image" in capsys.readouterr().out
+
+
+def test_learning(benchmark, capsys):
+    benchmark("learning", RUNS=2).main(["losses"])
+    assert capsys.readouterr().out.strip() == "2 runs, 0 without learning"
+
+
+def test_networks(benchmark, capsys):
+    benchmark("networks", NETWORKS={"tiny": ("unet", 32, TINY)}).main([])
+    assert "tiny: " in capsys.readouterr().out
+
+
+def test_overfit(benchmark, slices, capsys):
+    overfit = benchmark("overfit", NETWORKS={"tiny": ("unet", 32, TINY, 1)}, SLICES=slices, COUNT=2, GOAL=0.01)
+    overfit.main([])
+    assert "converts to mlmodel, mlpackage" in capsys.readouterr().out
+
+
+def test_pack(benchmark, capsys):
+    benchmark("pack", DISTINCT=2, SIZE=32, COUNTS=(2, 4, 6)).main()
+    assert "peak memory" in capsys.readouterr().out
+
+
+def test_recipes(benchmark, tmp_path, capfd):
+    """Of the recipe only the drawing and the first command, an import; test_recipes.py runs all of them in small."""
+    recipes = benchmark("recipes", COMMANDS=1)
+    recipes.RECIPES["muscle"] = ("muscle", partial(recipes.drawings.muscle, slices=4, side=64))
+    recipes.main(tmp_path, ["muscle"])
+    assert "wrote 4 slices" in capfd.readouterr().out
+
+
+def test_sample(benchmark, tmp_path, capsys):
+    networks = {"first": ("unet", TINY), "second": ("unet", TINY)}
+    sample = ["--count", 8, "--slices", 4, "--size", 32]
+    benchmark("sample", NETWORKS=networks, EPOCHS=1, SAMPLE=sample).main(tmp_path)
+    assert capsys.readouterr().out.count("test Dice") == 2
+
+
+def test_scale(benchmark, monkeypatch):
+    """It starts the others, which have tests of their own."""
+    started = []
+    scale = benchmark("scale")
+    monkeypatch.setattr(scale.subprocess, "run", lambda command, **_: started.append(command) or Done())
+    scale.main()
+    files = [word for command in started for word in command if word.endswith(".py")]
+    assert len(started) == 3 and all((ROOT / file).is_file() for file in files)
+
+
+class Done:
+    returncode = 0
+
+
+def test_train(benchmark, capsys):
+    small = {"cases": 5, "size": 32, "epochs": 2}
+    benchmark("train", SPEED=small, DICE=small, DICE_FEATURES=2, BATCH=8).main("2")
+    assert "best validation Dice" in capsys.readouterr().out
+
+
+def test_tune(benchmark, packed, tmp_path, capfd):
+    for folder in ("packed", "lists"):
+        shutil.copytree(packed[folder], tmp_path / folder)
+    tune = benchmark("tune", TRIALS=3, EPOCHS=1, WAIT=(0.5, 1.5))
+    tune.SETTINGS.update({"--trials": 3, "--epochs": 1, "--models": ["unet"], "--model-settings": {"unet": TINY}})
+    tune.main(tmp_path)
+    assert "0 lost, 0 run twice" in capfd.readouterr().out
+
+
+def test_volume():
+    assert "predict.py: " in run_script("tests/benchmarks/volume.py", "3").stdout
+
+
+def test_volumes(benchmark, tmp_path, capsys):
+    """The part on memory; the commands of the recipe in `steps` are followed in conftest.py."""
+    volumes = benchmark("volumes", SCAN=(48, 48, 24), COUNTS=(2, 3), VOXELS=(("whole", 5000), ("patch", 5000)))
+    volumes.memory(tmp_path)
+    assert "prediction of 48x48x24 in two steps" in capsys.readouterr().out
