@@ -64,6 +64,7 @@ def main():
         TRAIN=work / "packed" / "train.h5",
         VALIDATION=work / "packed" / "validation.h5",
         RUNS=work / "runs",
+        AUGMENTATION={},  # step 1 has made variants
         MODEL_SETTINGS=settings.MODEL_SETTINGS,
         LOSS=settings.LOSS,
         LEARNING_RATE=settings.LEARNING_RATE,

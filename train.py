@@ -2,8 +2,8 @@
 
 Reads   TRAIN and VALIDATION: packed sets of step 3, of slices or of volumes, or lists of step 2
 Writes  RUNS/<date-time>_<model>/: best_dice.keras, best_iou.keras, last.keras, training_log.csv,
-        curves.png, validation_slices.png, report.html, settings.json, environment.txt, code/,
-        state.json, tensorboard/
+        curves.png, augmented_slices.png, validation_slices.png, report.html, settings.json,
+        environment.txt, code/, state.json, tensorboard/
 Takes   as long as EPOCHS times the seconds in the line of the first epoch, or less
 Expect  a validation Dice that climbs within ten epochs; to watch it: tensorboard --logdir runs
 """
@@ -19,10 +19,10 @@ TRAIN: types.PathName = "data/packed/train.h5"  # packed set or list to train on
 VALIDATION: types.PathName = "data/packed/validation.h5"  # packed set or list that decides the best epoch
 MEMORY_GB: types.NonNegative = 4.0  # load sets up to this size into memory; read larger ones from disk
 FOLD: types.PositiveInt | Literal["all"] | None = None  # which fold next to TRAIN (1, 2, ...); "all": cross-validation
-AUGMENTATION: types.Augmentation = {}  # on the fly, such as {"flip": "horizontal", "rotation": 10}
-#   Slices: {"shift": 0.05, "zoom": 0.05}, also "shear", "elastic", "brightness", "contrast", "blur", and "fill":
-#   "constant", "nearest" or "reflect"; volumes: {"rotation": 5, "zoom": 0.1, "shift": 0.1, "shear": 0.05, "flip": "x",
-#   "gamma": 0.5, "margins": [0.1, 0.2, 0.3]}
+AUGMENTATION: Literal["medical"] | types.Augmentation = "medical"  # on the fly; {}: none
+#   Slices: "medical", or a dict such as {"flip": "horizontal", "rotation": 10, "noise": [0.1, 0, 0.06]}: see
+#   docs/choosing.md. Volumes ("medical" is none): {"rotation": 5, "zoom": 0.1, "shift": 0.1, "shear": 0.05, "flip":
+#   "x", "gamma": 0.5, "margins": [0.1, 0.2, 0.3]}
 CROP: types.Crop | None = None  # packed volumes: crop size in voxels (up, back, left); None: whole cases
 
 # --- output and starting point

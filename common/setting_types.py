@@ -253,10 +253,21 @@ class ControllerSettings(TypedDict, total=False):
     limit: PositivePair
 
 
+Chance = Annotated[
+    list[float],
+    Len(3, 3),
+    Rule(
+        "[probability, lowest, highest] with a probability from 0 to 1 and lowest <= highest",
+        lambda three: 0 <= three[0] <= 1 and three[1] <= three[2],
+    ),
+]
+
+
 @strict
 class Augmentation(TypedDict, total=False):
-    """Strengths for `common.training.augmentation`, for slices and volumes."""
+    """Amounts for `common.training.augmentation`, for slices and volumes; [probability, ...] is for slices only."""
 
+    preset: Literal["medical"]
     flip: Annotated[
         str,
         Rule(
@@ -264,14 +275,19 @@ class Augmentation(TypedDict, total=False):
             lambda axes: axes in ("horizontal", "vertical", "horizontal_and_vertical") or (set(axes) <= set("xyz")),
         ),
     ]
-    rotation: Annotated[float, Ge(0), Le(360)]
-    shift: Share
-    zoom: ShareBelowOne
-    shear: Share
-    elastic: Annotated[float, Ge(0), Le(1000)]
-    brightness: Share
-    contrast: Share
-    blur: Annotated[float, Ge(0), Le(100)]
+    turn: Share
+    rotation: Annotated[float, Ge(0), Le(360)] | Chance
+    shift: Share | Chance
+    zoom: ShareBelowOne | Chance
+    shear: Share | Chance
+    elastic: Annotated[float, Ge(0), Le(1000)] | Chance
+    gamma: Share | Chance
+    inverse_gamma: Share | Chance
+    brightness: Share | Chance
+    contrast: Share | Chance
+    noise: Share | Chance
+    blur: Annotated[float, Ge(0), Le(100)] | Chance
+    resolution: ShareBelowOne | Chance
+    cutmix: Share | Chance
     fill: Literal["constant", "nearest", "reflect", "wrap"]
-    gamma: Share
     margins: list[Annotated[float, Ge(0), Le(2)]]

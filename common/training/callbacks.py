@@ -10,8 +10,9 @@ import numpy as np
 
 from common import devices
 from common.parallel import ProgressBar
-from common.training.report import draw_curves, write_report
+from common.training.report import draw_augmented, draw_curves, write_report
 from common.training.run_folder import Log, save_checkpoint
+from common.training.sets import Batches
 
 SHARE_OF_CURVES = 0.01  # maximum share of the run time spent on drawing curves
 
@@ -125,6 +126,8 @@ class RunWriter(keras.callbacks.Callback):
 
     def on_train_begin(self, logs=None):
         self.copy = copy_model(self.model)
+        if not self.log and isinstance(batches := self.control.training, Batches):
+            draw_augmented(batches, self.run)
 
     def on_epoch_end(self, epoch, logs=None):
         if self.control.failed:

@@ -11,10 +11,11 @@ from common.devices import describe
 from common.files import whole_file
 from common.html import write_page
 from common.public_settings import without_own_paths
-from common.slices.drawing import contact_sheet
+from common.slices.drawing import contact_sheet, draw_outlines
 from common.slices.images import encode_jpeg, write_png
 
 REFRESH = 20  # seconds until a browser reloads the page during training
+AUGMENTED = 24  # slices in augmented_slices.png
 NARROW = ("epoch", "loss", "val_loss", "val_dice", "val_iou")  # columns that a narrow screen shows
 
 
@@ -55,6 +56,21 @@ def draw_network(model, run):
         print(
             f"skipped the drawing of the network: Graphviz failed ({reason}); {run.summary_file.name} lists the layers"
         )
+
+
+def draw_augmented(batches, run):
+    """Write `augmented_slices.png`: slices of the first epoch as the model sees them, with outlines of their masks.
+
+    Args:
+        batches: `common.training.sets.Batches`, before the first epoch.
+        run: Run.
+    """
+    x, y = batches.first(AUGMENTED)
+    shown = [
+        draw_outlines((image[..., 0] * 255).round().astype("uint8"), mask[..., 0])
+        for image, mask in zip(x, y, strict=True)
+    ]
+    write_png(run.augmented_file, contact_sheet(shown, min(6, len(shown)), 200))
 
 
 def write_report(run, log, images=(), refresh=REFRESH):

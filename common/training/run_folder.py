@@ -97,6 +97,7 @@ class Run(os.PathLike):
         self.summary_file = folder / "model_summary.txt"
         self.diagram_file = folder / "network.png"
         self.curves_file = folder / "curves.png"
+        self.augmented_file = folder / "augmented_slices.png"
         self.examples_file = folder / "validation_slices.png"
         self.report_file = folder / "report.html"
         self.validation_list_file = folder / "validation.csv"  # validation slices of a fold

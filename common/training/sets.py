@@ -1,10 +1,14 @@
 """Data sets for training: open packed files and lists, keep slices in memory or in files, and make batches."""
 
+import functools
 import math
+import os
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Protocol
 
+import cv2
 import keras
 import numpy as np
 
@@ -54,7 +58,7 @@ class TrainingSet(Protocol):
         Args:
             batch_size: items per batch over all devices; the last batch may be smaller.
             seed: int for shuffled batches; None: the order of the set.
-            augmentation: setting AUGMENTATION, a dict.
+            augmentation: setting AUGMENTATION, a dict or the name of a preset.
             crop: setting CROP, a list or None.
             devices: `common.devices.OneDevice` or `common.training.distribution.Devices`; None: one device.
 
@@ -190,13 +194,15 @@ class SliceSet:
 class Batches(keras.utils.PyDataset):
     """Batches of a set for `fit`, `evaluate` and `predict`.
 
-    All random choices in an epoch depend only on (seed, epoch), so a resumed run continues as if uninterrupted. Each
-    epoch shuffles all slices, whether they are in memory or in files. From files, only one batch is read at a time.
+    All random choices in an epoch depend only on (seed, epoch), so a resumed run continues as if uninterrupted; those
+    of augmentation on (seed, epoch, slice), so batch size, threads, devices and processes do not change them. Each
+    epoch shuffles all slices, whether they are in memory or in files. Threads prepare the next batches; from files,
+    only these are read.
 
     Args:
         slices: SliceSet.
         batch_size, seed, devices: as in `TrainingSet.batches`.
-        augment: function of (x, y, seeds) that returns (x, y), or None; see `common.training.augmentation`.
+        augment: `common.training.augmentation.SliceAugmentation`, or None.
     """
 
     def __init__(self, slices, batch_size, seed=None, augment=None, devices=None):
@@ -207,7 +213,7 @@ class Batches(keras.utils.PyDataset):
 
     def set_epoch(self, epoch):
         """Shuffle for an epoch; call this before it begins."""
-        self.epoch, self.made_at = epoch, {}
+        self.epoch, self.made_at, self.ahead = epoch, {}, {}
         count = len(self.slices)
         self.order = (
             np.arange(count) if self.seed is None else np.random.default_rng([self.seed, epoch]).permutation(count)
@@ -222,15 +228,44 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index):
         """Slices (B, H, W, 1) float32 in 0..1, and class numbers (B, H, W, 1) uint8."""
-        indices = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        own = self.devices.own_share(indices)
-        x, y = self.slices.batch(own)
-        if self.augment:
-            process = [self.devices.process] if len(own) < len(indices) else []
-            x, y = self.augment(x, y, [self.seed or 0, self.epoch, index, *process])
-        batch = self.devices.put((x, y), len(indices))
-        self.made_at.setdefault(index, time.perf_counter())
+        pool, threads = _preparing()
+        for later in range(index, min(index + threads + 1, len(self))):
+            if later not in self.ahead:
+                self.ahead[later] = pool.submit(self._make, later, self._indices(later), self.epoch, self.made_at)
+        batch = self.ahead.pop(index).result()
+        return self.devices.put(batch, len(self._indices(index)))
+
+    def first(self, count):
+        """The first `count` slices of this epoch, as the model sees them, and their class numbers."""
+        return self._augmented(self.order[:count], self.epoch)
+
+    def _indices(self, index):
+        return self.order[index * self.batch_size : (index + 1) * self.batch_size]
+
+    def _make(self, index, indices, epoch, made_at):
+        batch = self._augmented(self.devices.own_share(indices), epoch)
+        made_at.setdefault(index, time.perf_counter())
         return batch
+
+    def _augmented(self, indices, epoch):
+        x, y = self.slices.batch(indices)
+        if self.augment:
+            for i, number in enumerate(indices):
+                x[i], y[i] = self.augment(x[i], y[i], [self.seed or 0, epoch, number], self._other)
+        return x, y
+
+    def _other(self, place):
+        """The slice at a place in 0..1 of the set."""
+        x, y = self.slices.batch([int(place * len(self.slices))])
+        return x[0], y[0]
+
+
+@functools.cache
+def _preparing():
+    """Threads that prepare batches, and their number: one core is left for the training step."""
+    cv2.setNumThreads(1)  # each thread has its own slice
+    threads = max(1, min(8, (os.cpu_count() or 1) - 1))
+    return ThreadPoolExecutor(threads, "prepare"), threads
 
 
 # --- opening

@@ -137,18 +137,19 @@ class VolumeSet:
         Raises:
             ValueError: for an unknown augmentation, an invalid crop, or several whole volumes per batch.
         """
-        check_volume_augmentation(augmentation or {}, self.step)
+        augmentation = {} if isinstance(augmentation, str) else augmentation or {}  # presets are for slices
+        check_volume_augmentation(augmentation, self.step)
         if crop is None and batch_size > 1:
             raise ValueError(
                 f"BATCH_SIZE: expected 1 for whole volumes, which differ in size (found {batch_size}); pass --crop too"
             )
         if crop is not None and (len(crop) != 3 or not all(isinstance(n, int) and n >= 8 for n in crop)):
             raise ValueError(f"CROP: expected three whole numbers of at least 8: up, back, left (found {crop})")
-        if seed is not None and len(self) == 1 and (augmentation or {}).get("margins"):
+        if seed is not None and len(self) == 1 and augmentation.get("margins"):
             raise ValueError("AUGMENTATION: margins need at least two training volumes (found one); remove them")
         if seed is None:
             return ValidationBatches(self, batch_size, crop, devices)
-        return TrainingBatches(self, batch_size, crop, devices, seed, augmentation or {})
+        return TrainingBatches(self, batch_size, crop, devices, seed, augmentation)
 
     def shown_volume(self, i):
         """A case as the model is shown it without augmentation: image (S, H, W, C) float32, labels (S, H, W)."""

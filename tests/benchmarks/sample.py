@@ -36,7 +36,19 @@ def main(work):
         if not folder.is_dir():
             long = ["--epochs", EPOCHS] if minutes is None else ["--epochs", 1000, "--max-minutes", minutes]
             data = ["--train", packed / "train.h5", "--validation", packed / "validation.h5", "--batch-size", 8]
-            run("train.py", *data, "--runs", folder, "--model", name, "--model-settings", settings, *long)
+            run(
+                "train.py",
+                *data,
+                "--runs",
+                folder,
+                "--model",
+                name,
+                "--model-settings",
+                settings,
+                "--augmentation",
+                "{}",
+                *long,
+            )
         (trained,) = folder.iterdir()
         log = pd.read_csv(trained / "training_log.csv")
         if minutes is None:

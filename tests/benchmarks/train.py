@@ -34,7 +34,7 @@ def ours(packed, features, epochs):
         packed / "validation.h5",
     ]
     command += ["--runs", runs, "--epochs", epochs, "--early-stop", 0, "--batch-size", BATCH, "--loss", "mse+dice"]
-    command += ["--model-settings", f"{{'features': {features}}}"]
+    command += ["--model-settings", f"{{'features': {features}}}", "--augmentation", "{}"]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
     ends, scores = [], []
     for line in process.stdout:

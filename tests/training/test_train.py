@@ -42,7 +42,7 @@ def only_folder(runs):
 def test_run_folder_is_complete(trained):
     run, out = trained
     files = "settings.json environment.txt code training_log.csv curves.png best_dice.keras best_iou.keras last.keras "
-    files += "state.json tensorboard validation_slices.png report.html model_summary.txt"
+    files += "state.json tensorboard augmented_slices.png validation_slices.png report.html model_summary.txt"
     assert {path.name for path in run.iterdir()} - {"network.png"} == set(files.split())
     assert (run / "network.png").exists() == bool(shutil.which("dot")) != ("install Graphviz" in out)
     summary = (run / "model_summary.txt").read_text(encoding="utf-8")
@@ -67,7 +67,7 @@ def test_run_folder_is_complete(trained):
     }
     assert (run / "code" / "train.py").exists() and (run / "code" / "models" / "unet.py").exists()
     assert "keras 3" in (run / "environment.txt").read_text()
-    for name in ("curves.png", "validation_slices.png"):
+    for name in ("curves.png", "augmented_slices.png", "validation_slices.png"):
         assert read_picture(run / name).std() > 5
     page = (run / "report.html").read_text()
     assert page.count("data:image/png") == 1 and page.count("data:image/jpeg") >= 2 and "http" not in page
