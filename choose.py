@@ -30,6 +30,7 @@ import pandas as pd
 
 from common.devices import import_keras
 from common.files import whole_file
+from common.tables import write_table
 from common.training.trained_models import CrossValidation
 
 
@@ -45,7 +46,7 @@ def main():
     choice, table = choose(folders, cleanings)
     first = CrossValidation(folders[0])
     with whole_file(first.combinations_file) as unfinished:
-        table.to_csv(unfinished, index=False)
+        write_table(unfinished, table)
     first.write_choice(**choice)
     print_table(table)
     print(f"wrote {first.choice_file}; predict.py --run {first} uses it")

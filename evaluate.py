@@ -54,6 +54,7 @@ from common.public_settings import public_settings
 from common.scores import SCORES
 from common.slices.drawing import contact_sheet
 from common.slices.images import encode_png
+from common.tables import write_table
 
 RECORD = "evaluation.json"
 SCORED = "scored.json"  # scores of one part
@@ -123,12 +124,12 @@ class Evaluation:
 
 def write_result(folder, result, pairs, recorded):
     """Write the tables, images and report of a Result into a folder."""
-    result.images.to_csv(folder / "scores.csv", index=False)
-    result.cases.to_csv(folder / "cases.csv", index=False)
+    write_table(folder / "scores.csv", result.images)
+    write_table(folder / "cases.csv", result.cases)
     both = (("cases", result.over_cases), ("images", result.over_images))
-    pd.concat([t.assign(over=name) for name, t in both]).to_csv(folder / "summary.csv", index=False)
+    write_table(folder / "summary.csv", pd.concat([t.assign(over=name) for name, t in both]))
     if result.differences is not None:
-        result.differences.to_csv(folder / "differences.csv", index=False)
+        write_table(folder / "differences.csv", result.differences)
     images = draw_images(result.images, pairs)
     if images:
         drawn, captions = zip(*images, strict=True)

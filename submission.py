@@ -29,6 +29,7 @@ from common.parallel import ordered_map, progress
 from common.settings import require_folder
 from common.slices.cases import find_slices
 from common.slices.images import read_picture
+from common.tables import write_table
 from common.volumes.finding import LABEL_ENDINGS, ending_of, name_of
 from common.volumes.nodules import find_nodules, run_lengths
 from common.volumes.reading import read_volume
@@ -38,7 +39,7 @@ def main():
     refuse_existing(settings.OUTPUT, settings.REPLACE)
     rows = run_length_rows() if settings.KIND == "run_lengths" else nodule_rows()
     with whole_file(settings.OUTPUT) as file:
-        rows.to_csv(file, index=False)
+        write_table(file, rows)
     print(f"wrote {len(rows)} row{'s' * (len(rows) != 1)} to {settings.OUTPUT}")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.setting_checks import alternatives, describe
+from common.streams import printable
 
 USAGE = "%(prog)s [--settings FILE.json] [--SETTING VALUE ...]"
 WIDTH, LONGEST_DEFAULT = 99, 30  # characters of a line of `--help`, and of a default in it
@@ -144,7 +145,7 @@ class _Parser(argparse.ArgumentParser):
             known = [option for option in self._option_string_actions if option.startswith("--")]
             near = difflib.get_close_matches(unknown[1], known, n=1)
             message += f" (did you mean {near[0]}?)" if near else " (--help lists all settings)"
-        message = " ".join(message.splitlines())  # one line, even if the input has several
+        message = printable(" ".join(message.splitlines()))  # one line, even if the input has several
         self.exit(2, f"{self.prog}: error: {message}\n")
 
 

@@ -11,6 +11,11 @@ import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
+from common import system_errors
+from common.streams import on_own_lines
+
+CRASHES_HDF5 = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # after a failure to write, it crashes at exit
+
 
 class InputError(Exception):
     """Bad input. The text reports the file, the problem, what was expected and what to do."""
@@ -65,7 +70,8 @@ def name_broken(problems, what, done, skip):
         return
     message = summarise(problems, what)
     if not (skip and done):
-        raise InputError(message + ("\nImported the others; pass --skip-broken to exit with status 0." if done else ""))
+        others = "\n  Imported the others; pass --skip-broken to exit with status 0." if done else ""
+        raise InputError(message + others)
     print(message)
 
 
@@ -82,16 +88,23 @@ def report_error(kind, error, trace):
     if issubclass(kind, KeyboardInterrupt):
         print(f"\n{script}: stopped by Ctrl-C; left no incomplete files", file=sys.stderr)
     elif issubclass(kind, InputError):
-        print(f"{script}: error: {error}", file=sys.stderr)
-    elif issubclass(kind, OSError) and (error.errno == errno.ENOSPC or "No space left" in str(error)):
-        where = f"{error.filename}: " if error.filename else ""
-        print(f"{script}: error: {where}the disk is full; free some space and run again", file=sys.stderr)
+        print(f"{script}: error: {on_own_lines(str(error))}", file=sys.stderr)
     elif issubclass(kind, OSError):
-        reason = f"{error.filename}: {error.strerror}" if error.filename else error
-        print(f"{script}: error: {reason}", file=sys.stderr)
+        print(f"{script}: error: {on_own_lines(system_errors.in_words(error))}", file=sys.stderr)
     elif issubclass(kind, MemoryError):
         print(f"{script}: error: out of memory; use a smaller size or batch size", file=sys.stderr)
     elif os.environ.get("SHOW_TRACEBACK") != "1":
         traceback.print_exception(kind, error, trace)
     if issubclass(kind, SettingError):
         sys.exit(2)
+
+
+def report_and_end(kind, error, trace):
+    """`report_error`, for a script in its own process: also ends it before HDF5 can crash."""
+    try:
+        report_error(kind, error, trace)
+    finally:
+        if "h5py" in sys.modules and issubclass(kind, OSError) and system_errors.number_of(error) in CRASHES_HDF5:
+            for stream in (sys.stdout, sys.stderr):
+                stream.flush()
+            os._exit(1)

@@ -13,6 +13,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from common.files import whole_file
+from common.streams import printable
 
 TEMPLATES = Path(__file__).parent
 
@@ -29,7 +30,7 @@ def write_page(path, template, title, refresh=None, **values):
     """
     text = _environment.get_template(template).render(title=title, refresh=refresh, **values)
     with whole_file(path) as unfinished:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(printable(text), encoding="utf-8", errors="backslashreplace")
 
 
 def in_words(value):

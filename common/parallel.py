@@ -9,6 +9,7 @@ import cv2
 from tqdm import tqdm
 
 from common.errors import InputError
+from common.streams import cursor_stream, printable
 
 
 def ordered_map(function, items, workers=0, problems=None):
@@ -76,12 +77,12 @@ class ProgressBar:
 
     def __init__(self, total, label, lines=False):
         self.total, self.label, self.lines = total, label, lines
-        self.bar = tqdm(total=total, desc=label, delay=1, leave=False, disable=None)
+        self.bar = tqdm(total=total, desc=printable(label), delay=1, leave=False, disable=None, file=cursor_stream())
         self.last_line = time.monotonic()
 
     def move_to(self, done, note=""):
         """Show that `done` steps are done, with a note after the numbers."""
-        self.bar.set_postfix_str(note, refresh=False)
+        self.bar.set_postfix_str(printable(note), refresh=False)
         self.bar.update(done - self.bar.n)
         if self.lines and self.bar.disable and time.monotonic() - self.last_line > 10:
             self.last_line = time.monotonic()

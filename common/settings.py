@@ -19,10 +19,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from common.command_line import flag, make_parser
-from common.errors import InputError, SettingError, report_error
+from common.errors import InputError, SettingError, report_and_end
 from common.files import ROOT
 from common.setting_checks import alternatives, check
 from common.setting_types import MODEL_SETTINGS
+from common.streams import prepare
 
 REASONS = "reasons"  # key in a settings file: dict of setting name to the reason for its value
 RETIRED = ("CHOOSE", "CLEANINGS")  # settings of earlier versions, which old settings files may contain
@@ -168,7 +169,8 @@ def apply_command_line(namespace):
     """
     if namespace["__name__"] != "__main__":
         return _of_constants(namespace)
-    sys.excepthook = report_error
+    prepare()
+    sys.excepthook = report_and_end
     constants = {name: value for name, value in namespace.items() if _is_setting(name)}
     parser = make_parser(namespace, constants)
     flags = vars(parser.parse_args())

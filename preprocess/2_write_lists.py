@@ -49,6 +49,7 @@ from common.slices.images import encode_png, read_mask, read_pair, read_slice
 from common.slices.lists import count_of_share, make_divisions, pick_named, split_into_folds, write_list
 from common.slices.masks import check_mask_values, class_count, to_classes, values_of
 from common.slices.variants import find_variants, list_rows
+from common.tables import write_table
 
 MADE_HERE = {"train.csv", "validation.csv", "test.csv", "data_check.png"}
 
@@ -264,7 +265,7 @@ def copy_pairs(folder, lists, variants):
                 shutil.copyfile(y, unfinished / "y" / f"{number:04d}{y.suffix}")
                 copied.append((file, x.as_posix(), y.as_posix()))
             with whole_file(unfinished / "copied_files.csv") as csv:
-                pd.DataFrame(copied, columns=["file", "src_x", "src_y"]).to_csv(csv, index=False)
+                write_table(csv, pd.DataFrame(copied, columns=["file", "src_x", "src_y"]))
         print(f"copied {len(rows)} pair{'s' * (len(rows) != 1)} to {folder / name}")
 
 

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import subprocess
 from unittest import mock
 
 import pytest
@@ -38,6 +39,23 @@ def made_once(tmp_path_factory, worker_id):
         return folder, said.read_text(encoding="utf-8")
 
     return make
+
+
+@pytest.fixture
+def full_disk(tmp_path):
+    """Function that mounts a disk of so many bytes at tmp_path/disk and returns its path; needs root on Linux."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+
+    def mount(size):
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("cannot mount a small disk here (needs root)")
+        return disk
+
+    yield mount
+    if disk.is_mount():
+        subprocess.run(["umount", "-l", str(disk)], check=True)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -64,7 +64,8 @@ def run_main(script, *flags, **settings):
     path = ROOT / script
     command = [str(path), *map(str, flags), *flags_of(settings)]
     with contextlib.ExitStack() as kept:
-        for name, value in (("argv", command), ("path", [str(path.parent), *sys.path]), ("excepthook", sys.excepthook)):
+        changed = {name: getattr(sys, name) for name in ("stdin", "stdout", "stderr", "excepthook")}
+        for name, value in (changed | {"argv": command, "path": [str(path.parent), *sys.path]}).items():
             kept.enter_context(mock.patch.object(sys, name, value))
         kept.enter_context(mock.patch.dict(os.environ))
         if keras := sys.modules.get("keras"):

@@ -26,7 +26,8 @@ ROOMS = (
     ("common.evaluation", "coreml"),
 )
 KERAS_ONLY = ("models", "losses")  # import nothing else, and are imported from common.training on downwards
-KNOW_NOTHING = ("common.errors", "common.files", "common.scores")  # import each other only
+# These import each other only.
+KNOW_NOTHING = ("common.errors", "common.files", "common.scores", "common.streams", "common.system_errors")
 STARTED_WITH_M = ("common.settings_page", "common.tuning.worker", "common.tuning.check_values")  # python -m NAME
 ONLY_IN = {"tqdm": ("common.parallel",), "fcntl": (), "msvcrt": ()}  # modules that may import a library
 PLAIN_LISTS = ()  # functions that may be longer than FUNCTION_LINES, as "path function"

@@ -22,7 +22,7 @@ def shown(capsys, error):
         (KeyboardInterrupt(), "stopped by Ctrl-C"),
         (OSError(errno.ENOSPC, "No space left on device", "x.h5"), "x.h5: the disk is full"),
         (OSError("Can't write data (errno = 28, error message = 'No space left on device')"), "the disk is full"),
-        (PermissionError(errno.EACCES, "Permission denied", "out"), "error: out: Permission denied"),
+        (PermissionError(errno.EACCES, "Permission denied", "out"), "error: out: no permission (Permission denied);"),
         (MemoryError(), "out of memory"),
     ],
 )

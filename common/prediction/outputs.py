@@ -39,12 +39,12 @@ def write_output(settings, part, inputs, fill):
     return do_part(settings.OUTPUT, part, agreed, fill_and_record, replace=settings.REPLACE, marker=RECORD)
 
 
-def write_table(rows, path):
+def write_rows(rows, path):
     """Write rows, dicts of column to value, to a CSV file; without rows, write nothing."""
     if rows:
-        import pandas as pd  # takes half a second to load, so only load it for tables
+        from common.tables import write_table  # with pandas, which takes half a second to load
 
-        pd.DataFrame(rows).to_csv(path, index=False)
+        write_table(path, rows)
 
 
 class Outputs:
@@ -126,7 +126,7 @@ class LabelVolumes:
     def close(self):
         """Write the last volume and volumes.csv; return the number of volumes."""
         self._write()
-        write_table(self.rows, self.folder / "volumes.csv")
+        write_rows(self.rows, self.folder / "volumes.csv")
         return len({row["case"] for row in self.rows})
 
     def _write(self):
@@ -177,7 +177,7 @@ class FullScaleMasks:
     def close(self):
         """Write the last image and areas.csv; return the number of images."""
         self._write()
-        write_table(self.rows, self.folder / "areas.csv")
+        write_rows(self.rows, self.folder / "areas.csv")
         return len({(row["case"], row["picture"]) for row in self.rows})
 
     @functools.cached_property

@@ -12,7 +12,7 @@ from common.errors import InputError, as_input_error, summarise
 from common.files import refuse_existing
 from common.jobs import Part
 from common.parallel import progress
-from common.prediction.outputs import RECORD, write_output, write_table
+from common.prediction.outputs import RECORD, write_output, write_rows
 from common.slices.drawing import CLASS_COLOURS, draw_planes
 from common.slices.images import write_png
 from common.slices.masks import clean, keep_components
@@ -163,7 +163,7 @@ def predict_with_settings(models, settings):
         count = len(volumes) - len(problems)
         print(f"wrote {count} label volume{'s' * (count != 1)} to {settings.OUTPUT}")
     if problems:
-        raise InputError(summarise(problems, "volumes cannot be predicted") + "\nThe other volumes were predicted.")
+        raise InputError(summarise(problems, "volumes cannot be predicted") + "\n  The other volumes were predicted.")
 
 
 def predict_volumes(models, volumes, folder, options):
@@ -203,7 +203,7 @@ def predict_volumes(models, volumes, folder, options):
             write_png(folder / "overlays" / f"{name}.png", draw_volume(volume, labels), atomic=False)
     if not rows:
         raise InputError(summarise(problems, "volumes cannot be predicted"))
-    write_table(rows, folder / "volumes.csv")
+    write_rows(rows, folder / "volumes.csv")
     return problems
 
 

@@ -4,6 +4,7 @@ import cv2
 import numpy as np
 
 from common.slices.images import resize, to_eight_bit
+from common.streams import one_line
 
 # RGB colors of classes 1, 2, ... (Okabe and Ito, safe for color-blind readers).
 CLASS_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0))
@@ -92,8 +93,9 @@ def contact_sheet(pictures, columns, side, captions=None):
     for i, picture in enumerate(pictures):
         cell = resize(picture, (side, side)).copy()
         if captions:
+            caption = one_line(captions[i])  # OpenCV crashes on bytes that are not UTF-8
             for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-                cv2.putText(cell, captions[i], (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, thickness, cv2.LINE_AA)
+                cv2.putText(cell, caption, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, thickness, cv2.LINE_AA)
         top, left = i // columns * side, i % columns * side
         sheet[top : top + side, left : left + side] = cell
     return sheet

@@ -8,6 +8,7 @@ import numpy as np
 
 from common.errors import InputError, summarise
 from common.files import whole_file
+from common.system_errors import why_unreadable
 
 
 def read_list(path):
@@ -23,31 +24,32 @@ def read_list(path):
     Raises:
         InputError: if the list is missing, empty, has another header, or contains missing files.
     """
-    import pandas as pd  # costs half a second, and not all scripts read lists
+    from common import tables  # with pandas, which costs half a second, and not all scripts read lists
 
-    path = Path(path)
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    except FileNotFoundError:
-        raise InputError(f"{path}: file does not exist; write it with preprocess/2_write_lists.py") from None
-    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError):
-        raise InputError(
-            f"{path}: not a list (expected CSV with the header x,y,case); use one of 2_write_lists.py"
-        ) from None
-    if not {"x", "y"} <= set(table.columns):
-        raise InputError(
-            f"{path}: expected the header x,y,case (found {','.join(table.columns)}); use a list of 2_write_lists.py"
-        )
+    path, advice = Path(path), "use a list of 2_write_lists.py"
+    if not path.exists():
+        raise InputError(f"{path}: file does not exist; write it with preprocess/2_write_lists.py")
+    table = tables.read_table(path, ["x", "y"], advice)
     if table.empty:
         raise InputError(f"{path}: the list is empty (expected a row per slice); write it again with 2_write_lists.py")
+    folder, exists = os.fspath(path.parent), functools.cache(os.path.isfile)
+    gone = []
     for column in ("x", "y"):
-        table[column] = [os.path.normpath(os.path.join(path.parent, name)) for name in table[column]]
+        names = [tables.as_file_name(name) for name in table[column]]
+        for line, name in zip(table.index, names, strict=True):
+            if not name or "\0" in name:
+                raise InputError(f"{path}: line {line} has no file in column {column}; {advice}")
+        table[column] = [os.path.normpath(os.path.join(folder, name)) for name in names]
+        gone += [
+            f"line {line}: {name}: {why_unreadable(name)}" for line, name in table[column].items() if not exists(name)
+        ]
+    if gone:
+        raise InputError(
+            f"{path}: {gone[0]}" if len(gone) == 1 else summarise(gone, f"files listed in {path} are missing")
+        )
     if "case" not in table:
         table["case"] = [Path(x).parent.parent.name for x in table["x"]]
-    gone = [f"{name}: file does not exist" for name in [*table["x"], *table["y"]] if not os.path.isfile(name)]
-    if gone:
-        raise InputError(summarise(gone, f"files listed in {path} are missing"))
-    return table[["x", "y", "case"]]
+    return table[["x", "y", "case"]].reset_index(drop=True)
 
 
 def write_list(path, rows, relative_to=None):
@@ -60,13 +62,15 @@ def write_list(path, rows, relative_to=None):
     """
     import pandas as pd  # as in `read_list`
 
+    from common.tables import write_table  # as in `read_list`
+
     def written(file):
         return Path(os.path.relpath(file, relative_to)).as_posix() if relative_to else Path(file).resolve()
 
     table = pd.DataFrame(rows, columns=["x", "y", "case"])
     table = table.assign(x=table["x"].map(written), y=table["y"].map(written))
     with whole_file(path) as unfinished:
-        table.to_csv(unfinished, index=False)
+        write_table(unfinished, table)
 
 
 def slice_identity(image_path):

@@ -9,6 +9,7 @@ from common.errors import InputError
 from common.files import natural_key, remove, whole_file, whole_folder, write_json
 from common.jobs import call
 from common.slices.lists import write_list
+from common.tables import write_table
 from common.training.trained_models import CrossValidation
 
 
@@ -140,5 +141,5 @@ def write_fold_scores(folds):
         rows.append({"fold": run.name, "epochs": len(log), **best, "minutes": log.minutes})
     table = pd.DataFrame(rows)
     with whole_file(folds.folds_file) as unfinished:
-        table.to_csv(unfinished, index=False)
+        write_table(unfinished, table)
     return table

@@ -87,7 +87,7 @@ def load_network(path):
         reason = next(filter(None, str(error).splitlines()), type(error).__name__)
         raise InputError(
             f"{path}: cannot be loaded ({reason})\n"
-            "It is damaged, or contains a layer of your own without @keras.saving.register_keras_serializable()."
+            "  It is damaged, or contains a layer of your own without @keras.saving.register_keras_serializable()."
         ) from error
 
 

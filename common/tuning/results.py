@@ -8,6 +8,7 @@ import pandas as pd
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import TrialState, create_trial
 
+from common import tables
 from common.files import whole_file
 from common.training.run_folder import Log
 
@@ -54,7 +55,7 @@ def write_table(trials, path):
     table = pd.DataFrame(rows, dtype=object)  # as objects, so that missing values do not turn whole numbers into floats
     table = table[[*table.columns.drop(["run", "reason"]), "run", "reason"]]
     with whole_file(path) as unfinished:
-        table.to_csv(unfinished, index=False)
+        tables.write_table(unfinished, table)
     return best_first
 
 

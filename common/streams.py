@@ -1,0 +1,107 @@
+"""Standard output and error that cannot end a script: any name can be printed, and nobody needs to read along."""
+
+import contextlib
+import errno
+import os
+import re
+import sys
+
+STREAMS = ("stdin", "stdout", "stderr")
+# Control characters except tab and line feed, and marks that reorder text: a file name must not move the cursor.
+CONTROL = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+
+
+def printable(text):
+    """Text with control characters as escapes, such as `\\x1b`; tabs and line feeds stay."""
+    return re.sub(CONTROL, _escape, text)
+
+
+def one_line(text):
+    """`printable` text without line breaks and without bytes of file names that are not UTF-8, as for drawings."""
+    text = printable(text).replace("\n", "\\n").replace("\t", "\\t")
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def on_own_lines(message):
+    """`printable` text in which only a line feed before two spaces starts a new line; others are in file names."""
+    return printable(re.sub(r"\n(?!  )", r"\\n", message))
+
+
+def _escape(match):
+    return match[0].encode("unicode_escape").decode("ascii")
+
+
+def prepare():
+    """Make the standard streams safe; call before anything else opens a file.
+
+    A closed stream becomes the null device. Characters that the encoding lacks become escapes, as do control characters
+    of everything but progress bars. When the reader has gone (`| head`), the rest of the output is discarded.
+    """
+    _fill_closed()
+    for name in STREAMS:
+        stream = getattr(sys, name)
+        if stream is None:
+            stream = open(os.devnull, "r" if name == "stdin" else "w", encoding="utf-8")  # noqa: SIM115  (stays open)
+            setattr(sys, name, stream)
+        if name == "stdin" or isinstance(stream, SafeStream):
+            continue
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+        setattr(sys, name, SafeStream(stream))
+
+
+def _fill_closed():
+    """Open the null device for closed descriptors below 3: a file opened there would receive what libraries print."""
+    descriptor = os.open(os.devnull, os.O_RDWR)
+    while descriptor < 3:
+        os.set_inheritable(descriptor, True)
+        descriptor = os.open(os.devnull, os.O_RDWR)
+    os.close(descriptor)
+
+
+class SafeStream:
+    """A text stream whose `write` and `flush` escape control characters and discard what cannot be written.
+
+    Attributes:
+        raw: the stream itself, for progress bars, which move the cursor.
+    """
+
+    def __init__(self, raw):
+        self.raw = raw
+
+    def __getattr__(self, name):
+        return getattr(self.raw, name)
+
+    def __iter__(self):
+        return iter(self.raw)
+
+    def write(self, text):
+        self._try(self.raw.write, printable(text))
+        return len(text)
+
+    def writelines(self, lines):
+        for line in lines:
+            self.write(line)
+
+    def flush(self):
+        self._try(self.raw.flush)
+
+    def _try(self, action, *arguments):
+        try:
+            action(*arguments)
+        except OSError as error:
+            self._discard()
+            if error.errno != errno.EPIPE and self is not sys.stderr:
+                print(f"standard output: {error.strerror}; the rest of it is lost", file=sys.stderr)
+
+    def _discard(self):
+        """Send this and all further output to the null device, of libraries and of scripts that this one starts too."""
+        with contextlib.suppress(OSError, ValueError):  # a stream without a descriptor
+            null = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(null, self.raw.fileno())
+            os.close(null)
+
+
+def cursor_stream():
+    """Standard error without escaping, for a progress bar."""
+    return getattr(sys.stderr, "raw", sys.stderr)

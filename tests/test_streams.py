@@ -1,0 +1,75 @@
+"""What is printed: any name, to any terminal, whether or not somebody reads it."""
+
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+from drawings import disc_slice, write_picture
+from running import ROOT
+
+from common.streams import SafeStream, on_own_lines, one_line, printable
+
+ODD = "caf\u00e9 \U0001f600 \x1b[2J\rend"  # a letter, an emoji, and codes that clear a terminal
+
+
+def test_control_characters_are_shown_escaped():
+    assert printable("a\x1b[2J\r\x7f\x9b\u202e\tb\n") == "a\\x1b[2J\\r\\x7f\\x9b\\u202e\tb\n"
+    assert one_line("caf\u00e9\udce9\n") == "caf\u00e9\\udce9\\n"
+    assert on_own_lines("2 files:\n  a\nb.png\n  c.png") == "2 files:\n  a\\nb.png\n  c.png"
+
+
+def test_a_stream_prints_any_name():
+    raw = io.TextIOWrapper(io.BytesIO(), "ascii", errors="backslashreplace")
+    stream = SafeStream(raw)
+    print("case\udce9", ODD, file=stream, flush=True)
+    assert raw.buffer.getvalue() == b"case\\udce9 caf\\xe9 \\U0001f600 \\x1b[2J\\rend\n"
+    assert stream.encoding == "ascii" and not stream.isatty()
+
+
+@pytest.fixture(scope="module")
+def masks(tmp_path_factory):
+    """Masks in case folders with odd names, and the command that scores them against themselves."""
+    root = tmp_path_factory.mktemp("streams")
+    for number, name in enumerate(("case_\udce9", "case_\U0001f600", "case_\x1b[2Jx\ny", "case_=cmd|' calc'!A0")):
+        write_picture(root / "masks" / name / "0001.png", disc_slice(24, number)[1])
+    return root / "masks"
+
+
+def in_shell(masks, script, flags, **environment):
+    """Run a script in the folder of masks, with flags and redirections as in a shell."""
+    script = f'"{sys.executable}" "{ROOT / script}" --predicted . {flags}'
+    environment = os.environ | {"PYTHONDONTWRITEBYTECODE": "1"} | environment
+    return subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {script}"], cwd=masks, env=environment, capture_output=True, check=False
+    )
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+@pytest.mark.parametrize(
+    "how",
+    [
+        {"PYTHONIOENCODING": "cp1252", "after": "| head -c 1"},
+        {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0", "after": "2>&-"},
+        {"PYTHONIOENCODING": "ascii", "after": ">/dev/full"},
+        {"after": "<&- >&- 2>&-"},
+    ],
+    ids=str,
+)
+def test_scores_are_written_whoever_reads_along(masks, tmp_path, how):
+    flags = f'--truth . --output "{tmp_path / "scores"}" {how.get("after", "")}'
+    result = in_shell(masks, "evaluate.py", flags, **{name: value for name, value in how.items() if name != "after"})
+    said = result.stdout + result.stderr
+    assert result.returncode == 0, said
+    assert b"Traceback" not in said and b"\x1b" not in said
+    assert (tmp_path / "scores" / "report.html").is_file() and (tmp_path / "scores" / "scores.csv").is_file()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_messages_show_odd_names_escaped(masks):
+    result = in_shell(masks, "submission.py", "--predicted '\x1b[2J\ngone'", PYTHONIOENCODING="ascii")
+    assert result.returncode == 1 and b"\\x1b[2J\\ngone does not exist" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    result = in_shell(masks, "submission.py", "--kind '\x1b[2J\nbest'")
+    assert result.returncode == 2 and len(result.stderr.splitlines()) == 1 and b"\x1b" not in result.stderr
