@@ -8,6 +8,7 @@ import functools
 import hashlib
 import os
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 from common.errors import InputError
 from common.parallel import ordered_map, progress
 from common.slices.cases import UNKNOWN
+from common.slices.hdf5 import damage_as_error, open_unchanged, sources_of, state_of
 from common.slices.images import read_pair
 from common.slices.masks import class_count, values_of
 
@@ -37,6 +39,7 @@ class PackedSlices(NamedTuple):
         classes: number of classes.
         in_memory: whether x and y are arrays.
         preparation: dict with the keys of `common.slices.cases.UNKNOWN`.
+        division: identity of the division that the set belongs to; "" if unknown.
     """
 
     x: object
@@ -46,14 +49,7 @@ class PackedSlices(NamedTuple):
     classes: int
     in_memory: bool
     preparation: dict
-
-
-def open_hdf5(path):
-    """Open an h5py.File to read; raise InputError if it is not an HDF5 file."""
-    try:
-        return h5py.File(path, "r")
-    except OSError:
-        raise InputError(f"{path}: not an HDF5 file, or cut short; pack it again with 3_pack_hdf5.py") from None
+    division: str
 
 
 def read_packed(path, file, memory_gb, classes=None):
@@ -71,6 +67,11 @@ def read_packed(path, file, memory_gb, classes=None):
     Raises:
         InputError: if datasets are missing, empty or have another shape or type, or if a file is damaged.
     """
+    with damage_as_error(path):
+        return _read_packed(Path(path), file, memory_gb, classes)
+
+
+def _read_packed(path, file, memory_gb, classes):
     names = _dataset_names(path, file)
     x, y = (file[name] for name in names)
     if x.ndim != 4 or x.shape[-1] != 1 or y.shape != x.shape or not x.dtype.kind == y.dtype.kind == "u":
@@ -81,20 +82,33 @@ def read_packed(path, file, memory_gb, classes=None):
     if not len(x):
         raise InputError(f"{path}: contains no slices; pack it again with 3_pack_hdf5.py")
     in_memory = x.nbytes + y.nbytes <= memory_gb * 1e9
-    try:
-        case, source = (
-            [text.decode() for text in file[name][:]] if name in file else [""] * len(x) for name in ("case", "source")
-        )
-        for dataset in (x, y):
-            refuse_broken_shards(path, dataset)
-        x, y = (dataset[:] if in_memory else open_rows(path, dataset) for dataset in (x, y))
-    except OSError:
-        raise InputError(f"{path}: damaged or cut short; pack it again with 3_pack_hdf5.py") from None
+    case, source = (_read_texts(path, file, name, len(x)) for name in ("case", "source"))
+    x, y = (dataset[:] if in_memory else open_rows(path, dataset) for dataset in (x, y))
     classes = file.attrs.get("classes", classes)
     if classes is None:  # AIS file
         classes = class_count(set().union(*(values_of(y[i]) for i in range(y.shape[0]))), path)
+    division = str(file.attrs.get("division", ""))
+    return PackedSlices(x, y, case, source, int(classes), in_memory, _read_preparation(path, file), division)
+
+
+def _read_texts(path, file, name, count):
+    if name not in file:
+        return [""] * count
+    if file[name].shape != (count,):
+        raise InputError(
+            f"{path}: damaged (expected {count} values in {name}, found {file[name].shape}); "
+            "pack it again with 3_pack_hdf5.py"
+        )
+    return [text.decode() for text in file[name][:]]
+
+
+def _read_preparation(path, file):
     preparation = {name: file.attrs.get(name, value) for name, value in UNKNOWN.items()}
-    return PackedSlices(x, y, case, source, classes, in_memory, preparation)
+    for name, value in preparation.items():
+        kind, unknown = np.asarray(value), np.asarray(UNKNOWN[name])
+        if kind.shape != unknown.shape or (kind.dtype.kind in "fiub") != (unknown.dtype.kind in "fiub"):
+            raise InputError(f"{path}: damaged (its attribute {name} is {value!r}); pack it again with 3_pack_hdf5.py")
+    return preparation
 
 
 def _dataset_names(path, file):
@@ -147,7 +161,7 @@ class FileRows:
         for number in np.unique(span_numbers):
             span = self.spans[number]
             wanted = np.flatnonzero(span_numbers == number)
-            with open(span.file, "rb", buffering=0) as file:
+            with open_unchanged(span.file, span.state) as file:
                 for i in wanted[np.argsort(indices[wanted])]:  # in disk order
                     file.seek(span.offset + int(indices[i] - span.first) * rows[i].nbytes)
                     if file.readinto(rows[i]) < rows[i].nbytes:
@@ -156,11 +170,12 @@ class FileRows:
 
 
 class FileSpan(NamedTuple):
-    """Consecutive rows in a file: first row number, file, and byte offset."""
+    """Consecutive rows in a file: first row number, file, byte offset, and `state_of` the file."""
 
     first: int
     file: Path
     offset: int
+    state: tuple
 
 
 def open_rows(path, dataset):
@@ -174,39 +189,22 @@ def open_rows(path, dataset):
         FileRows, or LazyRows for a chunked dataset.
     """
     spans = []
-    for first, file, name in sources_of(path, dataset):
-        with h5py.File(file, "r") as source:
-            offset = source[name].id.get_offset() if source[name].dtype == dataset.dtype else None
+    for source in sources_of(dataset):
+        state = state_of(os.stat(source.file))
+        with h5py.File(source.file, "r") as file:
+            rows = file[source.dataset]
+            offset = rows.id.get_offset() if rows.dtype == dataset.dtype else None
         if offset is None:
-            return LazyRows(dataset.__getitem__, dataset.shape, dataset.dtype)
-        spans.append(FileSpan(first, file, offset))
+            read = partial(_read_unchanged, dataset, path, state_of(os.stat(path)))
+            return LazyRows(read, dataset.shape, dataset.dtype)
+        spans.append(FileSpan(source.first, source.file, offset, state))
     return FileRows(spans, dataset.shape, dataset.dtype)
 
 
-def sources_of(path, dataset):
-    """Find the files that contain the rows of a dataset.
-
-    Returns:
-        list of (first row number, Path of the file, dataset name in it), in order.
-    """
-    if not dataset.is_virtual:
-        return [(0, path, dataset.name)]
-    sources = [
-        (s.vspace.get_select_bounds()[0][0], path.parent / s.file_name, s.dset_name) for s in dataset.virtual_sources()
-    ]
-    return sorted(sources)
-
-
-def refuse_broken_shards(path, dataset):
-    """Raise InputError if a shard is missing or cut short; HDF5 would return black slices."""
-    for _, file, _ in sources_of(path, dataset):
-        if file == path:
-            continue
-        try:
-            h5py.File(file, "r").close()
-        except OSError:
-            wrong = "is damaged or cut short" if file.is_file() else "is missing"
-            raise InputError(f"{file}: this shard of {path} {wrong}; pack it again with 3_pack_hdf5.py") from None
+def _read_unchanged(dataset, path, state, index):
+    row = dataset[index]  # of the file that was opened; shards are removed only after their set is replaced
+    with open_unchanged(path, state):
+        return row
 
 
 # --- writing
@@ -306,7 +304,7 @@ def is_joined(path, shards):
     """Whether a set exists and joins exactly these shards, a list of Path."""
     try:
         with h5py.File(path, "r") as packed:
-            return bool(shards) and [file for _, file, _ in sources_of(path, packed["x"])] == shards
+            return bool(shards) and [source.file for source in sources_of(packed["x"])] == shards
     except (OSError, KeyError):
         return False
 

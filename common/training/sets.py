@@ -16,10 +16,11 @@ from common.devices import OneDevice
 from common.errors import InputError, summarise
 from common.parallel import ordered_map, progress
 from common.slices.cases import common_preparation
+from common.slices.hdf5 import open_hdf5
 from common.slices.images import read_mask, read_pair, read_slice, to_unit
 from common.slices.lists import read_list, slice_identity
 from common.slices.masks import class_count, to_classes, values_of
-from common.slices.packed import LazyRows, open_hdf5, read_packed
+from common.slices.packed import LazyRows, read_packed
 from common.training.augmentation import make_augmentation
 from common.training.run_folder import SliceData
 
@@ -133,13 +134,15 @@ class SliceSet:
         classes: 1, or K for class numbers 0..K.
         in_memory: whether x and y are arrays.
         preparation: result of `common.slices.cases.common_preparation`.
+        division: identity of the division of a packed set; "" if unknown.
     """
 
     axes = 2
 
-    def __init__(self, path, x, y, case, source, classes, in_memory, preparation):
+    def __init__(self, path, x, y, case, source, classes, in_memory, preparation, division=""):
         self.path, self.x, self.y, self.case, self.source = path, x, y, case, source
         self.classes, self.in_memory, self.preparation = int(classes), in_memory, preparation
+        self.division = division
 
     def __len__(self):
         return len(self.case)

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import time
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -12,6 +13,7 @@ import SimpleITK as sitk
 
 from common.devices import OneDevice
 from common.errors import InputError
+from common.slices.hdf5 import damage_as_error, open_unchanged, state_of
 from common.training.augmentation import VolumeChange, check_volume_augmentation
 from common.training.run_folder import VolumeData
 from common.volumes.grids import (
@@ -26,6 +28,7 @@ from common.volumes.grids import (
 
 WORKERS = max(2, min(8, os.cpu_count() - 1))  # threads that prepare batches; SimpleITK releases Python's lock
 FOREGROUND_SHARE = 0.5  # share of the crops that are placed around a labeled voxel
+STEPS = ("whole", "patch", "single")
 PROBES = (16, 24)  # sides of dummy batches that show Keras which axes vary
 
 
@@ -51,33 +54,43 @@ class VolumeSet:
     axes = 3
 
     def __init__(self, path, file, memory_gb):
-        self.path, attributes = path, file.attrs
+        self.path = path
         self.names = list(file.get("cases", ()))
         if not self.names:
             raise InputError(f"{path}: contains no volume; pack the volumes again")
-        try:
-            self.groups = [file["cases"][name] for name in self.names]
-        except (KeyError, OSError):
-            raise InputError(f"{path}: links to a missing cases.h5; move it back or pack the volumes again") from None
-        self.step, self.labels = str(attributes["step"]), json.loads(attributes["labels"])
+        with damage_as_error(path):
+            self._read_attributes(file.attrs)
+            self._read_cases([file["cases"][name] for name in self.names], memory_gb)
+
+    def _read_attributes(self, attributes):
+        self.step, self.labels = str(attributes["step"]), list(map(str, json.loads(attributes["labels"])))
         self.classes, self.channels = len(self.labels), int(attributes["channels"])
         self.intensity, self.spacing = json.loads(attributes["intensity"]), json.loads(attributes["spacing"])
         self.voxels = int(attributes["voxels"]) or None
         self.smallest_box, self.margin = int(attributes["smallest_box"]), float(attributes["margin"])
-        self.geometries = [
-            plain_geometry(group["label"].shape, json.loads(group.attrs["grid"])["spacing"]) for group in self.groups
-        ]
-        self.boxes = [Box(*(tuple(map(int, corner)) for corner in group.attrs["box"])) for group in self.groups]
-        self.smallest = [max(1, round(self.smallest_box / group.attrs["factor"])) for group in self.groups]
-        self.lowest = [group.attrs["lowest"] for group in self.groups]  # value outside the volume, for each channel
-        size = sum(group[name].nbytes for group in self.groups for name in ("image", "label"))
+        if self.step not in STEPS or not self.labels:
+            raise ValueError(self.step)
+
+    def _read_cases(self, groups, memory_gb):
+        self.geometries, self.boxes, self.smallest, self.lowest = [], [], [], []
+        for group in groups:
+            shape, attributes = group["label"].shape, group.attrs
+            spacing, box = json.loads(attributes["grid"])["spacing"], Box(*np.asarray(attributes["box"], int).tolist())
+            lowest, factor = np.asarray(attributes["lowest"], np.float16), float(attributes["factor"])
+            fits = group["image"].shape == (*shape, self.channels) and lowest.shape == (self.channels,)
+            if not (fits and len(shape) == 3 and np.all(np.isfinite(spacing)) and min(*spacing, factor) > 0):
+                raise ValueError(group.name)
+            self.geometries.append(plain_geometry(shape, spacing))
+            self.boxes.append(Box(tuple(box.start), tuple(box.stop)))
+            self.smallest.append(max(1, round(self.smallest_box / factor)))
+            self.lowest.append(lowest)  # value outside the volume, for each channel
+        size = sum(group[name].nbytes for group in groups for name in ("image", "label"))
         self.in_memory = size <= memory_gb * 1e9
-        try:
-            self.places = [group["places"][:] for group in self.groups]
-            if self.in_memory:
-                self.groups = [{name: group[name][:] for name in ("image", "label")} for group in self.groups]
-        except OSError:
-            raise InputError(f"{path}: damaged or cut short; pack the volumes again") from None
+        self.places = [group["places"][:] for group in groups]
+        self.states = {file: state_of(os.stat(file)) for file in {Path(group.file.filename) for group in groups}}
+        self.groups = groups
+        if self.in_memory:
+            self.groups = [{name: group[name][:] for name in ("image", "label")} for group in groups]
 
     def __len__(self):
         return len(self.names)
@@ -117,6 +130,10 @@ class VolumeSet:
 
     def read(self, i, box):
         """Image (s, h, w, C) float16 and labels (s, h, w) uint8 inside a Box of a case."""
+        if not self.in_memory:
+            file = Path(self.groups[i].file.filename)
+            with open_unchanged(file, self.states[file]):
+                pass
         return tuple(self.groups[i][name][box.slices] for name in ("image", "label"))
 
     def shown_box(self, i, margin=None):

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from common.slices.packed import FileRows, LazyRows, open_hdf5, read_packed
+from common.slices.hdf5 import open_hdf5
+from common.slices.packed import FileRows, LazyRows, read_packed
 
 
 @pytest.fixture

@@ -1,0 +1,240 @@
+"""Open HDF5 files that may come from anybody: they lead to no other file, and are as large as they claim.
+
+A packed set may link to files of its own folder, by their plain names: to the shards of 3_pack_hdf5.py, in shards/, and
+to cases.h5 of 3_pack_volumes.py, which the sets of a fold find one folder above. These files link to nothing.
+"""
+
+import math
+import os
+import re
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+import h5py
+
+from common.errors import InputError
+
+SHARDS = "shards"  # folder of the shards, next to their sets
+CASES = "cases.h5"  # file with the cases that sets of volumes link to
+DAMAGE = (OSError, KeyError, RuntimeError, ValueError, TypeError, AttributeError, IndexError, OverflowError)
+EXPANSION = 1100  # bytes that a stored byte can stand for; gzip, the strongest compression here, reaches 1032
+SMALL = 2**20  # bytes that a dataset may claim without storing them
+LONGEST_ATTRIBUTE = 10**6  # values
+AGAIN = "pack it again with 3_pack_hdf5.py or 3_pack_volumes.py"
+
+
+class Damaged(InputError):
+    """A file that HDF5 cannot read."""
+
+
+@contextmanager
+def damage_as_error(path):
+    """Turn whatever h5py raises about the content of a file into an InputError; a missing permission stays one."""
+    try:
+        yield
+    except (InputError, PermissionError):
+        raise
+    except DAMAGE:
+        raise Damaged(f"{path}: not an HDF5 file, or damaged or cut short; {AGAIN}") from None
+
+
+def open_hdf5(path):
+    """Open a file to read.
+
+    Args:
+        path: path of the file; a symbolic link to it is followed, so that its neighbors are those of the real file.
+
+    Returns:
+        h5py.File.
+
+    Raises:
+        InputError: if it is not an HDF5 file, is damaged, leads out of its folder, or claims to contain more than it
+            stores; also for the files next to it that it links to.
+    """
+    path = Path(path)
+    file = _open(path)
+    try:
+        with damage_as_error(path):
+            neighbors = _check(path, file)
+        for neighbor, shown in neighbors.items():
+            _check_neighbor(path, neighbor, shown)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def _open(path):
+    with open(path, "rb"):  # says what is wrong in the words of the system
+        pass
+    with damage_as_error(path):
+        return h5py.File(os.path.realpath(path), "r")
+
+
+def _check_neighbor(path, neighbor, shown):
+    """Check a file that a set links to: it links to nothing, and has the datasets whose rows the set shows.
+
+    Args:
+        path: Path of the set, for messages.
+        neighbor: Path of the file.
+        shown: list of (dataset name, shape).
+    """
+    if neighbor.is_symlink() or neighbor.parent.is_symlink():
+        raise InputError(f"{path}: links to {neighbor}, which is a symbolic link; move the file itself there")
+    if not neighbor.is_file():
+        raise InputError(f"{path}: links to a missing {neighbor.name} (expected {neighbor}); move it back, or {AGAIN}")
+    try:
+        with _open(neighbor) as file, damage_as_error(neighbor):
+            if others := _check(neighbor, file):
+                _refuse(neighbor, f"a link to {next(iter(others)).name}")
+            fits = all(file[name].shape == shape for name, shape in shown)
+    except Damaged:
+        fits = False
+    if not fits:
+        raise InputError(f"{path}: links to {neighbor}, which is damaged or cut short; {AGAIN}")
+
+
+def neighbor_of(file, name):
+    """Path of a file that an h5py.File links to by name.
+
+    Raises:
+        InputError: unless the name is a plain one in the folder of the file, in its `shards` folder, or, for a set in
+            a folder such as fold1, cases.h5 one folder above.
+    """
+    folder = Path(file.filename).parent
+    above = name == f"../{CASES}" and re.fullmatch(r"fold\d+", folder.name)
+    plain = name.removeprefix(f"{SHARDS}/")
+    if not above and (plain in ("", ".", "..") or re.search(r"[/\\:%\x00-\x1f]", plain)):
+        _refuse(file.filename, f"{name!r}")
+    return folder.parent / CASES if above else folder / name
+
+
+def _refuse(path, found):
+    raise InputError(f"{path}: leads to a file outside its folder (found {found}); use a set that you packed yourself")
+
+
+# --- the content of a file
+
+
+def _check(path, file):
+    """Check all links, datasets and attributes of a file.
+
+    Returns:
+        dict of each Path that it links to, to the list of (dataset name, shape) whose rows it shows.
+    """
+    neighbors, groups, seen = {}, [file], set()
+    while groups:
+        group = groups.pop()
+        _check_attributes(path, group)
+        for name in group:
+            link = group.get(name, getlink=True)
+            if isinstance(link, h5py.ExternalLink):
+                neighbors.setdefault(neighbor_of(file, link.filename), [])
+            if not isinstance(link, h5py.HardLink):  # a soft link stays within the file
+                continue
+            item = group[name]
+            address = h5py.h5o.get_info(item.id).addr
+            if address in seen:  # groups can contain each other
+                continue
+            seen.add(address)
+            if isinstance(item, h5py.Group):
+                groups.append(item)
+            elif isinstance(item, h5py.Dataset):
+                _check_attributes(path, item)
+                _check_dataset(path, item)
+                for source in sources_of(item) if item.is_virtual else ():
+                    neighbors.setdefault(source.file, []).append((source.dataset, (source.count, *item.shape[1:])))
+    return neighbors
+
+
+def _check_attributes(path, item):
+    for name in item.attrs:
+        attribute = item.attrs.get_id(name)
+        count = math.prod(attribute.shape or ())
+        if count > LONGEST_ATTRIBUTE:
+            raise InputError(f"{path}: damaged (its attribute {name} has {count} values); {AGAIN}")
+        _require_plain_type(path, name, attribute.dtype)
+
+
+def _require_plain_type(path, name, dtype):
+    """Refuse lists of varying length, on which HDF5 can crash if they are damaged; numbers and text are plain."""
+    if dtype.kind not in "biufS" and h5py.check_string_dtype(dtype) is None:
+        raise InputError(f"{path}: damaged (values of {name} are neither numbers nor text); {AGAIN}")
+
+
+def _check_dataset(path, dataset):
+    """Raise InputError if the values of a dataset are in another file, or if it claims more than it stores."""
+    _require_plain_type(path, dataset.name, dataset.dtype)
+    if dataset.id.get_create_plist().get_external_count():
+        _refuse(path, f"values of {dataset.name} in {dataset.external[0][0]!r}")
+    if dataset.is_virtual:
+        return
+    claimed = math.prod(dataset.shape or ()) * dataset.id.get_type().get_size()
+    stored = dataset.id.get_storage_size()
+    if claimed > max(SMALL, EXPANSION * stored):
+        raise InputError(
+            f"{path}: damaged or cut short ({dataset.name} claims {claimed:,} bytes and stores {stored:,}); {AGAIN}"
+        )
+
+
+class Source(NamedTuple):
+    """Consecutive rows of a dataset in a file: first row, number of rows, Path of the file, dataset name in it."""
+
+    first: int
+    count: int
+    file: Path
+    dataset: str
+
+
+def sources_of(dataset):
+    """Find the files that contain the rows of a dataset.
+
+    Returns:
+        list of Source, in order; a virtual dataset has one for each shard, any other itself.
+
+    Raises:
+        InputError: if the shards are not in files next to it, or do not fit together.
+    """
+    file = dataset.file
+    if not dataset.is_virtual:
+        return [Source(0, len(dataset), Path(file.filename), dataset.name)]
+    sources = []
+    for source in dataset.virtual_sources():
+        first, last = source.vspace.get_select_bounds()
+        count = last[0] + 1 - first[0]
+        size, whole = count * math.prod(dataset.shape[1:]), source.src_space.get_select_type() == h5py.h5s.SEL_ALL
+        sources.append(Source(first[0], count, neighbor_of(file, source.file_name), source.dset_name))
+        if source.vspace.get_select_npoints() != size or not (whole or source.src_space.get_select_npoints() == size):
+            sources = []
+            break
+    sources.sort(key=lambda source: source.first)
+    if [s.first + s.count for s in sources] != [*[s.first for s in sources[1:]], len(dataset)] or sources[0].first:
+        raise InputError(f"{file.filename}: damaged (the shards of {dataset.name} do not fit together); {AGAIN}")
+    return sources
+
+
+# --- while a file is read
+
+
+def state_of(status):
+    """State of a file, to notice that it was replaced or changed; `status` is a result of os.stat."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@contextmanager
+def open_unchanged(path, state):
+    """Open a file to read bytes, in a context.
+
+    Args:
+        path: path of the file.
+        state: result of `state_of` when the set was opened.
+
+    Raises:
+        InputError: if the file was replaced, changed or removed since.
+    """
+    with suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
+        if state_of(os.fstat(file.fileno())) == state:
+            yield file
+            return
+    raise InputError(f"{path}: was packed again or changed while it was being read; start again")
