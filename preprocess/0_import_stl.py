@@ -42,7 +42,7 @@ import numpy as np
 import trimesh
 
 from common.errors import InputError, SettingError
-from common.files import refuse_existing, whole_file, whole_folder, write_json
+from common.files import refuse_existing, whole_folder, write_json
 from common.parallel import progress
 from common.public_settings import public_settings
 from common.slices.images import encode_png
@@ -123,8 +123,7 @@ def write_label_volume(surface):
             f"{settings.SURFACE}: surface is outside {settings.VOLUME} (SPACE is {settings.SPACE}); "
             "check that it is in mm, or change --space"
         )
-    with whole_file(settings.OUTPUT) as file:
-        write_labels(label_image(masks, geometry), file)
+    write_labels(label_image(masks, geometry), settings.OUTPUT)
     print(f"wrote {settings.OUTPUT}: {int(masks.sum())} voxels in {int(masks.any((1, 2)).sum())} of {count} slices")
 
 

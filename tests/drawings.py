@@ -218,6 +218,38 @@ def write(folder, name, image):
     sitk.WriteImage(image, str(folder / name))
 
 
+def write_series(folder, image, names=None, series="1.2.3.4", compressor="", **tags):
+    """A DICOM series, one file a slice."""
+    folder.mkdir(parents=True, exist_ok=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    if compressor:
+        writer.UseCompressionOn()
+        writer.SetCompressor(compressor)
+    direction = image.GetDirection()
+    cosines = "\\".join(str(direction[i]) for i in (0, 3, 6, 1, 4, 7))
+    for k in range(image.GetSize()[2]):
+        part = image[:, :, k]
+        place = "\\".join(map(str, image.TransformIndexToPhysicalPoint((0, 0, k))))
+        entries = {
+            "0008|0060": "CT",
+            "0020|000e": series,
+            "0020|000d": "1.2.3",
+            "0008|0018": f"{series}.{k + 1}",
+            "0020|0032": place,
+            "0020|0037": cosines,
+            "0020|0013": str(k),
+            "0018|0050": str(image.GetSpacing()[2]),
+        } | tags
+        for key, value in entries.items():
+            part.SetMetaData(key, value)
+        file = folder / (f"renamed{k}.dcm" if names else f"{k:03d}.dcm")
+        writer.SetFileName(str(file))
+        writer.Execute(part)
+        if names:
+            file.rename(folder / names[k])
+
+
 def masks_of(case):
     return {path.stem: read_mask(path) for path in sorted((case / "y").glob("*.png"))}
 

@@ -332,7 +332,7 @@ def labels_on_grid(probabilities, grid, original, threshold):
     def channels():
         for k in range(probabilities.shape[-1]):
             channel = onto_grid(image_at(probabilities[..., k], grid), target, sitk.sitkLinear)
-            yield sitk.GetArrayViewFromImage(channel)
+            yield sitk.GetArrayFromImage(channel)
 
     labels[box.slices] = label_numbers(channels(), threshold)
     return labels

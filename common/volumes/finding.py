@@ -3,12 +3,15 @@
 This module does not import SimpleITK, so scripts can tell a volume from an image without loading it.
 """
 
+import os
 from pathlib import Path
 
 from common.errors import InputError, summarise
 from common.slices.cases import without_partner
 
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm")
+DIRECTORY = b"1.2.840.10008.1.3.10"  # class of a DICOMDIR
+DATA_ENDINGS = (".raw", ".zraw", ".gz", ".bz2", ".bin", ".img", ".dat")  # data files of .mhd and .nhdr headers
 LABEL_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")  # formats to write label volumes in
 
 
@@ -30,17 +33,18 @@ def is_volume(path):
     if path.is_file():
         return bool(ending_of(path))
     files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else []
-    return any(_may_be_dicom(file) and is_dicom(file) for file in files)
+    return any(may_be_dicom(file) and is_dicom(file) for file in files)
 
 
 def is_dicom(path):
-    """Whether a file starts like a DICOM file (DICOM PS3.10)."""
+    """Whether a file starts like a DICOM file (DICOM PS3.10); False for a DICOMDIR, which lists files."""
     with Path(path).open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+        head = file.read(1024)
+    return head[128:132] == b"DICM" and DIRECTORY not in head
 
 
 def find_volumes(root):
-    """Find volumes under a folder: files, and folders of DICOM series.
+    """Find volumes under a folder: files, and folders of DICOM series; print what is skipped.
 
     Args:
         root: folder, or one volume.
@@ -54,18 +58,27 @@ def find_volumes(root):
     root = Path(root)
     if root.is_file():
         return {name_of(root): root}
-    files = sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("."))
-    volumes = {}
+    if root.exists() and not root.is_dir():
+        raise InputError(f"{root}: not a file or folder; choose a volume, or a folder of volumes")
+    files = sorted(path for path in root.rglob("*") if path.is_symlink() or not path.is_dir())
+    volumes, skipped = {}, []
+    headers = {path.with_suffix("") for path in files if ending_of(path) in (".mhd", ".nhdr")}
     for file in files:
-        if not _may_be_dicom(file):
+        if reason := _reason_to_skip(file):
+            skipped.append(f"{file.relative_to(root)}{reason}")
+            continue
+        if not may_be_dicom(file):
             path, name = file, file.relative_to(root).with_name(name_of(file)).as_posix()
-        elif is_dicom(file):
+        elif file.suffix.lower() == ".dcm" or is_dicom(file):
             path = file.parent
             name = path.relative_to(root).as_posix() if path != root else root.name
         else:
+            if not _is_data(file, headers):
+                skipped.append(str(file.relative_to(root)))
             continue
         if volumes.setdefault(name, path) != path:
             raise InputError(f"{path} and {volumes[name]}: same case name ({name}); rename or remove one")
+    print_skipped(root, skipped)
     if not volumes:
         raise InputError(
             f"{root}: no volumes found; expected DICOM series, or files that end in {', '.join(VOLUME_ENDINGS)}"
@@ -73,7 +86,31 @@ def find_volumes(root):
     return volumes
 
 
-def _may_be_dicom(path):
+def _reason_to_skip(file):
+    """Why a file cannot be a volume whatever its name; "" if it can."""
+    if file.name.startswith("."):
+        return " (hidden)"
+    if not file.exists():
+        return " (link to a missing file)"
+    return "" if file.is_file() else " (link to a folder)" if file.is_dir() else " (not a regular file)"
+
+
+def _is_data(file, headers):
+    """Whether a file contains the data of a header; `headers` are Paths of headers without their ending."""
+    stems = {file.with_suffix(""), file.with_suffix("").with_suffix("")}
+    return file.suffix.lower() in DATA_ENDINGS and bool(stems & headers)
+
+
+def print_skipped(root, skipped):
+    """Print the count and the first names of skipped files, if there are any."""
+    if skipped:
+        listed = ", ".join(skipped[:10]) + (", ..." if len(skipped) > 10 else "")
+        count = f"{len(skipped)} file{'s' * (len(skipped) != 1)}"
+        print(f"{root}: skipped {count} without a volume ({listed})", flush=True)
+
+
+def may_be_dicom(path):
+    """Whether a file name allows DICOM content: without an ending of another format."""
     return ending_of(path) in ("", ".dcm")  # DICOM files often have no ending
 
 
@@ -90,18 +127,36 @@ def match_labels(images, labels, label_name):
     Raises:
         InputError: if none are found, or one has no partner.
     """
-    volumes, label_volumes = find_volumes(images), find_volumes(labels)
+    together = Path(labels).resolve() == Path(images).resolve()
+    volumes = find_volumes(images)
+    label_volumes = volumes if together else find_volumes(labels)
     if len(volumes) == len(label_volumes) == 1:
-        return volumes, dict.fromkeys(volumes, *label_volumes.values())
-    if Path(labels).resolve() == Path(images).resolve():
-        volumes = {name: path for name, path in volumes.items() if label_name.format(id=name) in label_volumes}
-    expected = {name: label_name.format(id=name) for name in volumes}
+        expected = dict.fromkeys(volumes, *label_volumes)
+    else:
+        expected = {name: label_name.format(id=name) for name in volumes}
+    if together:
+        expected = {name: label for name, label in expected.items() if label in label_volumes}
+        left = volumes.keys() - expected.keys() - set(expected.values())
+        print_skipped(labels, [f"{name}: no label volume {label_name.format(id=name)}" for name in sorted(left)])
     alone = [
         message
         for name, label in expected.items()
         for message in without_partner({label: volumes[name]}, label_volumes, f"label volume {label} in {labels}")
     ]
     no_match = f"{labels}: no label volume matches --label-name ({label_name}); change it, or rename the files"
-    if alone or not volumes:
+    if alone or not expected:
         raise InputError(summarise(alone or [no_match], "volumes have no label volume; see --label-name"))
-    return volumes, {name: label_volumes[label] for name, label in expected.items()}
+    refuse_own_labels({volumes[name]: label_volumes[label] for name, label in expected.items()})
+    return {name: volumes[name] for name in expected}, {n: label_volumes[label] for n, label in expected.items()}
+
+
+def refuse_own_labels(pairs):
+    """Raise InputError if a volume is its own label volume, directly or through a link.
+
+    Args:
+        pairs: dict of Path of a volume to Path of its label volume.
+    """
+    own = [path for path, label in pairs.items() if path.exists() and label.exists() and os.path.samefile(path, label)]
+    problems = [f"{path}: used as its own label volume; set --labels and --label-name to the labels" for path in own]
+    if problems:
+        raise InputError(summarise(problems, "volumes are used as their own label volumes"))

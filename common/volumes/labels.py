@@ -8,6 +8,7 @@ from common.slices.images import paste
 from common.slices.masks import clean
 from common.volumes.grids import Geometry, image_at, onto_grid
 from common.volumes.slicing import planes_of
+from common.volumes.writing import write_volume
 
 MAX_LABEL = 99
 
@@ -98,8 +99,8 @@ def clean_labels(image, cleaning):
 
 
 def write_labels(image, path):
-    """Write a label volume, compressed if the format supports it."""
-    sitk.WriteImage(image, str(path), useCompression=True)
+    """Write a label volume, as `common.volumes.writing.write_volume`."""
+    write_volume(image, path)
 
 
 def measure_labels(case, labels, classes=1):

@@ -1,38 +1,47 @@
-"""Read volumes with SimpleITK: files, and DICOM series whose slices form a volume."""
+"""Read volumes with SimpleITK: files, and DICOM series whose slices form a volume; only whole and possible ones."""
 
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
-from common.errors import InputError, summarise
-from common.files import require_whole_gzip
-from common.parallel import ordered_map
+from common.errors import InputError
+from common.volumes.dicom import list_series, read_series  # noqa: F401
+from common.volumes.finding import VOLUME_ENDINGS, ending_of, is_dicom
+from common.volumes.grids import Geometry, image_at
+from common.volumes.paths import plain_files
+from common.volumes.whole import ADVICE, FARTHEST, check_header, check_spacing, check_stream, require_file
 
-DISTANCE_TOLERANCE = 0.01  # max relative deviation of slice distances in a series
+READERS = {".nii": "NiftiImageIO", ".nii.gz": "NiftiImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO"}
+READERS |= {".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
+LARGEST = float(np.finfo(np.float32).max)  # larger gray values are not finite in what networks compute
 
 
-def read_volume(path, series=None):
+def read_volume(path, series=None, not_finite=None):
     """Read a volume.
 
     Args:
         path: a file, or a folder with the files of a DICOM series, named in any way.
         series: number of the series in the order of `list_series`, from 1, if a folder contains several.
+        not_finite: value to replace NaN, infinity and numbers beyond float32 by; None: they are an error.
 
     Returns:
         SimpleITK.Image with three axes and one channel.
 
     Raises:
-        InputError: if it is unreadable or not a volume; if a series has missing or uneven slices or mixed
-            orientations; if several series are found but `series` is None (the message lists them).
+        InputError: if it is unreadable, damaged, cut short or not a volume; if it contains numbers that are not finite;
+            if a series has missing or uneven slices or mixed orientations; if several series are found but `series` is
+            None (the message lists them).
     """
-    channels = read_channels(path, series)
+    channels = read_channels(path, series, not_finite)
     if len(channels) > 1:
         raise InputError(f"{path}: wrong number of channels ({len(channels)}); expected a 3-D volume with one channel")
     return channels[0]
 
 
-def read_channels(path, series=None):
+def read_channels(path, series=None, not_finite=None):
     """Read a volume with one or more channels (fourth axis, or voxel components); arguments and errors as above.
 
     Returns:
@@ -40,82 +49,90 @@ def read_channels(path, series=None):
     """
     path = Path(path)
     try:
-        image = _read_series(path, series) if path.is_dir() else sitk.ReadImage(str(path))
+        channels = _channels_of(_read(path, series), path)
+        _check_geometry(channels[0], path)
+        return [_finite(channel, path, not_finite) for channel in channels]
     except RuntimeError as error:
+        if "allocate" in str(error):
+            raise MemoryError(f"{path}: out of memory") from None
         raise InputError(f"{path}: cannot be read ({_reason_in(error)}); replace or remove it") from None
-    if path.suffix.lower() == ".gz":
-        components = image.GetNumberOfComponentsPerPixel()
-        require_whole_gzip(path, image.GetNumberOfPixels() * components * image.GetSizeOfPixelComponent())
+
+
+def _read(path, series):
+    if path.is_dir():
+        return read_series(path, series)
+    require_file(path)
+    ending = ending_of(path)
+    if ending in ("", ".dcm"):
+        if is_dicom(path):
+            return read_series(path)
+        expected = f"a DICOM file or one that ends in {', '.join(VOLUME_ENDINGS)}"
+        raise InputError(f"{path}: not a volume, or damaged; expected {expected}")
+    data = check_header(path)
+    _require_memory(path, data.size)
+    reader = sitk.ImageFileReader()
+    reader.SetImageIO(READERS[ending])
+    also = [data.file] if data.file != path else []
+    with plain_files([path], also) as (file,), ThreadPoolExecutor(1) as thread:
+        whole = thread.submit(check_stream, path, data)  # while SimpleITK unpacks the same data
+        try:
+            reader.SetFileName(str(file))
+            image = reader.Execute()
+        finally:
+            whole.result()
+    return image
+
+
+def _require_memory(path, size):
+    """Raise InputError if an array of `size` bytes does not fit into the memory of this machine."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 2**40
+    if size > memory:
+        raise InputError(
+            f"{path}: too large ({size / 2**30:.1f} GB of voxels, this machine has {memory / 2**30:.1f} GB of memory); "
+            "scale it down or cut it"
+        )
+
+
+def _channels_of(image, path):
+    if "complex" in image.GetPixelIDTypeAsString():
+        raise InputError(f"{path}: contains complex numbers; convert it to real ones")
     if image.GetDimension() == 2:
         image = sitk.JoinSeries(image)
-    if image.GetDimension() == 4 and image.GetNumberOfComponentsPerPixel() == 1:
+    components = image.GetNumberOfComponentsPerPixel()
+    if image.GetDimension() == 4 and components == 1:
         return [image[..., channel] for channel in range(image.GetSize()[3])]
     if image.GetDimension() != 3:
         raise InputError(f"{path}: wrong number of axes ({image.GetDimension()}); expected a 3-D volume")
-    if image.GetNumberOfComponentsPerPixel() == 1:
+    if components == 1:
         return [image]
-    return [sitk.VectorIndexSelectionCast(image, i) for i in range(image.GetNumberOfComponentsPerPixel())]
+    return [sitk.VectorIndexSelectionCast(image, i) for i in range(components)]
 
 
-def list_series(folder):
-    """Series in a folder as lists of files in slice order, longest series first."""
-    identifiers = sitk.ImageSeriesReader.GetGDCMSeriesIDs(str(folder))
-    series = [sitk.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder), identifier) for identifier in identifiers]
-    return sorted((list(files) for files in series), key=lambda files: (-len(files), files[0]))
-
-
-def _read_series(folder, series):
-    candidates = list_series(folder)
-    if not candidates:
-        raise InputError(f"{folder}: no DICOM series found; choose a folder with DICOM files")
-    if len(candidates) > 1 and series is None:
-        listed = "; ".join(
-            f"{number}: {len(files)} file{'s' * (len(files) != 1)}" for number, files in enumerate(candidates, 1)
-        )
-        raise InputError(f"{folder}: contains {len(candidates)} series ({listed}); choose one with --series")
-    if series is not None and not 1 <= series <= len(candidates):
-        raise InputError(f"SERIES: no series {series} in {folder} (found {len(candidates)}); use a number up to that")
-    files = candidates[(series or 1) - 1]
-    if len(files) > 1:
-        _check_slices(folder, files)
-    reader = sitk.ImageSeriesReader()
-    reader.SetFileNames(files)
-    return reader.Execute()
-
-
-def _check_slices(folder, files):
-    """Raise InputError if the slices of a series do not form a volume."""
-    problems = []
-    headers = list(ordered_map(_read_header, files, problems=problems))
-    if problems:
-        raise InputError(summarise(problems, f"files of {folder} cannot be read"))
-    origins, directions, sizes = zip(*headers, strict=True)
-    if len(set(sizes)) > 1:
-        first_size = "x".join(map(str, sizes[0][:2]))
-        raise InputError(f"{folder}: slices differ in size ({first_size} and others); sort them into separate folders")
-    if not np.allclose(directions, directions[0], atol=1e-4):
-        raise InputError(f"{folder}: slices differ in orientation; sort them into separate folders")
-    normal = np.reshape(directions[0], (3, 3))[:, 2]
-    distances = np.diff(np.array(origins) @ normal)
-    median = np.median(distances)
-    deviations = np.abs(distances - median)
-    if median == 0 or np.any(deviations > DISTANCE_TOLERANCE * abs(median)):
-        worst = int(np.argmax(deviations))
-        raise InputError(
-            f"{folder}: slices are missing, doubled or uneven (slices {worst + 1} and {worst + 2} of {len(files)} are "
-            f"{abs(distances[worst]):.4g} mm apart, others {abs(median):.4g} mm); add missing ones or remove doubles"
-        )
-
-
-def _read_header(file):
-    """Origin, direction and size of a slice in a series."""
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(file)
+def _check_geometry(image, path):
+    geometry = Geometry.of(image)
     try:
-        reader.ReadImageInformation()
-    except RuntimeError as error:
-        raise InputError(f"{file}: cannot be read ({_reason_in(error)}); replace or remove it") from None
-    return reader.GetOrigin(), reader.GetDirection(), reader.GetSize()
+        check_spacing(geometry.spacing)
+    except ValueError as error:
+        raise InputError(f"{path}: impossible {error}; {ADVICE}") from None
+    numbers = np.array([*geometry.origin, *geometry.direction])
+    if not np.isfinite(numbers).all() or np.abs(numbers).max() > FARTHEST:
+        raise InputError(f"{path}: impossible position or axes (origin {geometry.origin}); {ADVICE}")
+
+
+def _finite(image, path, replacement):
+    """The image, without numbers that are not finite."""
+    values = sitk.GetArrayViewFromImage(image)
+    if values.dtype.kind != "f" or (values.min() >= -LARGEST and values.max() <= LARGEST):
+        return image
+    wrong = ~(np.abs(values) <= LARGEST)
+    count = int(wrong.sum())
+    voxels = f"{count} voxel{'s' * (count != 1)}"
+    if replacement is None:
+        raise InputError(f"{path}: NaN, infinity or a number beyond float32 in {voxels}; correct it")
+    values = values.copy()
+    values[wrong] = replacement
+    print(f"{path}: replaced {voxels} with NaN or infinity by {replacement:g}", flush=True)
+    return image_at(values, Geometry.of(image))
 
 
 def _reason_in(error):
