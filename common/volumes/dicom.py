@@ -2,18 +2,17 @@
 
 import logging
 import math
-import stat
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pydicom
 import SimpleITK as sitk
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from common.errors import InputError, summarise
 from common.parallel import ordered_map
-from common.volumes.finding import is_dicom, may_be_dicom
+from common.volumes.finding import is_dicom, may_be_dicom, print_skipped
 from common.volumes.paths import plain_files
 from common.volumes.whole import ADVICE, check_spacing, require_file
 
@@ -56,16 +55,20 @@ def list_series(folder):
     return [[str(header.file) for header in series] for series in find_series(folder)]
 
 
-def find_series(folder):
+def find_series(folder, others=None):
     """Like `list_series`, with the Header of each file; without a series, an empty list.
 
-    Files other than images, such as reports, are passed over.
+    Args:
+        folder: Path.
+        others: list that collects the names of DICOM files other than images, such as reports.
     """
     names = sorted(path for path in Path(folder).iterdir() if _is_candidate(path))
-    problems, series = [], {}
-    for header in ordered_map(read_header, names, problems=problems):
+    problems, series, others = [], {}, [] if others is None else others
+    for name, header in zip(names, ordered_map(read_header, names, problems=problems), strict=False):
         if header:
             series.setdefault(header.series, []).append(header)
+        elif not problems:
+            others.append(name.name)
     if problems:
         raise InputError(summarise(problems, f"DICOM files of {folder} cannot be read"))
     return sorted(map(_in_order, series.values()), key=lambda files: (-len(files), files[0].file))
@@ -76,7 +79,7 @@ def _is_candidate(path):
     if path.name.startswith(".") or not may_be_dicom(path):
         return False
     if path.suffix.lower() == ".dcm":
-        return not path.is_file() or stat.S_ISREG(path.stat().st_mode)
+        return path.is_file() or (path.is_symlink() and not path.exists())
     return path.is_file() and (is_dicom(path) or not path.stat().st_size)
 
 
@@ -109,7 +112,7 @@ def read_header(path):
     try:
         with open(path, "rb") as file:
             content = pydicom.dcmread(file, stop_before_pixels=True)
-            if "Rows" not in content and "SOPClassUID" in content and not file.read(1):
+            if not _is_image(content):
                 return None
             header = _header_of(path, content)
             if content.file_meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
@@ -120,6 +123,14 @@ def read_header(path):
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise InputError(f"{path}: damaged DICOM file ({reason}); {ADVICE}") from None
     return header
+
+
+def _is_image(content):
+    """Whether a file contains an image, by its class and size; a segmentation is none."""
+    kind = UID(str(content.get("SOPClassUID") or content.file_meta.get("MediaStorageSOPClassUID") or "")).name
+    if kind.startswith("Segmentation"):
+        return False
+    return "Rows" in content or "Image" in kind or not kind
 
 
 def _header_of(path, content):
@@ -247,7 +258,9 @@ def read_series(path, series=None):
 
 
 def _choose_series(folder, series):
-    candidates = find_series(folder)
+    others = []
+    candidates = find_series(folder, others)
+    print_skipped(folder, others, "without an image")
     if not candidates:
         raise InputError(f"{folder}: no DICOM images found; choose a folder with DICOM images")
     if len(candidates) > 1 and series is None:

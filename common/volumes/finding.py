@@ -101,12 +101,12 @@ def _is_data(file, headers):
     return file.suffix.lower() in DATA_ENDINGS and bool(stems & headers)
 
 
-def print_skipped(root, skipped):
+def print_skipped(root, skipped, reason="without a volume"):
     """Print the count and the first names of skipped files, if there are any."""
     if skipped:
         listed = ", ".join(skipped[:10]) + (", ..." if len(skipped) > 10 else "")
         count = f"{len(skipped)} file{'s' * (len(skipped) != 1)}"
-        print(f"{root}: skipped {count} without a volume ({listed})", flush=True)
+        print(f"{root}: skipped {count} {reason} ({listed})", flush=True)
 
 
 def may_be_dicom(path):

@@ -1,0 +1,156 @@
+"""DICOM folders: whole series of one geometry are read, others are refused with a reason."""
+
+import os
+import shutil
+
+import numpy as np
+import pydicom
+import pytest
+import SimpleITK as sitk
+from drawings import as_volume, block, write_series
+
+from common.errors import InputError
+from common.volumes.dicom import list_series
+from common.volumes.finding import find_volumes, is_volume
+from common.volumes.reading import read_volume
+
+VALUES = block((6, 12, 10))[0]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("dicom") / "scan"
+    write_series(folder, as_volume(VALUES, np.eye(3)))
+    return folder
+
+
+@pytest.fixture
+def series(whole, tmp_path):
+    """A copy of the series, and its files in slice order."""
+    folder = shutil.copytree(whole, tmp_path / "scan")
+    return folder, sorted(folder.iterdir())
+
+
+def refused(folder, *words):
+    with pytest.raises(InputError) as caught:
+        read_volume(folder)
+    for word in words:
+        assert word in str(caught.value), caught.value
+
+
+def change(file, **elements):
+    content = pydicom.dcmread(file)
+    for name, value in elements.items():
+        if value is None:
+            delattr(content, name)
+        else:
+            setattr(content, name, value)
+    content.save_as(file)
+
+
+def test_slices_that_are_missing_twice_or_damaged(series):
+    folder, files = series
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(folder)), VALUES)
+    contents = {file: file.read_bytes() for file in files}
+    for file in (files[2], files[-1]):
+        for length in (0, 50, 131, 132, 400, len(contents[file]) - 200, len(contents[file]) - 2):
+            file.write_bytes(contents[file][:length])
+            refused(folder, file.name)
+        file.write_bytes(contents[file])
+    files[3].unlink()
+    refused(folder, "slices 3 and 4 of 5 are 5 mm apart, others 2.5 mm")
+    files[3].write_bytes(contents[files[3]])
+    (folder / "again.dcm").write_bytes(contents[files[3]])
+    refused(folder, "doubled")
+
+
+@pytest.mark.parametrize(
+    ("elements", "word"),
+    [
+        ({"PixelSpacing": None}, "no pixel spacing"),
+        ({"PixelSpacing": [0, 0]}, "invalid pixel spacing"),
+        ({"PixelSpacing": [-1, 1]}, "invalid pixel spacing"),
+        ({"PixelSpacing": ["nan", "1"]}, "invalid PixelSpacing"),
+        ({"PixelSpacing": [3, 3]}, "differ in pixel spacing"),
+        ({"ImageOrientationPatient": None}, "no position or orientation"),
+        ({"ImageOrientationPatient": [1, 0, 0, 0, 0, 1]}, "differ in orientation"),
+        ({"ImagePositionPatient": None}, "no position or orientation"),
+        ({"ImagePositionPatient": [0, 0, 1e3]}, "uneven"),
+        ({"RescaleSlope": 0, "RescaleIntercept": 0}, "RescaleSlope"),
+        ({"RescaleSlope": "inf", "RescaleIntercept": 0}, "RescaleSlope"),
+        ({"Rows": 11}, "bytes of pixels"),
+        ({"Rows": 6, "Columns": 20}, "differ in size"),
+        ({"Rows": 0}, "invalid image size"),
+        ({"NumberOfFrames": 2}, "bytes of pixels"),
+        ({"BitsAllocated": 8, "PixelData": b"\0" * 120}, "differ in channels or bits"),
+        ({"PixelData": None}, "no pixels"),
+        ({"SeriesInstanceUID": None}, "SeriesInstanceUID"),
+    ],
+)
+def test_slices_that_do_not_fit(series, elements, word):
+    folder, files = series
+    change(files[2], **elements)
+    refused(folder, word)
+
+
+def test_other_files_in_the_folder(series, capsys):
+    """Reports, a DICOMDIR, hidden files, links and pipes are passed over; what claims to be an image is not."""
+    folder, files = series
+    report = pydicom.dcmread(files[0])
+    for name in ("PixelData", "Rows", "Columns"):
+        delattr(report, name)
+    report.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"
+    report.SeriesInstanceUID = "1.2.99"
+    report.save_as(folder / "report.dcm")
+    directory = files[0].read_bytes()
+    uid = b"1.2.840.10008.1.3.10"
+    (folder / "DICOMDIR").write_bytes(directory[:200] + uid + directory[220:])
+    for name in (".DS_Store", "Thumbs.db", "notes.txt", "README"):
+        (folder / name).write_bytes(b"abc")
+    os.mkfifo(folder / "pipe")
+    os.mkfifo(folder / "pipe.dcm")
+    (folder / "link").symlink_to("gone")
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(folder)), VALUES)
+    assert find_volumes(folder) == {"scan": folder} and is_volume(folder)
+    said = capsys.readouterr().out
+    for word in (
+        "1 file without an image (report.dcm)",
+        "skipped 8 files",
+        ".DS_Store (hidden)",
+        "link (link to a missing file)",
+        "pipe (not a regular file)",
+    ):
+        assert word in said
+    (folder / "link.dcm").symlink_to("gone")
+    refused(folder, "link.dcm: link to a missing file")
+
+
+def test_folders_without_an_image(tmp_path, series):
+    for name, content in (("magic", b"\0" * 128 + b"DICM"), ("text", b"no DICOM"), ("empty", b"")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.dcm").write_bytes(content)
+        assert find_volumes(tmp_path / name) == {name: tmp_path / name}
+        refused(tmp_path / name, "x.dcm")
+        with pytest.raises(InputError, match="x.dcm"):
+            list_series(tmp_path / name)
+    folder, files = series
+    for file in files:
+        change(file, PixelData=None, Rows=None, Columns=None, SOPClassUID="1.2.840.10008.5.1.4.1.1.88.11")
+    refused(folder, "no DICOM images found")
+    assert list_series(folder) == []
+
+
+def test_names_that_are_not_utf8(series):
+    folder, files = series
+    renamed = folder.rename(folder.parent / os.fsdecode(b"M\xfcller"))
+    (renamed / files[0].name).rename(renamed / os.fsdecode(b"\xe4.dcm"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(renamed)), VALUES)
+
+
+def test_frames_of_one_file(tmp_path):
+    image = sitk.Cast(as_volume(VALUES, np.eye(3)) + 500, sitk.sitkUInt16)
+    sitk.WriteImage(image, str(tmp_path / "frames.dcm"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "frames.dcm")), VALUES + 500)
+    write_series(tmp_path, as_volume(VALUES, np.eye(3)))
+    change(tmp_path / "frames.dcm", SeriesInstanceUID=pydicom.dcmread(tmp_path / "000.dcm").SeriesInstanceUID)
+    refused(tmp_path, "frames.dcm: has several frames")
