@@ -131,7 +131,7 @@ def test_folders_without_an_image(tmp_path, series):
         (tmp_path / name / "x.dcm").write_bytes(content)
         assert find_volumes(tmp_path / name) == {name: tmp_path / name}
         refused(tmp_path / name, "x.dcm")
-        with pytest.raises(InputError, match="x.dcm"):
+        with pytest.raises(InputError, match=r"x\.dcm"):
             list_series(tmp_path / name)
     folder, files = series
     for file in files:
