@@ -16,7 +16,7 @@ from common.setting_checks import Rule, is_plain, strict
 Count = Annotated[int, Ge(0), Le(10**9)]
 PositiveInt = Annotated[int, Ge(1), Le(10**9)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
-Side = Annotated[int, Ge(8), Le(2**15)]  # side length of an image in pixels
+Side = Annotated[int, Ge(8), Le(8192)]  # side length of an image in pixels
 Positive = Annotated[float, Gt(0)]
 NonNegative = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
@@ -55,6 +55,11 @@ Shapes = Annotated[list[Shape], Len(1)]
 
 # --- lists
 
+Sigmas = Annotated[
+    list[NonNegative],
+    Len(2, 2),
+    Rule("two numbers, up to 100 and up to 20", lambda pair: len(pair) == 2 and pair[0] <= 100 and pair[1] <= 20),
+]
 Window = Annotated[list[float], Len(2, 2), Rule("[low, high] with low < high", lambda pair: pair[0] < pair[1])]
 Percentiles = Annotated[
     list[float], Len(2, 2), Rule("[low, high] with 0 <= low < high <= 100", lambda pair: 0 <= pair[0] < pair[1] <= 100)

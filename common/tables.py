@@ -120,6 +120,8 @@ def _lines_of(path, advice):
     """Lines of a UTF-8 file with their ends; other bytes become surrogate escapes, as in file names."""
     if path.is_dir():
         raise InputError(f"{path}: expected a file (found a folder); {advice}")
+    if path.exists() and not path.is_file():  # reading a FIFO would wait
+        raise InputError(f"{path}: expected a file (found a FIFO or device); {advice}")
     try:
         with errors_of(path):
             content = path.read_bytes()

@@ -55,8 +55,10 @@ from common.settings import require_folder
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, match_files, refuse_existing_cases
 from common.slices.finding import PICTURES, report_skipped, walk
 from common.slices.images import cut, encode_png, find_pictures, fit_boxes, read_picture, stretch, to_gray
-from common.slices.masks import check_mask_values, class_count, map_values, values_of
+from common.slices.masks import check_mask_values, class_count, class_count_of_files, map_values, values_of
 
+SCRIPT = "0_import_images.py"  # in case.json
+SMALLEST_SIDE = 8  # pixels; smaller files are icons or damaged
 IMAGE_FOLDERS = ("x", "image", "images", "img", "imgs")
 MASK_FOLDERS = ("y", "mask", "masks", "label", "labels", "seg", "gt")
 MASK_NAMES = ("{id}", "{id}_mask", "{id}-mask", "{id}_seg", "{id}_label", "{id}_gt", "mask_{id}")
@@ -80,12 +82,13 @@ def main():
     images, in_cases = f"{len(sources)} image{'s' * (len(sources) != 1)}", f"{len(cases)} case{'s' * (len(cases) != 1)}"
     print(f"importing {images} as {in_cases}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
     fitting = {"fit": settings.FIT, "stretched": settings.STRETCH, "mask_values": settings.MASK_VALUES}
+    values = {}  # of each mask
     result = import_cases(
         sources,
-        import_picture,
-        partial(CaseRecord, "0_import_images.py", settings.SIZE, **fitting),
+        partial(import_picture, values=values),
+        partial(CaseRecord, SCRIPT, settings.SIZE, **fitting),
         settings.REPLACE,
-        check=lambda values: class_count(values, settings.MASKS),
+        check=lambda _: class_count_of_files(values, settings.MASKS),
     )
     classes = class_count(result.values, settings.MASKS)
     print(
@@ -204,9 +207,20 @@ def name_cases(keys):
 # --- one image
 
 
-def import_picture(source):
-    """Read an image with its mask and cut both to size; returns Imported."""
+def import_picture(source, values):
+    """Read an image with its mask and cut both to size.
+
+    Args:
+        source: Source.
+        values: dict of mask to set of values, to which its mask is added.
+
+    Returns:
+        Imported.
+    """
     image = to_gray(read_picture(source.image))
+    if min(image.shape) < SMALLEST_SIDE:
+        found = "{1}x{0}".format(*image.shape)
+        raise InputError(f"{source.image}: too small for an image (found {found}); expected at least 8x8")
     mask = np.zeros(image.shape, np.uint8) if source.mask is None else prepare_mask(source.mask)
     if mask.shape != image.shape:
         sizes = "{1}x{0} and {3}x{2}".format(*image.shape, *mask.shape)
@@ -218,7 +232,10 @@ def import_picture(source):
         entry = {"image": source.image_name, "mask": source.mask_name, "image_size": list(image.shape), "box": box}
         image_cut, mask_cut = cut(image, box, settings.SIZE), cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
         slices.append((encode_png(image_cut), encode_png(mask_cut), entry))
-    return Imported(slices, values=values_of(mask))
+    found = values_of(mask)
+    if source.mask:
+        values[source.mask] = found
+    return Imported(slices, values=found)
 
 
 def prepare_mask(path):

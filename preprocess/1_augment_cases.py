@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from typing import Annotated
 
-from annotated_types import Ge, Gt, Le, Len
+from annotated_types import Ge, Gt, Le
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import setting_types as types
@@ -40,7 +40,7 @@ PART_MARGIN: Annotated[int, Ge(0), Le(1000)] = 10  # CP1 to CP4: pixels between 
 
 # --- filter strengths, in 8-bit gray values
 DENOISE: Annotated[float, Ge(0), Le(100)] = 2.0  # non-local means: strength h
-BILATERAL: Annotated[list[Annotated[float, Ge(0), Le(100)]], Len(2, 2)] = [3.0, 1.5]
+BILATERAL: types.Sigmas = [3.0, 1.5]
 # bilateral filter, three rounds: sigmas of gray value and space
 CLAHE_LIMIT: Annotated[float, Gt(0), Le(1000)] = 1.4  # CLAHE: clip limit, on 4x4 tiles
 LEVELS: Annotated[int, Ge(2), Le(256)] = 32  # posterization: number of gray levels

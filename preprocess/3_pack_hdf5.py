@@ -46,9 +46,9 @@ from common.jobs import Part, locked
 from common.public_settings import public_settings
 from common.settings import require_folder
 from common.slices.cases import common_preparation
-from common.slices.images import read_slice
-from common.slices.lists import read_list, slice_identity
-from common.slices.masks import class_count
+from common.slices.images import read_mask, read_slice
+from common.slices.lists import read_list, refuse_shared
+from common.slices.masks import class_count, class_count_of_files, values_of
 from common.slices.packed import add_attributes, fingerprint, is_joined, join_shards, pack_slices, values_of_shards
 
 NAMES = ("train", "validation", "test")
@@ -111,7 +111,7 @@ def find_lists():
         dict of subfolder ("" or "fold1" and so on) to a dict of list name to DataFrame of `read_list`.
 
     Raises:
-        InputError: if there are no lists, a list is invalid, or two lists of a division share a slice.
+        InputError: if there are no lists, a list is invalid, or two lists of a division share a slice or a case.
     """
     root = require_folder(settings.LISTS, "LISTS")
     folds = sorted((path.name for path in root.glob("fold*") if path.is_dir()), key=natural_key)
@@ -123,22 +123,9 @@ def find_lists():
             raise InputError(
                 f"{root / folder}: contains no train.csv, validation.csv or test.csv; run 2_write_lists.py"
             )
-        refuse_overlap(lists, root / folder)
+        refuse_shared(lists, root / folder)
         divisions[folder] = lists
     return divisions
-
-
-def refuse_overlap(lists, folder):
-    """Raise InputError if two lists share a slice or its variants: scores would be worthless."""
-    seen = {}
-    both = []
-    for name, table in lists.items():
-        for x in table["x"]:
-            like = seen.setdefault(slice_identity(x), name)
-            if like != name:
-                both.append(f"{x}: listed in both {like}.csv and {name}.csv")
-    if both:
-        raise InputError(summarise(both, f"slices are in two lists of {folder}"))
 
 
 def plan(folder, lists, part):
@@ -186,11 +173,21 @@ def pack_division(division):
             values |= pack(files[name], table, name, division, problems)
         if problems:
             raise InputError(summarise(problems, "slices cannot be packed"))
-        classes = class_count(values, Path(settings.LISTS, division.folder))
+        classes = count_classes(values, division)
         for file in files.values():
             add_attributes(file, classes=classes)
     remove_shards(division)
     return True
+
+
+def count_classes(values, division):
+    """Number of classes for the values in all masks; an error lists the masks that do not fit the others."""
+    where = Path(settings.LISTS, division.folder)
+    try:
+        return class_count(values, where)
+    except InputError:
+        masks = [mask for table in division.tables.values() for mask in table["y"]]
+        return class_count_of_files({mask: values_of(read_mask(mask)) for mask in masks}, where)
 
 
 def whole_files(stack, division):
@@ -247,7 +244,7 @@ def pack_shard(shard, division):
 def join_division(division):
     """Write the sets, which concatenate x and y of their shards."""
     values = values_of_shards([shard.path for shard in division.shards])
-    classes = class_count(values, Path(settings.LISTS, division.folder))
+    classes = count_classes(values, division)
     with ExitStack() as stack:
         for name, file in whole_files(stack, division).items():
             shards = [(f"{SHARDS}/{s.path.name}", len(s.table)) for s in division.shards if s.name == name]

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 from common.errors import InputError
+from common.streams import one_line
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 JUNK = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave in folders, like hidden files
@@ -98,11 +99,5 @@ def report_skipped(skipped):
     for reason, path in dict.fromkeys(skipped):
         by_reason.setdefault(reason, []).append(path.name)
     for reason, names in by_reason.items():
-        shown = ", ".join(printable(name) for name in names[:10]) + (", ..." if len(names) > 10 else "")
+        shown = ", ".join(one_line(name) for name in names[:10]) + (", ..." if len(names) > 10 else "")
         print(f"skipped {len(names)} file{'s' * (len(names) != 1)} ({reason}): {shown}")
-
-
-def printable(name):
-    """A name for messages: control characters, and bytes that are not UTF-8, as escapes such as \\n and \\xe9."""
-    text = os.fsencode(name).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

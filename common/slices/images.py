@@ -11,6 +11,8 @@ from common.slices.decoding import decode
 from common.slices.finding import PICTURES, read_regular, scan
 from common.slices.tiling import tile_starts
 
+MOST_TILES = 10_000  # of one image
+
 
 def read_picture(path):
     """Read an image as stored.
@@ -251,12 +253,20 @@ def fit_boxes(shape, size, fit, overlap=0):
 
     Returns:
         list of [left, top, width, height]; left and top are negative if a box extends beyond the edge.
+
+    Raises:
+        InputError: for more than MOST_TILES tiles.
     """
     height, width = shape
     if fit == "resize":
         return [[0, 0, width, height]]
     if fit == "tile":
         tops, lefts = (tile_starts(length, size, overlap) for length in shape)
+        if (count := len(tops) * len(lefts)) > MOST_TILES:
+            raise InputError(
+                f"TILE_OVERLAP: too many tiles of a {width}x{height} image (found {count:,}, up to {MOST_TILES:,}); "
+                "use a larger size or a smaller overlap"
+            )
         return [[left, top, size, size] for top in tops for left in lefts]
     side = size if fit == "crop" else max(size, height, width)
     return [[(width - side) // 2, (height - side) // 2, side, side]]

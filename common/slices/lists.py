@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError, summarise
-from common.files import whole_file
+from common.files import file_digest, whole_file
+from common.slices.images import read_picture
 from common.system_errors import why_unreadable
 
 
@@ -49,7 +50,64 @@ def read_list(path):
         )
     if "case" not in table:
         table["case"] = [Path(x).parent.parent.name for x in table["x"]]
+    _refuse_repeats(path, table)
     return table[["x", "y", "case"]].reset_index(drop=True)
+
+
+def _refuse_repeats(path, table):
+    """Raise InputError if a list contains a slice twice or with two masks, or a row without a case."""
+    first = {x: line for line, x in reversed(list(table["x"].items()))}
+    repeated = table[table.duplicated("x")]
+    problems = [f"line {line}: the same slice as line {first[x]} ({x}); keep one" for line, x in repeated["x"].items()]
+    problems += [f"line {line}: has no case; write the list again" for line in table.index[table["case"] == ""]]
+    if problems:
+        message = summarise(problems, f"rows of {path} are invalid")
+        raise InputError(f"{path}: {message}" if len(problems) == 1 else message)
+
+
+def refuse_shared(lists, where):
+    """Raise InputError if two lists share a slice, a variant of one, or a case: scores would be worthless.
+
+    A copy of a file, under whatever name, is the same slice. Lists that contain only one case, all the same one, are
+    runs of its slices and may share it.
+
+    Args:
+        lists: dict of list name to result of `read_list`.
+        where: folder of the lists, for the message.
+    """
+    slices, cases, twice = {}, {}, []
+    for name, table in lists.items():
+        for x, case in zip(table["x"], table["case"], strict=True):
+            cases.setdefault(case, {})[name] = x
+            first = slices.setdefault(slice_identity(x), name)
+            if first != name:
+                twice.append(f"{x}: listed in both {first}.csv and {name}.csv; keep one")
+    shared = [
+        f"{case}: case in both {' and '.join(f'{name}.csv' for name in found)} (such as {next(iter(found.values()))}); "
+        "split by case, or rename one if they are different cases"
+        for case, found in cases.items()
+        if len(found) > 1 and len(cases) > 1
+    ]
+    for problems, what in ((twice, "slices"), (shared, "cases")):
+        if problems:
+            raise InputError(summarise(problems, f"{what} are in two lists of {where}"))
+    if copies := [f"{x}: the same image as {other}; keep one" for x, other in _same_files(lists)]:
+        raise InputError(summarise(copies, f"slices are in two lists of {where}"))
+
+
+def _same_files(lists):
+    """Yield (file, file of an earlier list) with the same content, except images of one gray level."""
+    sizes, digests = {}, {}
+    for name, table in lists.items():
+        for x in table["x"]:
+            sizes.setdefault(os.path.getsize(x), []).append((name, x))
+    for files in sizes.values():
+        if len({name for name, _ in files}) < 2:
+            continue
+        for name, x in files:
+            first = digests.setdefault(file_digest(x), (name, x))
+            if first[0] != name and np.ptp(read_picture(x)):
+                yield x, first[1]
 
 
 def write_list(path, rows, relative_to=None):

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import scipy  # loads scipy.ndimage at first use, so that importers start faster
 
-from common.errors import InputError
+from common.errors import InputError, summarise
 
 # --- values
 
@@ -36,10 +36,8 @@ def check_mask_values(values, where):
     """
     if values <= {0, 255} or max(values) < 100:
         return
-    shown = sorted(values)
-    shown = ", ".join(map(str, shown[:8])) + (", ..." if len(shown) > 8 else "")
     raise InputError(
-        f"{where}: expected mask values 0 and 255, or class numbers from 0 (found {shown}); import with "
+        f"{where}: expected mask values 0 and 255, or class numbers from 0 (found {_shown(values)}); import with "
         "--mask-values, or with --mask-threshold if edges are soft (JPEG)"
     )
 
@@ -65,6 +63,34 @@ def class_count(values, where):
             f'{where}: expected mask values 0 and 255 (found 0 and 1); import with --mask-values "{{1: 255}}"'
         )
     return max(values)
+
+
+def class_count_of_files(values, where):
+    """Number of classes in a set of masks, as `class_count`; an error lists the files that do not fit the others.
+
+    Args:
+        values: dict of file to set of values.
+        where: folder or list, for the message.
+    """
+    try:
+        return class_count(frozenset().union(*values.values()), where)
+    except InputError as error:
+        full = [file for file, found in values.items() if 255 in found]
+        numbered = [file for file, found in values.items() if found - {0, 255}]
+        if not (full and numbered):
+            files = ", ".join(map(str, numbered[:10])) + (", ..." if len(numbered) > 10 else "")
+            raise InputError(f"{error} (in {len(numbered)} of {len(values)} masks: {files})") from None
+    expected, fewer = ("0 and 255", numbered) if len(numbered) <= len(full) else ("class numbers", full)
+    advice = "replace it, or import it with --mask-values"
+    problems = [
+        f"{file}: expected {expected} as in the other masks (found {_shown(values[file])}); {advice}" for file in fewer
+    ]
+    raise InputError(summarise(problems, f"masks in {where} have other values than the rest"))
+
+
+def _shown(values):
+    values = sorted(values)
+    return ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
 
 
 def map_values(mask, mapping):

@@ -8,7 +8,7 @@ import pytest
 from drawings import write_picture
 
 from common.errors import InputError
-from common.slices.finding import printable, read_regular, report_skipped, walk
+from common.slices.finding import read_regular, report_skipped, walk
 from common.slices.images import pictures_in
 
 
@@ -62,8 +62,3 @@ def test_what_is_no_regular_file_is_refused_and_not_opened(tmp_path):
             read_regular(tmp_path / name)
     with pytest.raises(InputError, match="found a device"):
         read_regular("/dev/zero")
-
-
-def test_names_for_messages():
-    assert printable("a\n\x1b[31m\u202e.png") == "a\\n\\x1b[31m\\u202e.png"
-    assert printable(os.fsdecode(b"caf\xe9")) == "caf\\xe9" and printable("é 😀") == "é 😀"

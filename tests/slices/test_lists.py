@@ -1,10 +1,13 @@
 """Lists of slices: paths, and dividing."""
 
+import os
 import shutil
+import time
 
+import numpy as np
 import pandas as pd
 import pytest
-from drawings import make_cases
+from drawings import make_cases, write_picture
 
 from common.errors import InputError
 from common.slices.lists import (
@@ -12,6 +15,7 @@ from common.slices.lists import (
     make_divisions,
     pick_named,
     read_list,
+    refuse_shared,
     slice_identity,
     split_into_folds,
     write_list,
@@ -59,3 +63,51 @@ def test_what_a_slice_is_known_by(tmp_path):
     (tmp_path / "case09").symlink_to(case)
     assert {slice_identity(str(copy)) for copy in copies} == {slice_identity(str(slice_))}
     assert slice_identity(str(other)) != slice_identity(str(slice_))
+
+
+def lists_of(folder, **rows):
+    """Lists in a folder, and what `read_list` returns for them; `rows` are lines without the header."""
+    for name, lines in rows.items():
+        (folder / f"{name}.csv").write_text("\n".join(["x,y,case", *lines]))
+    return {name: read_list(folder / f"{name}.csv") for name in rows}
+
+
+def test_what_a_list_cannot_contain(tmp_path):
+    make_cases(tmp_path, cases=2, slices=3, size=16)
+    row, other = (f"case01/x/000{i}.png,case01/y/000{i}.png,case01" for i in (1, 2))
+    lists_of(tmp_path, train=[row, other])
+    for lines, words in (
+        ([row, other, row], "train.csv: line 4: the same slice as line 2"),
+        ([row, row.replace("y/0001", "y/0002")], "train.csv: line 3: the same slice as line 2"),
+        ([row, other.removesuffix("case01")], "line 3: has no case"),
+        ([row, "case01/x/0002.png,case01/y/0002.png"], "line 3 is incomplete"),
+    ):
+        with pytest.raises(InputError, match=words):
+            lists_of(tmp_path, train=lines)
+    started = time.monotonic()
+    with pytest.raises(InputError, match=r"499999 rows of .*train.csv are invalid"):
+        lists_of(tmp_path, train=[row] * 500_000)
+    assert time.monotonic() - started < 15
+
+
+def test_what_two_lists_cannot_share(tmp_path):
+    make_cases(tmp_path, cases=3, slices=3, size=16)
+
+    def row(case, number):
+        return f"case0{case}/x/000{number}.png,case0{case}/y/000{number}.png,case0{case}"
+
+    refuse_shared(lists_of(tmp_path, train=[row(1, 1)], validation=[row(1, 2)]), "L")  # runs of the only case
+    refuse_shared(lists_of(tmp_path, train=[row(1, 1), row(2, 1)], validation=[row(3, 1)]), "L")
+    with pytest.raises(InputError, match=r"case01: case in both train.csv and validation.csv"):
+        refuse_shared(lists_of(tmp_path, train=[row(1, 1), row(2, 1)], validation=[row(1, 2)]), "L")
+    with pytest.raises(InputError, match=r"0001.png: listed in both train.csv and test.csv"):
+        refuse_shared(lists_of(tmp_path, train=[row(1, 1)], test=[row(1, 1)]), "L")
+    for copy in (os.link, shutil.copyfile):
+        target = tmp_path / "case03" / "x" / "0002.png"
+        target.unlink()
+        copy(tmp_path / "case01" / "x" / "0001.png", target)
+        with pytest.raises(InputError, match=r"case03.x.0002.png: the same image as .*case01.x.0001.png"):
+            refuse_shared(lists_of(tmp_path, train=[row(1, 1)], validation=[row(3, 2)]), "L")
+    for case in (1, 3):
+        write_picture(tmp_path / f"case0{case}" / "x" / "0003.png", np.zeros((16, 16), np.uint8))
+    refuse_shared(lists_of(tmp_path, train=[row(1, 3)], validation=[row(3, 3)]), "L")  # black slices are often equal

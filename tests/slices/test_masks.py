@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from running import assert_refused, run_here
 
+from common.errors import InputError
 from common.slices.images import read_mask
-from common.slices.masks import class_numbers, clean, values_of
+from common.slices.masks import class_count_of_files, class_numbers, clean, values_of
 from common.volumes.reading import read_volume
 
 MASKS = arrays.arrays(
@@ -111,3 +112,24 @@ def test_predictions_are_cleaned(tmp_path, trained):
     refused = {"OUTPUT": tmp_path / "x", "status": 2, **settings}
     assert_refused("predict.py", "CLEAN", "lonely", CLEAN={"lonely": 1}, **refused)
     assert_refused("predict.py", "CLEAN", "share", "(found 3)", CLEAN={"share": 3}, **refused)
+
+
+def test_masks_that_do_not_fit_the_others_are_listed():
+    def refused(values, words):
+        with pytest.raises(InputError, match=words) as error:
+            class_count_of_files(values, "M")
+        return str(error.value)
+
+    full = {f"{i}.png": {0, 255} for i in range(20)}
+    assert class_count_of_files(full | {"e.png": {0}}, "M") == 1
+    assert class_count_of_files({"a": {0, 1}, "b": {2}}, "M") == 2
+    refused(full | {"odd.png": {0, 1}}, r"^odd.png: expected 0 and 255 as in the other masks \(found 0, 1\)")
+    refused({"a": {0, 1, 2}, "b": {2}, "odd.png": {0, 255}}, r"^odd.png: expected class numbers .*found 0, 255")
+    refused({"a": {0, 1}, "b": {0, 1}}, r"found 0 and 1.*in 2 of 2 masks: a, b")
+    many = refused(full | {f"odd{i}.png": {0, 3} for i in range(12)}, "^12 masks in M have other values than the rest")
+    assert many.count("odd") == 10 and "... and 2 more" in many
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 4), (4, 1)])
+def test_values_of_tiny_masks(shape):
+    assert values_of(np.full(shape, 255, np.uint8)) == {255} and values_of(np.full(shape, 7, np.uint8)) == {7}
