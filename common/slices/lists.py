@@ -33,6 +33,7 @@ def read_list(path):
     table = tables.read_table(path, ["x", "y"], advice)
     if table.empty:
         raise InputError(f"{path}: the list is empty (expected a row per slice); write it again with 2_write_lists.py")
+    _refuse_repeats(path, table)  # first, since a list of the same row without end should not cost minutes
     folder, exists = os.fspath(path.parent), functools.cache(os.path.isfile)
     gone = []
     for column in ("x", "y"):
@@ -56,10 +57,13 @@ def read_list(path):
 
 def _refuse_repeats(path, table):
     """Raise InputError if a list contains a slice twice or with two masks, or a row without a case."""
-    first = {x: line for line, x in reversed(list(table["x"].items()))}
-    repeated = table[table.duplicated("x")]
-    problems = [f"line {line}: the same slice as line {first[x]} ({x}); keep one" for line, x in repeated["x"].items()]
-    problems += [f"line {line}: has no case; write the list again" for line in table.index[table["case"] == ""]]
+    repeated = table["x"][table["x"].duplicated()]
+    firsts = table["x"].drop_duplicates()
+    problems = [""] * len(repeated)
+    for i, (line, x) in enumerate(repeated[:10].items()):
+        problems[i] = f"line {line}: the same slice as line {firsts.index[firsts == x][0]} ({x}); keep one"
+    if "case" in table:
+        problems += [f"line {line}: has no case; write the list again" for line in table.index[table["case"] == ""]]
     if problems:
         message = summarise(problems, f"rows of {path} are invalid")
         raise InputError(f"{path}: {message}" if len(problems) == 1 else message)
