@@ -54,11 +54,19 @@ from common.files import natural_key
 from common.settings import require_folder
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, match_files, refuse_existing_cases
 from common.slices.finding import PICTURES, report_skipped, walk
-from common.slices.images import cut, encode_png, find_pictures, fit_boxes, read_picture, stretch, to_gray
+from common.slices.images import (
+    SMALLEST_SIDE,
+    cut,
+    encode_png,
+    find_pictures,
+    fit_boxes,
+    read_picture,
+    stretch,
+    to_gray,
+)
 from common.slices.masks import check_mask_values, class_count, class_count_of_files, map_values, values_of
 
 SCRIPT = "0_import_images.py"  # in case.json
-SMALLEST_SIDE = 8  # pixels; smaller files are icons or damaged
 IMAGE_FOLDERS = ("x", "image", "images", "img", "imgs")
 MASK_FOLDERS = ("y", "mask", "masks", "label", "labels", "seg", "gt")
 MASK_NAMES = ("{id}", "{id}_mask", "{id}-mask", "{id}_seg", "{id}_label", "{id}_gt", "mask_{id}")
@@ -220,7 +228,7 @@ def import_picture(source, values):
     image = to_gray(read_picture(source.image))
     if min(image.shape) < SMALLEST_SIDE:
         found = "{1}x{0}".format(*image.shape)
-        raise InputError(f"{source.image}: too small for an image (found {found}); expected at least 8x8")
+        raise InputError(f"{source.image}: too small for an image (found {found}, expected at least 8x8); replace it")
     mask = np.zeros(image.shape, np.uint8) if source.mask is None else prepare_mask(source.mask)
     if mask.shape != image.shape:
         sizes = "{1}x{0} and {3}x{2}".format(*image.shape, *mask.shape)

@@ -4,7 +4,8 @@ Reads   IMAGES and MASKS: files with matching names, one line per pixel row (suc
 Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json, one case per slice, for step 1 or 2
 Takes   about four seconds per 100 slices of 512x512 on two cores
 
-Lists and skips invalid pairs: different sizes, short rows, or mask values other than 0 and 1.
+Lists and skips invalid pairs, and exits with status 1: different sizes, short rows, values that are not finite, or
+mask values other than 0 and 1.
 """
 
 import sys
@@ -20,6 +21,7 @@ IMAGES: str = ""  # folder of the image files
 MASKS: str = ""  # folder of the mask files, with the same names
 CASES: types.PathName = "data/cases"  # output folder for the case folders
 REPLACE: bool = False  # True: overwrite existing case folders
+SKIP_BROKEN: bool = False  # True: exit with status 0 even if some pairs cannot be used
 
 # --- slices
 SIZE: types.Side = 512  # side length of the slices in pixels
@@ -34,13 +36,14 @@ SMALLEST: types.PositiveInt = 5  # remove mask components with fewer pixels; dia
 
 settings = apply_command_line(globals())
 
+import io
 from functools import partial
 
 import cv2
 import numpy as np
 import pandas as pd
 
-from common.errors import InputError, summarise
+from common.errors import InputError, name_broken, summarise
 from common.files import natural_key
 from common.settings import require_folder
 from common.slices.cases import (
@@ -51,7 +54,8 @@ from common.slices.cases import (
     refuse_existing_cases,
     without_partner,
 )
-from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
+from common.slices.finding import OTHER, read_regular, report_skipped, scan
+from common.slices.images import SMALLEST_SIDE, cut, encode_png, fit_boxes, window_to_gray
 from common.slices.masks import clean
 
 
@@ -62,11 +66,10 @@ def main():
     print(f"importing {slices}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
     make_record = partial(CaseRecord, "0_import_matrices.py", settings.SIZE, fit=settings.FIT)
     result = import_cases(pairs, import_pair, make_record, settings.REPLACE)
-    if result.problems:
-        print(f"skipped {summarise(result.problems, 'invalid pairs')}")
-    if not result.slices:
-        raise InputError(f"IMAGES: no valid slice in {settings.IMAGES}; fix the files listed above")
-    print(f"wrote {result.slices} slice{'s' * (result.slices != 1)} of {size}, each as a case, to {settings.CASES}")
+    if result.slices:
+        slices = f"{result.slices} slice{'s' * (result.slices != 1)}"
+        print(f"wrote {slices} of {size}, each as a case, to {settings.CASES}")
+    name_broken(result.problems, "pairs cannot be used", result.slices, settings.SKIP_BROKEN)
 
 
 def match_pairs():
@@ -95,7 +98,9 @@ def match_pairs():
 
 def files_of(folder, setting):
     """Files of a folder, in natural order: dict of name to Path. `setting` is for messages."""
-    files = [path for path in require_folder(folder, setting).iterdir() if path.is_file() and path.name[0] != "."]
+    images, _, others = scan(require_folder(folder, setting))
+    report_skipped([(reason, path) for reason, path in others if reason != OTHER])
+    files = images + [path for reason, path in others if reason == OTHER]
     return {path.name: path for path in sorted(files, key=lambda path: natural_key(path.name))}
 
 
@@ -112,13 +117,17 @@ def import_pair(pair):
     image, mask = read_matrix(image_path), read_matrix(mask_path)
     if image.shape != mask.shape:
         sizes = "{1}x{0} and {3}x{2}".format(*image.shape, *mask.shape)
-        raise InputError(f"{image_path}: size differs from its mask {mask_path} (found {sizes})")
+        raise InputError(
+            f"{image_path}: size differs from its mask {mask_path} (found {sizes}); export one of them again"
+        )
     values = np.unique(mask)
     if not set(values.tolist()) <= {0, 1}:
-        raise InputError(f"{mask_path}: expected mask values 0 and 1 (found {values[:5].tolist()})")
+        raise InputError(f"{mask_path}: expected mask values 0 and 1 (found {values[:5].tolist()}); export it again")
     low, high = settings.WINDOW or (image.min(), image.max())
     if not low < high:
-        raise InputError(f"{image_path}: expected different values (found only {low:g})")
+        raise InputError(
+            f"{image_path}: expected different values (found only {low:g}); remove the pair, or set WINDOW"
+        )
     mask = clean(mask.astype(np.uint8), smallest=settings.SMALLEST)
     (box,) = fit_boxes(image.shape, settings.SIZE, settings.FIT)
     entry = {"image": image_path.name, "mask": mask_path.name, "image_size": list(image.shape), "box": list(box)}
@@ -134,12 +143,17 @@ def read_matrix(path):
         InputError: if the file is empty, has rows of different lengths, or contains anything but numbers.
     """
     try:
-        matrix = pd.read_csv(path, header=None, dtype=np.float32, comment=None).to_numpy()
-    except (ValueError, UnicodeDecodeError) as error:  # also an empty file
-        raise InputError(f"{path}: not a matrix of comma-separated numbers ({str(error).splitlines()[0]})") from None
+        matrix = pd.read_csv(io.BytesIO(read_regular(path)), header=None, dtype=np.float32, comment=None).to_numpy()
+    except (ValueError, OverflowError, pd.errors.ParserError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise InputError(f"{path}: not a matrix of comma-separated numbers ({reason}); export it again") from None
     if not np.isfinite(matrix).all():
         row, column = np.argwhere(~np.isfinite(matrix))[0] + 1
-        raise InputError(f"{path}: no number in row {row}, column {column} (a row may be short)")
+        found = f"found {matrix[row - 1, column - 1]} in row {row}, column {column}"
+        raise InputError(f"{path}: no finite number ({found}; a short row ends with nan); export it again")
+    if min(matrix.shape) < SMALLEST_SIDE:
+        found = "{1}x{0}".format(*matrix.shape)
+        raise InputError(f"{path}: too small for an image (found {found}, expected at least 8x8); export it again")
     return matrix
 
 

@@ -11,6 +11,7 @@ neighboring slices. Only training lists contain variants. Look at data_check.png
 
 import sys
 from pathlib import Path
+from typing import Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import setting_types as types
@@ -29,11 +30,14 @@ TEST_SHARE: types.ShareBelowOne = 0.1  # fraction of the cases for testing; 0: n
 VALIDATION_CASES: types.Names = []  # names of the validation cases, instead of a fraction
 TEST_CASES: types.Names = []  # names of the test cases, instead of a fraction
 FOLDS: types.Folds = 0  # number of cross-validation folds; 0: a single split by VALIDATION_SHARE
+SAME_SLICES: Literal["stop", "report"] = "stop"
+# the same image in two lists: "stop" with an error, or "report" them; images of one gray level do not count
 SEED: types.Seed = 1  # random seed of the split; the same seed writes the same lists
 VARIANTS: bool = True  # False: exclude the variants of step 1 from the training lists
 
 settings = apply_command_line(globals())
 
+import hashlib
 import shutil
 from typing import NamedTuple
 
@@ -44,10 +48,18 @@ from common.errors import InputError, SettingError, summarise
 from common.files import natural_key, refuse_existing, whole_file, whole_folder
 from common.parallel import ordered_map, progress
 from common.slices.cases import find_cases, pair_up, read_case_record
-from common.slices.drawing import contact_sheet, draw_outlines, evenly_spaced
-from common.slices.images import encode_png, read_mask, read_pair, read_slice
-from common.slices.lists import count_of_share, make_divisions, pick_named, split_into_folds, write_list
-from common.slices.masks import check_mask_values, class_count, to_classes, values_of
+from common.slices.drawing import data_check
+from common.slices.finding import report_skipped
+from common.slices.images import encode_png, read_pair
+from common.slices.lists import (
+    count_of_share,
+    find_same_images,
+    make_divisions,
+    pick_named,
+    split_into_folds,
+    write_list,
+)
+from common.slices.masks import check_mask_values, class_count_of_files, values_of
 from common.slices.variants import find_variants, list_rows
 from common.tables import write_table
 
@@ -66,6 +78,7 @@ class Checked(NamedTuple):
     bits: int
     values: frozenset  # of the mask
     foreground: float  # fraction of the slice
+    digest: bytes = b""  # of the image; empty for an image of one gray level
 
 
 def main():
@@ -74,10 +87,11 @@ def main():
     cases = find_cases(settings.CASES)
     print(f"checking {len(cases)} case{'s' * (len(cases) != 1)} in {settings.CASES}", flush=True)
     slices = check_data(cases)
-    classes = class_count(set().union(*(s.values for s in slices)), settings.CASES)
+    classes = class_count_of_files({s.y: s.values for s in slices}, settings.CASES)
     variants = {case: find_variants(case) if settings.VARIANTS else [] for case in cases}
 
     divisions = divide(slices)
+    find_same_images(divisions.values(), settings.SAME_SLICES)
     with whole_folder(settings.LISTS, replace=True) as unfinished:
         for folder, lists in divisions.items():
             (unfinished / folder).mkdir(exist_ok=True)
@@ -128,17 +142,17 @@ def check_data(cases):
         InputError: if a file is unreadable, a partner is missing, sizes or bit depths differ, or mask values are
             invalid.
     """
-    pairs = []
-    problems = []
+    pairs, problems, skipped = [], [], []
     for case in cases:
         slices = read_case_record(case).get("slices", {})
         try:
-            found = pair_up(case / "x", case / "y", case)
+            found = pair_up(case / "x", case / "y", case, skipped)
         except InputError as error:
             problems.append(str(error))
             continue
         for name, x, y in sorted(found, key=lambda pair: natural_key(pair[0])):
             pairs.append((case, name, x, y, f"{case}/{slices.get(name, {}).get('image') or name}"))
+    report_skipped(skipped)
     checked = ordered_map(check_slice, pairs, problems=problems)
     slices = [result for result in progress(checked, len(pairs), "checking") if result]
     if problems:
@@ -157,7 +171,8 @@ def check_slice(pair):
     image, mask = read_pair(x, y)
     values = frozenset(values_of(mask))
     check_mask_values(values, y)
-    return Checked(case, name, x, y, group, len(image), 8 * image.itemsize, values, float((mask > 0).mean()))
+    digest = hashlib.blake2b(image, digest_size=16).digest() if np.ptp(image) else b""
+    return Checked(case, name, x, y, group, len(image), 8 * image.itemsize, values, float((mask > 0).mean()), digest)
 
 
 # --- dividing
@@ -216,21 +231,6 @@ def lists_of(train, validation, test):
 
 
 # --- writing
-
-
-def data_check(slices, classes, count=30, side=200):
-    """Draw a contact sheet of slices from the whole set, mostly with a mask, with mask outlines.
-
-    Returns:
-        (rows * side, columns * side, 3) uint8, RGB.
-    """
-    filled = [s for s in slices if s.foreground] or slices
-    empty = [s for s in slices if not s.foreground]
-    chosen = evenly_spaced(filled, count - min(len(empty), count // 6)) + evenly_spaced(empty, count // 6)
-    chosen.sort(key=lambda s: natural_key(s.x))
-    pictures = [draw_outlines(read_slice(s.x), to_classes(read_mask(s.y), classes)) for s in chosen]
-    captions = [f"{s.case.name} {s.name}" for s in chosen]
-    return contact_sheet(pictures, min(6, len(pictures)), side, captions)
 
 
 def print_table(folder, lists, variants):

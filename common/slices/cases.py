@@ -14,7 +14,7 @@ from common.errors import InputError, summarise
 from common.files import natural_key, read_json, refuse_existing, remove, whole_folder, write_json
 from common.parallel import ordered_map, progress
 from common.settings import require_folder
-from common.slices.finding import PICTURES
+from common.slices.finding import PICTURES, report_skipped
 from common.slices.images import pictures_in
 from common.slices.lists import read_list
 
@@ -314,12 +314,13 @@ def without_partner(files, others, missing):
     return [f"{path}: no {missing}" for key, path in files.items() if key not in others]
 
 
-def pair_up(images, masks, case):
+def pair_up(images, masks, case, skipped=None):
     """Match the images and masks of a case by name.
 
     Args:
         images, masks: folders.
         case: case name for messages.
+        skipped: as in `common.slices.images.pictures_in`.
 
     Returns:
         list of (name, image path, mask path).
@@ -328,7 +329,9 @@ def pair_up(images, masks, case):
         InputError: if an image has no mask or a mask no image.
     """
     missing = f"mask in {masks}", f"image in {images}"
-    return match_files(pictures_in(images), pictures_in(masks), *missing, f"files in {case} have no partner")
+    return match_files(
+        pictures_in(images, skipped), pictures_in(masks, skipped), *missing, f"files in {case} have no partner"
+    )
 
 
 def find_slices(source, side, setting):
@@ -356,11 +359,14 @@ def find_slices(source, side, setting):
         folders = {f.name: f / side for f in inner if is_case(f)} or {"": root}
         if folders == {"": root} and not pictures_in(root):
             folders = {f.name: f for f in inner if not f.name.startswith(".")}
+    skipped = []
     slices = [
         Slice(case, name, file)
         for case, folder in folders.items()
-        for name, file in sorted(pictures_in(folder).items(), key=lambda item: natural_key(item[0]))
+        for name, file in sorted(pictures_in(folder, skipped).items(), key=lambda item: natural_key(item[0]))
     ]
+    if side == "x":
+        report_skipped(skipped)
     if not slices:
         raise InputError(
             f"{setting}: no image ({', '.join(PICTURES)}) and no case folder in {root}; choose another folder"

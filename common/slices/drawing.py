@@ -3,7 +3,9 @@
 import cv2
 import numpy as np
 
-from common.slices.images import resize, to_eight_bit
+from common.files import natural_key
+from common.slices.images import read_mask, read_slice, resize, to_eight_bit
+from common.slices.masks import to_classes
 from common.streams import one_line
 
 # RGB colors of classes 1, 2, ... (Okabe and Ito, safe for color-blind readers).
@@ -99,6 +101,27 @@ def contact_sheet(pictures, columns, side, captions=None):
         top, left = i // columns * side, i % columns * side
         sheet[top : top + side, left : left + side] = cell
     return sheet
+
+
+def data_check(slices, classes, count=30, side=200):
+    """Draw a contact sheet of slices from the whole set, mostly with a mask, with mask outlines.
+
+    Args:
+        slices: list of slices with `case`, `name`, `x`, `y` (paths) and `foreground`.
+        classes: number of classes.
+        count: number of slices to draw.
+        side: side length of each in pixels.
+
+    Returns:
+        (rows * side, columns * side, 3) uint8, RGB.
+    """
+    filled = [s for s in slices if s.foreground] or slices
+    empty = [s for s in slices if not s.foreground]
+    chosen = evenly_spaced(filled, count - min(len(empty), count // 6)) + evenly_spaced(empty, count // 6)
+    chosen.sort(key=lambda s: natural_key(s.x))
+    pictures = [draw_outlines(read_slice(s.x), to_classes(read_mask(s.y), classes)) for s in chosen]
+    captions = [f"{s.case.name} {s.name}" for s in chosen]
+    return contact_sheet(pictures, min(6, len(pictures)), side, captions)
 
 
 def draw_planes(volume, outlines, spacing, side=240):

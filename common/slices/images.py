@@ -12,6 +12,7 @@ from common.slices.finding import PICTURES, read_regular, scan
 from common.slices.tiling import tile_starts
 
 MOST_TILES = 10_000  # of one image
+SMALLEST_SIDE = 8  # pixels, of an image to import; smaller ones are icons or damaged
 
 
 def read_picture(path):

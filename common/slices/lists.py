@@ -114,6 +114,34 @@ def _same_files(lists):
                 yield x, first[1]
 
 
+def find_same_images(divisions, action):
+    """Find images that are in two lists, in different files.
+
+    Args:
+        divisions: iterable of dicts of list name to slices with `x`, a path, and `digest`, which is empty for images of
+            one gray level: these do not count.
+        action: "stop" or "report", the setting SAME_SLICES.
+
+    Raises:
+        InputError: if there are any, for "stop"; "report" prints them.
+    """
+    found = {}
+    for lists in divisions:
+        seen = {}
+        for name, members in lists.items():
+            for s in members:
+                list_of_first, first = seen.setdefault(s.digest, (name, s))
+                if s.digest and list_of_first != name:
+                    found[s.x] = f"{s.x} ({name}): the same image as {first.x} ({list_of_first})"
+    if not found:
+        return
+    message = summarise(list(found.values()), "slices are in two lists, so scores would be too good")
+    if action == "stop":
+        advice = "remove the copies, or pass --same-slices report"
+        raise InputError(f"{message}; {advice}" if len(found) == 1 else f"{message}\n  {advice}")
+    print(f"note: {message}")
+
+
 def write_list(path, rows, relative_to=None):
     """Write a list of slices.
 

@@ -99,7 +99,7 @@ def _read_texts(path, file, name, count):
             f"{path}: damaged (expected {count} values in {name}, found {file[name].shape}); "
             "pack it again with 3_pack_hdf5.py"
         )
-    return [text.decode() for text in file[name][:]]
+    return [os.fsdecode(text) for text in file[name][:]]  # any name of a file
 
 
 def _read_preparation(path, file):
@@ -268,7 +268,7 @@ def _create(packed, name, shape, dtype, compression):
 
 def _describe(packed, table, attributes):
     for column, texts in (("case", table["case"]), ("source", table["x"])):
-        packed.create_dataset(column, data=list(texts), dtype=h5py.string_dtype())
+        packed.create_dataset(column, data=[os.fsencode(text) for text in texts], dtype=h5py.string_dtype())
     packed.attrs.update(format=FORMAT, **attributes)
 
 
@@ -337,7 +337,7 @@ def fingerprint(table, like, compression, lists):
             status = os.stat(file)
             folder, name = os.path.split(file)
             text = f"{from_lists(folder)} {name} {row.case} {status.st_size} {int(status.st_mtime)}\n"
-            digest.update(text.encode())
+            digest.update(os.fsencode(text))
     return digest.hexdigest()[:12]
 
 

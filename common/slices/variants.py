@@ -10,6 +10,7 @@ import cv2
 import numpy as np
 
 from common.errors import InputError
+from common.slices.images import pictures_in
 
 
 def image_folder(letter, shape):
@@ -29,16 +30,17 @@ def find_variants(case):
         case: Path.
 
     Raises:
-        InputError: if an image folder has no mask folder, or its files differ from x.
+        InputError: if an image folder has no mask folder, or the files of either differ from x.
     """
-    names = {path.stem for path in (case / "x").iterdir()}
+    names = set(pictures_in(case / "x"))
     variants = []
     for images in sorted(path.name for path in case.glob("x_*") if path.is_dir()):
         masks = mask_folder("_".join(images.split("_")[2:]))
         if not (case / masks).is_dir():
             raise InputError(f"{case / images}: its mask folder {masks} is missing; run 1_augment_cases.py again")
-        if {path.stem for path in (case / images).iterdir()} != names:
-            raise InputError(f"{case / images}: its slices differ from {case / 'x'}; run 1_augment_cases.py again")
+        for folder in (images, masks):
+            if set(pictures_in(case / folder)) != names:
+                raise InputError(f"{case / folder}: its slices differ from {case / 'x'}; run 1_augment_cases.py again")
         variants.append((images, masks))
     return variants
 

@@ -119,6 +119,12 @@ def open_both(training_path, validation_path, memory_gb):
             f"{validation_path}: contains slices or cases of {training_path} (found {len(both)}, such as {min(both)}); "
             "split them again"
         )
+    cases = [set(getattr(one, "case", [])) - {""} for one in (training, validation)]
+    if (shared := cases[0] & cases[1]) and len(cases[0] | cases[1]) > 1:  # the only case is split into runs of slices
+        raise InputError(
+            f"{validation_path}: contains cases of {training_path} (found {len(shared)}, such as {min(shared)}); "
+            "split by case"
+        )
     if not validation.has_foreground():
         raise InputError(f"{validation_path}: every mask is empty, so no epoch can be the best; use another VALIDATION")
     return training, validation

@@ -1,6 +1,7 @@
 """0_import_matrices.py: files of numbers to slices, and what it leaves out."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -64,25 +65,36 @@ def test_pairs_that_do_not_fit_are_named_and_left_out(muscle):
     write(muscle["MASKS"] / "size", mask[:-1])
     write(muscle["IMAGES"] / "odd", image)
     write(muscle["MASKS"] / "odd", mask * 3)
+    write(muscle["IMAGES"] / "tiny", image[:4, :4])
     write(muscle["IMAGES"] / "alone", image)
-    (muscle["IMAGES"] / "short").write_text("1,2,3\n4,5\n")
-    (muscle["IMAGES"] / "words").write_text("a,b\nc,d\n")
-    (muscle["IMAGES"] / "empty").write_text("")
-    for name in ("short", "words", "empty"):
+    texts = {"short": "1,2,3\n4,5\n", "words": "a,b\nc,d\n", "complex": "1+2j,3\n4,5\n", "endless": "1,2\n3,inf\n"}
+    for name, text in {**texts, "empty": ""}.items():
+        (muscle["IMAGES"] / name).write_text(text)
+    os.mkfifo(muscle["IMAGES"] / "fifo")
+    for name in (*texts, "empty", "tiny", "fifo"):
         write(muscle["MASKS"] / name, mask)
-    said = run_here(SCRIPT, **muscle).stdout
+    said = assert_refused(SCRIPT, "8 pairs cannot be used", "Imported the others", **muscle)
     for words in (
-        f"alone: no mask in {muscle['MASKS']}",
         "size differs from its mask",
         "(found 40x40 and 40x39)",
         "odd: expected mask values 0 and 1 (found [0.0, 3.0])",
-        "short: no number in row 2, column 3",
+        "short: no finite number (found nan in row 2, column 3",
+        "endless: no finite number (found inf in row 2, column 2",
         "words: not a matrix",
-        "empty: not a matrix",
-        "wrote 3 slices",
+        "complex: not a matrix",
+        "empty: file is empty",
+        "tiny: too small",
     ):
         assert words in said, said
     assert len(list(muscle["CASES"].iterdir())) == 3 and not leftovers(muscle["CASES"])
+    said = run_here(SCRIPT, "--skip-broken", "--replace", **muscle).stdout
+    for words in (
+        f"alone: no mask in {muscle['MASKS']}",
+        "skipped 1 file (FIFO, device or socket): fifo",
+        "wrote 3 slices",
+        "tiny",
+    ):
+        assert words in said, said
 
 
 def test_bad_input(muscle, tmp_path):
@@ -95,5 +107,5 @@ def test_bad_input(muscle, tmp_path):
     assert_refused(SCRIPT, "exists", **muscle)
     for number in range(3):
         write(muscle["MASKS"] / f"L3_{number}", np.full((40, 40), 7))
-    assert_refused(SCRIPT, "IMAGES: no valid slice in", REPLACE=True, **muscle)
+    assert_refused(SCRIPT, "3 pairs cannot be used", REPLACE=True, **muscle)
     assert len(list(muscle["CASES"].iterdir())) == 3

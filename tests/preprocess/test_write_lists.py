@@ -139,8 +139,10 @@ def test_bad_data_sets(tmp_path):
     x.write_bytes(good_x), y.write_bytes(good_y)
     write_picture(x, disc_slice(24, 1, bits=16)[0])
     refused("differ in bit depth", "16 in")
+    write_picture(x, np.zeros((24, 24, 3), np.uint8))
+    refused("3 channels")
     write_picture(x, np.zeros((24, 24, 4), np.uint8))
-    refused("4 channels")
+    refused("transparent pixels")
     write_picture(x, np.zeros((24, 30), np.uint8))
     refused("30x24", "square")
     x.write_bytes(good_x)
@@ -150,6 +152,23 @@ def test_bad_data_sets(tmp_path):
         write_picture(file, np.eye(24, dtype=np.uint8))
     refused("0 and 1")
     assert not leftovers(tmp_path)
+
+
+def test_the_same_image_in_two_cases_and_what_is_no_image(tmp_path):
+    cases = make_cases(tmp_path / "cases", cases=3, slices=2)
+    places = {"CASES": cases, "LISTS": tmp_path / "lists", "VALIDATION_CASES": ["case02"], "TEST_SHARE": 0}
+    for file in ("case01/x/0001.png", "case02/x/0001.png"):
+        write_picture(cases / file, np.zeros((24, 24), np.uint8))  # black slices are often equal
+    (cases / "case01" / "x" / ".DS_Store").write_text("x")
+    (cases / "case01" / "y" / "notes.txt").write_text("x")
+    out = run_here(LISTS, **places).stdout
+    assert "skipped 1 file (hidden or system): .DS_Store" in out and "notes.txt" in out
+    image = read_picture(cases / "case01" / "x" / "0002.png")
+    write_picture(cases / "case02" / "x" / "0002.png", image)
+    places["REPLACE"] = True
+    assert_refused(LISTS, "case02/x/0002.png", "the same image as", "case01/x/0002.png", "--same-slices", **places)
+    assert "note: " in run_here(LISTS, SAME_SLICES="report", **places).stdout
+    run_here(LISTS, **{**places, "VALIDATION_CASES": ["case03"]})  # both in one list
 
 
 def test_lists_are_replaced_only_when_told_and_strange_files_never(tmp_path):
