@@ -46,6 +46,7 @@ TILE: types.Crop | None = None  # 3-D: tile size in voxels (up, back, left); Non
 PLANE: types.Plane | None = None  # "axial", "coronal" or "sagittal"; None: as in training, otherwise axial
 WINDOW: types.Window | None = None  # black and white, [low, high]; None: as in training, or percentiles
 SPACING: types.Spacing | None = None  # mm to resample to, one number or (left, back, head); None: as in training
+NOT_FINITE: float | None = None  # value to replace NaN and infinity in volumes by; None: refuse them
 SERIES: types.PositiveInt | None = None  # number of the series, if a folder contains several
 #   Without it, a message lists and numbers them.
 
@@ -120,7 +121,8 @@ def open_input(prepared):
     if not settings.INPUT or not is_volume(settings.INPUT):
         return ImageInput(settings.INPUT, prepared.stretched)
     plane, window = settings.PLANE or prepared.plane or "axial", settings.WINDOW or prepared.window
-    return VolumeInput(settings.INPUT, plane, window, settings.SPACING or prepared.resampled, settings.SERIES)
+    spacing = settings.SPACING or prepared.resampled
+    return VolumeInput(settings.INPUT, plane, window, spacing, settings.SERIES, settings.NOT_FINITE)
 
 
 def unit_of(s, source):

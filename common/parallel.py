@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import cv2
 from tqdm import tqdm
 
-from common.errors import InputError
+from common.errors import InputError, SettingError
 from common.streams import cursor_stream, printable
 
 
@@ -23,7 +23,7 @@ def ordered_map(function, items, workers=0, problems=None):
         items: iterable.
         workers: number of threads; 0: one per core.
         problems: list that collects messages of the InputErrors from `function`, so that one bad file does not hide
-            the others; None: raise the first one.
+            the others; None: raise the first one. A SettingError, which holds for all items, is always raised.
 
     Yields:
         The results; None for an item with a problem.
@@ -37,7 +37,7 @@ def ordered_map(function, items, workers=0, problems=None):
         try:
             return pending.popleft().result()
         except InputError as error:
-            if problems is None:
+            if problems is None or isinstance(error, SettingError):
                 raise
             problems.append(str(error))
 

@@ -4,6 +4,7 @@ Numbers are finite, text does not count as a number, and a dict has only the key
 pydantic nor Keras, so that `--help` is fast.
 """
 
+import math
 from typing import Annotated, Any, Literal, NotRequired
 
 from annotated_types import Ge, Gt, Le, Len, Lt
@@ -64,16 +65,21 @@ Window = Annotated[list[float], Len(2, 2), Rule("[low, high] with low < high", l
 Percentiles = Annotated[
     list[float], Len(2, 2), Rule("[low, high] with 0 <= low < high <= 100", lambda pair: 0 <= pair[0] < pair[1] <= 100)
 ]
+Millimeters = Annotated[float, Ge(1e-6), Le(1e4)]
 SpacingOfAxes = Annotated[
-    list[Positive | None], Len(3, 3), Rule("three numbers (left, back, head) such as [0.7, 0.7, 5]", bool)
+    list[Millimeters | None], Len(3, 3), Rule("three numbers (left, back, head) such as [0.7, 0.7, 5]", bool)
 ]
-Spacing = Positive | SpacingOfAxes  # mm
+Spacing = Millimeters | SpacingOfAxes  # mm
 WindowOrNone = Annotated[
     list[float],
     Rule("[low, high] with low < high, or []", lambda pair: not pair or (len(pair) == 2 and pair[0] < pair[1])),
 ]
 PositivePair = Annotated[list[Positive], Len(2, 2)]
-Crop = Annotated[list[PositiveInt], Len(3, 3)]  # voxels (up, back, left)
+Crop = Annotated[
+    list[Annotated[int, Ge(8), Le(4096)]],
+    Len(3, 3),
+    Rule("three whole numbers from 8 to 4096 with a product up to 2**28", lambda sides: math.prod(sides) <= 2**28),
+]  # voxels (up, back, left)
 
 
 # --- masks and volumes

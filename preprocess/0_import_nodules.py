@@ -31,6 +31,7 @@ SKIP_BROKEN: bool = False  # True: exit with 0 even if some scans could not be u
 SLICES: Literal["nodules", "all"] = "nodules"  # slices through a "nodules" entry, or "all", such as to predict
 NEIGHBOURS: Annotated[int, Ge(0), Le(1000)] = 1  # slices to add on each side of the center slice, for "nodules"
 SIZE: types.Side = 512  # side length of the slices in pixels
+NOT_FINITE: float | None = None  # value to replace NaN and infinity by; None: refuse such scans
 WINDOW: types.Window = [-1000, 400]  # HU mapped to black and white, [low, high]
 LUNGS: Literal["clusters", "thresholds", ""] = ""  # black out all but the lungs: by "clusters" or "thresholds"; "": off
 CUT: bool = False  # True: crop slices to the square around the lungs (needs LUNGS)
@@ -127,7 +128,7 @@ def import_scan(scan):
         Imported.
     """
     path, nodules = scan
-    hu, _, volume = open_slices(path, "axial", settings.WINDOW)
+    hu, _, volume = open_slices(path, "axial", settings.WINDOW, not_finite=settings.NOT_FINITE)
     grid, shape = Geometry(**volume["grid"]), hu.shape[1:]
     masks = sphere_masks(grid, nodules, settings.NEIGHBOURS if settings.SLICES == "nodules" else len(hu))
     wanted = range(len(hu)) if settings.SLICES == "all" else sorted(masks)

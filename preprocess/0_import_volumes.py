@@ -36,6 +36,7 @@ FIT: Literal["resize", "crop", "pad"] = "pad"  # "resize" (may distort), "crop" 
 #   "pad" shrinks slices larger than SIZE.
 
 # --- gray values
+NOT_FINITE: float | None = None  # value to replace NaN and infinity by; None: refuse such volumes
 WINDOW: types.Window | None = None  # values mapped to black and white, [low, high], such as [-200, 200] HU
 PERCENTILES: types.Percentiles = [0.5, 99.5]  # percentiles mapped to black and white if WINDOW is None
 BITS: Literal[8, 16] = 8  # bit depth of the slices: 8 or 16
@@ -49,13 +50,14 @@ from functools import partial
 
 import cv2
 import numpy as np
+import SimpleITK as sitk
 
 from common.errors import InputError, SettingError, name_broken
 from common.parallel import ordered_map, progress
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
 from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
 from common.volumes.finding import find_volumes, match_labels
-from common.volumes.grids import Geometry, onto_grid, orient
+from common.volumes.grids import Geometry, image_at, onto_grid, orient
 from common.volumes.labels import labels_in
 from common.volumes.privacy import safe_names
 from common.volumes.reading import read_volume
@@ -126,9 +128,14 @@ def count_classes(labels):
 def read_labels(path, grid=None):
     """Labels as an array (S, P, L) uint8: on the file's own grid, or resampled onto `grid` and oriented for slices."""
     image = read_volume(path, settings.SERIES)
-    if grid:
-        image = orient(image if Geometry.of(image) == grid else onto_grid(image, grid))
-    return labels_in(image, path, settings.LABEL_VALUES)
+    labels = labels_in(image, path, settings.LABEL_VALUES)
+    own = Geometry.of(image)
+    if grid is None or own == grid:
+        return labels if grid is None else sitk.GetArrayFromImage(orient(image_at(labels, own)))
+    on_grid = sitk.GetArrayFromImage(orient(onto_grid(image_at(labels, own), grid)))
+    if labels.any() and not on_grid.any():
+        raise InputError(f"{path}: all labels are outside their volume; check origin, spacing and axes of both")
+    return on_grid
 
 
 def import_volume(source, classes):
@@ -145,8 +152,9 @@ def import_volume(source, classes):
         InputError: if the volume cannot be read, or has no label.
     """
     path, label_path = source
+    window, percentiles = settings.WINDOW, settings.PERCENTILES
     values, (low, high), volume = open_slices(
-        path, settings.PLANE, settings.WINDOW, settings.PERCENTILES, settings.SPACING, settings.SERIES
+        path, settings.PLANE, window, percentiles, settings.SPACING, settings.SERIES, settings.NOT_FINITE
     )
     grid, shape = Geometry(**volume["grid"]), values.shape[1:]
     masks = planes_of(read_labels(label_path, grid), settings.PLANE) if label_path else np.zeros(values.shape, np.uint8)
@@ -157,7 +165,7 @@ def import_volume(source, classes):
 
     def make_slice(i):
         mask = np.ascontiguousarray(masks[i])
-        mask = cv2.compare(mask, 0, cv2.CMP_GT) if classes == 1 else mask
+        mask = np.where(mask > 0, np.uint8(255), np.uint8(0)) if classes == 1 else mask
         image = cut(window_to_gray(values[i], low, high, settings.BITS), box, settings.SIZE)
         mask = cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
         return encode_png(image), encode_png(mask), slice_entry(shape, i, box)

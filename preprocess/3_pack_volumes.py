@@ -38,6 +38,7 @@ MARGIN: Annotated[float, Ge(0), Le(2)] = 0.2  # margin then added on each side o
 LARGEST_MARGIN: Annotated[float, Ge(0), Le(2)] = 0.3  # margin to pack, for "margins" in AUGMENTATION of train.py
 
 # --- gray values
+NOT_FINITE: float | None = None  # value to replace NaN and infinity by; None: refuse such volumes
 INTENSITY: Literal["auto", "ct", "mr", "liver", "lung", "pancreas"] | types.Intensity = "auto"
 # "ct", "mr", "auto": by dataset.json; a Decathlon task; or values
 #   "ct": by the labeled voxels of all cases; "mr": by each volume; "auto": "mr" without a dataset.json; "liver",
@@ -81,6 +82,7 @@ from common.volumes.grids import (
     grow_box,
     onto_grid,
     orient,
+    require_room,
     smoothed_onto_grid,
 )
 from common.volumes.intensity import fixed_rule, rule_of, scales_of
@@ -169,7 +171,7 @@ def find_rule_and_labels(data):
     rule = rule_of(settings.INTENSITY, data.ct)
     if rule and data.labels:
         return rule, data.labels
-    labels, statistics = survey(data, settings.LABEL_VALUES)
+    labels, statistics = survey(data, settings.LABEL_VALUES, settings.NOT_FINITE)
     with as_input_error("INTENSITY"):
         rule = rule or fixed_rule([of_channel.scale() for of_channel in statistics])
     return rule, data.labels or {label: str(label) for label in labels}
@@ -189,6 +191,8 @@ def pack_cases(file, data, labels, rule, attributes):
         for case in progress(data.cases, len(data.cases), "packing"):
             try:
                 volume = prepare(case, labels, rule)
+            except SettingError:
+                raise
             except InputError as error:
                 problems.append(str(error))
                 continue
@@ -214,7 +218,7 @@ def pack_cases(file, data, labels, rule, attributes):
 
 def prepare(case, labels, rule):
     """Group of a case as a dict: arrays image, label and places, and its attributes; None to skip the case."""
-    channels, label = read_case(case, labels, settings.LABEL_VALUES)
+    channels, label = read_case(case, labels, settings.LABEL_VALUES, settings.NOT_FINITE)
     original = Geometry.of(label)
     if not sitk.GetArrayViewFromImage(label).any():
         if settings.EMPTY == "skip":
@@ -229,6 +233,8 @@ def prepare(case, labels, rule):
     box = Box.of(sitk.GetArrayViewFromImage(label))
     box = box and box_on_grid(box, oriented, working)
     grid, factor = choose_grid(working, box)
+    advice = "use a larger spacing, or set VOXELS"
+    require_room(grid, f"SPACING: too fine for {case.image}", advice, SettingError)
     image = np.empty((*grid.shape, len(channels)), np.float16)
     for i, scale in enumerate(scales):
         image[..., i] = scale.apply(smoothed_onto_grid(orient(channels[i]), grid))

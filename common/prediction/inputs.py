@@ -42,16 +42,18 @@ class VolumeInput:
 
     Args:
         path: setting INPUT.
-        plane, window, spacing, series: as for `common.volumes.slicing.open_slices`.
+        plane, window, spacing, series, not_finite: as for `common.volumes.slicing.open_slices`.
 
     Raises:
         InputError: if the volume cannot be read.
     """
 
-    def __init__(self, path, plane, window, spacing, series):
+    def __init__(self, path, plane, window, spacing, series, not_finite=None):
         from common.volumes.slicing import open_slices, slice_entry  # needs SimpleITK, images do not
 
-        self._values, self._levels, volume = open_slices(path, plane, window, spacing=spacing, series=series)
+        self._values, self._levels, volume = open_slices(
+            path, plane, window, spacing=spacing, series=series, not_finite=not_finite
+        )
         entries = {f"{i + 1:04d}": slice_entry(self._values.shape[1:], i) for i in range(len(self._values))}
         self.slices = [Slice("", name, Path(path)) for name in entries]
         self._case = name_of(Path(path).resolve()), {"slices": entries, "volume": volume}

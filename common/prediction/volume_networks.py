@@ -1,6 +1,8 @@
 """Predict volumes with 3-D networks in one stage, or in two: find the region, then the labels in it."""
 
 import itertools
+import math
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,7 +10,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from common.devices import import_keras
-from common.errors import InputError, as_input_error, summarise
+from common.errors import InputError, SettingError, as_input_error, summarise
 from common.files import refuse_existing
 from common.jobs import Part
 from common.parallel import progress
@@ -31,12 +33,15 @@ from common.volumes.grids import (
     image_at,
     onto_grid,
     orient,
+    require_room,
     smoothed_onto_grid,
     whole_box,
 )
 from common.volumes.intensity import scales_of
 from common.volumes.labels import label_image, measure_labels, write_labels
 from common.volumes.reading import read_channels
+
+MAX_TILES = 20_000  # per volume; hours on a GPU
 
 
 class Stage:
@@ -63,6 +68,7 @@ class Stage:
 
     def probabilities(self, volume, grid, overlap):
         """Probabilities on a grid, (S, H, W, K) float32."""
+        require_room(grid, f"{volume.path}: too large at the spacing of training", "crop it")
         image = np.empty((*grid.shape, len(volume.channels)), np.float32)
         for i, (scale, channel) in enumerate(zip(volume.scales(self), volume.channels, strict=True)):
             image[..., i] = scale.apply(smoothed_onto_grid(channel, grid))
@@ -76,8 +82,8 @@ class Volume:
         InputError: if it cannot be read.
     """
 
-    def __init__(self, path, series):
-        channels = read_channels(path, series)
+    def __init__(self, path, series=None, not_finite=None):
+        channels = read_channels(path, series, not_finite)
         self.path, self.original = path, Geometry.of(channels[0])
         self.channels = [orient(channel) for channel in channels]
         self.geometry = Geometry.of(self.channels[0])
@@ -109,7 +115,7 @@ class Options(NamedTuple):
         ending: ending of the label volumes.
         cleaning: arguments of `common.slices.masks.clean`.
         overlays: whether to write overlays of three planes.
-        series: as for `common.volumes.reading.read_volume`.
+        series, not_finite: as for `common.volumes.reading.read_volume`.
     """
 
     threshold: float
@@ -119,6 +125,7 @@ class Options(NamedTuple):
     cleaning: dict
     overlays: bool
     series: int | None
+    not_finite: float | None = None
 
 
 def predict_with_settings(models, settings):
@@ -147,6 +154,7 @@ def predict_with_settings(models, settings):
         settings.CLEAN or {},
         settings.OVERLAYS,
         settings.SERIES,
+        settings.NOT_FINITE,
     )
 
     def fill(folder):
@@ -188,8 +196,10 @@ def predict_volumes(models, volumes, folder, options):
     for name, path in progress(volumes.items(), len(volumes), "predicting"):
         name = name.replace("/", "_")
         try:
-            volume = Volume(path, options.series)
+            volume = Volume(path, options.series, options.not_finite)
             labels, note = predict_labels(volume, stages, options)
+        except SettingError:
+            raise
         except InputError as error:
             problems.append(str(error))
             continue
@@ -280,16 +290,41 @@ def mean_probabilities(networks, image, voxels=None, tile=None, overlap=0.5):
         return predict_tile(networks, image)[original]
     window = gaussian_window(tile)
     mean = WeightedMean(image.shape[:3], networks[0].output_shape[-1])
-    for start in tile_corners(image.shape[:3], tile, overlap):
+    for start in with_estimate(tile_corners(image.shape[:3], tile, overlap)):
         place = tuple(slice(first, first + size) for first, size in zip(start, tile, strict=True))
         mean.add(start, predict_tile(networks, image[place]), window)
     return mean.result()[original]
 
 
 def tile_corners(shape, tile, overlap):
-    """First voxels (up, back, left) of tiles that cover a volume and overlap by at least a share of their sides."""
+    """First voxels (up, back, left) of tiles that cover a volume and overlap by at least a share of their sides.
+
+    Raises:
+        SettingError: for more than MAX_TILES tiles.
+    """
     overlaps = [size - max(1, int(size * (1 - overlap))) for size in tile]
-    return itertools.product(*map(tile_starts, shape, tile, overlaps))
+    starts = list(map(tile_starts, shape, tile, overlaps))
+    count = math.prod(map(len, starts))
+    if count > MAX_TILES:
+        size = "x".join(map(str, shape))
+        raise SettingError(
+            f"TILE and OVERLAP: too many tiles ({count:,} for {size} voxels, at most {MAX_TILES:,}); "
+            "use larger tiles or a smaller overlap"
+        )
+    return list(itertools.product(*starts))
+
+
+def with_estimate(corners):
+    """Pass through the corners of tiles, and print the time for all of them if it is long."""
+    start = time.monotonic()
+    for number, corner in enumerate(corners):
+        if number == 2:  # the first compiles the network
+            minutes = (time.monotonic() - start) * len(corners) / 60
+            if minutes > 2:
+                print(f"predicting {len(corners)} tiles, about {minutes:.0f} minutes", flush=True)
+        elif number == 1:
+            start = time.monotonic()
+        yield corner
 
 
 def predict_tile(networks, image):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.errors import InputError, summarise
+from common.errors import InputError, SettingError, summarise
 from common.files import natural_key, read_json, refuse_existing, remove, whole_folder, write_json
 from common.parallel import ordered_map, progress
 from common.settings import require_folder
@@ -190,6 +190,8 @@ def one_by_one(function, items, problems):
     for item in items:
         try:
             result = function(item)
+        except SettingError:
+            raise
         except InputError as error:
             problems.append(str(error))
             result = None

@@ -11,7 +11,7 @@ import SimpleITK as sitk
 from common.errors import InputError, summarise
 from common.files import read_json
 from common.parallel import progress
-from common.volumes.finding import match_labels, name_of
+from common.volumes.finding import match_labels, name_of, refuse_own_labels
 from common.volumes.grids import Geometry, image_at
 from common.volumes.intensity import ForegroundStatistics
 from common.volumes.labels import labels_in
@@ -74,10 +74,23 @@ def read_decathlon(folder):
     if not files:
         raise InputError(f'{folder / "dataset.json"}: no training cases; list them under "training"')
     cases = [VolumeCase(name_of(image), image, label) for image, label in files]
+    _refuse_same_names([image for image, _ in files], folder / "dataset.json")
+    refuse_own_labels(dict(files))
     labels = {number: name for number, name in sorted(labels.items()) if number}
     if list(labels) != list(range(1, len(labels) + 1)):
         labels = {}  # gaps between the numbers; LABEL_VALUES must close them
     return VolumeData(sorted(cases), labels, ct=channels == ["CT"])
+
+
+def _refuse_same_names(images, where):
+    """Raise InputError if two images would become the same case."""
+    paths, problems = {}, []
+    for image in images:
+        other = paths.setdefault(name_of(image), image)
+        if other is not image:
+            problems.append(f"{where}: two cases have the same name ({other} and {image}); rename or remove one")
+    if problems:
+        raise InputError(summarise(problems, "cases have the name of another"))
 
 
 def read_folders(images, labels, label_name):
@@ -97,12 +110,13 @@ def read_folders(images, labels, label_name):
     return VolumeData([VolumeCase(cases[name], volumes[name], label_volumes[name]) for name in volumes])
 
 
-def read_case(case, names, label_values=None):
+def read_case(case, names, label_values=None, not_finite=None):
     """Read a volume and its labels.
 
     Args:
         case: VolumeCase.
         names, label_values: as for `labels_in`.
+        not_finite: as for `common.volumes.reading.read_volume`.
 
     Returns:
         channels, a list of SimpleITK.Image; and labels on the same voxels, SimpleITK.Image uint8.
@@ -110,7 +124,7 @@ def read_case(case, names, label_values=None):
     Raises:
         InputError: if one is unreadable, their grids differ, or a value is not a label.
     """
-    channels = read_channels(case.image)
+    channels = read_channels(case.image, not_finite=not_finite)
     label = read_volume(case.label)
     grid, label_grid = Geometry.of(channels[0]), Geometry.of(label)
     if grid.size != label_grid.size:
@@ -123,12 +137,13 @@ def read_case(case, names, label_values=None):
     return channels, image_at(labels_in(label, case.label, label_values, names), grid)
 
 
-def survey(data, label_values=None):
+def survey(data, label_values=None, not_finite=None):
     """Read all volumes of a data set once to find labels and gray value statistics.
 
     Args:
         data: VolumeData.
         label_values: as for `labels_in`.
+        not_finite: as for `read_case`.
 
     Returns:
         labels found in the volumes (1, 2, ...), and ForegroundStatistics of each channel.
@@ -139,7 +154,7 @@ def survey(data, label_values=None):
     labels, statistics, problems = set(), [], []
     for case in progress(data.cases, len(data.cases), "checking volumes"):
         try:
-            channels, label_image = read_case(case, data.labels, label_values)
+            channels, label_image = read_case(case, data.labels, label_values, not_finite)
         except InputError as error:
             problems.append(str(error))
             continue

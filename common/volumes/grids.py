@@ -1,9 +1,15 @@
 """Voxel grids: geometry, coarser grids, boxes, and resampling volumes onto another grid."""
 
+import math
 from typing import NamedTuple
 
 import numpy as np
 import SimpleITK as sitk
+
+from common.errors import InputError, SettingError
+
+MAX_VOXELS = 2 * 10**9  # more than any scanner makes; 8 GB in single precision
+LONG = 2 * 10**8  # voxels from which resampling takes more than a few seconds
 
 
 class Geometry(NamedTuple):
@@ -62,7 +68,7 @@ def at_spacing(geometry, spacing):
 
 def coarsening_factor(geometry, max_voxels):
     """Factor, at least 1, to enlarge the spacing by for a grid of up to `max_voxels`; 1 if that is None."""
-    return 1.0 if max_voxels is None else max(1.0, (np.prod(geometry.size, dtype=np.int64) / max_voxels) ** (1 / 3))
+    return 1.0 if max_voxels is None else max(1.0, (math.prod(geometry.size) / max_voxels) ** (1 / 3))
 
 
 def coarser(geometry, factor):
@@ -77,6 +83,23 @@ def _with_same_corner(geometry, size, spacing):
     shift = (np.array(spacing) - geometry.spacing) / 2
     origin = np.array(geometry.origin) + np.reshape(geometry.direction, (3, 3)) @ shift
     return Geometry(tuple(map(int, size)), tuple(map(float, spacing)), tuple(origin.tolist()), geometry.direction)
+
+
+def require_room(grid, problem, advice, error=InputError):
+    """Raise an error if a grid has more than MAX_VOXELS voxels, and print an estimate if it takes long.
+
+    Args:
+        grid: Geometry.
+        problem: start of the message, such as "SPACING: too fine for scan.nii".
+        advice: what to do.
+        error: class of the error, InputError or SettingError.
+    """
+    voxels, size = math.prod(grid.size), "x".join(map(str, grid.size))
+    if voxels > MAX_VOXELS:
+        memory = f"{4 * voxels / 2**30:,.0f} GB of memory"
+        raise error(f"{problem} ({size} voxels, about {memory}; at most {MAX_VOXELS:,} voxels); {advice}")
+    if voxels > LONG:
+        print(f"resampling to {size} voxels: about {4 * voxels / 2**30:.1f} GB and {voxels / 3e7:.0f} s", flush=True)
 
 
 # --- boxes
@@ -158,9 +181,14 @@ def orient(image):
     return sitk.DICOMOrient(image, "LPS")
 
 
-def resample(image, spacing):
-    """Resample a volume linearly to a spacing in mm, as for `at_spacing`."""
+def resample(image, spacing, where):
+    """Resample a volume linearly to a spacing in mm, as for `at_spacing`; `where` is its path, for messages.
+
+    Raises:
+        SettingError: if this makes more than MAX_VOXELS voxels.
+    """
     grid = at_spacing(Geometry.of(image), spacing)
+    require_room(grid, f"SPACING: too fine for {where}", "use a larger spacing", SettingError)
     return onto_grid(image, grid, sitk.sitkLinear, sitk.GetArrayViewFromImage(image).min())
 
 
@@ -177,9 +205,14 @@ def onto_grid(image, geometry, interpolator=sitk.sitkNearestNeighbor, outside=0,
     """
     size, spacing, origin, direction = map(list, geometry)
     transform = transform or sitk.Transform()
-    return sitk.Resample(
-        image, size, transform, interpolator, origin, spacing, direction, float(outside), image.GetPixelID()
-    )
+    try:
+        return sitk.Resample(
+            image, size, transform, interpolator, origin, spacing, direction, float(outside), image.GetPixelID()
+        )
+    except RuntimeError as error:
+        if "allocate" in str(error):
+            raise MemoryError from None
+        raise
 
 
 def smoothed_onto_grid(image, geometry):

@@ -31,7 +31,8 @@ def labels_in(image, path, label_values=None, names=None, allow_255=False):
         InputError: if a value is not a label.
     """
     values = sitk.GetArrayViewFromImage(image)
-    if label_values is not None:
+    is_whole = values.dtype.kind != "f" or np.array_equal(values, np.rint(values))
+    if label_values is not None and is_whole:
         mapped = np.zeros(values.shape, np.uint8)
         for value, label in label_values.items():
             mapped[values == value] = label
@@ -40,7 +41,7 @@ def labels_in(image, path, label_values=None, names=None, allow_255=False):
     if allow_255 and high == 255 and np.isin(values, (0, 255)).all():
         return values.astype(np.uint8)
     highest = max(names) if names else MAX_LABEL
-    if low < 0 or high > highest or (values.dtype.kind == "f" and not np.array_equal(values, np.rint(values))):
+    if low < 0 or high > highest or not is_whole:
         expected = f"whole numbers from 0 to {highest}" + (f" ({', '.join(names.values())})" if names else "")
         expected += ", or 0 and 255" if allow_255 else "; use --label-values to map them"
         raise InputError(f"{path}: invalid labels (values from {low:g} to {high:g}); expected {expected}")

@@ -128,7 +128,9 @@ def _finite(image, path, replacement):
     count = int(wrong.sum())
     voxels = f"{count} voxel{'s' * (count != 1)}"
     if replacement is None:
-        raise InputError(f"{path}: NaN, infinity or a number beyond float32 in {voxels}; correct it")
+        raise InputError(
+            f"{path}: NaN, infinity or a number beyond float32 in {voxels}; correct it, or pass --not-finite for images"
+        )
     values = values.copy()
     values[wrong] = replacement
     print(f"{path}: replaced {voxels} with NaN or infinity by {replacement:g}", flush=True)

@@ -14,7 +14,7 @@ PERCENTILES = (0.5, 99.5)  # of a volume, mapped to black and white without a wi
 PLANES = {"axial": (0, ()), "coronal": (1, (0,)), "sagittal": (2, (0,))}
 
 
-def open_slices(path, plane, window=None, percentiles=PERCENTILES, spacing=None, series=None):
+def open_slices(path, plane, window=None, percentiles=PERCENTILES, spacing=None, series=None, not_finite=None):
     """Open a volume as slices, for 0_import_volumes.py and predict.py.
 
     Args:
@@ -23,7 +23,7 @@ def open_slices(path, plane, window=None, percentiles=PERCENTILES, spacing=None,
         window: [low, high], values mapped to black and white; None: use percentiles.
         percentiles: [low, high] of the volume, in percent.
         spacing: mm to resample to, as for `along_axes`; None: no resampling.
-        series: as for `read_volume`.
+        series, not_finite: as for `read_volume`.
 
     Returns:
         values, (slices, H, W) array; (low, high), values mapped to black and white; and the volume entry of case.json.
@@ -31,12 +31,12 @@ def open_slices(path, plane, window=None, percentiles=PERCENTILES, spacing=None,
     Raises:
         InputError: as for `read_volume`, or if low is not less than high.
     """
-    image = read_volume(path, series)
+    image = read_volume(path, series, not_finite)
     geometry = Geometry.of(image)
     image = orient(image)
     spacing = along_axes(spacing)
     if any(spacing):
-        image = resample(image, spacing)
+        image = resample(image, spacing, path)
     values = planes_of(sitk.GetArrayFromImage(image), plane)
     low, high = window or percentiles_of(values, percentiles)
     if not low < high:

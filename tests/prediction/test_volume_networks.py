@@ -11,10 +11,12 @@ from drawings import STRAIGHT, TURNED
 from running import leftovers, run_here
 
 from common import devices
-from common.volumes.grids import Geometry, image_at
+from common.setting_checks import check
+from common.setting_types import Crop
+from common.volumes.grids import Geometry, image_at, require_room
 
 devices.import_keras()
-from common.errors import InputError
+from common.errors import InputError, SettingError
 from common.prediction.volume_networks import (
     Options,
     Stage,
@@ -83,6 +85,17 @@ def test_tiles_overlap_as_much_as_asked():
     starts = list(tile_corners((20, 8, 31), (8, 8, 10), 0.5))
     assert {s[1] for s in starts} == {0} and min(starts) == (0, 0, 0) and max(starts) == (12, 0, 21)
     assert all(np.diff(sorted({s[axis] for s in starts})).max() <= size / 2 for axis, size in ((0, 8), (2, 10)))
+
+
+def test_too_many_tiles_are_refused_before_the_first():
+    with pytest.raises(SettingError, match=r"TILE and OVERLAP: too many tiles \(.* for 500x500x300 voxels"):
+        tile_corners((500, 500, 300), (8, 8, 8), 0.9)
+    large = Geometry((4000, 4000, 4000), (1, 1, 1), (0, 0, 0), STRAIGHT)
+    with pytest.raises(InputError, match="at most 2,000,000,000 voxels"):
+        require_room(large, "a.nii: too large at the spacing of training", "crop it")
+    for sides in ([1, 1, 1], [100000, 8, 8], [4096, 4096, 4096]):
+        with pytest.raises(ValueError, match="from 8 to 4096"):
+            check(sides, Crop)
 
 
 # --- prediction

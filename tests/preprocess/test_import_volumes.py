@@ -280,6 +280,45 @@ def test_bad_labels_and_settings(tmp_path):
     assert not (tmp_path / "cases").exists() or not list((tmp_path / "cases").iterdir())
 
 
+def test_what_cannot_be_right(tmp_path):
+    values, labels = block((4, 20, 20))
+    broken = values.astype(np.float32)
+    broken[1, 2, 3] = np.nan
+    for name, image in (("a", broken), ("b", values)):
+        write(tmp_path / "i", f"{name}.nrrd", as_volume(image))
+        write(tmp_path / "l", f"{name}.nrrd", as_volume(labels))
+    (tmp_path / "i" / "notes.txt").write_text("text")
+    settings = {"IMAGES": tmp_path / "i", "LABELS": tmp_path / "l", "SIZE": 24}
+    said = assert_refused(SCRIPT, "a.nrrd: NaN", "in 1 voxel", "--not-finite", CASES=tmp_path / "c", **settings)
+    assert "b.nrrd" not in said and (tmp_path / "c" / "case_b").is_dir()
+    done = run_here(SCRIPT, CASES=tmp_path / "d", NOT_FINITE=-100, **settings)
+    assert "replaced 1 voxel" in done.stdout and "skipped 1 file without a volume (notes.txt)" in done.stdout
+    own = settings | {"LABELS": tmp_path / "i"}
+    assert_refused(SCRIPT, "b.nrrd: used as its own label volume", CASES=tmp_path / "e", **own)
+    one = settings | {"IMAGES": tmp_path / "i" / "b.nrrd", "CASES": tmp_path / "e"}
+    fine = one | {"SPACING": 0.003}
+    assert_refused(SCRIPT, "SPACING: too fine for", "4667x6000x3333 voxels, about 348 GB", status=2, **fine)
+    for name, image, said in (
+        ("far", as_volume(labels, origin=(1000, 0, 0)), "all labels are outside their volume"),
+        ("half", as_volume(labels * np.float32(1.5)), "values from 0 to 1.5"),
+        ("many", as_volume(labels * np.int16(300)), "values from 0 to 300"),
+        ("infinite", as_volume(np.where(labels, np.float32(np.inf), np.float32(0))), "NaN, infinity"),
+    ):
+        write(tmp_path / name, "b.nrrd", image)
+        assert_refused(SCRIPT, "b.nrrd", said, **one | {"LABELS": tmp_path / name})
+    assert_refused(SCRIPT, "values from 0 to 1.5", LABEL_VALUES={1: 1}, **one | {"LABELS": tmp_path / "half"})
+    assert not list((tmp_path / "e").iterdir())
+
+
+def test_a_volume_of_one_voxel(tmp_path):
+    write(tmp_path, "i.nrrd", as_volume(np.full((1, 1, 1), 5, np.int16)))
+    write(tmp_path, "l.nrrd", as_volume(np.ones((1, 1, 1), np.uint8)))
+    settings = {"IMAGES": tmp_path / "i.nrrd", "LABELS": tmp_path / "l.nrrd", "WINDOW": [0, 10], "SIZE": 24}
+    run_here(SCRIPT, CASES=tmp_path / "c", **settings)
+    (case,) = (tmp_path / "c").iterdir()
+    assert np.sort(masks_of(case)["0001"].ravel())[-2:].tolist() == [0, 255]
+
+
 def test_predicted_labels_are_on_the_grid_of_the_volume(tmp_path, trained):
     """Through the script, with a network of 24x24: labels, geometry and millilitres."""
     values, labels = block()

@@ -238,6 +238,19 @@ def test_bad_settings(decathlon, tmp_path):
     refused("unknown case x", VALIDATION_CASES=["x"])
     refused("cases: cannot be divided (5 found)", FOLDS=6)
     refused("INTENSITY", status=2, INTENSITY={"low": 3, "high": 2, "mean": 0, "sd": 1})
+    refused("SPACING: too fine for", status=2, SPACING=0.001, VOXELS=None)
+    refused("SPACING", status=2, SPACING=1e-9)
+    content = json.loads((decathlon / "dataset.json").read_text())
+    for name in ("imagesTr", "labelsTr"):
+        (tmp_path / name).symlink_to(decathlon / name)
+    first = content["training"][0]
+    for entry, said in (
+        (first, "two cases have the same name"),
+        ({"image": first["label"], "label": "./imagesTr/../" + first["label"]}, "used as its own label volume"),
+    ):
+        changed = content | {"training": [first, entry] if entry is first else [entry]}
+        (tmp_path / "dataset.json").write_text(json.dumps(changed))
+        refused(said, DATA=tmp_path)
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "mine").touch()
     refused("exists")
