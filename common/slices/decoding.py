@@ -88,7 +88,7 @@ def _reader(data):
 def _check_size(width, height, channels=1):
     if width * height * channels > LARGEST:
         raise Unusable(
-            f"image is too large (found {width}x{height}, {channels} channels; up to {LARGEST:,} values); "
+            f"image is too large (found {width}x{height}x{channels}, up to {LARGEST:,} values); "
             "cut it into smaller images"
         )
     if not width * height:

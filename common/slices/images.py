@@ -11,7 +11,7 @@ from common.slices.decoding import decode
 from common.slices.finding import PICTURES, read_regular, scan
 from common.slices.tiling import tile_starts
 
-MOST_TILES = 10_000  # of one image
+MOST_TILES, MOST_TILE_PIXELS = 10_000, 2**30  # of one image, all in memory at once
 SMALLEST_SIDE = 8  # pixels, of an image to import; smaller ones are icons or damaged
 
 
@@ -256,17 +256,17 @@ def fit_boxes(shape, size, fit, overlap=0):
         list of [left, top, width, height]; left and top are negative if a box extends beyond the edge.
 
     Raises:
-        InputError: for more than MOST_TILES tiles.
+        InputError: for more than MOST_TILES tiles, or MOST_TILE_PIXELS pixels in them.
     """
     height, width = shape
     if fit == "resize":
         return [[0, 0, width, height]]
     if fit == "tile":
         tops, lefts = (tile_starts(length, size, overlap) for length in shape)
-        if (count := len(tops) * len(lefts)) > MOST_TILES:
+        if (count := len(tops) * len(lefts)) > min(MOST_TILES, MOST_TILE_PIXELS // size**2):
             raise InputError(
-                f"TILE_OVERLAP: too many tiles of a {width}x{height} image (found {count:,}, up to {MOST_TILES:,}); "
-                "use a larger size or a smaller overlap"
+                f"TILE_OVERLAP: too many tiles of a {width}x{height} image (found {count:,}, up to {MOST_TILES:,} "
+                f"with {MOST_TILE_PIXELS:,} pixels in all); use a smaller overlap or another size"
             )
         return [[left, top, size, size] for top in tops for left in lefts]
     side = size if fit == "crop" else max(size, height, width)

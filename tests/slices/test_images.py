@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from common.slices.images import paste, window_to_gray
+from common.errors import InputError
+from common.slices.images import fit_boxes, paste, window_to_gray
 
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.int32, np.int64, np.float32, np.float64])
@@ -23,3 +24,10 @@ def test_paste_is_the_way_back_of_cut():
     expected = np.zeros((5, 6), np.uint8)
     expected[2:5, 0:3] = mask[:3, 1:]
     np.testing.assert_array_equal(whole, expected)
+
+
+@pytest.mark.parametrize(("size", "overlap"), [(8, 7), (2000, 1995)])
+def test_tiles_that_would_fill_the_memory_are_refused(size, overlap):
+    assert len(fit_boxes((4000, 4000), 100, "tile", 50)) == 79 * 79
+    with pytest.raises(InputError, match=r"TILE_OVERLAP: too many tiles of a 4000x4000 image"):
+        fit_boxes((4000, 4000), size, "tile", overlap)
