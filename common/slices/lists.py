@@ -56,7 +56,7 @@ def read_list(path):
 
 
 def _refuse_repeats(path, table):
-    """Raise InputError if a list contains a slice twice or with two masks, or a row without a case."""
+    """Raise InputError if a list contains a slice twice or with two masks, or a row without a case or a mask."""
     repeated = table["x"][table["x"].duplicated()]
     firsts = table["x"].drop_duplicates()
     problems = [""] * len(repeated)
@@ -64,6 +64,8 @@ def _refuse_repeats(path, table):
         problems[i] = f"line {line}: the same slice as line {firsts.index[firsts == x][0]} ({x}); keep one"
     if "case" in table:
         problems += [f"line {line}: has no case; write the list again" for line in table.index[table["case"] == ""]]
+    same = table.index[table["x"] == table["y"]]
+    problems += [f"line {line}: x and y are the same file; write the list again" for line in same]
     if problems:
         message = summarise(problems, f"rows of {path} are invalid")
         raise InputError(f"{path}: {message}" if len(problems) == 1 else message)

@@ -80,6 +80,7 @@ def test_what_a_list_cannot_contain(tmp_path):
         ([row, other, row], "train.csv: line 4: the same slice as line 2"),
         ([row, row.replace("y/0001", "y/0002")], "train.csv: line 3: the same slice as line 2"),
         ([row, other.removesuffix("case01")], "line 3: has no case"),
+        ([other.replace("y/", "x/")], "line 2: x and y are the same file"),
         ([row, "case01/x/0002.png,case01/y/0002.png"], "line 3 is incomplete"),
     ):
         with pytest.raises(InputError, match=words):
