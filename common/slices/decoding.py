@@ -2,7 +2,7 @@
 
 OpenCV alone fills missing data with gray, reads only the first page of a TIFF, and ignores orientation. It decodes PNG
 here, after a check of every checksum. simplejpeg decodes JPEG, since it alone reports what libjpeg only warns about;
-tifffile decodes TIFF, and Pillow BMP and the TIFF compressions that tifffile lacks.
+tifffile decodes TIFF, and Pillow BMP and the TIFF compressions that tifffile lacks (OpenCV, if they are 16-bit color).
 """
 
 import io
@@ -141,9 +141,13 @@ def _read_png(data):
         exif = Image.Exif()
         exif.load(b"Exif\0\0" + chunks[b"eXIf"])
         _check_orientation(exif.get(ORIENTATION))
+    return _by_opencv(data)
+
+
+def _by_opencv(data):
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
-        raise ValueError("no pixels")
+        raise ValueError("OpenCV cannot decode it")
     return image if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]]
 
 
@@ -174,8 +178,6 @@ def _read_jpeg(data):
             raise Unusable(f"expected gray or RGB (found {header.mode}); convert it to PNG")
         _check_orientation(header.getexif().get(ORIENTATION))
         colors = {"L": "GRAY"}.get(header.mode, "RGB")
-    if b"\xff\xd9" not in data[-4096:]:
-        raise Unusable(CUT)
     return simplejpeg.decode_jpeg(data, colors, strict=True)
 
 
@@ -275,10 +277,8 @@ def _tiff_pixels_by_pillow(page, data):
         if image.mode == "P" or page.photometric.name == "YCBCR":
             image = image.convert("RGB")
         image = np.asarray(image)
-    if image.dtype != page.dtype and not (page.bitspersample == 1 and image.dtype == bool):
-        raise Unusable(
-            f"cannot decode {page.compression.name} of {page.bitspersample}-bit color; save it uncompressed or as PNG"
-        )
+    if image.dtype != page.dtype and page.bitspersample > 1:  # Pillow reduces 16-bit color to 8 bits
+        return _by_opencv(data)
     return image
 
 
