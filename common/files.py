@@ -1,93 +1,92 @@
-"""Write files and folders completely or not at all, and never lose existing results."""
+"""Write files completely or not at all, and read records that other programs may have damaged."""
 
 import gzip
 import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import zlib
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.errors import InputError
 
 ROOT = Path(__file__).resolve().parents[1]  # project root
+UNFINISHED = ".part-"  # start of the names of incomplete files and folders
+LARGEST_JSON = 2**28  # bytes; our largest records have a few MB
 
 
 @contextmanager
 def whole_file(path):
-    """Write a file under a temporary name and rename it when complete.
+    """Write a file under a temporary name, flush it to disk, and rename it when complete.
 
     Args:
-        path: final path; its folder is created.
+        path: final path; its folder is created. A link is replaced, not followed.
 
     Yields:
-        Path to write to. If the block raises, this file is removed and `path` stays as it was.
+        Path to write to, with the same ending. If the block raises, this file is removed and `path` stays as it was.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".part-{path.name}")
+    unfinished = path.with_name(unfinished_name(path.name))
     try:
         yield unfinished
+        flush(unfinished)
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 
 
-@contextmanager
-def whole_folder(path, replace=False, marker=None):
-    """Fill a folder under a temporary name and rename it when complete.
+def unfinished_name(name):
+    """Temporary name for a file or folder, different at each call; it keeps the ending of `name`."""
+    return f"{UNFINISHED}{secrets.token_hex(6)}-{os.fsdecode(os.fsencode(name)[-200:])}"
 
-    Args:
-        path: final path.
-        replace: whether to replace an existing folder.
-        marker: replace only folders that contain this file, to protect a user's own folders; None: any folder.
 
-    Yields:
-        Path of an empty folder to fill. If the block raises, it is removed and `path` stays as it was. A block can
-        remove it to write no folder.
+def flush(path):
+    """Wait until a file or folder is on disk, if its file system can do that."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
-    Raises:
-        InputError: if `path` exists and must not be replaced.
-    """
-    path = Path(path)
-    refuse_existing(path, replace, marker)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".part-{path.name}")
-    old = path.with_name(f".part-old-{path.name}")
-    remove(unfinished)
-    unfinished.mkdir()
-    try:
-        yield unfinished
-        if not unfinished.exists():
-            return
-        remove(old)
-        if path.exists():
-            path.rename(old)
-        unfinished.rename(path)
-    finally:
-        remove(unfinished)
-        remove(old)
+
+def flush_all(folder):
+    """Wait until a folder with everything below it is on disk."""
+    paths = [path for path in [*folder.rglob("*"), folder] if not path.is_symlink()]
+    with ThreadPoolExecutor(16) as pool:  # file systems write what waits at the same time in one go
+        list(pool.map(flush, paths))
 
 
 def remove(path):
-    """Remove a file or a folder, if it exists."""
+    """Remove a file or a folder, if it exists; a link is removed, not followed."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)
 
 
-def refuse_existing(path, replace, marker=None):
-    """Raise InputError if `path` exists and must not be replaced; arguments as in `whole_folder`."""
-    path = Path(path)
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return
-    if not replace:
-        raise InputError(f"{path}: already exists; use another path or pass --replace to overwrite it")
-    if marker and not (path / marker).is_file():
-        raise InputError(f"{path}: not made by this script (no {marker} in it); use another path")
+def one_name(name, where):
+    """Check a name that was read from a file before it becomes part of a path.
+
+    Args:
+        name: value read from the file.
+        where: file and field for the message.
+
+    Returns:
+        The name: text that is exactly one component of a path, and no hidden or unfinished file.
+
+    Raises:
+        InputError: if it is anything else, such as "..", "a/b" or an absolute path.
+    """
+    text = name if isinstance(name, str) else ""
+    if not text or text.startswith(".") or re.search(r"[/\\\0]|^[A-Za-z]:", text) or len(os.fsencode(text)) > 255:
+        raise InputError(f"{where}: expected the name of a file or folder, without a path (found {str(name)[:80]!r})")
+    return text
 
 
 def require_whole_gzip(path, least=None):
@@ -118,17 +117,23 @@ def write_json(path, value):
 
 
 def read_json(path):
-    """Read a JSON file.
+    """Read a JSON file; a byte order mark is skipped.
 
     Raises:
-        InputError: if the file is missing or is not JSON.
+        InputError: if the file is missing, not JSON, nested too deeply, or larger than LARGEST_JSON.
     """
+    path = Path(path)
+    damaged = "restore it or make it again"
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: file does not exist") from None
+        if not path.is_file():
+            raise InputError(f"{path}: {'not a file' if path.exists() else 'file does not exist'}")
+        if path.stat().st_size > LARGEST_JSON:
+            raise InputError(f"{path}: too large for a record (found {path.stat().st_size / 1e6:.0f} MB); {damaged}")
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except RecursionError:
+        raise InputError(f"{path}: damaged (lists or objects nested too deeply); {damaged}") from None
     except ValueError:
-        raise InputError(f"{path}: damaged (not a JSON file); restore it or make it again") from None
+        raise InputError(f"{path}: damaged (not a JSON file); {damaged}") from None
 
 
 def file_digest(path):

@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import ROOT, leftovers
 
-from common.errors import InputError
-from common.files import natural_key, refuse_existing, whole_file, whole_folder
+from common.files import natural_key, whole_file
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path):
@@ -24,30 +23,6 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path):
         unfinished.write_text("half")
         raise RuntimeError
     assert path.read_text() == "whole" and not leftovers(tmp_path)
-
-
-def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    path = tmp_path / "a"
-    with whole_folder(path) as unfinished:
-        (unfinished / "mark").write_text("1")
-    with pytest.raises(InputError, match="--replace"), whole_folder(path):
-        pass
-    with pytest.raises(RuntimeError), whole_folder(path, replace=True, marker="mark"):
-        raise RuntimeError
-    assert (path / "mark").read_text() == "1"
-    with whole_folder(path, replace=True, marker="mark") as unfinished:
-        (unfinished / "mark").write_text("2")
-    assert (path / "mark").read_text() == "2" and not leftovers(tmp_path)
-    with pytest.raises(InputError, match="not made by this script"):
-        refuse_existing(path, True, "other")
-    (tmp_path / "empty").mkdir()
-    refuse_existing(tmp_path / "empty", False)
-
-
-def test_leftovers_of_a_killed_run_are_in_nobodys_way(tmp_path):
-    (tmp_path / ".part-a" / "deep").mkdir(parents=True)
-    with whole_folder(tmp_path / "a") as unfinished:
-        assert not list(unfinished.iterdir())
 
 
 @given(st.lists(st.integers(0, 10**6), unique=True))

@@ -1,0 +1,448 @@
+"""Replace results in one step, finish what an interrupted process began, and keep two processes off one output.
+
+New results are made in a staging folder next to their place:
+
+    .part-<12 hex digits>-<name>/new/...        what is being made
+    .part-<12 hex digits>-<name>/journal.json   present once everything in new/ is complete and on disk
+    .part-<12 hex digits>-<name>/old/...        what it replaces, if the file system cannot exchange two names
+    .part-<12 hex digits>-<name>/lock           locked while its process lives
+
+A process that dies before the journal leaves the old results; after that, the next start of any script finishes.
+"""
+
+import ctypes
+import glob
+import json
+import os
+import re
+import signal
+import socket
+import sys
+import threading
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from common.errors import InputError
+from common.files import (
+    UNFINISHED,
+    flush,
+    flush_all,
+    one_name,
+    read_json,
+    remove,
+    unfinished_name,
+    whole_file,
+    write_json,
+)
+from common.manifest import MANIFEST, Manifest, foreign_files, refuse_foreign
+from common.records import Record, read_record
+
+STAGING = re.compile(r"\.part-[0-9a-f]{12}-")
+JOURNAL, LOCK, NEW, OLD = "journal.json", "lock", "new", "old"
+LOCK_OF, OWNER_OF = ".part-lock-", ".part-owner-"  # starts of the names of the files of a claim
+
+
+class Journal(Record):
+    """What a process was about to do when everything new was complete."""
+
+    format: Literal[1] = 1
+    entries: dict[str, int] = Field(default_factory=dict)  # relative path to the inode number of the new entry
+    removed: list[str] = Field(default_factory=list)  # relative paths that disappear in the same step
+
+
+# --- one output
+
+
+@contextmanager
+def whole_folder(path, replace=False, listed=True):
+    """Fill a folder in a staging folder, flush it to disk, and put it in its place in one step.
+
+    Args:
+        path: final path. A link to a folder stays a link: its target is replaced.
+        replace: whether to replace an existing folder; refused if it contains files that no script made.
+        listed: whether to write a manifest into it, so that it can be replaced later.
+
+    Yields:
+        Path of an empty folder to fill. If the block raises, it is removed and `path` stays as it was. A block can
+        remove it to write no folder.
+
+    Raises:
+        InputError: if `path` exists and must not be replaced, or another process is writing it.
+    """
+    path = Path(path)
+    final = Path(os.path.realpath(path))
+    if os.path.ismount(final):
+        raise InputError(f"{path}: cannot be replaced as a whole (it is a mount point); use a folder inside it")
+    refuse_existing(path, replace)
+    with whole_entries(final.parent, [final.name], replace, listed=listed) as new:
+        (new / final.name).mkdir()
+        yield new / final.name
+
+
+@contextmanager
+def new_file(path, replace=False):
+    """Write a file that the user asked for by name, as `common.files.whole_file`.
+
+    Raises:
+        InputError: if `path` exists and must not be replaced, is a folder, or another process is writing it.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise InputError(f"{path}: is a folder (expected a file); use another path")
+    refuse_existing(path, replace)
+    with claimed(path), whole_file(path) as unfinished:
+        yield unfinished
+
+
+def refuse_existing(path, replace):
+    """Raise InputError if `path` exists and must not be replaced.
+
+    Args:
+        path: path of a file that the user named, or of a folder; an empty folder counts as missing.
+        replace: whether to replace it. A folder is refused if it contains anything that no script made.
+    """
+    path = Path(path)
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
+        return
+    if not replace:
+        raise InputError(f"{path}: already exists; use another path or pass --replace to overwrite it")
+    if path.is_dir():
+        refuse_foreign(path, foreign_files(Path(os.path.realpath(path))))
+
+
+# --- several outputs in one step
+
+
+@contextmanager
+def whole_entries(root, names, replace=False, *, removed=(), listed=True):
+    """Make files and folders in a staging folder and put all of them in their places in one step.
+
+    Args:
+        root: folder of the entries; created if missing.
+        names: relative paths of the entries that the block can make, with "/".
+        replace: whether to replace existing entries; refused if they contain files that no script made.
+        removed: relative paths that disappear in the same step; list, or function without arguments that is called
+            after the block.
+        listed: whether to write a manifest: into new folders, and into `root` for new files.
+
+    Yields:
+        Path of the folder to make the entries in; the folders around nested entries exist. Entries that the block does
+        not make stay as they were. If the block raises, everything stays as it was.
+
+    Raises:
+        InputError: if an entry exists and must not be replaced, or another process is writing it.
+    """
+    root = Path(root)
+    with ExitStack() as stack:
+        for top in sorted({name.split("/")[0] for name in names}):
+            stack.enter_context(claimed(root / top))
+        _refuse_entries(root, names, replace)
+        label = names[0].replace("/", "-") if len(names) == 1 else root.name
+        staging = stack.enter_context(_staging(root, label))
+        for name in names:
+            (staging / NEW / name).parent.mkdir(parents=True, exist_ok=True)
+        yield staging / NEW
+        made = [name for name in names if os.path.lexists(staging / NEW / name)]
+        gone = list(removed() if callable(removed) else removed)
+        files = [name for name in made if (staging / NEW / name).is_file()] if listed else []
+        if files:
+            stack.enter_context(claimed(root / MANIFEST, wait=True))
+            _list_files(root, staging / NEW, files, gone)
+            made.append(MANIFEST)
+        for name in made:
+            if listed and (staging / NEW / name).is_dir() and (staging / NEW / name).suffix != ".mlpackage":
+                Manifest.of(staging / NEW / name).write_to(staging / NEW / name / MANIFEST)
+        _refuse_entries(root, [name for name in made if name != MANIFEST], replace)
+        _refuse_entries(root, gone, True)
+        if made or gone:
+            _publish(staging, root, made, gone)
+
+
+def _refuse_entries(root, names, replace):
+    """Refuse as `refuse_existing`; also files that no script made."""
+    for name in names:
+        refuse_existing(root / name, replace)
+        if not (root / name).is_dir():
+            refuse_foreign(root / name, foreign_files(root / name))
+
+
+def _list_files(root, new, files, gone):
+    """Write the manifest of `root` with new files, and without entries that disappear, into the folder `new`."""
+    before = Manifest.read(root / MANIFEST)
+    kept = {name: made for name, made in before.files.items() if name not in gone}
+    added = Manifest.of(new, files)
+    Manifest(files=kept | added.files, folders=before.folders).write_to(new / MANIFEST)
+
+
+@contextmanager
+def staged(path):
+    """Make a file or folder that gets its place by `publish`, after checks, or disappears.
+
+    Args:
+        path: final path.
+
+    Yields:
+        Path with the same name in a staging folder next to it.
+
+    Raises:
+        InputError: if another process is writing `path`.
+    """
+    path = Path(os.path.abspath(path))
+    with claimed(path), _staging(path.parent, path.name) as staging:
+        yield staging / NEW / path.name
+
+
+def publish(made, path):
+    """Put what was made in a `staged` block in its place, in one step.
+
+    Args:
+        made: the yielded Path, or another one next to it.
+        path: final path in the folder for which it was staged.
+    """
+    path = Path(os.path.abspath(path))
+    if made.name != path.name:
+        made = made.rename(made.with_name(path.name))
+    _publish(made.parents[1], path.parent, [path.name], [])
+
+
+# --- staging folders
+
+
+@contextmanager
+def _staging(root, name):
+    """Make a staging folder in `root`, locked until it is removed at the end."""
+    from filelock import FileLock  # takes 0.07 s; only what writes needs it
+
+    missing = [folder for folder in (root, *root.parents) if not folder.exists()]
+    root.mkdir(parents=True, exist_ok=True)
+    staging = root / unfinished_name(name)
+    staging.mkdir()
+    lock = FileLock(staging / LOCK)
+    try:
+        with suppress(NotImplementedError):  # a file system without locks
+            lock.acquire(timeout=0)
+        (staging / NEW).mkdir()
+        yield staging
+    finally:
+        lock.release()
+        with _undisturbed():
+            remove(staging)
+            for folder in missing:
+                with suppress(OSError):  # not empty
+                    folder.rmdir()
+
+
+def _publish(staging, root, names, removed):
+    """Put the complete entries of a staging folder in their places; finishes even at Ctrl-C."""
+    new = staging / NEW
+    flush_all(new)
+    entries = {name: os.lstat(new / name).st_ino for name in names}
+    with _undisturbed():
+        write_json(staging / JOURNAL, Journal(entries=entries, removed=list(removed)).model_dump())
+        flush(staging)
+        _carry_out(staging, root, entries, removed)
+
+
+def _carry_out(staging, root, entries, removed):
+    """Do what a journal says; what is done already is skipped."""
+    for name, inode in entries.items():
+        new, old, final = staging / NEW / name, staging / OLD / name, root / name
+        if not os.path.lexists(new) or os.lstat(new).st_ino != inode:
+            continue  # done
+        old.parent.mkdir(parents=True, exist_ok=True)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        if not os.path.lexists(final):
+            os.rename(new, final)
+        elif not _exchange(new, final):
+            if not os.path.lexists(old):
+                os.rename(final, old)
+            os.rename(new, final)
+    for name in removed:
+        old = staging / OLD / name
+        if os.path.lexists(root / name) and not os.path.lexists(old):
+            old.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(root / name, old)
+    for folder in {(root / name).parent for name in (*entries, *removed)}:
+        flush(folder)
+    (staging / JOURNAL).unlink()
+
+
+def _exchange(first, second):
+    """Exchange two names in one step; returns False if the system or the file system cannot do that."""
+    library = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
+    paths = os.fsencode(first), os.fsencode(second)
+    if sys.platform == "linux" and hasattr(library, "renameat2"):
+        here = -100  # AT_FDCWD
+        return library.renameat2(here, paths[0], here, paths[1], ctypes.c_uint(2)) == 0  # 2: RENAME_EXCHANGE
+    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
+        return library.renamex_np(*paths, ctypes.c_uint(2)) == 0  # 2: RENAME_SWAP
+    return False
+
+
+@contextmanager
+def _undisturbed():
+    """Put Ctrl-C off until the block ends."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came = []
+    before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
+    if came:
+        raise KeyboardInterrupt
+
+
+def finish_interrupted(path):
+    """Finish or remove what processes that died left in a folder, or next to a path.
+
+    Args:
+        path: path of a file or folder, which may be missing.
+    """
+    path = Path(path)
+    for folder in (path, path.parent):
+        with suppress(OSError):  # missing, or not a folder
+            for found in sorted(folder.glob(".part-*")):
+                with suppress(OSError):  # in use, or not ours to change
+                    _finish(found, folder)
+
+
+@contextmanager
+def _held(path):
+    """Hold a lock file that a process left; the block does not start if one has it."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except (Timeout, NotImplementedError) as error:
+        raise OSError(f"{path}: locked") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _finish(path, root):
+    """Remove a lock file, and finish or remove a staging folder, unless its process lives or it was not made here."""
+    if path.name.startswith(LOCK_OF) and path.is_file() and not path.is_symlink():
+        with _held(path):
+            path.with_name(OWNER_OF + path.name.removeprefix(LOCK_OF)).unlink(missing_ok=True)
+            path.unlink()
+    lock = path / LOCK
+    if not STAGING.match(path.name) or path.is_symlink() or not lock.is_file() or lock.is_symlink():
+        return
+    with _held(lock):
+        try:
+            if (path / JOURNAL).is_file():
+                _finish_journal(path, root)
+        except InputError as error:
+            print(f"note: left {path}, which an interrupted script made: {error}", file=sys.stderr)
+        else:
+            with _undisturbed():
+                remove(path)
+
+
+def _finish_journal(staging, root):
+    """Carry out the journal of a process that died; raises InputError if it does not look like ours."""
+    journal = read_record(staging / JOURNAL, Journal)
+    names = [*journal.entries, *journal.removed]
+    for name in names:
+        for part in name.split("/"):
+            one_name(part.removeprefix("."), staging / JOURNAL)
+        if Path(os.path.realpath(root / name)).parent != Path(os.path.realpath(root), name).parent:
+            raise InputError(f"{staging / JOURNAL}: {name} leads to another folder")
+        _refuse_entries(root, [name], True)
+    with _undisturbed():
+        _carry_out(staging, root, journal.entries, journal.removed)
+    print(f"finished replacing {', '.join(names[:3])} in {root}, which was interrupted", flush=True)
+
+
+# --- claims
+
+_claims = {}  # path to the number of blocks of this process that claim it
+_claims_lock = threading.Lock()
+
+
+@contextmanager
+def claimed(path, wait=False):
+    """Keep other processes from writing a path during the block.
+
+    The lock file and the file that says who has it are next to the path and are removed at the end. The system frees
+    the lock of a process that dies. On file systems without locks there is none.
+
+    Args:
+        path: path of a file or folder, which may be missing; a link is followed.
+        wait: whether to wait for another process instead of raising.
+
+    Raises:
+        InputError: if another process claims it; the message contains which.
+    """
+    final = Path(os.path.realpath(path))
+    with _claims_lock:
+        is_ours = _claims.get(final, 0) > 0
+        if is_ours:
+            _claims[final] += 1
+    if is_ours:
+        try:
+            yield
+        finally:
+            _claims[final] -= 1
+        return
+    missing = [folder for folder in final.parents if not folder.exists()]
+    final.parent.mkdir(parents=True, exist_ok=True)
+    with _lock_file(final, path, wait):
+        _claims[final] = 1
+        finish_interrupted(final)
+        for left in final.parent.glob(f"{UNFINISHED}????????????-{glob.escape(final.name[-200:])}"):
+            if left.is_file() and not left.is_symlink():
+                left.unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            del _claims[final]
+    for folder in missing:
+        with suppress(OSError):  # not empty
+            folder.rmdir()
+
+
+@contextmanager
+def _lock_file(final, path, wait):
+    """Hold the lock file of a path; `path` as the user knows it, for messages."""
+    from filelock import FileLock, Timeout  # takes 0.07 s; only what writes needs it
+
+    name = os.fsdecode(os.fsencode(final.name)[-200:])
+    lock = FileLock(final.with_name(LOCK_OF + name), poll_interval=0.01)
+    owner = final.with_name(OWNER_OF + name)
+    try:
+        lock.acquire(timeout=-1 if wait else 0)
+    except Timeout:
+        raise InputError(f"{path}: another process is writing it ({_owner(owner)}); wait for it, or stop it") from None
+    except NotImplementedError:  # a file system without locks
+        yield
+        return
+    try:
+        owner.unlink(missing_ok=True)
+        with suppress(OSError):  # it only serves messages
+            text = {"script": Path(sys.argv[0]).name, "process": os.getpid(), "machine": socket.gethostname()}
+            owner.write_text(json.dumps(text), encoding="utf-8")
+        yield
+    finally:
+        with _undisturbed():
+            owner.unlink(missing_ok=True)
+            with suppress(OSError):  # Windows cannot remove open files
+                Path(lock.lock_file).unlink()  # while locked: a waiting process notices this and makes a new one
+            lock.release()
+
+
+def _owner(path):
+    """Describe who holds a lock, as text."""
+    with suppress(InputError, KeyError, TypeError, OSError):
+        found = read_json(path)
+        return f"{found['script']}, process {found['process']} on {found['machine']}"
+    return "unknown script"
