@@ -30,6 +30,7 @@ import pandas as pd
 
 from common.devices import import_keras
 from common.files import whole_file
+from common.replacing import claimed
 from common.tables import write_table
 from common.training.trained_models import CrossValidation
 
@@ -43,11 +44,12 @@ def main():
     import_keras()
     from common.evaluation.selection import choose  # imports Keras, which takes seconds; so check the input first
 
-    choice, table = choose(folders, cleanings)
     first = CrossValidation(folders[0])
-    with whole_file(first.combinations_file) as unfinished:
-        write_table(unfinished, table)
-    first.write_choice(**choice)
+    with claimed(first.choice_file):
+        choice, table = choose(folders, cleanings)
+        with whole_file(first.combinations_file) as unfinished:
+            write_table(unfinished, table)
+        first.write_choice(**choice)
     print_table(table)
     print(f"wrote {first.choice_file}; predict.py --run {first} uses it")
 

@@ -60,11 +60,12 @@ settings = apply_command_line(globals())
 
 import logging
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 from common.devices import import_keras
 from common.errors import InputError
-from common.files import refuse_existing, remove
+from common.replacing import publish, refuse_existing, staged
 from common.training.run_folder import Run
 from common.training.trained_models import load_network, model_file
 from coreml.compress import COMPRESSIONS, choose_target, compress_weights, require_system, uses_half_precision
@@ -96,22 +97,34 @@ def main():
     )
     network = to_float32(network)
     limits = Limits(settings.LARGEST_DIFFERENCE, settings.LEAST_DICE)
-    models = paths.items()
-    if not settings.CHECK_ONLY:
-        models = write_models(network, source, contract, paths, targets, facts)
-    results = {}
-    for compression, path in models:
-        model = read_model(path)
-        if not results:
-            print(*describe_file(path), f"checking on {description}", sep="\n", flush=True)
-        result = verify(network, model, contract, images, truths, limits, compressed=compression != "float32")
-        if result.apple:
-            print(f"Core ML, {compression}: {result.apple}", flush=True)
-        if not result.faults and not settings.CHECK_ONLY:
-            remove(paths[compression])
-            path = path.rename(paths[compression])
-        results[compression] = path, result
+    with ExitStack() as stack:  # of the models that are not in their places yet
+        models = paths.items()
+        if not settings.CHECK_ONLY:
+            models = write_models(network, source, contract, paths, targets, facts, stack)
+        results = {}
+        for compression, path in models:
+            model = read_model(path)
+            if not results:
+                print(*describe_file(path), f"checking on {description}", sep="\n", flush=True)
+            result = verify(network, model, contract, images, truths, limits, compressed=compression != "float32")
+            if result.apple:
+                print(f"Core ML, {compression}: {result.apple}", flush=True)
+            final = paths[compression]
+            if not settings.CHECK_ONLY:
+                final = unverified_path(final) if result.faults else final
+                publish(path, final)
+            results[compression] = final, result
     finish(results)
+
+
+def unverified_path(path):
+    """Path with the suffix -unverified, and a number if that exists."""
+    stem, number = f"{path.stem}-unverified", 1
+    path = path.with_stem(stem)
+    while path.exists():
+        number += 1
+        path = path.with_stem(f"{stem}-{number}")
+    return path
 
 
 def check_settings():
@@ -173,8 +186,8 @@ def check_network(network, contract, source):
         )
 
 
-def write_models(network, source, contract, paths, targets, facts):
-    """Write a model for each compression with the suffix -unverified; yield the compression and the path."""
+def write_models(network, source, contract, paths, targets, facts, stack):
+    """Write a model for each compression to a `staged` path in `stack`; yield the compression and the path."""
     facts = facts | facts_of_network(network, facts["network"])
     converted = {}
     for compression, path in paths.items():
@@ -183,7 +196,7 @@ def write_models(network, source, contract, paths, targets, facts):
             converted = {options: convert_network(network, source, contract, *options)}  # keeps only one in memory
         model = compress_weights(converted[options], compression)
         spec = complete_spec(model, contract, network.output_shape, texts(), facts | {"compression": compression})
-        path = path.with_name(f"{path.stem}-unverified{path.suffix}")
+        path = stack.enter_context(staged(path))
         if settings.TARGET:  # the layers of a neural network are known only now
             require_system(settings.TARGET, spec.specificationVersion, f"the layers of {path.name}")
         save_model(spec, model.weights_dir, path)

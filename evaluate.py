@@ -47,10 +47,11 @@ from common.devices import environment
 from common.evaluation.pairs import match_pairs
 from common.evaluation.report import find_backgrounds, show_errors, write_report
 from common.evaluation.summary import combine_scores, compare_scores, read_other, score_pairs
-from common.files import read_json, refuse_existing, write_json
+from common.files import read_json, write_json
 from common.jobs import Part, do_part
 from common.parallel import ordered_map
 from common.public_settings import public_settings
+from common.replacing import refuse_existing
 from common.scores import SCORES
 from common.slices.drawing import contact_sheet
 from common.slices.images import encode_png
@@ -61,11 +62,11 @@ SCORED = "scored.json"  # scores of one part
 
 
 def main():
-    refuse_existing(settings.OUTPUT, settings.REPLACE, RECORD)
+    refuse_existing(settings.OUTPUT, settings.REPLACE)
     part = Part.read(settings.PART)
     evaluation = Evaluation(part)
     agreed = settings.as_json() | {"PART": "", "masks": len(evaluation.pairs)}
-    do_part(settings.OUTPUT, part, agreed, evaluation.score, evaluation.join, settings.REPLACE, RECORD)
+    do_part(settings.OUTPUT, part, agreed, evaluation.score, evaluation.join, settings.REPLACE)
     result = evaluation.result
     if result:
         print_tables(result)

@@ -69,12 +69,12 @@ settings = apply_command_line(globals())
 import functools
 
 from common.devices import import_keras
-from common.files import refuse_existing
 from common.jobs import Part
 from common.parallel import ordered_map
 from common.prediction.ensemble import Ensemble
 from common.prediction.inputs import ImageInput, VolumeInput
-from common.prediction.outputs import RECORD, Outputs, write_output
+from common.prediction.outputs import Outputs, write_output
+from common.replacing import refuse_existing
 from common.slices.masks import class_numbers
 from common.training.trained_models import find_models, find_volume_models, slice_preparation
 from common.volumes.finding import is_volume
@@ -98,7 +98,7 @@ def predict_slices(models):
     Args:
         models: `common.training.trained_models.Choice`.
     """
-    refuse_existing(settings.OUTPUT, settings.REPLACE, RECORD)
+    refuse_existing(settings.OUTPUT, settings.REPLACE)
     names = {"fit": "FIT", "window": "WINDOW", "plane": "PLANE", "resampled": "SPACING"}
     decided = [name for name, setting in names.items() if getattr(settings, setting) is not None]
     prepared = slice_preparation(models.files, decided)

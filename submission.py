@@ -24,8 +24,8 @@ settings = apply_command_line(globals())
 import pandas as pd
 
 from common.errors import InputError
-from common.files import refuse_existing, whole_file
 from common.parallel import ordered_map, progress
+from common.replacing import new_file, refuse_existing
 from common.settings import require_folder
 from common.slices.cases import find_slices
 from common.slices.images import read_picture
@@ -38,7 +38,7 @@ from common.volumes.reading import read_volume
 def main():
     refuse_existing(settings.OUTPUT, settings.REPLACE)
     rows = run_length_rows() if settings.KIND == "run_lengths" else nodule_rows()
-    with whole_file(settings.OUTPUT) as file:
+    with new_file(settings.OUTPUT, settings.REPLACE) as file:
         write_table(file, rows)
     print(f"wrote {len(rows)} row{'s' * (len(rows) != 1)} to {settings.OUTPUT}")
 

@@ -8,6 +8,7 @@ Takes   as long as EPOCHS times the seconds in the line of the first epoch, or l
 Expect  a validation Dice that climbs within ten epochs; to watch it: tensorboard --logdir runs
 """
 
+from contextlib import ExitStack
 from functools import partial
 from typing import Literal
 
@@ -75,7 +76,7 @@ DETERMINISTIC: bool = True  # same results for the same seed, bit for bit; slowe
 settings = apply_command_line(globals())
 check_model_settings(settings)  # before Keras is loaded
 
-from common.training.run_folder import read_code
+from common.training.new_run import claim_run, open_run, read_code
 
 code = read_code(settings.MODEL, settings.LOSS)  # read now, so that later edits do not reach this run
 
@@ -95,9 +96,9 @@ from common.training.configure import configure, learning_rate_of_epoch, make_ba
 from common.training.cpu_speedups import speedups_in_words
 from common.training.cross_validation import cross_validate
 from common.training.report import announce, draw_network, finish_report
-from common.training.run_folder import Run, make_run
+from common.training.run_folder import Run
 from common.training.timing import Timer, in_lines
-from common.training.trained_models import CrossValidation, load_network
+from common.training.trained_models import load_network
 
 
 def main():
@@ -109,23 +110,19 @@ def main():
     training, validation = open_sets(s)
     devices.set_up(s.SEED, s.DETERMINISTIC)  # before anything is placed on a device
     used = choose_devices(s.DEVICES, None if s.BATCH_SIZE == "auto" else s.BATCH_SIZE)
-    s = autotune(s, training, used)
-    keras.utils.set_random_seed(s.SEED)  # again: a trial draws random numbers
-    model, log = make_model(s, training, validation, used)
-    run = find_run_folder(s, model) if used.is_first else None
-    announce(s, model, log, training, validation, used, run)
-    fit(s, model, log, training, validation, used, run)
-
-
-def find_run_folder(s, model):
-    """Return the run folder to resume, or make a new one."""
-    if s.MODE == "resume":
-        return Run(s.RUN)
-    name = f"fold{s.FOLD}" if CrossValidation(s.RUNS).exists else None
-    environment = devices.environment() + speedups_in_words(model)
-    run = make_run(s.RUNS, s.MODEL, s.explained(), environment, code, name)
-    draw_network(model, run)
-    return run
+    with ExitStack() as claims:
+        if s.MODE == "resume" and used.is_first:
+            claims.enter_context(claim_run(Run(s.RUN)))
+        s = autotune(s, training, used)
+        keras.utils.set_random_seed(s.SEED)  # again: a trial draws random numbers
+        model, log = make_model(s, training, validation, used)
+        run = None
+        if used.is_first:
+            run = claims.enter_context(open_run(s, devices.environment() + speedups_in_words(model), code))
+            if s.MODE != "resume":
+                draw_network(model, run)
+        announce(s, model, log, training, validation, used, run)
+        fit(s, model, log, training, validation, used, run)
 
 
 def fit(s, model, log, training, validation, used, run):

@@ -13,7 +13,9 @@ from typing import NamedTuple
 
 from common.command_line import flags_of
 from common.errors import InputError
-from common.files import ROOT, read_json, refuse_existing, remove, whole_folder, write_json
+from common.files import ROOT, read_json, remove, write_json
+from common.manifest import MANIFEST
+from common.replacing import refuse_existing, whole_folder
 
 LOCK = ".part-lock"
 SETTINGS = "settings.json"  # settings of all parts, next to them
@@ -88,7 +90,7 @@ class Part(NamedTuple):
         return share
 
 
-def do_part(output, part, settings, fill, join=None, replace=False, marker=None):
+def do_part(output, part, settings, fill, join=None, replace=False):
     """Fill the folder of a part and, once all parts exist, the folder `output`, completely or not at all.
 
     Until then, the parts are in `<output>.parts`. An existing part is skipped unless `replace` is set.
@@ -100,7 +102,7 @@ def do_part(output, part, settings, fill, join=None, replace=False, marker=None)
         fill: function of a Path that fills this folder.
         join: function of the list of part folders, in order, and of the Path to fill. It must not change the part
             folders. None: `merge`.
-        replace, marker: as in `common.files.whole_folder`.
+        replace: as in `common.replacing.whole_folder`.
 
     Returns:
         whether `output` was written.
@@ -109,10 +111,10 @@ def do_part(output, part, settings, fill, join=None, replace=False, marker=None)
         InputError: as `whole_folder`, and if existing parts have other settings.
     """
     if part.is_whole:
-        with whole_folder(output, replace, marker) as folder:
+        with whole_folder(output, replace) as folder:
             fill(folder)
         return True
-    refuse_existing(output, replace, marker)
+    refuse_existing(output, replace)
     parts = Path(f"{Path(output)}.parts")
     folders = [parts / str(Part(number, part.count)) for number in range(1, part.count + 1)]
     own_folder = folders[part.number - 1]
@@ -128,11 +130,10 @@ def do_part(output, part, settings, fill, join=None, replace=False, marker=None)
             return True
         missing = [str(number) for number, folder in enumerate(folders, 1) if not folder.exists()]
         if not missing:
-            with whole_folder(output, replace, marker) as folder:
+            with whole_folder(output, replace) as folder:
                 (join or merge)(folders, folder)
-            for inside in parts.iterdir():
-                if inside.name != LOCK:
-                    remove(inside)
+            for made in (*folders, parts / SETTINGS):
+                remove(made)
     if missing:
         print(f"finished part {part}; still waiting for {_parts_in_words(missing)}")
     return not missing
@@ -194,7 +195,7 @@ def agree_on_settings(parts, settings):
 def merge(folders, target):
     """Merge folders into one: append CSV tables with the same name; of other files, keep the first."""
     for folder in folders:
-        for source in sorted(path for path in folder.rglob("*") if path.is_file()):
+        for source in sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST):
             copy = target / source.relative_to(folder)
             copy.parent.mkdir(parents=True, exist_ok=True)
             if source.suffix == ".csv":

@@ -101,12 +101,13 @@ def _key(path, folder):
     return path.relative_to(folder).as_posix()
 
 
-def foreign_files(path):
+def foreign_files(path, root=None):
     """List what no script made in `path`, or what changed since.
 
     Args:
-        path: Path of a file or folder, which may be missing. It is known by its own manifest, by the manifest of the
-            folder around it, or as one of the variants of step 1. A .mlpackage counts as one file.
+        path: Path of a file or folder, which may be missing. It is known by its own manifest or by one of a folder
+            around it; a .mlpackage counts as one file.
+        root: Path of a folder around it with a manifest, apart from its parent.
 
     Returns:
         list of Path; `path` itself if nothing is known of it.
@@ -119,15 +120,23 @@ def foreign_files(path):
         Manifest.read(path)
         return []
     if (path / MANIFEST).is_file() and not path.is_symlink():
-        foreign = Manifest.read(path / MANIFEST).foreign(path)
-        variants = Manifest.read(path / VARIANTS)
-        of_variants = variants.foreign(path) if variants.files else foreign
-        return [found for found in foreign if found in of_variants and found != path / VARIANTS]
-    for name in (MANIFEST, VARIANTS):
-        manifest = Manifest.read(path.parent / name)
-        if path.name in (*manifest.files, *manifest.folders):
-            return manifest.foreign(path.parent, path.name)
+        return _without_variants(Manifest.read(path / MANIFEST).foreign(path))
+    for file in {path.parent / MANIFEST, path.parent / VARIANTS, (root or path.parent) / MANIFEST}:
+        manifest = Manifest.read(file)
+        if _key(path, file.parent) in (*manifest.files, *manifest.folders):
+            return manifest.foreign(file.parent, _key(path, file.parent))
     return [path]
+
+
+def _without_variants(foreign):
+    """Paths without variants of step 1 that are still as they were made."""
+    for record in [path for path in foreign if path.name == VARIANTS and path.is_file() and not path.is_symlink()]:
+        variants = Manifest.read(record)
+        changed = variants.foreign(record.parent)
+        foreign = [
+            path for path in foreign if path != record and (path in changed or record.parent not in path.parents)
+        ]
+    return foreign
 
 
 def refuse_foreign(path, foreign):

@@ -166,7 +166,7 @@ def _refuse_entries(root, names, replace):
     for name in names:
         refuse_existing(root / name, replace)
         if not (root / name).is_dir():
-            refuse_foreign(root / name, foreign_files(root / name))
+            refuse_foreign(root / name, foreign_files(root / name, root))
 
 
 def _list_files(root, new, files, gone):
@@ -298,15 +298,10 @@ def _undisturbed():
         raise KeyboardInterrupt
 
 
-def finish_interrupted(path):
-    """Finish or remove what processes that died left in a folder, or next to a path.
-
-    Args:
-        path: path of a file or folder, which may be missing.
-    """
-    path = Path(path)
-    for folder in (path, path.parent):
-        with suppress(OSError):  # missing, or not a folder
+def finish_interrupted(*paths):
+    """Finish or remove what processes that died left in folders and next to paths, which may be missing."""
+    for folder in sorted({folder for path in map(Path, paths) for folder in (path, path.parent)}):
+        with suppress(OSError, ValueError):  # missing, not a folder, or no path at all
             for found in sorted(folder.glob(".part-*")):
                 with suppress(OSError):  # in use, or not ours to change
                     _finish(found, folder)

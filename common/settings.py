@@ -21,6 +21,7 @@ from types import MappingProxyType
 from common.command_line import flag, make_parser
 from common.errors import InputError, SettingError, report_and_end
 from common.files import ROOT
+from common.replacing import finish_interrupted
 from common.setting_checks import alternatives, check
 from common.setting_types import MODEL_SETTINGS
 from common.streams import prepare
@@ -188,6 +189,7 @@ def apply_command_line(namespace):
         parser.error(str(error))
     except InputError as error:
         parser.error(f"--settings {error}")
+    finish_interrupted(*[value for value in settings.values.values() if isinstance(value, str)])
     return settings
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.errors import InputError
-from common.files import whole_file, whole_folder
 
 # Replacements for TensorFlow operations that Core ML lacks.
 REPLACEMENTS = {
@@ -179,7 +178,7 @@ def layer_of(node, network):
 
 
 def save_model(spec, weights_dir, path):
-    """Write a model, complete or not at all; overwrites an existing one.
+    """Write a model to a path of `common.replacing.staged`.
 
     Args:
         spec: Model message.
@@ -188,8 +187,7 @@ def save_model(spec, weights_dir, path):
     """
     import coremltools as ct  # slow to import
 
-    with whole_folder(path, replace=True) if path.suffix == ".mlpackage" else whole_file(path) as unfinished:
-        ct.utils.save_spec(spec, str(unfinished), weights_dir=weights_dir)
+    ct.utils.save_spec(spec, str(path), weights_dir=weights_dir)
 
 
 def describe_file(path):

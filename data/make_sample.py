@@ -36,10 +36,10 @@ from functools import partial
 
 import numpy as np
 
-from common.errors import InputError, SettingError
-from common.files import refuse_existing, whole_folder
+from common.errors import SettingError
 from common.parallel import progress
-from common.slices.cases import CaseRecord, Imported, fill_case, read_case_record
+from common.replacing import refuse_existing, whole_folder
+from common.slices.cases import CaseRecord, Imported, fill_case
 from common.slices.images import encode_png
 from common.slices.phantom import FIELD, draw_slice, invent_patient
 
@@ -68,17 +68,6 @@ def check_settings(root):
     if not root.name:
         raise SettingError(f"CASES: expected the name of a new folder (found {settings.CASES!r})")
     refuse_existing(root, settings.REPLACE)
-    if root.exists() and not is_sample(root):
-        raise InputError(f"{root}: contains files this script did not create; choose another folder")
-
-
-def is_sample(root):
-    """Whether a folder contains only case folders made by this script."""
-    if not root.is_dir():
-        return False
-    records = [read_case_record(path) for path in root.iterdir() if not path.name.startswith(".")]
-    sources = [str(record.get("source")) if isinstance(record, dict) else "" for record in records]
-    return bool(sources) and all(source.startswith(SOURCE) for source in sources)
 
 
 def draw_case(number):

@@ -36,8 +36,9 @@ import numpy as np
 import SimpleITK as sitk
 from scipy import ndimage
 
-from common.files import refuse_existing, whole_folder, write_json
+from common.files import write_json
 from common.parallel import progress
+from common.replacing import refuse_existing, whole_folder
 from common.volumes.grids import Geometry
 from common.volumes.labels import label_image, write_labels
 
@@ -57,11 +58,11 @@ NOISE = 45
 
 
 def main():
-    refuse_existing(settings.DATA, settings.REPLACE, "dataset.json")
+    refuse_existing(settings.DATA, settings.REPLACE)
     train, test = settings.TRAIN, settings.TEST
     print(f"drawing cases into {settings.DATA} (training: {train}; test: {test})", flush=True)
     names = [f"volume_{number:02d}" for number in range(1, train + test + 1)]
-    with whole_folder(settings.DATA, settings.REPLACE, "dataset.json") as folder:
+    with whole_folder(settings.DATA, settings.REPLACE) as folder:
         for number, name in enumerate(progress(names, len(names), "drawing")):
             is_test = number >= train
             # test cases do not depend on the number of training cases

@@ -42,9 +42,10 @@ import numpy as np
 import trimesh
 
 from common.errors import InputError, SettingError
-from common.files import refuse_existing, whole_folder, write_json
+from common.files import write_json
 from common.parallel import progress
 from common.public_settings import public_settings
+from common.replacing import claimed, refuse_existing, whole_folder
 from common.slices.images import encode_png
 from common.volumes.finding import LABEL_ENDINGS
 from common.volumes.grids import Geometry
@@ -69,7 +70,7 @@ def check_settings():
     if settings.VOLUME and not settings.OUTPUT.lower().endswith(ENDINGS):
         endings = ", ".join(ENDINGS)
         raise SettingError(f"OUTPUT: not a label volume ({settings.OUTPUT}); use a file that ends in {endings}")
-    refuse_existing(settings.OUTPUT, settings.REPLACE, None if settings.VOLUME else RECORD)
+    refuse_existing(settings.OUTPUT, settings.REPLACE)
 
 
 def read_surface():
@@ -123,7 +124,8 @@ def write_label_volume(surface):
             f"{settings.SURFACE}: surface is outside {settings.VOLUME} (SPACE is {settings.SPACE}); "
             "check that it is in mm, or change --space"
         )
-    write_labels(label_image(masks, geometry), settings.OUTPUT)
+    with claimed(settings.OUTPUT):
+        write_labels(label_image(masks, geometry), settings.OUTPUT)
     print(f"wrote {settings.OUTPUT}: {int(masks.sum())} voxels in {int(masks.any((1, 2)).sum())} of {count} slices")
 
 
@@ -138,7 +140,7 @@ def write_masks(surface):
         f"slicing the surface along {settings.AXIS} into {settings.OUTPUT} (masks: {count} of {side}x{side})",
         flush=True,
     )
-    with whole_folder(settings.OUTPUT, settings.REPLACE, RECORD) as folder:
+    with whole_folder(settings.OUTPUT, settings.REPLACE) as folder:
         masks = slice_surface(in_pixels, heights, (side, side))
         for number, mask in enumerate(progress(masks, count, "slicing"), 1):
             mask = mask[::-1] if settings.FLIP in ("vertical", "both") else mask

@@ -55,14 +55,14 @@ import cv2
 import numpy as np
 
 from common.errors import InputError, summarise
-from common.files import read_json, remove, write_json
+from common.files import one_name
 from common.jobs import Part
+from common.manifest import VARIANTS, Manifest
 from common.parallel import ordered_map, progress
+from common.replacing import refuse_existing, whole_entries
 from common.slices.cases import find_cases, pair_up
 from common.slices.images import encode_png, read_pair
-from common.slices.variants import image_folder, make_filters, make_shapes, mask_folder, trim
-
-RECORD = "augmented.json"
+from common.slices.variants import image_folder, is_variant_folder, make_filters, make_shapes, mask_folder, trim
 
 
 def main():
@@ -83,20 +83,17 @@ def main():
         f"shapes: {len(shapes)})",
         flush=True,
     )
-    try:
+    root, outdated = cases[0].parent, [name for case in cases for name in outdated_folders(case, folders)]
+    entries = [f"{case.name}/{name}" for case in cases for name in (*folders, VARIANTS)]
+    with whole_entries(root, entries, replace=True, removed=outdated, listed=False) as new:
         for case in cases:
             for folder in folders:
-                remove(unfinished(case, folder))
-                unfinished(case, folder).mkdir()
-        last_of_case = {case: i for i, (case, *_) in enumerate(slices)}
-        augmented = ordered_map(partial(augment_slice, filters=filters, shapes=shapes), slices, settings.WORKERS)
-        for i, case in enumerate(progress(augmented, len(slices), "augmenting")):
-            if i == last_of_case[case]:
-                publish(case, folders)
-    finally:
+                (new / case.name / folder).mkdir()
+        augment = partial(augment_slice, filters=filters, shapes=shapes, new=new)
+        for _ in progress(ordered_map(augment, slices, settings.WORKERS), len(slices), "augmenting"):
+            pass
         for case in cases:
-            for folder in folders:
-                remove(unfinished(case, folder))
+            Manifest.of(new / case.name, folders).write_to(new / case.name / VARIANTS)
     files = len(slices) * len(folders)
     print(f"wrote {files} files in {in_cases}, {len(folders)} folders per case, to {settings.CASES}")
 
@@ -115,16 +112,18 @@ def chosen_shapes():
 
 
 def refuse_foreign_folders(case, folders):
-    made = folders_made(case)
-    foreign = [folder for folder in folders if (case / folder).exists() and folder not in made]
-    if foreign:
-        raise InputError(f"{case / foreign[0]}: not made by this script; move or remove it")
+    """Raise InputError if a variant's folder exists and step 1 did not make it, or it changed since."""
+    for name in (*folders, *outdated_folders(case, folders)):
+        refuse_existing(case / Path(name).name, replace=True)
 
 
-def folders_made(case):
-    """Names of the folders that an earlier run made in a case."""
-    record = case / RECORD
-    return read_json(record)["folders"] if record.exists() else []
+def outdated_folders(case, folders):
+    """Folders that an earlier run made in a case and this one does not, as "case/folder"."""
+    made = Manifest.read(case / VARIANTS)
+    names = {one_name(name.split("/")[0], case / VARIANTS) for name in (*made.folders, *made.files)}
+    if unknown := [name for name in sorted(names) if not is_variant_folder(name)]:
+        raise InputError(f"{case / VARIANTS}: not a folder of variants (found {unknown[0]!r}); restore it or remove it")
+    return [f"{case.name}/{name}" for name in sorted(names - set(folders)) if (case / name).exists()]
 
 
 def check_slices(slices):
@@ -143,20 +142,13 @@ def check_slices(slices):
         raise InputError(summarise(problems, "files cannot be used"))
 
 
-def unfinished(case, folder):
-    """Temporary folder to fill; `publish` renames it."""
-    return case / f".part-{folder}"
-
-
-def augment_slice(task, filters, shapes):
+def augment_slice(task, filters, shapes, new):
     """Write every variant of a slice and of its mask.
 
     Args:
         task: (case folder, name, image path, mask path).
         filters, shapes: dict of name to function.
-
-    Returns:
-        The case folder.
+        new: Path of the folder that contains a folder for each case.
     """
     case, name, image_path, mask_path = task
     image, mask = (trim(pixels, settings.TRIM) for pixels in read_pair(image_path, mask_path))
@@ -164,26 +156,13 @@ def augment_slice(task, filters, shapes):
         filtered = function(image)
         for shape, deform in shapes.items():
             data = encode_png(deform(filtered, smooth=True))
-            (unfinished(case, image_folder(letter, shape)) / f"{name}.png").write_bytes(data)
+            ((new / case.name / image_folder(letter, shape)) / f"{name}.png").write_bytes(data)
     one_class = np.isin(mask, (0, 255)).all()
     for shape, deform in shapes.items():
         deformed = deform(mask, smooth=one_class)  # never blend class numbers
         if one_class:
             deformed = cv2.threshold(deformed, 127, 255, cv2.THRESH_BINARY)[1]
-        (unfinished(case, mask_folder(shape)) / f"{name}.png").write_bytes(encode_png(deformed))
-    return case
-
-
-def publish(case, folders):
-    """Rename the finished folders of a case; remove the folders of an earlier run."""
-    made = folders_made(case)
-    # Write the record first, so that the script can run again after a crash in between.
-    write_json(case / RECORD, {"folders": sorted({*made, *folders})})
-    for folder in {*made, *folders}:
-        remove(case / folder)
-    for folder in folders:
-        unfinished(case, folder).rename(case / folder)
-    write_json(case / RECORD, {"folders": sorted(folders)})
+        ((new / case.name / mask_folder(shape)) / f"{name}.png").write_bytes(encode_png(deformed))
 
 
 if __name__ == "__main__":

@@ -45,8 +45,9 @@ import numpy as np
 import pandas as pd
 
 from common.errors import InputError, SettingError, summarise
-from common.files import natural_key, refuse_existing, whole_file, whole_folder
+from common.files import natural_key
 from common.parallel import ordered_map, progress
+from common.replacing import refuse_existing, whole_folder
 from common.slices.cases import find_cases, pair_up, read_case_record
 from common.slices.drawing import data_check
 from common.slices.finding import report_skipped
@@ -62,8 +63,6 @@ from common.slices.lists import (
 from common.slices.masks import check_mask_values, class_count_of_files, values_of
 from common.slices.variants import find_variants, list_rows
 from common.tables import write_table
-
-MADE_HERE = {"train.csv", "validation.csv", "test.csv", "data_check.png"}
 
 
 class Checked(NamedTuple):
@@ -83,7 +82,7 @@ class Checked(NamedTuple):
 
 def main():
     check_settings()
-    refuse_folder_of_others(Path(settings.LISTS))
+    refuse_existing(settings.LISTS, settings.REPLACE)
     cases = find_cases(settings.CASES)
     print(f"checking {len(cases)} case{'s' * (len(cases) != 1)} in {settings.CASES}", flush=True)
     slices = check_data(cases)
@@ -92,7 +91,7 @@ def main():
 
     divisions = divide(slices)
     find_same_images(divisions.values(), settings.SAME_SLICES)
-    with whole_folder(settings.LISTS, replace=True) as unfinished:
+    with whole_folder(settings.LISTS, settings.REPLACE) as unfinished:
         for folder, lists in divisions.items():
             (unfinished / folder).mkdir(exist_ok=True)
             for name, members in lists.items():
@@ -101,8 +100,10 @@ def main():
         (unfinished / "data_check.png").write_bytes(encode_png(data_check(slices, classes)))
     for folder, lists in divisions.items():
         print_table(folder, lists, variants)
-        if settings.COPY_TO:
-            copy_pairs(Path(settings.COPY_TO, folder), lists, variants)
+    if settings.COPY_TO:
+        with whole_folder(settings.COPY_TO, settings.REPLACE) as unfinished:
+            for folder, lists in divisions.items():
+                copy_pairs(folder, lists, variants, unfinished)
     what = "one class" if classes == 1 else f"{classes} classes"
     size, bits, count = slices[0].size, slices[0].bits, sum(map(len, divisions.values()))
     written = f"{count} list{'s' * (count != 1)} of {size}x{size} {bits}-bit slices, {what}"
@@ -119,14 +120,6 @@ def check_settings():
         raise SettingError("FOLDS: cannot be combined with VALIDATION_CASES; set only one of them")
     if settings.COPY_TO:
         refuse_existing(settings.COPY_TO, settings.REPLACE)
-
-
-def refuse_folder_of_others(lists):
-    """Raise InputError if lists exist without REPLACE, or if the folder contains a user's own files."""
-    refuse_existing(lists, settings.REPLACE)
-    strange = [path for path in lists.rglob("*") if path.is_file() and path.name not in MADE_HERE]
-    if strange:
-        raise InputError(f"LISTS: {lists} contains other files (found {strange[0].name}); choose another folder")
 
 
 # --- checking
@@ -251,22 +244,27 @@ def print_table(folder, lists, variants):
             print(f"note: all masks in {name} are empty")
 
 
-def copy_pairs(folder, lists, variants):
-    """Copy the listed pairs to <list>/x and <list>/y, numbered; copied_files.csv lists their origin."""
+def copy_pairs(folder, lists, variants, unfinished):
+    """Copy the listed pairs to <list>/x and <list>/y, numbered; copied_files.csv lists their origin.
+
+    Args:
+        folder: subfolder, "" or "fold1" and so on.
+        lists: dict of list name to list of Checked.
+        variants: dict of case to list of variants.
+        unfinished: Path of the folder that becomes COPY_TO.
+    """
     for name, members in lists.items():
         rows = list_rows(members, variants if name == "train" else {})
-        with whole_folder(folder / name, settings.REPLACE) as unfinished:
-            copied = []
-            for side in ("x", "y"):
-                (unfinished / side).mkdir()
-            for number, (x, y, _) in enumerate(progress(rows, len(rows), f"copying {name}"), 1):
-                file = f"{number:04d}{x.suffix}"
-                shutil.copyfile(x, unfinished / "x" / file)
-                shutil.copyfile(y, unfinished / "y" / f"{number:04d}{y.suffix}")
-                copied.append((file, x.as_posix(), y.as_posix()))
-            with whole_file(unfinished / "copied_files.csv") as csv:
-                write_table(csv, pd.DataFrame(copied, columns=["file", "src_x", "src_y"]))
-        print(f"copied {len(rows)} pair{'s' * (len(rows) != 1)} to {folder / name}")
+        copy, copied = unfinished / folder / name, []
+        for side in ("x", "y"):
+            (copy / side).mkdir(parents=True)
+        for number, (x, y, _) in enumerate(progress(rows, len(rows), f"copying {name}"), 1):
+            file = f"{number:04d}{x.suffix}"
+            shutil.copyfile(x, copy / "x" / file)
+            shutil.copyfile(y, copy / "y" / f"{number:04d}{y.suffix}")
+            copied.append((file, x.as_posix(), y.as_posix()))
+        write_table(copy / "copied_files.csv", pd.DataFrame(copied, columns=["file", "src_x", "src_y"]))
+        print(f"copied {len(rows)} pair{'s' * (len(rows) != 1)} to {Path(settings.COPY_TO, folder, name)}")
 
 
 if __name__ == "__main__":

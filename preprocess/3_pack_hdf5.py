@@ -35,15 +35,18 @@ settings = apply_command_line(globals())
 
 import json
 import math
-from contextlib import ExitStack, suppress
+import re
+from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 
 from common.errors import InputError, summarise
-from common.files import natural_key, refuse_existing, whole_file
-from common.jobs import Part, locked
+from common.files import natural_key, whole_file
+from common.jobs import Part
+from common.manifest import MANIFEST, Manifest
 from common.public_settings import public_settings
+from common.replacing import claimed, refuse_existing, whole_entries
 from common.settings import require_folder
 from common.slices.cases import common_preparation
 from common.slices.images import read_mask, read_slice
@@ -65,8 +68,8 @@ def main():
                 refuse_existing(path, settings.REPLACE)
             slices = f"{len(table)} slice{'s' * (len(table) != 1)}"
             print(f"packing {slices} from {Path(settings.LISTS, division.folder, name)}.csv", flush=True)
-    finished = [pack_shards(d, part) if d.shards else pack_division(d) for d in divisions]
-    if not all(finished):
+    finished = pack_shards(divisions, part) if divisions[0].shards else write_sets(divisions, pack_division)
+    if not finished:
         print(f"finished part {part}; the last part to finish joins them")
         return
     counts = [len(table) for division in divisions for table in division.tables.values()]
@@ -164,20 +167,47 @@ def set_path(folder, name):
     return Path(settings.PACKED, folder, f"{name}.h5")
 
 
-def pack_division(division):
-    """Pack all lists of a division, or none if a slice cannot be used; returns True."""
-    problems, values = [], set()
-    with ExitStack() as stack:
-        files = whole_files(stack, division)
-        for name, table in division.tables.items():
-            values |= pack(files[name], table, name, division, problems)
-        if problems:
-            raise InputError(summarise(problems, "slices cannot be packed"))
-        classes = count_classes(values, division)
-        for file in files.values():
-            add_attributes(file, classes=classes)
-    remove_shards(division)
+def write_sets(divisions, write):
+    """Write the sets of all divisions in one step; sets and shards of earlier lists disappear.
+
+    Args:
+        divisions: list of Division.
+        write: function of a Division and of a dict of set name to the Path to write to.
+
+    Returns:
+        True.
+    """
+    names = [f"{d.folder}/{name}.h5".lstrip("/") for d in divisions for name in d.tables]
+    outdated = outdated_sets(names) if settings.REPLACE else []
+    with whole_entries(settings.PACKED, names, settings.REPLACE, removed=outdated) as new:
+        for division in divisions:
+            write(division, {name: new / division.folder / f"{name}.h5" for name in division.tables})
+    for division in divisions:
+        remove_shards(division)
     return True
+
+
+def outdated_sets(names):
+    """Paths below PACKED of the sets that an earlier run made and that are not among `names`."""
+    made = Manifest.read(Path(settings.PACKED, MANIFEST)).files
+    is_set = re.compile(rf"(fold\d+/)?({'|'.join(NAMES)})\.h5")
+    return [name for name in made if name not in names and is_set.fullmatch(name)]
+
+
+def pack_division(division, files):
+    """Pack all lists of a division; arguments as `write` of `write_sets`.
+
+    Raises:
+        InputError: if a slice cannot be used.
+    """
+    problems, values = [], set()
+    for name, table in division.tables.items():
+        values |= pack(files[name], table, name, division, problems)
+    if problems:
+        raise InputError(summarise(problems, "slices cannot be packed"))
+    classes = count_classes(values, division)
+    for file in files.values():
+        add_attributes(file, classes=classes)
 
 
 def count_classes(values, division):
@@ -190,11 +220,6 @@ def count_classes(values, division):
         return class_count_of_files({mask: values_of(read_mask(mask)) for mask in masks}, where)
 
 
-def whole_files(stack, division):
-    """dict of set name to the Path to write to; the files appear when the stack closes."""
-    return {name: stack.enter_context(whole_file(set_path(division.folder, name))) for name in division.tables}
-
-
 def pack(file, table, name, division, problems, bar=""):
     """Pack rows of a set of a division; arguments and result as `pack_slices`."""
     how = division.like, division.attributes[name], settings.COMPRESSION
@@ -204,30 +229,31 @@ def pack(file, table, name, division, problems, bar=""):
 # --- shards
 
 
-def pack_shards(division, part):
+def pack_shards(divisions, part):
     """Make the missing shards of a part, and the sets once all shards exist.
 
     Returns:
         whether the sets exist; False if shards of other parts are missing.
     """
-    own = division.shards[part.number - 1 :: part.count]
-    missing = [shard for shard in own if not shard.path.exists()]
-    if len(missing) < len(own):
-        existing = f"{len(own) - len(missing)} of {len(own)} shards"
-        print(f"skipping {existing}: they already exist with the same slices, order and settings", flush=True)
-    problems = []
-    for shard in missing:
-        problems += pack_shard(shard, division)
-    if problems:
-        raise InputError(summarise(problems, "slices cannot be packed"))
-    with locked(Path(settings.PACKED, division.folder, SHARDS)):
-        if not all(shard.path.exists() for shard in division.shards):
+    for division in divisions:
+        own = division.shards[part.number - 1 :: part.count]
+        missing = [shard for shard in own if not shard.path.exists()]
+        if len(missing) < len(own):
+            existing = f"{len(own) - len(missing)} of {len(own)} shards"
+            print(f"skipping {existing}: they already exist with the same slices, order and settings", flush=True)
+        problems = [problem for shard in missing for problem in pack_shard(shard, division)]
+        if problems:
+            raise InputError(summarise(problems, "slices cannot be packed"))
+    with claimed(Path(settings.PACKED, SHARDS), wait=True):  # parts that finish at the same time
+        if not all(shard.path.exists() for division in divisions for shard in division.shards):
             return False
-        sets = {set_path(division.folder, name): division.shard_paths(name) for name in division.tables}
-        if not all(is_joined(path, shards) for path, shards in sets.items()):
-            join_division(division)
-        remove_shards(division)
-    return True
+        return is_finished(divisions) or write_sets(divisions, join_division)
+
+
+def is_finished(divisions):
+    """Whether all sets exist and consist of the shards of their divisions."""
+    sets = [(set_path(d.folder, name), d.shard_paths(name)) for d in divisions for name in d.tables]
+    return all(is_joined(path, shards) for path, shards in sets)
 
 
 def pack_shard(shard, division):
@@ -241,23 +267,23 @@ def pack_shard(shard, division):
     return problems
 
 
-def join_division(division):
-    """Write the sets, which concatenate x and y of their shards."""
+def join_division(division, files):
+    """Write the sets, which concatenate x and y of their shards; arguments as `write` of `write_sets`."""
     values = values_of_shards([shard.path for shard in division.shards])
     classes = count_classes(values, division)
-    with ExitStack() as stack:
-        for name, file in whole_files(stack, division).items():
-            shards = [(f"{SHARDS}/{s.path.name}", len(s.table)) for s in division.shards if s.name == name]
-            attributes = division.attributes[name] | {"classes": classes}
-            join_shards(file, shards, division.tables[name], division.like, attributes)
+    for name, file in files.items():
+        shards = [(f"{SHARDS}/{s.path.name}", len(s.table)) for s in division.shards if s.name == name]
+        attributes = division.attributes[name] | {"classes": classes}
+        join_shards(file, shards, division.tables[name], division.like, attributes)
 
 
 def remove_shards(division):
     """Remove shards of earlier sets that these sets do not use."""
     folder, kept = Path(settings.PACKED, division.folder, SHARDS), {shard.path for shard in division.shards}
     for name in division.tables:
-        for path in {*folder.glob(f"{name}-*.h5"), *folder.glob(f".part-{name}-*.h5")} - kept:
-            path.unlink(missing_ok=True)
+        for path in {*folder.glob(f"{name}-*.h5")} - kept:
+            if re.fullmatch(r"[a-z]+-\d{4,}-[0-9a-f]{12}\.h5", path.name):
+                path.unlink(missing_ok=True)
     if not kept:
         with suppress(OSError):  # missing, or contains a user's own files
             folder.rmdir()

@@ -64,9 +64,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from common.errors import InputError, SettingError, as_input_error, summarise
-from common.files import natural_key, refuse_existing, whole_folder
+from common.files import natural_key
 from common.parallel import progress
 from common.public_settings import public_settings
+from common.replacing import refuse_existing, whole_folder
 from common.settings import require_folder
 from common.slices.lists import count_of_share, make_divisions, pick_named
 from common.volumes.datasets import read_case, read_decathlon, read_folders, survey, write_set
@@ -96,7 +97,7 @@ def main():
     check_settings()
     data = find_data()
     divisions = divide(sorted((case.name for case in data.cases), key=natural_key))
-    refuse_existing(settings.PACKED, settings.REPLACE, "cases.h5")
+    refuse_existing(settings.PACKED, settings.REPLACE)
     rule, labels = find_rule_and_labels(data)
     step, volumes = settings.STEP, f"{len(data.cases)} volume{'s' * (len(data.cases) != 1)}"
     print(f"packing {volumes} into {settings.PACKED} (step: {step}, labels: {len(labels)})", flush=True)
@@ -111,7 +112,7 @@ def main():
         "smallest_box": settings.SMALLEST_BOX,
         "margin": settings.MARGIN,
     }
-    with whole_folder(settings.PACKED, settings.REPLACE, "cases.h5") as folder:
+    with whole_folder(settings.PACKED, settings.REPLACE) as folder:
         written = pack_cases(folder / "cases.h5", data, labels, rule, attributes)
         for subfolder, sets in divisions.items():
             for name, cases in sets.items():

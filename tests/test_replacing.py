@@ -78,7 +78,7 @@ def test_what_no_script_made_is_never_replaced(tmp_path, spoil):
     else:
         (path / MANIFEST).unlink()
     before = sorted(path.rglob("*"))
-    with pytest.raises(InputError, match="no script made|not made by this toolkit"):
+    with pytest.raises(InputError, match=r"no script made|not made by this toolkit"):
         fill(path, "2", replace=True)
     assert sorted(path.rglob("*")) == before and not leftovers(tmp_path)
 

@@ -14,7 +14,7 @@ from common.slices.drawing import draw_outlines, paint
 from common.slices.images import paste, pictures_in, read_picture, to_gray, write_png
 from common.slices.masks import clean, from_classes
 
-RECORD = "prediction.json"  # settings; marks the folder OUTPUT as written by predict.py
+RECORD = "prediction.json"  # settings
 CROP_TOLERANCE = 0.02  # max mean difference of a crop from its image, as a share of the crop's range; allows for JPEG
 
 
@@ -36,7 +36,7 @@ def write_output(settings, part, inputs, fill):
         write_json(folder / RECORD, public_settings(settings))
 
     agreed = settings.as_json() | {"PART": ""} | inputs
-    return do_part(settings.OUTPUT, part, agreed, fill_and_record, replace=settings.REPLACE, marker=RECORD)
+    return do_part(settings.OUTPUT, part, agreed, fill_and_record, replace=settings.REPLACE)
 
 
 def write_rows(rows, path):

@@ -11,10 +11,10 @@ import SimpleITK as sitk
 
 from common.devices import import_keras
 from common.errors import InputError, SettingError, as_input_error, summarise
-from common.files import refuse_existing
 from common.jobs import Part
 from common.parallel import progress
-from common.prediction.outputs import RECORD, write_output, write_rows
+from common.prediction.outputs import write_output, write_rows
+from common.replacing import refuse_existing
 from common.slices.drawing import CLASS_COLOURS, draw_planes
 from common.slices.images import write_png
 from common.slices.masks import clean, keep_components
@@ -143,7 +143,7 @@ def predict_with_settings(models, settings):
     if not settings.INPUT or not Path(settings.INPUT).exists():
         found = f"{settings.INPUT} does not exist" if settings.INPUT else "not set"
         raise InputError(f"INPUT: {found}; choose a volume, or a folder of volumes")
-    refuse_existing(settings.OUTPUT, settings.REPLACE, RECORD)
+    refuse_existing(settings.OUTPUT, settings.REPLACE)
     volumes, part, problems = find_volumes(settings.INPUT), Part.read(settings.PART), []
     own = {name: volumes[name] for name in part.share(list(volumes))}
     options = Options(

@@ -2,7 +2,6 @@
 
 import itertools
 from collections.abc import Iterable, Mapping, Set
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -11,8 +10,9 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError, SettingError, summarise
-from common.files import natural_key, read_json, refuse_existing, remove, whole_folder, write_json
+from common.files import natural_key, one_name, read_json, remove, write_json
 from common.parallel import ordered_map, progress
+from common.replacing import refuse_existing, whole_entries
 from common.settings import require_folder
 from common.slices.finding import PICTURES, report_skipped
 from common.slices.images import pictures_in
@@ -119,22 +119,22 @@ def refuse_existing_cases(cases, replace):
         replace: whether to replace existing case folders.
     """
     for case in cases:
-        refuse_existing(case, replace, RECORD)
+        one_name(case.name, f"{case}: name of the case")
+        refuse_existing(case, replace)
 
 
 def import_cases(sources, load, make_record, replace, *, parallel=True, check=None):
-    """Write case folders, each complete or not at all; skip cases without any usable source.
+    """Write case folders, all of them in one step or none; skip cases without any usable source.
 
     Args:
         sources: list of (Path of the case folder, source); sources of one case are adjacent and share one slice
-            numbering.
+            numbering; all case folders have the same parent.
         load: function of a source to Imported; raises InputError for an unusable source.
         make_record: function of `slices` and the attributes in `Imported.record` to CaseRecord.
         replace: whether to replace existing case folders.
         parallel: whether to load sources on all cores; False, for large sources: one by one, and each stays in memory
             until its slices are written.
-        check: function of all mask values that raises InputError for invalid ones; case folders appear only after it
-            ran. None: each case folder appears as soon as it is complete.
+        check: function of all mask values that raises InputError for invalid ones, before the case folders appear.
 
     Returns:
         ImportResult.
@@ -143,14 +143,13 @@ def import_cases(sources, load, make_record, replace, *, parallel=True, check=No
     mapped = ordered_map if parallel else one_by_one
     loaded = mapped(load, [source for _, source in sources], problems=problems)
     results = zip([case for case, _ in sources], progress(loaded, len(sources), "importing"), strict=True)
-    with ExitStack() as stack:
+    names = list(dict.fromkeys(case.name for case, _ in sources))
+    with whole_entries(sources[0][0].parent, names, replace) as new:
         for case, of_case in itertools.groupby(results, key=lambda result: result[0]):
-            folder = stack.enter_context(whole_folder(case, replace, RECORD))
-            count, found = fill_case(folder, (imported for _, imported in of_case if imported), make_record)
+            (new / case.name).mkdir()
+            count, found = fill_case(new / case.name, (imported for _, imported in of_case if imported), make_record)
             counts.append(count)
             values |= found
-            if not check:
-                stack.close()  # makes the folder appear
         if check:
             check(values)
     return ImportResult(sum(counts), sum(map(bool, counts)), values, problems)

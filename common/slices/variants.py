@@ -4,6 +4,7 @@ A variant of a case is an image folder, x_<filter><shape> such as x_A_RTP, and a
 change masks.
 """
 
+import re
 from functools import partial
 
 import cv2
@@ -21,6 +22,11 @@ def image_folder(letter, shape):
 def mask_folder(shape):
     """Mask folder name for a shape."""
     return f"y_O_{shape}" if shape else "y_O"
+
+
+def is_variant_folder(name):
+    """Whether a folder name is one that step 1 gives."""
+    return bool(re.fullmatch(r"x_[A-Z](_[A-Z]+[0-9]?)?|y_O(_[A-Z]+[0-9]?)?", name))
 
 
 def find_variants(case):

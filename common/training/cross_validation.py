@@ -1,15 +1,16 @@
 """Cross-validation: a run for each fold, out-of-fold predictions of every case, and one summary."""
 
-import time
 from pathlib import Path
 
 import pandas as pd
 
 from common.errors import InputError
-from common.files import natural_key, remove, whole_file, whole_folder, write_json
+from common.files import natural_key, remove, whole_file, write_json
 from common.jobs import call
+from common.replacing import claimed, whole_folder
 from common.slices.lists import write_list
 from common.tables import write_table
+from common.training.new_run import dated, new_folder
 from common.training.trained_models import CrossValidation
 
 
@@ -50,9 +51,14 @@ def cross_validate(settings):
         numbers = find_folds(folds.settings["TRAIN"])
     else:
         numbers = find_folds(settings["TRAIN"])
-        name = f"{time.strftime('%Y%m%d-%H%M%S')}_{Path(settings['MODEL']).stem}_folds"
-        folds = CrossValidation(Path(settings["RUNS"], name))
+        folds = CrossValidation(new_folder(settings["RUNS"], f"{dated(settings['MODEL'])}_folds"))
         write_json(folds.settings_file, settings)
+    with claimed(folds):
+        train_folds(folds, numbers)
+
+
+def train_folds(folds, numbers):
+    """Train the folds with these numbers, then predict and score their validation cases."""
     print(f"cross-validation over {len(numbers)} folds in {folds}", flush=True)
     for number in numbers:
         print(f"\nfold {number} of {len(numbers)}", flush=True)
@@ -77,7 +83,8 @@ def train_fold(folds, number):
     elif run.exists:
         call("train.py", MODE="resume", RUN=run, FOLD=number, RUNS=folds)
     else:
-        remove(run.folder)
+        if run.folder.exists():
+            raise InputError(f"{run}: not a run folder (no {run.settings_file.name} in it); move it away")
         call("train.py", "--settings", folds.settings_file, RUNS=folds, FOLD=number)
 
 

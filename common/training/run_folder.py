@@ -4,18 +4,16 @@ import json
 import math
 import os
 import shutil
-import time
 import zipfile
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from common.errors import InputError
-from common.files import ROOT, read_json, whole_file, whole_folder, write_json
+from common.files import UNFINISHED, read_json, remove, whole_file, write_json
 from common.settings import REASONS
 
 MONITORED = ("dice", "iou")  # validation metrics; a run keeps its best model for each
 CHECKPOINTS = ("best_dice", "best_iou", "last")  # the best models and the last one
-CODE = ("train.py", "models", "losses", "common")
 STATE_IN_CHECKPOINT = "run_state.json"  # inside last.keras, so that a checkpoint is one file, complete or missing
 
 
@@ -192,6 +190,11 @@ class Run(os.PathLike):
 
     # --- writing
 
+    def remove_unfinished(self):
+        """Remove what a killed process left; call only while no other one can write."""
+        for path in self.folder.glob(f"{UNFINISHED}*"):
+            remove(path)
+
     def write_state(self, log, epochs, ended, time, data):
         """Write state.json.
 
@@ -205,56 +208,6 @@ class Run(os.PathLike):
         best = {f"best_{metric}": dict(zip(("score", "epoch"), log.best(metric), strict=True)) for metric in MONITORED}
         state = {"epoch": len(log), "epochs": epochs, "ended": ended, "time": time}
         write_json(self.state_file, state | best | {"data": asdict(data)})
-
-
-def make_run(runs, model, settings, environment, code, name=None):
-    """Make a run folder with the settings, the environment and the code.
-
-    Args:
-        runs: folder of the run folders.
-        model: name of the network architecture, or path of a .py file.
-        settings: result of `common.settings.Settings.explained`.
-        environment: text about versions and machine.
-        code: result of `read_code`.
-        name: folder name; None: date, time and network.
-
-    Returns:
-        Run in `<runs>/<yyyymmdd-hhmmss>_<model>`, with a number appended if that exists.
-    """
-    stem = name or f"{time.strftime('%Y%m%d-%H%M%S')}_{Path(model).stem}"
-    path, number = Path(runs, stem), 1
-    while path.exists():
-        number += 1
-        path = Path(runs, f"{stem}-{number}")
-    with whole_folder(path) as unfinished:
-        run = Run(unfinished)
-        write_json(run.settings_file, settings)
-        run.environment_file.write_text(environment, encoding="utf-8")
-        for file, content in code.items():
-            copy = run.code_folder / file
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(content)
-    return Run(path)
-
-
-def read_code(model, loss):
-    """Read the code that a run uses: dict of path in `code/` of the run folder to bytes.
-
-    Args:
-        model: name of the network architecture, or path of a .py file, which is included.
-        loss: name of the loss; .py files in it are included.
-
-    Raises:
-        InputError: if two different files have the same name.
-    """
-    files = [path for name in CODE for path in [ROOT / name, *sorted((ROOT / name).rglob("*"))] if path.is_file()]
-    kept = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in files if "__pycache__" not in path.parts}
-    for path in map(Path, [model, *loss.split("+")]):
-        if path.suffix != ".py" or not path.is_file():
-            continue
-        if kept.setdefault(path.name, path.read_bytes()) != path.read_bytes():
-            raise InputError(f"{path}: the run already keeps another file called {path.name}; rename yours")
-    return kept
 
 
 def _read_object(path):
