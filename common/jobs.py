@@ -4,6 +4,7 @@ Parts run at any time, in any order, and write to a shared folder. The last part
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -119,7 +120,7 @@ def do_part(output, part, settings, fill, join=None, replace=False):
     folders = [parts / str(Part(number, part.count)) for number in range(1, part.count + 1)]
     own_folder = folders[part.number - 1]
     with locked(parts):
-        agree_on_settings(parts, settings | {"parts": part.count})
+        agree_on_settings(parts, settings | {"parts": part.count}, replace)
     if own_folder.exists() and not replace:
         print(f"skipping {own_folder}: it already exists", flush=True)
     else:
@@ -177,13 +178,21 @@ def locked(folder):
             folder.rmdir()
 
 
-def agree_on_settings(parts, settings):
-    """Record the settings of the first part and refuse other ones; call while the folder `parts` is locked."""
+def agree_on_settings(parts, settings, replace):
+    """Record the settings of the first part and refuse other ones; call while the folder `parts` is locked.
+
+    With `replace`, parts with other settings are removed instead, so that parts of two rounds are never joined.
+    """
     settings = {name: value for name, value in settings.items() if name not in OWN_SETTINGS}
     path = parts / SETTINGS
-    if not path.exists():
+    before = read_json(path) if path.exists() else None
+    if not isinstance(before, dict) or (replace and before != settings):
+        for folder in parts.iterdir():
+            if re.fullmatch(r"\d+ of \d+", folder.name) and (folder / MANIFEST).is_file():
+                refuse_existing(folder, replace=True)
+                remove(folder)
         write_json(path, settings)
-    before = read_json(path)
+        return
     for name in settings:
         if before.get(name) != settings[name]:
             raise InputError(

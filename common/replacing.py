@@ -415,7 +415,7 @@ def _lock_file(final, path, wait):
     lock = FileLock(final.with_name(LOCK_OF + name), poll_interval=0.01)
     owner = final.with_name(OWNER_OF + name)
     try:
-        lock.acquire(timeout=-1 if wait else 0)
+        lock.acquire(timeout=-1 if wait else 1)  # others hold it for a moment to see whether it is in use
     except Timeout:
         raise InputError(f"{path}: another process is writing it ({_owner(owner)}); wait for it, or stop it") from None
     except NotImplementedError:  # a file system without locks

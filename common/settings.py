@@ -21,7 +21,6 @@ from types import MappingProxyType
 from common.command_line import flag, make_parser
 from common.errors import InputError, SettingError, report_and_end
 from common.files import ROOT
-from common.replacing import finish_interrupted
 from common.setting_checks import alternatives, check
 from common.setting_types import MODEL_SETTINGS
 from common.streams import prepare
@@ -189,6 +188,8 @@ def apply_command_line(namespace):
         parser.error(str(error))
     except InputError as error:
         parser.error(f"--settings {error}")
+    from common.replacing import finish_interrupted  # loads pydantic; not for --help
+
     finish_interrupted(*[value for value in settings.values.values() if isinstance(value, str)])
     return settings
 

@@ -35,7 +35,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing_half_written(tmp_path):
     cases = make_cases(tmp_path, cases=6, slices=60, size=160)
     command = [sys.executable, str(ROOT / "preprocess" / "1_augment_cases.py"), "--cases", str(cases)]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-    while not list(cases.glob("case01/.part-x_C/0005.png")):
+    while not list(cases.glob(".part-*/new/case01/x_C/0005.png")):
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)

@@ -59,7 +59,13 @@ def test_the_last_part_joins_them(tmp_path, capsys):
         do_part(output, Part(2, 3), {"A": 1}, fill(2), join=lambda folders, target: (_ for _ in ()).throw(RuntimeError))
     assert not output.exists()
     assert do_part(output, Part(1, 3), {"A": 1}, fill(9))
-    assert sorted(path.name for path in output.rglob("*.*")) == ["1.txt", "2.txt", "3.txt", "same.json", "table.csv"]
+    assert sorted(path.name for path in output.rglob("[!.]*.*")) == [
+        "1.txt",
+        "2.txt",
+        "3.txt",
+        "same.json",
+        "table.csv",
+    ]
     assert (output / "table.csv").read_text() == "a,b\n2,0\n3,0\n"
     assert not leftovers(tmp_path) and [path.name for path in output.parent.iterdir()] == ["out"]
     with pytest.raises(InputError, match="exists"):
@@ -94,3 +100,11 @@ def test_a_lock_of_a_killed_process_is_free(tmp_path):
     with locked(tmp_path / "a"):
         pass
     assert not (tmp_path / "a").exists()
+
+
+def test_parts_of_two_rounds_are_never_joined(tmp_path):
+    output = tmp_path / "out"
+    assert not do_part(output, Part(2, 2), {"A": "old"}, fill(7))
+    assert not do_part(output, Part(1, 2), {"A": "new"}, fill(8), replace=True)
+    assert do_part(output, Part(2, 2), {"A": "new"}, fill(9))
+    assert {path.name for path in output.rglob("[!.]*.txt")} == {"8.txt", "9.txt"}
