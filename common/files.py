@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.errors import InputError
+from common.system_errors import errors_of
 
 ROOT = Path(__file__).resolve().parents[1]  # project root
 UNFINISHED = ".part-"  # start of the names of incomplete files and folders
@@ -33,9 +34,10 @@ def whole_file(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(unfinished_name(path.name))
     try:
-        yield unfinished
-        flush(unfinished)
-        os.replace(unfinished, path)
+        with errors_of(path):
+            yield unfinished
+            flush(unfinished)
+            os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
 

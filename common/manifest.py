@@ -1,6 +1,7 @@
 """Manifests: which files a script made in a folder, so that only these are ever replaced or removed."""
 
 import os
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -21,21 +22,23 @@ class MadeFile(BaseModel):
     model_config = ConfigDict(frozen=True, strict=True)
 
     size: NonNegativeInt  # bytes
-    time_ns: int  # of the last change; if size and time agree, the digest is not computed
     sha256: str
 
     @classmethod
     def of(cls, path):
         """Describe an existing file."""
-        found = os.stat(path)
-        return cls(size=found.st_size, time_ns=found.st_mtime_ns, sha256=file_digest(path))
+        return cls(size=os.stat(path).st_size, sha256=file_digest(path))
 
     def is_same(self, path):
         """Whether a file is still as it was made."""
         found = os.stat(path)
-        if found.st_size != self.size:
-            return False
-        return found.st_mtime_ns == self.time_ns or file_digest(path) == self.sha256
+        return found.st_size == self.size and _digest(path, found.st_mtime_ns, found.st_ctime_ns) == self.sha256
+
+
+@lru_cache(2**17)
+def _digest(path, *times):
+    """SHA-256 of a file, computed once as long as its times stay: a file is checked before and after the work."""
+    return file_digest(path)
 
 
 class Manifest(Record):

@@ -39,6 +39,7 @@ from common.files import (
 )
 from common.manifest import MANIFEST, Manifest, foreign_files, refuse_foreign
 from common.records import Record, read_record
+from common.system_errors import errors_of
 
 STAGING = re.compile(r"\.part-[0-9a-f]{12}-")
 JOURNAL, LOCK, NEW, OLD = "journal.json", "lock", "new", "old"
@@ -144,7 +145,8 @@ def whole_entries(root, names, replace=False, *, removed=(), listed=True):
         staging = stack.enter_context(_staging(root, label))
         for name in names:
             (staging / NEW / name).parent.mkdir(parents=True, exist_ok=True)
-        yield staging / NEW
+        with errors_of(root if len(names) > 1 else root / names[0]):
+            yield staging / NEW
         made = [name for name in names if os.path.lexists(staging / NEW / name)]
         gone = list(removed() if callable(removed) else removed)
         files = [name for name in made if (staging / NEW / name).is_file()] if listed else []

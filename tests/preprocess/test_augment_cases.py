@@ -167,7 +167,8 @@ def test_again_replaces_only_folders_that_it_made(tmp_path):
     run_here(SCRIPT, CASES=tmp_path, FILTERS=["O"], SHAPES=[""])
     assert sorted(p.name for p in case.iterdir() if p.is_dir()) == ["x", "x_O", "x_mine", "y", "y_O"]
     (case / "x_B").mkdir()
-    assert_refused(SCRIPT, "x_B", "not made by this script", CASES=tmp_path, FILTERS=["B"])
+    (case / "x_B" / "mine.png").write_bytes(b"")
+    assert_refused(SCRIPT, "x_B", "not made by this toolkit", CASES=tmp_path, FILTERS=["B"])
     assert (case / "x_O" / "0001.png").exists()
 
 

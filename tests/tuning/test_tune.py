@@ -179,7 +179,8 @@ settings = apply_command_line(globals())
 
 import os, signal, time
 from pathlib import Path
-from common.files import whole_folder, write_json, whole_file
+from common.files import write_json, whole_file
+from common.replacing import whole_folder
 
 once = Path(__file__).with_name("once")
 if not once.exists():
