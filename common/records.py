@@ -1,11 +1,14 @@
 """Records: small JSON files with a known content and a format version, checked when they are read."""
 
-from typing import Self
+from typing import Annotated, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import InputError
 from common.files import read_json, write_json
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Record(BaseModel):
@@ -15,6 +18,9 @@ class Record(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="ignore", allow_inf_nan=True)
+
+    DAMAGED: ClassVar = "damaged"
+    REMEDY: ClassVar = "restore it or make it again"
 
     def write_to(self, path):
         """Write the record as JSON, complete or not at all."""
@@ -32,9 +38,7 @@ class Record(BaseModel):
             InputError: with the first invalid field.
         """
         if not isinstance(value, dict):
-            raise InputError(
-                f"{where}: damaged (expected an object, found {_short(value)}); restore it or make it again"
-            )
+            raise InputError(f"{where}: {cls.DAMAGED} (expected an object, found {_short(value)}); {cls.REMEDY}")
         version = value.get("format", 1)
         if isinstance(version, int) and not isinstance(version, bool) and version > 1:
             raise InputError(f"{where}: format: written by a newer version (found {version}); use that version")
@@ -42,7 +46,7 @@ class Record(BaseModel):
             return cls.model_validate(value)
         except (ValidationError, RecursionError) as error:
             problem = first_problem(error) if isinstance(error, ValidationError) else "nested too deeply"
-            raise InputError(f"{where}: damaged ({problem}); restore it or make it again") from None
+            raise InputError(f"{where}: {cls.DAMAGED} ({problem}); {cls.REMEDY}") from None
 
 
 def read_record(path, kind):

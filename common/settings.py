@@ -10,7 +10,6 @@ without one, the type of the default counts:
 
 import ast
 import difflib
-import json
 import os
 import re
 import sys
@@ -20,11 +19,12 @@ from types import MappingProxyType
 
 from common.command_line import flag, make_parser
 from common.errors import InputError, SettingError, report_and_end
-from common.files import ROOT
+from common.files import ROOT, read_json
 from common.setting_checks import alternatives, check
 from common.setting_types import MODEL_SETTINGS
 from common.streams import prepare
 
+FORMAT = "format"  # key in a settings file: version
 REASONS = "reasons"  # key in a settings file: dict of setting name to the reason for its value
 RETIRED = ("CHOOSE", "CLEANINGS")  # settings of earlier versions, which old settings files may contain
 
@@ -129,9 +129,11 @@ class Settings:
         return {name: _to_json(value) for name, value in self.values.items()}
 
     def explained(self):
-        """`as_json`, plus REASONS: a dict of every setting name to the reason for its value."""
+        """`as_json`, plus FORMAT and REASONS: a dict of every setting name to the reason for its value."""
         constant = f"constant in {self.script.name}"
-        return self.as_json() | {REASONS: {name: self.reasons.get(name, constant) for name in self.values}}
+        return (
+            {FORMAT: 1} | self.as_json() | {REASONS: {name: self.reasons.get(name, constant) for name in self.values}}
+        )
 
 
 def read_settings(path):
@@ -143,15 +145,10 @@ def read_settings(path):
     Raises:
         InputError: if the file cannot be read or is not a JSON object.
     """
-    try:
-        recorded = json.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        raise InputError(f"{path}: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise InputError(f"{path}: not a JSON file; use one that a run recorded") from None
+    recorded = read_json(path)
     if not isinstance(recorded, dict):
         raise InputError(f"{path}: expected a JSON object of settings")
-    return {name: value for name, value in recorded.items() if name != REASONS}
+    return {name: value for name, value in recorded.items() if name not in (REASONS, FORMAT)}
 
 
 def apply_command_line(namespace):

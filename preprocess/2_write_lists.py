@@ -48,7 +48,8 @@ from common.errors import InputError, SettingError, summarise
 from common.files import natural_key
 from common.parallel import ordered_map, progress
 from common.replacing import refuse_existing, whole_folder
-from common.slices.cases import find_cases, pair_up, read_case_record
+from common.slices.case_files import read_case_record
+from common.slices.cases import find_cases, pair_up
 from common.slices.drawing import data_check
 from common.slices.finding import report_skipped
 from common.slices.images import encode_png, read_pair

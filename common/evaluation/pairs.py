@@ -9,7 +9,8 @@ import numpy as np
 from common.errors import InputError
 from common.files import natural_key
 from common.settings import require_folder
-from common.slices.cases import find_slices, match_files, pixel_spacing, read_case_record
+from common.slices.case_files import read_case_record
+from common.slices.cases import find_slices, match_files, pixel_spacing
 from common.slices.images import read_picture, to_gray
 from common.slices.masks import check_mask_values, class_count, values_of
 from common.volumes.finding import ending_of, find_volumes

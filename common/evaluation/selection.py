@@ -100,7 +100,7 @@ def count_fold(fold, groups, cleanings, batch_size):
     """
     members = list(dict.fromkeys((folder, checkpoint) for group in groups.values() for folder, checkpoint in group))
     runs = {folder: CrossValidation(folder).runs()[fold] for folder, _ in members}
-    sets = {folder: open_set(run.settings["VALIDATION"]) for folder, run in runs.items()}
+    sets = {folder: open_set(run.validation_set) for folder, run in runs.items()}
     slices = next(iter(sets.values()))
     if slices.axes == 3:
         raise InputError(

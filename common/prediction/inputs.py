@@ -3,7 +3,8 @@
 import functools
 from pathlib import Path
 
-from common.slices.cases import Slice, find_slices, read_case_record
+from common.slices.case_files import read_case_record
+from common.slices.cases import Slice, find_slices
 from common.slices.images import read_picture, stretch, to_gray, window_to_gray
 from common.volumes.finding import name_of
 

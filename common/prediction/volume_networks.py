@@ -95,11 +95,12 @@ class Volume:
         Raises:
             InputError: if the number of channels differs from training, or a channel is constant.
         """
-        expected, rule = stage.data.channels, stage.data.intensity
+        expected, intensity = stage.data.channels, stage.data.intensity
         if len(self.channels) != expected:
             raise InputError(
                 f"{self.path}: wrong number of channels ({len(self.channels)}); expected {expected}, as in training"
             )
+        rule = intensity.model_dump() if intensity else None
         if str(rule) not in self._scales:
             with as_input_error(self.path):
                 self._scales[str(rule)] = scales_of(rule, self.channels)

@@ -10,15 +10,15 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError, SettingError, summarise
-from common.files import natural_key, one_name, read_json, remove, write_json
+from common.files import natural_key, one_name, remove, write_json
 from common.parallel import ordered_map, progress
 from common.replacing import refuse_existing, whole_entries
 from common.settings import require_folder
+from common.slices.case_files import RECORD, read_case_record
 from common.slices.finding import PICTURES, report_skipped
 from common.slices.images import pictures_in
 from common.slices.lists import read_list
 
-RECORD = "case.json"
 FORMAT = 1  # version of case.json
 
 # How slices were made from their sources, with the value for "unknown".
@@ -236,16 +236,6 @@ def pixel_spacing(record, name):
         return None
     scale = [entry["box"][3] / record["size"], entry["box"][2] / record["size"]]
     return tuple(np.round(np.multiply(record["spacing"], scale), 6).tolist())
-
-
-def read_case_record(case):
-    """Read `case.json` of a case folder; an empty dict if it is missing.
-
-    Raises:
-        InputError: if the file is damaged.
-    """
-    path = Path(case) / RECORD
-    return read_json(path) if path.exists() else {}
 
 
 def is_case(folder):

@@ -101,7 +101,7 @@ def predict_out_of_fold(folds):
 
     lists = {}
     for run in folds.runs():
-        validation = open_set(run.settings["VALIDATION"], memory_gb=0)
+        validation = open_set(run.validation_set, memory_gb=0)
         if validation.axes == 3:
             advice = "run predict.py and evaluate.py with both networks"
             print(f"skipping out-of-fold predictions: not available for volumes; {advice}")

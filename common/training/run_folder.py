@@ -5,12 +5,13 @@ import math
 import os
 import shutil
 import zipfile
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from common.errors import InputError
-from common.files import UNFINISHED, read_json, remove, whole_file, write_json
+from common.files import UNFINISHED, remove, whole_file, write_json
+from common.records import read_record
 from common.settings import REASONS
+from common.training.run_records import RunSettings, SliceData, State
 
 MONITORED = ("dice", "iou")  # validation metrics; a run keeps its best model for each
 CHECKPOINTS = ("best_dice", "best_iou", "last")  # the best models and the last one
@@ -18,60 +19,6 @@ STATE_IN_CHECKPOINT = "run_state.json"  # inside last.keras, so that a checkpoin
 
 
 # --- one run
-
-
-@dataclass(frozen=True)
-class SliceData:
-    """What a run records about the slices it was trained on; None, "" or False if unknown.
-
-    Attributes:
-        classes: 1, or K for class numbers 0..K.
-        size: side of the slices in pixels.
-        bits: 8 or 16, bit depth of the slices.
-        spacing: [row, column] in mm, if the same for all slices.
-        window: [low, high] source values that became black and white, if the same for all.
-        resampled: spacing in mm (left, back, head) that volumes were resampled to; 0: not resampled.
-        plane: "axial", "coronal" or "sagittal", for slices of volumes.
-        fit: how the importer fitted images to the size: "resize", "crop", "pad" or "tile".
-        stretched: whether each image was stretched from its minimum to its maximum.
-    """
-
-    classes: int | None = None
-    size: int | None = None
-    bits: int | None = None
-    spacing: list | None = None
-    window: list | None = None
-    resampled: list | None = None
-    plane: str | None = None
-    fit: str | None = None
-    stretched: bool | None = None
-
-
-@dataclass(frozen=True)
-class VolumeData:
-    """What a run records about the packed volumes it was trained on; see `common.volumes.datasets`.
-
-    Attributes:
-        step: "whole", "patch" or "single".
-        classes: number of labels.
-        labels: names or values of the labels.
-        channels: number of channels.
-        spacing: (left, back, head) of the working grid in mm, or None.
-        voxels: maximum number of voxels in a volume shown to the model, or None.
-        smallest_box, margin: how the box around the labels is enlarged.
-        intensity: rule in `common.volumes.intensity`.
-    """
-
-    kind: str = "volumes"
-    step: str | None = None
-    classes: int | None = None
-    labels: list | None = None
-    channels: int | None = None
-    spacing: list | None = None
-    voxels: int | None = None
-    smallest_box: int | None = None
-    margin: float | None = None
-    intensity: dict | None = None
 
 
 class Run(os.PathLike):
@@ -123,24 +70,36 @@ class Run(os.PathLike):
     @property
     def settings(self):
         """dict of the settings in force; empty if unknown. Raises InputError if damaged."""
-        return {name: value for name, value in _read_object(self.settings_file).items() if name != REASONS}
+        found = self._read(self.settings_file, RunSettings)
+        return {name: value for name, value in found.items() if name not in (REASONS, "format")}
 
     @property
     def reasons(self):
         """dict of setting to the reason for its value; empty if unknown. Raises InputError if damaged."""
-        return _read_object(self.settings_file).get(REASONS) or {}
+        return self._read(self.settings_file, RunSettings).get(REASONS) or {}
 
     @property
     def state(self):
         """dict of state.json; empty before the first epoch ends. Raises InputError if damaged."""
-        return _read_object(self.state_file)
+        return self._read(self.state_file, State)
+
+    @staticmethod
+    def _read(path, kind):
+        """Content of a record as a dict; empty if the file is missing."""
+        return read_record(path, kind).model_dump(mode="json", exclude_unset=True) if path.is_file() else {}
 
     @property
     def data(self):
         """SliceData or VolumeData of the training set; an empty SliceData if unknown."""
-        found = self.state.get("data") or {}
-        kind = VolumeData if found.get("kind") == VolumeData.kind else SliceData
-        return kind(**{field.name: found[field.name] for field in fields(kind) if field.name in found})
+        return (read_record(self.state_file, State).data if self.state_file.is_file() else None) or SliceData()
+
+    @property
+    def validation_set(self):
+        """Path of the validation set, as text. Raises InputError if the run does not record it."""
+        path = self.settings.get("VALIDATION")
+        if not path:
+            raise InputError(f"{self.settings_file}: VALIDATION: missing; train again to record the validation set")
+        return path
 
     @property
     def crop(self):
@@ -207,14 +166,7 @@ class Run(os.PathLike):
         """
         best = {f"best_{metric}": dict(zip(("score", "epoch"), log.best(metric), strict=True)) for metric in MONITORED}
         state = {"epoch": len(log), "epochs": epochs, "ended": ended, "time": time}
-        write_json(self.state_file, state | best | {"data": asdict(data)})
-
-
-def _read_object(path):
-    found = read_json(path) if path.is_file() else {}
-    if not isinstance(found, dict):
-        raise InputError(f"{path}: damaged (not a JSON object); restore it from a copy")
-    return found
+        write_json(self.state_file, {"format": 1} | state | best | {"data": data.model_dump(mode="json")})
 
 
 def runs_in(folder):

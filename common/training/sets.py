@@ -22,7 +22,7 @@ from common.slices.lists import read_list, slice_identity
 from common.slices.masks import class_count, to_classes, values_of
 from common.slices.packed import LazyRows, read_packed
 from common.training.augmentation import make_augmentation
-from common.training.run_folder import SliceData
+from common.training.run_records import SliceData
 
 
 class TrainingSet(Protocol):
@@ -177,7 +177,8 @@ class SliceSet:
             values = [float(value) for value in self.preparation[name]]
             return None if any(map(math.isnan, values)) else values
 
-        return SliceData(
+        return SliceData.of(
+            self.path,
             classes=self.classes,
             size=self.shape[0],
             bits=8 * self.x[0].dtype.itemsize,

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import InputError, as_input_error
-from common.files import natural_key, read_json, write_json
-from common.training.run_folder import CHECKPOINTS, Run, SliceData, VolumeData, runs_in
+from common.files import natural_key
+from common.records import read_record
+from common.training.run_folder import CHECKPOINTS, Run, runs_in
+from common.training.run_records import ChoiceFile, CrossValidationSettings, SliceData, VolumeData
 
 FIT_OF_IMPORT = {"tile": "tile", "crop": "tile", "pad": "pad"}  # importer's fit to FIT of predict.py; others: "resize"
 SAME = (
@@ -184,7 +186,7 @@ class CrossValidation(os.PathLike):
     @property
     def settings(self):
         """dict of the train.py settings that all folds share; raises InputError if damaged."""
-        return read_json(self.settings_file)
+        return read_record(self.settings_file, CrossValidationSettings).model_dump(mode="json", exclude_unset=True)
 
     def fold(self, number):
         """Run of a fold, whether it exists or not."""
@@ -208,11 +210,10 @@ class CrossValidation(os.PathLike):
         Raises:
             InputError: if it is damaged, or a model is missing.
         """
-        choice = {"networks": [[".", "best_dice"]], "flips": "none", "clean": {}}
-        choice = read_json(self.choice_file) if self.choice_file.is_file() else choice
-        others = [(CrossValidation((self.folder / other).resolve()), which) for other, which in choice["networks"]]
+        choice = read_record(self.choice_file, ChoiceFile) if self.choice_file.is_file() else ChoiceFile()
+        others = [(CrossValidation((self.folder / other).resolve()), which) for other, which in choice.networks]
         files = [model_file(run, which) for other, which in others for run in other.runs()]
-        return Choice(files, choice["flips"], choice["clean"])
+        return Choice(files, choice.flips, dict(choice.clean))
 
     def write_choice(self, networks, flips, clean):
         """Write choice.json.
@@ -222,7 +223,7 @@ class CrossValidation(os.PathLike):
             flips, clean: see Choice.
         """
         networks = [[os.path.relpath(folder, self.folder), which] for folder, which in networks]
-        write_json(self.choice_file, {"networks": networks, "flips": flips, "clean": clean})
+        ChoiceFile(networks=networks, flips=flips, clean=clean).write_to(self.choice_file)
 
 
 # --- models for slices

@@ -15,7 +15,7 @@ from common.devices import OneDevice
 from common.errors import InputError
 from common.slices.hdf5 import damage_as_error, open_unchanged, state_of
 from common.training.augmentation import VolumeChange, check_volume_augmentation
-from common.training.run_folder import VolumeData
+from common.training.run_records import VolumeData
 from common.volumes.grids import (
     Box,
     Geometry,
@@ -116,7 +116,8 @@ class VolumeSet:
 
     def record(self):
         """Facts about the volumes for later steps, as a `common.training.run_folder.VolumeData`."""
-        return VolumeData(
+        return VolumeData.of(
+            self.path,
             step=self.step,
             classes=self.classes,
             labels=self.labels,

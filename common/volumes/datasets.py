@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 import h5py
 import numpy as np
 import SimpleITK as sitk
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from common.errors import InputError, summarise
-from common.files import read_json
 from common.parallel import progress
+from common.records import Record, read_record
 from common.volumes.finding import match_labels, name_of, refuse_own_labels
 from common.volumes.grids import Geometry, image_at
 from common.volumes.intensity import ForegroundStatistics
@@ -28,6 +29,42 @@ class VolumeCase(NamedTuple):
     name: str
     image: Path
     label: Path
+
+
+def _is_inside(path):
+    if not path or Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path:
+        raise ValueError("expected a path inside the folder of dataset.json")
+    return path
+
+
+Inside = Annotated[str, AfterValidator(_is_inside)]
+Number = Annotated[str, Field(pattern=r"^[0-9]{1,3}$")]
+
+
+class DecathlonPair(BaseModel):
+    """A training case in dataset.json: paths of the volume and of its label volume."""
+
+    model_config = ConfigDict(strict=True, extra="ignore")
+
+    image: Inside
+    label: Inside
+
+
+class DecathlonFile(Record):
+    """Content of dataset.json of the Medical Segmentation Decathlon, as far as it is used.
+
+    Attributes:
+        modality: dict of channel number to name.
+        labels: dict of label number to name.
+        training: list of DecathlonPair.
+    """
+
+    DAMAGED: ClassVar = "not in Decathlon format"
+    REMEDY: ClassVar = 'write "modality" and "labels", numbers to names, and "training", a list of {"image", "label"}'
+
+    modality: dict[Number, str]
+    labels: dict[Number, str]
+    training: list[DecathlonPair]
 
 
 @dataclass
@@ -57,16 +94,10 @@ def read_decathlon(folder):
     Raises:
         InputError: if dataset.json is missing or damaged, or a file that it lists is missing.
     """
-    content = read_json(folder / "dataset.json")
-    try:
-        labels = {int(number): str(name) for number, name in content["labels"].items()}
-        files = [(folder / pair["image"], folder / pair["label"]) for pair in content["training"]]
-        channels = [str(name).upper() for name in content["modality"].values()]
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise InputError(
-            f"{folder / 'dataset.json'}: not in Decathlon format ({type(error).__name__} {error}); "
-            'write "modality" and "labels", numbers to names, and "training", a list of {"image", "label"}'
-        ) from None
+    content = read_record(folder / "dataset.json", DecathlonFile)
+    labels = {int(number): name for number, name in content.labels.items()}
+    files = [(folder / pair.image, folder / pair.label) for pair in content.training]
+    channels = [name.upper() for name in content.modality.values()]
     missing = [path for pair in files for path in pair if not path.is_file()]
     if missing:
         advice = "missing (listed in dataset.json); restore it or remove its entry"

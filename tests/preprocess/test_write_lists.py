@@ -110,7 +110,7 @@ def test_named_cases_folds_and_tables(tmp_path):
     assert set(read_list(tmp_path / "a" / "validation.csv")["case"]) == {"case02"}
     assert set(read_list(tmp_path / "a" / "test.csv")["case"]) == {"case01", "case05"}
     run_here(LISTS, CASES=cases, LISTS=tmp_path / "b", FOLDS=2, TEST_SHARE=0.2)
-    assert sorted(path.name for path in (tmp_path / "b").iterdir()) == ["data_check.png", "fold1", "fold2"]
+    assert sorted(path.name for path in (tmp_path / "b").glob("[!.]*")) == ["data_check.png", "fold1", "fold2"]
     run_here(PACK, LISTS=tmp_path / "b", PACKED=tmp_path / "p")
     assert (tmp_path / "p" / "fold2" / "validation.h5").exists()
 

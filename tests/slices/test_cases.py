@@ -9,7 +9,8 @@ import pytest
 from running import leftovers
 
 from common.errors import InputError
-from common.slices.cases import CaseRecord, Imported, import_cases, match_files, read_case_record
+from common.slices.case_files import read_case_record
+from common.slices.cases import CaseRecord, Imported, import_cases, match_files
 from common.slices.images import encode_png, read_mask, read_slice
 
 ENTRY = {"image": None, "mask": None, "image_size": [8, 8], "box": [0, 0, 8, 8]}

@@ -9,7 +9,8 @@ from keras import layers
 
 from common.training import timing
 from common.training.callbacks import BackgroundWriter, EpochControl, RunWriter, copy_model, copy_state, in_order
-from common.training.run_folder import Log, Run, SliceData
+from common.training.run_folder import Log, Run
+from common.training.run_records import SliceData
 from common.training.timing import Timer, in_lines
 
 

@@ -8,7 +8,8 @@ from drawings import write_copying_network
 
 from common.errors import InputError
 from common.files import write_json
-from common.training.run_folder import Log, Run, SliceData, VolumeData
+from common.training.run_folder import Log, Run
+from common.training.run_records import SliceData, VolumeData
 from common.training.trained_models import (
     CrossValidation,
     find_models,

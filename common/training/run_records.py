@@ -1,0 +1,171 @@
+"""Records in a run folder: state.json and settings.json, checked when they are read."""
+
+from typing import Annotated, Literal
+
+from annotated_types import Ge, Le, Len
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, NonNegativeInt, PositiveInt, Tag, ValidationError
+
+from common.errors import InputError
+from common.records import Finite, Positive, Record, first_problem
+from common.setting_types import Cleaning
+
+NonNegative = Annotated[Finite, Ge(0)]
+Checkpoint = Literal["best_dice", "best_iou", "last"]
+Classes = Annotated[int, Ge(1), Le(255)]
+
+
+class Data(BaseModel):
+    """Base of what a run records about its training set."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    @classmethod
+    def of(cls, where, **values):
+        """Make it from values of a packed set; raises InputError with the path `where` for an invalid one."""
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            raise InputError(f"{where}: invalid attribute ({first_problem(error)}); pack it again") from None
+
+
+class SliceData(Data):
+    """What a run records about the slices it was trained on; None, "" or False if unknown.
+
+    Attributes:
+        classes: 1, or K for class numbers 0..K.
+        size: side of the slices in pixels.
+        bits: 8 or 16, bit depth of the slices.
+        spacing: [row, column] in mm, if the same for all slices.
+        window: [low, high] source values that became black and white, if the same for all.
+        resampled: spacing in mm (left, back, head) that volumes were resampled to; 0: not resampled.
+        plane: "axial", "coronal" or "sagittal", for slices of volumes.
+        fit: how the importer fitted images to the size: "resize", "crop", "pad" or "tile".
+        stretched: whether each image was stretched from its minimum to its maximum.
+    """
+
+    classes: Classes | None = None
+    size: PositiveInt | None = None
+    bits: Literal[8, 16] | None = None
+    spacing: Annotated[list[Positive], Len(2, 2)] | None = None
+    window: Annotated[list[Finite], Len(2, 2)] | None = None
+    resampled: Annotated[list[NonNegative], Len(3, 3)] | None = None
+    plane: Literal["axial", "coronal", "sagittal", ""] | None = None
+    fit: Literal["resize", "crop", "pad", "tile", ""] | None = None
+    stretched: bool | None = None
+
+
+class ScaleRecord(Data):
+    """A `common.volumes.intensity.Scale`."""
+
+    low: Finite
+    high: Finite
+    mean: Finite
+    sd: Positive
+
+
+class Intensity(Data):
+    """A rule of `common.volumes.intensity`."""
+
+    kind: Literal["fixed", "volume"]
+    channels: list[ScaleRecord] = []
+
+
+class VolumeData(Data):
+    """What a run records about the packed volumes it was trained on; see `common.volumes.datasets`.
+
+    Attributes:
+        step: "whole", "patch" or "single".
+        classes: number of labels.
+        labels: names or values of the labels.
+        channels: number of channels.
+        spacing: (left, back, head) of the working grid in mm, or None.
+        voxels: maximum number of voxels in a volume shown to the model, or None.
+        smallest_box, margin: how the box around the labels is enlarged.
+        intensity: rule in `common.volumes.intensity`.
+    """
+
+    kind: Literal["volumes"] = "volumes"
+    step: Literal["whole", "patch", "single"] | None = None
+    classes: Classes | None = None
+    labels: list[int | str] | None = None
+    channels: PositiveInt | None = None
+    spacing: Annotated[list[NonNegative], Len(3, 3)] | None = None
+    voxels: NonNegativeInt | None = None
+    smallest_box: NonNegativeInt | None = None
+    margin: NonNegative | None = None
+    intensity: Intensity | None = None
+
+
+SetData = Annotated[VolumeData, Tag("volumes")] | Annotated[SliceData, Tag("slices")]
+
+
+def _kind_of(value):
+    kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    return "volumes" if kind == "volumes" else "slices"
+
+
+class Best(Data):
+    """Score and epoch of a model that a run kept; epoch 0: none yet."""
+
+    score: float
+    epoch: NonNegativeInt
+
+
+class State(Record):
+    """Content of state.json.
+
+    Attributes:
+        epoch: number of epochs done.
+        epochs: number of epochs in the run.
+        ended: why training ended; None while it continues.
+        time: rows of `common.training.timing.Timer.table`.
+        best_dice, best_iou: the epochs whose models were kept.
+        data: SliceData or VolumeData.
+    """
+
+    format: Literal[1] = 1
+    epoch: NonNegativeInt | None = None
+    epochs: PositiveInt | None = None
+    ended: str | None = None
+    time: list | dict | None = None
+    best_dice: Best | None = None
+    best_iou: Best | None = None
+    data: Annotated[SetData, Discriminator(_kind_of)] | None = None
+
+
+class RunSettings(Record):
+    """Content of settings.json, as far as other scripts than train.py read it; train.py checks each setting."""
+
+    model_config = ConfigDict(extra="allow")
+
+    format: Literal[1] = 1
+    MODEL: str | None = None
+    LOSS: str | None = None
+    TRAIN: str | None = None
+    VALIDATION: str | None = None
+    CROP: Annotated[list[PositiveInt], Len(3, 3)] | None = None
+    reasons: dict[str, str] | None = None
+
+
+class CrossValidationSettings(RunSettings):
+    """Content of cross_validation.json: settings of train.py that all folds share."""
+
+    TRAIN: str
+
+
+Network = Annotated[tuple[str, Checkpoint], Field(strict=False)]  # JSON has lists only
+
+
+class ChoiceFile(Record):
+    """Content of choice.json: what predict.py uses for a cross-validation.
+
+    Attributes:
+        networks: list of (folder of a cross-validation, relative to this one; name in CHECKPOINTS).
+        flips: name in `common.prediction.ensemble.TRANSFORMS`.
+        clean: dict of arguments for `common.slices.masks.clean`.
+    """
+
+    format: Literal[1] = 1
+    networks: Annotated[list[Network], Field(min_length=1)] = Field([(".", "best_dice")])
+    flips: Literal["none", "flips", "turns"] = "none"
+    clean: Cleaning = Field({})
