@@ -28,9 +28,9 @@ settings = apply_command_line(globals())
 
 import pandas as pd
 
+from common.claims import claimed
 from common.devices import import_keras
 from common.files import whole_file
-from common.replacing import claimed
 from common.tables import write_table
 from common.training.trained_models import CrossValidation
 

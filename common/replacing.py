@@ -11,27 +11,22 @@ A process that dies before the journal leaves the old results; after that, the n
 """
 
 import ctypes
-import glob
-import json
 import os
 import re
-import signal
-import socket
 import sys
-import threading
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
 
+from filelock import FileLock
 from pydantic import Field
 
+from common.claims import LOCK_OF, OWNER_OF, claimed, held, undisturbed
 from common.errors import InputError
 from common.files import (
-    UNFINISHED,
     flush,
     flush_all,
     one_name,
-    read_json,
     remove,
     unfinished_name,
     whole_file,
@@ -43,7 +38,6 @@ from common.system_errors import errors_of
 
 STAGING = re.compile(r"\.part-[0-9a-f]{12}-")
 JOURNAL, LOCK, NEW, OLD = "journal.json", "lock", "new", "old"
-LOCK_OF, OWNER_OF = ".part-lock-", ".part-owner-"  # starts of the names of the files of a claim
 
 
 class Journal(Record):
@@ -140,6 +134,7 @@ def whole_entries(root, names, replace=False, *, removed=(), listed=True):
     with ExitStack() as stack:
         for top in sorted({name.split("/")[0] for name in names}):
             stack.enter_context(claimed(root / top))
+        finish_interrupted(root)
         _refuse_entries(root, names, replace)
         label = names[0].replace("/", "-") if len(names) == 1 else root.name
         staging = stack.enter_context(_staging(root, label))
@@ -216,8 +211,6 @@ def publish(made, path):
 @contextmanager
 def _staging(root, name):
     """Make a staging folder in `root`, locked until it is removed at the end."""
-    from filelock import FileLock  # takes 0.07 s; only what writes needs it
-
     missing = [folder for folder in (root, *root.parents) if not folder.exists()]
     root.mkdir(parents=True, exist_ok=True)
     staging = root / unfinished_name(name)
@@ -230,7 +223,7 @@ def _staging(root, name):
         yield staging
     finally:
         lock.release()
-        with _undisturbed():
+        with undisturbed():
             remove(staging)
             for folder in missing:
                 with suppress(OSError):  # not empty
@@ -242,7 +235,7 @@ def _publish(staging, root, names, removed):
     new = staging / NEW
     flush_all(new)
     entries = {name: os.lstat(new / name).st_ino for name in names}
-    with _undisturbed():
+    with undisturbed():
         write_json(staging / JOURNAL, Journal(entries=entries, removed=list(removed)).model_dump())
         flush(staging)
         _carry_out(staging, root, entries, removed)
@@ -284,22 +277,6 @@ def _exchange(first, second):
     return False
 
 
-@contextmanager
-def _undisturbed():
-    """Put Ctrl-C off until the block ends."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    came = []
-    before = signal.signal(signal.SIGINT, lambda *_: came.append(True))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before if before is not None else signal.default_int_handler)
-    if came:
-        raise KeyboardInterrupt
-
-
 def finish_interrupted(*paths):
     """Finish or remove what processes that died left in folders and next to paths, which may be missing."""
     for folder in sorted({folder for path in map(Path, paths) for folder in (path, path.parent)}):
@@ -309,39 +286,23 @@ def finish_interrupted(*paths):
                     _finish(found, folder)
 
 
-@contextmanager
-def _held(path):
-    """Hold a lock file that a process left; the block does not start if one has it."""
-    from filelock import FileLock, Timeout
-
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except (Timeout, NotImplementedError) as error:
-        raise OSError(f"{path}: locked") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _finish(path, root):
     """Remove a lock file, and finish or remove a staging folder, unless its process lives or it was not made here."""
     if path.name.startswith(LOCK_OF) and path.is_file() and not path.is_symlink():
-        with _held(path):
+        with held(path):
             path.with_name(OWNER_OF + path.name.removeprefix(LOCK_OF)).unlink(missing_ok=True)
             path.unlink()
     lock = path / LOCK
     if not STAGING.match(path.name) or path.is_symlink() or not lock.is_file() or lock.is_symlink():
         return
-    with _held(lock):
+    with held(lock):
         try:
             if (path / JOURNAL).is_file():
                 _finish_journal(path, root)
         except InputError as error:
             print(f"note: left {path}, which an interrupted script made: {error}", file=sys.stderr)
         else:
-            with _undisturbed():
+            with undisturbed():
                 remove(path)
 
 
@@ -355,91 +316,6 @@ def _finish_journal(staging, root):
         if Path(os.path.realpath(root / name)).parent != Path(os.path.realpath(root), name).parent:
             raise InputError(f"{staging / JOURNAL}: {name} leads to another folder")
         _refuse_entries(root, [name], True)
-    with _undisturbed():
+    with undisturbed():
         _carry_out(staging, root, journal.entries, journal.removed)
     print(f"finished replacing {', '.join(names[:3])} in {root}, which was interrupted", flush=True)
-
-
-# --- claims
-
-_claims = {}  # path to the number of blocks of this process that claim it
-_claims_lock = threading.Lock()
-
-
-@contextmanager
-def claimed(path, wait=False):
-    """Keep other processes from writing a path during the block.
-
-    The lock file and the file that says who has it are next to the path and are removed at the end. The system frees
-    the lock of a process that dies. On file systems without locks there is none.
-
-    Args:
-        path: path of a file or folder, which may be missing; a link is followed.
-        wait: whether to wait for another process instead of raising.
-
-    Raises:
-        InputError: if another process claims it; the message contains which.
-    """
-    final = Path(os.path.realpath(path))
-    with _claims_lock:
-        is_ours = _claims.get(final, 0) > 0
-        if is_ours:
-            _claims[final] += 1
-    if is_ours:
-        try:
-            yield
-        finally:
-            _claims[final] -= 1
-        return
-    missing = [folder for folder in final.parents if not folder.exists()]
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with _lock_file(final, path, wait):
-        _claims[final] = 1
-        finish_interrupted(final)
-        for left in final.parent.glob(f"{UNFINISHED}????????????-{glob.escape(final.name[-200:])}"):
-            if left.is_file() and not left.is_symlink():
-                left.unlink(missing_ok=True)
-        try:
-            yield
-        finally:
-            del _claims[final]
-    for folder in missing:
-        with suppress(OSError):  # not empty
-            folder.rmdir()
-
-
-@contextmanager
-def _lock_file(final, path, wait):
-    """Hold the lock file of a path; `path` as the user knows it, for messages."""
-    from filelock import FileLock, Timeout  # takes 0.07 s; only what writes needs it
-
-    name = os.fsdecode(os.fsencode(final.name)[-200:])
-    lock = FileLock(final.with_name(LOCK_OF + name), poll_interval=0.01)
-    owner = final.with_name(OWNER_OF + name)
-    try:
-        lock.acquire(timeout=-1 if wait else 1)  # others hold it for a moment to see whether it is in use
-    except Timeout:
-        raise InputError(f"{path}: another process is writing it ({_owner(owner)}); wait for it, or stop it") from None
-    except NotImplementedError:  # a file system without locks
-        yield
-        return
-    try:
-        owner.unlink(missing_ok=True)
-        with suppress(OSError):  # it only serves messages
-            text = {"script": Path(sys.argv[0]).name, "process": os.getpid(), "machine": socket.gethostname()}
-            owner.write_text(json.dumps(text), encoding="utf-8")
-        yield
-    finally:
-        with _undisturbed():
-            owner.unlink(missing_ok=True)
-            with suppress(OSError):  # Windows cannot remove open files
-                Path(lock.lock_file).unlink()  # while locked: a waiting process notices this and makes a new one
-            lock.release()
-
-
-def _owner(path):
-    """Describe who holds a lock, as text."""
-    with suppress(InputError, KeyError, TypeError, OSError):
-        found = read_json(path)
-        return f"{found['script']}, process {found['process']} on {found['machine']}"
-    return "unknown script"

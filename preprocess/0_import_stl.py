@@ -41,11 +41,12 @@ settings = apply_command_line(globals())
 import numpy as np
 import trimesh
 
+from common.claims import claimed
 from common.errors import InputError, SettingError
 from common.files import write_json
 from common.parallel import progress
 from common.public_settings import public_settings
-from common.replacing import claimed, refuse_existing, whole_folder
+from common.replacing import refuse_existing, whole_folder
 from common.slices.images import encode_png
 from common.volumes.finding import LABEL_ENDINGS
 from common.volumes.grids import Geometry

@@ -35,24 +35,32 @@ settings = apply_command_line(globals())
 
 import json
 import math
-import re
 from contextlib import suppress
 from typing import NamedTuple
 
 import numpy as np
 
+from common.claims import claimed
 from common.errors import InputError, summarise
 from common.files import natural_key, whole_file
 from common.jobs import Part
-from common.manifest import MANIFEST, Manifest
 from common.public_settings import public_settings
-from common.replacing import claimed, refuse_existing, whole_entries
+from common.replacing import refuse_existing, whole_entries
 from common.settings import require_folder
 from common.slices.cases import common_preparation
 from common.slices.images import read_mask, read_slice
 from common.slices.lists import read_list, refuse_shared
 from common.slices.masks import class_count, class_count_of_files, values_of
-from common.slices.packed import add_attributes, fingerprint, is_joined, join_shards, pack_slices, values_of_shards
+from common.slices.packed import (
+    add_attributes,
+    fingerprint,
+    is_joined,
+    join_shards,
+    outdated_sets,
+    pack_slices,
+    remove_shards,
+    values_of_shards,
+)
 
 NAMES = ("train", "validation", "test")
 SHARDS = "shards"  # folder of the shards, next to the sets
@@ -63,13 +71,11 @@ def main():
     divisions = [plan(folder, lists, part) for folder, lists in find_lists().items()]
     for division in divisions:
         for name, table in division.tables.items():
-            path = set_path(division.folder, name)
-            if not is_joined(path, division.shard_paths(name)):
+            if not is_joined(path := set_path(division.folder, name), division.shard_paths(name)):
                 refuse_existing(path, settings.REPLACE)
             slices = f"{len(table)} slice{'s' * (len(table) != 1)}"
             print(f"packing {slices} from {Path(settings.LISTS, division.folder, name)}.csv", flush=True)
-    finished = pack_shards(divisions, part) if divisions[0].shards else write_sets(divisions, pack_division)
-    if not finished:
+    if not (pack_shards(divisions, part) if divisions[0].shards else write_sets(divisions, pack_division)):
         print(f"finished part {part}; the last part to finish joins them")
         return
     counts = [len(table) for division in divisions for table in division.tables.values()]
@@ -178,20 +184,13 @@ def write_sets(divisions, write):
         True.
     """
     names = [f"{d.folder}/{name}.h5".lstrip("/") for d in divisions for name in d.tables]
-    outdated = outdated_sets(names) if settings.REPLACE else []
-    with whole_entries(settings.PACKED, names, settings.REPLACE, removed=outdated) as new:
+    removed = outdated_sets(settings.PACKED, names) if settings.REPLACE else []
+    with whole_entries(settings.PACKED, names, settings.REPLACE, removed=removed) as new:
         for division in divisions:
             write(division, {name: new / division.folder / f"{name}.h5" for name in division.tables})
-    for division in divisions:
-        remove_shards(division)
+    for d in divisions:
+        remove_shards(Path(settings.PACKED, d.folder, SHARDS), d.tables, {shard.path for shard in d.shards})
     return True
-
-
-def outdated_sets(names):
-    """Paths below PACKED of the sets that an earlier run made and that are not among `names`."""
-    made = Manifest.read(Path(settings.PACKED, MANIFEST)).files
-    is_set = re.compile(rf"(fold\d+/)?({'|'.join(NAMES)})\.h5")
-    return [name for name in made if name not in names and is_set.fullmatch(name)]
 
 
 def pack_division(division, files):
@@ -275,18 +274,6 @@ def join_division(division, files):
         shards = [(f"{SHARDS}/{s.path.name}", len(s.table)) for s in division.shards if s.name == name]
         attributes = division.attributes[name] | {"classes": classes}
         join_shards(file, shards, division.tables[name], division.like, attributes)
-
-
-def remove_shards(division):
-    """Remove shards of earlier sets that these sets do not use."""
-    folder, kept = Path(settings.PACKED, division.folder, SHARDS), {shard.path for shard in division.shards}
-    for name in division.tables:
-        for path in {*folder.glob(f"{name}-*.h5")} - kept:
-            if re.fullmatch(r"[a-z]+-\d{4,}-[0-9a-f]{12}\.h5", path.name):
-                path.unlink(missing_ok=True)
-    if not kept:
-        with suppress(OSError):  # missing, or contains a user's own files
-            folder.rmdir()
 
 
 if __name__ == "__main__":

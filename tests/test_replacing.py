@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 from running import ROOT, leftovers
 
 from common import replacing
+from common.claims import claimed
 from common.errors import InputError
 from common.files import one_name
 from common.manifest import MANIFEST, Manifest, foreign_files
-from common.replacing import claimed, finish_interrupted, new_file, publish, refuse_existing, staged, whole_entries
+from common.replacing import finish_interrupted, new_file, publish, refuse_existing, staged, whole_entries
 from common.replacing import whole_folder as whole
 
 

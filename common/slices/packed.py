@@ -7,7 +7,8 @@ were made (`common.slices.cases.UNKNOWN`). AIS files with <name>_X and <name>_Y 
 import functools
 import hashlib
 import os
-from contextlib import nullcontext
+import re
+from contextlib import nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,6 +17,7 @@ import h5py
 import numpy as np
 
 from common.errors import InputError
+from common.manifest import MANIFEST, Manifest
 from common.parallel import ordered_map, progress
 from common.slices.cases import UNKNOWN
 from common.slices.hdf5 import damage_as_error, open_unchanged, sources_of, state_of
@@ -316,6 +318,29 @@ def values_of_shards(shards):
         with h5py.File(shard, "r") as packed:
             values |= set(packed.attrs["values"].tolist())
     return values
+
+
+def outdated_sets(folder, names):
+    """Sets that an earlier run made in a folder and that are not among `names`; paths relative to the folder."""
+    made = Manifest.read(Path(folder, MANIFEST)).files
+    is_set = re.compile(r"(fold\d+/)?(train|validation|test)\.h5")
+    return [name for name in made if name not in names and is_set.fullmatch(name)]
+
+
+def remove_shards(folder, names, kept):
+    """Remove the shards in a folder that no set uses.
+
+    Args:
+        folder: Path of the shards.
+        names: names of the sets.
+        kept: set of Path, the shards in use.
+    """
+    for path in {path for name in names for path in folder.glob(f"{name}-*.h5")} - kept:
+        if re.fullmatch(r"[a-z]+-\d{4,}-[0-9a-f]{12}\.h5", path.name):
+            path.unlink(missing_ok=True)
+    if not kept:
+        with suppress(OSError):  # missing, or contains a user's own files
+            folder.rmdir()
 
 
 def fingerprint(table, like, compression, lists):

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
+from common.claims import claimed
 from common.errors import InputError
 from common.files import natural_key, remove, whole_file, write_json
 from common.jobs import call
-from common.replacing import claimed, whole_folder
+from common.replacing import whole_folder
 from common.slices.lists import write_list
 from common.tables import write_table
 from common.training.new_run import dated, new_folder

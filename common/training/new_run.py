@@ -5,9 +5,10 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+from common.claims import claimed
 from common.errors import InputError
 from common.files import ROOT, write_json
-from common.replacing import claimed, whole_folder
+from common.replacing import whole_folder
 from common.training.run_folder import Run
 from common.training.trained_models import CrossValidation
 

@@ -1,7 +1,5 @@
 """Run folders, their logs, and the models that a user's RUN means."""
 
-import dataclasses
-
 import numpy as np
 import pytest
 from drawings import write_copying_network
@@ -123,7 +121,7 @@ def test_preparation_of_runs_must_agree_unless_a_setting_decides(tmp_path):
     data = SliceData(classes=1, size=24, window=[0, 80], plane="axial", fit="crop", stretched=False)
     files = [
         make_run(tmp_path / str(i), d).model_file("last")
-        for i, d in enumerate([data, dataclasses.replace(data, window=[0, 90]), SliceData()])
+        for i, d in enumerate([data, data.model_copy(update={"window": [0.0, 90.0]}), SliceData()])
     ]
     prepared = slice_preparation([files[0], files[2]])
     assert (prepared.fit, prepared.window, prepared.plane, prepared.resampled) == ("tile", [0, 80], "axial", None)
@@ -134,8 +132,8 @@ def test_preparation_of_runs_must_agree_unless_a_setting_decides(tmp_path):
 
 def test_models_for_volumes_belong_together(tmp_path):
     whole = VolumeData(step="whole", classes=1, labels=["a"], channels=1, spacing=[1, 1, 1], voxels=100, intensity={})
-    patch, single = (dataclasses.replace(whole, step=step) for step in ("patch", "single"))
-    other = dataclasses.replace(whole, voxels=200)
+    patch, single = (whole.model_copy(update={"step": step}) for step in ("patch", "single"))
+    other = whole.model_copy(update={"voxels": 200})
     runs = {
         name: make_run(tmp_path / name, data, settings={"CROP": [8, 8, 8]})
         for name, data in (("whole", whole), ("patch", patch), ("single", single), ("other", other), ("slices", None))
