@@ -60,9 +60,7 @@ from common.jobs import Part
 from common.parallel import ordered_map, progress
 from common.slices.cases import find_cases, pair_up
 from common.slices.images import encode_png, read_pair
-from common.slices.variants import image_folder, make_filters, make_shapes, mask_folder, trim
-
-RECORD = "augmented.json"
+from common.slices.variants import RECORD, digests_of, image_folder, make_filters, make_shapes, mask_folder, trim
 
 
 def main():
@@ -183,7 +181,7 @@ def publish(case, folders):
         remove(case / folder)
     for folder in folders:
         unfinished(case, folder).rename(case / folder)
-    write_json(case / RECORD, {"folders": sorted(folders)})
+    write_json(case / RECORD, {"folders": sorted(folders), "made_of": digests_of(case)})
 
 
 if __name__ == "__main__":

@@ -4,13 +4,18 @@ A variant of a case is an image folder, x_<filter><shape> such as x_A_RTP, and a
 change masks.
 """
 
+import hashlib
 from functools import partial
 
 import cv2
 import numpy as np
 
 from common.errors import InputError
+from common.files import read_json
+from common.slices.finding import read_regular
 from common.slices.images import pictures_in
+
+RECORD = "augmented.json"  # in a case folder: what step 1 made, and of which slices
 
 
 def image_folder(letter, shape):
@@ -23,6 +28,21 @@ def mask_folder(shape):
     return f"y_O_{shape}" if shape else "y_O"
 
 
+def digests_of(case):
+    """Digests of the slices of a case with their masks: dict of slice name to 16 hexadecimal digits.
+
+    Step 1 records them as `made_of` in augmented.json, so that step 2 notices variants of slices that changed since.
+
+    Args:
+        case: Path.
+    """
+    masks, digests = pictures_in(case / "y"), {}
+    for name, image in pictures_in(case / "x").items():
+        content = read_regular(image) + (read_regular(masks[name]) if name in masks else b"")
+        digests[name] = hashlib.sha256(content).hexdigest()[:16]
+    return digests
+
+
 def find_variants(case):
     """Find the variants of a case: list of folder names (images, masks).
 
@@ -30,7 +50,8 @@ def find_variants(case):
         case: Path.
 
     Raises:
-        InputError: if an image folder has no mask folder, or the files of either differ from x.
+        InputError: if an image folder has no mask folder, if the files of either differ from x, or if slices or masks
+            changed since their variants were made.
     """
     names = set(pictures_in(case / "x"))
     variants = []
@@ -42,7 +63,21 @@ def find_variants(case):
             if set(pictures_in(case / folder)) != names:
                 raise InputError(f"{case / folder}: its slices differ from {case / 'x'}; run 1_augment_cases.py again")
         variants.append((images, masks))
+    made_of = made_of_record(case) if variants else {}
+    changed = [name for name, digest in digests_of(case).items() if made_of.get(name) != digest] if made_of else []
+    if changed:
+        raise InputError(
+            f"{case}: its variants are older than its slices (changed since: {len(changed)}, such as {changed[0]}); "
+            "run 1_augment_cases.py again"
+        )
     return variants
+
+
+def made_of_record(case):
+    """`made_of` in augmented.json of a case; empty if step 1 did not record it."""
+    record = case / RECORD
+    content = read_json(record) if record.exists() else {}
+    return content.get("made_of", {}) if isinstance(content, dict) else {}
 
 
 def list_rows(members, variants):
