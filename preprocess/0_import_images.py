@@ -52,18 +52,17 @@ import numpy as np
 from common.errors import InputError, SettingError, name_broken
 from common.files import natural_key
 from common.settings import require_folder
-from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, match_files, refuse_existing_cases
-from common.slices.finding import PICTURES, report_skipped, walk
-from common.slices.images import (
-    SMALLEST_SIDE,
-    cut,
-    encode_png,
-    find_pictures,
-    fit_boxes,
-    read_picture,
-    stretch,
-    to_gray,
+from common.slices.cases import (
+    CaseRecord,
+    Imported,
+    as_case_name,
+    import_cases,
+    match_files,
+    refuse_existing_cases,
 )
+from common.slices.finding import PICTURES, find_pictures, report_skipped, walk
+from common.slices.images import cut, encode_png, fit_boxes, read_picture, refuse_tiny, stretch, to_gray
+from common.slices.leftovers import find_earlier_cases
 from common.slices.masks import check_mask_values, class_count, class_count_of_files, map_values, values_of
 
 SCRIPT = "0_import_images.py"  # in case.json
@@ -86,6 +85,7 @@ def main():
     sources = match_sources()
     cases = dict.fromkeys(case for case, _ in sources)
     refuse_existing_cases(cases, settings.REPLACE)
+    earlier = find_earlier_cases(sources, SCRIPT, lambda source: source.image_name, settings.REPLACE)
     size = f"{settings.SIZE}x{settings.SIZE}"
     images, in_cases = f"{len(sources)} image{'s' * (len(sources) != 1)}", f"{len(cases)} case{'s' * (len(cases) != 1)}"
     print(f"importing {images} as {in_cases}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
@@ -97,7 +97,10 @@ def main():
         partial(CaseRecord, SCRIPT, settings.SIZE, **fitting),
         settings.REPLACE,
         check=lambda _: class_count_of_files(values, settings.MASKS),
+        earlier=earlier,
     )
+    if earlier and result.slices:
+        print(f"removed {len(earlier)} case{'s' * (len(earlier) != 1)} of an earlier import of the same images")
     classes = class_count(result.values, settings.MASKS)
     print(
         f"wrote {result.slices} slice{'s' * (result.slices != 1)} of {size}, {classes} class{'es' * (classes != 1)}, "
@@ -226,9 +229,7 @@ def import_picture(source, values):
         Imported.
     """
     image = to_gray(read_picture(source.image))
-    if min(image.shape) < SMALLEST_SIDE:
-        found = "{1}x{0}".format(*image.shape)
-        raise InputError(f"{source.image}: too small for an image (found {found}, expected at least 8x8); replace it")
+    refuse_tiny(image, source.image)
     mask = np.zeros(image.shape, np.uint8) if source.mask is None else prepare_mask(source.mask)
     if mask.shape != image.shape:
         sizes = "{1}x{0} and {3}x{2}".format(*image.shape, *mask.shape)

@@ -55,7 +55,7 @@ from common.slices.cases import (
     without_partner,
 )
 from common.slices.finding import OTHER, read_regular, report_skipped, scan
-from common.slices.images import SMALLEST_SIDE, cut, encode_png, fit_boxes, window_to_gray
+from common.slices.images import cut, encode_png, fit_boxes, refuse_tiny, window_to_gray
 from common.slices.masks import clean
 
 
@@ -151,9 +151,7 @@ def read_matrix(path):
         row, column = np.argwhere(~np.isfinite(matrix))[0] + 1
         found = f"found {matrix[row - 1, column - 1]} in row {row}, column {column}"
         raise InputError(f"{path}: no finite number ({found}; a short row ends with nan); export it again")
-    if min(matrix.shape) < SMALLEST_SIDE:
-        found = "{1}x{0}".format(*matrix.shape)
-        raise InputError(f"{path}: too small for an image (found {found}, expected at least 8x8); export it again")
+    refuse_tiny(matrix, path)
     return matrix
 
 

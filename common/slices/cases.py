@@ -122,7 +122,7 @@ def refuse_existing_cases(cases, replace):
         refuse_existing(case, replace, RECORD)
 
 
-def import_cases(sources, load, make_record, replace, *, parallel=True, check=None):
+def import_cases(sources, load, make_record, replace, *, parallel=True, check=None, earlier=()):
     """Write case folders, each complete or not at all; skip cases without any usable source.
 
     Args:
@@ -135,6 +135,8 @@ def import_cases(sources, load, make_record, replace, *, parallel=True, check=No
             until its slices are written.
         check: function of all mask values that raises InputError for invalid ones; case folders appear only after it
             ran. None: each case folder appears as soon as it is complete.
+        earlier: result of `common.slices.leftovers.find_earlier_cases`; these are removed at the end, unless no source
+            is usable.
 
     Returns:
         ImportResult.
@@ -153,6 +155,8 @@ def import_cases(sources, load, make_record, replace, *, parallel=True, check=No
                 stack.close()  # makes the folder appear
         if check:
             check(values)
+    for case in earlier if any(counts) else ():
+        remove(case)
     return ImportResult(sum(counts), sum(map(bool, counts)), values, problems)
 
 

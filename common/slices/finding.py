@@ -1,10 +1,12 @@
 """Find image files in folders: count and report everything else, and never wait for what is not a file."""
 
 import os
+import re
 import stat
 from pathlib import Path
 
 from common.errors import InputError
+from common.files import natural_key
 from common.streams import one_line
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
@@ -101,3 +103,38 @@ def report_skipped(skipped):
     for reason, names in by_reason.items():
         shown = ", ".join(one_line(name) for name in names[:10]) + (", ..." if len(names) > 10 else "")
         print(f"skipped {len(names)} file{'s' * (len(names) != 1)} ({reason}): {shown}")
+
+
+def find_pictures(root, files, name, skip, drop):
+    """Choose the images under a folder whose names match a pattern.
+
+    Args:
+        root: folder.
+        files: images in it and its subfolders, from `walk`.
+        name: pattern with {id}; without a suffix it matches all suffixes.
+        skip, drop: lower-case names of the last subfolder: skip images in one of `skip`, and drop a name in `drop` from
+            the keys.
+
+    Returns:
+        dict of (subfolder, id) to Path.
+
+    Raises:
+        InputError: if two images have the same subfolder and id.
+    """
+    before, after = name.split("{id}")
+    any_ending = not after.lower().endswith(PICTURES)
+    expression = re.escape(before) + "(.+)" + re.escape(after) + (r"\.[^.]+" if any_ending else "")
+    found = {}
+    for path in sorted(files, key=lambda path: natural_key(path.relative_to(root))):
+        fits = re.fullmatch(expression, path.name, re.DOTALL)
+        if not fits:
+            continue
+        folders = path.parent.relative_to(root).parts
+        last = folders[-1].lower() if folders else ""
+        if last in skip:
+            continue
+        key = ("_".join(folders[:-1] if last in drop else folders), fits[1])
+        if key in found:
+            raise InputError(f"{path}: would become the same slice as {found[key]}; rename or remove one")
+        found[key] = path
+    return found
