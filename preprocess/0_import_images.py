@@ -64,6 +64,7 @@ from common.slices.finding import PICTURES, find_pictures, report_skipped, walk
 from common.slices.images import cut, encode_png, fit_boxes, read_picture, refuse_tiny, stretch, to_gray
 from common.slices.leftovers import find_earlier_cases
 from common.slices.masks import check_mask_values, class_count, class_count_of_files, map_values, values_of
+from common.words import number_of
 
 SCRIPT = "0_import_images.py"  # in case.json
 IMAGE_FOLDERS = ("x", "image", "images", "img", "imgs")
@@ -87,7 +88,7 @@ def main():
     refuse_existing_cases(cases, settings.REPLACE)
     earlier = find_earlier_cases(sources, SCRIPT, lambda source: source.image_name, settings.REPLACE)
     size = f"{settings.SIZE}x{settings.SIZE}"
-    images, in_cases = f"{len(sources)} image{'s' * (len(sources) != 1)}", f"{len(cases)} case{'s' * (len(cases) != 1)}"
+    images, in_cases = number_of(len(sources), "image"), number_of(len(cases), "case")
     print(f"importing {images} as {in_cases}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
     fitting = {"fit": settings.FIT, "stretched": settings.STRETCH, "mask_values": settings.MASK_VALUES}
     values = {}  # of each mask
@@ -103,8 +104,8 @@ def main():
         print(f"removed {len(earlier)} case{'s' * (len(earlier) != 1)} of an earlier import of the same images")
     classes = class_count(result.values, settings.MASKS)
     print(
-        f"wrote {result.slices} slice{'s' * (result.slices != 1)} of {size}, {classes} class{'es' * (classes != 1)}, "
-        f"in {result.cases} case{'s' * (result.cases != 1)} to {settings.CASES}"
+        f"wrote {number_of(result.slices, 'slice')} of {size}, {number_of(classes, 'class', 'classes')}, "
+        f"in {number_of(result.cases, 'case')} to {settings.CASES}"
     )
     name_broken(result.problems, "images cannot be used", result.slices, settings.SKIP_BROKEN)
 
@@ -153,7 +154,7 @@ def match_sources():
     match_files(must_match, masks, *missing, "files have no partner (for images without a mask, see --unmatched)")
     used = images if settings.UNMATCHED == "empty" else must_match
     if skipped := len(images) - len(used):
-        print(f"skipped {skipped} image{'s' * (skipped != 1)} without a mask")
+        print(f"skipped {number_of(skipped, 'image')} without a mask")
     sources = []
     for key, case in name_cases(used).items():
         image, mask = images[key], masks.get(key)

@@ -61,6 +61,7 @@ from common.parallel import ordered_map, progress
 from common.slices.cases import find_cases, pair_up
 from common.slices.images import encode_png, read_pair
 from common.slices.variants import RECORD, digests_of, image_folder, make_filters, make_shapes, mask_folder, trim
+from common.words import number_of
 
 
 def main():
@@ -75,10 +76,9 @@ def main():
         refuse_foreign_folders(case, folders)
     slices = [(case, *pair) for case in cases for pair in pair_up(case / "x", case / "y", case)]
     check_slices(slices)
-    in_cases = f"{len(cases)} case{'s' * (len(cases) != 1)}"
+    in_cases = number_of(len(cases), "case")
     print(
-        f"augmenting {len(slices)} slice{'s' * (len(slices) != 1)} in {in_cases} (filters: {len(filters)}, "
-        f"shapes: {len(shapes)})",
+        f"augmenting {number_of(len(slices), 'slice')} in {in_cases} (filters: {len(filters)}, shapes: {len(shapes)})",
         flush=True,
     )
     try:
@@ -95,8 +95,8 @@ def main():
         for case in cases:
             for folder in folders:
                 remove(unfinished(case, folder))
-    files = len(slices) * len(folders)
-    print(f"wrote {files} files in {in_cases}, {len(folders)} folders per case, to {settings.CASES}")
+    files, per_case = number_of(len(slices) * len(folders), "file"), number_of(len(folders), "folder")
+    print(f"wrote {files} in {in_cases}, {per_case} per case, to {settings.CASES}")
 
 
 def chosen_filters():

@@ -62,6 +62,7 @@ from common.slices.lists import (
 from common.slices.masks import check_mask_values, class_count_of_files, values_of
 from common.slices.variants import find_variants, list_rows
 from common.tables import write_table
+from common.words import number_of
 
 MADE_HERE = {"train.csv", "validation.csv", "test.csv", "data_check.png"}
 
@@ -85,7 +86,7 @@ def main():
     check_settings()
     refuse_folder_of_others(Path(settings.LISTS))
     cases = find_cases(settings.CASES)
-    print(f"checking {len(cases)} case{'s' * (len(cases) != 1)} in {settings.CASES}", flush=True)
+    print(f"checking {number_of(len(cases), 'case')} in {settings.CASES}", flush=True)
     slices = check_data(cases)
     classes = class_count_of_files({s.y: s.values for s in slices}, settings.CASES)
     variants = {case: find_variants(case) if settings.VARIANTS else [] for case in cases}
@@ -105,7 +106,7 @@ def main():
             copy_pairs(Path(settings.COPY_TO, folder), lists, variants)
     what = "one class" if classes == 1 else f"{classes} classes"
     size, bits, count = slices[0].size, slices[0].bits, sum(map(len, divisions.values()))
-    written = f"{count} list{'s' * (count != 1)} of {size}x{size} {bits}-bit slices, {what}"
+    written = f"{number_of(count, 'list')} of {size}x{size} {bits}-bit slices, {what}"
     print(f"wrote {written}, and data_check.png to {settings.LISTS}")
 
 
@@ -266,7 +267,7 @@ def copy_pairs(folder, lists, variants):
                 copied.append((file, x.as_posix(), y.as_posix()))
             with whole_file(unfinished / "copied_files.csv") as csv:
                 write_table(csv, pd.DataFrame(copied, columns=["file", "src_x", "src_y"]))
-        print(f"copied {len(rows)} pair{'s' * (len(rows) != 1)} to {folder / name}")
+        print(f"copied {number_of(len(rows), 'pair')} to {folder / name}")
 
 
 if __name__ == "__main__":

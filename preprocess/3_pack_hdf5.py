@@ -50,6 +50,7 @@ from common.slices.images import read_mask, read_slice
 from common.slices.lists import read_list, refuse_shared
 from common.slices.masks import class_count, class_count_of_files, values_of
 from common.slices.packed import add_attributes, fingerprint, is_joined, join_shards, pack_slices, values_of_shards
+from common.words import number_of
 
 NAMES = ("train", "validation", "test")
 SHARDS = "shards"  # folder of the shards, next to the sets
@@ -63,15 +64,15 @@ def main():
             path = set_path(division.folder, name)
             if not is_joined(path, division.shard_paths(name)):
                 refuse_existing(path, settings.REPLACE)
-            slices = f"{len(table)} slice{'s' * (len(table) != 1)}"
+            slices = number_of(len(table), "slice")
             print(f"packing {slices} from {Path(settings.LISTS, division.folder, name)}.csv", flush=True)
     finished = [pack_shards(d, part) if d.shards else pack_division(d) for d in divisions]
     if not all(finished):
         print(f"finished part {part}; the last part to finish joins them")
         return
     counts = [len(table) for division in divisions for table in division.tables.values()]
-    slices = f"{sum(counts)} slice{'s' * (sum(counts) != 1)}"
-    print(f"wrote {slices} in {len(counts)} set{'s' * (len(counts) != 1)} to {settings.PACKED}")
+    slices = number_of(sum(counts), "slice")
+    print(f"wrote {slices} in {number_of(len(counts), 'set')} to {settings.PACKED}")
 
 
 class Shard(NamedTuple):

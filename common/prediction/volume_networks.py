@@ -37,6 +37,7 @@ from common.volumes.grids import (
 from common.volumes.intensity import scales_of
 from common.volumes.labels import label_image, measure_labels, write_labels
 from common.volumes.reading import read_channels
+from common.words import number_of
 
 
 class Stage:
@@ -155,16 +156,14 @@ def predict_with_settings(models, settings):
     def fill(folder):
         import_keras()
         steps = ", then ".join(f"{step} {len(of_step.files)}" for step, of_step in sorted(models.items())[::-1])
-        print(
-            f"predicting {len(own)} volume{'s' * (len(own) != 1)} from {settings.INPUT} (models: {steps})", flush=True
-        )
+        print(f"predicting {number_of(len(own), 'volume')} from {settings.INPUT} (models: {steps})", flush=True)
         if own:
             problems.extend(predict_volumes(models, own, folder, options))
 
     networks = [str(file) for of_step in models.values() for file in of_step.files]
     if write_output(settings, part, {"networks": networks, "volumes": len(volumes)}, fill):
         count = len(volumes) - len(problems)
-        print(f"wrote {count} label volume{'s' * (count != 1)} to {settings.OUTPUT}")
+        print(f"wrote {number_of(count, 'label volume')} to {settings.OUTPUT}")
     if problems:
         raise InputError(summarise(problems, "volumes cannot be predicted") + "\n  The other volumes were predicted.")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from common.errors import InputError
 from common.files import natural_key
 from common.streams import one_line
+from common.words import number_of
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 JUNK = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave in folders, like hidden files
@@ -102,7 +103,7 @@ def report_skipped(skipped):
         by_reason.setdefault(reason, []).append(path.name)
     for reason, names in by_reason.items():
         shown = ", ".join(one_line(name) for name in names[:10]) + (", ..." if len(names) > 10 else "")
-        print(f"skipped {len(names)} file{'s' * (len(names) != 1)} ({reason}): {shown}")
+        print(f"skipped {number_of(len(names), 'file')} ({reason}): {shown}")
 
 
 def find_pictures(root, files, name, skip, drop):

@@ -12,6 +12,7 @@ from pathlib import Path
 from common.errors import InputError
 from common.files import ROOT, read_json, whole_file, whole_folder, write_json
 from common.settings import REASONS
+from common.words import number_of
 
 MONITORED = ("dice", "iou")  # validation metrics; a run keeps its best model for each
 CHECKPOINTS = ("best_dice", "best_iou", "last")  # the best models and the last one
@@ -336,7 +337,7 @@ class Log:
         if len(self.rows) >= epochs:
             return "finished 1 epoch" if epochs == 1 else f"finished all {epochs} epochs"
         if early_stop and since_best >= early_stop:
-            return f"stopped early, no new best Dice or IoU in {early_stop} epoch{'s' * (early_stop != 1)}"
+            return f"stopped early, no new best Dice or IoU in {number_of(early_stop, 'epoch')}"
         return None
 
     def multiplier(self, controller):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from common.errors import InputError, as_input_error
 from common.files import natural_key, read_json, write_json
 from common.training.run_folder import CHECKPOINTS, Run, SliceData, VolumeData, runs_in
+from common.words import number_of
 
 FIT_OF_IMPORT = {"tile": "tile", "crop": "tile", "pad": "pad"}  # importer's fit to FIT of predict.py; others: "resize"
 SAME = (
@@ -115,7 +116,7 @@ def take_weights(model, other, source):
             left.append(layer.name)
     if not taken:
         raise InputError(f"{source}: no layer matches {model.name}; retrain from a run of the same architecture")
-    loaded = f"loaded {taken} layer{'s' * (taken != 1)} from {source}"
+    loaded = f"loaded {number_of(taken, 'layer')} from {source}"
     print(loaded + (f"; not in {source}: {', '.join(left)}" if left else ""))
 
 
