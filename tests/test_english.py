@@ -66,6 +66,7 @@ NOUNS += "|slices|steps|trials|values|variants|volumes|voxels"
 COUNTS = r"(len|sum|int)\(|(\w+\.)*(count|counts|number|total|n|epochs|processes|channels|classes)$"
 ALWAYS_SEVERAL = {
     ("common/setting_checks.py", "characters"),
+    ("common/slices/hdf5.py", "values"),  # more than a limit
     ("common/slices/lists.py", "folds"),
     ("common/training/cross_validation.py", "folds"),
     ("common/training/distribution.py", "GPUs"),
