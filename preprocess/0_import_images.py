@@ -91,10 +91,10 @@ def main():
     images, in_cases = number_of(len(sources), "image"), number_of(len(cases), "case")
     print(f"importing {images} as {in_cases}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
     fitting = {"fit": settings.FIT, "stretched": settings.STRETCH, "mask_values": settings.MASK_VALUES}
-    values = {}  # of each mask
+    values, brightest = {}, []  # of each mask; of 16-bit images
     result = import_cases(
         sources,
-        partial(import_picture, values=values),
+        partial(import_picture, values=values, brightest=brightest),
         partial(CaseRecord, SCRIPT, settings.SIZE, **fitting),
         settings.REPLACE,
         check=lambda _: class_count_of_files(values, settings.MASKS),
@@ -107,6 +107,8 @@ def main():
         f"wrote {number_of(result.slices, 'slice')} of {size}, {number_of(classes, 'class', 'classes')}, "
         f"in {number_of(result.cases, 'case')} to {settings.CASES}"
     )
+    if brightest and max(brightest) < 2**14:
+        print(f"note: the 16-bit images are dark (brightest value {max(brightest)} of 65535); consider --stretch")
     name_broken(result.problems, "images cannot be used", result.slices, settings.SKIP_BROKEN)
 
 
@@ -219,12 +221,13 @@ def name_cases(keys):
 # --- one image
 
 
-def import_picture(source, values):
+def import_picture(source, values, brightest):
     """Read an image with its mask and cut both to size.
 
     Args:
         source: Source.
         values: dict of mask to set of values, to which its mask is added.
+        brightest: list to which the maximum of a 16-bit slice is added.
 
     Returns:
         Imported.
@@ -242,6 +245,8 @@ def import_picture(source, values):
         entry = {"image": source.image_name, "mask": source.mask_name, "image_size": list(image.shape), "box": box}
         image_cut, mask_cut = cut(image, box, settings.SIZE), cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
         slices.append((encode_png(image_cut), encode_png(mask_cut), entry))
+    if image.dtype == np.uint16:
+        brightest.append(int(image.max()))
     found = values_of(mask)
     if source.mask:
         values[source.mask] = found

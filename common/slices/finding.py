@@ -14,6 +14,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 JUNK = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave in folders, like hidden files
 HIDDEN, OTHER, DANGLING = "hidden or system", "of another type", "dangling link"
 SPECIAL, FOLDER, LINKED = "FIFO, device or socket", "folder with an image ending", "linked folder"
+SUBFOLDER = "subfolder"  # only where images of subfolders are not used
 KINDS = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "FIFO", stat.S_ISSOCK: "socket"}
 
 

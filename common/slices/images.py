@@ -6,7 +6,7 @@ import numpy as np
 from common.errors import InputError
 from common.files import whole_file
 from common.slices.decoding import decode
-from common.slices.finding import read_regular, scan
+from common.slices.finding import SUBFOLDER, read_regular, scan
 from common.slices.tiling import tile_starts
 
 MOST_TILES, MOST_TILE_PIXELS = 10_000, 2**30  # of one image, all in memory at once
@@ -105,9 +105,9 @@ def pictures_in(folder, skipped=None):
     Raises:
         InputError: if two files differ only in their suffix.
     """
-    images, _, others = scan(folder)
+    images, folders, others = scan(folder)
     if skipped is not None:
-        skipped += others
+        skipped += others + [(SUBFOLDER, path) for path in folders]
     found = {}
     for path in images:
         if path.stem in found:

@@ -220,6 +220,29 @@ def test_an_existing_case_is_not_lost(tmp_path):
     assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "cases").rglob("*.png")) == before
 
 
+def test_dark_16_bit_images_and_tiny_ones(tmp_path):
+    """12-bit values in 16 bits are a fraction of what the model could see."""
+    image, mask = disc_slice(32, 1)
+    write_picture(tmp_path / "images" / "a.png", image.astype(np.uint16) * 16)
+    write_picture(tmp_path / "masks" / "a.png", mask)
+    assert "of 65535); consider --stretch" in run_import(tmp_path).stdout
+    assert "--stretch" not in run_import(tmp_path, STRETCH=True, REPLACE=True).stdout
+    for shape in ((1, 1), (1, 40), (40, 7)):
+        write_picture(tmp_path / "images" / "a.png", np.zeros(shape, np.uint8))
+        write_picture(tmp_path / "masks" / "a.png", np.zeros(shape, np.uint8))
+        for fit in ("resize", "crop", "pad", "tile"):
+            places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "c"}
+            assert_refused(SCRIPT, f"too small for an image (found {shape[1]}x{shape[0]}", FIT=fit, **places)
+
+
+def test_masks_that_do_not_fit_the_others_are_listed(tmp_path):
+    pictures(tmp_path, names=[str(i) for i in range(5)])
+    write_picture(tmp_path / "masks" / "3_mask.png", np.eye(30, 40, dtype=np.uint8))
+    places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases"}
+    message = assert_refused(SCRIPT, "3_mask.png: expected 0 and 255 as in the other masks (found 0, 1)", **places)
+    assert message.count(".png") == 1
+
+
 def test_the_same_images_under_other_case_names(tmp_path):
     pictures(tmp_path)
     places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases"}
