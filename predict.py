@@ -78,6 +78,7 @@ from common.replacing import refuse_existing
 from common.slices.masks import class_numbers
 from common.training.trained_models import find_models, find_volume_models, slice_preparation
 from common.volumes.finding import is_volume
+from common.words import number_of
 
 
 def main():
@@ -149,7 +150,7 @@ def write_slices(folder, slices, source, models, fit):
     flips = settings.FLIPS or models.flips
     averaged = {"none": "", "flips": ", averaged over flips", "turns": ", averaged over flips and quarter turns"}[flips]
     print(
-        f"predicting {len(slices)} image{'s' * (len(slices) != 1)} from {settings.INPUT} "
+        f"predicting {number_of(len(slices), 'image')} from {settings.INPUT} "
         f"with {', '.join(map(str, models.files))} ({fit} at {ensemble.size}x{ensemble.size}{averaged})",
         flush=True,
     )

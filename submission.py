@@ -33,6 +33,7 @@ from common.tables import write_table
 from common.volumes.finding import LABEL_ENDINGS, ending_of, name_of
 from common.volumes.nodules import find_nodules, run_lengths
 from common.volumes.reading import read_volume
+from common.words import number_of
 
 
 def main():
@@ -40,7 +41,7 @@ def main():
     rows = run_length_rows() if settings.KIND == "run_lengths" else nodule_rows()
     with new_file(settings.OUTPUT, settings.REPLACE) as file:
         write_table(file, rows)
-    print(f"wrote {len(rows)} row{'s' * (len(rows) != 1)} to {settings.OUTPUT}")
+    print(f"wrote {number_of(len(rows), 'row')} to {settings.OUTPUT}")
 
 
 def run_length_rows():

@@ -49,12 +49,13 @@ class Manifest(Record):
     folders: list[str] = Field(default_factory=list)
 
     @classmethod
-    def of(cls, folder, names=None):
+    def of(cls, folder, names=None, **fields):
         """Describe what is in a folder, apart from manifests.
 
         Args:
             folder: Path.
             names: names of the entries to describe; None: all.
+            fields: further fields of a subclass.
         """
         entries = (
             everything_below(folder)
@@ -62,7 +63,7 @@ class Manifest(Record):
             else [path for name in names for path in [folder / name, *everything_below(folder / name)]]
         )
         files = {_key(path, folder): MadeFile.of(path) for path in entries if path.is_file() and path.name != MANIFEST}
-        return cls(files=files, folders=[_key(path, folder) for path in entries if path.is_dir()])
+        return cls(files=files, folders=[_key(path, folder) for path in entries if path.is_dir()], **fields)
 
     def foreign(self, folder, below=""):
         """List the paths in a folder, or in an entry of it, that are not in this manifest or changed since."""

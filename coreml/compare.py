@@ -6,6 +6,7 @@ import numpy as np
 
 from common.scores import count_pixels, mean_dice, scores_of_counts
 from common.slices.masks import class_numbers
+from common.words import number_of
 from coreml.convert import layer_of
 
 
@@ -31,7 +32,7 @@ class Comparison:
     dice_to_truth: tuple | None
 
     def __str__(self):
-        texts = [f"{self.slices} slice{'s' * (self.slices != 1)}"]
+        texts = [number_of(self.slices, "slice")]
         if self.max_difference is not None:
             texts.append(f"largest difference {self.max_difference:.2g}, mean {self.mean_difference:.2g}")
         texts.append(f"Dice between the masks {self.dice:.4f}, changed pixels: {self.changed_pixels}")

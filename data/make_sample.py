@@ -42,6 +42,7 @@ from common.replacing import refuse_existing, whole_folder
 from common.slices.cases import CaseRecord, Imported, fill_case
 from common.slices.images import encode_png
 from common.slices.phantom import FIELD, draw_slice, invent_patient
+from common.words import number_of
 
 SOURCE = "synthetic, make_sample.py"
 
@@ -49,9 +50,9 @@ SOURCE = "synthetic, make_sample.py"
 def main():
     root = Path(settings.CASES)
     check_settings(root)
-    cases, size = f"case{'s' * (settings.COUNT != 1)}", f"{settings.SIZE}x{settings.SIZE}"
+    slices = f"{number_of(settings.SLICES, 'slice')}, {settings.SIZE}x{settings.SIZE}"
     print(
-        f"drawing {settings.COUNT} synthetic {cases} of {settings.SLICES} slices, {size}, into {settings.CASES}",
+        f"drawing {number_of(settings.COUNT, 'synthetic case')} of {slices}, into {settings.CASES}",
         flush=True,
     )
     spacing = [FIELD / settings.SIZE, FIELD / settings.SIZE]
@@ -61,7 +62,8 @@ def main():
             case = folder / f"case{number:02d}"
             case.mkdir()
             fill_case(case, [Imported(draw_case(number))], make_record)
-    print(f"wrote {settings.COUNT} {cases}, {settings.COUNT * settings.SLICES} slices with masks, to {settings.CASES}")
+    slices = number_of(settings.COUNT * settings.SLICES, "slice")
+    print(f"wrote {number_of(settings.COUNT, 'case')}, {slices} with masks, to {settings.CASES}")
 
 
 def check_settings(root):

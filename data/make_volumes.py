@@ -41,6 +41,7 @@ from common.parallel import progress
 from common.replacing import refuse_existing, whole_folder
 from common.volumes.grids import Geometry
 from common.volumes.labels import label_image, write_labels
+from common.words import number_of
 
 LABELS = {"0": "background", "1": "outer", "2": "inner", "3": "lesion"}
 ORIENTATIONS = ("LPS", "RAS", "LPI", "PLS")  # axis directions, used in turn
@@ -69,7 +70,7 @@ def main():
             rng = np.random.default_rng([settings.SEED, is_test, number - train if is_test else number])
             write_case(folder, "Ts" if is_test else "Tr", name, ORIENTATIONS[number % len(ORIENTATIONS)], rng)
         write_json(folder / "dataset.json", describe(names))
-    print(f"wrote {len(names)} volume{'s' * (len(names) != 1)} with labels to {settings.DATA}")
+    print(f"wrote {number_of(len(names), 'volume')} with labels to {settings.DATA}")
 
 
 def write_case(folder, subset, name, orientation, rng):

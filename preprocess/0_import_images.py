@@ -52,19 +52,19 @@ import numpy as np
 from common.errors import InputError, SettingError, name_broken
 from common.files import natural_key
 from common.settings import require_folder
-from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, match_files, refuse_existing_cases
-from common.slices.finding import PICTURES, report_skipped, walk
-from common.slices.images import (
-    SMALLEST_SIDE,
-    cut,
-    encode_png,
-    find_pictures,
-    fit_boxes,
-    read_picture,
-    stretch,
-    to_gray,
+from common.slices.cases import (
+    CaseRecord,
+    Imported,
+    as_case_name,
+    import_cases,
+    match_files,
+    refuse_existing_cases,
 )
+from common.slices.finding import PICTURES, find_pictures, report_skipped, walk
+from common.slices.images import cut, encode_png, fit_boxes, read_picture, refuse_tiny, stretch, to_gray
+from common.slices.leftovers import find_earlier_cases
 from common.slices.masks import check_mask_values, class_count, class_count_of_files, map_values, values_of
+from common.words import number_of
 
 SCRIPT = "0_import_images.py"  # in case.json
 IMAGE_FOLDERS = ("x", "image", "images", "img", "imgs")
@@ -86,23 +86,29 @@ def main():
     sources = match_sources()
     cases = dict.fromkeys(case for case, _ in sources)
     refuse_existing_cases(cases, settings.REPLACE)
+    earlier = find_earlier_cases(sources, SCRIPT, lambda source: source.image_name, settings.REPLACE)
     size = f"{settings.SIZE}x{settings.SIZE}"
-    images, in_cases = f"{len(sources)} image{'s' * (len(sources) != 1)}", f"{len(cases)} case{'s' * (len(cases) != 1)}"
+    images, in_cases = number_of(len(sources), "image"), number_of(len(cases), "case")
     print(f"importing {images} as {in_cases}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
     fitting = {"fit": settings.FIT, "stretched": settings.STRETCH, "mask_values": settings.MASK_VALUES}
-    values = {}  # of each mask
+    values, brightest = {}, []  # of each mask; of 16-bit images
     result = import_cases(
         sources,
-        partial(import_picture, values=values),
+        partial(import_picture, values=values, brightest=brightest),
         partial(CaseRecord, SCRIPT, settings.SIZE, **fitting),
         settings.REPLACE,
         check=lambda _: class_count_of_files(values, settings.MASKS),
+        earlier=earlier,
     )
+    if earlier and result.slices:
+        print(f"removed {len(earlier)} case{'s' * (len(earlier) != 1)} of an earlier import of the same images")
     classes = class_count(result.values, settings.MASKS)
     print(
-        f"wrote {result.slices} slice{'s' * (result.slices != 1)} of {size}, {classes} class{'es' * (classes != 1)}, "
-        f"in {result.cases} case{'s' * (result.cases != 1)} to {settings.CASES}"
+        f"wrote {number_of(result.slices, 'slice')} of {size}, {number_of(classes, 'class', 'classes')}, "
+        f"in {number_of(result.cases, 'case')} to {settings.CASES}"
     )
+    if brightest and max(brightest) < 2**14:
+        print(f"note: the 16-bit images are dark (brightest value {max(brightest)} of 65535); consider --stretch")
     name_broken(result.problems, "images cannot be used", result.slices, settings.SKIP_BROKEN)
 
 
@@ -150,7 +156,7 @@ def match_sources():
     match_files(must_match, masks, *missing, "files have no partner (for images without a mask, see --unmatched)")
     used = images if settings.UNMATCHED == "empty" else must_match
     if skipped := len(images) - len(used):
-        print(f"skipped {skipped} image{'s' * (skipped != 1)} without a mask")
+        print(f"skipped {number_of(skipped, 'image')} without a mask")
     sources = []
     for key, case in name_cases(used).items():
         image, mask = images[key], masks.get(key)
@@ -215,20 +221,19 @@ def name_cases(keys):
 # --- one image
 
 
-def import_picture(source, values):
+def import_picture(source, values, brightest):
     """Read an image with its mask and cut both to size.
 
     Args:
         source: Source.
         values: dict of mask to set of values, to which its mask is added.
+        brightest: list to which the maximum of a 16-bit slice is added.
 
     Returns:
         Imported.
     """
     image = to_gray(read_picture(source.image))
-    if min(image.shape) < SMALLEST_SIDE:
-        found = "{1}x{0}".format(*image.shape)
-        raise InputError(f"{source.image}: too small for an image (found {found}, expected at least 8x8); replace it")
+    refuse_tiny(image, source.image)
     mask = np.zeros(image.shape, np.uint8) if source.mask is None else prepare_mask(source.mask)
     if mask.shape != image.shape:
         sizes = "{1}x{0} and {3}x{2}".format(*image.shape, *mask.shape)
@@ -240,6 +245,8 @@ def import_picture(source, values):
         entry = {"image": source.image_name, "mask": source.mask_name, "image_size": list(image.shape), "box": box}
         image_cut, mask_cut = cut(image, box, settings.SIZE), cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
         slices.append((encode_png(image_cut), encode_png(mask_cut), entry))
+    if image.dtype == np.uint16:
+        brightest.append(int(image.max()))
     found = values_of(mask)
     if source.mask:
         values[source.mask] = found

@@ -55,19 +55,20 @@ from common.slices.cases import (
     without_partner,
 )
 from common.slices.finding import OTHER, read_regular, report_skipped, scan
-from common.slices.images import SMALLEST_SIDE, cut, encode_png, fit_boxes, window_to_gray
+from common.slices.images import cut, encode_png, fit_boxes, refuse_tiny, window_to_gray
 from common.slices.masks import clean
+from common.words import number_of
 
 
 def main():
     pairs = match_pairs()
     refuse_existing_cases([case for case, _ in pairs], settings.REPLACE)
-    size, slices = f"{settings.SIZE}x{settings.SIZE}", f"{len(pairs)} slice{'s' * (len(pairs) != 1)}"
+    size, slices = f"{settings.SIZE}x{settings.SIZE}", number_of(len(pairs), "slice")
     print(f"importing {slices}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
     make_record = partial(CaseRecord, "0_import_matrices.py", settings.SIZE, fit=settings.FIT)
     result = import_cases(pairs, import_pair, make_record, settings.REPLACE)
     if result.slices:
-        slices = f"{result.slices} slice{'s' * (result.slices != 1)}"
+        slices = number_of(result.slices, "slice")
         print(f"wrote {slices} of {size}, each as a case, to {settings.CASES}")
     name_broken(result.problems, "pairs cannot be used", result.slices, settings.SKIP_BROKEN)
 
@@ -151,9 +152,7 @@ def read_matrix(path):
         row, column = np.argwhere(~np.isfinite(matrix))[0] + 1
         found = f"found {matrix[row - 1, column - 1]} in row {row}, column {column}"
         raise InputError(f"{path}: no finite number ({found}; a short row ends with nan); export it again")
-    if min(matrix.shape) < SMALLEST_SIDE:
-        found = "{1}x{0}".format(*matrix.shape)
-        raise InputError(f"{path}: too small for an image (found {found}, expected at least 8x8); export it again")
+    refuse_tiny(matrix, path)
     return matrix
 
 

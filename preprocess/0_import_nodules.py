@@ -52,6 +52,7 @@ from common.volumes.finding import find_volumes
 from common.volumes.grids import Geometry
 from common.volumes.nodules import LUNG_FINDERS, no_annotations, read_annotations, sphere_masks, square_around
 from common.volumes.slicing import open_slices, slice_entry, spacing_of_plane
+from common.words import number_of
 
 
 def main():
@@ -62,7 +63,7 @@ def main():
         raise InputError(f"{settings.SCANS}: two scans have the same name; rename one")
     refuse_existing_cases(cases, settings.REPLACE)
     nodules = sum(len(rows) for _, rows in scans.values())
-    found = f"{len(scans)} scan{'s' * (len(scans) != 1)} with {nodules} nodule{'s' * (nodules != 1)}"
+    found = f"{number_of(len(scans), 'scan')} with {number_of(nodules, 'nodule')}"
     print(f"importing {found} into {settings.CASES}", flush=True)
     fit = "crop" if settings.CUT else "resize"
     result = import_cases(
@@ -72,8 +73,8 @@ def main():
         settings.REPLACE,
         parallel=False,
     )
-    slices = f"{result.slices} slice{'s' * (result.slices != 1)} of {settings.SIZE}x{settings.SIZE}"
-    print(f"wrote {slices} in {result.cases} case{'s' * (result.cases != 1)} to {settings.CASES}")
+    slices = f"{number_of(result.slices, 'slice')} of {settings.SIZE}x{settings.SIZE}"
+    print(f"wrote {slices} in {number_of(result.cases, 'case')} to {settings.CASES}")
     name_broken(result.problems, "scans cannot be used", result.cases, settings.SKIP_BROKEN)
 
 

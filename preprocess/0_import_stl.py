@@ -53,6 +53,7 @@ from common.volumes.grids import Geometry
 from common.volumes.labels import label_image, write_labels
 from common.volumes.reading import read_volume
 from common.volumes.surfaces import slice_surface, with_vertices
+from common.words import number_of
 
 ENDINGS = tuple(ending for ending in LABEL_ENDINGS if ending != ".mhd")  # .mhd is two files
 RECORD = "surface.json"
@@ -127,7 +128,8 @@ def write_label_volume(surface):
         )
     with claimed(settings.OUTPUT):
         write_labels(label_image(masks, geometry), settings.OUTPUT)
-    print(f"wrote {settings.OUTPUT}: {int(masks.sum())} voxels in {int(masks.any((1, 2)).sum())} of {count} slices")
+    voxels, used = number_of(int(masks.sum()), "voxel"), int(masks.any((1, 2)).sum())
+    print(f"wrote {settings.OUTPUT}: {voxels} in {used} of {number_of(count, 'slice')}")
 
 
 # --- slicing
@@ -148,7 +150,7 @@ def write_masks(surface):
             mask = mask[:, ::-1] if settings.FLIP in ("horizontal", "both") else mask
             (folder / f"slice{number:04d}.png").write_bytes(encode_png(np.ascontiguousarray(mask) * np.uint8(255)))
         write_json(folder / RECORD, public_settings(settings, hidden=["SURFACE"]))
-    print(f"wrote {count} mask{'s' * (count != 1)} to {settings.OUTPUT}")
+    print(f"wrote {number_of(count, 'mask')} to {settings.OUTPUT}")
 
 
 def to_pixels(surface):

@@ -62,6 +62,7 @@ from common.volumes.labels import labels_in
 from common.volumes.privacy import safe_names
 from common.volumes.reading import read_volume
 from common.volumes.slicing import open_slices, planes_of, slice_entry, spacing_of_plane
+from common.words import number_of
 
 
 def main():
@@ -71,7 +72,7 @@ def main():
     refuse_existing_cases(cases.values(), settings.REPLACE)
     classes, problems = count_classes(labels)
     size = f"{settings.SIZE}x{settings.SIZE}"
-    count = f"{len(volumes)} volume{'s' * (len(volumes) != 1)}"
+    count = number_of(len(volumes), "volume")
     print(f"importing {count} into {settings.CASES} ({settings.PLANE}, {settings.FIT} to {size})", flush=True)
     result = import_cases(
         [(cases[name], (path, labels.get(name))) for name, path in volumes.items()],
@@ -80,8 +81,8 @@ def main():
         settings.REPLACE,
         parallel=False,
     )
-    slices = f"{result.slices} slice{'s' * (result.slices != 1)} of {settings.SIZE}x{settings.SIZE}"
-    print(f"wrote {slices} in {result.cases} case{'s' * (result.cases != 1)} to {settings.CASES}")
+    slices = f"{number_of(result.slices, 'slice')} of {settings.SIZE}x{settings.SIZE}"
+    print(f"wrote {slices} in {number_of(result.cases, 'case')} to {settings.CASES}")
     problems = list(dict.fromkeys(problems + result.problems))
     name_broken(problems, "volumes cannot be used", result.cases, settings.SKIP_BROKEN)
 

@@ -57,12 +57,22 @@ import numpy as np
 from common.errors import InputError, summarise
 from common.files import one_name
 from common.jobs import Part
-from common.manifest import VARIANTS, Manifest
+from common.manifest import VARIANTS
 from common.parallel import ordered_map, progress
 from common.replacing import refuse_existing, whole_entries
 from common.slices.cases import find_cases, pair_up
 from common.slices.images import encode_png, read_pair
-from common.slices.variants import image_folder, is_variant_folder, make_filters, make_shapes, mask_folder, trim
+from common.slices.variants import (
+    Variants,
+    digests_of,
+    image_folder,
+    is_variant_folder,
+    make_filters,
+    make_shapes,
+    mask_folder,
+    trim,
+)
+from common.words import number_of
 
 
 def main():
@@ -77,10 +87,9 @@ def main():
         refuse_foreign_folders(case, folders)
     slices = [(case, *pair) for case in cases for pair in pair_up(case / "x", case / "y", case)]
     check_slices(slices)
-    in_cases = f"{len(cases)} case{'s' * (len(cases) != 1)}"
+    in_cases = number_of(len(cases), "case")
     print(
-        f"augmenting {len(slices)} slice{'s' * (len(slices) != 1)} in {in_cases} (filters: {len(filters)}, "
-        f"shapes: {len(shapes)})",
+        f"augmenting {number_of(len(slices), 'slice')} in {in_cases} (filters: {len(filters)}, shapes: {len(shapes)})",
         flush=True,
     )
     root, outdated = cases[0].parent, [name for case in cases for name in outdated_folders(case, folders)]
@@ -93,9 +102,9 @@ def main():
         for _ in progress(ordered_map(augment, slices, settings.WORKERS), len(slices), "augmenting"):
             pass
         for case in cases:
-            Manifest.of(new / case.name, folders).write_to(new / case.name / VARIANTS)
-    files = len(slices) * len(folders)
-    print(f"wrote {files} files in {in_cases}, {len(folders)} folders per case, to {settings.CASES}")
+            Variants.of(new / case.name, folders, made_of=digests_of(case)).write_to(new / case.name / VARIANTS)
+    files, per_case = number_of(len(slices) * len(folders), "file"), number_of(len(folders), "folder")
+    print(f"wrote {files} in {in_cases}, {per_case} per case, to {settings.CASES}")
 
 
 def chosen_filters():
@@ -119,7 +128,7 @@ def refuse_foreign_folders(case, folders):
 
 def outdated_folders(case, folders):
     """Folders that an earlier run made in a case and this one does not, as "case/folder"."""
-    made = Manifest.read(case / VARIANTS)
+    made = Variants.read(case / VARIANTS)
     names = {one_name(name.split("/")[0], case / VARIANTS) for name in (*made.folders, *made.files)}
     if unknown := [name for name in sorted(names) if not is_variant_folder(name)]:
         raise InputError(f"{case / VARIANTS}: not a folder of variants (found {unknown[0]!r}); restore it or remove it")

@@ -64,6 +64,7 @@ from common.slices.lists import (
 from common.slices.masks import check_mask_values, class_count_of_files, values_of
 from common.slices.variants import find_variants, list_rows
 from common.tables import write_table
+from common.words import number_of
 
 
 class Checked(NamedTuple):
@@ -85,7 +86,7 @@ def main():
     check_settings()
     refuse_existing(settings.LISTS, settings.REPLACE)
     cases = find_cases(settings.CASES)
-    print(f"checking {len(cases)} case{'s' * (len(cases) != 1)} in {settings.CASES}", flush=True)
+    print(f"checking {number_of(len(cases), 'case')} in {settings.CASES}", flush=True)
     slices = check_data(cases)
     classes = class_count_of_files({s.y: s.values for s in slices}, settings.CASES)
     variants = {case: find_variants(case) if settings.VARIANTS else [] for case in cases}
@@ -107,7 +108,7 @@ def main():
                 copy_pairs(folder, lists, variants, unfinished)
     what = "one class" if classes == 1 else f"{classes} classes"
     size, bits, count = slices[0].size, slices[0].bits, sum(map(len, divisions.values()))
-    written = f"{count} list{'s' * (count != 1)} of {size}x{size} {bits}-bit slices, {what}"
+    written = f"{number_of(count, 'list')} of {size}x{size} {bits}-bit slices, {what}"
     print(f"wrote {written}, and data_check.png to {settings.LISTS}")
 
 
@@ -265,7 +266,7 @@ def copy_pairs(folder, lists, variants, unfinished):
             shutil.copyfile(y, copy / "y" / f"{number:04d}{y.suffix}")
             copied.append((file, x.as_posix(), y.as_posix()))
         write_table(copy / "copied_files.csv", pd.DataFrame(copied, columns=["file", "src_x", "src_y"]))
-        print(f"copied {len(rows)} pair{'s' * (len(rows) != 1)} to {Path(settings.COPY_TO, folder, name)}")
+        print(f"copied {number_of(len(rows), 'pair')} to {Path(settings.COPY_TO, folder, name)}")
 
 
 if __name__ == "__main__":

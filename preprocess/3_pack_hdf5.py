@@ -61,6 +61,7 @@ from common.slices.packed import (
     remove_shards,
     values_of_shards,
 )
+from common.words import number_of
 
 NAMES = ("train", "validation", "test")
 SHARDS = "shards"  # folder of the shards, next to the sets
@@ -73,14 +74,13 @@ def main():
         for name, table in division.tables.items():
             if not is_joined(path := set_path(division.folder, name), division.shard_paths(name)):
                 refuse_existing(path, settings.REPLACE)
-            slices = f"{len(table)} slice{'s' * (len(table) != 1)}"
-            print(f"packing {slices} from {Path(settings.LISTS, division.folder, name)}.csv", flush=True)
+            list_path = Path(settings.LISTS, division.folder, f"{name}.csv")
+            print(f"packing {number_of(len(table), 'slice')} from {list_path}", flush=True)
     if not (pack_shards(divisions, part) if divisions[0].shards else write_sets(divisions, pack_division)):
         print(f"finished part {part}; the last part to finish joins them")
         return
-    counts = [len(table) for division in divisions for table in division.tables.values()]
-    slices = f"{sum(counts)} slice{'s' * (sum(counts) != 1)}"
-    print(f"wrote {slices} in {len(counts)} set{'s' * (len(counts) != 1)} to {settings.PACKED}")
+    counts = [len(table) for d in divisions for table in d.tables.values()]
+    print(f"wrote {number_of(sum(counts), 'slice')} in {number_of(len(counts), 'set')} to {settings.PACKED}")
 
 
 class Shard(NamedTuple):

@@ -88,6 +88,7 @@ from common.volumes.grids import (
 )
 from common.volumes.intensity import fixed_rule, rule_of, scales_of
 from common.volumes.labels import sample_voxels
+from common.words import number_of
 
 FORMAT = 1  # version of the packed format
 SAMPLES = 500  # voxel positions to keep per label, as crop centers
@@ -99,7 +100,7 @@ def main():
     divisions = divide(sorted((case.name for case in data.cases), key=natural_key))
     refuse_existing(settings.PACKED, settings.REPLACE)
     rule, labels = find_rule_and_labels(data)
-    step, volumes = settings.STEP, f"{len(data.cases)} volume{'s' * (len(data.cases) != 1)}"
+    step, volumes = settings.STEP, number_of(len(data.cases), "volume")
     print(f"packing {volumes} into {settings.PACKED} (step: {step}, labels: {len(labels)})", flush=True)
     attributes = {
         "format": FORMAT,
@@ -119,7 +120,7 @@ def main():
                 write_set(folder, subfolder, name, [case for case in cases if case in written], attributes)
     sizes = ", ".join(f"{name} {len(cases)}" for name, cases in next(iter(divisions.values())).items())
     divided = f" in {settings.FOLDS} folds" if settings.FOLDS else f": {sizes}"
-    print(f"wrote {len(written)} volume{'s' * (len(written) != 1)} to {settings.PACKED}{divided}")
+    print(f"wrote {number_of(len(written), 'volume')} to {settings.PACKED}{divided}")
 
 
 def check_settings():

@@ -1,12 +1,14 @@
 """Messages, help and documents keep to the glossary of CONTRIBUTING.md, as far as words alone can tell."""
 
 import ast
+import itertools
 import re
 
 import pytest
 from running import ROOT, SCRIPTS
 
 from common.command_line import comments_of
+from common.words import number_of
 
 AVOIDED = {
     "is named": r"\b(is|are) named\b",
@@ -56,6 +58,50 @@ def test_words_of_messages(module):
     texts = [n for n in texts if " " in n.value.strip() and id(n) not in docstrings]
     found = [f"line {n.lineno}: {hit}" for n in texts for hit in avoided(n.value)]
     assert not found, "\n".join(found)
+
+
+NOUNS = "cases|channels|characters|classes|crops|devices|epochs|features|files|folders|folds|GPUs|images|labels"
+NOUNS += "|layers|lists|machines|masks|models|networks|nodules|pairs|parts|pixels|processes|rows|runs|scans|sets|shards"
+NOUNS += "|slices|steps|trials|values|variants|volumes|voxels"
+COUNTS = r"(len|sum|int)\(|(\w+\.)*(count|counts|number|total|n|epochs|processes|channels|classes)$"
+ALWAYS_SEVERAL = {
+    ("common/setting_checks.py", "characters"),
+    ("common/slices/hdf5.py", "values"),  # more than a limit
+    ("common/slices/lists.py", "folds"),
+    ("common/training/cross_validation.py", "folds"),
+    ("common/training/distribution.py", "GPUs"),
+    ("common/training/distribution.py", "devices"),
+    ("common/training/distribution.py", "processes"),
+    ("common/training/report.py", "classes"),
+    ("common/training/run_folder.py", "epochs"),
+    ("coreml/kernels.py", "pixels"),
+    ("predict.py", "masks"),  # of several parts
+    ("predict.py", "parts"),
+    ("preprocess/2_write_lists.py", "classes"),
+    ("preprocess/3_pack_hdf5.py", "shards"),  # 1 of 3 shards
+}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_numbers_fit_their_nouns(module):
+    """ "1 cases" is not written: a count goes through `number_of`, if it is not always several."""
+    found = []
+    for text in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        for value, after in itertools.pairwise(text.values if isinstance(text, ast.JoinedStr) else ()):
+            if isinstance(value, ast.FormattedValue) and isinstance(after, ast.Constant):
+                noun = re.match(rf" (?:[a-z-]+ ){{0,2}}({NOUNS})\b", after.value)
+                counts = re.match(COUNTS, ast.unparse(value.value))
+                if noun and counts and (module.relative_to(ROOT).as_posix(), noun[1]) not in ALWAYS_SEVERAL:
+                    found.append(f"line {text.lineno}: {{{ast.unparse(value.value)}}}{noun[0]}")
+    assert not found, "use number_of of common/words.py:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("count", "words", "text"),
+    [(0, ["case"], "0 cases"), (1, ["case"], "1 case"), (1200, ["class", "classes"], "1200 classes")],
+)
+def test_number_of(count, words, text):
+    assert number_of(count, *words) == text
 
 
 DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)

@@ -19,7 +19,7 @@ def best_and_worst(dataset, model, batch_size, count=6, tile=None):
         model: keras.Model.
         batch_size: slices to predict at a time.
         count: slices at each end; half as many volumes, as each is drawn in three planes.
-        tile: for volumes, see `common.prediction.volume_networks.mean_probabilities`.
+        tile: for volumes, see `common.prediction.volume_tiles.mean_probabilities`.
 
     Returns:
         list of ((H, W, 3) uint8 RGB, caption with the Dice), worst first, without duplicates.
@@ -49,10 +49,8 @@ def _slices(dataset, model, batch_size, count):
 
 
 def _volumes(dataset, model, count, tile):
-    from common.prediction.volume_networks import (  # needs SimpleITK, slices do not
-        label_numbers,
-        mean_probabilities,
-    )
+    from common.prediction.volume_networks import label_numbers  # needs SimpleITK, slices do not
+    from common.prediction.volume_tiles import mean_probabilities
 
     scores, pictures = {}, {}
     for i in range(len(dataset)):

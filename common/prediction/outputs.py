@@ -13,6 +13,7 @@ from common.public_settings import public_settings
 from common.slices.drawing import draw_outlines, paint
 from common.slices.images import paste, pictures_in, read_picture, to_gray, write_png
 from common.slices.masks import clean, from_classes
+from common.words import number_of
 
 RECORD = "prediction.json"  # settings
 CROP_TOLERANCE = 0.02  # max mean difference of a crop from its image, as a share of the crop's range; allows for JPEG
@@ -96,10 +97,10 @@ class Outputs:
         Returns:
             Text that lists what was written.
         """
-        text = f"{self.count} mask{'s' * (self.count != 1)}" + (" with overlays" if self.overlays else "")
+        text = number_of(self.count, "mask") + (" with overlays" if self.overlays else "")
         for output, item in ((self.volumes, "label volume"), (self.full_scale, "full-size mask")):
             if output and (count := output.close()):
-                text += f", {count} {item}{'s' * (count != 1)}"
+                text += f", {number_of(count, item)}"
         return text
 
 

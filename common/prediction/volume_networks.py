@@ -1,8 +1,5 @@
 """Predict volumes with 3-D networks in one stage, or in two: find the region, then the labels in it."""
 
-import itertools
-import math
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,11 +11,11 @@ from common.errors import InputError, SettingError, as_input_error, summarise
 from common.jobs import Part
 from common.parallel import progress
 from common.prediction.outputs import write_output, write_rows
+from common.prediction.volume_tiles import mean_probabilities
 from common.replacing import refuse_existing
 from common.slices.drawing import CLASS_COLOURS, draw_planes
 from common.slices.images import write_png
 from common.slices.masks import clean, keep_components
-from common.slices.tiling import WeightedMean, gaussian_window, tile_starts
 from common.training.trained_models import load_network
 from common.volumes.finding import find_volumes
 from common.volumes.grids import (
@@ -40,8 +37,7 @@ from common.volumes.grids import (
 from common.volumes.intensity import scales_of
 from common.volumes.labels import label_image, measure_labels, write_labels
 from common.volumes.reading import read_channels
-
-MAX_TILES = 20_000  # per volume; hours on a GPU
+from common.words import number_of
 
 
 class Stage:
@@ -161,16 +157,14 @@ def predict_with_settings(models, settings):
     def fill(folder):
         import_keras()
         steps = ", then ".join(f"{step} {len(of_step.files)}" for step, of_step in sorted(models.items())[::-1])
-        print(
-            f"predicting {len(own)} volume{'s' * (len(own) != 1)} from {settings.INPUT} (models: {steps})", flush=True
-        )
+        print(f"predicting {number_of(len(own), 'volume')} from {settings.INPUT} (models: {steps})", flush=True)
         if own:
             problems.extend(predict_volumes(models, own, folder, options))
 
     networks = [str(file) for of_step in models.values() for file in of_step.files]
     if write_output(settings, part, {"networks": networks, "volumes": len(volumes)}, fill):
         count = len(volumes) - len(problems)
-        print(f"wrote {count} label volume{'s' * (count != 1)} to {settings.OUTPUT}")
+        print(f"wrote {number_of(count, 'label volume')} to {settings.OUTPUT}")
     if problems:
         raise InputError(summarise(problems, "volumes cannot be predicted") + "\n  The other volumes were predicted.")
 
@@ -261,89 +255,6 @@ def draw_volume(volume, labels):
     """Draw three planes of a volume with outlines of its labels."""
     gray, numbers = map(sitk.GetArrayFromImage, (volume.channels[0], orient(labels)))
     return draw_planes(gray, [(numbers, CLASS_COLOURS)], volume.geometry.spacing)
-
-
-# --- image in, probabilities out
-
-
-def mean_probabilities(networks, image, voxels=None, tile=None, overlap=0.5):
-    """Mean probabilities of several networks, whole or in overlapping tiles with Gaussian weights.
-
-    Needs memory for the image, the result, and the network on one tile.
-
-    Args:
-        networks: list of keras.Model.
-        image: (S, H, W, C) float32, standardized.
-        voxels: larger volumes are cut into cubic tiles of up to this many voxels; None: never.
-        tile: tile size in voxels (up, back, left) for volumes of any size; None: use `voxels`.
-        overlap: min overlap of neighboring tiles as a share of a tile, 0 to 0.9.
-
-    Returns:
-        (S, H, W, K) float32.
-    """
-    shape = np.array(image.shape[:3])
-    if tile is None and voxels and shape.prod() > 1.1 * voxels:  # 10% allows for rounding
-        tile = [max(8, int(voxels ** (1 / 3)))] * 3
-    if tile is None:
-        return predict_tile(networks, image)
-    image, original = pad_to(image, tile), tuple(map(slice, shape))
-    if image.shape[:3] == tuple(tile):
-        return predict_tile(networks, image)[original]
-    window = gaussian_window(tile)
-    mean = WeightedMean(image.shape[:3], networks[0].output_shape[-1])
-    for start in with_estimate(tile_corners(image.shape[:3], tile, overlap)):
-        place = tuple(slice(first, first + size) for first, size in zip(start, tile, strict=True))
-        mean.add(start, predict_tile(networks, image[place]), window)
-    return mean.result()[original]
-
-
-def tile_corners(shape, tile, overlap):
-    """First voxels (up, back, left) of tiles that cover a volume and overlap by at least a share of their sides.
-
-    Raises:
-        SettingError: for more than MAX_TILES tiles.
-    """
-    overlaps = [size - max(1, int(size * (1 - overlap))) for size in tile]
-    starts = list(map(tile_starts, shape, tile, overlaps))
-    count = math.prod(map(len, starts))
-    if count > MAX_TILES:
-        size = "x".join(map(str, shape))
-        raise SettingError(
-            f"TILE and OVERLAP: too many tiles ({count:,} for {size} voxels, at most {MAX_TILES:,}); "
-            "use larger tiles or a smaller overlap"
-        )
-    return list(itertools.product(*starts))
-
-
-def with_estimate(corners):
-    """Pass through the corners of tiles, and print the time for all of them if it is long."""
-    start = time.monotonic()
-    for number, corner in enumerate(corners):
-        if number == 2:  # the first compiles the network
-            minutes = (time.monotonic() - start) * len(corners) / 60
-            if minutes > 2:
-                print(f"predicting {len(corners)} tiles, about {minutes:.0f} minutes", flush=True)
-        elif number == 1:
-            start = time.monotonic()
-        yield corner
-
-
-def predict_tile(networks, image):
-    """Mean probabilities (S, H, W, K) of an image (S, H, W, C)."""
-    total = 0
-    for network in networks:
-        total = total + np.asarray(network.predict_on_batch(image[None]), np.float32)[0]
-    return total / np.float32(len(networks))
-
-
-def pad_to(image, tile):
-    """Pad an image smaller than a tile at its far ends with its minimum."""
-    missing = np.maximum(np.array(tile) - image.shape[:3], 0)
-    if not missing.any():
-        return image
-    padded = np.broadcast_to(image.min(axis=(0, 1, 2)), (*(image.shape[:3] + missing), image.shape[-1])).copy()
-    padded[tuple(map(slice, image.shape[:3]))] = image
-    return padded
 
 
 # --- probabilities in, labels out

@@ -123,7 +123,7 @@ def refuse_existing_cases(cases, replace):
         refuse_existing(case, replace)
 
 
-def import_cases(sources, load, make_record, replace, *, parallel=True, check=None):
+def import_cases(sources, load, make_record, replace, *, parallel=True, check=None, earlier=()):
     """Write case folders, all of them in one step or none; skip cases without any usable source.
 
     Args:
@@ -135,6 +135,8 @@ def import_cases(sources, load, make_record, replace, *, parallel=True, check=No
         parallel: whether to load sources on all cores; False, for large sources: one by one, and each stays in memory
             until its slices are written.
         check: function of all mask values that raises InputError for invalid ones, before the case folders appear.
+        earlier: result of `common.slices.leftovers.find_earlier_cases`; these disappear in the same step, unless no
+            source is usable.
 
     Returns:
         ImportResult.
@@ -144,7 +146,8 @@ def import_cases(sources, load, make_record, replace, *, parallel=True, check=No
     loaded = mapped(load, [source for _, source in sources], problems=problems)
     results = zip([case for case, _ in sources], progress(loaded, len(sources), "importing"), strict=True)
     names = list(dict.fromkeys(case.name for case, _ in sources))
-    with whole_entries(sources[0][0].parent, names, replace) as new:
+    removed = [case.name for case in earlier]
+    with whole_entries(sources[0][0].parent, names, replace, removed=lambda: removed if any(counts) else []) as new:
         for case, of_case in itertools.groupby(results, key=lambda result: result[0]):
             (new / case.name).mkdir()
             count, found = fill_case(new / case.name, (imported for _, imported in of_case if imported), make_record)

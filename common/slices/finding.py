@@ -1,16 +1,20 @@
 """Find image files in folders: count and report everything else, and never wait for what is not a file."""
 
 import os
+import re
 import stat
 from pathlib import Path
 
 from common.errors import InputError
+from common.files import natural_key
 from common.streams import one_line
+from common.words import number_of
 
 PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 JUNK = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave in folders, like hidden files
 HIDDEN, OTHER, DANGLING = "hidden or system", "of another type", "dangling link"
 SPECIAL, FOLDER, LINKED = "FIFO, device or socket", "folder with an image ending", "linked folder"
+SUBFOLDER = "subfolder"  # only where images of subfolders are not used
 KINDS = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "FIFO", stat.S_ISSOCK: "socket"}
 
 
@@ -100,4 +104,39 @@ def report_skipped(skipped):
         by_reason.setdefault(reason, []).append(path.name)
     for reason, names in by_reason.items():
         shown = ", ".join(one_line(name) for name in names[:10]) + (", ..." if len(names) > 10 else "")
-        print(f"skipped {len(names)} file{'s' * (len(names) != 1)} ({reason}): {shown}")
+        print(f"skipped {number_of(len(names), 'file')} ({reason}): {shown}")
+
+
+def find_pictures(root, files, name, skip, drop):
+    """Choose the images under a folder whose names match a pattern.
+
+    Args:
+        root: folder.
+        files: images in it and its subfolders, from `walk`.
+        name: pattern with {id}; without a suffix it matches all suffixes.
+        skip, drop: lower-case names of the last subfolder: skip images in one of `skip`, and drop a name in `drop` from
+            the keys.
+
+    Returns:
+        dict of (subfolder, id) to Path.
+
+    Raises:
+        InputError: if two images have the same subfolder and id.
+    """
+    before, after = name.split("{id}")
+    any_ending = not after.lower().endswith(PICTURES)
+    expression = re.escape(before) + "(.+)" + re.escape(after) + (r"\.[^.]+" if any_ending else "")
+    found = {}
+    for path in sorted(files, key=lambda path: natural_key(path.relative_to(root))):
+        fits = re.fullmatch(expression, path.name, re.DOTALL)
+        if not fits:
+            continue
+        folders = path.parent.relative_to(root).parts
+        last = folders[-1].lower() if folders else ""
+        if last in skip:
+            continue
+        key = ("_".join(folders[:-1] if last in drop else folders), fits[1])
+        if key in found:
+            raise InputError(f"{path}: would become the same slice as {found[key]}; rename or remove one")
+        found[key] = path
+    return found

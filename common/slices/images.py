@@ -1,14 +1,12 @@
 """Images: read and check files, write, convert gray levels, cut to size."""
 
-import re
-
 import cv2
 import numpy as np
 
 from common.errors import InputError
-from common.files import natural_key, whole_file
+from common.files import whole_file
 from common.slices.decoding import decode
-from common.slices.finding import PICTURES, read_regular, scan
+from common.slices.finding import SUBFOLDER, read_regular, scan
 from common.slices.tiling import tile_starts
 
 MOST_TILES, MOST_TILE_PIXELS = 10_000, 2**30  # of one image, all in memory at once
@@ -28,6 +26,13 @@ def read_picture(path):
         InputError: if the file is missing, empty or no regular file, or as `common.slices.decoding.decode`.
     """
     return decode(read_regular(path), path)
+
+
+def refuse_tiny(picture, path):
+    """Raise InputError if an image to import, (H, W), has a side under SMALLEST_SIDE."""
+    if min(picture.shape) < SMALLEST_SIDE:
+        found = "{1}x{0}".format(*picture.shape)
+        raise InputError(f"{path}: too small for an image (found {found}, expected at least 8x8); replace it")
 
 
 def read_slice(path):
@@ -100,49 +105,14 @@ def pictures_in(folder, skipped=None):
     Raises:
         InputError: if two files differ only in their suffix.
     """
-    images, _, others = scan(folder)
+    images, folders, others = scan(folder)
     if skipped is not None:
-        skipped += others
+        skipped += others + [(SUBFOLDER, path) for path in folders]
     found = {}
     for path in images:
         if path.stem in found:
             raise InputError(f"{path}: same name as {found[path.stem].name}; keep only one of them")
         found[path.stem] = path
-    return found
-
-
-def find_pictures(root, files, name, skip, drop):
-    """Choose the images under a folder whose names match a pattern.
-
-    Args:
-        root: folder.
-        files: images in it and its subfolders, from `common.slices.finding.walk`.
-        name: pattern with {id}; without a suffix it matches all suffixes.
-        skip, drop: lower-case names of the last subfolder: skip images in one of `skip`, and drop a name in `drop` from
-            the keys.
-
-    Returns:
-        dict of (subfolder, id) to Path.
-
-    Raises:
-        InputError: if two images have the same subfolder and id.
-    """
-    before, after = name.split("{id}")
-    any_ending = not after.lower().endswith(PICTURES)
-    expression = re.escape(before) + "(.+)" + re.escape(after) + (r"\.[^.]+" if any_ending else "")
-    found = {}
-    for path in sorted(files, key=lambda path: natural_key(path.relative_to(root))):
-        fits = re.fullmatch(expression, path.name, re.DOTALL)
-        if not fits:
-            continue
-        folders = path.parent.relative_to(root).parts
-        last = folders[-1].lower() if folders else ""
-        if last in skip:
-            continue
-        key = ("_".join(folders[:-1] if last in drop else folders), fits[1])
-        if key in found:
-            raise InputError(f"{path}: would become the same slice as {found[key]}; rename or remove one")
-        found[key] = path
     return found
 
 

@@ -5,6 +5,7 @@ import numpy as np
 import scipy  # loads scipy.ndimage at first use, so that importers start faster
 
 from common.errors import InputError, summarise
+from common.words import number_of
 
 # --- values
 
@@ -79,7 +80,7 @@ def class_count_of_files(values, where):
         numbered = [file for file, found in values.items() if found - {0, 255}]
         if not (full and numbered):
             files = ", ".join(map(str, numbered[:10])) + (", ..." if len(numbered) > 10 else "")
-            raise InputError(f"{error} (in {len(numbered)} of {len(values)} masks: {files})") from None
+            raise InputError(f"{error} (in {len(numbered)} of {number_of(len(values), 'mask')}: {files})") from None
     expected, fewer = ("0 and 255", numbered) if len(numbered) <= len(full) else ("class numbers", full)
     advice = "replace it, or import it with --mask-values"
     problems = [

@@ -23,6 +23,7 @@ from common.slices.cases import UNKNOWN
 from common.slices.hdf5 import damage_as_error, open_unchanged, sources_of, state_of
 from common.slices.images import read_pair
 from common.slices.masks import class_count, values_of
+from common.words import number_of
 
 FORMAT = 1  # version of packed sets
 
@@ -98,7 +99,7 @@ def _read_texts(path, file, name, count):
         return [""] * count
     if file[name].shape != (count,):
         raise InputError(
-            f"{path}: damaged (expected {count} values in {name}, found {file[name].shape}); "
+            f"{path}: damaged (expected {number_of(count, 'value')} in {name}, found {file[name].shape}); "
             "pack it again with 3_pack_hdf5.py"
         )
     return [os.fsdecode(text) for text in file[name][:]]  # any name of a file

@@ -4,14 +4,25 @@ A variant of a case is an image folder, x_<filter><shape> such as x_A_RTP, and a
 change masks.
 """
 
+import hashlib
 import re
 from functools import partial
 
 import cv2
 import numpy as np
+from pydantic import Field
 
 from common.errors import InputError
+from common.manifest import VARIANTS, Manifest
+from common.records import read_record
+from common.slices.finding import read_regular
 from common.slices.images import pictures_in
+
+
+class Variants(Manifest):
+    """Content of augmented.json: what step 1 made in a case folder, and of which slices (see `digests_of`)."""
+
+    made_of: dict[str, str] = Field({})
 
 
 def image_folder(letter, shape):
@@ -29,6 +40,21 @@ def is_variant_folder(name):
     return bool(re.fullmatch(r"x_[A-Z](_[A-Z]+[0-9]?)?|y_O(_[A-Z]+[0-9]?)?", name))
 
 
+def digests_of(case):
+    """Digests of the slices of a case with their masks: dict of slice name to 16 hexadecimal digits.
+
+    Step 1 records them as `made_of` in augmented.json, so that step 2 notices variants of slices that changed since.
+
+    Args:
+        case: Path.
+    """
+    masks, digests = pictures_in(case / "y"), {}
+    for name, image in pictures_in(case / "x").items():
+        content = read_regular(image) + (read_regular(masks[name]) if name in masks else b"")
+        digests[name] = hashlib.sha256(content).hexdigest()[:16]
+    return digests
+
+
 def find_variants(case):
     """Find the variants of a case: list of folder names (images, masks).
 
@@ -36,7 +62,8 @@ def find_variants(case):
         case: Path.
 
     Raises:
-        InputError: if an image folder has no mask folder, or the files of either differ from x.
+        InputError: if an image folder has no mask folder, if the files of either differ from x, or if slices or masks
+            changed since their variants were made.
     """
     names = set(pictures_in(case / "x"))
     variants = []
@@ -48,6 +75,13 @@ def find_variants(case):
             if set(pictures_in(case / folder)) != names:
                 raise InputError(f"{case / folder}: its slices differ from {case / 'x'}; run 1_augment_cases.py again")
         variants.append((images, masks))
+    made_of = read_record(case / VARIANTS, Variants).made_of if variants and (case / VARIANTS).exists() else {}
+    changed = [name for name, digest in digests_of(case).items() if made_of.get(name) != digest] if made_of else []
+    if changed:
+        raise InputError(
+            f"{case}: its variants are older than its slices (changed since: {len(changed)}, such as {changed[0]}); "
+            "run 1_augment_cases.py again"
+        )
     return variants
 
 

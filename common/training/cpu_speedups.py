@@ -13,6 +13,7 @@ import numpy as np
 from keras import layers
 
 from common.devices import is_tensorflow_on_cpu
+from common.words import number_of
 
 if keras.backend.backend() == "tensorflow":
     import tensorflow as tf
@@ -41,7 +42,7 @@ def speedups_in_words(model):
     if not _is_keras_known():
         return f"CPU speedups: off (made for Keras {KERAS}, found {keras.__version__})\n"
     changed = [layer for layer, _, _ in _replacements(model)]
-    number = f"{len(changed)} layer{'s' * (len(changed) != 1)}"
+    number = number_of(len(changed), "layer")
     lines = [f"CPU speedups in {number}: training uses operations that round differently from Keras'"]
     rates = sorted({layer.rate for layer in changed if isinstance(layer, layers.Dropout)})
     lines += [f"dropout {rate:g}: drops different elements than Keras, {round(256 * rate)} of 256" for rate in rates]

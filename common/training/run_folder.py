@@ -12,6 +12,7 @@ from common.files import UNFINISHED, remove, whole_file, write_json
 from common.records import read_record
 from common.settings import REASONS
 from common.training.run_records import RunSettings, SliceData, State
+from common.words import number_of
 
 MONITORED = ("dice", "iou")  # validation metrics; a run keeps its best model for each
 CHECKPOINTS = ("best_dice", "best_iou", "last")  # the best models and the last one
@@ -241,7 +242,7 @@ class Log:
         if len(self.rows) >= epochs:
             return "finished 1 epoch" if epochs == 1 else f"finished all {epochs} epochs"
         if early_stop and since_best >= early_stop:
-            return f"stopped early, no new best Dice or IoU in {early_stop} epoch{'s' * (early_stop != 1)}"
+            return f"stopped early, no new best Dice or IoU in {number_of(early_stop, 'epoch')}"
         return None
 
     def multiplier(self, controller):

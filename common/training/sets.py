@@ -23,6 +23,7 @@ from common.slices.masks import class_count, to_classes, values_of
 from common.slices.packed import LazyRows, read_packed
 from common.training.augmentation import make_augmentation
 from common.training.run_records import SliceData
+from common.words import number_of
 
 
 class TrainingSet(Protocol):
@@ -160,7 +161,7 @@ class SliceSet:
 
     def in_words(self):
         """Number and size of the slices as text."""
-        return f"{len(self)} slice{'s' * (len(self) != 1)} of {self.shape[0]}x{self.shape[1]}"
+        return f"{number_of(len(self), 'slice')} of {self.shape[0]}x{self.shape[1]}"
 
     def has_foreground(self):
         """Whether any mask has foreground."""

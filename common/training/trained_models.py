@@ -10,6 +10,7 @@ from common.files import natural_key
 from common.records import read_record
 from common.training.run_folder import CHECKPOINTS, Run, runs_in
 from common.training.run_records import ChoiceFile, CrossValidationSettings, SliceData, VolumeData
+from common.words import number_of
 
 FIT_OF_IMPORT = {"tile": "tile", "crop": "tile", "pad": "pad"}  # importer's fit to FIT of predict.py; others: "resize"
 SAME = (
@@ -117,7 +118,7 @@ def take_weights(model, other, source):
             left.append(layer.name)
     if not taken:
         raise InputError(f"{source}: no layer matches {model.name}; retrain from a run of the same architecture")
-    loaded = f"loaded {taken} layer{'s' * (taken != 1)} from {source}"
+    loaded = f"loaded {number_of(taken, 'layer')} from {source}"
     print(loaded + (f"; not in {source}: {', '.join(left)}" if left else ""))
 
 

@@ -25,6 +25,7 @@ from common.volumes.grids import (
     onto_grid,
     whole_box,
 )
+from common.words import number_of
 
 WORKERS = max(2, min(8, os.cpu_count() - 1))  # threads that prepare batches; SimpleITK releases Python's lock
 FOREGROUND_SHARE = 0.5  # share of the crops that are placed around a labeled voxel
@@ -103,7 +104,7 @@ class VolumeSet:
     def in_words(self):
         """Number and size of the volumes as text."""
         counts = [np.prod(self.shown_box(i).size) for i in range(len(self))]
-        number = f"{len(self)} volume{'s' * (len(self) != 1)}"
+        number = number_of(len(self), "volume")
         return f"{number} of {min(counts) / 1e6:.2g} to {max(counts) / 1e6:.2g} million voxels ({self.step})"
 
     def has_foreground(self):

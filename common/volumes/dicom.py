@@ -2,6 +2,7 @@
 
 import logging
 import math
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,9 +19,12 @@ from common.volumes.whole import ADVICE, check_spacing, require_file
 
 DISTANCE_TOLERANCE = 0.01  # max relative deviation of slice distances in a series
 SPACING_TAGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
+CODING = ("BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation")
+NO_IMAGES = ("1.3.12.2.1107.5.9.1", "1.2.840.113619.4.26", "1.2.840.113619.4.27")  # private classes of reports
 MAX_ITEMS = 10**6  # fragments of compressed pixels in a file
 
 pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # we check what we use
+warnings.filterwarnings("ignore", module="pydicom")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
 
@@ -31,6 +35,7 @@ class Header(NamedTuple):
         file: Path.
         series: SeriesInstanceUID.
         size: (rows, columns, samples, bits).
+        coding: (BitsStored, HighBit, PixelRepresentation, PhotometricInterpretation) as text.
         frames: number of frames.
         spacing: mm between rows and between columns.
         orientation: six direction cosines; None if missing.
@@ -40,6 +45,7 @@ class Header(NamedTuple):
     file: Path
     series: str
     size: tuple
+    coding: tuple
     frames: int
     spacing: tuple
     orientation: tuple | None
@@ -127,10 +133,12 @@ def read_header(path):
 
 def _is_image(content):
     """Whether a file contains an image, by its class and size; a segmentation is none."""
-    kind = UID(str(content.get("SOPClassUID") or content.file_meta.get("MediaStorageSOPClassUID") or "")).name
-    if kind.startswith("Segmentation"):
+    kinds = [str(content.get("SOPClassUID", "")), str(content.file_meta.get("MediaStorageSOPClassUID", ""))]
+    names = [UID(kind).name for kind in kinds if kind not in NO_IMAGES]
+    if any(name.startswith("Segmentation") for name in names):
         return False
-    return "Rows" in content or "Image" in kind or not kind
+    damaged = any(not name[:1].isalpha() for name in names)
+    return "Rows" in content or damaged or any("Image" in name for name in names)
 
 
 def _header_of(path, content):
@@ -153,6 +161,7 @@ def _header_of(path, content):
         path,
         str(content.SeriesInstanceUID),
         size,
+        tuple(str(content.get(name)) for name in CODING),
         frames,
         _spacing_of(content, groups),
         orientation and _numbers(orientation, 6, "ImageOrientationPatient"),
@@ -282,7 +291,7 @@ def _check_slices(folder, headers):
         first = "x".join(map(str, headers[0].size[1::-1]))
         if len(sizes) > 1:
             raise InputError(f"{folder}: slices differ in size ({first} and others); {sort}")
-    if len({header.size[2:] for header in headers}) > 1:
+    if len({(header.size[2:], header.coding) for header in headers}) > 1:
         raise InputError(f"{folder}: slices differ in channels or bits; {sort}")
     if alone := [header.file for header in headers if header.orientation is None or not header.positions]:
         raise InputError(f"{alone[0]}: no position or orientation; export the series again, or use one file")

@@ -13,6 +13,7 @@ from common.volumes.finding import VOLUME_ENDINGS, ending_of, is_dicom
 from common.volumes.grids import Geometry, image_at
 from common.volumes.paths import plain_files
 from common.volumes.whole import ADVICE, FARTHEST, check_header, check_spacing, check_stream, require_file
+from common.words import number_of
 
 READERS = {".nii": "NiftiImageIO", ".nii.gz": "NiftiImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO"}
 READERS |= {".mha": "MetaImageIO", ".mhd": "MetaImageIO"}
@@ -126,7 +127,7 @@ def _finite(image, path, replacement):
         return image
     wrong = ~(np.abs(values) <= LARGEST)
     count = int(wrong.sum())
-    voxels = f"{count} voxel{'s' * (count != 1)}"
+    voxels = number_of(count, "voxel")
     if replacement is None:
         raise InputError(
             f"{path}: NaN, infinity or a number beyond float32 in {voxels}; correct it, or pass --not-finite for images"

@@ -11,6 +11,7 @@ from drawings import STRAIGHT, TURNED
 from running import leftovers, run_here
 
 from common import devices
+from common.prediction.volume_tiles import mean_probabilities, tile_corners
 from common.setting_checks import check
 from common.setting_types import Crop
 from common.volumes.grids import Geometry, image_at, require_room
@@ -23,9 +24,7 @@ from common.prediction.volume_networks import (
     Volume,
     label_numbers,
     labels_on_grid,
-    mean_probabilities,
     predict_labels,
-    tile_corners,
 )
 from common.training.trained_models import find_volume_models
 from common.training.volume_sets import plain_geometry

@@ -10,7 +10,9 @@ from drawings import disc_slice, make_cases, write_picture
 from running import ROOT, assert_refused, leftovers, run_here, run_script
 
 from common.command_line import flags_of
+from common.errors import InputError
 from common.slices.images import read_mask, read_picture
+from common.slices.variants import find_variants
 
 SCRIPT = "preprocess/1_augment_cases.py"
 SHAPES = ["", "HT", "WD", "DKP", "DKM", "HSR", "HSL", "RTP", "RTM", "CP0", "CP1", "CP2", "CP3", "CP4"]
@@ -188,3 +190,23 @@ def test_bad_input(tmp_path):
     assert_refused(SCRIPT, "0002.png: no image in", CASES=cases)
     assert sorted(path.name for path in (cases / "case01").iterdir()) == ["x", "y"]
     assert not leftovers(tmp_path)
+
+
+def test_variants_older_than_their_slices_are_refused_and_system_files_are_not(tmp_path):
+    case = make_cases(tmp_path, cases=1, slices=2, size=32) / "case01"
+    settings = {"CASES": tmp_path, "FILTERS": ["O"], "SHAPES": [""], "PART_MARGIN": 2, "WORKERS": 1}
+    run_here(SCRIPT, **settings)
+    for folder in ("x", "x_O", "y_O"):
+        (case / folder / ".DS_Store").write_text("x")
+        (case / folder / "Thumbs.db").write_text("x")
+    assert find_variants(case) == [("x_O", "y_O")]
+    for changed in ("x/0002.png", "y/0001.png"):
+        good = (case / changed).read_bytes()
+        write_picture(case / changed, 255 - read_picture(case / changed))
+        with pytest.raises(InputError, match=rf"variants are older .*{changed[2:6]}.*run 1_augment_cases.py again"):
+            find_variants(case)
+        (case / changed).write_bytes(good)
+    assert find_variants(case)
+    (case / "y_O" / "0001.png").unlink()
+    with pytest.raises(InputError, match="y_O: its slices differ"):
+        find_variants(case)

@@ -220,6 +220,49 @@ def test_an_existing_case_is_not_lost(tmp_path):
     assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "cases").rglob("*.png")) == before
 
 
+def test_dark_16_bit_images_and_tiny_ones(tmp_path):
+    """12-bit values in 16 bits are a fraction of what the model could see."""
+    image, mask = disc_slice(32, 1)
+    write_picture(tmp_path / "images" / "a.png", image.astype(np.uint16) * 16)
+    write_picture(tmp_path / "masks" / "a.png", mask)
+    assert "of 65535); consider --stretch" in run_import(tmp_path).stdout
+    assert "--stretch" not in run_import(tmp_path, STRETCH=True, REPLACE=True).stdout
+    for shape in ((1, 1), (1, 40), (40, 7)):
+        write_picture(tmp_path / "images" / "a.png", np.zeros(shape, np.uint8))
+        write_picture(tmp_path / "masks" / "a.png", np.zeros(shape, np.uint8))
+        for fit in ("resize", "crop", "pad", "tile"):
+            places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "c"}
+            assert_refused(SCRIPT, f"too small for an image (found {shape[1]}x{shape[0]}", FIT=fit, **places)
+
+
+def test_masks_that_do_not_fit_the_others_are_listed(tmp_path):
+    pictures(tmp_path, names=[str(i) for i in range(5)])
+    write_picture(tmp_path / "masks" / "3_mask.png", np.eye(30, 40, dtype=np.uint8))
+    places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases"}
+    message = assert_refused(SCRIPT, "3_mask.png: expected 0 and 255 as in the other masks (found 0, 1)", **places)
+    assert message.count(".png") == 1
+
+
+def test_the_same_images_under_other_case_names(tmp_path):
+    pictures(tmp_path)
+    places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases"}
+    run_import(tmp_path)
+    write_picture(tmp_path / "cases" / "case_mine" / "x" / "1.png", np.zeros((8, 8), np.uint8))
+    (tmp_path / "cases" / "case_mine" / "y").mkdir()
+    assert_refused(SCRIPT, "cases of the same images under other names", "case01", CASE_FROM="image", **places)
+    note = tmp_path / "cases" / "case01" / "x" / "notes.txt"
+    note.write_text("mine")
+    assert_refused(SCRIPT, "case01", "notes.txt", CASE_FROM="image", REPLACE=True, **places)
+    note.unlink()
+    assert "removed 1 case" in run_import(tmp_path, CASE_FROM="image", REPLACE=True).stdout
+    assert sorted(path.name for path in (tmp_path / "cases").iterdir()) == ["case_1", "case_10", "case_2", "case_mine"]
+    write_picture(tmp_path / "images" / "ward" / "1.png", np.zeros((30, 40), np.uint8))
+    write_picture(tmp_path / "masks" / "ward" / "1.png", np.zeros((30, 40), np.uint8))
+    more = {"IMAGES": tmp_path / "images" / "ward", "MASKS": tmp_path / "masks" / "ward"}
+    message = assert_refused(SCRIPT, "same images", **places | more)  # "1.png" is one of the names that are known
+    assert "case_1" in message
+
+
 @pytest.mark.skipif(not REAL_DATA.is_dir(), reason=f"{REAL_DATA} is not there")
 def test_real_pictures(tmp_path):
     membrane, brain = REAL_DATA / "membrane", REAL_DATA / "brain_tumour"

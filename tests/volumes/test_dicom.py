@@ -45,6 +45,7 @@ def change(file, **elements):
             delattr(content, name)
         else:
             setattr(content, name, value)
+    content.file_meta.MediaStorageSOPClassUID = content.SOPClassUID
     content.save_as(file)
 
 
@@ -83,7 +84,10 @@ def test_slices_that_are_missing_twice_or_damaged(series):
         ({"Rows": 0}, "invalid image size"),
         ({"NumberOfFrames": 2}, "bytes of pixels"),
         ({"BitsAllocated": 8, "PixelData": b"\0" * 120}, "differ in channels or bits"),
+        ({"PixelRepresentation": 0}, "differ in channels or bits"),
+        ({"BitsStored": 12, "HighBit": 11}, "differ in channels or bits"),
         ({"PixelData": None}, "no pixels"),
+        ({"PixelData": None, "Rows": None, "SOPClassUID": "1.2.840.9"}, "invalid image size"),
         ({"SeriesInstanceUID": None}, "SeriesInstanceUID"),
     ],
 )
@@ -99,7 +103,7 @@ def test_other_files_in_the_folder(series, capsys):
     report = pydicom.dcmread(files[0])
     for name in ("PixelData", "Rows", "Columns"):
         delattr(report, name)
-    report.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"
+    report.SOPClassUID = report.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"
     report.SeriesInstanceUID = "1.2.99"
     report.save_as(folder / "report.dcm")
     directory = files[0].read_bytes()
