@@ -212,11 +212,12 @@ def test_one_broken_picture_among_many(tmp_path, case_from):
 def test_an_existing_case_is_not_lost(tmp_path):
     pictures(tmp_path)
     run_import(tmp_path)
-    before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "cases").rglob("*.png"))
     places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases"}
     assert_refused(SCRIPT, "exists", "--replace", **places)
-    (tmp_path / "cases" / "case01" / "case.json").unlink()
-    assert_refused(SCRIPT, "not made by this script", **places, REPLACE=True)
+    outline = tmp_path / "cases" / "case01" / "y" / "0001.png"
+    outline.write_bytes(outline.read_bytes() + b"edited by hand")
+    before = sorted(path.stat().st_mtime_ns for path in (tmp_path / "cases").rglob("*.png"))
+    assert_refused(SCRIPT, "case01: contains files that no script made, or that changed since", **places, REPLACE=True)
     assert sorted(path.stat().st_mtime_ns for path in (tmp_path / "cases").rglob("*.png")) == before
 
 

@@ -41,6 +41,10 @@ def test_packed_sets_hold_the_slices_of_the_lists(packed):
 
 def test_more_slices_than_a_block_and_compression(tmp_path):
     cases = make_cases(tmp_path / "cases", cases=2, slices=300, size=16, bits=16)
+    for number, path in enumerate(sorted(cases.glob("*/x/*.png"))):  # no two are the same
+        image = read_picture(path)
+        image[0, 0] = number
+        write_picture(path, image)
     run_here(LISTS, CASES=cases, LISTS=tmp_path / "lists", VALIDATION_SHARE=0.5, TEST_SHARE=0)
     for compression in ("None", "gzip"):
         run_here(PACK, LISTS=tmp_path / "lists", PACKED=tmp_path / compression, COMPRESSION=compression)
@@ -172,7 +176,7 @@ def test_bad_lists(tmp_path):
     refused("header")
     train.write_bytes(b"\xff\xfe\x00\x01")
     refused("train.csv")
-    train.write_text("\n".join([*rows, "../cases/gone.png,../cases/gone.png,case01"]))
+    train.write_text("\n".join([*rows, "../cases/gone.png,../cases/gone_mask.png,case01"]))
     refused("gone.png: file does not exist")
     train.write_text("\n".join([*rows, *(lists / "test.csv").read_text().splitlines()[1:]]))
     refused("2 slices are in two lists", "train.csv")

@@ -97,7 +97,7 @@ def test_every_case_is_predicted_by_the_network_that_has_not_seen_it(folded):
     assert list(table["fold"]) == ["fold1", "fold2"] and "mean validation Dice" in said
     tested = set(pd.read_csv(root / "lists" / "fold1" / "test.csv")["case"])
     everyone = {path.name for path in (root / "cases").iterdir()}
-    assert {path.name for path in (folder / "out_of_fold").iterdir()} == everyone - tested and len(tested) == 1
+    assert {path.name for path in (folder / "out_of_fold").glob("[!.]*")} == everyone - tested and len(tested) == 1
     for fold in (1, 2):
         listed = pd.read_csv(root / "lists" / f"fold{fold}" / "validation.csv")
         settings = json.loads((folder / f"fold{fold}" / "settings.json").read_text())
