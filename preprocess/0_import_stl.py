@@ -175,7 +175,7 @@ def to_pixels(surface):
     length = high[2] - low[2]
     if (count := length / abs(settings.INTERVAL)) > MAX_SLICES:
         raise SettingError(
-            f"INTERVAL: too small ({settings.INTERVAL:g} mm makes {count:.0f} slices, at most {MAX_SLICES:,}); "
+            f"INTERVAL: too small ({settings.INTERVAL:g} mm, {count:.0f} times; at most {MAX_SLICES:,} slices); "
             "use a larger one"
         )
     pixel = settings.PIXEL or (high - low)[:2].max() / (0.9 * settings.SIZE)
