@@ -38,6 +38,8 @@ SPACE: Literal["LPS", "RAS"] = "LPS"  # axes of the surface: "LPS" (DICOM, 3D Sl
 
 settings = apply_command_line(globals())
 
+import logging
+
 import numpy as np
 import trimesh
 
@@ -56,7 +58,11 @@ from common.volumes.surfaces import slice_surface, with_vertices
 from common.words import number_of
 
 ENDINGS = tuple(ending for ending in LABEL_ENDINGS if ending != ".mhd")  # .mhd is two files
+logging.getLogger("trimesh").setLevel(logging.CRITICAL)  # it prints tracebacks
 RECORD = "surface.json"
+FARTHEST = 1e5  # max distance of vertices from the origin in mm
+MAX_SLICES = 20_000
+MAX_PIXELS = 10**6  # max side of the surface in pixels
 
 
 def main():
@@ -72,6 +78,11 @@ def check_settings():
     if settings.VOLUME and not settings.OUTPUT.lower().endswith(ENDINGS):
         endings = ", ".join(ENDINGS)
         raise SettingError(f"OUTPUT: not a label volume ({settings.OUTPUT}); use a file that ends in {endings}")
+    inputs = [path for path in (settings.SURFACE, settings.VOLUME) if path]
+    if own := [
+        path for path in inputs if Path(path).exists() and Path(path).resolve() == Path(settings.OUTPUT).resolve()
+    ]:
+        raise SettingError(f"OUTPUT: would overwrite its source {own[0]}; use another path")
     refuse_existing(settings.OUTPUT, settings.REPLACE)
 
 
@@ -92,6 +103,12 @@ def read_surface():
         raise InputError(f"{path}: cannot be read ({reason}); use a valid .stl, .obj or .ply file") from None
     if not isinstance(surface, trimesh.Trimesh) or not len(surface.faces):
         raise InputError(f"{path}: contains no triangles; use another surface")
+    if not np.isfinite(surface.vertices).all() or np.abs(surface.vertices).max() > FARTHEST:
+        raise InputError(
+            f"{path}: impossible vertices (NaN, infinity or over {FARTHEST:g} mm away); export it again in mm"
+        )
+    if not np.ptp(surface.vertices, axis=0).all():
+        raise InputError(f"{path}: surface is flat; use a closed surface")
     surface.merge_vertices()
     if not surface.is_watertight:
         if settings.OPEN_SURFACE == "refuse":
@@ -158,10 +175,20 @@ def to_pixels(surface):
     order = {"x": [1, 2, 0], "y": [0, 2, 1], "z": [0, 1, 2]}[settings.AXIS]
     points = surface.vertices[:, order]
     low, high = points.min(0), points.max(0)
+    length = high[2] - low[2]
+    if (count := length / abs(settings.INTERVAL)) > MAX_SLICES:
+        raise SettingError(
+            f"INTERVAL: too small ({settings.INTERVAL:g} mm, {count:.0f} times; at most {MAX_SLICES:,} slices); "
+            "use a larger one"
+        )
     pixel = settings.PIXEL or (high - low)[:2].max() / (0.9 * settings.SIZE)
+    if (side_in_pixels := (high - low)[:2].max() / pixel) > MAX_PIXELS:
+        raise SettingError(
+            f"PIXEL: too small ({pixel:g} mm makes {side_in_pixels:.0f} pixels across, at most {MAX_PIXELS:,}); "
+            "use a larger one"
+        )
     points = points - [*((low + high) / 2)[:2], 0]
     points = points / [pixel, pixel, 1] + [(settings.SIZE - 1) / 2, (settings.SIZE - 1) / 2, 0]
-    length = high[2] - low[2]
     steps = np.arange(settings.OFFSET, length, abs(settings.INTERVAL))
     if not len(steps):
         raise InputError(

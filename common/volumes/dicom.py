@@ -16,6 +16,7 @@ from common.parallel import ordered_map
 from common.volumes.finding import is_dicom, may_be_dicom, print_skipped
 from common.volumes.paths import plain_files
 from common.volumes.whole import ADVICE, check_spacing, require_file
+from common.words import number_of
 
 DISTANCE_TOLERANCE = 0.01  # max relative deviation of slice distances in a series
 SPACING_TAGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
@@ -273,9 +274,7 @@ def _choose_series(folder, series):
     if not candidates:
         raise InputError(f"{folder}: no DICOM images found; choose a folder with DICOM images")
     if len(candidates) > 1 and series is None:
-        listed = "; ".join(
-            f"{number}: {len(files)} file{'s' * (len(files) != 1)}" for number, files in enumerate(candidates, 1)
-        )
+        listed = "; ".join(f"{number}: {number_of(len(files), 'file')}" for number, files in enumerate(candidates, 1))
         raise InputError(f"{folder}: contains {len(candidates)} series ({listed}); choose one with --series")
     if series is not None and not 1 <= series <= len(candidates):
         raise InputError(f"SERIES: no series {series} in {folder} (found {len(candidates)}); use a number up to that")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.errors import InputError, summarise
 from common.slices.cases import without_partner
+from common.words import number_of
 
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm")
 DIRECTORY = b"1.2.840.10008.1.3.10"  # class of a DICOMDIR
@@ -105,8 +106,7 @@ def print_skipped(root, skipped, reason="without a volume"):
     """Print the count and the first names of skipped files, if there are any."""
     if skipped:
         listed = ", ".join(skipped[:10]) + (", ..." if len(skipped) > 10 else "")
-        count = f"{len(skipped)} file{'s' * (len(skipped) != 1)}"
-        print(f"{root}: skipped {count} {reason} ({listed})", flush=True)
+        print(f"{root}: skipped {number_of(len(skipped), 'file')} {reason} ({listed})", flush=True)
 
 
 def may_be_dicom(path):

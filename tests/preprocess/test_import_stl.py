@@ -116,6 +116,24 @@ def test_bad_input(tmp_path):
     assert_refused(SCRIPT, "OFFSET: beyond the surface (found 90", SURFACE=whole, OUTPUT=tmp_path / "o", OFFSET=90.0)
     assert_refused(SCRIPT, "INTERVAL", "(found 0.0)", status=2, SURFACE=whole, OUTPUT=tmp_path / "o", INTERVAL=0.0)
     assert_refused(SCRIPT, "use a file that ends in", status=2, SURFACE=whole, OUTPUT=tmp_path / "o", VOLUME=tmp_path)
+    for name, place, number, said in (
+        ("nan", 84 + 12, np.nan, "surface is not closed"),
+        ("infinite", 84 + 12, np.inf, "surface is not closed"),
+        ("far", 84 + 12, 1e30, "impossible vertices"),
+    ):
+        content = bytearray(whole.read_bytes())
+        content[place : place + 4] = np.float32(number).tobytes()
+        (tmp_path / f"{name}.stl").write_bytes(content)
+        assert_refused(SCRIPT, f"{name}.stl: {said}", SURFACE=tmp_path / f"{name}.stl", OUTPUT=tmp_path / "o")
+    settings = {"SURFACE": whole, "OUTPUT": tmp_path / "o"}
+    assert_refused(SCRIPT, "INTERVAL: too small (1e-300 mm", status=2, INTERVAL=1e-300, **settings)
+    assert_refused(SCRIPT, "PIXEL: too small (1e-300 mm", status=2, PIXEL=1e-300, **settings)
+    volume = tmp_path / "v.nrrd"
+    sitk.WriteImage(sitk.Image(30, 30, 30, sitk.sitkUInt8), str(volume))
+    before = volume.read_bytes()
+    own = {"SURFACE": whole, "VOLUME": volume, "OUTPUT": volume, "REPLACE": True}
+    assert_refused(SCRIPT, "OUTPUT: would overwrite its source", status=2, **own)
+    assert volume.read_bytes() == before
     assert not (tmp_path / "o").exists()
 
 
