@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import InputError
 from common.files import read_json, write_json
+from common.words import number_of
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -77,4 +78,4 @@ def _short(value):
         text = repr(value)
     except RecursionError:
         return "deeply nested lists or objects"
-    return text if len(text) <= 60 else f"{text[:50]}... of {len(text)} characters"
+    return text if len(text) <= 60 else f"{text[:50]}... of {number_of(len(text), 'character')}"
