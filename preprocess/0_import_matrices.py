@@ -4,8 +4,8 @@ Reads   IMAGES and MASKS: files with matching names, one line per pixel row (suc
 Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json, one case per slice, for step 1 or 2
 Takes   about four seconds per 100 slices of 512x512 on two cores
 
-Lists and skips invalid pairs, and exits with status 1: different sizes, short rows, values that are not
-finite, or mask values other than 0 and 1.
+Lists and skips invalid pairs, and exits with status 1: different sizes, short rows, values that
+are not finite, or mask values other than 0 and 1.
 """
 
 import sys

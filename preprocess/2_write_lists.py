@@ -31,7 +31,8 @@ VALIDATION_CASES: types.Names = []  # names of the validation cases, instead of 
 TEST_CASES: types.Names = []  # names of the test cases, instead of a fraction
 FOLDS: types.Folds = 0  # number of cross-validation folds; 0: a single split by VALIDATION_SHARE
 SAME_SLICES: Literal["stop", "report"] = "stop"
-# the same image in two lists: "stop" with an error, or "report" them; blank images do not count
+# the same image in two lists: "stop" with an error, or "report" it
+#   Blank images do not count.
 SEED: types.Seed = 1  # random seed of the split; the same seed writes the same lists
 VARIANTS: bool = True  # False: exclude the variants of step 1 from the training lists
 
