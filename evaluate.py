@@ -14,7 +14,7 @@ scores include them. The report defines each score and its value for empty masks
 from typing import Literal
 
 from common import setting_types as types
-from common.settings import apply_command_line
+from common.settings import FORMAT, apply_command_line
 
 # --- input and output
 PREDICTED: types.PathName = "predictions"  # folder of predicted masks or label volumes
@@ -135,7 +135,7 @@ def write_result(folder, result, pairs, recorded):
     if images:
         drawn, captions = zip(*images, strict=True)
         (folder / "worst.png").write_bytes(encode_png(contact_sheet(drawn, min(6, len(drawn)), 240, captions)))
-    write_json(folder / RECORD, recorded)
+    write_json(folder / RECORD, {FORMAT: 1} | recorded)
     write_report(folder / "report.html", result, images, recorded, environment(with_backend=False))
 
 

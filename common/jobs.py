@@ -15,7 +15,7 @@ from typing import NamedTuple
 from common.command_line import flags_of
 from common.errors import InputError
 from common.files import ROOT, read_json, remove, write_json
-from common.manifest import MANIFEST
+from common.manifest import MANIFEST, foreign_files, refuse_foreign
 from common.replacing import refuse_existing, whole_folder
 
 LOCK = ".part-lock"
@@ -132,6 +132,8 @@ def do_part(output, part, settings, fill, join=None, replace=False):
         missing = [str(number) for number, folder in enumerate(folders, 1) if not folder.exists()]
         if not missing:
             with whole_folder(output, replace) as folder:
+                for made in folders:
+                    refuse_foreign(made, foreign_files(made))
                 (join or merge)(folders, folder)
             for made in (*folders, parts / SETTINGS):
                 remove(made)

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import setting_types as types
-from common.settings import apply_command_line
+from common.settings import FORMAT, apply_command_line
 
 # --- input and output
 SURFACE: str = ""  # surface file (.stl, .obj or .ply)
@@ -166,7 +166,7 @@ def write_masks(surface):
             mask = mask[::-1] if settings.FLIP in ("vertical", "both") else mask
             mask = mask[:, ::-1] if settings.FLIP in ("horizontal", "both") else mask
             (folder / f"slice{number:04d}.png").write_bytes(encode_png(np.ascontiguousarray(mask) * np.uint8(255)))
-        write_json(folder / RECORD, public_settings(settings, hidden=["SURFACE"]))
+        write_json(folder / RECORD, {FORMAT: 1} | public_settings(settings, hidden=["SURFACE"]))
     print(f"wrote {number_of(count, 'mask')} to {settings.OUTPUT}")
 
 

@@ -10,6 +10,7 @@ from common.errors import InputError
 from common.files import write_json
 from common.jobs import do_part
 from common.public_settings import public_settings
+from common.settings import FORMAT
 from common.slices.drawing import draw_outlines, paint
 from common.slices.images import paste, pictures_in, read_picture, to_gray, write_png
 from common.slices.masks import clean, from_classes
@@ -34,7 +35,7 @@ def write_output(settings, part, inputs, fill):
 
     def fill_and_record(folder):
         fill(folder)
-        write_json(folder / RECORD, public_settings(settings))
+        write_json(folder / RECORD, {FORMAT: 1} | public_settings(settings))
 
     agreed = settings.as_json() | {"PART": ""} | inputs
     return do_part(settings.OUTPUT, part, agreed, fill_and_record, replace=settings.REPLACE)

@@ -9,6 +9,7 @@ from common.errors import InputError
 from common.files import natural_key, remove, whole_file, write_json
 from common.jobs import call
 from common.replacing import whole_folder
+from common.settings import FORMAT
 from common.slices.lists import write_list
 from common.tables import write_table
 from common.training.new_run import dated, new_folder
@@ -53,7 +54,7 @@ def cross_validate(settings):
     else:
         numbers = find_folds(settings["TRAIN"])
         folds = CrossValidation(new_folder(settings["RUNS"], f"{dated(settings['MODEL'])}_folds"))
-        write_json(folds.settings_file, settings)
+        write_json(folds.settings_file, {FORMAT: 1} | settings)
     with claimed(folds):
         train_folds(folds, numbers)
 

@@ -13,7 +13,8 @@ from filelock import FileLock, Timeout
 from optuna.trial import TrialState, create_trial
 
 from common.errors import InputError, is_out_of_memory
-from common.files import read_json, remove, whole_file, write_json
+from common.files import remove, whole_file, write_json
+from common.settings import FORMAT, read_settings
 from common.training.run_folder import runs_in
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -53,12 +54,12 @@ def open_study(folder, settings, may_differ, check, pruner):
         folder.mkdir(parents=True, exist_ok=True)
         with lock_study(folder):
             if not database.exists():  # another process may have created it meanwhile
-                write_json(folder / SETTINGS, settings)
+                write_json(folder / SETTINGS, {FORMAT: 1} | settings)
                 with whole_file(database) as unfinished:
                     storage = _connect(unfinished)
                     optuna.create_study(storage=storage, study_name=STUDY_NAME, direction="maximize")
                     storage.engine.dispose()
-    recorded = read_json(folder / SETTINGS)
+    recorded = read_settings(folder / SETTINGS)
     for name, value in settings.items():
         if name not in may_differ and recorded.get(name, value) != value:
             raise InputError(
