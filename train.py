@@ -34,8 +34,8 @@ RUN: str = ""  # run folder to resume or retrain (or, to retrain, a .keras file)
 
 # --- network and loss
 MODEL: types.Network = "unet"  # "unet" or another network of models/, or the path of a .py file
-#   "cvnet_synapse" (200x200), "cvnet_synapse_512", "deeplab_v3plus"; for volumes "se_resunet3d"; a file of your own
-#   defines build_model(input_shape, classes, **settings).
+#   "cvnet_synapse" (200x200), "cvnet_synapse_512", "deeplab_v3plus", "pretrained_unet"; for volumes "se_resunet3d";
+#   a file of your own defines build_model(input_shape, classes, **settings).
 MODEL_SETTINGS: types.FreeDict = {}  # network settings, such as {"features": 32}; see models/
 #   "unet": {"features": 32, "depth": 4, "dropout": 0.2}; "deeplab_v3plus": {"backbone": "mobilenetv2"}
 LOSS: types.Loss = "bce+dice"  # a loss, a .py file with one, or a sum, such as "hausdorff+dice"

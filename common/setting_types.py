@@ -121,7 +121,8 @@ FreeDict = Annotated[dict[str, Any], Rule("a dict that maps names to numbers, st
 
 NetworkFile = Annotated[str, Rule('the path of a .py file, such as "my_network.py"', lambda name: name.endswith(".py"))]
 Network = (
-    Literal["unet", "cvnet_synapse", "cvnet_synapse_512", "deeplab_v3plus", "se_resunet3d"] | NetworkFile
+    Literal["unet", "cvnet_synapse", "cvnet_synapse_512", "deeplab_v3plus", "pretrained_unet", "se_resunet3d"]
+    | NetworkFile
 )  # the names in models.NETWORKS
 TERMS = ("mse", "log_cosh", "kld", "bce", "cce", "focal", "constrained_focal", "hausdorff")
 TERMS += ("dice", "smooth_dice", "iou", "tversky", "focal_tversky")
@@ -174,6 +175,14 @@ class DeeplabSettings(TypedDict, total=False):
 
 
 @strict
+class PretrainedUnetSettings(TypedDict, total=False):
+    encoder: Literal["efficientnet_lite0", "efficientnetv2-b0", "mobilenetv2", "resnet50"]
+    encoder_weights: str | None
+    features: Annotated[int, Ge(1), Le(256)]
+    dropout: ShareBelowOne
+
+
+@strict
 class SeResunetSettings(TypedDict, total=False):
     features: Annotated[int, Ge(1), Le(1024)]
     depth: Annotated[int, Ge(1), Le(8)]
@@ -186,6 +195,7 @@ MODEL_SETTINGS = {
     "cvnet_synapse": SynapseSettings,
     "cvnet_synapse_512": SynapseSettings,
     "deeplab_v3plus": DeeplabSettings,
+    "pretrained_unet": PretrainedUnetSettings,
     "se_resunet3d": SeResunetSettings,
 }  # keyword arguments of each build_model; your own file can accept any
 
