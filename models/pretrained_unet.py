@@ -46,10 +46,10 @@ def build_model(
             f"(found features={features}, dropout={dropout})"
         )
 
-    def conv(x, filters, name):
+    def conv(x, filters, name, activate=True):
         x = layers.Conv2D(filters, 3, padding="same", use_bias=False, name=f"{name}_conv")(x)
         x = layers.BatchNormalization(momentum=NORM_MOMENTUM, name=f"{name}_norm")(x)
-        return layers.ReLU(name=f"{name}_relu")(x)
+        return layers.ReLU(name=f"{name}_relu")(x) if activate else x
 
     inputs = keras.Input(input_shape, name="input")
     padded, crop = pad_to_multiple(inputs, STRIDE)
@@ -58,7 +58,9 @@ def build_model(
         x = layers.UpSampling2D(2, interpolation="bilinear", name=f"up{level}")(x)
         if skips:
             x = layers.Concatenate(name=f"up{level}_join")([x, skips.pop()])
-        x = conv(conv(x, factor * features, f"up{level}_a"), factor * features, f"up{level}_b")
+        x = conv(x, factor * features, f"up{level}_a")
+        # after a ReLU, a head with negative weights could never pass 0.5
+        x = conv(x, factor * features, f"up{level}_b", activate=level < len(FACTORS) - 1)
     if dropout:
         x = layers.Dropout(dropout, name="drop")(x)
     x = crop(layers.Conv2D(output_channels(classes), 1, name="logits")(x))

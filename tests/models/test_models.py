@@ -127,6 +127,26 @@ def test_twenty_steps_lower_the_loss(key, loss, policy):
     assert float(judge(y, model(x, training=True))) < before
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("unet", {"features": 2, "depth": 1}),
+        ("unet", {"features": 2, "depth": 1, "normalisation": False}),
+        ("pretrained_unet", {"features": 2, "encoder_weights": None}),
+    ],
+)
+def test_no_head_is_stuck_below_one_half(name, settings):
+    """After a ReLU, a head with negative weights could not pass the probability of its bias, whatever the image."""
+    keras.utils.set_random_seed(0)
+    model = build_model(name, (32, 32, 1), **settings)
+    logits = model.get_layer("logits")
+    kernel, bias = logits.get_weights()
+    x = discs(32, 4)[0]
+    for sign in (-1, 1):
+        logits.set_weights([sign * np.abs(kernel) - 1e-3, 0 * bias])
+        assert keras.ops.max(model(x)) > 0.5 > keras.ops.min(model(x))
+
+
 # --- sizes
 
 
