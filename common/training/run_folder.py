@@ -263,8 +263,8 @@ def _number(name, text):
 # --- its checkpoints
 
 
-def save_checkpoint(model, log, run):
-    """Save a model with its optimizer; if the last epoch is the best, also as best_dice or best_iou.
+def save_checkpoint(model, log, run, best):
+    """Save a model with its optimizer; if the last epoch is the best, also as best_dice or best_iou, or `best` instead.
 
     last.keras appears last. Until then, a resumed run starts from the previous epoch and rewrites the others.
     """
@@ -275,7 +275,7 @@ def save_checkpoint(model, log, run):
         for metric in MONITORED:
             if log.is_best(metric):
                 with whole_file(run.model_file(f"best_{metric}")) as copy:
-                    shutil.copyfile(unfinished, copy)
+                    shutil.copyfile(unfinished, copy) if best is model else best.save(copy)
         log.write(run.log_file)
 
 
