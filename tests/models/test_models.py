@@ -178,6 +178,15 @@ def test_deeplab_takes_any_size(backbone, stride):
     assert model.get_layer(last).output.shape[1:3] == (48 // stride, 32 // stride)
 
 
+def test_deeplab_on_resnet50_refines_a_map_of_a_sixteenth():
+    model = build_model("deeplab_v3plus", (41, 30, 1), backbone="resnet50", backbone_weights=None)
+    assert model.output_shape == (None, 41, 30, 1)
+    assert model.get_layer("conv4_block6_out").output.shape[1:] == (4, 2, 1024)
+    assert not any(layer.name.startswith("conv5") for layer in model.layers)
+    with pytest.raises(ValueError, match=r"gone\.h5"):
+        build_model("deeplab_v3plus", (41, 30, 1), backbone="resnet50", backbone_weights="gone.h5")
+
+
 def test_recommended_rate_of_sgd_goes_with_the_batch():
     assert models.recommended("cvnet_synapse")["LEARNING_RATE"] == 0.5
     assert models.recommended("cvnet_synapse", 8)["LEARNING_RATE"] == pytest.approx(0.05)
@@ -302,6 +311,7 @@ def test_arguments_change_the_network():
         ("deeplab_v3plus", {"output_stride": 4}, "16 or 8"),
         ("deeplab_v3plus", {"output_stride": 8.0}, "16 or 8"),
         ("deeplab_v3plus", {"alpha": 0.5}, "mobilenetv2"),
+        ("deeplab_v3plus", {"backbone": "resnet50", "output_stride": 8}, "output_stride=16"),
     ],
 )
 def test_wrong_names_and_settings_are_refused(name, arguments, words):
