@@ -124,8 +124,8 @@ Network = (
     Literal["unet", "cvnet_synapse", "cvnet_synapse_512", "deeplab_v3plus", "pretrained_unet", "se_resunet3d"]
     | NetworkFile
 )  # the names in models.NETWORKS
-TERMS = ("mse", "log_cosh", "kld", "bce", "cce", "focal", "constrained_focal", "hausdorff")
-TERMS += ("dice", "smooth_dice", "iou", "tversky", "focal_tversky")
+TERMS = ("mse", "log_cosh", "kld", "bce", "weighted_bce", "cce", "focal", "constrained_focal", "hausdorff")
+TERMS += ("dice", "batch_dice", "smooth_dice", "iou", "tversky", "focal_tversky")
 
 
 def is_loss(name):
@@ -167,7 +167,8 @@ class SynapseSettings(TypedDict, total=False):
 
 @strict
 class DeeplabSettings(TypedDict, total=False):
-    backbone: Literal["xception", "mobilenetv2"]
+    backbone: Literal["xception", "mobilenetv2", "resnet50"]
+    backbone_weights: str | None
     output_stride: Literal[8, 16] | None
     alpha: Annotated[float, Gt(0), Le(4)]
     dropout: ShareBelowOne
@@ -263,6 +264,7 @@ class ScheduleSettings(TypedDict, total=False):
     period: Count
     factor: Positive
     lowest: NonNegative
+    warm_up: Count
 
 
 @strict
