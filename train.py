@@ -24,6 +24,7 @@ AUGMENTATION: Literal["medical"] | types.Augmentation = "medical"  # on the fly;
 #   Slices: "medical", or a dict such as {"flip": "horizontal", "rotation": 10, "noise": [0.1, 0, 0.06]}: see
 #   docs/choosing.md. Volumes ("medical" is none): {"rotation": 5, "zoom": 0.1, "shift": 0.1, "shear": 0.05, "flip":
 #   "x", "gamma": 0.5, "margins": [0.1, 0.2, 0.3]}
+FOREGROUND: types.Share = 0.0  # at least this share of every batch of slices has foreground; 0: as they come
 CROP: types.Crop | None = None  # packed volumes: crop size in voxels (up, back, left); None: whole cases
 
 # --- output and starting point
@@ -34,14 +35,14 @@ RUN: str = ""  # run folder to resume or retrain (or, to retrain, a .keras file)
 
 # --- network and loss
 MODEL: types.Network = "unet"  # "unet" or another network of models/, or the path of a .py file
-#   "cvnet_synapse" (200x200), "cvnet_synapse_512", "deeplab_v3plus"; for volumes "se_resunet3d"; a file of your own
-#   defines build_model(input_shape, classes, **settings).
+#   "cvnet_synapse" (200x200), "cvnet_synapse_512", "deeplab_v3plus", "pretrained_unet"; for volumes "se_resunet3d";
+#   a file of your own defines build_model(input_shape, classes, **settings).
 MODEL_SETTINGS: types.FreeDict = {}  # network settings, such as {"features": 32}; see models/
 #   "unet": {"features": 32, "depth": 4, "dropout": 0.2}; "deeplab_v3plus": {"backbone": "mobilenetv2"}
 LOSS: types.Loss = "bce+dice"  # a loss, a .py file with one, or a sum, such as "hausdorff+dice"
-#   "mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff", "series" (these in turn), "bce", "cce" (several
-#   classes), "dice", "smooth_dice", "iou", "tversky", "focal_tversky"; a file of your own defines loss(targets,
-#   probabilities).
+#   "mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff", "series" (these in turn), "bce",
+#   "weighted_bce", "cce" (several classes), "dice", "batch_dice", "smooth_dice", "iou", "tversky", "focal_tversky". A
+#   file of yours defines loss(targets, probabilities).
 
 # --- optimizer; None uses the value that the network's author recommends
 OPTIMIZER: types.OptimizerName | types.Optimizer | None = None
@@ -50,12 +51,11 @@ LEARNING_RATE: types.NonNegative | None = None  # initial value; None: the autho
 SCHEDULE: types.Schedule | None = None  # "constant", "poly", "graph" or "cosine"
 SCHEDULE_SETTINGS: types.ScheduleSettings = {}  # such as {"power": 0.9} for "poly"
 #   "graph": {"points": [[0, 5e-3], [50, 1e-3]]}, which also sets EPOCHS; "cosine": {"period": 100, "factor": 2,
-#   "lowest": 1e-6}
+#   "lowest": 1e-6}; with any of them {"warm_up": 5}, epochs in which the rate rises first
 CONTROLLER: types.ControllerSettings = {}  # learning-rate multiplier on a plateau; {}: off
 #   {"step": [0.1, 2.5], "patience": [10, 3], "limit": [0.001, 1]}
 BATCH_SIZE: types.PositiveInt | Literal["auto"] | None = None
-# slices, crops or volumes per step; "auto": doubled while faster
-#   "auto" starts from the recommended size.
+# slices, crops or volumes per step; "auto": the recommended size, doubled while faster
 
 # --- how long
 EPOCHS: types.PositiveInt = 50  # passes over the training set

@@ -121,10 +121,11 @@ FreeDict = Annotated[dict[str, Any], Rule("a dict that maps names to numbers, st
 
 NetworkFile = Annotated[str, Rule('the path of a .py file, such as "my_network.py"', lambda name: name.endswith(".py"))]
 Network = (
-    Literal["unet", "cvnet_synapse", "cvnet_synapse_512", "deeplab_v3plus", "se_resunet3d"] | NetworkFile
+    Literal["unet", "cvnet_synapse", "cvnet_synapse_512", "deeplab_v3plus", "pretrained_unet", "se_resunet3d"]
+    | NetworkFile
 )  # the names in models.NETWORKS
-TERMS = ("mse", "log_cosh", "kld", "bce", "cce", "focal", "constrained_focal", "hausdorff")
-TERMS += ("dice", "smooth_dice", "iou", "tversky", "focal_tversky")
+TERMS = ("mse", "log_cosh", "kld", "bce", "weighted_bce", "cce", "focal", "constrained_focal", "hausdorff")
+TERMS += ("dice", "batch_dice", "smooth_dice", "iou", "tversky", "focal_tversky")
 
 
 def is_loss(name):
@@ -166,11 +167,20 @@ class SynapseSettings(TypedDict, total=False):
 
 @strict
 class DeeplabSettings(TypedDict, total=False):
-    backbone: Literal["xception", "mobilenetv2"]
+    backbone: Literal["xception", "mobilenetv2", "resnet50"]
+    backbone_weights: str | None
     output_stride: Literal[8, 16] | None
     alpha: Annotated[float, Gt(0), Le(4)]
     dropout: ShareBelowOne
     momentum: Annotated[float, Gt(0), Lt(1)]
+
+
+@strict
+class PretrainedUnetSettings(TypedDict, total=False):
+    encoder: Literal["efficientnet_lite0", "efficientnetv2-b0", "mobilenetv2", "resnet50"]
+    encoder_weights: str | None
+    features: Annotated[int, Ge(1), Le(256)]
+    dropout: ShareBelowOne
 
 
 @strict
@@ -186,6 +196,7 @@ MODEL_SETTINGS = {
     "cvnet_synapse": SynapseSettings,
     "cvnet_synapse_512": SynapseSettings,
     "deeplab_v3plus": DeeplabSettings,
+    "pretrained_unet": PretrainedUnetSettings,
     "se_resunet3d": SeResunetSettings,
 }  # keyword arguments of each build_model; your own file can accept any
 
@@ -253,6 +264,7 @@ class ScheduleSettings(TypedDict, total=False):
     period: Count
     factor: Positive
     lowest: NonNegative
+    warm_up: Count
 
 
 @strict

@@ -111,6 +111,16 @@ def dice(targets, probabilities):
     return 1 - ops.mean(dice_of_sums(*sums), axis=-1)
 
 
+def batch_dice(targets, probabilities):
+    """1 - Dice of all images of the batch together, mean over the classes; shapes as in `dice`, with equal values.
+
+    An image with an empty mask counts with its false positives, not with a Dice of its own; small masks weigh less.
+    """
+    sums = overlap_sums(foreground(targets), foreground(probabilities))
+    together = [ops.sum(one, axis=0) for one in sums]
+    return ops.zeros_like(sums[0][:, 0]) + 1 - ops.mean(dice_of_sums(*together))
+
+
 def smooth_dice(targets, probabilities):
     """1 - (2 sum(t p) + 1) / (sum t + sum p + 1), mean over the classes; shapes as in `dice`. The +1 keeps the gradient
     of an absent class small, so that one false positive does not outweigh the other classes."""

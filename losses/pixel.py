@@ -25,6 +25,19 @@ def bce(targets, probabilities):
     return mean_of_pixels(keras.losses.binary_crossentropy(targets, probabilities))
 
 
+def weighted_bce(targets, probabilities):
+    """Cross-entropy -log pt in which every class of the image's own mask counts the same, and the background as one.
+
+    pt is the probability of the true class. The mean is over the pixels of a class, then over the classes present.
+    """
+    t, p = with_background(targets), with_background(probabilities)
+    epsilon = keras.config.epsilon()
+    logs = -ops.log(ops.clip(p, epsilon, 1 - epsilon))
+    counts = ops.sum(t, axis=(1, 2))
+    means = ops.sum(t * logs, axis=(1, 2)) / ops.maximum(counts, 1)
+    return ops.sum(means, axis=-1) / ops.sum(ops.cast(counts > 0, means.dtype), axis=-1)
+
+
 def cce(targets, probabilities):
     """Categorical cross-entropy.
 

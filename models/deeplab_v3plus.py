@@ -1,8 +1,9 @@
-"""DeepLab v3+ (Chen et al., arXiv 1802.02611) on modified aligned Xception or on MobileNetV2 (arXiv 1801.04381)."""
+"""DeepLab v3+ (Chen et al., arXiv 1802.02611) on modified aligned Xception, MobileNetV2 (arXiv 1801.04381), ResNet."""
 
 import keras
 from keras import layers
 
+from models.encoders import STRIDE, encode
 from models.layers import NORM_MOMENTUM, output_channels, output_layer, pad_to_multiple
 
 # Used by train.py for settings that are None.
@@ -23,11 +24,20 @@ INVERTED_RESIDUALS = (
     (320, 1, 4),
 )
 
+BACKBONES = ("xception", "mobilenetv2", "resnet50")
 MOST_ALPHA = 4  # sixteen times the parameters
 
 
 def build_model(
-    input_shape, classes=1, *, backbone="xception", output_stride=None, alpha=1.0, dropout=0.1, momentum=NORM_MOMENTUM
+    input_shape,
+    classes=1,
+    *,
+    backbone="xception",
+    backbone_weights="imagenet",
+    output_stride=None,
+    alpha=1.0,
+    dropout=0.1,
+    momentum=NORM_MOMENTUM,
 ):
     """Build a DeepLab v3+ for images of any size; it pads them with black and crops the result.
 
@@ -37,9 +47,11 @@ def build_model(
     Args:
         input_shape: (height, width, channels) of the images, scaled to 0..1.
         classes: 1 for one sigmoid channel; K > 1 for a softmax over K + 1 channels.
-        backbone: "xception" or "mobilenetv2".
-        output_stride: how many times smaller the feature map before the pyramid is, 16 or 8; None: 16 for Xception, 8
-            for MobileNetV2.
+        backbone: "xception" or "mobilenetv2", with random weights; or "resnet50" of keras.applications up to its fourth
+            stage (He et al., arXiv 1512.03385).
+        backbone_weights: for ResNet-50, as `encoder_weights` of `models.pretrained_unet`.
+        output_stride: how many times smaller the feature map before the pyramid is, 16 or 8; None: 8 for MobileNetV2,
+            16 for the others. ResNet-50 has 16.
         alpha: factor for the filters of MobileNetV2, up to MOST_ALPHA.
         dropout: dropout rate before the last layers, 0 <= dropout < 1.
         momentum: batch normalization momentum, 0 < momentum < 1.
@@ -48,15 +60,11 @@ def build_model(
         keras.Model with layers `input` and `output`; (B, H, W, C) to (B, H, W, 1 or K + 1) in float32.
 
     Raises:
-        ValueError: for a setting out of range, or alpha with Xception.
+        ValueError: for a setting out of range or for another backbone, or if weights are missing or damaged.
     """
-    if (
-        backbone not in ("xception", "mobilenetv2")
-        or output_stride not in (None, 8, 16)
-        or isinstance(output_stride, float)
-    ):
+    if backbone not in BACKBONES or output_stride not in (None, 8, 16) or isinstance(output_stride, float):
         raise ValueError(
-            'deeplab_v3plus: expected backbone="xception" or "mobilenetv2" and output_stride=16 or 8 '
+            'deeplab_v3plus: expected backbone="xception", "mobilenetv2" or "resnet50" and output_stride=16 or 8 '
             f"(found backbone={backbone!r}, output_stride={output_stride})"
         )
     if not 0 < alpha <= MOST_ALPHA or not 0 <= dropout < 1 or not 0 < momentum < 1:
@@ -64,12 +72,17 @@ def build_model(
             f"deeplab_v3plus: expected 0 < alpha <= {MOST_ALPHA}, 0 <= dropout < 1 and 0 < momentum < 1 "
             f"(found alpha={alpha}, dropout={dropout}, momentum={momentum})"
         )
-    if backbone == "xception" and alpha != 1:
+    if backbone == "resnet50" and output_stride == 8:
+        raise ValueError('deeplab_v3plus: backbone="resnet50" has output_stride=16 (found 8); remove it')
+    if backbone != "mobilenetv2" and alpha != 1:
         raise ValueError(f'deeplab_v3plus: alpha is for backbone="mobilenetv2" only (found {alpha}); remove it')
     blocks = Blocks(momentum)
     inputs = keras.Input(input_shape, name="input")
-    padded, crop = pad_to_multiple(inputs, 16)
-    if backbone == "xception":
+    padded, crop = pad_to_multiple(inputs, STRIDE if backbone == "resnet50" else 16)
+    if backbone == "resnet50":
+        _, skip, _, x, _ = encode(padded, backbone, backbone_weights)
+        stride, rates = 16, XCEPTION_RATES[16][2]
+    elif backbone == "xception":
         stride = output_stride or 16
         x, skip = xception(blocks, padded, stride)
         rates = XCEPTION_RATES[stride][2]

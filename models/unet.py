@@ -1,4 +1,4 @@
-"""U-net (Ronneberger et al., arXiv 1505.04597) with batch normalization and dropout."""
+"""U-net (Ronneberger et al., arXiv 1505.04597) with batch normalization and dropout; no activation before the head."""
 
 import keras
 from keras import layers
@@ -38,12 +38,13 @@ def build_model(input_shape, classes=1, *, features=64, depth=4, dropout=0.2, no
             f"(found features={features}, depth={depth}, dropout={dropout})"
         )
 
-    def double_block(x, filters, name):
+    def double_block(x, filters, name, last=False):
         for i in (1, 2):
             x = layers.Conv2D(filters, 3, padding="same", name=f"{name}_conv{i}")(x)
             if normalisation:
                 x = layers.BatchNormalization(momentum=NORM_MOMENTUM, name=f"{name}_norm{i}")(x)
-            x = layers.ReLU(name=f"{name}_relu{i}")(x)
+            if not last or i == 1:  # after a ReLU, a head with negative weights could never pass 0.5
+                x = layers.ReLU(name=f"{name}_relu{i}")(x)
             if dropout:
                 x = layers.Dropout(dropout, name=f"{name}_drop{i}")(x)
         return x
@@ -60,7 +61,7 @@ def build_model(input_shape, classes=1, *, features=64, depth=4, dropout=0.2, no
     for level in reversed(range(depth)):
         x = layers.Conv2DTranspose(features * 2**level, 2, strides=2, name=f"up{level}_conv0")(x)
         x = layers.Concatenate(name=f"up{level}_join")([x, skips[level]])
-        x = double_block(x, features * 2**level, f"up{level}")
+        x = double_block(x, features * 2**level, f"up{level}", last=level == 0)
 
     x = crop(layers.Conv2D(output_channels(classes), 1, name="logits")(x))
     return keras.Model(inputs, output_layer(classes)(x), name="unet")

@@ -9,7 +9,9 @@ import keras
 import numpy as np
 
 from common import devices
+from common.errors import InputError
 from common.parallel import ProgressBar
+from common.training.averaging import AveragedWeights, set_values
 from common.training.report import draw_augmented, draw_curves, write_report
 from common.training.run_folder import Log, save_checkpoint
 from common.training.sets import Batches
@@ -21,14 +23,17 @@ def in_order(timer, control, writer):
     """Callbacks for `fit`, in the order they need.
 
     Timer is first, to time Keras and not the other callbacks. RunWriter is last, since it writes the row that
-    EpochControl adds to the log.
+    EpochControl adds to the log, and the average of the weights.
 
     Args:
         timer: `common.training.timing.Timer`.
         control: EpochControl.
         writer: RunWriter; None in every process except the first.
     """
-    return [timer, control, *([writer] if writer else [])]
+    averaging = AveragedWeights(control.training)
+    if writer:
+        writer.averaging = averaging
+    return [timer, control, averaging, *([writer] if writer else [])]
 
 
 class EpochControl(keras.callbacks.Callback):
@@ -125,7 +130,11 @@ class RunWriter(keras.callbacks.Callback):
         self.background = BackgroundWriter()
 
     def on_train_begin(self, logs=None):
-        self.copy = copy_model(self.model)
+        self.copy = self.best = copy_model(self.model)
+        if self.averaging.is_on:
+            self.best = copy_model(self.model)
+            if self.best is self.model:
+                raise InputError("OPTIMIZER: use_ema needs a network that Keras can clone; remove it")
         if not self.log and isinstance(batches := self.control.training, Batches):
             draw_augmented(batches, self.run)
 
@@ -137,6 +146,8 @@ class RunWriter(keras.callbacks.Callback):
         self._print_epoch(self.log.rows[-1])
         self.finish_writing()
         copy_state(self.model, self.copy)
+        if self.averaging.is_on:
+            set_values(self.best, self.averaging.values)
         self.background.start(self._write, Log(self.log.rows), self.control.end_reason)
         if self.copy is self.model:
             self.finish_writing()
@@ -152,7 +163,7 @@ class RunWriter(keras.callbacks.Callback):
         )
 
     def _write(self, log, end_reason):
-        save_checkpoint(self.copy, log, self.run)
+        save_checkpoint(self.copy, log, self.run, self.best)
         row = log.rows[-1]
         for name, value in row.items():
             if name != "epoch":

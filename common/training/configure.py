@@ -138,7 +138,8 @@ def open_sets(settings):
 def make_batches(settings, training, size, devices=None):
     """Make shuffled and augmented batches of the training set."""
     with as_named_setting_error():
-        return training.batches(size, settings.SEED, settings.AUGMENTATION, settings.CROP, devices)
+        share = settings.FOREGROUND
+        return training.batches(size, settings.SEED, settings.AUGMENTATION, settings.CROP, devices, share)
 
 
 def build_network(settings, training):

@@ -227,9 +227,13 @@ class Log:
         return sum(row["seconds"] for row in self.rows) / 60
 
     def best(self, metric):
-        """(score, epoch) of the best epoch by a validation metric, the earliest if equal; (-inf, 0) if empty."""
-        scores = [(row[f"val_{metric}"], -row["epoch"]) for row in self.rows if math.isfinite(row[f"val_{metric}"])]
-        score, epoch = max(scores, default=(-math.inf, 0))
+        """(score, epoch) of the best epoch by a validation metric, the earliest if equal; (-inf, 0) if empty.
+
+        While the score is 0, the soft score counts: it shows which epoch is closest to a pixel above 0.5.
+        """
+        scores = [(row[f"val_{metric}"], row.get(f"val_soft_{metric}", 0), -row["epoch"]) for row in self.rows]
+        scores = [(score, 0 if score else soft, epoch) for score, soft, epoch in scores if math.isfinite(score)]
+        score, _, epoch = max(scores, default=(-math.inf, 0, 0))
         return score, -epoch
 
     def is_best(self, metric):
@@ -259,8 +263,8 @@ def _number(name, text):
 # --- its checkpoints
 
 
-def save_checkpoint(model, log, run):
-    """Save a model with its optimizer; if the last epoch is the best, also as best_dice or best_iou.
+def save_checkpoint(model, log, run, best):
+    """Save a model with its optimizer; if the last epoch is the best, also as best_dice or best_iou, or `best` instead.
 
     last.keras appears last. Until then, a resumed run starts from the previous epoch and rewrites the others.
     """
@@ -271,7 +275,7 @@ def save_checkpoint(model, log, run):
         for metric in MONITORED:
             if log.is_best(metric):
                 with whole_file(run.model_file(f"best_{metric}")) as copy:
-                    shutil.copyfile(unfinished, copy)
+                    shutil.copyfile(unfinished, copy) if best is model else best.save(copy)
         log.write(run.log_file)
 
 

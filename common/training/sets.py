@@ -1,5 +1,6 @@
 """Data sets for training: open packed files and lists, keep slices in memory or in files, and make batches."""
 
+import collections
 import functools
 import math
 import os
@@ -54,7 +55,7 @@ class TrainingSet(Protocol):
     def record(self):
         """Facts for later steps: SliceData or VolumeData of `common.training.run_folder`."""
 
-    def batches(self, batch_size, seed=None, augmentation=None, crop=None, devices=None):
+    def batches(self, batch_size, seed=None, augmentation=None, crop=None, devices=None, foreground=0):
         """Batches for `fit` and `evaluate`.
 
         Args:
@@ -63,6 +64,7 @@ class TrainingSet(Protocol):
             augmentation: setting AUGMENTATION, a dict or the name of a preset.
             crop: setting CROP, a list or None.
             devices: `common.devices.OneDevice` or `common.training.distribution.Devices`; None: one device.
+            foreground: setting FOREGROUND, a share of every batch.
 
         Returns:
             keras.utils.PyDataset with: batch(index), for any batch at any time; with a seed, set_epoch(epoch), to call
@@ -167,6 +169,11 @@ class SliceSet:
         """Whether any mask has foreground."""
         return any(self.y[i].any() for i in range(len(self)))
 
+    @functools.cached_property
+    def with_foreground(self):
+        """Whether each mask has foreground, (N,) bool; read once."""
+        return np.array([self.y[i].any() for i in range(len(self))])
+
     def item_keys(self):
         """Identity of each slice as a list of str, equal for its variants; "" if unknown."""
         return [slice_identity(source) if source else "" for source in self.source]
@@ -195,11 +202,11 @@ class SliceSet:
         """Slices scaled to 0..1, (B, H, W, 1) float32, and class numbers, (B, H, W, 1) uint8."""
         return to_unit(self.x[indices]), to_classes(self.y[indices], self.classes)
 
-    def batches(self, batch_size, seed=None, augmentation=None, crop=None, devices=None):
+    def batches(self, batch_size, seed=None, augmentation=None, crop=None, devices=None, foreground=0):
         """Batches of slices; see TrainingSet. Raises ValueError for an unknown augmentation, or a crop."""
         if crop:
             raise ValueError("CROP: only for packed volumes (found slices); set it to None")
-        return Batches(self, batch_size, seed, make_augmentation(augmentation or {}), devices)
+        return Batches(self, batch_size, seed, make_augmentation(augmentation or {}), devices, foreground)
 
 
 class Batches(keras.utils.PyDataset):
@@ -214,10 +221,17 @@ class Batches(keras.utils.PyDataset):
         slices: SliceSet.
         batch_size, seed, devices: as in `TrainingSet.batches`.
         augment: `common.training.augmentation.SliceAugmentation`, or None.
+        foreground: least share of every batch with foreground, if shuffled; slices with foreground then take the place
+            of empty ones, and may come several times in an epoch.
+
+    Attributes:
+        order: number of the slice at each place of the epoch.
+        times: how often this slice has come before in this epoch.
     """
 
-    def __init__(self, slices, batch_size, seed=None, augment=None, devices=None):
+    def __init__(self, slices, batch_size, seed=None, augment=None, devices=None, foreground=0):
         super().__init__()
+        self.foreground = foreground
         self.slices, self.batch_size, self.seed, self.augment = slices, batch_size, seed, augment
         self.devices = devices or OneDevice()
         self.set_epoch(0)
@@ -225,10 +239,17 @@ class Batches(keras.utils.PyDataset):
     def set_epoch(self, epoch):
         """Shuffle for an epoch; call this before it begins."""
         self.epoch, self.made_at, self.ahead = epoch, {}, {}
-        count = len(self.slices)
-        self.order = (
-            np.arange(count) if self.seed is None else np.random.default_rng([self.seed, epoch]).permutation(count)
-        )
+        self.order = np.arange(len(self.slices))
+        if self.seed is not None:
+            rng = np.random.default_rng([self.seed, epoch])
+            self.order = rng.permutation(len(self.slices))
+            if self.foreground:
+                self.order = with_share(self.order, self.slices.with_foreground, self.batch_size, self.foreground, rng)
+        seen = collections.Counter()
+        self.times = np.zeros(len(self.order), int)
+        for place, number in enumerate(self.order.tolist()):
+            self.times[place] = seen[number]
+            seen[number] += 1
 
     def __len__(self):
         return math.ceil(len(self.slices) / self.batch_size)
@@ -242,33 +263,64 @@ class Batches(keras.utils.PyDataset):
         pool, threads = _preparing()
         for later in range(index, min(index + threads + 1, len(self))):
             if later not in self.ahead:
-                self.ahead[later] = pool.submit(self._make, later, self._indices(later), self.epoch, self.made_at)
+                self.ahead[later] = pool.submit(self._make, later, self._items(later), self.epoch, self.made_at)
         batch = self.ahead.pop(index).result()
-        return self.devices.put(batch, len(self._indices(index)))
+        return self.devices.put(batch, len(self._items(index)))
 
     def first(self, count):
         """The first `count` slices of this epoch, as the model sees them, and their class numbers."""
-        return self._augmented(self.order[:count], self.epoch)
+        return self._augmented(np.stack([self.order, self.times], 1)[:count], self.epoch)
 
-    def _indices(self, index):
-        return self.order[index * self.batch_size : (index + 1) * self.batch_size]
+    def _items(self, index):
+        places = slice(index * self.batch_size, (index + 1) * self.batch_size)
+        return np.stack([self.order[places], self.times[places]], 1)
 
-    def _make(self, index, indices, epoch, made_at):
-        batch = self._augmented(self.devices.own_share(indices), epoch)
+    def _make(self, index, items, epoch, made_at):
+        batch = self._augmented(self.devices.own_share(items), epoch)
         made_at.setdefault(index, time.perf_counter())
         return batch
 
-    def _augmented(self, indices, epoch):
-        x, y = self.slices.batch(indices)
+    def _augmented(self, items, epoch):
+        x, y = self.slices.batch(items[:, 0])
         if self.augment:
-            for i, number in enumerate(indices):
-                x[i], y[i] = self.augment(x[i], y[i], [self.seed or 0, epoch, number], self._other)
+            for i, item in enumerate(items):
+                x[i], y[i] = self.augment(x[i], y[i], [self.seed or 0, epoch, *item], self._other)
         return x, y
 
     def _other(self, place):
         """The slice at a place in 0..1 of the set."""
         x, y = self.slices.batch([int(place * len(self.slices))])
         return x[0], y[0]
+
+
+def with_share(order, has_foreground, batch_size, share, rng):
+    """Order of an epoch in which every batch has a share of slices with foreground.
+
+    Args:
+        order: (N,) slice numbers.
+        has_foreground: (N,) bool, by slice number.
+        batch_size: slices per batch.
+        share: least share of every batch.
+        rng: numpy.random.Generator.
+
+    Returns:
+        (N,) slice numbers: the last empty ones of a batch with too few are replaced, by all others in turn.
+    """
+    order, spare = order.copy(), []
+    if not has_foreground.any():
+        return order
+    for start in range(0, len(order), batch_size):
+        batch = order[start : start + batch_size]  # a view
+        empty = np.flatnonzero(~has_foreground[batch])
+        missing = math.ceil(round(share * len(batch), 9)) - (len(batch) - len(empty))
+        for place in empty[::-1][: max(missing, 0)]:
+            found = next((number for number in spare if number not in batch), None)
+            if found is None:
+                spare += rng.permutation(np.flatnonzero(has_foreground)).tolist()
+                found = next((number for number in spare if number not in batch), spare[0])
+            batch[place] = found
+            spare.remove(found)
+    return order
 
 
 @functools.cache

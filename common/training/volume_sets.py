@@ -150,12 +150,15 @@ class VolumeSet:
             return whole_box(geometry)
         return grow_box(self.boxes[i], geometry, self.smallest[i], self.margin if margin is None else margin)
 
-    def batches(self, batch_size, seed=None, augmentation=None, crop=None, devices=None):
+    def batches(self, batch_size, seed=None, augmentation=None, crop=None, devices=None, foreground=0):
         """Batches of volumes; see `common.training.sets.TrainingSet`.
 
         Raises:
-            ValueError: for an unknown augmentation, an invalid crop, or several whole volumes per batch.
+            ValueError: for an unknown augmentation, an invalid crop, a share of foreground, or several whole volumes
+                per batch.
         """
+        if foreground:
+            raise ValueError(f"FOREGROUND: only for slices (found {foreground:g} and packed volumes); set it to 0")
         augmentation = {} if isinstance(augmentation, str) else augmentation or {}  # presets are for slices
         check_volume_augmentation(augmentation, self.step)
         if crop is None and batch_size > 1:

@@ -50,7 +50,7 @@ def read_channels(path, series=None, not_finite=None):
     """
     path = Path(path)
     try:
-        channels = _channels_of(_read(path, series), path)
+        channels = _channels_of(_read(path, series, not_finite), path)
         _check_geometry(channels[0], path)
         return [_finite(channel, path, not_finite) for channel in channels]
     except RuntimeError as error:
@@ -59,7 +59,7 @@ def read_channels(path, series=None, not_finite=None):
         raise InputError(f"{path}: cannot be read ({_reason_in(error)}); replace or remove it") from None
 
 
-def _read(path, series):
+def _read(path, series, not_finite):
     if path.is_dir():
         return read_series(path, series)
     require_file(path)
@@ -80,8 +80,29 @@ def _read(path, series):
             reader.SetFileName(str(file))
             image = reader.Execute()
         finally:
-            whole.result()
-    return image
+            hidden = whole.result()
+    return _with_hidden(image, hidden, path, not_finite) if len(hidden) else image
+
+
+def _with_hidden(image, positions, path, replacement):
+    """Replace the voxels at positions of the file, which were NaN or infinity and that the reader turned into 0."""
+    if replacement is None or image.GetNumberOfComponentsPerPixel() > 1:
+        raise _not_finite(path, len(positions))
+    values = sitk.GetArrayFromImage(image)
+    values.ravel()[positions] = replacement
+    _print_replaced(path, len(positions), replacement)
+    replaced = sitk.GetImageFromArray(values, isVector=False)
+    replaced.CopyInformation(image)
+    return replaced
+
+
+def _not_finite(path, count):
+    voxels = number_of(count, "voxel")
+    return InputError(f"{path}: NaN, infinity or a number beyond float32 in {voxels}; correct it, or pass --not-finite")
+
+
+def _print_replaced(path, count, replacement):
+    print(f"{path}: replaced {number_of(count, 'voxel')} with NaN or infinity by {replacement:g}", flush=True)
 
 
 def _require_memory(path, size):
@@ -126,15 +147,11 @@ def _finite(image, path, replacement):
     if values.dtype.kind != "f" or (values.min() >= -LARGEST and values.max() <= LARGEST):
         return image
     wrong = ~(np.abs(values) <= LARGEST)
-    count = int(wrong.sum())
-    voxels = number_of(count, "voxel")
     if replacement is None:
-        raise InputError(
-            f"{path}: NaN, infinity or a number beyond float32 in {voxels}; correct it, or pass --not-finite for images"
-        )
+        raise _not_finite(path, int(wrong.sum()))
     values = values.copy()
     values[wrong] = replacement
-    print(f"{path}: replaced {voxels} with NaN or infinity by {replacement:g}", flush=True)
+    _print_replaced(path, int(wrong.sum()), replacement)
     return image_at(values, Geometry.of(image))
 
 

@@ -12,6 +12,8 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from common.errors import InputError
 
 SPACINGS = (1e-7, 1e4)  # mm; from electron microscopy to more than a body
@@ -50,6 +52,8 @@ class Data(NamedTuple):
         size: bytes, uncompressed; for text, the number of values.
         coding: "raw", "gzip", "zlib", "bzip2" or "text".
         stored: compressed bytes if the header records them, otherwise None.
+        floats: NumPy type of the voxels and number of bytes before them, if the reader turns NaN and infinity into 0,
+            as for NIfTI; otherwise None.
     """
 
     file: Path
@@ -57,6 +61,7 @@ class Data(NamedTuple):
     size: int
     coding: str
     stored: int | None = None
+    floats: tuple | None = None
 
 
 def require_file(path):
@@ -117,25 +122,66 @@ def _check_length(path, data):
 
 
 def check_stream(path, data):
-    """Unpack compressed data once to compare length and check sums.
+    """Unpack compressed data once to compare length and check sums, and look for numbers that the reader would hide.
+
+    Returns:
+        (N,) int64 array: positions of voxels in the file that are NaN or infinity, if `data.floats` is set.
 
     Raises:
-        InputError: if they are wrong.
+        InputError: if length or check sums are wrong.
     """
-    if data.coding == "raw":
-        return
+    scan = NotFinite(*data.floats) if data.floats else None
+    if data.coding == "raw" and not scan:
+        return np.zeros(0, np.int64)
     try:
         with open(data.file, "rb") as file:
             file.seek(data.start or 0)
-            found = len(file.read().split()) if data.coding == "text" else _unpacked(file, data)
+            if data.coding == "text":
+                found = len(file.read().split())
+            else:
+                found = _copied(file, scan) if data.coding == "raw" else _unpacked(file, data, scan)
     except (zlib.error, EOFError, OSError, ValueError):
         raise InputError(f"{path}: damaged or cut short (wrong check sum); {ADVICE}") from None
     if found != data.size:
         unit = "values" if data.coding == "text" else "bytes of voxels"
         raise InputError(f"{path}: length does not match its header ({found} {unit}, expected {data.size}); {ADVICE}")
+    return scan.positions() if scan else np.zeros(0, np.int64)
 
 
-def _unpacked(file, data):
+class NotFinite:
+    """Find the values of a stream of bytes that are NaN or infinity.
+
+    Args:
+        dtype: NumPy type of the values.
+        skip: number of bytes before them.
+    """
+
+    def __init__(self, dtype, skip):
+        self.dtype, self.skip, self.rest, self.count, self.found = np.dtype(dtype), skip, b"", 0, []
+
+    def add(self, block):
+        """Look at the next bytes."""
+        block, self.skip = block[self.skip :], max(0, self.skip - len(block))
+        block = self.rest + block
+        end = len(block) - len(block) % self.dtype.itemsize
+        values, self.rest = np.frombuffer(block[:end], self.dtype), block[end:]
+        self.found.append(self.count + np.flatnonzero(~np.isfinite(values)))
+        self.count += len(values)
+
+    def positions(self):
+        return np.concatenate([np.zeros(0, np.int64), *self.found])
+
+
+def _copied(file, scan):
+    """Number of bytes up to the end of a file, after looking at them."""
+    total = 0
+    while block := file.read(2**20):
+        scan.add(block)
+        total += len(block)
+    return total
+
+
+def _unpacked(file, data, scan):
     """Number of unpacked bytes; stops soon after the expected number."""
     total, started = 0, False
     make = bz2.BZ2Decompressor if data.coding == "bzip2" else lambda: zlib.decompressobj(47)  # zlib or gzip
@@ -148,7 +194,10 @@ def _unpacked(file, data):
                 if not block.strip(b"\0") or data.coding == "zlib":
                     return total  # padding, or other data
                 unpacker, started = make(), False  # the next member of a gzip file
-            total += len(unpacker.decompress(block))
+            unpacked = unpacker.decompress(block)
+            total += len(unpacked)
+            if scan:
+                scan.add(unpacked)
             started, block = True, unpacker.unused_data
     if total <= data.size and started and not unpacker.eof:
         raise EOFError
@@ -217,7 +266,10 @@ def _read_nifti(path):
     size, start = voxels * NIFTI_TYPES[kind], int(start)
     if not len(magic) <= start < 2**40:
         raise ValueError(f"voxels start at byte {start}")
-    return Data(path, 0, start + size, "gzip") if packed else Data(path, start, size, "raw")
+    floats = {16: f"{order}f4", 64: f"{order}f8"}.get(kind)
+    if packed:
+        return Data(path, 0, start + size, "gzip", floats=floats and (floats, start))
+    return Data(path, start, size, "raw", floats=floats and (floats, 0))
 
 
 def _text_header(path, end):

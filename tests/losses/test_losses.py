@@ -51,6 +51,15 @@ def reference_term(name, t, p):
     if name == "cce":
         normal = (p / p.sum(-1, keepdims=True)).clip(1e-7, 1 - 1e-7)
         return -(t * np.log(normal)).sum(-1).mean((1, 2))
+    if name == "weighted_bce":
+        if t.shape[-1] == 1:
+            t, p = np.concatenate([1 - t, t], -1), np.concatenate([1 - p, p], -1)
+        logs = -np.log(p.clip(1e-7, float(np.float32(1 - 1e-7))))
+        values = []
+        for inside, log in zip(t > 0, logs, strict=True):
+            present = [k for k in range(inside.shape[-1]) if inside[..., k].any()]
+            values.append(np.mean([log[..., k][inside[..., k]].mean() for k in present]))
+        return np.array(values)
     whole = p
     if t.shape[-1] > 1:
         t, p = t[..., 1:], p[..., 1:]
@@ -58,6 +67,8 @@ def reference_term(name, t, p):
         hard = reference_harden(whole)
         return ((t - p) ** 2 * ((hundred_rounds(t) / 101) ** 2 + (hundred_rounds(hard) / 101) ** 2)).mean((1, 2, 3))
     both, a, b = (t * p).sum((1, 2)), t.sum((1, 2)), p.sum((1, 2))
+    if name == "batch_dice":
+        both, a, b, name = *(np.broadcast_to(sums.sum(0), sums.shape) for sums in (both, a, b)), "dice"
     if name.endswith("tversky"):
         bottom = both + 0.3 * (b - both) + 0.7 * (a - both)
         score = 1 - np.where(bottom == 0, 1.0, both / np.where(bottom == 0, 1, bottom))
@@ -99,10 +110,10 @@ def example(seed, classes=1, batch=3, size=8):
     return mask, scores if classes == 1 else scores / scores.sum(-1, keepdims=True)
 
 
-PIXEL = ["mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff", "bce"]
+PIXEL = ["mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff", "bce", "weighted_bce"]
 BINARY = [
     *(f"{name}{term}" for name in PIXEL for term in ("", "+dice", "+iou")),
-    *("dice", "iou", "tversky", "focal_tversky"),
+    *("dice", "batch_dice", "bce+batch_dice", "iou", "tversky", "focal_tversky"),
 ]
 
 
@@ -116,7 +127,9 @@ def test_binary_losses(name, seed):
     assert float(get_loss(name)(mask, p)) == pytest.approx(reference(name, mask, p), rel=1e-5)
 
 
-@pytest.mark.parametrize("name", [*PIXEL, "dice", "iou", "tversky", "focal_tversky", "mse+dice", "cce", "cce+iou"])
+@pytest.mark.parametrize(
+    "name", [*PIXEL, "dice", "batch_dice", "iou", "tversky", "focal_tversky", "mse+dice", "cce", "cce+iou"]
+)
 def test_losses_of_several_classes(name):
     mask, p = example(5, classes=3)
     assert float(get_loss(name)(mask, p)) == pytest.approx(reference(name, mask, p), rel=1e-5)
@@ -144,6 +157,21 @@ def test_overlap_losses_of_empty_masks():
         assert float(get_loss(name)(empty, some)) == pytest.approx(1, abs=1e-4)
 
 
+def test_the_dice_of_a_batch_counts_an_empty_mask_with_its_false_positives():
+    """Three of four pixels found in one image, two false ones in another: 2 * 3 / (4 + 5)."""
+    mask, p = np.zeros((2, 2, 4, 1), np.uint8), np.zeros((2, 2, 4, 1), np.float32)
+    mask[0, 0], p[0, 0, :3], p[1, 1, :2] = 1, 1, 1
+    assert float(get_loss("batch_dice")(mask, p)) == pytest.approx(1 - 6 / 9)
+    values = get_loss("batch_dice").call(mask, p)
+    assert values.shape == (2,) and values[0] == values[1]
+    flat = np.full((1, 4, 4, 1), 0.5, np.float32)
+    one = np.zeros((1, 4, 4, 1), np.uint8)
+    one[0, 0, 0] = 1
+    expected = np.mean([-np.log(0.9), -np.log(0.2)])
+    assert float(get_loss("weighted_bce")(one, np.where(one, 0.2, 0.1).astype(np.float32))) == pytest.approx(expected)
+    assert float(get_loss("weighted_bce")(0 * one, flat)) == pytest.approx(np.log(2)), "only the background is there"
+
+
 def test_known_values():
     """Two of four pixels in common of masks of three: Dice 2/3, IoU 1/2."""
     mask = np.array([1, 1, 1, 0], np.uint8).reshape(1, 2, 2, 1)
@@ -160,7 +188,7 @@ def test_sums_are_exact_in_float32_whatever_the_policy():
     assert float(get_loss("dice")(mask, p)) == pytest.approx(1 - 2 * 0.75 / 1.75, rel=1e-6)
 
 
-@pytest.mark.parametrize("name", [*PIXEL, "dice", "iou", "tversky", "focal_tversky", "bce+iou"])
+@pytest.mark.parametrize("name", [*PIXEL, "dice", "batch_dice", "iou", "tversky", "focal_tversky", "bce+iou"])
 def test_gradients_are_those_of_finite_differences(name):
     if keras.backend.backend() != "tensorflow":
         pytest.skip("takes gradients by TensorFlow")

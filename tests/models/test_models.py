@@ -127,6 +127,26 @@ def test_twenty_steps_lower_the_loss(key, loss, policy):
     assert float(judge(y, model(x, training=True))) < before
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("unet", {"features": 2, "depth": 1}),
+        ("unet", {"features": 2, "depth": 1, "normalisation": False}),
+        ("pretrained_unet", {"features": 2, "encoder_weights": None}),
+    ],
+)
+def test_no_head_is_stuck_below_one_half(name, settings):
+    """After a ReLU, a head with negative weights could not pass the probability of its bias, whatever the image."""
+    keras.utils.set_random_seed(0)
+    model = build_model(name, (32, 32, 1), **settings)
+    logits = model.get_layer("logits")
+    kernel, bias = logits.get_weights()
+    x = discs(32, 4)[0]
+    for sign in (-1, 1):
+        logits.set_weights([sign * np.abs(kernel) - 1e-3, 0 * bias])
+        assert keras.ops.max(model(x)) > 0.5 > keras.ops.min(model(x))
+
+
 # --- sizes
 
 
@@ -156,6 +176,15 @@ def test_deeplab_takes_any_size(backbone, stride):
     assert model.output_shape == (None, 41, 30, 1)
     last = "exit_block2_sep3_pointwise_relu" if backbone == "xception" else "block16_project_norm"
     assert model.get_layer(last).output.shape[1:3] == (48 // stride, 32 // stride)
+
+
+def test_deeplab_on_resnet50_refines_a_map_of_a_sixteenth():
+    model = build_model("deeplab_v3plus", (41, 30, 1), backbone="resnet50", backbone_weights=None)
+    assert model.output_shape == (None, 41, 30, 1)
+    assert model.get_layer("conv4_block6_out").output.shape[1:] == (4, 2, 1024)
+    assert not any(layer.name.startswith("conv5") for layer in model.layers)
+    with pytest.raises(ValueError, match=r"gone\.h5"):
+        build_model("deeplab_v3plus", (41, 30, 1), backbone="resnet50", backbone_weights="gone.h5")
 
 
 def test_recommended_rate_of_sgd_goes_with_the_batch():
@@ -282,6 +311,7 @@ def test_arguments_change_the_network():
         ("deeplab_v3plus", {"output_stride": 4}, "16 or 8"),
         ("deeplab_v3plus", {"output_stride": 8.0}, "16 or 8"),
         ("deeplab_v3plus", {"alpha": 0.5}, "mobilenetv2"),
+        ("deeplab_v3plus", {"backbone": "resnet50", "output_stride": 8}, "output_stride=16"),
     ],
 )
 def test_wrong_names_and_settings_are_refused(name, arguments, words):

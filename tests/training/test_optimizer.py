@@ -28,6 +28,13 @@ def test_cosine_with_and_without_restarts():
     assert rates[200] == pytest.approx(1e-6 + (1e-2 - 1e-6) * (1 + math.cos(math.pi / 2)) / 2)
 
 
+def test_warm_up_rises_to_the_schedule():
+    rates = [learning_rate("cosine", epoch, 20, 1.0, warm_up=3) for epoch in range(20)]
+    plain = [learning_rate("cosine", epoch, 20, 1.0) for epoch in range(20)]
+    assert rates[:3] == pytest.approx([plain[0] / 4, plain[1] / 2, plain[2] * 0.75]) and rates[3:] == plain[3:]
+    assert learning_rate("constant", 0, 5, 0.5, warm_up=1) == 0.25
+
+
 def test_constant():
     assert learning_rate("constant", 7, 10, 0.25) == 0.25
 

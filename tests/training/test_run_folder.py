@@ -32,6 +32,17 @@ def make_run(folder, data=None, models=("best_dice", "last"), settings=None):
 # --- the log
 
 
+def test_the_soft_score_decides_while_the_score_is_0():
+    def best(*pairs):
+        rows = [{"epoch": i, "val_dice": hard, "val_soft_dice": soft} for i, (hard, soft) in enumerate(pairs, 1)]
+        return Log(rows).best("dice"), Log(rows).is_best("dice")
+
+    assert best((0, 0.1), (0, 0.3), (0, 0.2)) == ((0, 2), False)
+    assert best((0, 0.3), (0, 0.5)) == ((0, 2), True)
+    assert best((0, 0.9), (0.1, 0.2), (0.1, 0.3)) == ((0.1, 2), False), "only while it is 0"
+    assert Log([{"epoch": 1, "val_dice": 0.0}, {"epoch": 2, "val_dice": 0.0}]).best("dice") == (0, 1)
+
+
 def test_log_knows_the_best_epoch():
     rows = [{"epoch": i + 1, "val_dice": d, "val_iou": d} for i, d in enumerate([0.2, 0.5, 0.5, float("nan"), 0.4])]
     log = Log(rows)

@@ -72,11 +72,20 @@ def test_check_sums_of_large_streams(tmp_path):
 def test_numbers_that_are_not_finite(tmp_path, wrong, capsys):
     values = VALUES.astype(np.float64)
     values[1, 2, 3] = values[4, 5, 6] = wrong
-    path, _ = make(tmp_path / "v", ".nrrd", values=values)
-    refused(path, "in 2 voxels")
-    read = sitk.GetArrayFromImage(read_volume(path, not_finite=-7))
-    assert read[1, 2, 3] == read[4, 5, 6] == -7 and (read != -7).sum() == read.size - 2
-    assert "v.nrrd: replaced 2 voxels" in capsys.readouterr().out
+    for kind in (np.float32, np.float64):
+        for ending, packed in FILES:
+            with np.errstate(over="ignore"):
+                path, _ = make(tmp_path / "v", ending, packed, values.astype(kind))
+            refused(path, "in 2 voxels")  # the reader of NIfTI would turn them into 0
+            read = sitk.GetArrayFromImage(read_volume(path, not_finite=-7))
+            assert read[1, 2, 3] == read[4, 5, 6] == -7 and (read != -7).sum() == read.size - 2
+            assert f"v{ending}: replaced 2 voxels" in capsys.readouterr().out
+    if not np.isfinite(wrong):
+        image = as_volume(values)
+        sitk.WriteImage(sitk.JoinSeries([image, image]), str(tmp_path / "four.nii.gz"))
+        first, second = read_channels(tmp_path / "four.nii.gz", not_finite=-7)
+        np.testing.assert_array_equal(*map(sitk.GetArrayFromImage, (first, second)))
+        assert sitk.GetArrayFromImage(second)[1, 2, 3] == -7
 
 
 @pytest.mark.parametrize("spacing", [np.nan, np.inf, 0, -1, 1e30, 1e-30])
