@@ -74,7 +74,7 @@ def _refuse_repeats(path, table):
 def refuse_shared(lists, where):
     """Raise InputError if two lists share a slice, a variant of one, or a case: scores would be worthless.
 
-    A copy of a file, under whatever name, is the same slice. Lists that contain only one case, all the same one, are
+    Copies of a file under other names are printed: step 2 stops at them unless the user said not to. Lists that contain only one case, all the same one, are
     runs of its slices and may share it.
 
     Args:
@@ -97,8 +97,8 @@ def refuse_shared(lists, where):
     for problems, what in ((twice, "slices"), (shared, "cases")):
         if problems:
             raise InputError(summarise(problems, f"{what} are in two lists of {where}"))
-    if copies := [f"{x}: the same image as {other}; keep one" for x, other in _same_files(lists)]:
-        raise InputError(summarise(copies, f"slices are in two lists of {where}"))
+    if copies := [f"{x}: the same image as {other}" for x, other in _same_files(lists)]:
+        print(f"note: {summarise(copies, f'slices are in two lists of {where}, so scores are too good')}", flush=True)
 
 
 def _same_files(lists):
