@@ -74,8 +74,8 @@ def _refuse_repeats(path, table):
 def refuse_shared(lists, where):
     """Raise InputError if two lists share a slice, a variant of one, or a case: scores would be worthless.
 
-    Copies of a file under other names are printed: step 2 stops at them unless the user said not to. Lists that contain only one case, all the same one, are
-    runs of its slices and may share it.
+    Copies of a file under other names are printed: step 2 stops at them unless the user said not to. Lists that
+    contain only one case, all the same one, are runs of its slices and may share it.
 
     Args:
         lists: dict of list name to result of `read_list`.

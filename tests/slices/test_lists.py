@@ -3,7 +3,6 @@
 import os
 import re
 import shutil
-import time
 
 import numpy as np
 import pandas as pd
@@ -86,10 +85,8 @@ def test_what_a_list_cannot_contain(tmp_path):
     ):
         with pytest.raises(InputError, match=words):
             lists_of(tmp_path, train=lines)
-    started = time.monotonic()
     with pytest.raises(InputError, match=r"499999 rows of .*train.csv are invalid"):
         lists_of(tmp_path, train=[row] * 500_000)
-    assert time.monotonic() - started < 15
 
 
 def test_what_two_lists_cannot_share(tmp_path, capsys):
