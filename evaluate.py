@@ -20,6 +20,7 @@ from common.settings import FORMAT, apply_command_line
 PREDICTED: types.PathName = "predictions"  # folder of predicted masks or label volumes
 TRUTH: str = ""  # true masks: folder, case folder, folder of cases, list (.csv), volumes
 LABEL_NAME: types.NamePattern = "{id}"  # true label volume name for volume {id}, such as "{id}_seg"
+NAMES_TABLE: str = ""  # names table of predict.py for numbered predictions; "": none
 IMAGES: str = ""  # images to show errors on, if TRUTH has none: folder of images or volumes
 OUTPUT: types.PathName = "scores"  # where to write the scores
 REPLACE: bool = False  # True: overwrite an existing OUTPUT
@@ -90,18 +91,18 @@ class Evaluation:
     """
 
     def __init__(self, part):
-        self.pairs = match_pairs(settings.PREDICTED, settings.TRUTH, settings.LABEL_NAME)
+        self.pairs = match_pairs(settings.PREDICTED, settings.TRUTH, settings.LABEL_NAME, settings.NAMES_TABLE)
         self.other = read_other(settings.AGAINST, {pair.case for pair in self.pairs}) if settings.AGAINST else None
         self.part = part
         spacing = settings.SPACING
         self.spacing = tuple(spacing) if isinstance(spacing, list) else spacing and (spacing, spacing)
-        self.recorded = public_settings(settings)
+        self.recorded = public_settings(settings, ["TRUTH", "IMAGES"] if self.pairs[0].is_volume else [])
         self.result = None
 
     def score(self, folder):
         """Score the pairs of this part and write the scores, or the result if it is the only part, into a folder."""
         pairs = self.part.share(self.pairs)
-        print(f"scoring {settings.PREDICTED} against {settings.TRUTH} (masks: {len(pairs)})", flush=True)
+        print(f"scoring {settings.PREDICTED} (masks: {len(pairs)})", flush=True)
         scored = score_pairs(pairs, self.pairs, self.spacing, settings.TOLERANCE)
         if self.part.is_whole:
             self.write(folder, scored)
@@ -152,7 +153,7 @@ def draw_images(images, pairs):
     elif settings.SHOW == "random":
         scores = scores.sample(frac=1, random_state=1)
     by_key = {(pair.case, pair.name): pair for pair in pairs}
-    backgrounds = find_backgrounds(settings.IMAGES, settings.TRUTH, by_key)
+    backgrounds = find_backgrounds(settings.IMAGES, settings.TRUTH, by_key, settings.NAMES_TABLE)
     chosen = list(scores.head(settings.WORST).itertuples())
 
     def draw(row):

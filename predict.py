@@ -27,6 +27,10 @@ INPUT: str = ""  # folder of images or cases, case folder, list (.csv), or volum
 #   A volume is a DICOM folder, NIfTI, NRRD or MetaImage.
 OUTPUT: types.PathName = "predictions"  # where to write the masks
 REPLACE: bool = False  # True: overwrite an existing OUTPUT
+NAMES: types.CaseNames = "numbers"  # names of DICOM volumes: "numbers" (case_0001, ...) or "folder"
+#   "folder" keeps the names of your folders, which may identify patients.
+NAMES_TABLE: str = ""  # table to write (.csv): name and path of each volume; "": none
+#   evaluate.py reads it. It identifies patients, so it must be outside of what you pass on.
 PART: types.PartOfWork = ""  # "2/8": only the second of eight parts; the last one joins them; "": all
 
 # --- prediction
@@ -69,6 +73,7 @@ settings = apply_command_line(globals())
 import functools
 
 from common.devices import import_keras
+from common.errors import InputError
 from common.jobs import Part
 from common.parallel import ordered_map
 from common.prediction.ensemble import Ensemble
@@ -78,10 +83,12 @@ from common.replacing import refuse_existing
 from common.slices.masks import class_numbers
 from common.training.trained_models import find_models, find_volume_models, slice_preparation
 from common.volumes.finding import is_volume
+from common.volumes.privacy import check_names_table, write_names_table
 from common.words import number_of
 
 
 def main():
+    check_names_table(settings.NAMES_TABLE, {"OUTPUT": settings.OUTPUT}, settings.REPLACE)
     if settings.PASTE:
         require_folder(settings.PASTE, "PASTE")
     runs = settings.RUN if isinstance(settings.RUN, list) else [settings.RUN]
@@ -113,17 +120,20 @@ def predict_slices(models):
             written.append(write_slices(folder, own, source, models, settings.FIT or prepared.fit or "resize"))
 
     inputs = {"networks": list(map(str, models.files)), "pictures": len(source.slices)}
-    if write_output(settings, part, inputs, fill):
+    if write_output(settings, part, inputs, fill, hidden=["INPUT"] if source.volumes else []):
+        write_names_table(settings.NAMES_TABLE, source.names, source.volumes)
         print(f"wrote {written[-1] if part.is_whole else written[0]} to {settings.OUTPUT}")
 
 
 def open_input(prepared):
     """ImageInput or VolumeInput for INPUT, prepared as in training unless a setting overrides it."""
     if not settings.INPUT or not is_volume(settings.INPUT):
+        if settings.NAMES_TABLE:
+            raise InputError("NAMES_TABLE: only for volumes (INPUT is images or cases); leave it empty")
         return ImageInput(settings.INPUT, prepared.stretched)
     plane, window = settings.PLANE or prepared.plane or "axial", settings.WINDOW or prepared.window
     spacing = settings.SPACING or prepared.resampled
-    return VolumeInput(settings.INPUT, plane, window, spacing, settings.SERIES, settings.NOT_FINITE)
+    return VolumeInput(settings.INPUT, plane, window, spacing, settings.SERIES, settings.NOT_FINITE, settings.NAMES)
 
 
 def unit_of(s, source):
@@ -150,7 +160,7 @@ def write_slices(folder, slices, source, models, fit):
     flips = settings.FLIPS or models.flips
     averaged = {"none": "", "flips": ", averaged over flips", "turns": ", averaged over flips and quarter turns"}[flips]
     print(
-        f"predicting {number_of(len(slices), 'image')} from {settings.INPUT} "
+        f"predicting {number_of(len(slices), 'image')} "
         f"with {', '.join(map(str, models.files))} ({fit} at {ensemble.size}x{ensemble.size}{averaged})",
         flush=True,
     )

@@ -16,6 +16,7 @@ KIND: Literal["run_lengths", "nodules"] = "run_lengths"  # "run_lengths" of mask
 #   connected part.
 PREDICTED: types.PathName = "predictions"  # OUTPUT folder of predict.py
 OUTPUT: types.PathName = "submission.csv"  # table to write
+NAMES_TABLE: str = ""  # names table of predict.py, to write your own names; "": none
 REPLACE: bool = False  # True: overwrite an existing table
 PROBABILITY: types.Share = 1.0  # probability to write for every nodule
 
@@ -32,6 +33,7 @@ from common.slices.images import read_picture
 from common.tables import write_table
 from common.volumes.finding import LABEL_ENDINGS, ending_of, name_of
 from common.volumes.nodules import find_nodules, run_lengths
+from common.volumes.privacy import read_names_table
 from common.volumes.reading import read_volume
 from common.words import number_of
 
@@ -58,9 +60,10 @@ def nodule_rows():
         raise InputError(
             f"{settings.PREDICTED}: no label volumes found ({', '.join(LABEL_ENDINGS)}); predict cases of volumes first"
         )
-    rows = []
+    rows, names = [], read_names_table(settings.NAMES_TABLE)
     for path in progress(files, len(files), "reading"):
         name = name_of(path).removeprefix("case_")
+        name = names.get(name, name)
         for x, y, z, diameter in find_nodules(read_volume(path)):
             rows.append((name, x, y, z, settings.PROBABILITY, diameter))
     return pd.DataFrame(rows, columns=["seriesuid", "coordX", "coordY", "coordZ", "probability", "diameter_mm"])

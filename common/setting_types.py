@@ -48,6 +48,7 @@ Plane = Literal["axial", "coronal", "sagittal"]
 WeightsFile = Literal["best_dice", "best_iou", "last"]
 Schedule = Literal["constant", "poly", "graph", "cosine"]
 VolumeEnding = Literal[".nii.gz", ".nii", ".nrrd", ".mha", ".mhd", ""]
+CaseNames = Literal["numbers", "folder"]
 Folds = Annotated[int, Ge(0), Le(1000), Rule("0, or a whole number of at least 2", lambda count: count != 1)]
 Filters = Annotated[list[Literal["O", "A", "B", "C", "D"]], Len(1)]
 SHAPES = ("", "HT", "WD", "DKP", "DKM", "HSR", "HSL", "RTP", "RTM", "CP0", "CP1", "CP2", "CP3", "CP4")

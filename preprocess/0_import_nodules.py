@@ -25,6 +25,10 @@ SCANS: str = ""  # folder to search for scans
 ANNOTATIONS: str = ""  # nodule table (.csv); "" if SLICES is "all": all masks are black
 CASES: types.PathName = "data/cases"  # where to write the case folders
 REPLACE: bool = False  # True: overwrite existing case folders
+NAMES: types.CaseNames = "numbers"  # case names of DICOM: "numbers" (case_0001, ...) or "folder"
+#   "folder" keeps the names of your folders, which may identify patients.
+NAMES_TABLE: str = ""  # table to write (.csv): name and path of each case; "": none
+#   It identifies patients, so it must be outside of what you pass on.
 SKIP_BROKEN: bool = False  # True: exit with 0 even if some scans could not be used
 
 # --- slices
@@ -51,19 +55,21 @@ from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
 from common.volumes.finding import find_volumes
 from common.volumes.grids import Geometry
 from common.volumes.nodules import LUNG_FINDERS, no_annotations, read_annotations, sphere_masks, square_around
+from common.volumes.privacy import check_names_table, safe_names, write_names_table
 from common.volumes.slicing import open_slices, slice_entry, spacing_of_plane
 from common.words import number_of
 
 
 def main():
     check_settings()
-    scans = match_annotations()
-    cases = {Path(settings.CASES, as_case_name(series_of(name))): scan for name, scan in scans.items()}
-    if len(cases) < len(scans):
-        raise InputError(f"{settings.SCANS}: two scans have the same name; rename one")
+    paths = find_scans()
+    names = safe_names(paths, settings.NAMES)
+    cases = {
+        Path(settings.CASES, as_case_name(names[name])): scan for name, scan in match_annotations(paths, names).items()
+    }
     refuse_existing_cases(cases, settings.REPLACE)
-    nodules = sum(len(rows) for _, rows in scans.values())
-    found = f"{number_of(len(scans), 'scan')} with {number_of(nodules, 'nodule')}"
+    nodules = sum(len(rows) for _, rows in cases.values())
+    found = f"{number_of(len(cases), 'scan')} with {number_of(nodules, 'nodule')}"
     print(f"importing {found} into {settings.CASES}", flush=True)
     fit = "crop" if settings.CUT else "resize"
     result = import_cases(
@@ -74,6 +80,7 @@ def main():
         parallel=False,
     )
     slices = f"{number_of(result.slices, 'slice')} of {settings.SIZE}x{settings.SIZE}"
+    write_names_table(settings.NAMES_TABLE, names, paths)
     print(f"wrote {slices} in {number_of(result.cases, 'case')} to {settings.CASES}")
     name_broken(result.problems, "scans cannot be used", result.cases, settings.SKIP_BROKEN)
 
@@ -83,10 +90,28 @@ def check_settings():
         raise SettingError("ANNOTATIONS: not set; set --annotations to the nodule table, or use --slices all")
     if settings.CUT and not settings.LUNGS:
         raise SettingError("CUT: needs LUNGS; use --lungs clusters or --lungs thresholds")
+    check_names_table(settings.NAMES_TABLE, {"CASES": settings.CASES}, settings.REPLACE)
 
 
-def match_annotations():
-    """Match scans to their table rows; print scans without rows and rows without a scan.
+def find_scans():
+    """Find the scans: dict of name, the last part of a path without ending, to Path.
+
+    Raises:
+        InputError: if none are found, or two have the same name.
+    """
+    scans = {}
+    for name, path in find_volumes(require_folder(settings.SCANS, "SCANS")).items():
+        if scans.setdefault(name.split("/")[-1], path) != path:
+            raise InputError(f"{path}: same name as {scans[name.split('/')[-1]]}; rename one")
+    return scans
+
+
+def match_annotations(paths, names):
+    """Match scans to their table rows; print scans without rows and the number of rows without a scan.
+
+    Args:
+        paths: dict of scan name to Path.
+        names: dict of scan name to case name, for what is printed.
 
     Returns:
         dict of scan name to (Path, rows).
@@ -94,23 +119,17 @@ def match_annotations():
     Raises:
         InputError: if no scan has slices to import.
     """
-    paths = find_volumes(require_folder(settings.SCANS, "SCANS"))
     table = read_annotations(settings.ANNOTATIONS) if settings.ANNOTATIONS else no_annotations()
-    scans = {name: (path, table[table["seriesuid"] == series_of(name)]) for name, path in paths.items()}
+    scans = {name: (path, table[table["seriesuid"] == name]) for name, path in paths.items()}
     if settings.ANNOTATIONS:
-        known = set(map(series_of, paths))
-        print_names("scans without annotations", [name for name, (_, rows) in scans.items() if rows.empty])
-        print_names("annotations without a scan", [s for s in table["seriesuid"].unique() if s not in known])
+        print_names("scans without annotations", [names[name] for name, (_, rows) in scans.items() if rows.empty])
+        print_names("annotations without a scan", [s for s in table["seriesuid"].unique() if s not in paths])
     scans = {name: scan for name, scan in scans.items() if settings.SLICES == "all" or not scan[1].empty}
     if not scans:
         raise InputError(
             f"{settings.ANNOTATIONS}: no seriesuid is the name of a scan in {settings.SCANS}; rename the scans"
         )
     return scans
-
-
-def series_of(name):
-    return name.split("/")[-1]
 
 
 def print_names(problem, names):

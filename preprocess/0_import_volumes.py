@@ -25,6 +25,10 @@ SERIES: types.PositiveInt | None = None  # number of the series, if a folder con
 #   Without it, a message lists and numbers them.
 CASES: types.PathName = "data/cases"  # where to write the case folders
 REPLACE: bool = False  # True: overwrite existing case folders
+NAMES: types.CaseNames = "numbers"  # case names of DICOM: "numbers" (case_0001, ...) or "folder"
+#   "folder" keeps the names of your folders, which may identify patients.
+NAMES_TABLE: str = ""  # table to write (.csv): name and path of each case; "": none
+#   It identifies patients, so it must be outside of what you pass on.
 SKIP_BROKEN: bool = False  # True: exit with 0 even if some volumes could not be used
 
 # --- slices
@@ -59,7 +63,7 @@ from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
 from common.volumes.finding import find_volumes, match_labels
 from common.volumes.grids import Geometry, image_at, onto_grid, orient
 from common.volumes.labels import labels_in
-from common.volumes.privacy import safe_names
+from common.volumes.privacy import check_names_table, safe_names, write_names_table
 from common.volumes.reading import read_volume
 from common.volumes.slicing import open_slices, planes_of, slice_entry, spacing_of_plane
 from common.words import number_of
@@ -68,7 +72,8 @@ from common.words import number_of
 def main():
     check_settings()
     volumes, labels = match_volumes()
-    cases = name_cases(volumes)
+    names = safe_names(volumes, settings.NAMES)
+    cases = {name: Path(settings.CASES, as_case_name(case)) for name, case in names.items()}
     refuse_existing_cases(cases.values(), settings.REPLACE)
     classes, problems = count_classes(labels)
     size = f"{settings.SIZE}x{settings.SIZE}"
@@ -82,6 +87,7 @@ def main():
         parallel=False,
     )
     slices = f"{number_of(result.slices, 'slice')} of {settings.SIZE}x{settings.SIZE}"
+    write_names_table(settings.NAMES_TABLE, names, volumes)
     print(f"wrote {slices} in {number_of(result.cases, 'case')} to {settings.CASES}")
     problems = list(dict.fromkeys(problems + result.problems))
     name_broken(problems, "volumes cannot be used", result.cases, settings.SKIP_BROKEN)
@@ -90,6 +96,7 @@ def main():
 def check_settings():
     if settings.SLICES == "labelled" and not settings.LABELS:
         raise SettingError('SLICES: "labelled" needs LABELS; set --labels to their folder, or use --slices all')
+    check_names_table(settings.NAMES_TABLE, {"CASES": settings.CASES}, settings.REPLACE)
 
 
 def match_volumes():
@@ -105,14 +112,6 @@ def match_volumes():
     if not settings.LABELS:
         return find_volumes(settings.IMAGES), {}
     return match_labels(settings.IMAGES, settings.LABELS, settings.LABEL_NAME)
-
-
-def name_cases(volumes):
-    """Case folder of each volume: its name, or a number if the name could identify the patient."""
-    cases = {name: as_case_name(safe) for name, safe in safe_names(volumes).items()}
-    if len(set(cases.values())) < len(cases):
-        raise InputError(f"{settings.IMAGES}: two volumes would become the same case; rename one")
-    return {name: Path(settings.CASES, case) for name, case in cases.items()}
 
 
 def count_classes(labels):

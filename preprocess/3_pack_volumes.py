@@ -27,6 +27,9 @@ LABELS: str = ""  # the same for label volumes, matched by name
 LABEL_NAME: types.NamePattern = "{id}"  # label volume name for volume {id}, such as "{id}_seg"
 PACKED: types.PathName = "data/volumes"  # where to write the packed volumes
 REPLACE: bool = False  # True: overwrite existing packed volumes
+NAMES: types.CaseNames = "numbers"  # case names of DICOM: "numbers" (case_0001, ...) or "folder"
+#   "folder" keeps the names of your folders, which may identify patients.
+NAMES_TABLE: str = ""  # table to write (.csv): name and path of each case; "": none
 
 # --- volumes and boxes
 STEP: Literal["whole", "patch", "single"] = "whole"  # pack for "whole" and again for "patch", or once for "single"
@@ -70,7 +73,7 @@ from common.public_settings import public_settings
 from common.replacing import refuse_existing, whole_folder
 from common.settings import require_folder
 from common.slices.lists import count_of_share, make_divisions, pick_named
-from common.volumes.datasets import read_case, read_decathlon, read_folders, survey, write_set
+from common.volumes.datasets import read_case, read_decathlon, read_folders, survey, write_sets
 from common.volumes.grids import (
     Box,
     Geometry,
@@ -88,10 +91,10 @@ from common.volumes.grids import (
 )
 from common.volumes.intensity import fixed_rule, rule_of, scales_of
 from common.volumes.labels import sample_voxels
+from common.volumes.privacy import check_names_table
 from common.words import number_of
 
 FORMAT = 1  # version of the packed format
-SAMPLES = 500  # voxel positions to keep per label, as crop centers
 
 
 def main():
@@ -104,7 +107,7 @@ def main():
     print(f"packing {volumes} into {settings.PACKED} (step: {step}, labels: {len(labels)})", flush=True)
     attributes = {
         "format": FORMAT,
-        "settings": json.dumps(public_settings(settings)),
+        "settings": json.dumps(public_settings(settings, hidden=["IMAGES", "LABELS"])),
         "step": step,
         "labels": json.dumps(["foreground"] if step == "whole" else list(labels.values())),
         "intensity": json.dumps(rule),
@@ -115,11 +118,10 @@ def main():
     }
     with whole_folder(settings.PACKED, settings.REPLACE) as folder:
         written = pack_cases(folder / "cases.h5", data, labels, rule, attributes)
-        for subfolder, sets in divisions.items():
-            for name, cases in sets.items():
-                write_set(folder, subfolder, name, [case for case in cases if case in written], attributes)
+        write_sets(folder, divisions, written, attributes)
     sizes = ", ".join(f"{name} {len(cases)}" for name, cases in next(iter(divisions.values())).items())
     divided = f" in {settings.FOLDS} folds" if settings.FOLDS else f": {sizes}"
+    data.write_names_table(settings.NAMES_TABLE)
     print(f"wrote {number_of(len(written), 'volume')} to {settings.PACKED}{divided}")
 
 
@@ -128,18 +130,19 @@ def check_settings():
         raise SettingError(f"INTENSITY: low must be below high (found {settings.INTENSITY}); change one of them")
     if settings.MARGIN > settings.LARGEST_MARGIN:
         raise SettingError(f"MARGIN: above LARGEST_MARGIN ({settings.MARGIN}); use at most {settings.LARGEST_MARGIN}")
+    check_names_table(settings.NAMES_TABLE, {"PACKED": settings.PACKED}, settings.REPLACE)
 
 
 def find_data():
     if settings.DATA:
-        data = read_decathlon(require_folder(settings.DATA, "DATA"))
+        data = read_decathlon(require_folder(settings.DATA, "DATA"), settings.NAMES)
         if settings.LABEL_VALUES is not None:
             data.labels = {}  # LABEL_VALUES changed their numbers
         return data
     if not settings.IMAGES:
         raise InputError("DATA: not set; set --data to a folder with dataset.json, or set --images and --labels")
     images, labels = require_folder(settings.IMAGES, "IMAGES"), require_folder(settings.LABELS, "LABELS")
-    return read_folders(images, labels, settings.LABEL_NAME)
+    return read_folders(images, labels, settings.LABEL_NAME, settings.NAMES)
 
 
 def divide(names):
@@ -199,7 +202,7 @@ def pack_cases(file, data, labels, rule, attributes):
                 problems.append(str(error))
                 continue
             if volume is None:
-                print(f"skipped {case.label}: it contains no labels")
+                print(f"skipped {case.name}: it contains no labels")
                 continue
             channels = volume["image"].shape[-1]
             first = first or (case.image, channels)
@@ -246,7 +249,7 @@ def prepare(case, labels, rule):
     return {
         "image": image,
         "label": numbers,
-        "places": sample_voxels(numbers, SAMPLES),
+        "places": sample_voxels(numbers),
         "original": json.dumps(original._asdict()),
         "grid": json.dumps(grid._asdict()),
         "box": [box.start, box.stop],

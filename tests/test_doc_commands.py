@@ -7,10 +7,12 @@ have these flags with such values.
 import ast
 import re
 import shlex
+from pathlib import Path
 
 import drawings
 import h5py
 import numpy as np
+import pandas as pd
 import pytest
 import trimesh
 from drawings import as_volume, make_cases, write, write_decathlon, write_picture
@@ -236,6 +238,8 @@ def run_small(script, flags, folder, extra=()):
         small = ["--epochs", "1", "--model-settings", "{'width': 0.05}", "--batch-size", "4"]
     if "resume" in flags:
         small = ["--epochs", "2"]
+    if "--folds" in flags:
+        small = ["--folds", "2"]
     whole = script in ("run_pipeline.py", "tune.py") or (script == "train.py" and "--fold" in flags)
     (run_script if whole else run_here)(script, *replace_names(flags, folder), *small, *extra)
 
@@ -302,8 +306,8 @@ def test_coreml(folder, packed):
 def test_scores(folder):
     cases = make_cases(folder / "data" / "mine", cases=4, slices=2, size=32)
     run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=folder / "data" / "lists")
-    for mask in sorted(cases.glob("*/y/*.png")):
-        write_picture(folder / "predictions" / mask.parent.parent.name / mask.name, drawings.disc_slice(32, 1)[1])
+    for name in pd.read_csv(folder / "data" / "lists" / "test.csv")["y"]:
+        write_picture(folder / "predictions" / Path(name).parts[-3] / Path(name).name, drawings.disc_slice(32, 1)[1])
     labels = np.zeros((6, 16, 16), np.uint8)
     labels[2:4, 4:12, 4:12] = 1
     for name in ("scan1", "scan2"):

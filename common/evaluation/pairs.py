@@ -16,6 +16,7 @@ from common.slices.masks import check_mask_values, class_count, values_of
 from common.volumes.finding import ending_of, find_volumes
 from common.volumes.grids import Geometry
 from common.volumes.labels import labels_in
+from common.volumes.privacy import plain_name, read_names_table
 from common.volumes.reading import read_volume
 
 GEOMETRY_TOLERANCE = 1e-3  # tolerance for origin, spacing and axes of predicted and true volumes
@@ -42,13 +43,14 @@ class Pair(NamedTuple):
         return bool(ending_of(self.truth))
 
 
-def match_pairs(predicted, truth, label_name="{id}"):
+def match_pairs(predicted, truth, label_name="{id}", names_table=""):
     """Pair predicted and true masks by case and name, or label volumes by name.
 
     Args:
         predicted: OUTPUT folder of predict.py, or any input of `find_slices`.
         truth: any input of `find_slices`, or a folder of label volumes.
         label_name: true label volume name, with {id} for the predicted name without "case_".
+        names_table: setting NAMES_TABLE: table of the names behind numbered predictions; "": same names.
 
     Returns:
         list of Pair, in natural order.
@@ -56,7 +58,12 @@ def match_pairs(predicted, truth, label_name="{id}"):
     Raises:
         InputError: if a mask has no partner, or no masks are found.
     """
-    pairs = _match_volumes(predicted, truth, label_name) if holds_volumes(truth) else _match_slices(predicted, truth)
+    if holds_volumes(truth):
+        pairs = _match_volumes(predicted, truth, label_name, read_names_table(names_table))
+    elif names_table:
+        raise InputError("NAMES_TABLE: only for label volumes (TRUTH is images); leave it empty")
+    else:
+        pairs = _match_slices(predicted, truth)
     return sorted(pairs, key=lambda pair: (natural_key(pair.case), natural_key(pair.name)))
 
 
@@ -81,12 +88,13 @@ def _match_slices(predicted, truth):
     ]
 
 
-def _match_volumes(predicted, truth, label_name):
+def _match_volumes(predicted, truth, label_name, own_names):
     root = require_folder(predicted, "PREDICTED")
     files = [path for path in root.iterdir() if ending_of(path) not in ("", ".dcm")]
     names = {path: path.name[: -len(ending_of(path))].removeprefix("case_") for path in files}
-    predictions = {label_name.format(id=name).removeprefix("case_"): path for path, name in names.items()}
-    masks = {name.removeprefix("case_"): path for name, path in find_volumes(truth).items()}
+    own = {path: own_names.get(name, name) for path, name in names.items()}
+    predictions = {label_name.format(id=name).removeprefix("case_"): path for path, name in own.items()}
+    masks = {plain_name(name).removeprefix("case_"): path for name, path in find_volumes(truth).items()}
     if len(predictions) == len(masks) == 1:
         masks = dict.fromkeys(predictions, *masks.values())
     matched = _match(predictions, masks, predicted, truth)

@@ -17,6 +17,7 @@ from common.slices.drawing import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE,
 from common.slices.images import encode_jpeg, read_picture, resize, to_eight_bit, to_gray, window_to_gray
 from common.volumes.finding import find_volumes
 from common.volumes.intensity import percentiles_of
+from common.volumes.privacy import plain_name, read_names_table
 from common.volumes.reading import read_volume
 from common.volumes.slicing import PERCENTILES
 
@@ -38,20 +39,23 @@ PLOT_STYLE = {
 # --- images
 
 
-def find_backgrounds(images, truth, keys):
+def find_backgrounds(images, truth, keys, names_table=""):
     """Find images or volumes to show errors on.
 
     Args:
         images: setting IMAGES; "": images next to the true masks.
         truth: setting TRUTH.
         keys: (case, name) of each scored image; single cases on both sides may have different names.
+        names_table: as for `common.evaluation.pairs.match_pairs`.
 
     Returns:
         dict of (case, name) to Path, empty without images.
     """
     if holds_volumes(truth):
         volumes = find_volumes(images) if images else {}
-        return {(name.removeprefix("case_"), "volume"): path for name, path in volumes.items()}
+        numbers = {name: number for number, name in read_names_table(names_table).items()}
+        named = {plain_name(name).removeprefix("case_"): path for name, path in volumes.items()}
+        return {(numbers.get(name, name), "volume"): path for name, path in named.items()}
     slices = {(s.case, s.name): s.path for s in find_slices(images or truth, "x", "IMAGES")}
     if not images and set(slices.values()) == {s.path for s in find_slices(truth, "y", "TRUTH")}:
         return {}

@@ -7,6 +7,7 @@ from common.slices.case_files import read_case_record
 from common.slices.cases import Slice, find_slices
 from common.slices.images import read_picture, stretch, to_gray, window_to_gray
 from common.volumes.finding import name_of
+from common.volumes.privacy import safe_names
 
 
 class ImageInput:
@@ -18,6 +19,7 @@ class ImageInput:
 
     Attributes:
         slices: list of `common.slices.cases.Slice`.
+        volumes, names: dicts of volume name to Path and to safe name; empty.
 
     Raises:
         InputError: if no image is found.
@@ -25,6 +27,7 @@ class ImageInput:
 
     def __init__(self, source, stretched):
         self.slices, self._stretched = find_slices(source, "x", "INPUT"), stretched
+        self.volumes, self.names = {}, {}
         self._record_in = functools.cache(read_case_record)
 
     def read(self, s):
@@ -44,12 +47,13 @@ class VolumeInput:
     Args:
         path: setting INPUT.
         plane, window, spacing, series, not_finite: as for `common.volumes.slicing.open_slices`.
+        case_names: setting NAMES.
 
     Raises:
         InputError: if the volume cannot be read.
     """
 
-    def __init__(self, path, plane, window, spacing, series, not_finite=None):
+    def __init__(self, path, plane, window, spacing, series, not_finite=None, case_names="numbers"):
         from common.volumes.slicing import open_slices, slice_entry  # needs SimpleITK, images do not
 
         self._values, self._levels, volume = open_slices(
@@ -57,7 +61,10 @@ class VolumeInput:
         )
         entries = {f"{i + 1:04d}": slice_entry(self._values.shape[1:], i) for i in range(len(self._values))}
         self.slices = [Slice("", name, Path(path)) for name in entries]
-        self._case = name_of(Path(path).resolve()), {"slices": entries, "volume": volume}
+        own = name_of(Path(path).resolve())
+        self.volumes = {own: Path(path)}
+        self.names = safe_names(self.volumes, case_names)
+        self._case = self.names[own], {"slices": entries, "volume": volume}
 
     def read(self, s):
         return window_to_gray(self._values[self._case[1]["slices"][s.name]["index"]], *self._levels, 8)

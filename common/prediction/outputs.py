@@ -20,7 +20,7 @@ RECORD = "prediction.json"  # settings
 CROP_TOLERANCE = 0.02  # max mean difference of a crop from its image, as a share of the crop's range; allows for JPEG
 
 
-def write_output(settings, part, inputs, fill):
+def write_output(settings, part, inputs, fill, hidden=()):
     """Write the folder OUTPUT of predict.py, or this process's part of it.
 
     Args:
@@ -28,6 +28,7 @@ def write_output(settings, part, inputs, fill):
         part: `common.part.Part`.
         inputs: dict of further inputs that must agree in all parts.
         fill: function that takes a folder Path and fills the folder.
+        hidden: names of settings to leave empty in the record.
 
     Returns:
         whether OUTPUT is complete.
@@ -35,7 +36,7 @@ def write_output(settings, part, inputs, fill):
 
     def fill_and_record(folder):
         fill(folder)
-        write_json(folder / RECORD, {FORMAT: 1} | public_settings(settings))
+        write_json(folder / RECORD, {FORMAT: 1} | public_settings(settings, hidden))
 
     agreed = settings.as_json() | {"PART": ""} | inputs
     return do_part(settings.OUTPUT, part, agreed, fill_and_record, replace=settings.REPLACE)

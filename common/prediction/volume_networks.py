@@ -36,6 +36,7 @@ from common.volumes.grids import (
 )
 from common.volumes.intensity import scales_of
 from common.volumes.labels import label_image, measure_labels, write_labels
+from common.volumes.privacy import safe_names, write_names_table
 from common.volumes.reading import read_channels
 from common.words import number_of
 
@@ -142,7 +143,8 @@ def predict_with_settings(models, settings):
         raise InputError(f"INPUT: {found}; choose a volume, or a folder of volumes")
     refuse_existing(settings.OUTPUT, settings.REPLACE)
     volumes, part, problems = find_volumes(settings.INPUT), Part.read(settings.PART), []
-    own = {name: volumes[name] for name in part.share(list(volumes))}
+    names = safe_names(volumes, settings.NAMES)
+    own = {names[name]: volumes[name] for name in part.share(list(volumes))}
     options = Options(
         settings.THRESHOLD,
         settings.OVERLAP,
@@ -157,12 +159,13 @@ def predict_with_settings(models, settings):
     def fill(folder):
         import_keras()
         steps = ", then ".join(f"{step} {len(of_step.files)}" for step, of_step in sorted(models.items())[::-1])
-        print(f"predicting {number_of(len(own), 'volume')} from {settings.INPUT} (models: {steps})", flush=True)
+        print(f"predicting {number_of(len(own), 'volume')} (models: {steps})", flush=True)
         if own:
             problems.extend(predict_volumes(models, own, folder, options))
 
     networks = [str(file) for of_step in models.values() for file in of_step.files]
-    if write_output(settings, part, {"networks": networks, "volumes": len(volumes)}, fill):
+    if write_output(settings, part, {"networks": networks, "volumes": len(volumes)}, fill, hidden=["INPUT"]):
+        write_names_table(settings.NAMES_TABLE, names, volumes)
         count = len(volumes) - len(problems)
         print(f"wrote {number_of(count, 'label volume')} to {settings.OUTPUT}")
     if problems:
@@ -176,7 +179,7 @@ def predict_volumes(models, volumes, folder, options):
 
     Args:
         models: result of `common.training.trained_models.find_volume_models`.
-        volumes: dict of volume name to Path.
+        volumes: dict of safe volume name to Path.
         folder: Path to write to.
         options: Options.
 
@@ -189,7 +192,6 @@ def predict_volumes(models, volumes, folder, options):
     stages = {step: Stage(of_step, options.tile) for step, of_step in models.items()}
     problems, rows = [], []
     for name, path in progress(volumes.items(), len(volumes), "predicting"):
-        name = name.replace("/", "_")
         try:
             volume = Volume(path, options.series, options.not_finite)
             labels, note = predict_labels(volume, stages, options)

@@ -16,7 +16,7 @@ from common.volumes.finding import match_labels, name_of, refuse_own_labels
 from common.volumes.grids import Geometry, image_at
 from common.volumes.intensity import ForegroundStatistics
 from common.volumes.labels import labels_in
-from common.volumes.privacy import safe_names
+from common.volumes.privacy import safe_names, write_names_table
 from common.volumes.reading import read_channels, read_volume
 
 ADVICE = "resample it onto that grid"
@@ -24,11 +24,12 @@ POSITION_TOLERANCE = 1e-3  # max offset of label volume and image: mm per voxel 
 
 
 class VolumeCase(NamedTuple):
-    """A volume and its label volume."""
+    """A volume and its label volume; `source` is its own name, which may identify a patient."""
 
     name: str
     image: Path
     label: Path
+    source: str
 
 
 def _is_inside(path):
@@ -81,18 +82,24 @@ class VolumeData:
     labels: dict = field(default_factory=dict)
     ct: bool | None = None
 
+    def write_names_table(self, table):
+        """Write NAMES_TABLE, as `common.volumes.privacy.write_names_table`."""
+        names = {case.source: case.name for case in self.cases}
+        write_names_table(table, names, {case.source: case.image for case in self.cases})
 
-def read_decathlon(folder):
+
+def read_decathlon(folder, case_names="numbers"):
     """Find the training cases of a data set with dataset.json, imagesTr and labelsTr.
 
     Args:
         folder: Path.
+        case_names: as `names` of `common.volumes.privacy.safe_names`.
 
     Returns:
         VolumeData.
 
     Raises:
-        InputError: if dataset.json is missing or damaged, or a file that it lists is missing.
+        InputError: if dataset.json is missing or damaged, a file that it lists is missing, or two have the same name.
     """
     content = read_record(folder / "dataset.json", DecathlonFile)
     labels = {int(number): name for number, name in content.labels.items()}
@@ -104,9 +111,10 @@ def read_decathlon(folder):
         raise InputError(summarise([f"{path}: {advice}" for path in missing], "files are missing"))
     if not files:
         raise InputError(f'{folder / "dataset.json"}: no training cases; list them under "training"')
-    cases = [VolumeCase(name_of(image), image, label) for image, label in files]
     _refuse_same_names([image for image, _ in files], folder / "dataset.json")
     refuse_own_labels(dict(files))
+    names = safe_names({name_of(image): image for image, _ in files}, case_names)
+    cases = [VolumeCase(names[name_of(image)], image, label, name_of(image)) for image, label in files]
     labels = {number: name for number, name in sorted(labels.items()) if number}
     if list(labels) != list(range(1, len(labels) + 1)):
         labels = {}  # gaps between the numbers; LABEL_VALUES must close them
@@ -124,21 +132,20 @@ def _refuse_same_names(images, where):
         raise InputError(summarise(problems, "cases have the name of another"))
 
 
-def read_folders(images, labels, label_name):
+def read_folders(images, labels, label_name, case_names="numbers"):
     """Find the cases in a folder of volumes and a folder of label volumes, matched by name.
 
     Args:
         images, labels: folders.
         label_name: label volume name, with {id} for the volume name.
+        case_names: as `names` of `common.volumes.privacy.safe_names`.
 
     Raises:
         InputError: if none are found, one has no partner, or two get the same name.
     """
     volumes, label_volumes = match_labels(images, labels, label_name)
-    cases = safe_names(volumes)
-    if len(set(cases.values())) < len(cases):
-        raise InputError(f"{images}: two volumes would become the same case; rename one")
-    return VolumeData([VolumeCase(cases[name], volumes[name], label_volumes[name]) for name in volumes])
+    cases = safe_names(volumes, case_names)
+    return VolumeData([VolumeCase(cases[name], volumes[name], label_volumes[name], name) for name in volumes])
 
 
 def read_case(case, names, label_values=None, not_finite=None):
@@ -202,19 +209,24 @@ def survey(data, label_values=None, not_finite=None):
     return sorted(labels), statistics
 
 
-def write_set(folder, subfolder, name, cases, attributes):
-    """Write a packed set as links to its cases, which are stored only in cases.h5.
+def write_sets(folder, divisions, written, attributes):
+    """Write the packed sets as links to their cases, which are stored only in cases.h5.
 
     Args:
         folder: Path of the folder with cases.h5.
-        subfolder: "" or the folder of a fold, such as "fold1".
-        name: "train" or "validation".
-        cases: list of case names.
-        attributes: dict of attributes of the file.
+        divisions: dict of subfolder ("", or "fold1", ...) to dict of set name to case names.
+        written: set of the names of the cases in cases.h5.
+        attributes: dict of attributes of the files.
 
     Raises:
-        InputError: if there are no cases.
+        InputError: if a set has no cases.
     """
+    for subfolder, sets in divisions.items():
+        for name, names in sets.items():
+            _write_set(folder, subfolder, name, [case for case in names if case in written], attributes)
+
+
+def _write_set(folder, subfolder, name, cases, attributes):
     if not cases:
         raise InputError(f"{name}.h5: no cases left (all of them are empty); add cases with labels")
     (folder / subfolder).mkdir(exist_ok=True)

@@ -270,7 +270,7 @@ def read_series(path, series=None):
 def _choose_series(folder, series):
     others = []
     candidates = find_series(folder, others)
-    print_skipped(folder, others, "without an image")
+    print_skipped(folder, others, "without an image", named=False)
     if not candidates:
         raise InputError(f"{folder}: no DICOM images found; choose a folder with DICOM images")
     if len(candidates) > 1 and series is None:

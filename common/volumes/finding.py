@@ -79,7 +79,7 @@ def find_volumes(root):
             continue
         if volumes.setdefault(name, path) != path:
             raise InputError(f"{path} and {volumes[name]}: same case name ({name}); rename or remove one")
-    print_skipped(root, skipped)
+    print_skipped(root, skipped, named=not any(path.is_dir() for path in volumes.values()))
     if not volumes:
         raise InputError(
             f"{root}: no volumes found; expected DICOM series, or files that end in {', '.join(VOLUME_ENDINGS)}"
@@ -102,11 +102,15 @@ def _is_data(file, headers):
     return file.suffix.lower() in DATA_ENDINGS and bool(stems & headers)
 
 
-def print_skipped(root, skipped, reason="without a volume"):
-    """Print the count and the first names of skipped files, if there are any."""
+def print_skipped(root, skipped, reason="without a volume", named=True):
+    """Print the count of skipped files, if there are any, and the first names unless they are next to DICOM files."""
     if skipped:
         listed = ", ".join(skipped[:10]) + (", ..." if len(skipped) > 10 else "")
-        print(f"{root}: skipped {number_of(len(skipped), 'file')} {reason} ({listed})", flush=True)
+        count = number_of(len(skipped), "file")
+        if named:
+            print(f"{root}: skipped {count} {reason} ({listed})", flush=True)
+        else:
+            print(f"skipped {count} {reason}, next to DICOM files (names may identify patients)", flush=True)
 
 
 def may_be_dicom(path):

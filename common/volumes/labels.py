@@ -11,6 +11,7 @@ from common.volumes.slicing import planes_of
 from common.volumes.writing import write_volume
 
 MAX_LABEL = 99
+SAMPLES = 500  # voxel positions to pack per label, as crop centers
 
 
 def labels_in(image, path, label_values=None, names=None, allow_255=False):
@@ -120,7 +121,7 @@ def measure_labels(case, labels, classes=1):
     ]
 
 
-def sample_voxels(labels, count):
+def sample_voxels(labels, count=SAMPLES):
     """Draw voxels of each label at random, with a fixed seed.
 
     Args:

@@ -1,54 +1,210 @@
-"""Case names that do not identify a patient."""
+"""Case names that do not identify a patient: DICOM is numbered, other files keep names that their headers allow.
 
+The table of numbers and names (setting NAMES_TABLE) is the only way back from a number to its source.
+"""
+
+import re
+import unicodedata
 from pathlib import Path
 
-import SimpleITK as sitk
+from common.errors import InputError, SettingError
+from common.replacing import new_file, refuse_existing
+from common.volumes.finding import ending_of, is_dicom
+from common.volumes.paths import plain_files
+from common.volumes.whole import check_header
 
-from common.volumes.finding import is_dicom
-from common.volumes.reading import list_series
-
-IMAGE_TYPES = {"DERIVED", "SECONDARY", "ORIGINAL", "PRIMARY", "AXIAL"}  # words in tags that do not identify anyone
-# Tag prefixes (group, start of element): patient; dates, hospital and physicians; study.
-IDENTIFYING_TAGS = ("0010|", "0008|00", "0008|10", "0020|0010")
-HARMLESS_TAGS = ("0008|0005", "0008|0016")  # exceptions: character set, object type
-
-
-def safe_names(volumes):
-    """Safe name of each volume: its own with "_" for "/", or a number if it contains a word of an identifying tag.
-
-    Args:
-        volumes: dict of `find_volumes`.
-
-    Returns:
-        dict of name in `volumes` to safe name.
-    """
-    names = {name: name.replace("/", "_") for name in volumes}
-    for number, (name, path) in enumerate(volumes.items(), 1):
-        if any(word in names[name].lower() for word in identifying_words(path)):
-            names[name] = f"{number:04d}"
-    return names
+NIFTI_TEXTS = ("descrip", "aux_file", "intent_name", "ITK_FileNotes")  # the other entries are numbers
+TECHNICAL = ("ITK_Input", "ITK_original", "NRRD_kinds", "NRRD_space", "NRRD_meas", "Modality")  # starts of entries
+# Words in headers and names of anyone.
+COMMON_WORDS = frozenset(re.findall(r"\w+", """
+    anonymized anonymous axial brain case colon coronal derived head heart image kidney label labels liver lung lungs
+    mask masks none original pancreas patient phase primary prostate sagittal scan segmentation series spleen study
+    subject synthetic test time train training unknown volume
+"""))  # fmt: skip
+UNFOLDED = str.maketrans({"ß": "ss", "ø": "o", "ł": "l", "đ": "d", "æ": "ae", "œ": "oe", "þ": "th"})
+UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
 
 
-def identifying_words(path):
-    """Lowercase words of DICOM text tags that could identify a person.
+# --- names
+
+
+def safe_names(volumes, names="numbers"):
+    """Case name of each volume: a number such as "case_0001" if its own name could identify a patient.
 
     Args:
-        path: file, or folder of a series.
+        volumes: dict of `find_volumes`, whose order gives the numbers; the same folder gives the same numbers.
+        names: setting NAMES. "numbers": numbers for DICOM, and for other files whose names contain what their headers
+            say of the patient; "folder": all keep their names, with "_" for "/".
 
     Returns:
-        set of str, empty for files other than DICOM.
+        dict of name in `volumes` to case name.
+
+    Raises:
+        InputError: if two volumes would get the same name.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = Path(list_series(path)[0][0])
-    elif not is_dicom(path):
-        return set()
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+    cases = {name: plain_name(name) for name in volumes}
+    if names == "numbers":
+        for number, (name, path) in enumerate(volumes.items(), 1):
+            if is_dicom_volume(path) or identifies(cases[name], header_texts(path)):
+                cases[name] = f"case_{number:04d}"
+    taken = {}
+    for name, case in cases.items():
+        other = taken.setdefault(case.removeprefix("case_"), name)
+        if other != name:
+            raise InputError(f"{volumes[name]}: same case name as {volumes[other]} ({case}); rename one")
+    return cases
+
+
+def plain_name(name):
+    """Name of `find_volumes` as one word for file and group names."""
+    return name.replace("/", "_")
+
+
+def is_dicom_volume(path):
+    """Whether a volume is DICOM: a folder, or a file with any ending that starts like DICOM."""
+    return Path(path).is_dir() or is_dicom(path)
+
+
+# --- what headers say
+
+
+def header_texts(path):
+    """Texts in the header of a NIfTI, NRRD or MetaImage file that could contain anything; [] if it has none."""
+    import SimpleITK as sitk  # here, since images need none of this
+
+    reader, path = sitk.ImageFileReader(), Path(path)
     try:
-        reader.ReadImageInformation()
-    except RuntimeError:
+        data = check_header(path)
+        with plain_files([path], [data.file] if data.file != path else []) as (file,):
+            reader.SetFileName(str(file))
+            reader.ReadImageInformation()
+        is_nifti = ".nii" in ending_of(path)
+        keys = [k for k in reader.GetMetaDataKeys() if (k in NIFTI_TEXTS if is_nifti else not k.startswith(TECHNICAL))]
+        return [reader.GetMetaData(key) for key in keys]
+    except (InputError, OSError, RuntimeError):  # reading the volume reports it
+        return []
+
+
+def identifies(name, texts):
+    """Whether a name contains a word, number or date of texts in a header, in any spelling.
+
+    Letters are compared without case, accents and punctuation, and umlauts also as two letters. Words of two or three
+    letters count only as whole words of a person's name, which has "^" between its parts. Common words and numbers of
+    fewer than four digits do not count.
+
+    Args:
+        name: name without suffix.
+        texts: list of str.
+    """
+    spellings = _spellings(name)
+    letters = {re.sub(r"[\W\d_]", "", text) for text in spellings}
+    words = {word for text in spellings for word in re.findall(r"[^\W\d_]+", text)}
+    digits = re.sub(r"\D", "", name)
+    for text in texts:
+        if any(number in digits for number in _numbers(text)):
+            return True
+        shortest = 2 if "^" in text else 4
+        for spelling in _spellings(text.replace("'", "").replace("\u2019", "")):
+            for word in set(re.findall(r"[^\W\d_]+", spelling)) - COMMON_WORDS:
+                long = len(word) >= 4 or not word.isascii()
+                if len(word) >= shortest and (word in words or (long and any(word in joined for joined in letters))):
+                    return True
+    return False
+
+
+def _spellings(text):
+    """Lowercase spellings of a text without accents: with umlauts as one letter, and as two."""
+    text = unicodedata.normalize("NFC", text).lower()
+    return {_without_accents(text), _without_accents(text.translate(UMLAUTS))}
+
+
+def _without_accents(text):
+    decomposed = unicodedata.normalize("NFKD", text.translate(UNFOLDED))
+    return unicodedata.normalize("NFC", "".join(c for c in decomposed if not unicodedata.combining(c))).casefold()
+
+
+def _numbers(text):
+    """Numbers of four or more digits in a text, with dashes and the like left out, and dates in other orders."""
+    if re.fullmatch(r"\s*\d+(\.\d+){3,}\s*", text):  # a UID, or a version
         return set()
-    keys = [key for key in reader.GetMetaDataKeys() if key.startswith(IDENTIFYING_TAGS)]
-    text = " ".join(reader.GetMetaData(key) for key in keys if not key.startswith(HARMLESS_TAGS))
-    return {word.lower() for word in text.replace("^", " ").split() if len(word) > 2 and word not in IMAGE_TYPES}
+    found = {re.sub(r"\D", "", number) for number in re.findall(r"\d[\d\s./-]*", text)}
+    for date in [number for number in found if re.fullmatch(r"(19|20)\d{6}", number)]:
+        year, month, day = date[:4], date[4:6], date[6:]
+        found |= {day + month + year, month + day + year, day + month + year[2:], year[2:] + month + day}
+    return {number for number in found if len(number) >= 4}
+
+
+# --- table of names
+
+
+def check_names_table(table, outputs, replace):
+    """Check NAMES_TABLE before any work.
+
+    Args:
+        table: setting NAMES_TABLE; "": none.
+        outputs: dict of setting name to the path that the script writes.
+        replace: setting REPLACE.
+
+    Raises:
+        SettingError: if the table would be inside an output folder.
+        InputError: if it exists and must not be replaced.
+    """
+    if not table:
+        return
+    path = Path(table).resolve()
+    for setting, output in outputs.items():
+        if path.is_relative_to(Path(output).resolve()):
+            raise SettingError(
+                f"NAMES_TABLE: inside {setting} ({table}); it identifies patients, so write it somewhere else"
+            )
+    if path.is_dir():
+        raise InputError(f"NAMES_TABLE: is a folder ({table}); use a file that ends in .csv")
+    refuse_existing(path, replace)
+
+
+def write_names_table(table, cases, volumes):
+    """Write NAMES_TABLE: columns case, name and source, with a row for each volume; "" writes none.
+
+    Args:
+        table: setting NAMES_TABLE.
+        cases: dict of `safe_names`.
+        volumes: dict of `find_volumes`.
+    """
+    if not table:
+        return
+    import pandas as pd  # takes half a second to load
+
+    rows = [(cases[name], name, Path(volumes[name]).resolve()) for name in cases]
+    with new_file(table, replace=True) as file:  # `check_names_table` refused an existing one
+        pd.DataFrame(rows, columns=["case", "name", "source"]).to_csv(file, index=False)
+    print(f"wrote {table}: it identifies patients, so keep it apart from what you pass on")
+
+
+def read_names_table(table):
+    """Read NAMES_TABLE.
+
+    Returns:
+        dict of case name without "case_" to the name of its source, with "_" for "/"; empty for "".
+
+    Raises:
+        InputError: if it is not such a table, or a case is in it twice.
+    """
+    if not table:
+        return {}
+    import pandas as pd  # takes half a second to load
+
+    try:
+        rows = pd.read_csv(table, dtype=str, keep_default_na=False)
+    except (OSError, ValueError):
+        raise InputError(f"{table}: cannot be read; use a table that a script wrote as NAMES_TABLE") from None
+    if not {"case", "name"} <= set(rows.columns):
+        raise InputError(
+            f"{table}: expected the columns case and name (found {', '.join(rows.columns)}); "
+            "use a table that a script wrote as NAMES_TABLE"
+        )
+    names = {
+        case.removeprefix("case_"): plain_name(name) for case, name in zip(rows["case"], rows["name"], strict=True)
+    }
+    if len(names) < len(rows) or len(set(names.values())) < len(rows):
+        raise InputError(f"{table}: a case or a name is listed twice; write the table again")
+    return names

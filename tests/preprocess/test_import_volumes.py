@@ -100,7 +100,7 @@ def test_dicom_series_of_any_file_names(tmp_path):
     write_series(tmp_path / "scans" / "one", image, names)
     write(tmp_path / "labels", "one.nrrd", as_volume(labels))
     run_script(SCRIPT, IMAGES=tmp_path / "scans", LABELS=tmp_path / "labels", CASES=tmp_path / "cases", SIZE=32)
-    case = tmp_path / "cases" / "case_one"
+    case = tmp_path / "cases" / "case_0001"
     back = labels_of_slices(json.loads((case / "case.json").read_text()), masks_of(case))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(back), labels)
     assert_same_geometry(back, image, 1e-4)  # DICOM holds decimal strings of 16 characters
@@ -116,7 +116,7 @@ def test_compressed_dicom(tmp_path, compressor):
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(tmp_path / "scans" / "one")), values)
     write(tmp_path / "labels", "one.nrrd", as_volume(labels, np.eye(3)))
     run_here(SCRIPT, IMAGES=tmp_path / "scans", LABELS=tmp_path / "labels", CASES=tmp_path / "cases", SIZE=32)
-    case = tmp_path / "cases" / "case_one"
+    case = tmp_path / "cases" / "case_0001"
     back = labels_of_slices(json.loads((case / "case.json").read_text()), masks_of(case))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(back), labels)
 
@@ -128,7 +128,7 @@ def test_all_frames_of_one_dicom_file(tmp_path):
     write(tmp_path / "labels", "scans.nrrd", as_volume(labels, np.eye(3)))
     settings = {"IMAGES": tmp_path / "scans", "LABELS": tmp_path / "labels", "CASES": tmp_path / "cases"}
     run_here(SCRIPT, SIZE=24, WINDOW=[0, 1000], SLICES="all", **settings)
-    case = tmp_path / "cases" / "case_scans"
+    case = tmp_path / "cases" / "case_0001"
     back = labels_of_slices(json.loads((case / "case.json").read_text()), masks_of(case))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(back), labels)
     assert_same_geometry(back, image)
@@ -249,7 +249,7 @@ def test_series_that_make_no_volume(tmp_path):
         **settings,
     )
     run_here(SCRIPT, IMAGES=tmp_path / "two", SERIES=2, **settings)
-    assert len(list((tmp_path / "c" / "case_two" / "x").iterdir())) == 4
+    assert len(list((tmp_path / "c" / "case_0001" / "x").iterdir())) == 4
 
     (tmp_path / "empty").mkdir()
     assert_refused(SCRIPT, "no volumes found", IMAGES=tmp_path / "empty", **settings)
@@ -353,7 +353,7 @@ def test_a_volume_is_predicted_as_its_slices_are(tmp_path, trained):
     run_here("predict.py", RUN=trained[0], INPUT=tmp_path / "c" / "case_scan", OUTPUT=tmp_path / "a")
     run_here("predict.py", RUN=trained[0], INPUT=tmp_path / "scan.nii.gz", OUTPUT=tmp_path / "b", **shared)
     run_here("predict.py", RUN=trained[0], INPUT=tmp_path / "dicom", OUTPUT=tmp_path / "d", **shared)
-    found = [read_volume(tmp_path / name) for name in ("a/case_scan.nii.gz", "b/scan.nii.gz", "d/dicom.nii.gz")]
+    found = [read_volume(tmp_path / name) for name in ("a/case_scan.nii.gz", "b/scan.nii.gz", "d/case_0001.nii.gz")]
     arrays = [sitk.GetArrayFromImage(image) for image in found]
     np.testing.assert_array_equal(arrays[0], arrays[1])
     np.testing.assert_array_equal(arrays[0], arrays[2])

@@ -1,0 +1,356 @@
+"""No patient gets out: planted names, numbers and dates are in nothing that any script writes or prints.
+
+They are in public and private tags, nested sequences, headers of NIfTI, NRRD and STL, and names of files and folders.
+"""
+
+import base64
+import gzip
+import io
+import json
+import re
+import shutil
+import zipfile
+import zlib
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import trimesh
+from drawings import as_volume, ball, write
+from running import TINY_SE_RESUNET3D, TINY_UNET, assert_refused, leftovers, run_here
+
+pydicom = pytest.importorskip("pydicom")
+import SimpleITK as sitk
+
+from common.volumes.privacy import header_texts, identifies, safe_names
+
+SHAPE = (8, 24, 24)
+# Folder of each scan, and the patient in its headers: in other spellings, or not at all.
+SCANS = {
+    "Plantmüller_1931-02-28": ("PLANTMUELLER^Änne", "PLANT4711", "19310228"),
+    "Li_Wu": ("LI^WU", "815-81-5815", "19450508"),
+    "plantobrien/1.2.826.0.1.88888.77": ("Plant O'Brien^Sean", "PLANT-12-34", "19450509"),
+    "山田太郎": ("Yamada^Tarou=山田^太郎", "PLANT99", "19450510"),
+}
+SECRETS = ("plant", "müller", "muller", "mueller", "1931-02-28", "19310228", "28021931", "li_wu", "li^wu")
+SECRETS += ("815-81-5815", "815815815", "8158158", "obrien", "o'brien", "88888.77", "山田", "太郎", "yamada")
+
+
+BASE64 = re.compile(rb"data:([\w/+]+);base64,([\w+/=]+)")  # images in a page
+
+
+# --- what is planted
+
+
+def write_dicom(folder, image, number, patient, identifier, birth):
+    """A DICOM series with the patient in public and private tags, and in a sequence within a sequence."""
+    folder.mkdir(parents=True)
+    values, direction = sitk.GetArrayFromImage(image), np.reshape(image.GetDirection(), (3, 3))
+    for k, pixels in enumerate(values):
+        content = pydicom.Dataset()
+        content.SpecificCharacterSet = "ISO_IR 192" if number == 4 else "ISO_IR 100"
+        content.PatientName, content.PatientID, content.PatientBirthDate = patient, identifier, birth
+        content.OtherPatientIDs, content.ReferringPhysicianName = "PLANTOTHER", "PLANTDOCTOR^A"
+        content.RequestingPhysician, content.AdmissionID, content.AccessionNumber = "PLANTREQ", "PLANTADM", "PLANTACC"
+        content.ImageComments, content.StudyDescription, content.StudyID = "PLANTNOTE", "PLANTSTUDY", "PLANTSID"
+        content.InstitutionName, content.StationName, content.StudyDate = "PLANTCLINIC", "PLANTCT1", "20240229"
+        inner = pydicom.Dataset()
+        inner.PatientName, inner.RequestedProcedureDescription = "PLANTINNER^B", "PLANTINNER"
+        outer = pydicom.Dataset()
+        outer.PatientID, outer.RequestAttributesSequence = "PLANTOUTER", [inner]
+        content.ReferencedStudySequence = [outer]
+        content.private_block(0x11, "PLANTMAKER", create=True).add_new(1, "LO", "PLANTPRIVATE")
+        content.SOPClassUID, content.Modality = pydicom.uid.CTImageStorage, "CT"
+        content.StudyInstanceUID, content.SeriesInstanceUID = "1.2.826.0.1.88888.77", f"1.2.826.0.1.99999.{number}"
+        content.SOPInstanceUID, content.InstanceNumber = f"1.2.826.0.1.99999.{number}.{k}", k + 1
+        content.ImagePositionPatient = list(image.TransformIndexToPhysicalPoint((0, 0, k)))
+        content.ImageOrientationPatient = [*direction[:, 0], *direction[:, 1]]
+        content.PixelSpacing, content.SliceThickness = list(image.GetSpacing()[1::-1]), image.GetSpacing()[2]
+        content.Rows, content.Columns = pixels.shape
+        content.SamplesPerPixel, content.PhotometricInterpretation = 1, "MONOCHROME2"
+        content.BitsAllocated = content.BitsStored = 16
+        content.HighBit, content.PixelRepresentation = 15, 1
+        content.RescaleSlope, content.RescaleIntercept = 1, 0
+        content.PixelData = pixels.astype(np.int16).tobytes()
+        content.file_meta = pydicom.dataset.FileMetaDataset()
+        content.file_meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        content.save_as(folder / f"PLANTFILE_{k}.dcm", enforce_file_format=True)
+
+
+def with_text(image, **texts):
+    for key, text in texts.items():
+        image.SetMetaData(key, text)
+    return image
+
+
+def draw(number):
+    """Values and labels of a scan, and the center of its nodule in mm."""
+    rng = np.random.default_rng(number)
+    labels = ball(SHAPE, (11 + number, 12, 4), 5, (1, 1, 1)).astype(np.uint8)
+    values = (labels * 300.0 + rng.normal(0, 30, SHAPE) - 100).astype(np.int16)
+    placed = [as_volume(array, np.eye(3), (1, 1, 1), (5.0 * number, 0, 0)) for array in (values, labels)]
+    return *placed, placed[0].TransformIndexToPhysicalPoint((11 + number, 12, 4))
+
+
+def plant(root):
+    """Scans, label volumes, nodules, a surface, and NIfTI and NRRD volumes whose names their headers contain."""
+    rows = []
+    for number, (folder, patient) in enumerate(SCANS.items(), 1):
+        values, labels, center = draw(number)
+        write_dicom(root / "scans" / folder, values, number, *patient)
+        target = root / "labels" / f"{folder}_seg.nrrd"
+        write(target.parent, target.name, with_text(labels, Segment0_Name="PLANTSEGMENT", Patient=patient[0]))
+        rows.append((folder.split("/")[-1], *center, 8.0))
+        name = patient[0].split("=")[0].replace("^", "_").replace("'", "").lower()
+        ending = ".nrrd" if number % 2 else ".nii.gz"
+        text = {"ITK_FileNotes": patient[0], "aux_file": "PLANTAUX", "intent_name": "PLANTINTENT", "name": patient[0]}
+        write(root / "files", f"{name}{ending}", with_text(values, **text))
+    columns = ["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"]
+    pd.DataFrame(rows, columns=columns).to_csv(root / "nodules.csv", index=False)
+    surface = trimesh.creation.icosphere(radius=4)
+    surface.apply_translation(center)
+    stl = surface.export(file_type="stl")
+    (root / "PLANT_heart.stl").write_bytes(b"PLANT solid".ljust(80) + stl[80:])
+
+
+# --- all that is written
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory):
+    """Run every script that touches scans on what is planted: the folder, and what they printed."""
+    root = tmp_path_factory.mktemp("p")
+    own, out, said = root / "in", root / "out", []
+    plant(own)
+
+    def run(script, **settings):
+        done = run_here(script, **settings)
+        said.append(f"{script}\n{done.stdout}{done.stderr}")
+
+    table = root / "private" / "names.csv"
+    dicom = {"IMAGES": own / "scans", "LABELS": own / "labels", "LABEL_NAME": "{id}_seg"}
+    slices = {"SIZE": 24, "WINDOW": [-200, 300]}
+    run("preprocess/0_import_volumes.py", CASES=out / "cases", NAMES_TABLE=table, **dicom, **slices)
+    run("preprocess/0_import_volumes.py", CASES=out / "files", SLICES="all", IMAGES=own / "files", **slices)
+    nodules = {"SCANS": own / "scans", "ANNOTATIONS": own / "nodules.csv", "SIZE": 24, "NEIGHBOURS": 0}
+    run("preprocess/0_import_nodules.py", CASES=out / "nodules", **nodules)
+    half = pd.read_csv(own / "nodules.csv").iloc[:2]
+    half.to_csv(own / "half.csv", index=False)
+    run("preprocess/0_import_nodules.py", CASES=out / "half", **nodules | {"ANNOTATIONS": own / "half.csv"})
+    surface = {"SURFACE": own / "PLANT_heart.stl", "SIZE": 24}
+    run("preprocess/0_import_stl.py", OUTPUT=out / "surface", **surface)
+    run("preprocess/0_import_stl.py", OUTPUT=out / "surface.nrrd", VOLUME=own / "scans" / "山田太郎", **surface)
+
+    run("preprocess/2_write_lists.py", CASES=out / "cases", LISTS=out / "lists", TEST_SHARE=0)
+    run("preprocess/3_pack_hdf5.py", LISTS=out / "lists", PACKED=out / "packed")
+    sets = {name.upper(): out / "packed" / f"{name}.h5" for name in ("train", "validation")}
+    run("train.py", RUNS=out / "runs", MODEL_SETTINGS=TINY_UNET, EPOCHS=1, **sets)
+    run("convert_coreml.py", RUN=out / "runs", OUTPUT=out / "model.mlmodel", CHECKED=1)
+    packing = {"STEP": "single", "VOXELS": 5000, "SMALLEST_BOX": 8}
+    run("preprocess/3_pack_volumes.py", PACKED=out / "volumes", **dicom, **packing)
+    sets = {name.upper(): out / "volumes" / f"{name}.h5" for name in ("train", "validation")}
+    network = {"MODEL": "se_resunet3d", "MODEL_SETTINGS": TINY_SE_RESUNET3D, "OPTIMIZER": "sgd"}
+    run("train.py", RUNS=out / "runs3d", EPOCHS=1, BATCH_SIZE=1, **network, **sets)
+
+    for name, run_folder, source in (
+        ("cases", "runs", out / "cases"),
+        ("one", "runs", own / "scans" / "Li_Wu"),
+        ("file", "runs", own / "files" / "li_wu.nii.gz"),
+        ("scans", "runs3d", own / "scans"),
+        ("files", "runs3d", own / "files"),
+    ):
+        extra = {"NAMES_TABLE": root / "private" / f"{name}.csv"} if name != "cases" else {}
+        run("predict.py", RUN=out / run_folder, INPUT=source, OUTPUT=out / "predicted" / name, **extra)
+    predicted, truth = out / "predicted", {"TRUTH": own / "labels", "LABEL_NAME": "{id}_seg"}
+    scans = {"IMAGES": own / "scans", "NAMES_TABLE": root / "private" / "scans.csv"}
+    run("evaluate.py", PREDICTED=predicted / "cases", TRUTH=out / "cases", OUTPUT=out / "scores" / "cases")
+    run("evaluate.py", PREDICTED=predicted / "scans", OUTPUT=out / "scores" / "scans", **truth, **scans)
+    for kind, name in (("nodules", "scans"), ("run_lengths", "cases")):
+        run("submission.py", KIND=kind, PREDICTED=predicted / name, OUTPUT=out / f"{name}_{kind}.csv")
+    assert not leftovers(root)
+    return root, said
+
+
+def contents(name, data):
+    """Yield (name, bytes) of a file and of all that is packed within it."""
+    yield name, BASE64.sub(b"", data) if name.endswith(".html") else data
+    if data[:2] == b"\x1f\x8b":
+        yield from contents(f"{name}/gzip", gzip.decompress(data))
+    elif data[:4] == b"PK\x03\x04":
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            for inner in archive.namelist():
+                yield f"{name}/{inner}", inner.encode()
+                yield from contents(f"{name}/{inner}", archive.read(inner))
+    elif data[:8] == b"\x89HDF\r\n\x1a\n":
+        yield name, "\n".join(texts_of_hdf5(data)).encode()
+    elif data[:8] == b"\x89PNG\r\n\x1a\n":
+        place = 8
+        while place < len(data):
+            length, kind = int.from_bytes(data[place : place + 4], "big"), data[place + 4 : place + 8]
+            if kind in (b"zTXt", b"iTXt", b"iCCP", b"eXIf"):
+                body = data[place + 8 : place + 8 + length]
+                yield f"{name}/{kind.decode()}", body + zlib.decompressobj().decompress(body.split(b"\0", 2)[-1])
+            place += 12 + length
+    elif name.endswith(".html"):
+        for number, (kind, packed) in enumerate(BASE64.findall(data)):
+            yield from contents(f"{name}/{number}.{kind.decode()}", base64.b64decode(packed))
+
+
+def texts_of_hdf5(data):
+    texts = []
+
+    def add(name, item):
+        texts.extend([name, *(f"{key}={value}" for key, value in item.attrs.items())])
+        if isinstance(item, h5py.Dataset) and item.dtype.kind in "OS":
+            texts.extend(str(value) for value in item[()].ravel())
+
+    with h5py.File(io.BytesIO(data)) as file:
+        add("", file)
+        file.visititems(add)
+    return texts
+
+
+def found_in(data):
+    """Secrets in bytes, in any case and in three encodings."""
+    texts = [data.decode(encoding, "replace").lower() for encoding in ("utf-8", "latin-1")]
+    wide = data.decode("utf-16-le", "replace").lower()  # two characters of it are too short to be no accident
+    return [s for s in SECRETS if any(s in text for text in texts) or (s.isascii() and s in wide)]
+
+
+def test_the_search_finds_what_is_packed(tmp_path):
+    """The search itself: a secret in each kind of container, which it must find."""
+    secret = "PLANT"
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("texts", data=[secret], dtype=h5py.string_dtype(), chunks=(1,), compression="gzip")
+    with zipfile.ZipFile(tmp_path / "b.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("inner.gz", gzip.compress(secret.encode()))
+    (tmp_path / "c.html").write_text(f'<img src="data:image/png;base64,{base64.b64encode(secret.encode()).decode()}">')
+    text = b"note\0\0" + zlib.compress(secret.encode())
+    chunk = len(text).to_bytes(4, "big") + b"zTXt" + text + b"\0" * 4
+    (tmp_path / "d.png").write_bytes(b"\x89PNG\r\n\x1a\n" + chunk)
+    (tmp_path / "e.txt").write_bytes(secret.encode("utf-16-le"))
+    for path in sorted(tmp_path.iterdir()):
+        assert any(found_in(data) for _, data in contents(path.name, path.read_bytes())), path
+
+
+def test_nothing_planted_is_in_a_file_or_its_name(everything):
+    root, _ = everything
+    files = [path for path in (root / "out").rglob("*") if path.is_file()]
+    assert len(files) > 150
+    for path in (root / "out").rglob("*"):
+        assert not found_in(path.relative_to(root).as_posix().encode()), path
+    for path in files:
+        for name, data in contents(path.relative_to(root).as_posix(), path.read_bytes()):
+            assert not found_in(data), f"{name}: {found_in(data)}"
+
+
+def test_nothing_planted_is_printed(everything):
+    root, said = everything
+    for text in said:
+        assert not found_in(text.replace(str(root), "").encode()), text
+
+
+def test_cases_have_the_same_numbers_everywhere(everything):
+    root, said = everything
+    numbers = [f"case_{number:04d}" for number in range(1, 5)]
+    for folder in ("cases", "files", "nodules"):
+        assert sorted(path.name for path in (root / "out" / folder).iterdir()) == numbers
+    with h5py.File(root / "out" / "volumes" / "cases.h5") as packed:
+        assert list(packed["cases"]) == numbers
+    predicted = root / "out" / "predicted"
+    assert sorted(path.name for path in predicted.glob("scans/*.nii.gz")) == [f"{name}.nii.gz" for name in numbers]
+    assert (predicted / "one" / "case_0001.nii.gz").is_file() and (predicted / "file" / "case_0001.nii.gz").is_file()
+    tables = [pd.read_csv(root / "private" / f"{name}.csv") for name in ("names", "scans")]
+    assert tables[0].equals(tables[1]) and list(tables[0]["case"]) == numbers
+    assert set(tables[0]["name"]) == set(SCANS)
+    assert any("scans without annotations (2): case_000" in text for text in said)
+
+
+def test_predictions_meet_the_truths_of_the_names_table(everything):
+    """Each numbered prediction is scored against the labels of the same patient, and only with the table."""
+    root, _ = everything
+    names = pd.read_csv(root / "private" / "scans.csv").set_index("case")["name"]
+    cases = pd.read_csv(root / "out" / "scores" / "scans" / "cases.csv", dtype={"case": str}).set_index("case")
+    for case, name in names.items():
+        labels = sitk.GetArrayFromImage(sitk.ReadImage(str(root / "in" / "labels" / f"{name}_seg.nrrd")))
+        row = cases.loc[case.removeprefix("case_")]
+        assert row["tp"] + row["fn"] == labels.sum()
+        predicted = sitk.ReadImage(str(root / "out" / "predicted" / "scans" / f"{case}.nii.gz"))
+        assert row["tp"] + row["fp"] == sitk.GetArrayFromImage(predicted).sum()
+    settings = {"PREDICTED": root / "out" / "predicted" / "scans", "TRUTH": root / "in" / "labels"}
+    assert_refused("evaluate.py", "no true mask", LABEL_NAME="{id}_seg", OUTPUT=root / "none", **settings)
+
+
+# --- settings
+
+
+def test_the_table_stays_outside_of_what_is_passed_on(everything, tmp_path):
+    root, _ = everything
+    settings = {"IMAGES": root / "in" / "scans", "CASES": tmp_path / "cases", "SLICES": "all", "SIZE": 24}
+    script = "preprocess/0_import_volumes.py"
+    assert_refused(script, "NAMES_TABLE: inside CASES", status=2, NAMES_TABLE=tmp_path / "cases" / "n.csv", **settings)
+    (tmp_path / "n.csv").write_text("mine")
+    assert_refused(script, "n.csv: already exists", NAMES_TABLE=tmp_path / "n.csv", **settings)
+    assert (tmp_path / "n.csv").read_text() == "mine" and not (tmp_path / "cases").exists()
+
+
+def test_folder_keeps_the_users_own_names(everything, tmp_path):
+    root, _ = everything
+    source = shutil.copytree(root / "in" / "scans" / "Li_Wu", tmp_path / "scans" / "subject07")
+    settings = {"SLICES": "all", "SIZE": 24, "NAMES": "folder"}
+    run_here("preprocess/0_import_volumes.py", IMAGES=source.parent, CASES=tmp_path / "cases", **settings)
+    assert [path.name for path in (tmp_path / "cases").iterdir()] == ["case_subject07"]
+    record = (tmp_path / "cases" / "case_subject07" / "case.json").read_text()
+    assert not found_in(record.encode()) and json.loads(record)["volume"]
+
+
+# --- names of other files than DICOM
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("Müller", "MUELLER^HANS"),
+        ("muller_2", "Müller"),
+        ("mueller", "Mu\u0308ller"),  # the umlaut as two characters
+        ("OBrien", "O'Brien^Sean"),
+        ("Li_Wu", "LI^WU"),
+        ("born31011970", "19700131"),
+        ("1970-01-31", "19700131"),
+        ("310170_scan", "1970-01-31"),
+        ("123-45-678", "12345678"),
+        ("visit4711", "4711"),
+        ("山田太郎", "山田^太郎"),
+        ("HansMueller2", "Mueller, Hans"),
+    ],
+)
+def test_a_name_with_what_the_header_says(name, text):
+    assert identifies(name, [text])
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("liver_12", "liver"),
+        ("case_03", "5.0.10"),
+        ("volume_05", ""),
+        ("1.3.6.1.4.1.14519.5.2", "1.3.6.1.4.1.14519.5.2"),
+        ("scan_1", "1"),
+        ("sub-01_T1w", "TE=30;Time=93012.000"),
+        ("ct_7", "CT"),
+    ],
+)
+def test_a_name_that_says_nothing(name, text):
+    assert not identifies(name, [text])
+
+
+def test_files_keep_their_names_unless_headers_contain_them(tmp_path):
+    values, _, _ = draw(1)
+    for name, text in (("a.nii.gz", "FSL 6.0"), ("b.nrrd", "DOE^JOHN"), ("john.mha", "DOE^JOHN"), ("doe.nii", "Doe")):
+        write(tmp_path, name, with_text(values, ITK_FileNotes=text, note=text))
+    assert "FSL 6.0" in header_texts(tmp_path / "a.nii.gz") and "DOE^JOHN" in header_texts(tmp_path / "john.mha")
+    volumes = {path.name.split(".")[0]: path for path in sorted(tmp_path.iterdir())}
+    expected = {"a": "a", "b": "b", "doe": "doe", "john": "case_0004"}
+    assert safe_names(volumes) == expected, "words of three letters count only in a name with ^"
+    assert safe_names(volumes, "folder") == {name: name for name in volumes}
