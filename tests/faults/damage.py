@@ -257,7 +257,7 @@ def of_hdf5(rng, data):
     memory = io.BytesIO(data)
     with h5py.File(memory, "a") as file:
         found = []
-        file.visit(lambda name: found.append(name))
+        file.visit(found.append)
         for _ in range(rng.choice([1, 1, 2])):
             name = rng.choice([*found, "/"])
             if name != "/" and name not in file:

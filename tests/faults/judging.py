@@ -4,8 +4,7 @@ import re
 from pathlib import Path
 
 NOISE = re.compile(  # lines of libraries, which do not go through Python
-    r"^\s*$|WARNING: All log messages before absl|[IWE]0000 |libpng |\[ *(WARN|ERROR):|.*JPEG|WARNING: In |Nifti|"
-    r"Uncompress failed|TransformMatrix|ElementType"
+    r"^\s*$|WARNING: All log messages before absl|[IWE]0000 "
 )
 
 

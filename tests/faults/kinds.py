@@ -206,6 +206,12 @@ def run(folder, get):
     CrossValidation(folder / "cv").write_choice([(folder / "cv", "best_dice")], "flips", {"share": 0.1})
 
 
+def listed_run(folder, get):
+    """A run folder, case folders and lists."""
+    run(folder, get)
+    cases(folder, get)
+
+
 def models(folder, get):
     """A run folder, Core ML models of it, and a network and a loss of one's own."""
     run(folder, get)
@@ -268,6 +274,7 @@ FROM_VOLUMES = "--images @/{0}/x --labels @/{0}/y --cases @/out --size 16"
 LISTS = "--cases @/cases --lists @/out --validation-share 0.34 --test-share 0.34"
 EVALUATE = "--predicted @/predicted --truth @/cases --output @/out"
 CASE = "cases/case1/case.json"
+READ_SET = "tests/faults/readers/set.py"
 READ_RUN = "tests/faults/readers/run.py"
 RESUME = "--mode resume --run @/run --epochs 2"
 PREDICT = "--run @/run --input @/images --output @/out --no-overlays"
@@ -440,7 +447,7 @@ KINDS = {
     ),
     # packed sets, read as by train.py
     **{
-        f"{name}": Kind(sets, "tests/faults/readers/set.py", f"@/{file}", damaged, damage, keras=True)
+        f"{name}": Kind(sets, READ_SET, f"@/{file}", damaged, damage, keras=True)
         for name, file, damaged, damage in (
             ("packed set", "packed/train.h5", "packed/train.h5", "HDF5"),
             ("packed set, gzip", "gzip/train.h5", "gzip/train.h5", "HDF5"),
