@@ -503,3 +503,20 @@ KINDS = {
         study, "tune.py", TUNE, "study/settings.json", "JSON", ("study",), keras=True, share=0.1
     ),
 }
+
+SOUND = {
+    *(
+        "png",
+        "png, 16 bits",
+        "png, RGB",
+        "png, mask",
+        "tiff",
+        "tiff, LZW",
+        "tiff, deflate",
+        "tiff, mask",
+        "bmp",
+        "jpeg",
+    ),
+    *("matrix", "slice of a case", "slice, augmented", "slice, packed", "case.json, imported again", "list, packed"),
+    *("list, scored", "mask, scored", "mask, run lengths", "obj", "ply"),
+}
