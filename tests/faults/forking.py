@@ -57,16 +57,24 @@ class Forking:
         self.process.stdin.close()
         self.process.wait(20)
 
+    def start(self, requests, limit=30):
+        """Begin trials, for `answers`; arguments as in `run`."""
+        self.process.stdin.write(json.dumps({"requests": requests, "limit": limit}) + "\n")
+        self.process.stdin.flush()
+
     def run(self, requests, limit=30):
-        """Run trials; yield a dict a request, in their order, with status, out, err, changed and seconds.
+        """Run trials; yield a dict a request, in their order: the result of `trial`.
 
         Args:
             requests: list of dicts for `trial`.
             limit: seconds for one of them.
         """
-        self.process.stdin.write(json.dumps({"requests": requests, "limit": limit}) + "\n")
-        self.process.stdin.flush()
-        for _ in requests:
+        self.start(requests, limit)
+        yield from self.answers(len(requests))
+
+    def answers(self, count):
+        """Wait for the answers of trials that were begun; yield them."""
+        for _ in range(count):
             line = self.process.stdout.readline()
             assert line, "the forking process has ended"
             yield json.loads(line)
@@ -172,10 +180,12 @@ def answers_of_child(requests, limit):
             if ready:  # the child has ended
                 _, status = os.waitpid(child, 0)
                 child = None
-                assert status, "no answer; see the traceback above"
-                yield {"status": "crash", "out": "", "err": f"exit status {os.waitstatus_to_exitcode(status)}"}
+                if not status:
+                    raise RuntimeError("no answer; see the traceback above")
+                ended = os.waitstatus_to_exitcode(status)
+                yield {"status": "crash", "out": "", "err": f"exit status {ended}", "ended": ended, "changed": []}
             else:
-                yield {"status": "hang", "out": "", "err": f"no answer in {limit} s"}
+                yield {"status": "hang", "out": "", "err": f"no answer in {limit} s", "changed": []}
             return
     finally:
         os.close(reading)
@@ -199,7 +209,7 @@ def run_all(requests, answers):
         answers.flush()
 
 
-def trial(script, flags, room, good="", damage="", file="", seed=0, writes=("out",), files=None, adds=False):
+def trial(script, flags, room, good="", damage="", file="", seed=0, writes=("out",), files=None, adds=False, stop=None):
     """Run a script in a folder on copies of good files, one of them damaged.
 
     Args:
@@ -213,6 +223,7 @@ def trial(script, flags, room, good="", damage="", file="", seed=0, writes=("out
         writes: what the script may change, relative to the folder: beginnings of paths.
         files: dict of further files, name to text.
         adds: whether the script may add files and folders anywhere but in room/beside.
+        stop: how to stop it, as `stop_at`; None: not.
 
     Returns:
         dict of status, out, err, changed (list of paths that were changed but must not be), wrote (digest of all files
@@ -234,6 +245,8 @@ def trial(script, flags, room, good="", damage="", file="", seed=0, writes=("out
     before = snapshot(room)
     started = time.monotonic()
     os.chdir(here)
+    if stop:
+        stop_at(room, **stop)
     flags = [flag.replace("@WATCHED@", str(room)).replace("@", str(here)) for flag in flags]
     status, out, err = captured(script, flags, room.parent)
     seconds = time.monotonic() - started
@@ -245,8 +258,46 @@ def trial(script, flags, room, good="", damage="", file="", seed=0, writes=("out
         changed = [name for name in changed if name in before or name.startswith("beside")]
     written = sorted(item for item in after.items() if item[0].startswith(may))
     wrote = hashlib.blake2b(repr(written).encode()).hexdigest()
-    found = {"status": status, "out": out[-2000:], "err": err[-20000:], "changed": changed}
+    found = {
+        "status": status,
+        "out": out[-2000:],
+        "err": err if len(err) < 20000 else err[:10000] + err[-10000:],
+        "changed": changed,
+    }
     return {**found, "wrote": wrote, "seconds": round(seconds, 3)}
+
+
+CHANGES = {"os.rename", "os.remove", "os.rmdir", "os.mkdir", "os.link", "os.symlink", "shutil.rmtree", "shutil.move"}
+
+
+def stop_at(room, signal_number, at=None, after=None):
+    """Have this process receive a signal once: before its change number `at` of names on the disk, or `after` seconds.
+
+    The number of the process is written to room/../stopped, and the count of changes to room/../changes.
+    """
+    if after is not None:
+        signal.signal(signal.SIGALRM, lambda *_: os.kill(os.getpid(), signal_number))
+        if signal_number == signal.SIGKILL:
+            signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends the process wherever it is
+        signal.setitimer(signal.ITIMER_REAL, after)
+        return
+    root, count = str(room), 0
+
+    def look(event, arguments):
+        nonlocal count
+        exchanges = event == "ctypes.dlsym" and arguments[1] in ("renameat2", "renamex_np")
+        if not exchanges and not (event in CHANGES and root in str(arguments[:2])):
+            return
+        count += 1
+        if count == at:
+            with open(f"{root}/../stopped", "w") as file:
+                file.write(str(os.getpid()))
+            os.kill(os.getpid(), signal_number)
+        elif at is None:
+            with open(f"{root}/../changes", "w") as file:
+                file.write(str(count))
+
+    sys.addaudithook(look)
 
 
 def prepare(room, good):

@@ -504,19 +504,8 @@ KINDS = {
     ),
 }
 
-SOUND = {
-    *(
-        "png",
-        "png, 16 bits",
-        "png, RGB",
-        "png, mask",
-        "tiff",
-        "tiff, LZW",
-        "tiff, deflate",
-        "tiff, mask",
-        "bmp",
-        "jpeg",
-    ),
-    *("matrix", "slice of a case", "slice, augmented", "slice, packed", "case.json, imported again", "list, packed"),
-    *("list, scored", "mask, scored", "mask, run lengths", "obj", "ply"),
+SOUND = KINDS.keys() - {  # those of which every trial is as it should be
+    *("case.json, lists", "case.json, packed", "case.json, scored", "augmented.json", "copied_files.csv"),
+    *("cases.csv of --against", "matrix, mask", "evaluation.json"),
+    *[name for name, kind in KINDS.items() if kind.keras and name != "list, trained"],
 }
