@@ -29,7 +29,7 @@ def on_own_lines(message):
 
     Words longer than a path can be are shortened.
     """
-    message = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:60]}... of {len(word[0])} characters", message)
+    message = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:60]}...", message)
     return printable(re.sub(r"\n(?!  )", r"\\n", message))
 
 
