@@ -28,7 +28,7 @@ PART: types.PartOfWork = ""  # "2/8": only the second of eight parts; the last o
 AGAINST: str = ""  # OUTPUT of another evaluation of the same cases to compare with; "": none
 
 # --- distances
-SPACING: types.Positive | types.PositivePair | None = None
+SPACING: types.PixelSpacing | None = None
 # pixel spacing in mm, a number or [row, column]; None: as recorded
 #   None reads it from the cases or volumes.
 TOLERANCE: types.NonNegative = 1.0  # surface Dice tolerance in mm (in pixels if the spacing is unknown)

@@ -8,25 +8,38 @@ import ctypes
 import os
 import platform
 import sys
+import threading
 from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
+from types import SimpleNamespace
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # from malloc.h
 PACKAGES = ("tensorflow", "jax", "torch", "keras", "numpy", "h5py", "pandas", "opencv-python-headless", "coremltools")
 
+_silence = SimpleNamespace(lock=threading.Lock(), users=0, standard_error=None)
+
 
 @contextmanager
 def silenced_libraries():
-    """Discard what C++ libraries write to standard error; TensorFlow's ignore their own log level."""
-    sys.stderr.flush()
-    standard_error, discarded = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(discarded, 2)
+    """Discard what C++ libraries write to standard error; TensorFlow's ignore their own log level.
+
+    Several threads may do so at once: standard error is back when the last one has ended.
+    """
+    with _silence.lock:
+        if not _silence.users:
+            sys.stderr.flush()
+            _silence.standard_error, discarded = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+            os.dup2(discarded, 2)
+            os.close(discarded)
+        _silence.users += 1
     try:
         yield
     finally:
-        os.dup2(standard_error, 2)
-        os.close(standard_error)
-        os.close(discarded)
+        with _silence.lock:
+            _silence.users -= 1
+            if not _silence.users:
+                os.dup2(_silence.standard_error, 2)
+                os.close(_silence.standard_error)
 
 
 def set_defaults():

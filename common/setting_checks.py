@@ -59,8 +59,8 @@ def check(value, annotation):
 
     try:
         value = _lists(value)
-        if _has_null(value):
-            raise ValueError(f"contains a null character (found {_short(value)})")
+        if unusable := _unusable_character(value):
+            raise ValueError(f"contains {unusable} (found {_short(value)})")
     except RecursionError:
         raise ValueError(f"expected {describe(annotation)} (found lists or dicts nested too deeply)") from None
     try:
@@ -157,12 +157,22 @@ def _lists(value):
     return value
 
 
-def _has_null(value):
-    if isinstance(value, str):
-        return "\0" in value
+def _unusable_character(value):
+    """What no file name and no recorded text can contain, in words; "" if a value has none.
+
+    Bytes of a file name that are not UTF-8 are usable: Python has a character for each.
+    """
     if isinstance(value, dict):
-        return any(_has_null(key) or _has_null(item) for key, item in value.items())
-    return isinstance(value, list) and any(map(_has_null, value))
+        value = [*value, *value.values()]
+    if isinstance(value, list):
+        return next(filter(None, map(_unusable_character, value)), "")
+    if not isinstance(value, str):
+        return ""
+    try:
+        value.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return "half of a character"
+    return "a null character" if "\0" in value else ""
 
 
 def is_plain(value):

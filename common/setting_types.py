@@ -18,8 +18,9 @@ Count = Annotated[int, Ge(0), Le(10**9)]
 PositiveInt = Annotated[int, Ge(1), Le(10**9)]
 Seed = Annotated[int, Ge(0), Lt(2**32)]
 Side = Annotated[int, Ge(8), Le(8192)]  # side length of an image in pixels
-Positive = Annotated[float, Gt(0)]
-NonNegative = Annotated[float, Ge(0)]
+Positive = Annotated[float, Gt(0), Le(10**9)]
+NonNegative = Annotated[float, Ge(0), Le(10**9)]
+Value = Annotated[float, Ge(-(10**12)), Le(10**12)]  # of a voxel or a pixel, such as HU
 Share = Annotated[float, Ge(0), Le(1)]
 ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 ShareOfHalf = Annotated[float, Ge(0), Le(0.5)]
@@ -62,7 +63,7 @@ Sigmas = Annotated[
     Len(2, 2),
     Rule("two numbers, up to 100 and up to 20", lambda pair: len(pair) == 2 and pair[0] <= 100 and pair[1] <= 20),
 ]
-Window = Annotated[list[float], Len(2, 2), Rule("[low, high] with low < high", lambda pair: pair[0] < pair[1])]
+Window = Annotated[list[Value], Len(2, 2), Rule("[low, high] with low < high", lambda pair: pair[0] < pair[1])]
 Percentiles = Annotated[
     list[float], Len(2, 2), Rule("[low, high] with 0 <= low < high <= 100", lambda pair: 0 <= pair[0] < pair[1] <= 100)
 ]
@@ -72,10 +73,11 @@ SpacingOfAxes = Annotated[
 ]
 Spacing = Millimeters | SpacingOfAxes  # mm
 WindowOrNone = Annotated[
-    list[float],
+    list[Value],
     Rule("[low, high] with low < high, or []", lambda pair: not pair or (len(pair) == 2 and pair[0] < pair[1])),
 ]
 PositivePair = Annotated[list[Positive], Len(2, 2)]
+PixelSpacing = Millimeters | Annotated[list[Millimeters], Len(2, 2)]
 Crop = Annotated[
     list[Annotated[int, Ge(8), Le(4096)]],
     Len(3, 3),
@@ -110,9 +112,9 @@ class Cleaning(TypedDict, total=False):
 class Intensity(TypedDict):
     """CT window and standardization; mean and sd after scaling low..high to 0..1."""
 
-    low: float
-    high: float
-    mean: float
+    low: Value
+    high: Value
+    mean: Value
     sd: Positive
 
 

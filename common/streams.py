@@ -5,8 +5,10 @@ import errno
 import os
 import re
 import sys
+import warnings
 
 STREAMS = ("stdin", "stdout", "stderr")
+LONGEST_WORD = 4096  # characters, as of the longest path
 # Control characters except tab and line feed, and marks that reorder text: a file name must not move the cursor.
 CONTROL = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 
@@ -23,7 +25,11 @@ def one_line(text):
 
 
 def on_own_lines(message):
-    """`printable` text in which only a line feed before two spaces starts a new line; others are in file names."""
+    """`printable` text in which only a line feed before two spaces starts a new line; others are in file names.
+
+    Words longer than a path can be are shortened.
+    """
+    message = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:60]}...", message)
     return printable(re.sub(r"\n(?!  )", r"\\n", message))
 
 
@@ -32,12 +38,15 @@ def _escape(match):
 
 
 def prepare():
-    """Make the standard streams safe; call before anything else opens a file.
+    """Make the standard streams safe and quiet; call before anything else opens a file.
 
     A closed stream becomes the null device. Characters that the encoding lacks become escapes, as do control characters
     of everything but progress bars. When the reader has gone (`| head`), the rest of the output is discarded.
+    Warnings of libraries are not shown, unless Python was asked to (python -W, PYTHONWARNINGS).
     """
     _fill_closed()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     for name in STREAMS:
         stream = getattr(sys, name)
         if stream is None:

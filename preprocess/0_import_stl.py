@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
+from annotated_types import Ge, Le
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import setting_types as types
 from common.settings import FORMAT, apply_command_line
@@ -26,9 +28,9 @@ OPEN_SURFACE: Literal["refuse", "repair"] = "refuse"  # if the surface is not cl
 # --- masks
 AXIS: Literal["x", "y", "z"] = "z"  # axis to slice along: "x", "y" or "z"
 OFFSET: types.NonNegative = 0.0  # mm from the end of the surface to the first slice
-INTERVAL: Annotated[float, types.Rule("a number other than 0", bool)] = 1.0
+INTERVAL: Annotated[float, Ge(-1e6), Le(1e6), types.Rule("a number other than 0", bool)] = 1.0
 # mm between slices; negative: start from the other end
-PIXEL: types.Positive | None = None  # pixel size in mm; None: the longer side of the surface fills 90% of SIZE
+PIXEL: types.Millimeters | None = None  # pixel size in mm; None: the longer side of the surface fills 90% of SIZE
 SIZE: types.Side = 200  # side length of the masks in pixels; the surface is centered
 FLIP: Literal["", "horizontal", "vertical", "both"] = ""  # mirror "horizontal", "vertical" or "both"; "": off
 

@@ -19,6 +19,11 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+def pytest_addoption(parser):
+    parser.addoption("--faults", type=int, help="trials of each kind in tests/faults, instead of a few")
+    parser.addoption("--fault", type=int, help="the one trial in tests/faults to run, by its number")
+
+
 @pytest.fixture(scope="session")
 def made_once(tmp_path_factory, worker_id):
     """Function that makes a folder of a name once for all workers: the first makes it while the others wait.

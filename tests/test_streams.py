@@ -73,3 +73,9 @@ def test_messages_show_odd_names_escaped(masks):
     assert len(result.stderr.splitlines()) == 1
     result = in_shell(masks, "submission.py", "--kind '\x1b[2J\nbest'")
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1 and b"\x1b" not in result.stderr
+
+
+def test_a_long_word_in_a_message_is_shortened():
+    assert on_own_lines(f"{'a' * 99999}.png: missing") == f"{'a' * 60}... missing"
+    path = "/".join(["a" * 200] * 20)
+    assert on_own_lines(f"{path}: missing") == f"{path}: missing"

@@ -17,6 +17,7 @@ import simplejpeg
 import tifffile
 from PIL import Image
 
+from common.devices import silenced_libraries
 from common.errors import InputError
 
 LARGEST = 2**28  # pixels times channels of an image
@@ -273,7 +274,8 @@ def _inflate(data):
 
 def _tiff_pixels_by_pillow(page, data):
     with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
-        image.load()
+        with silenced_libraries():  # Pillow raises what libtiff prints
+            image.load()
         if image.mode == "P" or page.photometric.name == "YCBCR":
             image = image.convert("RGB")
         image = np.asarray(image)

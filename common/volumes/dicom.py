@@ -11,6 +11,7 @@ import pydicom
 import SimpleITK as sitk
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
+from common.devices import silenced_libraries
 from common.errors import InputError, summarise
 from common.parallel import ordered_map
 from common.volumes.finding import is_dicom, may_be_dicom, print_skipped
@@ -259,7 +260,8 @@ def read_series(path, series=None):
     reader.SetImageIO("GDCMImageIO")
     with plain_files([header.file for header in headers]) as files:
         reader.SetFileNames([str(file) for file in files])
-        image = reader.Execute()
+        with silenced_libraries():  # what ITK prints, it raises
+            image = reader.Execute()
     spacing = headers[0].spacing[::-1]
     if not np.allclose(image.GetSpacing()[:2], spacing, rtol=1e-3):
         found = " and ".join(f"{mm:g}" for mm in image.GetSpacing()[:2])

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import SimpleITK as sitk
 
+from common.devices import silenced_libraries
 from common.errors import InputError
 from common.volumes.dicom import list_series, read_series  # noqa: F401
 from common.volumes.finding import VOLUME_ENDINGS, ending_of, is_dicom
@@ -78,7 +79,8 @@ def _read(path, series, not_finite):
         whole = thread.submit(check_stream, path, data)  # while SimpleITK unpacks the same data
         try:
             reader.SetFileName(str(file))
-            image = reader.Execute()
+            with silenced_libraries():  # what ITK prints, it raises, or `whole` does
+                image = reader.Execute()
         finally:
             hidden = whole.result()
     return _with_hidden(image, hidden, path, not_finite) if len(hidden) else image

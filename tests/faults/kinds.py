@@ -1,0 +1,511 @@
+"""Every kind of file that the toolkit reads, the script that reads it, and good files of that kind."""
+
+import json
+import shutil
+from typing import NamedTuple
+
+import cv2
+import h5py
+import numpy as np
+import SimpleITK as sitk
+from drawings import SHAPE, as_volume, block, disc_slice, make_cases, write_picture
+from optuna.distributions import CategoricalDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
+from running import run_here, run_script
+
+from common.settings import Settings
+from common.training.trained_models import CrossValidation
+from common.tuning.study import open_study
+
+
+class Kind(NamedTuple):
+    """A kind of file.
+
+    Attributes:
+        good: function of this module that fills a folder with good files, by the fixtures that `get` finds by name.
+        script: the script that reads it.
+        flags: its flags; "@" is the folder.
+        file: the file to damage, in the folder.
+        damage: name of a list of `faults.damage`.
+        writes: beginnings of paths that the script may change.
+        intact: whether the script, if it accepts a damaged file, must write the same as for the good one.
+        keras: whether the script needs Keras.
+        share: share of the trials to run; below 1 for slow scripts.
+        status: exit status for the good files.
+    """
+
+    good: object
+    script: str
+    flags: str
+    file: str
+    damage: str
+    writes: tuple = ("out",)
+    intact: bool = False
+    keras: bool = False
+    share: float = 1
+    status: int = 0
+
+
+SHARES = {"VALIDATION_SHARE": 0.34, "TEST_SHARE": 0.34}
+
+# --- good files
+
+
+def pictures(folder, get):
+    rng = np.random.default_rng(0)
+    for number, suffix in enumerate((".png", ".jpg", ".tif", ".bmp"), 1):
+        image, mask = disc_slice(24, number)
+        write_picture(folder / suffix[1:] / "x" / f"a{suffix}", image)
+        write_picture(folder / suffix[1:] / "y" / f"a{'.png' if suffix == '.jpg' else suffix}", mask)
+    gray = rng.integers(0, 2**16, (24, 24)).astype(np.uint16)
+    write_picture(folder / "png16" / "x" / "a.png", gray)
+    write_picture(folder / "png16" / "y" / "a.png", mask)
+    write_picture(folder / "rgb" / "x" / "a.png", np.dstack([image, image, image]))
+    write_picture(folder / "rgb" / "y" / "a.png", mask)
+    for name, scheme in (("lzw", 5), ("deflate", 8), ("raw", 1)):
+        (folder / name / "x").mkdir(parents=True)
+        cv2.imwrite(str(folder / name / "x" / "a.tif"), image, [cv2.IMWRITE_TIFF_COMPRESSION, scheme])
+        write_picture(folder / name / "y" / "a.png", mask)
+
+
+def matrices(folder, get):
+    for side in ("x", "y"):
+        (folder / side).mkdir()
+        for number in (1, 2):
+            image, mask = disc_slice(24, number)
+            np.savetxt(folder / side / f"s{number}.csv", image if side == "x" else mask // 255, fmt="%d", delimiter=",")
+
+
+def imported(folder, get):
+    """Images, and case folders made from them."""
+    for case in (1, 2, 3):
+        for number in (1, 2):
+            image, mask = disc_slice(24, 10 * case + number)
+            write_picture(folder / "images" / f"case{case}" / f"{number}.png", image)
+            write_picture(folder / "masks" / f"case{case}" / f"{number}.png", mask)
+    places = {"IMAGES": folder / "images", "MASKS": folder / "masks", "CASES": folder / "cases"}
+    run_here("preprocess/0_import_images.py", SIZE=24, **places)
+
+
+def cases(folder, get):
+    """Case folders with variants, and lists."""
+    imported(folder, get)
+    shutil.rmtree(folder / "images")
+    shutil.rmtree(folder / "masks")
+    run_here("preprocess/1_augment_cases.py", CASES=folder / "cases", FILTERS=["O", "D"], SHAPES=["", "RTP"])
+    run_here("preprocess/2_write_lists.py", CASES=folder / "cases", LISTS=folder / "lists", **SHARES)
+
+
+def copied(folder, get):
+    """Case folders, and lists with copies of the files."""
+    imported(folder, get)
+    run_here(
+        "preprocess/2_write_lists.py", CASES=folder / "cases", LISTS=folder / "out", COPY_TO=folder / "copies", **SHARES
+    )
+
+
+def evaluated(folder, get):
+    """Masks, their prediction by themselves, an evaluation of it, and one in parts of which one is done."""
+    make_cases(folder / "cases", cases=2, slices=2, size=24)
+    for case in ("case01", "case02"):
+        shutil.copytree(folder / "cases" / case / "y", folder / "predicted" / case)
+    places = {"PREDICTED": folder / "predicted", "TRUTH": folder / "cases"}
+    run_here("evaluate.py", OUTPUT=folder / "other", **places)
+    shutil.copytree(folder / "other", folder / "old")
+
+
+def volumes(folder, get):
+    """Volumes and labels in every format, as a data set of the Decathlon and as nodules."""
+    values, labels = block()
+    for suffix in (".nii", ".nii.gz", ".nrrd", ".mha", ".mhd"):
+        name = suffix[1:].replace(".", "_")
+        for side, array in (("x", values), ("y", labels)):
+            (folder / name / side).mkdir(parents=True)
+            compressed = suffix in (".nii.gz", ".mha")
+            sitk.WriteImage(as_volume(array), str(folder / name / side / f"v{suffix}"), useCompression=compressed)
+    for side, array in (("imagesTr", values), ("labelsTr", labels)):
+        (folder / "task" / side).mkdir(parents=True)
+        for number in (1, 2, 3):
+            sitk.WriteImage(as_volume(array, np.eye(3)), str(folder / "task" / side / f"v{number}.nii.gz"))
+    names = [f"v{number}.nii.gz" for number in (1, 2, 3)]
+    training = [{"image": f"./imagesTr/{name}", "label": f"./labelsTr/{name}"} for name in names]
+    about = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "organ"}, "training": training}
+    (folder / "task" / "dataset.json").write_text(json.dumps(about))
+    rows = "\n".join(f"v,{x},{y},{z},6.5" for x, y, z in (image_point(4), image_point(6)))
+    (folder / "nodules.csv").write_text(f"seriesuid,coordX,coordY,coordZ,diameter_mm\n{rows}\n")
+
+
+def image_point(k):
+    image = as_volume(np.zeros(SHAPE, np.int16))
+    return image.TransformIndexToPhysicalPoint((9, 11, k))
+
+
+def dicom(folder, get):
+    (folder / "x" / "scan").mkdir(parents=True)
+    writer = sitk.ImageFileWriter()
+    writer.KeepOriginalImageUIDOn()
+    values, _ = block((4, 16, 16))
+    for k, values_of_slice in enumerate(values):
+        image = sitk.GetImageFromArray(values_of_slice)
+        image.SetSpacing((0.7, 0.7))
+        about = {
+            "0008|0060": "CT",
+            "0020|000d": "1.2.3.4",
+            "0020|000e": "1.2.3.4.5",
+            "0008|0018": f"1.2.3.4.5.{k}",
+            "0020|0032": f"-10\\-20\\{2.5 * k}",
+            "0020|0037": "1\\0\\0\\0\\1\\0",
+            "0020|0013": str(k + 1),
+            "0028|1052": "-1024",
+            "0028|1053": "1",
+        }
+        for tag, text in about.items():
+            image.SetMetaData(tag, text)
+        writer.SetFileName(str(folder / "x" / "scan" / f"{k}.dcm"))
+        writer.Execute(image)
+
+
+def surface(folder, get):
+    import trimesh
+
+    ball = trimesh.creation.icosphere(subdivisions=1, radius=20)
+    for suffix in ("stl", "obj", "ply"):
+        ball.export(folder / f"s.{suffix}")
+    centered = as_volume(np.zeros((12, 20, 20), np.int16), np.eye(3), (2.5, 2.5, 4), (-24, -24, -24))
+    sitk.WriteImage(centered, str(folder / "v.nii.gz"))
+
+
+def sets(folder, get):
+    """Packed sets: contiguous, compressed, in shards, of AIS, and volumes; and lists."""
+    packed = get("packed")
+    shutil.copytree(packed["packed"], folder / "packed")
+    shutil.copytree(packed["lists"], folder / "lists")
+    shutil.copytree(packed["cases"], folder / "cases")
+    places = {"LISTS": folder / "lists", "PACKED": folder / "gzip"}
+    run_here("preprocess/3_pack_hdf5.py", COMPRESSION="gzip", **places)
+    run_here("preprocess/3_pack_hdf5.py", SHARD_GB=1e-6, **(places | {"PACKED": folder / "sharded"}))
+    with h5py.File(folder / "packed" / "train.h5") as file, h5py.File(folder / "ais.h5", "w") as ais:
+        for side in "XY":
+            ais[f"heart_{side}"] = file[side.lower()][:]
+    volumes(folder, get)
+    run_here("preprocess/3_pack_volumes.py", DATA=folder / "task", PACKED=folder / "volumes", SMALLEST_BOX=12)
+
+
+def run(folder, get):
+    """A run folder, its data, images, and a cross-validation of two such runs with a choice."""
+    trained, _ = get("trained")
+    shutil.copytree(trained, folder / "run")
+    for name in ("code", "tensorboard"):
+        shutil.rmtree(folder / "run" / name, ignore_errors=True)
+    packed = get("packed")
+    shutil.copytree(packed["packed"], folder / "packed")
+    shutil.copytree(packed["cases"] / "case01" / "x", folder / "images")
+    for number in (1, 2):
+        shutil.copytree(folder / "run", folder / "cv" / f"fold{number}")
+    shutil.copy(trained / "settings.json", folder / "cv" / "cross_validation.json")
+    CrossValidation(folder / "cv").write_choice([(folder / "cv", "best_dice")], "flips", {"share": 0.1})
+
+
+def listed_run(folder, get):
+    """A run folder, case folders and lists."""
+    run(folder, get)
+    cases(folder, get)
+
+
+def models(folder, get):
+    """A run folder, Core ML models of it, and a network and a loss of one's own."""
+    run(folder, get)
+    for ending in ("mlmodel", "mlpackage"):
+        run_script("convert_coreml.py", RUN=folder / "run", OUTPUT=folder / f"m.{ending}", FORMAT=ending, CHECKED=1)
+    (folder / "own_network.py").write_text(OWN_NETWORK)
+    (folder / "own_loss.py").write_text(OWN_LOSS)
+
+
+def study(folder, get):
+    """A search of tune.py that has ended: two complete trials and a failed one."""
+    trained, _ = get("trained")
+    settings = Settings.of("tune.py", TRAIN="train.h5", VALIDATION="validation.h5", STUDY="study", TRIALS=3)
+    opened = open_study(folder / "study", json.loads(json.dumps(settings.as_json())), (), lambda: None, None)
+    for number, state in enumerate((TrialState.COMPLETE, TrialState.FAIL, TrialState.COMPLETE)):
+        place = f"runs/trial-{number:03d}"
+        shutil.copytree(
+            trained, folder / "study" / place / trained.name, ignore=shutil.ignore_patterns("code", "*.keras")
+        )
+        values = {1: 0.3, 2: 0.4 + number / 10}
+        opened.add_trial(
+            create_trial(
+                state=state,
+                value=values[2] if state == TrialState.COMPLETE else None,
+                params={"model": "unet", "unet depth": 3 + number},
+                distributions={
+                    "model": CategoricalDistribution(["unet", "deeplab_v3plus"]),
+                    "unet depth": IntDistribution(3, 5),
+                },
+                intermediate_values=values,
+                user_attrs={"run": f"{place}/{trained.name}", "minutes": 0.1, "starts": [2, 1]},
+            )
+        )
+
+
+OWN_NETWORK = """
+import keras
+
+
+def build_model(input_shape, classes, features=2):
+    x = keras.Input(input_shape, name="input")
+    y = keras.layers.Conv2D(features, 3, padding="same", activation="relu")(x)
+    return keras.Model(x, keras.layers.Conv2D(1, 1, activation="sigmoid", name="output")(y))
+"""
+
+OWN_LOSS = """
+from keras import ops
+
+
+def loss(targets, probabilities):
+    return ops.mean(ops.abs(targets - probabilities), axis=(1, 2, 3))
+"""
+
+# --- kinds
+
+IMPORT = "preprocess/0_import_images.py"
+IMAGES = "--images @/{0}/x --masks @/{0}/y --cases @/out --size 16"
+VOLUMES = "preprocess/0_import_volumes.py"
+FROM_VOLUMES = "--images @/{0}/x --labels @/{0}/y --cases @/out --size 16"
+LISTS = "--cases @/cases --lists @/out --validation-share 0.34 --test-share 0.34"
+EVALUATE = "--predicted @/predicted --truth @/cases --output @/out"
+CASE = "cases/case1/case.json"
+READ_SET = "tests/faults/readers/set.py"
+READ_RUN = "tests/faults/readers/run.py"
+RESUME = "--mode resume --run @/run --epochs 2"
+PREDICT = "--run @/run --input @/images --output @/out --no-overlays"
+CONVERT = "--run @/run --output @/out.mlmodel --checked 1"
+CHECK = "--run @/run --output @/m.{0} --format {0} --check-only --checked 1"
+TRAIN = "--train @/packed/train.h5 --validation @/packed/validation.h5 --runs @/out --epochs 1"
+TUNE = "--train train.h5 --validation validation.h5 --study study --trials 3"
+SLOW = {"keras": True, "share": 0.02}
+
+KINDS = {
+    # images
+    "png": Kind(pictures, IMPORT, IMAGES.format("png"), "png/x/a.png", "BINARY", intact=True),
+    "png, 16 bits": Kind(pictures, IMPORT, IMAGES.format("png16"), "png16/x/a.png", "BINARY", intact=True),
+    "png, RGB": Kind(pictures, IMPORT, IMAGES.format("rgb"), "rgb/x/a.png", "BINARY", intact=True),
+    "png, mask": Kind(pictures, IMPORT, IMAGES.format("png"), "png/y/a.png", "BINARY", intact=True),
+    "jpeg": Kind(pictures, IMPORT, IMAGES.format("jpg"), "jpg/x/a.jpg", "BINARY"),
+    "tiff": Kind(pictures, IMPORT, IMAGES.format("raw"), "raw/x/a.tif", "BINARY"),
+    "tiff, LZW": Kind(pictures, IMPORT, IMAGES.format("lzw"), "lzw/x/a.tif", "BINARY"),
+    "tiff, deflate": Kind(pictures, IMPORT, IMAGES.format("deflate"), "deflate/x/a.tif", "BINARY"),
+    "tiff, mask": Kind(pictures, IMPORT, IMAGES.format("tif"), "tif/y/a.tif", "BINARY"),
+    "bmp": Kind(pictures, IMPORT, IMAGES.format("bmp"), "bmp/x/a.bmp", "BINARY"),
+    "matrix": Kind(
+        matrices,
+        "preprocess/0_import_matrices.py",
+        "--images @/x --masks @/y --cases @/out --size 16",
+        "x/s1.csv",
+        "TEXT",
+    ),
+    "matrix, mask": Kind(
+        matrices,
+        "preprocess/0_import_matrices.py",
+        "--images @/x --masks @/y --cases @/out --size 16",
+        "y/s1.csv",
+        "TEXT",
+    ),
+    # cases and lists
+    "slice of a case": Kind(
+        cases, "preprocess/2_write_lists.py", LISTS, "cases/case1/x/0001.png", "BINARY", intact=True
+    ),
+    "slice, augmented": Kind(
+        cases,
+        "preprocess/1_augment_cases.py",
+        "--cases @/cases --filters ['C'] --shapes ['','RTP']",
+        "cases/case1/x/0001.png",
+        "BINARY",
+        writes=("cases/case",),
+    ),
+    "slice, packed": Kind(
+        cases,
+        "preprocess/3_pack_hdf5.py",
+        "--lists @/lists --packed @/out",
+        "cases/case1/y/0001.png",
+        "BINARY",
+        intact=True,
+    ),
+    "case.json, lists": Kind(cases, "preprocess/2_write_lists.py", LISTS, CASE, "JSON"),
+    "case.json, packed": Kind(cases, "preprocess/3_pack_hdf5.py", "--lists @/lists --packed @/out", CASE, "JSON"),
+    "case.json, scored": Kind(
+        cases, "evaluate.py", "--predicted @/cases --truth @/cases --output @/out", CASE, "JSON", share=0.5
+    ),
+    "case.json, imported again": Kind(
+        imported,
+        IMPORT,
+        "--images @/images --masks @/masks --cases @/cases --size 24 --replace",
+        CASE,
+        "JSON",
+        writes=("cases/case",),
+    ),
+    "augmented.json": Kind(
+        cases,
+        "preprocess/1_augment_cases.py",
+        "--cases @/cases --filters ['D'] --shapes ['']",
+        "cases/case1/augmented.json",
+        "JSON",
+        writes=tuple(f"cases/case{k}/{name}" for k in (1, 2, 3) for name in ("x_", "y_", "augmented.json")),
+    ),
+    "list, packed": Kind(
+        cases, "preprocess/3_pack_hdf5.py", "--lists @/lists --packed @/out", "lists/train.csv", "TEXT"
+    ),
+    "list, scored": Kind(
+        cases,
+        "evaluate.py",
+        "--predicted @/lists/test.csv --truth @/lists/test.csv --output @/out",
+        "lists/test.csv",
+        "TEXT",
+    ),
+    "copied_files.csv": Kind(
+        cases,
+        "preprocess/2_write_lists.py",
+        LISTS + " --copy-to @/copies --replace",
+        "copies/copied_files.csv",
+        "TEXT",
+        writes=("out", "copies/"),
+    ),
+    # scores
+    "mask, scored": Kind(evaluated, "evaluate.py", EVALUATE, "predicted/case01/0001.png", "BINARY", share=0.5),
+    "mask, run lengths": Kind(
+        evaluated, "submission.py", "--predicted @/predicted --output @/out.csv", "predicted/case01/0001.png", "BINARY"
+    ),
+    "cases.csv of --against": Kind(
+        evaluated, "evaluate.py", EVALUATE + " --against @/other", "other/cases.csv", "TEXT"
+    ),
+    "evaluation.json": Kind(
+        evaluated,
+        "evaluate.py",
+        "--predicted @/predicted --truth @/cases --output @/old --replace --worst 0",
+        "old/evaluation.json",
+        "JSON",
+        writes=("old",),
+    ),
+    # volumes
+    **{
+        f"{name.replace('_', '.')}": Kind(
+            volumes,
+            VOLUMES,
+            FROM_VOLUMES.format(name),
+            f"{name}/x/v.{name.replace('_', '.')}",
+            damage,
+            intact=name == "nii_gz",
+        )
+        for name, damage in (
+            ("nii", "BINARY"),
+            ("nii_gz", "BINARY"),
+            ("nrrd", "TEXT"),
+            ("mha", "TEXT"),
+            ("mhd", "TEXT"),
+        )
+    },
+    "nii, header": Kind(volumes, VOLUMES, FROM_VOLUMES.format("nii"), "nii/x/v.nii", "NIFTI"),
+    "nii, header of labels": Kind(volumes, VOLUMES, FROM_VOLUMES.format("nii"), "nii/y/v.nii", "NIFTI"),
+    "nii, header, resampled": Kind(
+        volumes, VOLUMES, FROM_VOLUMES.format("nii") + " --spacing 1.5", "nii/x/v.nii", "NIFTI"
+    ),
+    "nii.gz, labels": Kind(volumes, VOLUMES, FROM_VOLUMES.format("nii_gz"), "nii_gz/y/v.nii.gz", "BINARY", intact=True),
+    "dicom": Kind(dicom, VOLUMES, "--images @/x --slices all --cases @/out --size 16", "x/scan/2.dcm", "DICOM"),
+    "dicom, bytes": Kind(dicom, VOLUMES, "--images @/x --slices all --cases @/out --size 16", "x/scan/3.dcm", "BINARY"),
+    "dataset.json": Kind(
+        volumes,
+        "preprocess/3_pack_volumes.py",
+        "--data @/task --packed @/out --smallest-box 12",
+        "task/dataset.json",
+        "JSON",
+    ),
+    "nodules.csv": Kind(
+        volumes,
+        "preprocess/0_import_nodules.py",
+        "--scans @/mha/x --annotations @/nodules.csv --cases @/out --size 16",
+        "nodules.csv",
+        "TEXT",
+    ),
+    "label volume, nodules": Kind(
+        volumes, "submission.py", "--kind nodules --predicted @/nrrd/y --output @/out.csv", "nrrd/y/v.nrrd", "TEXT"
+    ),
+    "label volume, scored": Kind(
+        volumes, "evaluate.py", "--predicted @/mha/y --truth @/nii/y --output @/out", "nii/y/v.nii", "NIFTI", share=0.5
+    ),
+    # surfaces
+    "stl": Kind(surface, "preprocess/0_import_stl.py", "--surface @/s.stl --output @/out", "s.stl", "STL"),
+    "stl, repaired": Kind(
+        surface, "preprocess/0_import_stl.py", "--surface @/s.stl --output @/out --open-surface repair", "s.stl", "STL"
+    ),
+    "obj": Kind(surface, "preprocess/0_import_stl.py", "--surface @/s.obj --output @/out", "s.obj", "TEXT"),
+    "ply": Kind(surface, "preprocess/0_import_stl.py", "--surface @/s.ply --output @/out", "s.ply", "BINARY"),
+    "stl, onto a volume": Kind(
+        surface,
+        "preprocess/0_import_stl.py",
+        "--surface @/s.stl --output @/out.nii.gz --volume @/v.nii.gz",
+        "s.stl",
+        "STL",
+    ),
+    # packed sets, read as by train.py
+    **{
+        f"{name}": Kind(sets, READ_SET, f"@/{file}", damaged, damage, keras=True)
+        for name, file, damaged, damage in (
+            ("packed set", "packed/train.h5", "packed/train.h5", "HDF5"),
+            ("packed set, gzip", "gzip/train.h5", "gzip/train.h5", "HDF5"),
+            ("packed set, AIS", "ais.h5", "ais.h5", "HDF5"),
+            ("packed set, shards", "sharded/train.h5", "sharded/train.h5", "HDF5"),
+            ("packed set, a shard", "sharded/train.h5", "sharded/shards/SHARD", "HDF5"),
+            ("packed volumes", "volumes/train.h5", "volumes/train.h5", "HDF5"),
+            ("packed volumes, cases.h5", "volumes/train.h5", "volumes/cases.h5", "HDF5"),
+            ("list, trained", "lists/train.csv", "lists/train.csv", "TEXT"),
+        )
+    },
+    # run folders
+    **{
+        f"{file}, read": Kind(run, READ_RUN, "@/run", f"run/{file}", damage, keras=True, share=share)
+        for file, damage, share in (
+            ("settings.json", "JSON", 0.25),
+            ("state.json", "JSON", 0.25),
+            ("training_log.csv", "TEXT", 0.25),
+            ("best_dice.keras", "KERAS", 1),
+            ("last.keras", "KERAS", 0.5),
+        )
+    },
+    **{
+        f"{file}, read": Kind(run, READ_RUN, "@/cv", f"cv/{file}", "JSON", keras=True, share=0.25)
+        for file in ("choice.json", "cross_validation.json")
+    },
+    **{
+        f"{file}, resumed": Kind(run, "train.py", RESUME, f"run/{file}", damage, ("run",), keras=True, share=0.02)
+        for file, damage in (("settings.json", "JSON"), ("state.json", "JSON"), ("training_log.csv", "TEXT"))
+    },
+    **{
+        f"{file}, predicted": Kind(run, "predict.py", PREDICT, f"run/{file}", damage, keras=True, share=0.02)
+        for file, damage in (("settings.json", "JSON"), ("state.json", "JSON"), ("best_dice.keras", "KERAS"))
+    },
+    "settings.json, converted": Kind(models, "convert_coreml.py", CONVERT, "run/settings.json", "JSON", **SLOW),
+    # models
+    "own network": Kind(models, "train.py", TRAIN + " --model @/own_network.py", "own_network.py", "TEXT", **SLOW),
+    "own loss": Kind(models, "train.py", TRAIN + " --loss @/own_loss.py", "own_loss.py", "TEXT", **SLOW),
+    "mlmodel": Kind(models, "convert_coreml.py", CHECK.format("mlmodel"), "m.mlmodel", "BINARY", **SLOW),
+    **{
+        f"mlpackage, {file}": Kind(
+            models, "convert_coreml.py", CHECK.format("mlpackage"), f"m.mlpackage/{file}", damage, **SLOW
+        )
+        for file, damage in (
+            ("Manifest.json", "JSON"),
+            ("Data/com.apple.CoreML/model.mlmodel", "BINARY"),
+            ("Data/com.apple.CoreML/weights/weight.bin", "BINARY"),
+        )
+    },
+    # searches
+    "study.db": Kind(study, "tune.py", TUNE, "study/study.db", "DATABASE", ("study",), keras=True, share=0.25),
+    "settings.json of a study": Kind(
+        study, "tune.py", TUNE, "study/settings.json", "JSON", ("study",), keras=True, share=0.1
+    ),
+}
+
+SOUND = KINDS.keys() - {  # those of which every trial is as it should be
+    *("case.json, lists", "case.json, packed", "case.json, scored", "augmented.json", "copied_files.csv"),
+    *("cases.csv of --against", "matrix, mask", "evaluation.json"),
+    *[name for name, kind in KINDS.items() if kind.keras and name != "list, trained"],
+}

@@ -1,0 +1,30 @@
+"""Every kind of file that the toolkit reads, damaged many times: one message, nothing else touched, no hang, no crash.
+
+pytest tests/faults/test_damaged_files.py -k "png" --faults 5000
+pytest tests/faults/test_damaged_files.py -k "png" --fault 1234        one trial again, with its traceback
+"""
+
+import pytest
+from faults import kinds
+from faults.judging import problems_of
+
+TRIALS = 200  # of a kind, in the suite
+
+
+@pytest.mark.parametrize("name", sorted(kinds.SOUND))
+def test_damaged(name, good_files, forking, room, request):
+    kind = kinds.KINDS[name]
+    option = request.config.getoption
+    seeds = range(round((option("faults") or TRIALS) * kind.share))
+    seeds = seeds if option("fault") is None else [option("fault")]
+    good = good_files(kind.good)
+    base = {"script": kind.script, "flags": kind.flags.split(), "room": str(room / "room"), "writes": kind.writes}
+    (sound,) = forking(kind.keras).run([{**base, "good": str(good)}], limit=120)
+    assert sound["status"] == kind.status and not sound["changed"], sound
+    requests = [{**base, "good": str(good), "damage": kind.damage, "file": kind.file, "seed": seed} for seed in seeds]
+    answers = list(forking(kind.keras).run(requests, limit=60))
+    bad = [(seed, p) for seed, answer in zip(seeds, answers, strict=True) if (p := problems_of(kind, answer, sound))]
+    if option("fault") is not None:
+        print(answers[0])
+    texts = [f"--fault {seed}: {found}" for seed, found in bad]
+    assert not bad, f"{name}: {len(bad)} of {len(answers)} trials\n" + "\n".join(texts[:30])
