@@ -1,0 +1,125 @@
+"""The rules of docs/plan.md."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from drawings import make_cases
+from running import assert_refused, run_here
+
+from common.errors import InputError
+from common.training.plan import Facts, as_record, network_of, read_facts, schedule_of, time_steps
+from common.training.sets import open_set
+
+FACTS = Facts(side=256, classes=1, training=200, validation=40, cases=20, filled=1.0, foreground=0.1, augmented=False)
+
+
+def values(chosen):
+    return {name: value for name, (value, _) in chosen.items()}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, {"MODEL": "pretrained_unet", "BATCH_SIZE": 8, "AUGMENTATION": "medical", "LOSS": "bce+dice"}),
+        ({}, {"FOREGROUND": 0.0, "MODEL_SETTINGS": {}}),
+        ({"side": 63}, {"MODEL": "unet", "MODEL_SETTINGS": {"features": 16, "depth": 3}}),
+        ({"side": 64}, {"MODEL": "pretrained_unet"}),
+        ({"training": 31}, {"BATCH_SIZE": 4}),
+        ({"training": 32}, {"BATCH_SIZE": 8}),
+        ({"training": 3}, {"BATCH_SIZE": 3}),
+        ({"augmented": True}, {"AUGMENTATION": {}}),
+        ({"classes": 3}, {"LOSS": "cce+dice"}),
+        ({"classes": 3, "filled": 0.9}, {"LOSS": "cce+batch_dice", "FOREGROUND": 0.0}),
+        ({"foreground": 0.049}, {"LOSS": "bce+batch_dice"}),
+        ({"filled": 0.49}, {"LOSS": "bce+batch_dice", "FOREGROUND": 0.33}),
+    ],
+)
+def test_network(changes, expected):
+    chosen = network_of(replace(FACTS, **changes))
+    assert values(chosen) | expected == values(chosen)
+    assert all(reason and "\n" not in reason for _, reason in chosen.values())
+
+
+@pytest.mark.parametrize(
+    ("facts", "minutes", "seconds", "before", "epochs"),
+    [
+        (FACTS, 10, 1.0, 30, int((600 - 60) / (25 + 0.4 * 5))),
+        (FACTS, 1000, 0.01, 1, 300),
+        (replace(FACTS, training=8000), 10_000, 0.1, 1, 30),
+    ],
+)
+def test_epochs_fit_the_time(facts, minutes, seconds, before, epochs):
+    chosen = values(schedule_of(facts, 8, minutes, seconds, before))
+    assert chosen["EPOCHS"] == epochs and chosen["MAX_MINUTES"] == minutes and chosen["EARLY_STOP"] == 0
+    assert chosen["SCHEDULE"] == "cosine" and chosen["SCHEDULE_SETTINGS"] == {"warm_up": max(1, epochs // 20)}
+
+
+def test_weights_are_averaged_in_long_trainings_only():
+    assert values(schedule_of(FACTS, 8, 60, 1.0, 1))["OPTIMIZER"]["use_ema"]
+    assert values(schedule_of(FACTS, 8, 5, 1.0, 1))["OPTIMIZER"] == {"name": "adamw"}
+    with pytest.raises(InputError, match=r"MINUTES: too short for 5 epochs .*found 1, .*use at least 3, "):
+        schedule_of(FACTS, 8, 1, 1.0, 10)
+
+
+def test_steps_are_timed_without_the_first(monkeypatch):
+    ticks = iter([0.0, 10.0, 20.0, 21.0, 30.0, 33.0, 40.0, 42.0])
+    monkeypatch.setattr("common.training.plan.time.perf_counter", lambda: next(ticks))
+    assert time_steps(lambda: None, count=3) == (2.0, 10.0)
+
+
+def test_facts_and_the_plan_of_a_packed_set(packed, tmp_path):
+    training, validation = (open_set(packed["packed"] / f"{name}.h5") for name in ("train", "validation"))
+    facts = read_facts(training, validation)
+    shares = [np.count_nonzero(mask) / mask.size for mask in training.y]
+    assert facts.filled == np.mean([share > 0 for share in shares])
+    assert facts.foreground == pytest.approx(np.mean([share for share in shares if share]))
+    assert (facts.side, facts.classes, facts.training, facts.validation) == (24, 1, len(training), len(validation))
+    assert facts.cases == len(set(training.case)) and not facts.augmented
+    assert len(list(facts.in_words())) == 3
+    copy = tmp_path / "packed"
+    copy.mkdir()
+    for name in ("train", "validation"):
+        (copy / f"{name}.h5").write_bytes((packed["packed"] / f"{name}.h5").read_bytes())
+    out = run_here("preprocess/4_plan_training.py", PACKED=copy, MINUTES=1).stdout
+    plan = json.loads((copy / "plan.json").read_text())
+    assert plan["MODEL"] == "unet" and plan["reasons"]["EPOCHS"].startswith("planned: a step takes")
+    assert "LOSS = " in out and f"--settings {copy / 'plan.json'}" in out
+    small = {"EPOCHS": 1, "MODEL_SETTINGS": {"features": 2, "depth": 1}}
+    run_here(
+        "train.py",
+        "--settings",
+        copy / "plan.json",
+        TRAIN=copy / "train.h5",
+        VALIDATION=copy / "validation.h5",
+        RUNS=tmp_path / "runs",
+        **small,
+    )
+    (run,) = (tmp_path / "runs").iterdir()
+    recorded = json.loads((run / "settings.json").read_text())
+    assert recorded["LOSS"] == plan["LOSS"] and "plan.json" in recorded["reasons"]["LOSS"]
+    assert_refused("preprocess/4_plan_training.py", "plan.json: already exists", PACKED=copy)
+    assert_refused("preprocess/4_plan_training.py", "contains no train.h5", PACKED=tmp_path)
+
+
+def test_variants_and_empty_masks_are_seen(tmp_path):
+    cases = make_cases(tmp_path / "cases", cases=3, slices=2, size=24)
+    lines = ["x,y,case"]
+    for side in ("x", "y"):
+        name = f"{side}_{'A' if side == 'x' else 'O'}"
+        (cases / "case01" / name).mkdir()
+        for file in (cases / "case01" / side).iterdir():
+            (cases / "case01" / name / file.name).write_bytes(file.read_bytes())
+    lines += [f"case01/{x}/0001.png,case01/{y}/0001.png,case01" for x, y in (("x", "y"), ("x_A", "y_O"))]
+    (cases / "train.csv").write_text("\n".join(lines) + "\n")
+    training = open_set(cases / "train.csv")
+    assert read_facts(training, training).augmented
+    training.y = np.zeros_like(training.y[:])
+    with pytest.raises(InputError, match="every mask is empty"):
+        read_facts(training, training)
+
+
+def test_the_record_is_a_settings_file():
+    record = as_record({"LOSS": ("dice", "a reason")})
+    assert record == {"format": 1, "LOSS": "dice", "reasons": {"LOSS": "planned: a reason"}}
