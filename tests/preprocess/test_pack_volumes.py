@@ -254,7 +254,7 @@ def test_bad_settings(decathlon, tmp_path):
     (tmp_path / "p").mkdir()
     (tmp_path / "p" / "mine").touch()
     refused("exists")
-    refused(": not made by this script", REPLACE=True)
+    refused(": not made by this toolkit", REPLACE=True)
     assert not leftovers(tmp_path)
 
 
