@@ -49,9 +49,9 @@ def read_list(path):
         raise InputError(
             f"{path}: {gone[0]}" if len(gone) == 1 else summarise(gone, f"files listed in {path} are missing")
         )
+    _refuse_repeats(path, table)
     if "case" not in table:
         table["case"] = [Path(x).parent.parent.name for x in table["x"]]
-    _refuse_repeats(path, table)
     return table[["x", "y", "case"]].reset_index(drop=True)
 
 
@@ -63,7 +63,11 @@ def _refuse_repeats(path, table):
     for i, (line, x) in enumerate(repeated[:10].items()):
         problems[i] = f"line {line}: the same slice as line {firsts.index[firsts == x][0]} ({x}); keep one"
     if "case" in table:
-        problems += [f"line {line}: has no case; write the list again" for line in table.index[table["case"] == ""]]
+        problems += [
+            f"line {line}: expected a case name without a path (found {case!r}); write the list again"
+            for line, case in table["case"].drop_duplicates().items()
+            if not case or case.startswith(".") or "/" in case or os.sep in case
+        ]
     same = table.index[table["x"] == table["y"]]
     problems += [f"line {line}: x and y are the same file; write the list again" for line in same]
     if problems:
