@@ -1,5 +1,6 @@
 """Content of case.json, checked when it is read."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -21,7 +22,15 @@ def _is_name(name):
         raise ValueError("expected a file name without a path") from error
 
 
+def _is_inside(path):
+    parts = re.split(r"[/\\]", path)
+    if any(part in ("", ".", "..") for part in parts) or re.search(r"\0|^[A-Za-z]:", path):
+        raise ValueError("expected a path inside the folder of the images")
+    return path
+
+
 Name = Annotated[str, AfterValidator(_is_name)]
+Source = Annotated[str, AfterValidator(_is_inside)]  # relative to IMAGES or MASKS, with subfolders
 Side = Annotated[PositiveInt, Field(le=LARGEST_SIDE)]
 Offset = Annotated[int, Field(ge=-LARGEST_SIDE, le=LARGEST_SIDE)]
 Three = Len(3, 3)
@@ -36,8 +45,8 @@ class Part(BaseModel):
 class SliceEntry(Part):
     """Where a slice was cut from."""
 
-    image: Name | None = None
-    mask: Name | None = None
+    image: Source | None = None
+    mask: Source | None = None
     image_size: tuple[Side, Side] = Field(strict=False)  # height, width of the source
     box: tuple[Offset, Offset, Side, Side] = Field(strict=False)  # left, top, width, height
     index: NonNegativeInt | None = None  # of a slice of a volume
