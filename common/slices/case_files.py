@@ -1,6 +1,5 @@
 """Content of case.json, checked when it is read."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeIn
 
 from common.errors import InputError
 from common.files import one_name
-from common.records import Finite, Positive, Record, read_record
+from common.records import Finite, Inside, Positive, Record, read_record
 
 RECORD = "case.json"
 LARGEST_SIDE = 2**20  # pixels or voxels
@@ -22,15 +21,7 @@ def _is_name(name):
         raise ValueError("expected a file name without a path") from error
 
 
-def _is_inside(path):
-    parts = re.split(r"[/\\]", path)
-    if any(part in ("", ".", "..") for part in parts) or re.search(r"\0|^[A-Za-z]:", path):
-        raise ValueError("expected a path inside the folder of the images")
-    return path
-
-
 Name = Annotated[str, AfterValidator(_is_name)]
-Source = Annotated[str, AfterValidator(_is_inside)]  # relative to IMAGES or MASKS, with subfolders
 Side = Annotated[PositiveInt, Field(le=LARGEST_SIDE)]
 Offset = Annotated[int, Field(ge=-LARGEST_SIDE, le=LARGEST_SIDE)]
 Three = Len(3, 3)
@@ -45,8 +36,8 @@ class Part(BaseModel):
 class SliceEntry(Part):
     """Where a slice was cut from."""
 
-    image: Source | None = None
-    mask: Source | None = None
+    image: Inside | None = None  # relative to IMAGES
+    mask: Inside | None = None
     image_size: tuple[Side, Side] = Field(strict=False)  # height, width of the source
     box: tuple[Offset, Offset, Side, Side] = Field(strict=False)  # left, top, width, height
     index: NonNegativeInt | None = None  # of a slice of a volume

@@ -1,4 +1,4 @@
-"""Content of case.json."""
+"""Content of case.json, checked when it is read."""
 
 import json
 
@@ -34,3 +34,55 @@ def test_images_of_subfolders_are_imported_and_listed(tmp_path):
 def test_an_image_outside_of_its_folder_is_refused(tmp_path, image):
     with pytest.raises(InputError, match=r"slices\.0001\.image"):
         read_case_record(record_of(tmp_path, image))
+
+
+ENTRY = {"image": "anna/0001.png", "mask": None, "image_size": [20, 30], "box": [-2, 0, 30, 20]}
+GOOD = {"format": 1, "source": "x", "size": 24, "spacing": [1, 0.5], "window": [0, 80], "slices": {"0001": ENTRY}}
+GRID = {"size": [30, 20, 4], "spacing": [1, 1, 2], "origin": [0, 0, 0], "direction": [1, 0, 0, 0, 1, 0, 0, 0, 1]}
+VOLUME = {"plane": "axial", "geometry": GRID, "grid": GRID, "resampled": None}
+
+
+def write(folder, changes, entry=None):
+    record = GOOD | changes
+    if entry is not None:
+        record["slices"] = {"0001": ENTRY | entry}
+    (folder / "case.json").write_text(json.dumps(record), encoding="utf-8-sig")
+
+
+def test_a_good_record_is_read_as_it_is(tmp_path):
+    assert read_case_record(tmp_path) == {}
+    write(tmp_path, {})
+    assert read_case_record(tmp_path) == GOOD
+    write(tmp_path, {"volume": VOLUME}, {"index": 3})
+    assert read_case_record(tmp_path)["volume"] == VOLUME
+
+
+@pytest.mark.parametrize(
+    ("changes", "entry", "field"),
+    [
+        ({"size": "24"}, None, "size"),
+        ({"size": 0}, None, "size"),
+        ({"size": None}, None, "size: missing"),
+        ({"spacing": [1]}, None, "spacing"),
+        ({"spacing": [1, float("nan")]}, None, "spacing.1"),
+        ({"window": [80, 0]}, None, "window"),
+        ({"fit": "stretch"}, None, "fit"),
+        ({"slices": []}, None, "slices"),
+        ({"slices": {"../0001": ENTRY}}, None, "slices"),
+        ({}, {"image": "../mine.png"}, "slices.0001.image"),
+        ({}, {"image": "/etc/passwd"}, "slices.0001.image"),
+        ({}, {"image": "C:\\mine.png"}, "slices.0001.image"),
+        ({}, {"box": [0, 0, 30]}, "slices.0001.box"),
+        ({}, {"box": [0, 0, 0, 5]}, "slices.0001.box"),
+        ({}, {"image_size": [1e30, 5]}, "slices.0001.image_size"),
+        ({"volume": VOLUME}, {"index": 4}, "slices.0001.index"),
+        ({"volume": VOLUME}, None, "slices.0001.index"),
+        ({"volume": VOLUME}, {"index": 0, "image_size": [20, 31]}, "slices.0001.image_size"),
+        ({"volume": VOLUME | {"grid": GRID | {"spacing": [1, 1, 0]}}}, {"index": 0}, "volume.grid.spacing"),
+    ],
+)
+def test_one_wrong_field_is_one_line(tmp_path, changes, entry, field):
+    write(tmp_path, changes, entry)
+    with pytest.raises(InputError) as raised:
+        read_case_record(tmp_path)
+    assert str(raised.value).startswith(f"{tmp_path / 'case.json'}: damaged ({field}") and "\n" not in str(raised.value)
