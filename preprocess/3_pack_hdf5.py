@@ -239,9 +239,7 @@ def pack_shards(divisions, part):
         own = division.shards[part.number - 1 :: part.count]
         missing = [shard for shard in own if settings.REPLACE or not shard.path.exists()]
         if existing := len(own) - len(missing):
-            print(
-                f"skipping {existing} of {len(own)} shards: they already exist with the same slices, order and settings"
-            )
+            print(f"skipping {existing} of {len(own)} shards: they already exist with equal slices, order and settings")
         problems = [problem for shard in missing for problem in pack_shard(shard, division)]
         if problems:
             raise InputError(summarise(problems, "slices cannot be packed"))
