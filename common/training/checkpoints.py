@@ -10,6 +10,7 @@ from common.files import whole_file
 from common.training.keras_files import require_safe
 from common.training.run_folder import MONITORED, Log
 from common.training.trust import trusted_copy
+from common.words import number_of
 
 STATE_IN_CHECKPOINT = "run_state.json"  # inside last.keras, so that a checkpoint is one file, complete or missing
 
@@ -52,8 +53,8 @@ def read_checkpoint(run):
         log = Log.read(run.log_file, epoch)
         if [row["epoch"] for row in log.rows] != list(range(1, epoch + 1)):
             raise InputError(
-                f"{run.log_file}: does not fit {path.name} (expected epochs 1 to {epoch}, found {len(log)} rows); "
-                "restore it from a copy, or start a new run"
+                f"{run.log_file}: does not fit {path.name} (expected epochs 1 to {epoch}, found "
+                f"{number_of(len(log), 'row')}); restore it from a copy, or start a new run"
             )
         require_safe(path)
         with losses.own.copies(partial(trusted_copy, run.code_folder, setting="LOSS")):
