@@ -20,6 +20,9 @@ from common.settings import apply_command_line
 # --- input and output
 RUN: str = ""  # run folder of train.py, or a .keras file
 WEIGHTS_FILE: types.WeightsFile = "best_dice"  # checkpoint of the run: "best_dice", "best_iou" or "last"
+MODEL: str = ""  # your own network file that RUN was trained with, so that its copy in RUN may run
+#   Code in RUN runs only if it equals this file, or one that you trained with here and have not changed.
+TRUST_RUN: bool = False  # True: run any code that RUN contains; only if you trust its source
 OUTPUT: str = ""  # file to write; empty: <run name>.<FORMAT> in the run folder
 REPLACE: bool = False  # True: overwrite an existing model
 
@@ -68,6 +71,7 @@ from common.errors import InputError
 from common.replacing import publish, refuse_existing, staged
 from common.training.run_folder import Run
 from common.training.trained_models import load_network, model_file
+from common.training.trust import trust_command
 from coreml.compress import COMPRESSIONS, choose_target, compress_weights, require_system, uses_half_precision
 from coreml.convert import Contract, convert_network, describe_file, save_model, size_in_bytes, to_float32
 from coreml.metadata import complete_spec, recorded_facts
@@ -76,6 +80,7 @@ from coreml.verify import Limits, verify
 
 
 def main():
+    trust_command(settings)
     source, paths = check_settings()
     run = Run(source.resolve().parent)
     facts = recorded_facts(run, source)

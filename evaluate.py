@@ -14,7 +14,7 @@ scores include them. The report defines each score and its value for empty masks
 from typing import Literal
 
 from common import setting_types as types
-from common.settings import FORMAT, apply_command_line
+from common.settings import apply_command_line
 
 # --- input and output
 PREDICTED: types.PathName = "predictions"  # folder of predicted masks or label volumes
@@ -54,6 +54,7 @@ from common.parallel import ordered_map
 from common.public_settings import public_settings
 from common.replacing import refuse_existing
 from common.scores import SCORES
+from common.settings import FORMAT
 from common.slices.drawing import contact_sheet
 from common.slices.images import encode_png
 from common.tables import write_table

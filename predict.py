@@ -23,6 +23,9 @@ RUN: str | Annotated[list[types.PathName], Len(1)] = ""
 #   Of a folder of runs, the newest is used. Models of a list are averaged, and so are the folds of a cross-validation,
 #   as choose.py chose.
 WEIGHTS_FILE: types.WeightsFile = "best_dice"  # checkpoint of a run: "best_dice", "best_iou" or "last"
+MODEL: str = ""  # your own network file that RUN was trained with, so that its copy in RUN may run
+#   Code in RUN runs only if it equals this file, or one that you trained with here and have not changed.
+TRUST_RUN: bool = False  # True: run any code that RUN contains; only if you trust its source
 INPUT: str = ""  # folder of images or cases, case folder, list (.csv), or volume
 #   A volume is a DICOM folder, NIfTI, NRRD or MetaImage.
 OUTPUT: types.PathName = "predictions"  # where to write the masks
@@ -82,12 +85,14 @@ from common.prediction.outputs import Outputs, write_output
 from common.replacing import refuse_existing
 from common.slices.masks import class_numbers
 from common.training.trained_models import find_models, find_volume_models, slice_preparation
+from common.training.trust import trust_command
 from common.volumes.finding import is_volume
 from common.volumes.privacy import check_names_table, write_names_table
 from common.words import number_of
 
 
 def main():
+    trust_command(settings)
     check_names_table(settings.NAMES_TABLE, {"OUTPUT": settings.OUTPUT}, settings.REPLACE)
     if settings.PASTE:
         require_folder(settings.PASTE, "PASTE")

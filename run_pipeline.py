@@ -39,9 +39,11 @@ from pathlib import Path
 
 from common.jobs import call
 from common.settings import require_folder
+from common.training.trust import trust_command
 
 
 def main():
+    trust_command(settings)
     started = time.monotonic()
     work = Path(settings.WORK)
     if Path(settings.CASES) == Path("data/sample") and not Path(settings.CASES).exists():

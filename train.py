@@ -32,6 +32,7 @@ RUNS: types.PathName = "runs"  # folder of the run folders
 MODE: Literal["new", "resume", "retrain"] = "new"  # "new"; "resume": continue RUN; "retrain": start from its weights
 #   "resume" keeps the settings of RUN; flags override them.
 RUN: str = ""  # run folder to resume or retrain (or, to retrain, a .keras file)
+TRUST_RUN: bool = False  # True: run code that RUN or a settings file brings along; only if you trust its source
 
 # --- network and loss
 MODEL: types.Network = "unet"  # "unet" or another network of models/, or the path of a .py file
@@ -77,12 +78,14 @@ settings = apply_command_line(globals())
 check_model_settings(settings)  # before Keras is loaded
 
 from common.training.new_run import claim_run, open_run, read_code
+from common.training.trust import trust_command
 
+trust_command(settings, keep=True)
 code = read_code(settings.MODEL, settings.LOSS)  # read now, so that later edits do not reach this run
 
 from common import devices
 from common.errors import InputError
-from common.training.distribution import choose_devices, join_processes, lost_process_as_error, several_processes
+from common.training.distribution import choose_devices, join_processes, lost_process_as_error
 
 if settings.FOLD != "all":
     join_processes()
@@ -103,8 +106,6 @@ from common.training.trained_models import load_network
 
 def main():
     if settings.FOLD == "all":
-        if several_processes():
-            raise InputError('FOLD: "all" works in one process only (found several); train one fold at a time')
         return cross_validate(settings.as_json())
     s = configure(settings)  # the settings in force
     training, validation = open_sets(s)
@@ -136,7 +137,7 @@ def fit(s, model, log, training, validation, used, run):
     if not control.end_reason:
         to_continue = f"; to continue: python train.py --mode resume --run {run or 'RUN'}"
         try:
-            with lost_process_as_error(to_continue):
+            with lost_process_as_error(to_continue), devices.errors_of_batches():
                 model.fit(
                     devices.without_waiting(batches),
                     validation_data=devices.without_waiting(validating),

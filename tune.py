@@ -22,6 +22,7 @@ from common.settings import apply_command_line
 TRAIN: types.PathName = "data/packed/train.h5"  # packed set or list to train on
 VALIDATION: types.PathName = "data/packed/validation.h5"  # packed set or list that decides the best trial
 STUDY: types.PathName = "study"  # folder for the search
+TRUST_RUN: bool = False  # True: run code that STUDY or a settings file brings along; only if you trust its source
 
 # --- search space; each trial chooses one value from each list, so a list of one is fixed
 MODELS: Annotated[list[types.Network], Len(1)] = ["unet", "deeplab_v3plus"]  # networks, as for MODEL in train.py
@@ -71,7 +72,7 @@ from optuna.trial import TrialState
 from common.errors import InputError, SettingError
 from common.files import write_json
 from common.parallel import ProgressBar
-from common.training.run_folder import Run
+from common.training.trust import trust_command
 from common.tuning import results
 from common.tuning import study as tuning
 from common.tuning.spaces import check_every_value, choose_settings, require_choices, require_spaces
@@ -86,9 +87,10 @@ SHUTDOWN_STATUSES = [-getattr(signal, name, 0) for name in ("SIGHUP", "SIGINT", 
 
 
 def main():
+    trust_command(settings)
     check_settings()
     folder = Path(settings.STUDY)
-    may_differ = ("STUDY", "TRIALS")
+    may_differ = ("STUDY", "TRIALS", "TRUST_RUN")
     study = tuning.open_study(folder, settings.as_json(), may_differ, check_with_train, make_pruner())
     with tuning.database_errors(folder / tuning.DATABASE):
         finished = sum(trial.state.is_finished() for trial in study.get_trials())
@@ -232,7 +234,7 @@ def write_results(study):
                 f"{folder}: no trial was completed (trials: {len(trials)}; trial {best.number}: {reason}); "
                 "fix the cause and raise --trials"
             )
-        recorded = Run(folder / best.user_attrs["run"]).settings
+        recorded = tuning.find_run(tuning.trial_folder(folder, best.number)).settings
         best_settings = {name: value for name, value in recorded.items() if name not in ("RUNS", "MODE", "RUN")}
         write_json(folder / "best_settings.json", best_settings)
         results.draw_importances(trials, folder / "importance.png")

@@ -7,11 +7,14 @@ TensorFlow, JAX and PyTorch are optional.
 import ctypes
 import os
 import platform
+import re
 import sys
 import threading
 from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from types import SimpleNamespace
+
+from common.errors import InputError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # from malloc.h
 PACKAGES = ("tensorflow", "jax", "torch", "keras", "numpy", "h5py", "pandas", "opencv-python-headless", "coremltools")
@@ -142,6 +145,18 @@ def without_waiting(batches):
     options = tf.data.Options()
     options.autotune.enabled = False
     return dataset.apply(tf.data.experimental.assert_cardinality(len(batches))).prefetch(2).with_options(options)
+
+
+@contextmanager
+def errors_of_batches():
+    """Turn an error of TensorFlow or of a thread, raised since a batch could not be made, into its InputError."""
+    try:
+        yield
+    except Exception as error:
+        found = None if isinstance(error, InputError) else re.search(r"\bInputError: (.+)", str(error))
+        if not found:
+            raise
+        raise InputError(found[1]) from None
 
 
 def usual_half():

@@ -5,6 +5,7 @@ import os
 import re
 from pathlib import Path
 
+PRIVATE = ("NAMES_TABLE", "PART")  # the table identifies patients; parts do not show in a joined output
 ABSOLUTE_PATH = re.compile(r"(?<!\S)(?:[A-Za-z]:[\\/]|[\\/]|\.\.[\\/])[^\n]*[\\/]")  # up to the last name
 
 
@@ -16,9 +17,9 @@ def public_settings(settings, hidden=()):
         hidden: names of settings to leave empty, since their value could identify a patient.
 
     Returns:
-        dict of setting name to JSON value; PART is empty, and paths are as in `without_own_paths`.
+        dict of setting name to JSON value; PRIVATE ones are empty, and paths are as in `without_own_paths`.
     """
-    own = {name: "" for name in (*hidden, "PART") if name in settings.values}
+    own = {name: "" for name in (*hidden, *PRIVATE) if name in settings.values}
     return without_own_paths(settings.as_json()) | own
 
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from common.errors import InputError
 from common.files import read_json, write_json
@@ -10,6 +10,17 @@ from common.words import number_of
 
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _is_inside(path):
+    """Check a relative path, with "/" between folders, that stays in its folder."""
+    parts = path.replace("\\", "/").split("/")
+    if not path or "\0" in path or ":" in parts[0] or {"", ".", ".."} & set(parts):
+        raise ValueError("expected a path inside the folder")
+    return path
+
+
+Inside = Annotated[str, AfterValidator(_is_inside)]
 
 
 class Record(BaseModel):
@@ -70,6 +81,8 @@ def first_problem(error):
     if first["type"] == "missing":
         return f"{field}: missing"
     message = first["msg"].removeprefix("Value error, ")
+    if not field:  # of the record as a whole; the message contains the field
+        return message
     return f"{field}: {message[:1].lower()}{message[1:]}, found {_short(first['input'])}"
 
 

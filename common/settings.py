@@ -25,6 +25,7 @@ from common.setting_types import MODEL_SETTINGS
 from common.streams import prepare
 
 FORMAT = "format"  # key in a settings file: version
+SETTINGS_FILE = "settings file"  # first words of the reason for a value from `--settings`
 REASONS = "reasons"  # key in a settings file: dict of setting name to the reason for its value
 RETIRED = ("CHOOSE", "CLEANINGS")  # settings of earlier versions, which old settings files may contain
 
@@ -121,6 +122,10 @@ class Settings:
         except SettingError as error:
             raise InputError(str(error)) from None
 
+    def is_from_file(self, name):
+        """Whether the value of a setting comes from the file of `--settings`."""
+        return self.reasons.get(name, "").startswith(SETTINGS_FILE)
+
     def as_json(self):
         """Convert to a dict for a JSON file, which `--settings` can read.
 
@@ -178,7 +183,7 @@ def apply_command_line(namespace):
             recorded = read_settings(file)
             retired = {name for name in recorded if name in RETIRED and name not in constants}
             recorded = {name: value for name, value in recorded.items() if name not in retired}
-            settings = settings.with_given(recorded, f"settings file {file}", f"--settings {file}: ")
+            settings = settings.with_given(recorded, f"{SETTINGS_FILE} {file}", f"--settings {file}: ")
         for name, text in flags.items():
             settings = settings.with_given({name: text}, f"flag {flag(name)}")
     except SettingError as error:

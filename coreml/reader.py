@@ -1,6 +1,7 @@
 """Read a saved .mlmodel or .mlpackage."""
 
-from pathlib import Path
+import json
+from pathlib import Path, PurePosixPath
 
 from common.errors import InputError
 from coreml import read_neural_network, read_program
@@ -43,6 +44,8 @@ def _read_spec(path):
         raise InputError(f"{path}: a .mlpackage is a folder, a .mlmodel a file (found a {found}); copy it again")
     if path.is_dir() and not (path / "Manifest.json").is_file():
         raise InputError(f"{path}: not a Core ML package (Manifest.json is missing); copy or convert it again")
+    if path.is_dir():
+        _refuse_other_paths(path)
     import coremltools as ct  # slow to import
     from google.protobuf.message import DecodeError  # loaded by coremltools
 
@@ -54,6 +57,20 @@ def _read_spec(path):
     if not spec.specificationVersion or not spec.WhichOneof("Type"):
         raise InputError(f"{path}: damaged or not a Core ML model (no model type); copy or convert it again")
     return spec
+
+
+def _refuse_other_paths(package):
+    """Raise InputError if the manifest of a package is damaged or refers to files outside the package."""
+    try:
+        items = json.loads((package / "Manifest.json").read_text(encoding="utf-8"))["itemInfoEntries"].values()
+        paths = [PurePosixPath(item["path"]) for item in items]
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise InputError(
+            f"{package}: damaged (Manifest.json: {type(error).__name__}: {error}); copy or convert it again"
+        ) from None
+    for path in paths:
+        if path.is_absolute() or ".." in path.parts:
+            raise InputError(f"{package}: its manifest leads out of the package (found {path}); convert it again")
 
 
 def _check_version(spec, path):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from keras import ops
 
-_folder = ContextVar("folder of the run's copies", default=None)  # see `files_in`
+_find_copy = ContextVar("function that finds the copy of a file", default=None)  # see `copies`
 
 
 def is_own(term):
@@ -39,7 +39,8 @@ def find_loss(path):
     specification = importlib.util.spec_from_file_location(Path(path).stem, path)
     module = importlib.util.module_from_spec(specification)
     try:
-        specification.loader.exec_module(module)
+        source = Path(path).read_bytes()  # not through the loader, which prefers a .pyc that may say something else
+        exec(compile(source, path, "exec"), module.__dict__)
     except Exception as error:  # a user's file can raise anything
         raise ValueError(f"{path}: loss file does not run ({_in_one_line(error)})") from error
     if not callable(getattr(module, "loss", None)):
@@ -62,30 +63,33 @@ def try_loss(path, classes, axes):
 
 
 @contextmanager
-def files_in(folder):
-    """In this context, checkpoints load the files of their loss from a folder, if it has them: the run's copies.
+def copies(find):
+    """In this context, checkpoints run copies of the files of their loss; without it, they run no file.
 
     Args:
-        folder: Path.
+        find: function of the path of a file in training that returns the path of a copy, or raises an error.
     """
-    token = _folder.set(folder)
+    token = _find_copy.set(find)
     try:
         yield
     finally:
-        _folder.reset(token)
+        _find_copy.reset(token)
 
 
-def take_copies(terms):
-    """Terms of a loss, with each file replaced by its copy in the folder of `files_in`, if there is one."""
-    folder = _folder.get()
-    if folder is None:
-        return terms
+def take_copies(terms, find=None):
+    """Terms of a loss, with each file replaced by its copy.
 
-    def copy_of(term):
-        copy = folder / Path(term).name
-        return str(copy) if is_own(term) and copy.is_file() else term
+    Args:
+        terms: names and paths joined by "+".
+        find: as in `copies`; None: the function of that context.
 
-    return "+".join(map(copy_of, terms.split("+")))
+    Raises:
+        ValueError: if there is a file, but no function.
+    """
+    find = find or _find_copy.get()
+    if own_files(terms) and find is None:
+        raise ValueError(f"{terms}: a checkpoint runs loss files only as copies in its run folder")
+    return "+".join(str(find(term)) if is_own(term) else term for term in terms.split("+"))
 
 
 def _in_one_line(error):

@@ -120,7 +120,8 @@ def find_network(name):
     specification = importlib.util.spec_from_file_location(Path(name).stem, name)
     module = importlib.util.module_from_spec(specification)
     try:
-        specification.loader.exec_module(module)
+        source = Path(name).read_bytes()  # not through the loader, which prefers a .pyc that may say something else
+        exec(compile(source, name, "exec"), module.__dict__)
     except Exception as error:  # a user's file can raise anything
         raise ValueError(f"{name}: network file does not run ({type(error).__name__}: {error})") from error
     if not hasattr(module, "build_model"):

@@ -16,7 +16,7 @@ from annotated_types import Ge, Le
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from common import setting_types as types
-from common.settings import FORMAT, apply_command_line
+from common.settings import apply_command_line
 
 # --- input and output
 SURFACE: str = ""  # surface file (.stl, .obj or .ply)
@@ -51,6 +51,7 @@ from common.files import write_json
 from common.parallel import progress
 from common.public_settings import public_settings
 from common.replacing import refuse_existing, whole_folder
+from common.settings import FORMAT
 from common.slices.images import encode_png
 from common.volumes.finding import LABEL_ENDINGS
 from common.volumes.grids import Geometry

@@ -54,6 +54,7 @@ from common.slices.masks import class_count, class_count_of_files, values_of
 from common.slices.packed import (
     add_attributes,
     fingerprint,
+    identify_division,
     is_joined,
     join_shards,
     outdated_sets,
@@ -143,13 +144,13 @@ def plan(folder, lists, part):
         name: table.sample(frac=1, random_state=settings.SEED) if name == "train" else table
         for name, table in lists.items()
     }
-    recorded = {"settings": json.dumps(public_settings(settings))}
-    attributes = {name: common_preparation(table) | recorded for name, table in tables.items()}
     first = next(iter(tables.values()))["x"].iloc[0]
     like = first, read_slice(first)
-    shards = []
-    if settings.SHARD_GB is not None or not part.is_whole:
-        shards = [shard for name, table in tables.items() for shard in divide(folder, name, table, like[1], part)]
+    identity = identify_division(lists, like[1], settings.LISTS)
+    recorded = {"settings": json.dumps(public_settings(settings)), "division": identity}
+    attributes = {name: common_preparation(table) | recorded for name, table in tables.items()}
+    divided = tables.items() if settings.SHARD_GB is not None or not part.is_whole else ()
+    shards = [shard for name, table in divided for shard in divide(folder, name, table, like[1], part)]
     return Division(folder, tables, attributes, like, shards)
 
 
@@ -236,17 +237,16 @@ def pack_shards(divisions, part):
     """
     for division in divisions:
         own = division.shards[part.number - 1 :: part.count]
-        missing = [shard for shard in own if not shard.path.exists()]
-        if len(missing) < len(own):
-            existing = f"{len(own) - len(missing)} of {len(own)} shards"
-            print(f"skipping {existing}: they already exist with the same slices, order and settings", flush=True)
+        missing = [shard for shard in own if settings.REPLACE or not shard.path.exists()]
+        if existing := len(own) - len(missing):
+            print(f"skipping {existing} of {len(own)} shards: they already exist with equal slices, order and settings")
         problems = [problem for shard in missing for problem in pack_shard(shard, division)]
         if problems:
             raise InputError(summarise(problems, "slices cannot be packed"))
     with claimed(Path(settings.PACKED, SHARDS), wait=True):  # parts that finish at the same time
         if not all(shard.path.exists() for division in divisions for shard in division.shards):
             return False
-        return is_finished(divisions) or write_sets(divisions, join_division)
+        return (is_finished(divisions) and not settings.REPLACE) or write_sets(divisions, join_division)
 
 
 def is_finished(divisions):

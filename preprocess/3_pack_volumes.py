@@ -237,9 +237,8 @@ def prepare(case, labels, rule):
     working = at_spacing(oriented, settings.SPACING)
     box = Box.of(sitk.GetArrayViewFromImage(label))
     box = box and box_on_grid(box, oriented, working)
+    require_room(working, f"SPACING: too fine for {case.image}", "use a larger spacing", SettingError)
     grid, factor = choose_grid(working, box)
-    advice = "use a larger spacing, or set VOXELS"
-    require_room(grid, f"SPACING: too fine for {case.image}", advice, SettingError)
     image = np.empty((*grid.shape, len(channels)), np.float16)
     for i, scale in enumerate(scales):
         image[..., i] = scale.apply(smoothed_onto_grid(orient(channels[i]), grid))

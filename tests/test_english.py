@@ -25,6 +25,7 @@ AVOIDED = {
     "write over": r"\bwrites? over\b",
 }
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md")), ROOT / "CHANGELOG.md"]
+TEMPLATES = sorted(ROOT.glob("common/**/*.jinja"))
 OUTSIDE = {"tests", ".venv", "work", "runs", "study"}
 MODULES = sorted(path for path in ROOT.rglob("*.py") if not OUTSIDE & set(path.relative_to(ROOT).parts))
 
@@ -38,6 +39,39 @@ def test_words_of_documents(page):
     """Outside of commands and names in code quotes."""
     text = re.sub(r"```.*?```|`[^`]*`|\]\([^)]*\)", "", page.read_text(encoding="utf-8"), flags=re.S)
     found = [f"line {n}: {hit}" for n, line in enumerate(text.splitlines(), 1) for hit in avoided(line)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda path: path.name)
+def test_words_of_page_templates(template):
+    """The text of reports, without tags, Jinja's expressions and scripts."""
+    text = re.sub(
+        r"\{[{%#].*?[}%#]\}|<(script|style).*?</\1>|<[^>]*>", " ", template.read_text(encoding="utf-8"), flags=re.S
+    )
+    found = [hit for line in text.splitlines() for hit in avoided(line)]
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_words_of_plots(module):
+    """Titles, labels and legends are texts too, even of one word."""
+    plotted = {
+        "set_title",
+        "set_xlabel",
+        "set_ylabel",
+        "set",
+        "title",
+        "suptitle",
+        "text",
+        "annotate",
+        "legend",
+        "plot",
+    }
+    found = []
+    for call in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr in plotted:
+            texts = [n.value for n in ast.walk(call) if isinstance(n, ast.Constant) and isinstance(n.value, str)]
+            found += [f"line {call.lineno}: {hit}" for text in texts for hit in avoided(text)]
     assert not found, "\n".join(found)
 
 

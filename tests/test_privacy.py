@@ -23,6 +23,8 @@ from running import TINY_SE_RESUNET3D, TINY_UNET, assert_refused, leftovers, run
 pydicom = pytest.importorskip("pydicom")
 import SimpleITK as sitk
 
+from common.volumes.grids import Geometry
+from common.volumes.labels import label_image, write_labels
 from common.volumes.privacy import header_texts, identifies, safe_names
 
 SHAPE = (8, 24, 24)
@@ -117,18 +119,23 @@ def plant(root):
 # --- all that is written
 
 
-@pytest.fixture(scope="module")
-def everything(tmp_path_factory):
-    """Run every script that touches scans on what is planted: the folder, and what they printed."""
-    root = tmp_path_factory.mktemp("p")
-    own, out, said = root / "in", root / "out", []
-    plant(own)
+def runner(said):
+    """Function that runs a script and appends what it prints to a list."""
 
     def run(script, **settings):
         done = run_here(script, **settings)
         said.append(f"{script}\n{done.stdout}{done.stderr}")
 
-    table = root / "private" / "names.csv"
+    return run
+
+
+@pytest.fixture(scope="module")
+def imported(tmp_path_factory):
+    """Run every script without a model that touches scans on what is planted: the folder, and what they printed."""
+    root = tmp_path_factory.mktemp("p")
+    own, out, said = root / "in", root / "out", []
+    plant(own)
+    run, table = runner(said), root / "private" / "names.csv"
     dicom = {"IMAGES": own / "scans", "LABELS": own / "labels", "LABEL_NAME": "{id}_seg"}
     slices = {"SIZE": 24, "WINDOW": [-200, 300]}
     run("preprocess/0_import_volumes.py", CASES=out / "cases", NAMES_TABLE=table, **dicom, **slices)
@@ -141,14 +148,32 @@ def everything(tmp_path_factory):
     surface = {"SURFACE": own / "PLANT_heart.stl", "SIZE": 24}
     run("preprocess/0_import_stl.py", OUTPUT=out / "surface", **surface)
     run("preprocess/0_import_stl.py", OUTPUT=out / "surface.nrrd", VOLUME=own / "scans" / "山田太郎", **surface)
-
+    packing = {"STEP": "single", "VOXELS": 5000, "SMALLEST_BOX": 8}
+    run("preprocess/3_pack_volumes.py", PACKED=out / "volumes", **dicom, **packing)
     run("preprocess/2_write_lists.py", CASES=out / "cases", LISTS=out / "lists", TEST_SHARE=0)
     run("preprocess/3_pack_hdf5.py", LISTS=out / "lists", PACKED=out / "packed")
+    (out / "labels").mkdir()
+    for row in pd.read_csv(table).itertuples():  # the truth as the prediction
+        labels = sitk.ReadImage(str(own / "labels" / f"{row.name}_seg.nrrd"))
+        write_labels(
+            label_image(sitk.GetArrayFromImage(labels), Geometry.of(labels)), out / "labels" / f"{row.case}.nii"
+        )
+    truth = {"TRUTH": own / "labels", "LABEL_NAME": "{id}_seg", "IMAGES": own / "scans", "NAMES_TABLE": table}
+    run("evaluate.py", PREDICTED=out / "labels", OUTPUT=out / "scores" / "labels", **truth)
+    run("submission.py", KIND="nodules", PREDICTED=out / "labels", OUTPUT=out / "nodules.csv")
+    assert not leftovers(root)
+    return root, said
+
+
+@pytest.fixture(scope="module")
+def everything(imported):
+    """The same, and then every script with a model."""
+    root, _ = imported
+    own, out, said = root / "in", root / "out", []
+    run = runner(said)
     sets = {name.upper(): out / "packed" / f"{name}.h5" for name in ("train", "validation")}
     run("train.py", RUNS=out / "runs", MODEL_SETTINGS=TINY_UNET, EPOCHS=1, **sets)
     run("convert_coreml.py", RUN=out / "runs", OUTPUT=out / "model.mlmodel", CHECKED=1)
-    packing = {"STEP": "single", "VOXELS": 5000, "SMALLEST_BOX": 8}
-    run("preprocess/3_pack_volumes.py", PACKED=out / "volumes", **dicom, **packing)
     sets = {name.upper(): out / "volumes" / f"{name}.h5" for name in ("train", "validation")}
     network = {"MODEL": "se_resunet3d", "MODEL_SETTINGS": TINY_SE_RESUNET3D, "OPTIMIZER": "sgd"}
     run("train.py", RUNS=out / "runs3d", EPOCHS=1, BATCH_SIZE=1, **network, **sets)
@@ -234,42 +259,49 @@ def test_the_search_finds_what_is_packed(tmp_path):
         assert any(found_in(data) for _, data in contents(path.name, path.read_bytes())), path
 
 
-def test_nothing_planted_is_in_a_file_or_its_name(everything):
-    root, _ = everything
+def assert_clean(root, said, count):
+    """Nothing planted is in the files, at least `count`, in their names, or in what was printed."""
     files = [path for path in (root / "out").rglob("*") if path.is_file()]
-    assert len(files) > 150
+    assert len(files) > count
     for path in (root / "out").rglob("*"):
         assert not found_in(path.relative_to(root).as_posix().encode()), path
     for path in files:
         for name, data in contents(path.relative_to(root).as_posix(), path.read_bytes()):
             assert not found_in(data), f"{name}: {found_in(data)}"
-
-
-def test_nothing_planted_is_printed(everything):
-    root, said = everything
     for text in said:
         assert not found_in(text.replace(str(root), "").encode()), text
 
 
-def test_cases_have_the_same_numbers_everywhere(everything):
-    root, said = everything
+def test_nothing_planted_gets_out_without_a_model(imported):
+    assert_clean(*imported, 100)
+
+
+@pytest.mark.slow
+def test_nothing_planted_gets_out_with_a_model(everything):
+    assert_clean(*everything, 200)
+
+
+def test_cases_have_the_same_numbers_everywhere(imported):
+    root, said = imported
     numbers = [f"case_{number:04d}" for number in range(1, 5)]
     for folder in ("cases", "files", "nodules"):
-        assert sorted(path.name for path in (root / "out" / folder).iterdir()) == numbers
+        assert sorted(path.name for path in (root / "out" / folder).glob("[!.]*")) == numbers
     with h5py.File(root / "out" / "volumes" / "cases.h5") as packed:
         assert list(packed["cases"]) == numbers
-    predicted = root / "out" / "predicted"
-    assert sorted(path.name for path in predicted.glob("scans/*.nii.gz")) == [f"{name}.nii.gz" for name in numbers]
-    assert (predicted / "one" / "case_0001.nii.gz").is_file() and (predicted / "file" / "case_0001.nii.gz").is_file()
-    tables = [pd.read_csv(root / "private" / f"{name}.csv") for name in ("names", "scans")]
-    assert tables[0].equals(tables[1]) and list(tables[0]["case"]) == numbers
-    assert set(tables[0]["name"]) == set(SCANS)
+    table = pd.read_csv(root / "private" / "names.csv")
+    assert list(table["case"]) == numbers and set(table["name"]) == set(SCANS)
     assert any("scans without annotations (2): case_000" in text for text in said)
 
 
+@pytest.mark.slow
 def test_predictions_meet_the_truths_of_the_names_table(everything):
     """Each numbered prediction is scored against the labels of the same patient, and only with the table."""
     root, _ = everything
+    predicted = root / "out" / "predicted"
+    assert len(list(predicted.glob("scans/case_000[1-4].nii.gz"))) == 4
+    assert (predicted / "one" / "case_0001.nii.gz").is_file() and (predicted / "file" / "case_0001.nii.gz").is_file()
+    tables = [pd.read_csv(root / "private" / f"{name}.csv") for name in ("names", "scans")]
+    assert tables[0].equals(tables[1])
     names = pd.read_csv(root / "private" / "scans.csv").set_index("case")["name"]
     cases = pd.read_csv(root / "out" / "scores" / "scans" / "cases.csv", dtype={"case": str}).set_index("case")
     for case, name in names.items():
@@ -278,15 +310,22 @@ def test_predictions_meet_the_truths_of_the_names_table(everything):
         assert row["tp"] + row["fn"] == labels.sum()
         predicted = sitk.ReadImage(str(root / "out" / "predicted" / "scans" / f"{case}.nii.gz"))
         assert row["tp"] + row["fp"] == sitk.GetArrayFromImage(predicted).sum()
-    settings = {"PREDICTED": root / "out" / "predicted" / "scans", "TRUTH": root / "in" / "labels"}
-    assert_refused("evaluate.py", "no true mask", LABEL_NAME="{id}_seg", OUTPUT=root / "none", **settings)
 
 
 # --- settings
 
 
-def test_the_table_stays_outside_of_what_is_passed_on(everything, tmp_path):
-    root, _ = everything
+def test_labels_meet_the_truths_of_the_names_table(imported):
+    """A numbered label volume is scored against the labels of the same patient: here it is the same one."""
+    root, _ = imported
+    cases = pd.read_csv(root / "out" / "scores" / "labels" / "cases.csv")
+    assert len(cases) == 4 and (cases["dice"] == 1).all()
+    settings = {"PREDICTED": root / "out" / "labels", "TRUTH": root / "in" / "labels", "LABEL_NAME": "{id}_seg"}
+    assert_refused("evaluate.py", "no true mask", OUTPUT=root / "none", **settings)
+
+
+def test_the_table_stays_outside_of_what_is_passed_on(imported, tmp_path):
+    root, _ = imported
     settings = {"IMAGES": root / "in" / "scans", "CASES": tmp_path / "cases", "SLICES": "all", "SIZE": 24}
     script = "preprocess/0_import_volumes.py"
     assert_refused(script, "NAMES_TABLE: inside CASES", status=2, NAMES_TABLE=tmp_path / "cases" / "n.csv", **settings)
@@ -295,12 +334,12 @@ def test_the_table_stays_outside_of_what_is_passed_on(everything, tmp_path):
     assert (tmp_path / "n.csv").read_text() == "mine" and not (tmp_path / "cases").exists()
 
 
-def test_folder_keeps_the_users_own_names(everything, tmp_path):
-    root, _ = everything
+def test_folder_keeps_the_users_own_names(imported, tmp_path):
+    root, _ = imported
     source = shutil.copytree(root / "in" / "scans" / "Li_Wu", tmp_path / "scans" / "subject07")
     settings = {"SLICES": "all", "SIZE": 24, "NAMES": "folder"}
     run_here("preprocess/0_import_volumes.py", IMAGES=source.parent, CASES=tmp_path / "cases", **settings)
-    assert [path.name for path in (tmp_path / "cases").iterdir()] == ["case_subject07"]
+    assert [path.name for path in (tmp_path / "cases").glob("[!.]*")] == ["case_subject07"]
     record = (tmp_path / "cases" / "case_subject07" / "case.json").read_text()
     assert not found_in(record.encode()) and json.loads(record)["volume"]
 

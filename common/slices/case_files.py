@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeIn
 
 from common.errors import InputError
 from common.files import one_name
-from common.records import Finite, Positive, Record, read_record
+from common.records import Finite, Inside, Positive, Record, read_record
 
 RECORD = "case.json"
 LARGEST_SIDE = 2**20  # pixels or voxels
@@ -36,8 +36,8 @@ class Part(BaseModel):
 class SliceEntry(Part):
     """Where a slice was cut from."""
 
-    image: Name | None = None
-    mask: Name | None = None
+    image: Inside | None = None  # relative to IMAGES
+    mask: Inside | None = None
     image_size: tuple[Side, Side] = Field(strict=False)  # height, width of the source
     box: tuple[Offset, Offset, Side, Side] = Field(strict=False)  # left, top, width, height
     index: NonNegativeInt | None = None  # of a slice of a volume

@@ -10,6 +10,7 @@ import logging
 import struct
 import warnings
 import zlib
+from itertools import count, islice
 
 import cv2
 import numpy as np
@@ -21,6 +22,7 @@ from common.devices import silenced_libraries
 from common.errors import InputError
 
 LARGEST = 2**28  # pixels times channels of an image
+MOST_PAGES = 1000  # to count
 Image.MAX_IMAGE_PIXELS = None  # LARGEST instead, with our own message
 logging.getLogger("tifffile").disabled = True  # these two report damage that is refused here
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -40,7 +42,7 @@ FOREIGN = {
 }
 DAMAGE = (
     *(ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, EOFError, OSError),
-    *(SyntaxError, struct.error, zlib.error, cv2.error, tifffile.TiffFileError),
+    *(AssertionError, ImportError, SyntaxError, struct.error, zlib.error, cv2.error, tifffile.TiffFileError),
 )  # what the libraries raise for damaged files
 
 
@@ -104,10 +106,10 @@ def _check_orientation(value):
         )
 
 
-def _check_frames(count, what):
-    if count > 1:
+def _check_frames(number, what):
+    if number > 1:
         raise Unusable(
-            f"expected one image (found {count} {what}); save each as its own file, or import a volume with "
+            f"expected one image (found {number} {what}); save each as its own file, or import a volume with "
             "0_import_volumes.py"
         )
 
@@ -197,15 +199,24 @@ def _read_bmp(data):
 def _read_tiff(data):
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[0]
-        count = sum(not each.is_reduced for each in file.pages)  # reduced: a thumbnail
+        pages = [each for each in islice(_pages_of(file), MOST_PAGES) if not each.is_reduced]  # reduced: a thumbnail
+        _check_frames(len(pages), "pages" if len(pages) < MOST_PAGES else "pages or more")
         if file.is_imagej or file.is_stk:
-            count = max(count, file.series[0].size // max(page.size, 1))
-        _check_frames(count, "pages")
+            _check_frames(file.series[0].size // max(page.size, 1), "pages")
         _check_size(page.imagewidth, page.imagelength, page.samplesperpixel)
         _check_frames(page.imagedepth, "planes")
         tag = page.tags.get(ORIENTATION)
         _check_orientation(tag and int(tag.value))
         return _tiff_pixels(page, data)
+
+
+def _pages_of(file):
+    """Yield the pages one by one; a damaged file can have them without end."""
+    for number in count():
+        try:
+            yield file.pages[number]
+        except IndexError:
+            return
 
 
 def _tiff_pixels(page, data):
@@ -248,13 +259,14 @@ def _check_segments(page, data):
     if page.planarconfig == tifffile.PLANARCONFIG.SEPARATE:
         row, samples = (page.imagewidth * page.bitspersample + 7) // 8, page.samplesperpixel
     if page.is_tiled:
+        number = -(-page.imagewidth // page.tilewidth) * -(-page.imagelength // page.tilelength) * samples
         tile = page.tilewidth * page.tilelength * page.bitspersample * page.samplesperpixel // samples // 8
-        expected = {tile * len(segments)}
+        expected = {tile * number}
     else:
-        strips = -(-page.imagelength // page.rowsperstrip) * samples
-        if len(segments) != strips:
-            raise ValueError(f"expected {strips} strips, found {len(segments)}")
-        expected = {row * page.imagelength * samples, row * page.rowsperstrip * strips}
+        number = -(-page.imagelength // page.rowsperstrip) * samples
+        expected = {row * page.imagelength * samples, row * page.rowsperstrip * number}
+    if len(segments) != number:
+        raise ValueError(f"expected {number} strips or tiles, found {len(segments)}")
     if sum(sizes) not in expected:
         raise ValueError(f"expected {max(expected)} bytes of pixels, found {sum(sizes)}")
     return True

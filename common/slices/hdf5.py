@@ -65,6 +65,18 @@ def open_hdf5(path):
     return file
 
 
+def require_self_contained(path, stream):
+    """Raise InputError if an HDF5 file inside another file is damaged, or leads to another file.
+
+    Args:
+        path: path of the other file, for messages.
+        stream: binary file object.
+    """
+    with damage_as_error(path), h5py.File(stream, "r") as file:
+        if links := _check(path, file):
+            _refuse(path, f"a link to {next(iter(links)).name}")
+
+
 def _open(path):
     with open(path, "rb"):  # says what is wrong in the words of the system
         pass

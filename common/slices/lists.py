@@ -2,6 +2,7 @@
 
 import functools
 import os
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -30,10 +31,11 @@ def read_list(path):
     path, advice = Path(path), "use a list of 2_write_lists.py"
     if not path.exists():
         raise InputError(f"{path}: file does not exist; write it with preprocess/2_write_lists.py")
+    _refuse_repeated_lines(path)
     table = tables.read_table(path, ["x", "y"], advice)
     if table.empty:
         raise InputError(f"{path}: the list is empty (expected a row per slice); write it again with 2_write_lists.py")
-    _refuse_repeats(path, table)  # first, since a list of the same row without end should not cost minutes
+    _refuse_repeats(path, table)
     folder, exists = os.fspath(path.parent), functools.cache(os.path.isfile)
     gone = []
     for column in ("x", "y"):
@@ -49,10 +51,25 @@ def read_list(path):
         raise InputError(
             f"{path}: {gone[0]}" if len(gone) == 1 else summarise(gone, f"files listed in {path} are missing")
         )
+    _refuse_repeats(path, table)
     if "case" not in table:
         table["case"] = [Path(x).parent.parent.name for x in table["x"]]
-    _refuse_repeats(path, table)
     return table[["x", "y", "case"]].reset_index(drop=True)
+
+
+def _refuse_repeated_lines(path):
+    """Raise InputError if lines are repeated, in a moment even if the list has a million of them."""
+    content = path.read_bytes() if path.is_file() else b""
+    if b'"' in content:  # a name with a line feed has several lines
+        return
+    lines = [line for line in content.splitlines() if line.strip()]
+    if repeated := len(lines) - len(set(lines)):
+        seen = set()
+        line = next(line for line in lines if line in seen or seen.add(line))
+        first, second = islice((i for i, other in enumerate(content.splitlines(), 1) if other == line), 2)
+        message = f"line {second}: the same slice as line {first}; keep one"
+        more = f" (and {repeated - 1:,} more repeated lines)" if repeated > 1 else ""
+        raise InputError(f"{path}: {message}{more}")
 
 
 def _refuse_repeats(path, table):
@@ -63,7 +80,11 @@ def _refuse_repeats(path, table):
     for i, (line, x) in enumerate(repeated[:10].items()):
         problems[i] = f"line {line}: the same slice as line {firsts.index[firsts == x][0]} ({x}); keep one"
     if "case" in table:
-        problems += [f"line {line}: has no case; write the list again" for line in table.index[table["case"] == ""]]
+        problems += [
+            f"line {line}: expected a case name without a path (found {case!r}); write the list again"
+            for line, case in table["case"].drop_duplicates().items()
+            if not case or case.startswith(".") or "/" in case or os.sep in case
+        ]
     same = table.index[table["x"] == table["y"]]
     problems += [f"line {line}: x and y are the same file; write the list again" for line in same]
     if problems:

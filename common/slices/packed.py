@@ -1,7 +1,8 @@
 """Packed sets: slices and masks in one HDF5 file, or in shards joined by one file.
 
-Datasets: x and y, (N, side, side, 1); case and source, text. Attributes: classes, settings, format, and how the slices
-were made (`common.slices.cases.UNKNOWN`). AIS files with <name>_X and <name>_Y work too.
+Datasets: x and y, (N, side, side, 1); case and source, text. Attributes: classes, settings, format, division (the same
+for the sets that were divided together), and how the slices were made (`common.slices.cases.UNKNOWN`).
+AIS files with <name>_X and <name>_Y work too.
 """
 
 import functools
@@ -20,7 +21,7 @@ from common.errors import InputError
 from common.manifest import MANIFEST, Manifest
 from common.parallel import ordered_map, progress
 from common.slices.cases import UNKNOWN
-from common.slices.hdf5 import damage_as_error, open_unchanged, sources_of, state_of
+from common.slices.hdf5 import DAMAGE, damage_as_error, open_unchanged, sources_of, state_of
 from common.slices.images import read_pair
 from common.slices.masks import class_count, values_of
 from common.words import number_of
@@ -308,7 +309,7 @@ def is_joined(path, shards):
     try:
         with h5py.File(path, "r") as packed:
             return bool(shards) and [source.file for source in sources_of(packed["x"])] == shards
-    except (OSError, KeyError):
+    except (InputError, *DAMAGE):
         return False
 
 
@@ -345,7 +346,9 @@ def remove_shards(folder, names, kept):
 
 
 def fingerprint(table, like, compression, lists):
-    """Fingerprint of the sources of a shard: file names, sizes, times and order, and storage format.
+    """Fingerprint of the sources of a shard: file names, sizes, times to the nanosecond and order, and storage format.
+
+    The time of the last change counts too, since tools that copy files keep the time of the last modification.
 
     Args:
         table: rows of the shard.
@@ -362,9 +365,24 @@ def fingerprint(table, like, compression, lists):
         for file in (row.x, row.y):
             status = os.stat(file)
             folder, name = os.path.split(file)
-            text = f"{from_lists(folder)} {name} {row.case} {status.st_size} {int(status.st_mtime)}\n"
+            times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+            text = f"{from_lists(folder)} {name} {row.case} {status.st_size} {times}\n"
             digest.update(os.fsencode(text))
     return digest.hexdigest()[:12]
+
+
+def identify_division(tables, like, lists):
+    """Identity of a division, which its sets carry, so that sets of two divisions are not mixed.
+
+    Args:
+        tables: dict of set name to DataFrame.
+        like, lists: as in `fingerprint`.
+
+    Returns:
+        12 hexadecimal digits.
+    """
+    parts = [f"{name} {fingerprint(table, like, None, lists)}" for name, table in sorted(tables.items())]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 
 def _relative_to(lists, folder):

@@ -12,8 +12,9 @@ from common import devices
 from common.errors import InputError
 from common.parallel import ProgressBar
 from common.training.averaging import AveragedWeights, set_values
+from common.training.checkpoints import save_checkpoint
 from common.training.report import draw_augmented, draw_curves, write_report
-from common.training.run_folder import Log, save_checkpoint
+from common.training.run_folder import Log
 from common.training.sets import Batches
 
 SHARE_OF_CURVES = 0.01  # maximum share of the run time spent on drawing curves

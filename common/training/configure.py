@@ -1,6 +1,7 @@
 """Turn the settings given to train.py into the settings in force, and those into data sets, batches and a model."""
 
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -9,13 +10,15 @@ import models
 from common.errors import InputError, SettingError, as_setting_error
 from common.files import file_digest
 from common.settings import check_model_settings
+from common.training.checkpoints import read_checkpoint
 from common.training.cross_validation import find_folds, fold_file
 from common.training.optimizer import Controller, compile_network, learning_rate, make_optimizer, prepare_steps
-from common.training.run_folder import Log, Run, read_checkpoint
+from common.training.run_folder import Log, Run
 from common.training.sets import open_both
 from common.training.trained_models import load_network, model_file, take_weights
+from common.training.trust import trusted_copy
 from losses import get_loss
-from losses.own import files_in, take_copies
+from losses.own import take_copies
 
 RECOMMENDED = "recommended for {}"  # the reason for a value recommended by a network's author
 
@@ -57,16 +60,14 @@ def of_run(settings):
     if not settings.RUN or not run.exists:
         problem = f"not a run folder ({settings.RUN} has no settings.json)" if settings.RUN else "not set"
         raise InputError(f"RUN: {problem}; pass --run the run folder to resume")
-    settings = settings.with_recorded(run.settings_file, keep=settings.given | {"MODE", "RUN", "RUNS"})
-    return with_copies(settings, run.code_folder)
-
-
-def with_copies(settings, code):
-    """Settings with the run's copies of the user's own network and loss, unless others were given."""
-    with files_in(code):
-        copies = {"LOSS": take_copies(settings.LOSS), "MODEL": take_copies(settings.MODEL)}
+    recorded = settings.with_recorded(run.settings_file)
+    settings = settings.with_recorded(run.settings_file, keep=settings.given | {"MODE", "RUN", "RUNS", "TRUST_RUN"})
+    copies = {}
+    for name in ("LOSS", "MODEL"):  # also if another one is given: its checkpoint needs them
+        find = partial(trusted_copy, run.code_folder, setting=name)
+        copies[name] = take_copies(recorded.values[name], find)
     own = {name: copy for name, copy in copies.items() if copy != settings.values[name] and name not in settings.given}
-    return settings.replace(f"copy in {code}", **own)
+    return settings.replace(f"copy in {run.code_folder}", **own)
 
 
 def of_fold(settings):

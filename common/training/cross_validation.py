@@ -12,6 +12,7 @@ from common.replacing import whole_folder
 from common.settings import FORMAT
 from common.slices.lists import write_list
 from common.tables import write_table
+from common.training.distribution import several_processes
 from common.training.new_run import dated, new_folder
 from common.training.trained_models import CrossValidation
 
@@ -43,7 +44,12 @@ def cross_validate(settings):
 
     Args:
         settings: dict of the recorded settings of train.py.
+
+    Raises:
+        InputError: if several processes were started, or RUN cannot be resumed.
     """
+    if several_processes():
+        raise InputError('FOLD: "all" works in one process only (found several); train one fold at a time')
     if settings["MODE"] == "resume":
         folds = CrossValidation(settings["RUN"])
         if not folds.exists:

@@ -1,10 +1,7 @@
 """The run folder of train.py: the only module that knows the names and keys inside it."""
 
-import json
 import math
 import os
-import shutil
-import zipfile
 from pathlib import Path
 
 from common.errors import InputError
@@ -16,7 +13,6 @@ from common.words import number_of
 
 MONITORED = ("dice", "iou")  # validation metrics; a run keeps its best model for each
 CHECKPOINTS = ("best_dice", "best_iou", "last")  # the best models and the last one
-STATE_IN_CHECKPOINT = "run_state.json"  # inside last.keras, so that a checkpoint is one file, complete or missing
 
 
 # --- one run
@@ -258,47 +254,3 @@ class Log:
 
 def _number(name, text):
     return int(text) if name == "epoch" else float(text)
-
-
-# --- its checkpoints
-
-
-def save_checkpoint(model, log, run, best):
-    """Save a model with its optimizer; if the last epoch is the best, also as best_dice or best_iou, or `best` instead.
-
-    last.keras appears last. Until then, a resumed run starts from the previous epoch and rewrites the others.
-    """
-    with whole_file(run.model_file("last")) as unfinished:
-        model.save(unfinished)
-        with zipfile.ZipFile(unfinished, "a") as archive:
-            archive.writestr(STATE_IN_CHECKPOINT, json.dumps({"epoch": len(log)}))
-        for metric in MONITORED:
-            if log.is_best(metric):
-                with whole_file(run.model_file(f"best_{metric}")) as copy:
-                    shutil.copyfile(unfinished, copy) if best is model else best.save(copy)
-        log.write(run.log_file)
-
-
-def read_checkpoint(run):
-    """Read the model and log of a run to resume.
-
-    Returns:
-        (keras.Model, Log); (None, empty Log) if the run stopped before its first epoch ended.
-
-    Raises:
-        InputError: if the checkpoint is damaged.
-    """
-    path = run.model_file("last")
-    if not path.exists():
-        return None, Log()
-    import keras  # takes seconds, and other readers of a run folder do not need it
-
-    import losses.own  # registers the loss and metrics that a checkpoint contains
-
-    try:
-        with zipfile.ZipFile(path) as archive:
-            epoch = json.loads(archive.read(STATE_IN_CHECKPOINT))["epoch"]
-        with losses.own.files_in(run.code_folder):
-            return keras.saving.load_model(path), Log.read(run.log_file, epoch)
-    except (zipfile.BadZipFile, KeyError, ValueError, OSError) as error:
-        raise InputError(f"{path} or {run.log_file.name}: damaged ({error}); start a new run") from error

@@ -23,6 +23,7 @@ from common.slices.lists import read_list, slice_identity
 from common.slices.masks import class_count, to_classes, values_of
 from common.slices.packed import LazyRows, read_packed
 from common.training.augmentation import make_augmentation
+from common.training.divisions import refuse_mixed_divisions, refuse_shared_cases
 from common.training.run_records import SliceData
 from common.words import number_of
 
@@ -34,11 +35,13 @@ class TrainingSet(Protocol):
         axes: spatial axes of an item, 2 or 3.
         classes: 1, or K for class numbers 0..K.
         shape: shape of an item, (height, width, channels) or (None, None, None, channels).
+        division: identity of the division of a packed set; "" if unknown.
     """
 
     axes: int
     classes: int
     shape: tuple
+    division: str
 
     def __len__(self):
         """Number of items."""
@@ -51,6 +54,9 @@ class TrainingSet(Protocol):
 
     def item_keys(self):
         """Identity of each item as a list of str; "" if unknown. No key may be in two sets."""
+
+    def case_keys(self, by_name):
+        """Identity of the cases as a set of str: by their names, or by their folders. See SliceSet."""
 
     def record(self):
         """Facts for later steps: SliceData or VolumeData of `common.training.run_folder`."""
@@ -104,7 +110,8 @@ def open_both(training_path, validation_path, memory_gb):
         The two sets.
 
     Raises:
-        InputError: also if they differ in shape or classes, share slices or cases, or validation has no foreground.
+        InputError: also if they differ in shape or classes, share slices or cases, were not divided together although
+            they are in the same folder, or validation has no foreground.
     """
     training = open_set(training_path, memory_gb)
     validation = open_set(validation_path, memory_gb, training.classes)
@@ -117,17 +124,13 @@ def open_both(training_path, validation_path, memory_gb):
                 f"{validation_path}: its {property_name} must match {training_path} (found {theirs} and {ours}); "
                 "pack both with the same settings"
             )
+    refuse_mixed_divisions(training, validation)
     if both := set(training.item_keys()) & set(validation.item_keys()) - {""}:
         raise InputError(
             f"{validation_path}: contains slices or cases of {training_path} (found {len(both)}, such as {min(both)}); "
             "split them again"
         )
-    cases = [set(getattr(one, "case", [])) - {""} for one in (training, validation)]
-    if (shared := cases[0] & cases[1]) and len(cases[0] | cases[1]) > 1:  # the only case is split into runs of slices
-        raise InputError(
-            f"{validation_path}: contains cases of {training_path} (found {len(shared)}, such as {min(shared)}); "
-            "split by case"
-        )
+    refuse_shared_cases(training, validation)
     if not validation.has_foreground():
         raise InputError(f"{validation_path}: every mask is empty, so no epoch can be the best; use another VALIDATION")
     return training, validation
@@ -177,6 +180,12 @@ class SliceSet:
     def item_keys(self):
         """Identity of each slice as a list of str, equal for its variants; "" if unknown."""
         return [slice_identity(source) if source else "" for source in self.source]
+
+    def case_keys(self, by_name):
+        """Set of str that identify the cases: their names, or the paths of their folders; without unknown ones."""
+        if by_name:
+            return set(self.case) - {""}
+        return {os.path.dirname(key) for key in self.item_keys() if key}
 
     def record(self):
         """Facts about the slices for later steps, as a `common.training.run_folder.SliceData`."""

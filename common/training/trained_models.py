@@ -8,8 +8,10 @@ from typing import NamedTuple
 from common.errors import InputError, as_input_error
 from common.files import natural_key
 from common.records import read_record
+from common.training.keras_files import require_safe
 from common.training.run_folder import CHECKPOINTS, Run, runs_in
 from common.training.run_records import ChoiceFile, CrossValidationSettings, SliceData, VolumeData
+from common.training.trust import own_files, trusted_copy
 from common.words import number_of
 
 FIT_OF_IMPORT = {"tile": "tile", "crop": "tile", "pad": "pad"}  # importer's fit to FIT of predict.py; others: "resize"
@@ -73,19 +75,20 @@ def load_network(path):
         keras.Model in the precision of its training.
 
     Raises:
-        InputError: if the file is damaged, or contains an unknown layer.
+        InputError: if the file is damaged, or contains an unknown layer; if the run has code that is not trusted.
     """
     import keras  # takes seconds, and scripts check their input first
 
     import models  # registers its layers with Keras
 
     run = Run(Path(path).parent)
-    own = Path(run.settings.get("MODEL", ""))
-    if own.suffix == ".py":  # a user's network may have its own layers: the run keeps a copy
+    for own in own_files(run.settings.get("MODEL", "")):  # it may have its own layers: the run keeps a copy
+        copy = trusted_copy(run.code_folder, own, "MODEL")
         with as_input_error(path):
-            models.find_network(str(run.code_folder / own.name))
+            models.find_network(str(copy))
     try:
-        return keras.saving.load_model(path, compile=False)
+        require_safe(path, compiled=False)
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras, HDF5 or a layer can raise anything
         reason = next(filter(None, str(error).splitlines()), type(error).__name__)
         raise InputError(

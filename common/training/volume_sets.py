@@ -53,6 +53,7 @@ class VolumeSet:
     """
 
     axes = 3
+    division = ""  # 3_pack_volumes.py writes its folder in one piece
 
     def __init__(self, path, file, memory_gb):
         self.path = path
@@ -114,6 +115,10 @@ class VolumeSet:
     def item_keys(self):
         """Names of the cases."""
         return self.names
+
+    def case_keys(self, by_name):
+        """Names of the cases, as a set."""
+        return set(self.names)
 
     def record(self):
         """Facts about the volumes for later steps, as a `common.training.run_folder.VolumeData`."""

@@ -7,11 +7,11 @@ from typing import Annotated, ClassVar, NamedTuple
 import h5py
 import numpy as np
 import SimpleITK as sitk
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from common.errors import InputError, summarise
 from common.parallel import progress
-from common.records import Record, read_record
+from common.records import Inside, Record, read_record
 from common.volumes.finding import match_labels, name_of, refuse_own_labels
 from common.volumes.grids import Geometry, image_at
 from common.volumes.intensity import ForegroundStatistics
@@ -32,13 +32,6 @@ class VolumeCase(NamedTuple):
     source: str
 
 
-def _is_inside(path):
-    if not path or Path(path).is_absolute() or ".." in Path(path).parts or "\0" in path:
-        raise ValueError("expected a path inside the folder of dataset.json")
-    return path
-
-
-Inside = Annotated[str, AfterValidator(_is_inside)]
 Number = Annotated[str, Field(pattern=r"^[0-9]{1,3}$")]
 
 

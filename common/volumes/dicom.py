@@ -83,12 +83,10 @@ def find_series(folder, others=None):
 
 
 def _is_candidate(path):
-    """Whether a file is DICOM, or should be, by its ending .dcm or its length of 0."""
+    """Whether a file is DICOM, or should be, by its ending .dcm or its length of 0; a link to nothing is not."""
     if path.name.startswith(".") or not may_be_dicom(path):
         return False
-    if path.suffix.lower() == ".dcm":
-        return path.is_file() or (path.is_symlink() and not path.exists())
-    return path.is_file() and (is_dicom(path) or not path.stat().st_size)
+    return path.is_file() and (path.suffix.lower() == ".dcm" or is_dicom(path) or not path.stat().st_size)
 
 
 def _in_order(headers):

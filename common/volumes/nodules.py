@@ -10,6 +10,7 @@ from skimage.segmentation import clear_border
 from common.errors import InputError
 
 COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
+FARTHEST = 1e5  # max position and diameter in mm
 AIR_HU = -320  # `lungs_by_thresholds` counts pixels below this as air
 
 
@@ -27,10 +28,13 @@ def read_annotations(path):
     if missing:
         raise InputError(f"{path}: missing columns ({', '.join(missing)}); expected {', '.join(COLUMNS)}")
     numbers = table[list(COLUMNS[1:])].apply(pd.to_numeric, errors="coerce")
-    bad = numbers.isna().any(axis=1) | (numbers["diameter_mm"] <= 0)
+    numbers = numbers.where(numbers.abs() <= FARTHEST)
+    bad = numbers.isna().any(axis=1) | (numbers["diameter_mm"] <= 0) | table["seriesuid"].isna()
     if bad.any():
         row = int(np.argmax(bad)) + 2
-        raise InputError(f"{path}: no valid position or diameter (row {row}); use numbers, and a diameter above 0")
+        raise InputError(
+            f"{path}: no valid seriesuid, position or diameter (row {row}); use numbers in mm, and a diameter above 0"
+        )
     return table.assign(**numbers)
 
 

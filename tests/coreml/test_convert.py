@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 import models
 from common.errors import InputError
 from common.settings import Settings
+from common.training import trust
 from common.training.trained_models import load_network, model_file
 from coreml.compare import AppleModel
 from coreml.compress import COMPRESSIONS
@@ -489,6 +490,7 @@ def own_network(folder, body):
     model = with_random_weights(models.build_model(str(folder / "code" / "mine.py"), (40, 40, 1)))
     run = make_run(folder, model)
     (run / "settings.json").write_text(json.dumps({"MODEL": "mine.py"}))
+    trust.trust([folder / "code" / "mine.py"])
     return run
 
 

@@ -185,6 +185,12 @@ def cut_file(path, share):
     path.write_bytes(content[: int(len(content) * share)])
 
 
+def move_model_out(package):
+    manifest = package / "Manifest.json"
+    manifest.write_text(manifest.read_text().replace("com.apple.CoreML\\/model", "..\\/..\\/model"))
+    manifest.write_text(manifest.read_text().replace("com.apple.CoreML/model", "../../model"))
+
+
 DATA = Path("Data") / "com.apple.CoreML"
 
 
@@ -193,6 +199,8 @@ DATA = Path("Data") / "com.apple.CoreML"
     [
         (lambda p: (p / "Manifest.json").unlink(), "Manifest.json is missing"),
         (lambda p: (p / "Manifest.json").write_text("{"), "damaged"),
+        (lambda p: (p / "Manifest.json").write_text("[]"), "damaged"),
+        (move_model_out, "leads out of the package .found ../../model.mlmodel"),
         (lambda p: (p / DATA / "model.mlmodel").unlink(), "damaged"),
         (lambda p: cut_file(p / DATA / "model.mlmodel", 0.6), "damaged"),
         (lambda p: (p / DATA / "weights" / "weight.bin").unlink(), "damaged"),

@@ -205,7 +205,11 @@ def run_all(requests, answers):
     resource.setrlimit(resource.RLIMIT_FSIZE, (LARGEST_FILE, LARGEST_FILE))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for request in requests:
-        answers.write(json.dumps(trial(**request)) + "\n")
+        try:
+            answer = trial(**request)
+        except Exception:  # a mistake of this file
+            answer = {"status": "mistake", "out": "", "err": traceback.format_exc(), "changed": []}
+        answers.write(json.dumps(answer) + "\n")
         answers.flush()
 
 
@@ -218,7 +222,7 @@ def trial(script, flags, room, good="", damage="", file="", seed=0, writes=("out
         room: folder for the trial; room/trial is the working directory, and room/beside is watched.
         good: folder of the good files, copied to room/trial; "": the folder stays as it is.
         damage: name of a list of `faults.damage`; "": none.
-        file: the file to damage, relative to the folder.
+        file: the file to damage, relative to the folder; a pattern counts for the first such file.
         seed: of the damage.
         writes: what the script may change, relative to the folder: beginnings of paths.
         files: dict of further files, name to text.
@@ -235,7 +239,7 @@ def trial(script, flags, room, good="", damage="", file="", seed=0, writes=("out
     if damage:
         from faults import damage as ways
 
-        path = here / file
+        path = min(here.glob(file))
         bad = ways.damaged(random.Random(f"{script} {file} {seed}"), getattr(ways, damage), path.read_bytes(), room)
         path.write_bytes(bad)
     for name, text in (files or {}).items():

@@ -17,8 +17,8 @@ def problems_of(kind, answer, sound):
         sound: the same for the good files.
     """
     status, err = answer["status"], answer["err"]
-    if status in ("hang", "crash"):
-        return f"{status}: {err}"
+    if status in ("hang", "crash", "mistake"):
+        return f"{status}: {err[-600:]}"
     found = []
     if "Traceback" in err:
         found.append(f"traceback: {' | '.join(err.strip().splitlines()[-6:])[-600:]}")

@@ -361,13 +361,13 @@ KINDS = {
         "lists/test.csv",
         "TEXT",
     ),
-    "copied_files.csv": Kind(
-        cases,
+    "manifest of copies": Kind(
+        copied,
         "preprocess/2_write_lists.py",
         LISTS + " --copy-to @/copies --replace",
-        "copies/copied_files.csv",
-        "TEXT",
-        writes=("out", "copies/"),
+        "copies/.made_files.json",
+        "JSON",
+        writes=("out", "copies"),
     ),
     # scores
     "mask, scored": Kind(evaluated, "evaluate.py", EVALUATE, "predicted/case01/0001.png", "BINARY", share=0.5),
@@ -453,7 +453,7 @@ KINDS = {
             ("packed set, gzip", "gzip/train.h5", "gzip/train.h5", "HDF5"),
             ("packed set, AIS", "ais.h5", "ais.h5", "HDF5"),
             ("packed set, shards", "sharded/train.h5", "sharded/train.h5", "HDF5"),
-            ("packed set, a shard", "sharded/train.h5", "sharded/shards/SHARD", "HDF5"),
+            ("packed set, a shard", "sharded/train.h5", "sharded/shards/*", "HDF5"),
             ("packed volumes", "volumes/train.h5", "volumes/train.h5", "HDF5"),
             ("packed volumes, cases.h5", "volumes/train.h5", "volumes/cases.h5", "HDF5"),
             ("list, trained", "lists/train.csv", "lists/train.csv", "TEXT"),
@@ -505,7 +505,7 @@ KINDS = {
 }
 
 SOUND = KINDS.keys() - {  # those of which every trial is as it should be
-    *("case.json, lists", "case.json, packed", "case.json, scored", "augmented.json", "copied_files.csv"),
+    *("case.json, lists", "case.json, packed", "case.json, scored", "augmented.json", "manifest of copies"),
     *("cases.csv of --against", "matrix, mask", "evaluation.json"),
     *[name for name, kind in KINDS.items() if kind.keras and name != "list, trained"],
 }

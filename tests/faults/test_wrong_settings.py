@@ -208,7 +208,7 @@ def problem(script, name, names, answer):
         what is wrong with the answer, as text; "" if nothing.
     """
     status, err = answer["status"], answer["err"]
-    if status in ("hang", "crash"):
+    if status in ("hang", "crash", "mistake"):
         return f"{status}: {err}"
     if "Traceback" in err:
         return f"traceback: {' | '.join(err.strip().splitlines()[-5:])[-500:]}"

@@ -94,8 +94,10 @@ def test_bad_input(tmp_path):
     assert_refused(
         SCRIPT, "missing columns (coordY, coordZ, diameter_mm)", ANNOTATIONS=tmp_path / "half.csv", **settings
     )
-    (tmp_path / "words.csv").write_text("seriesuid,coordX,coordY,coordZ,diameter_mm\na,1,2,x,4\n")
-    assert_refused(SCRIPT, "no valid position or diameter (row 2)", ANNOTATIONS=tmp_path / "words.csv", **settings)
+    said = "no valid seriesuid, position or diameter (row 2)"
+    for row in ("a,1,2,x,4", "a,1,2,3,inf", "a,1,1e30,3,4", "a,1,2,3,1e9", "a,1,2,3,-4", ",1,2,3,4"):
+        (tmp_path / "words.csv").write_text(f"seriesuid,coordX,coordY,coordZ,diameter_mm\n{row}\n")
+        assert_refused(SCRIPT, said, ANNOTATIONS=tmp_path / "words.csv", **settings)
     assert_refused(SCRIPT, "gone.csv: cannot be read", ANNOTATIONS=tmp_path / "gone.csv", **settings)
     assert_refused(SCRIPT, "CUT: needs LUNGS", status=2, ANNOTATIONS=far, CUT=True, **settings)
     assert not (tmp_path / "cases").exists() or not list((tmp_path / "cases").iterdir())

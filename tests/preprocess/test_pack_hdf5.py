@@ -1,6 +1,7 @@
 """3_pack_hdf5.py: what goes from the lists into HDF5, in one file or in shards."""
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,7 @@ from common.command_line import flags_of
 from common.errors import InputError
 from common.slices.images import read_picture
 from common.slices.lists import read_list
-from common.training.sets import open_set
+from common.training.sets import open_both, open_set
 
 LISTS, PACK = "preprocess/2_write_lists.py", "preprocess/3_pack_hdf5.py"
 
@@ -191,3 +192,42 @@ def test_bad_lists(tmp_path):
     run_here(PACK, LISTS=lists, PACKED=tmp_path / "packed")
     assert_refused(PACK, "exists", LISTS=lists, PACKED=tmp_path / "packed")
     assert not leftovers(tmp_path)
+
+
+def test_replace_packs_masks_that_changed_and_sets_of_two_divisions_are_noticed(tmp_path):
+    cases, packed = make_cases(tmp_path / "cases", cases=5, slices=2, size=16), tmp_path / "packed"
+    divide = {"CASES": cases, "LISTS": tmp_path / "lists", "TEST_SHARE": 0.2, "VALIDATION_SHARE": 0.2, "REPLACE": True}
+    pack = {"LISTS": tmp_path / "lists", "PACKED": packed, "SHARD_GB": 3 * 16 * 16 * 2 / 1e9, "REPLACE": True}
+    run_here(LISTS, **divide)
+    run_here(PACK, **pack)
+    train, validation, test = (packed / f"{name}.h5" for name in ("train", "validation", "test"))
+    divisions = {open_set(path).division for path in (train, validation, test)}
+    assert len(divisions) == 1 and len(divisions.pop()) == 12
+    open_both(train, validation, 1)
+    masks = [Path(x).parents[1] / "y" / Path(x).name for x in open_set(train).source]
+    for mask in masks:
+        status = mask.stat()
+        write_picture(mask, 255 - read_picture(mask))
+        os.utime(mask, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert "skipping" not in run_here(PACK, **pack).stdout
+    for y, mask in zip(open_set(train).y, masks, strict=True):
+        assert np.array_equal(y[..., 0], read_picture(mask))
+    old = {path: path.read_bytes() for path in (validation, test)}
+    run_here(LISTS, **divide, SEED=3)
+    run_here(PACK, **{**pack, "SHARD_GB": None})
+    for path, content in old.items():  # killed between the sets
+        new = path.read_bytes()
+        path.write_bytes(content)
+        with h5py.File(path, "a") as file:
+            for name in ("x", "y"):  # its shards are gone
+                rows = np.full((2, 16, 16, 1), 255, np.uint8)
+                del file[name]
+                file[name] = rows
+        with pytest.raises(InputError, match=rf"{path.name}: of another division than .*train\.h5"):
+            open_both(train, validation, 1)
+        with h5py.File(path, "a") as file:
+            del file.attrs["division"]  # of an earlier version
+            file["source"][:] = ["a/x/1.png", "a/x/2.png"]
+            file["case"][:] = ["a", "a"]
+        open_both(train, validation, 1)
+        path.write_bytes(new)

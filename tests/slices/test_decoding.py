@@ -204,6 +204,16 @@ def test_no_traceback_for_damage(kind):
             assert image.dtype in (np.uint8, np.uint16)
 
 
+def test_a_tiff_whose_pages_never_end_is_refused():
+    """The next page is the same page again, a little further on."""
+    page = struct.pack("<H", 1) + struct.pack("<HHII", 254, 4, 1, 0)
+    data = b"II*\0" + struct.pack("<I", 8) + b"".join(page + struct.pack("<I", 8 + 18 * (i + 1)) for i in range(5000))
+    with pytest.raises(InputError):
+        decode(data, "a")
+    with pytest.raises(InputError, match="found 1000 pages or more"):
+        decode(tiff(np.zeros((1200, 2, 2), np.uint8)), "a")
+
+
 def test_jpeg_that_the_decoder_only_warns_about_is_refused():
     data = pillow(GRAY, "JPEG", quality=95)
     refused = 0

@@ -74,18 +74,21 @@ def lists_of(folder, **rows):
 
 def test_what_a_list_cannot_contain(tmp_path):
     make_cases(tmp_path, cases=2, slices=3, size=16)
-    row, other = (f"case01/x/000{i}.png,case01/y/000{i}.png,case01" for i in (1, 2))
+    row, other = (f"./case01/x/000{i}.png,./case01/y/000{i}.png,case01" for i in (1, 2))
     lists_of(tmp_path, train=[row, other])
     for lines, words in (
         ([row, other, row], "train.csv: line 4: the same slice as line 2"),
+        ([row, "./" + row], "train.csv: line 3: the same slice as line 2"),
         ([row, row.replace("y/0001", "y/0002")], "train.csv: line 3: the same slice as line 2"),
-        ([row, other.removesuffix("case01")], "line 3: has no case"),
+        ([row, other.removesuffix("case01")], "line 3: expected a case name"),
+        ([row, other.replace(",case01", ",../../a")], "line 3: expected a case name"),
+        ([row.replace(",case01", ",/etc"), other.replace(",case01", ",..")], "2 rows of"),
         ([other.replace("y/", "x/")], "line 2: x and y are the same file"),
         ([row, "case01/x/0002.png,case01/y/0002.png"], "line 3 is incomplete"),
     ):
         with pytest.raises(InputError, match=words):
             lists_of(tmp_path, train=lines)
-    with pytest.raises(InputError, match=r"499999 rows of .*train.csv are invalid"):
+    with pytest.raises(InputError, match=r"train.csv: line 3: the same slice as line 2; .*499,998 more"):
         lists_of(tmp_path, train=[row] * 500_000)
 
 

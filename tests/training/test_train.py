@@ -16,12 +16,16 @@ import pytest
 from drawings import make_cases
 from running import ROOT, TINY_UNET, assert_refused, leftovers, run_here, run_script, training
 
+from common import devices
 from common.command_line import flags_of
+from common.errors import InputError
 from common.settings import Settings
 from common.slices.images import read_picture
+from common.training import trust
+from common.training.checkpoints import read_checkpoint
 from common.training.configure import configure, open_sets
-from common.training.run_folder import Run, read_checkpoint
-from common.training.sets import Batches, open_set
+from common.training.run_folder import Run
+from common.training.sets import Batches, open_both, open_set
 from common.training.trained_models import load_network
 
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="bit for bit on TensorFlow only")
@@ -151,10 +155,18 @@ def test_a_network_of_ones_own_with_a_layer_of_its_own(packed, tmp_path):
     (tmp_path / "mine.py").write_text(OWN_NETWORK)
     settings = training(packed, tmp_path / "runs", EPOCHS=1, MODEL_SETTINGS={"width": 2})
     run_script("train.py", **settings, MODEL=tmp_path / "mine.py")
-    (tmp_path / "mine.py").unlink()
     run = only_folder(tmp_path / "runs")
     assert run.name.endswith("_mine")
-    run_here("predict.py", RUN=run, INPUT=packed["cases"] / "case01", OUTPUT=tmp_path / "out")
+    predict = {"RUN": run, "INPUT": packed["cases"] / "case01", "OUTPUT": tmp_path / "out", "REPLACE": True}
+    run_here("predict.py", **predict)  # train.py has remembered mine.py, which is still there
+    (tmp_path / "mine.py").write_text(f"{OWN_NETWORK}\n# changed\n")
+    advice = "mine.py: code that your command does not refer to"
+    assert_refused("predict.py", advice, "--model", "--trust-run", **predict)
+    assert_refused("predict.py", advice, **predict, MODEL=tmp_path / "mine.py")
+    (tmp_path / "copy.py").write_text(OWN_NETWORK)
+    run_here("predict.py", **predict, MODEL=tmp_path / "copy.py")
+    run_here("predict.py", **predict, TRUST_RUN=True)
+    assert_refused("predict.py", "MODEL: not an existing .py file (found unet)", **predict, MODEL="unet")
 
 
 OWN_LOSS = """
@@ -165,7 +177,7 @@ def loss(targets, probabilities):
 """
 
 
-def test_a_loss_of_ones_own_resumes_with_the_copy_of_the_run(packed, tmp_path):
+def test_a_loss_of_ones_own_resumes_with_the_copy_of_the_run(packed, tmp_path, monkeypatch):
     """Its file is gone, that of the network has changed since; the weights are those of a run in one go."""
     (tmp_path / "my.py").write_text(OWN_LOSS)
     (tmp_path / "mine.py").write_text(OWN_NETWORK)
@@ -176,7 +188,9 @@ def test_a_loss_of_ones_own_resumes_with_the_copy_of_the_run(packed, tmp_path):
     (tmp_path / "mine.py").write_text("raise RuntimeError")
     runs = [only_folder(tmp_path / name) for name in ("whole", "half")]
     assert (runs[1] / "code" / "my.py").read_text() == OWN_LOSS
-    run_script("train.py", MODE="resume", RUN=runs[1], EPOCHS=2)
+    assert_refused("train.py", "code that your command does not refer to", MODE="resume", RUN=runs[1], EPOCHS=2)
+    run_script("train.py", MODE="resume", RUN=runs[1], EPOCHS=2, TRUST_RUN=True)
+    monkeypatch.setenv(trust.VARIABLE, trust.EVERYTHING)
     whole, resumed = (load_network(run / "last.keras").get_weights() for run in runs)
     assert all(np.array_equal(a, b) for a, b in zip(whole, resumed, strict=True))
 
@@ -269,6 +283,12 @@ def test_a_checkpoint_cut_off_from_its_log_is_replayed(packed, tmp_path, uninter
     _, log = read_checkpoint(Run(run))
     assert len(log) == 6
     assert log.rows == Run(whole).log.rows
+    for kept in (rows.head(5), rows.drop(index=2), rows.iloc[::-1], None):  # lost, or in another order
+        (run / "training_log.csv").unlink()
+        if kept is not None:
+            kept.to_csv(run / "training_log.csv", index=False)
+        with pytest.raises(InputError, match=r"training_log.csv: does not fit last.keras \(expected epochs 1 to 6"):
+            read_checkpoint(Run(run))
 
 
 def test_flags_change_a_resumed_run_and_a_finished_one_says_so(trained, tmp_path):
@@ -394,6 +414,42 @@ def test_neighbours_in_an_epoch_are_strangers():
         batches = Batches(range(20000), 8, seed=1)
         batches.set_epoch(epoch)
         assert abs(np.corrcoef(batches.order[:-1], batches.order[1:])[0, 1]) < 0.03
+
+
+def test_a_set_that_is_packed_again_ends_a_training_in_one_line(packed, tmp_path):
+    path = shutil.copy(packed["packed"] / "train.h5", tmp_path / "train.h5")
+    batches = Batches(open_set(path, memory_gb=0), 3, seed=1)
+    dataset = devices.without_waiting(batches)
+    shutil.copy(packed["packed"] / "train.h5", tmp_path / "new.h5").replace(path)
+    with (
+        pytest.raises(InputError, match=r"train\.h5: was packed again or changed") as error,
+        devices.errors_of_batches(),
+    ):
+        for i, _ in zip(range(len(batches)), dataset, strict=False):
+            batches[i]
+    assert "\n" not in str(error.value)
+
+
+def test_a_case_on_both_sides_is_refused_unless_it_is_the_only_one(packed, tmp_path):
+    rows = pd.read_csv(packed["lists"] / "train.csv")
+    for column in ("x", "y"):
+        rows[column] = [str((packed["lists"] / name).resolve()) for name in rows[column]]
+    first = rows["case"] == rows["case"].iloc[0]
+    divided = {
+        "both": (rows.drop(rows[first].index[:2]), rows[first].head(2)),
+        "alone": (rows[first].tail(2), rows[first].head(2)),
+        "named": (rows[~first].assign(case="patient"), rows[first].assign(case="patient")),
+        "apart": (rows[~first], rows[first]),
+    }
+    for name, tables in divided.items():
+        sets = [tmp_path / f"{name}_{part}.csv" for part in ("train", "validation")]
+        for path, table in zip(sets, tables, strict=True):
+            table.to_csv(path, index=False)
+        if name == "both":
+            with pytest.raises(InputError, match=r"contains cases of .*found 1, such as case0"):
+                open_both(*sets, 1)
+        else:
+            open_both(*sets, 1)
 
 
 def test_sets_in_memory_and_in_files_give_the_same(packed):

@@ -1,0 +1,69 @@
+"""Checkpoints of a run: save the model with its log after each epoch, and read both to resume."""
+
+import json
+import shutil
+import zipfile
+from functools import partial
+
+from common.errors import InputError
+from common.files import whole_file
+from common.training.keras_files import require_safe
+from common.training.run_folder import MONITORED, Log
+from common.training.trust import trusted_copy
+from common.words import number_of
+
+STATE_IN_CHECKPOINT = "run_state.json"  # inside last.keras, so that a checkpoint is one file, complete or missing
+
+
+def save_checkpoint(model, log, run, best):
+    """Save a model with its optimizer; if the last epoch is the best, also as best_dice or best_iou, or `best` instead.
+
+    last.keras appears last. Until then, a resumed run starts from the previous epoch and rewrites the others.
+    """
+    with whole_file(run.model_file("last")) as unfinished:
+        model.save(unfinished)
+        with zipfile.ZipFile(unfinished, "a") as archive:
+            archive.writestr(STATE_IN_CHECKPOINT, json.dumps({"epoch": len(log)}))
+        for metric in MONITORED:
+            if log.is_best(metric):
+                with whole_file(run.model_file(f"best_{metric}")) as copy:
+                    shutil.copyfile(unfinished, copy) if best is model else best.save(copy)
+        log.write(run.log_file)
+
+
+def read_checkpoint(run):
+    """Read the model and log of a run to resume.
+
+    Returns:
+        (keras.Model, Log); (None, empty Log) if the run stopped before its first epoch ended.
+
+    Raises:
+        InputError: if the checkpoint or log is damaged, they do not fit, or the loss is code that is not trusted.
+    """
+    path = run.model_file("last")
+    if not path.exists():
+        return None, Log()
+    import keras  # takes seconds, and other readers of a run folder do not need it
+
+    import losses.own  # registers the loss and metrics that a checkpoint contains
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            epoch = json.loads(archive.read(STATE_IN_CHECKPOINT))["epoch"]
+        log = Log.read(run.log_file, epoch)
+        if [row["epoch"] for row in log.rows] != list(range(1, epoch + 1)):
+            raise InputError(
+                f"{run.log_file}: does not fit {path.name} (expected epochs 1 to {epoch}, found "
+                f"{number_of(len(log), 'row')}); restore it from a copy, or start a new run"
+            )
+        require_safe(path)
+        with losses.own.copies(partial(trusted_copy, run.code_folder, setting="LOSS")):
+            return keras.saving.load_model(path, safe_mode=True), log
+    except InputError:
+        raise
+    except Exception as error:  # Keras, HDF5 or a layer can raise anything
+        raise InputError(f"{path}: damaged ({_first_line(error)}); start a new run") from error
+
+
+def _first_line(error):
+    return next(filter(None, str(error).splitlines()), type(error).__name__)
