@@ -1,12 +1,16 @@
-"""Run all steps in order, from case folders to a Core ML model, with small settings.
+"""Run all steps in order, from images or case folders to a Core ML model.
 
-Reads   CASES: case folders; by default the synthetic sample, which is created if missing
-Writes  WORK/lists, packed, runs/<date-time>_unet, predictions, scores, and model.mlmodel
-Takes   under five minutes on two cores, most of them for training
+    python run_pipeline.py                                                   the synthetic sample, with small settings
+    python run_pipeline.py --images my_data/images --masks my_data/masks --minutes 20
+
+Reads   CASES: case folders; by default the synthetic sample, which is created if missing; or IMAGES and MASKS: your
+        own images or volumes, with masks or label volumes of matching names
+Writes  WORK/lists, packed, runs, predictions, scores, and model.mlmodel; with IMAGES also cases and decisions.md
+Takes   under five minutes on two cores for the sample; with IMAGES, MINUTES of training and a few more
 Expect  a mean Dice of about 0.98 on the test cases of the sample
 
 Each step runs its script as you would, and prints the command so that you can reuse it.
-Step 1 also writes its variants into CASES, next to x and y.
+With CASES, step 1 also writes its variants into CASES, next to x and y. With IMAGES, step 4 plans the training.
 """
 
 from common import setting_types as types
@@ -14,11 +18,18 @@ from common.command_line import flags_of
 from common.settings import apply_command_line
 
 # --- input and output
+IMAGES: str = ""  # your own images: a folder of images or of volumes; "": case folders in CASES
+MASKS: str = ""  # their masks or label volumes, in a folder
 CASES: types.PathName = "data/sample"  # folder with the case folders; the sample is created if missing
 WORK: types.PathName = "work"  # output folder for all steps
 REPLACE: bool = True  # overwrite earlier output in WORK (run folders are kept)
 
-# --- small settings
+# --- with IMAGES
+MINUTES: types.Positive = 20.0  # time for training; with FOLDS, for all folds together
+FOLDS: types.Folds = 0  # number of cross-validation folds, from which the best averaging is chosen; 0: one training
+SIZE: types.Side | None = None  # side length of the slices in pixels; None: chosen from your images
+
+# --- small settings, with CASES
 FILTERS: types.Filters = ["O", "C"]  # filters of step 1
 SHAPES: types.Shapes = ["", "RTP"]  # shapes of step 1
 VALIDATION_SHARE: types.ShareBelowOne = 0.125  # share of the cases for validation
@@ -39,33 +50,36 @@ from pathlib import Path
 
 from common.jobs import call
 from common.settings import require_folder
-from common.training.trust import trust_command
+
+WORK_FOLDER = Path(settings.WORK)
 
 
 def main():
-    trust_command(settings)
     started = time.monotonic()
-    work = Path(settings.WORK)
+    trained = train_on_own_images() if settings.IMAGES else train_on_cases()
+    test = WORK_FOLDER / "lists" / "test.csv"
+    if settings.FOLDS and settings.IMAGES:
+        test = WORK_FOLDER / "lists" / "fold1" / "test.csv"
+    predicted, scores, model = (WORK_FOLDER / name for name in ("predictions", "scores", "model.mlmodel"))
+    run("predict.py", RUN=trained, INPUT=test, OUTPUT=predicted, REPLACE=settings.REPLACE)
+    run("evaluate.py", PREDICTED=predicted, TRUTH=test, OUTPUT=scores, REPLACE=settings.REPLACE)
+    run("convert_coreml.py", RUN=run_to_convert(trained), OUTPUT=model, REPLACE=settings.REPLACE)
+    minutes = (time.monotonic() - started) / 60
+    print(f"\nfinished all steps in {minutes:.1f} minutes; wrote {model}, {scores} and {trained}")
+
+
+def train_on_cases():
+    """Run steps 1 to 3 on CASES with the small settings, and train; returns the run folder."""
+    work = WORK_FOLDER
     if Path(settings.CASES) == Path("data/sample") and not Path(settings.CASES).exists():
         run("data/make_sample.py", CASES=settings.CASES)
     require_folder(settings.CASES, "CASES")
     run("preprocess/1_augment_cases.py", CASES=settings.CASES, FILTERS=settings.FILTERS, SHAPES=settings.SHAPES)
-    run(
-        "preprocess/2_write_lists.py",
-        CASES=settings.CASES,
-        LISTS=work / "lists",
-        VALIDATION_SHARE=settings.VALIDATION_SHARE,
-        TEST_SHARE=settings.TEST_SHARE,
-        SEED=settings.SEED,
-        REPLACE=settings.REPLACE,
-    )
-    run("preprocess/3_pack_hdf5.py", LISTS=work / "lists", PACKED=work / "packed", REPLACE=settings.REPLACE)
-    before = set(work.glob("runs/*"))
-    run(
-        "train.py",
+    shares = {"VALIDATION_SHARE": settings.VALIDATION_SHARE, "TEST_SHARE": settings.TEST_SHARE}
+    write_and_pack_lists(settings.CASES, **shares)
+    return train(
         TRAIN=work / "packed" / "train.h5",
         VALIDATION=work / "packed" / "validation.h5",
-        RUNS=work / "runs",
         AUGMENTATION={},  # step 1 has made variants
         MODEL_SETTINGS=settings.MODEL_SETTINGS,
         LOSS=settings.LOSS,
@@ -74,22 +88,63 @@ def main():
         SCHEDULE="cosine",
         EPOCHS=settings.EPOCHS,
         MAX_MINUTES=settings.MAX_MINUTES,
-        SEED=settings.SEED,
     )
-    (trained,) = set(work.glob("runs/*")) - before
-    test = work / "lists" / "test.csv"
-    run("predict.py", RUN=trained, INPUT=test, OUTPUT=work / "predictions", REPLACE=settings.REPLACE)
-    run("evaluate.py", PREDICTED=work / "predictions", TRUTH=test, OUTPUT=work / "scores", REPLACE=settings.REPLACE)
-    run("convert_coreml.py", RUN=trained, OUTPUT=work / "model.mlmodel", REPLACE=settings.REPLACE)
-    minutes = (time.monotonic() - started) / 60
-    written = f"{work / 'model.mlmodel'}, {work / 'scores'} and {trained}"
-    print(f"\nfinished all steps in {minutes:.1f} minutes; wrote {written}")
 
 
-def run(script, **settings):
+def train_on_own_images():
+    """Import IMAGES and MASKS, split, pack, plan and train; returns the run folder or the cross-validation."""
+    from common.own_data import Decisions, choose_import, choose_split  # only with IMAGES
+
+    work, decisions = WORK_FOLDER, Decisions(WORK_FOLDER / "decisions.md")
+    require_folder(settings.IMAGES, "IMAGES")
+    require_folder(settings.MASKS, "MASKS")
+    script, chosen = choose_import(settings.IMAGES, settings.MASKS, settings.SIZE, settings.MINUTES)
+    decisions.add("import", chosen)
+    values = {name: value for name, (value, _) in chosen.items()}
+    run(script, CASES=work / "cases", REPLACE=settings.REPLACE, **values)
+    chosen = choose_split(work / "cases", settings.FOLDS)
+    decisions.add("split", chosen)
+    write_and_pack_lists(work / "cases", **{name: value for name, (value, _) in chosen.items()})
+    plan = work / "packed" / "plan.json"
+    minutes = settings.MINUTES / (settings.FOLDS or 1)
+    run("preprocess/4_plan_training.py", PACKED=work / "packed", MINUTES=minutes, REPLACE=settings.REPLACE)
+    decisions.add_plan(plan)
+    sets = {"TRAIN": work / "packed" / "train.h5", "VALIDATION": work / "packed" / "validation.h5"}
+    trained = train("--settings", plan, **sets, **({"FOLD": "all"} if settings.FOLDS else {}))
+    if settings.FOLDS:
+        run("choose.py", CROSS_VALIDATIONS=trained)
+    return trained
+
+
+def write_and_pack_lists(cases, **split):
+    """Run steps 2 and 3."""
+    work, seed = WORK_FOLDER, settings.SEED
+    own = {"CASES": cases, "LISTS": work / "lists", "SEED": seed, "REPLACE": settings.REPLACE}
+    run("preprocess/2_write_lists.py", **own, **split)
+    run("preprocess/3_pack_hdf5.py", LISTS=work / "lists", PACKED=work / "packed", REPLACE=settings.REPLACE)
+
+
+def train(*arguments, **values):
+    """Train; returns the new run folder."""
+    before = set(WORK_FOLDER.glob("runs/[!.]*"))
+    run("train.py", *arguments, RUNS=WORK_FOLDER / "runs", SEED=settings.SEED, **values)
+    (trained,) = set(WORK_FOLDER.glob("runs/[!.]*")) - before
+    return trained
+
+
+def run_to_convert(trained):
+    """Run whose model is converted: of a cross-validation, the fold with the best validation Dice."""
+    from common.training.trained_models import CrossValidation
+
+    folds = CrossValidation(trained)
+    return max(folds.runs(), key=lambda fold: fold.log.best("dice")[0]) if folds.exists else trained
+
+
+def run(script, *arguments, **values):
     """Print a command and run it."""
-    print(f"\n$ python {script} {shlex.join(flags_of(settings))}", flush=True)
-    call(script, **settings)
+    shown = shlex.join([*map(str, arguments), *flags_of(values)])
+    print(f"\n$ python {script} {shown}", flush=True)
+    call(script, *arguments, **values)
 
 
 if __name__ == "__main__":

@@ -82,7 +82,7 @@ def test_facts_and_the_plan_of_a_packed_set(packed, tmp_path):
     copy.mkdir()
     for name in ("train", "validation"):
         (copy / f"{name}.h5").write_bytes((packed["packed"] / f"{name}.h5").read_bytes())
-    out = run_here("preprocess/4_plan_training.py", PACKED=copy, MINUTES=1).stdout
+    out = run_here("preprocess/4_plan_training.py", PACKED=copy, MINUTES=60).stdout
     plan = json.loads((copy / "plan.json").read_text())
     assert plan["MODEL"] == "unet" and plan["reasons"]["EPOCHS"].startswith("planned: a step takes")
     assert "LOSS = " in out and f"--settings {copy / 'plan.json'}" in out

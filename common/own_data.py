@@ -1,0 +1,168 @@
+"""Decisions of run_pipeline.py about a user's own images, each with its reason."""
+
+import json
+import statistics
+from pathlib import Path
+
+from common.errors import InputError, SettingError
+from common.files import whole_file
+from common.settings import REASONS
+from common.slices.cases import find_cases
+from common.slices.finding import walk
+from common.slices.images import pictures_in, read_picture
+from common.volumes.finding import ending_of
+from common.words import number_of
+
+LOOKED_AT = 20  # images to read for their size
+SIDES = (96, 128, 160, 192, 224, 256, 320, 384, 448, 512)  # pixels
+SHORT_MINUTES, LARGEST_IF_SHORT = 60, 256  # on a CPU, larger slices leave too few epochs
+SQUARE = 0.05  # sides that differ by less than this share may be resized
+MANY_CASES = 10
+FEWEST_SLICES = 3
+
+
+class Decisions:
+    """Prints decisions before each step and keeps them in a Markdown file.
+
+    Args:
+        path: Path of the file; it is written anew by each run.
+    """
+
+    def __init__(self, path):
+        self.path, self.lines = path, ["# Decisions", ""]
+
+    def add(self, step, chosen):
+        """Add the settings of a step.
+
+        Args:
+            step: word for the step.
+            chosen: dict of setting to (value, reason).
+        """
+        lines = [f"- `{name} = {value!r}`: {reason}" for name, (value, reason) in chosen.items()]
+        print("", *(line.replace("`", "") for line in lines), sep="\n", flush=True)
+        self.lines += [f"## {step.capitalize()}", "", *lines, ""]
+        with whole_file(self.path) as unfinished:
+            unfinished.write_text("\n".join(self.lines), encoding="utf-8", errors="backslashreplace")
+
+    def add_plan(self, plan):
+        """Add the settings of plan.json, a Path."""
+        found = json.loads(Path(plan).read_text(encoding="utf-8"))
+        reasons = found[REASONS]
+        self.add("training", {name: (value, reasons[name]) for name, value in found.items() if name in reasons})
+
+
+def choose_import(images, masks, size, minutes):
+    """Choose the importer and its settings.
+
+    Args:
+        images, masks: folders.
+        size: side length in pixels, or None to choose it.
+        minutes: time for training.
+
+    Returns:
+        path of the script, and dict of setting to (value, reason).
+
+    Raises:
+        InputError: if the folder contains neither images nor volumes, or both.
+    """
+    pictures, _ = walk(images)
+    volumes = [path for path in sorted(Path(images).rglob("*")) if path.is_file() and ending_of(path)]
+    if bool(pictures) == bool(volumes):
+        found = f"{number_of(len(pictures), 'image')} and {number_of(len(volumes), 'volume')}"
+        raise InputError(f"IMAGES: {images} must contain either images or volumes (found {found}); use another folder")
+    if volumes:
+        return "preprocess/0_import_volumes.py", _of_volumes(images, masks, volumes, size, minutes)
+    return "preprocess/0_import_images.py", _of_images(images, masks, pictures, size, minutes)
+
+
+def _of_images(images, masks, pictures, size, minutes):
+    shapes = [read_picture(path).shape[:2] for path in _some(pictures)]
+    ratio = max(max(shape) / min(shape) for shape in shapes)
+    in_folders = any(path.parent != Path(images) for path in pictures)
+    chosen = {"IMAGES": (str(images), "as you said"), "MASKS": (str(masks), "as you said")}
+    if in_folders:
+        chosen["CASE_FROM"] = "folder", "a subfolder is a case, such as a patient"
+    else:
+        reason = "each image counts as a case; if a patient has several images, put them into a subfolder"
+        chosen["CASE_FROM"] = "image", reason
+    chosen["SIZE"] = _side(statistics.median(max(shape) for shape in shapes), size, minutes)
+    if ratio <= 1 + SQUARE:
+        chosen["FIT"] = "resize", "the images are square"
+    else:
+        chosen["FIT"] = "pad", f"sides differ by a factor of up to {ratio:.2g}; padding does not distort"
+    return chosen
+
+
+def _of_volumes(images, masks, volumes, size, minutes):
+    import SimpleITK as sitk  # loads slowly
+
+    sides = []
+    for path in _some(volumes):
+        reader = sitk.ImageFileReader()
+        reader.SetFileName(str(path))
+        try:
+            reader.ReadImageInformation()
+        except RuntimeError:  # the importer reports it
+            continue
+        sides.append(max(reader.GetSize()[:2]))
+    if not sides:
+        raise InputError(f"IMAGES: none of the volumes in {images} can be read; see 0_import_volumes.py for each")
+    return {
+        "IMAGES": (str(images), "as you said"),
+        "LABELS": (str(masks), "as you said"),
+        "SLICES": ("all", "slices without a label teach what is not the target"),
+        "SIZE": _side(statistics.median(sides), size, minutes),
+        "FIT": ("pad", "padding does not distort"),
+    }
+
+
+def _some(paths):
+    """Up to LOOKED_AT paths, evenly spaced."""
+    return paths[:: -(-len(paths) // LOOKED_AT)]
+
+
+def _side(median, size, minutes):
+    """Side length and reason, for the median of the larger sides in pixels."""
+    if size is not None:
+        return size, "as you said"
+    limit = LARGEST_IF_SHORT if minutes < SHORT_MINUTES else SIDES[-1]
+    side = max([s for s in SIDES if s <= min(median, limit)], default=SIDES[0])
+    return side, f"the images have {median:g} pixels at the median; at most {limit} for {minutes:g} minutes"
+
+
+def choose_split(cases, folds):
+    """Choose how step 2 divides the cases.
+
+    Args:
+        cases: folder of the case folders.
+        folds: number of cross-validation folds; 0: a single split.
+
+    Returns:
+        dict of setting of 2_write_lists.py to (value, reason).
+
+    Raises:
+        SettingError: for more folds than cases.
+        InputError: if there are too few slices for any split.
+    """
+    found = find_cases(cases)
+    count, slices = len(found), sum(len(pictures_in(case / "x")) for case in found)
+    if slices < FEWEST_SLICES or (count > 1 and count < FEWEST_SLICES):
+        raise InputError(
+            f"IMAGES: too few for training, validation and test (found {number_of(slices, 'slice')} in "
+            f"{number_of(count, 'case')}); outline at least {FEWEST_SLICES} cases"
+        )
+    if folds and count < folds + 1:
+        raise SettingError(f"FOLDS: too many for {number_of(count, 'case')} (found {folds}); use at most {count - 1}")
+    if count == 1:
+        reason = "only one case: neighboring slices are similar, so scores are too good; add cases"
+        share = 0.2, reason
+    elif count < MANY_CASES:
+        share = 1 / count, f"one of {count} cases: few cases leave only one"
+    else:
+        share = 0.2, f"a fifth of {count} cases"
+    chosen = {"TEST_SHARE": share}
+    if folds:
+        chosen["FOLDS"] = folds, "every case but those for testing validates once"
+    else:
+        chosen["VALIDATION_SHARE"] = share
+    return chosen

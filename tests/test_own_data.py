@@ -1,0 +1,110 @@
+"""Decisions about a user's own images, and the pipeline on them."""
+
+import json
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+from drawings import disc_slice, make_cases, write_picture
+from running import assert_refused, run_script
+
+from common.errors import InputError, SettingError
+from common.own_data import Decisions, choose_import, choose_split
+
+
+def values(chosen):
+    return {name: value for name, (value, _) in chosen.items()}
+
+
+def images(folder, names, shape=(40, 40)):
+    for name in names:
+        write_picture(folder / name, np.zeros(shape, np.uint8))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "shape", "minutes", "expected"),
+    [
+        (["a.png", "b.png"], (300, 300), 20, {"CASE_FROM": "image", "SIZE": 256, "FIT": "resize"}),
+        (["a.png", "b.png"], (300, 300), 60, {"SIZE": 256}),
+        (["a.png"], (700, 690), 60, {"SIZE": 512, "FIT": "resize"}),
+        (["p1/a.png", "p1/b.png"], (300, 200), 20, {"CASE_FROM": "folder", "SIZE": 256, "FIT": "pad"}),
+        (["a.png"], (40, 40), 20, {"SIZE": 96}),
+    ],
+)
+def test_images(tmp_path, names, shape, minutes, expected):
+    folder = images(tmp_path / "images", names, shape)
+    script, chosen = choose_import(folder, tmp_path / "masks", None, minutes)
+    assert script.endswith("0_import_images.py") and values(chosen) | expected == values(chosen)
+    assert values(choose_import(folder, "masks", 128, minutes)[1])["SIZE"] == 128
+
+
+def test_volumes_and_neither(tmp_path):
+    sitk.WriteImage(sitk.Image([130, 100, 4], sitk.sitkInt16), str(tmp_path / "v.nii.gz"))
+    script, chosen = choose_import(tmp_path, "labels", None, 20)
+    expected = {"IMAGES": str(tmp_path), "LABELS": "labels", "SLICES": "all", "SIZE": 128, "FIT": "pad"}
+    assert script.endswith("0_import_volumes.py") and values(chosen) == expected
+    images(tmp_path, ["a.png"])
+    with pytest.raises(InputError, match=r"either images or volumes .found 1 image and 1 volume"):
+        choose_import(tmp_path, "labels", None, 20)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(InputError, match="found 0 images and 0 volumes"):
+        choose_import(tmp_path / "empty", "labels", None, 20)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "a.nii").write_bytes(b"no volume")
+    with pytest.raises(InputError, match="none of the volumes"):
+        choose_import(tmp_path / "bad", "labels", None, 20)
+
+
+@pytest.mark.parametrize(
+    ("cases", "slices", "folds", "expected"),
+    [
+        (1, 5, 0, {"TEST_SHARE": 0.2, "VALIDATION_SHARE": 0.2}),
+        (4, 1, 0, {"TEST_SHARE": 0.25, "VALIDATION_SHARE": 0.25}),
+        (12, 1, 0, {"TEST_SHARE": 0.2, "VALIDATION_SHARE": 0.2}),
+        (4, 1, 3, {"TEST_SHARE": 0.25, "FOLDS": 3}),
+    ],
+)
+def test_split(tmp_path, cases, slices, folds, expected):
+    folder = make_cases(tmp_path / "cases", cases=cases, slices=slices, size=16)
+    assert values(choose_split(folder, folds)) == expected
+
+
+def test_too_few_to_split(tmp_path):
+    with pytest.raises(SettingError, match=r"FOLDS: too many for 3 cases .found 3.; use at most 2"):
+        choose_split(make_cases(tmp_path / "three", cases=3, slices=1, size=16), 3)
+    with pytest.raises(InputError, match=r"too few for training, validation and test .found 2 slices in 1 case"):
+        choose_split(make_cases(tmp_path / "one", cases=1, slices=2, size=16), 0)
+    with pytest.raises(InputError, match="found 8 slices in 2 cases"):
+        choose_split(make_cases(tmp_path / "two", cases=2, slices=4, size=16), 0)
+
+
+def test_decisions_are_kept(tmp_path, capsys):
+    decisions = Decisions(tmp_path / "work" / "decisions.md")
+    decisions.add("split", {"SEED": (1, "a reason")})
+    (tmp_path / "plan.json").write_text(json.dumps({"format": 1, "LOSS": "dice", "reasons": {"LOSS": "planned: so"}}))
+    decisions.add_plan(tmp_path / "plan.json")
+    text = (tmp_path / "work" / "decisions.md").read_text()
+    assert "## Split\n\n- `SEED = 1`: a reason" in text and "## Training\n\n- `LOSS = 'dice'`: planned: so" in text
+    assert "- LOSS = 'dice': planned: so" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folds", [0, 2])
+def test_one_command_from_own_images_to_a_model(tmp_path, folds):
+    for case in range(5):
+        for number in range(2):
+            image, mask = disc_slice(48, 2 * case + number)
+            write_picture(tmp_path / "images" / f"p{case}" / f"{number}.png", image)
+            write_picture(tmp_path / "masks" / f"p{case}" / f"{number}_mask.png", mask)
+    own = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "WORK": tmp_path / "work"}
+    out = run_script("run_pipeline.py", **own, MINUTES=4, SIZE=48, FOLDS=folds).stdout
+    for made in ("model.mlmodel", "scores/report.html", "decisions.md", "packed/plan.json"):
+        assert (tmp_path / "work" / made).is_file()
+    assert "finished all steps in" in out and "CASE_FROM = 'folder'" in out
+
+
+def test_bad_folders_of_the_pipeline(tmp_path):
+    assert_refused("run_pipeline.py", "IMAGES", IMAGES=tmp_path / "gone", MASKS=tmp_path, WORK=tmp_path / "w")
+    assert_refused("run_pipeline.py", "MASKS", IMAGES=tmp_path, MASKS="", WORK=tmp_path / "w")
+    assert_refused("run_pipeline.py", "found 0 images and 0 volumes", IMAGES=tmp_path, MASKS=tmp_path, WORK=tmp_path)
