@@ -88,8 +88,15 @@ def main():
 
 def run(script, **settings):
     """Print a command and run it."""
-    print(f"\n$ python {script} {shlex.join(flags_of(settings))}", flush=True)
+    print(f"\n$ python {script} {' '.join(map(as_typed, flags_of(settings)))}", flush=True)
     call(script, **settings)
+
+
+def as_typed(flag):
+    """A flag as the pages show it: --model-settings "{'features': 8}"."""
+    name, _, value = flag.partition("=")
+    in_double = "'" in value and not set(value) & set('"$`\\!')
+    return f'{name} "{value}"' if in_double else f"{name} {shlex.quote(value)}" if value else name
 
 
 if __name__ == "__main__":
