@@ -77,7 +77,8 @@ def name_broken(problems, what, done, skip):
 
 def is_out_of_memory(text):
     """Whether an error message from Python, Keras or a backend means out of memory."""
-    return bool(re.search(r"out.?of.?memory|\bOOM\b|Resource.?Exhausted|bad_alloc|MemoryError", text, re.I))
+    said = r"out.?of.?memory|\bOOM\b|Resource.?Exhausted|bad_alloc|MemoryError|failed to map seg|cannot allocate memory"
+    return bool(re.search(said, text, re.I))
 
 
 def report_error(kind, error, trace):
@@ -91,8 +92,12 @@ def report_error(kind, error, trace):
         print(f"{script}: error: {on_own_lines(str(error))}", file=sys.stderr)
     elif issubclass(kind, OSError):
         print(f"{script}: error: {on_own_lines(system_errors.in_words(error))}", file=sys.stderr)
-    elif issubclass(kind, MemoryError):
+    elif issubclass(kind, MemoryError) or (issubclass(kind, ImportError) and is_out_of_memory(str(error))):
         print(f"{script}: error: out of memory; use a smaller size or batch size", file=sys.stderr)
+    elif issubclass(kind, Exception) and (number := system_errors.number_of(error)):  # raised by a library
+        reason = next(filter(None, str(error).splitlines()), kind.__name__)[:200]
+        words = system_errors.in_words(OSError(number, os.strerror(number)))
+        print(f"{script}: error: {on_own_lines(f'{words} ({reason})')}", file=sys.stderr)
     elif os.environ.get("SHOW_TRACEBACK") != "1":
         traceback.print_exception(kind, error, trace)
     if issubclass(kind, SettingError):
