@@ -15,6 +15,7 @@ from common import system_errors
 from common.streams import on_own_lines
 
 CRASHES_HDF5 = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # after a failure to write, it crashes at exit
+NOT_CLOSED = "Can't decrement id ref count"  # of h5py, which then calls sys.excepthook by itself
 
 
 class InputError(Exception):
@@ -84,6 +85,8 @@ def is_out_of_memory(text):
 def report_error(kind, error, trace):
     """Hook for `sys.excepthook`: print user errors as one message, and our own errors as a traceback."""
     script = Path(sys.argv[0]).name
+    if NOT_CLOSED in str(error):
+        return  # h5py calls this hook when it cannot close a file; the error of writing follows
     if os.environ.get("SHOW_TRACEBACK") == "1":
         traceback.print_exception(kind, error, trace)
     if issubclass(kind, KeyboardInterrupt):
@@ -102,6 +105,12 @@ def report_error(kind, error, trace):
         traceback.print_exception(kind, error, trace)
     if issubclass(kind, SettingError):
         sys.exit(2)
+
+
+def ignore_unraisable(unraisable):
+    """Hook for `sys.unraisablehook`: what a library raises while Python clears up follows from another error."""
+    if os.environ.get("SHOW_TRACEBACK") == "1":
+        sys.__unraisablehook__(unraisable)
 
 
 def report_and_end(kind, error, trace):

@@ -76,6 +76,10 @@ def test_our_own_mistakes_keep_their_traceback(capsys):
     assert "ZeroDivisionError" in shown(capsys, ZeroDivisionError("a bug"))
 
 
+def test_a_file_that_hdf5_cannot_close_adds_nothing_to_the_message(capsys):
+    assert shown(capsys, RuntimeError("Can't decrement id ref count (file write failed: errno = 28)")) == ""
+
+
 def test_many_problems_are_counted_and_ten_shown():
     text = summarise([f"{i}.png is bad" for i in range(14)], "files are bad")
     assert text.splitlines()[0] == "14 files are bad:" and len(text.splitlines()) == 12 and "4 more" in text
