@@ -69,6 +69,7 @@ from pathlib import Path
 from common.devices import import_keras
 from common.errors import InputError
 from common.replacing import publish, refuse_existing, staged
+from common.streams import one_line
 from common.training.run_folder import Run
 from common.training.trained_models import load_network, model_file
 from common.training.trust import trust_command
@@ -149,6 +150,8 @@ def check_settings():
     if output.suffix != f".{settings.FORMAT}":
         raise InputError(f"OUTPUT: {output} does not end in .{settings.FORMAT}; change the ending or --format")
     paths = {settings.COMPRESSION: output}
+    if output.suffix == ".mlpackage" and one_line(str(output)) != str(output):
+        raise InputError(f"OUTPUT: {output} has bytes that are not UTF-8, or control characters; use another name")
     if settings.COMPARE:
         paths = {name: output.with_name(f"{output.stem}-{name}{output.suffix}") for name in COMPRESSIONS}
     for path in paths.values():

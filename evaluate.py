@@ -51,6 +51,7 @@ from common.evaluation.summary import combine_scores, compare_scores, read_other
 from common.files import read_json, write_json
 from common.jobs import Part, do_part
 from common.parallel import ordered_map
+from common.prediction.outputs import fingerprint
 from common.public_settings import public_settings
 from common.replacing import refuse_existing
 from common.scores import SCORES
@@ -67,7 +68,8 @@ def main():
     refuse_existing(settings.OUTPUT, settings.REPLACE)
     part = Part.read(settings.PART)
     evaluation = Evaluation(part)
-    agreed = settings.as_json() | {"PART": "", "masks": len(evaluation.pairs)}
+    files = [file for pair in evaluation.pairs for file in (pair.predicted, pair.truth)]
+    agreed = settings.as_json() | {"PART": "", "masks": len(evaluation.pairs), "files": fingerprint(files)}
     do_part(settings.OUTPUT, part, agreed, evaluation.score, evaluation.join, settings.REPLACE)
     result = evaluation.result
     if result:
@@ -93,7 +95,9 @@ class Evaluation:
 
     def __init__(self, part):
         self.pairs = match_pairs(settings.PREDICTED, settings.TRUTH, settings.LABEL_NAME, settings.NAMES_TABLE)
-        self.other = read_other(settings.AGAINST, {pair.case for pair in self.pairs}) if settings.AGAINST else None
+        own = {"TOLERANCE": settings.TOLERANCE, "SPACING": settings.SPACING}
+        cases = {pair.case for pair in self.pairs}
+        self.other = read_other(settings.AGAINST, cases, own) if settings.AGAINST else None
         self.part = part
         spacing = settings.SPACING
         self.spacing = tuple(spacing) if isinstance(spacing, list) else spacing and (spacing, spacing)

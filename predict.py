@@ -81,7 +81,7 @@ from common.jobs import Part
 from common.parallel import ordered_map
 from common.prediction.ensemble import Ensemble
 from common.prediction.inputs import ImageInput, VolumeInput
-from common.prediction.outputs import Outputs, write_output
+from common.prediction.outputs import Outputs, fingerprint, write_output
 from common.replacing import refuse_existing
 from common.slices.masks import class_numbers
 from common.training.trained_models import find_models, find_volume_models, slice_preparation
@@ -124,7 +124,8 @@ def predict_slices(models):
         if own:
             written.append(write_slices(folder, own, source, models, settings.FIT or prepared.fit or "resize"))
 
-    inputs = {"networks": list(map(str, models.files)), "pictures": len(source.slices)}
+    files = fingerprint([*models.files, *dict.fromkeys(s.path for s in source.slices)])
+    inputs = {"networks": list(map(str, models.files)), "pictures": len(source.slices), "files": files}
     if write_output(settings, part, inputs, fill, hidden=["INPUT"] if source.volumes else []):
         write_names_table(settings.NAMES_TABLE, source.names, source.volumes)
         print(f"wrote {written[-1] if part.is_whole else written[0]} to {settings.OUTPUT}")

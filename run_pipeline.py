@@ -93,7 +93,7 @@ def train_on_cases():
 
 def train_on_own_images():
     """Import IMAGES and MASKS, split, pack, plan and train; returns the run folder or the cross-validation."""
-    from common.own_data import Decisions, choose_import, choose_split  # only with IMAGES
+    from common.training.own_data import Decisions, choose_import, choose_split  # only with IMAGES
 
     work, decisions = WORK_FOLDER, Decisions(WORK_FOLDER / "decisions.md")
     require_folder(settings.IMAGES, "IMAGES")
@@ -134,7 +134,7 @@ def train(*arguments, **values):
 
 def run_to_convert(trained):
     """Run whose model is converted: of a cross-validation, the fold with the best validation Dice."""
-    from common.training.trained_models import CrossValidation
+    from common.training.trained_models import CrossValidation  # loads pydantic and more
 
     folds = CrossValidation(trained)
     return max(folds.runs(), key=lambda fold: fold.log.best("dice")[0]) if folds.exists else trained
@@ -142,9 +142,16 @@ def run_to_convert(trained):
 
 def run(script, *arguments, **values):
     """Print a command and run it."""
-    shown = shlex.join([*map(str, arguments), *flags_of(values)])
+    shown = " ".join([*map(shlex.quote, map(str, arguments)), *map(as_typed, flags_of(values))])
     print(f"\n$ python {script} {shown}", flush=True)
     call(script, *arguments, **values)
+
+
+def as_typed(flag):
+    """A flag as the pages show it: --model-settings "{'features': 8}"."""
+    name, _, value = flag.partition("=")
+    in_double = "'" in value and not set(value) & set('"$`\\!')
+    return f'{name} "{value}"' if in_double else f"{name} {shlex.quote(value)}" if value else name
 
 
 if __name__ == "__main__":

@@ -24,12 +24,13 @@ settings = apply_command_line(globals())
 
 import pandas as pd
 
-from common.errors import InputError
+from common.errors import InputError, summarise
+from common.evaluation.pairs import read_mask
 from common.parallel import ordered_map, progress
 from common.replacing import new_file, refuse_existing
 from common.settings import require_folder
 from common.slices.cases import find_slices
-from common.slices.images import read_picture
+from common.slices.masks import values_of
 from common.tables import write_table
 from common.volumes.finding import LABEL_ENDINGS, ending_of, name_of
 from common.volumes.nodules import find_nodules, run_lengths
@@ -47,10 +48,22 @@ def main():
 
 
 def run_length_rows():
-    masks = [s for s in find_slices(settings.PREDICTED, "y", "PREDICTED") if s.path.parts[-2] != "overlays"]
-    runs = ordered_map(lambda s: run_lengths(read_picture(s.path)), masks)
+    masks = find_slices(settings.PREDICTED, "y", "PREDICTED")
+    problems = []
+    read = progress(ordered_map(read_runs, masks, problems=problems), len(masks), "reading")
+    runs, classes = zip(*((None, 0) if both is None else both for both in read), strict=True)
+    if problems:
+        raise InputError(summarise(problems, "masks cannot be used"))
+    if several := sum(count > 1 for count in classes):
+        print(f"several classes in {several} of {number_of(len(masks), 'mask')}; they become one mask here")
     names = [f"{s.case}/{s.name}" if s.case else s.name for s in masks]
-    return pd.DataFrame({"img": names, "pixels": list(progress(runs, len(masks), "reading"))})
+    return pd.DataFrame({"img": names, "pixels": runs})
+
+
+def read_runs(s):
+    """Run lengths of the mask of a `common.slices.cases.Slice`, and its number of classes."""
+    mask, _ = read_mask(s.path)
+    return run_lengths(mask), len(values_of(mask) - {0})
 
 
 def nodule_rows():
@@ -60,6 +73,9 @@ def nodule_rows():
         raise InputError(
             f"{settings.PREDICTED}: no label volumes found ({', '.join(LABEL_ENDINGS)}); predict cases of volumes first"
         )
+    cases = [name_of(path).removeprefix("case_") for path in files]
+    if again := {name for name in cases if cases.count(name) > 1}:
+        raise InputError(f"{settings.PREDICTED}: several label volumes of {min(again)}; keep only one of them")
     rows, names = [], read_names_table(settings.NAMES_TABLE)
     for path in progress(files, len(files), "reading"):
         name = name_of(path).removeprefix("case_")

@@ -145,6 +145,8 @@ class _Parser(argparse.ArgumentParser):
             known = [option for option in self._option_string_actions if option.startswith("--")]
             near = difflib.get_close_matches(unknown[1], known, n=1)
             message += f" (did you mean {near[0]}?)" if near else " (--help lists all settings)"
+        if missing := re.search(r"argument (--\S+): expected one argument", message):
+            message += f"; write a value that begins with a dash as {missing[1]}=VALUE"
         message = printable(" ".join(message.splitlines()))  # one line, even if the input has several
         self.exit(2, f"{self.prog}: error: {message}\n")
 

@@ -15,6 +15,7 @@ from common import system_errors
 from common.streams import on_own_lines
 
 CRASHES_HDF5 = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # after a failure to write, it crashes at exit
+NOT_CLOSED = "Can't decrement id ref count"  # of h5py, which then calls sys.excepthook by itself
 
 
 class InputError(Exception):
@@ -77,12 +78,15 @@ def name_broken(problems, what, done, skip):
 
 def is_out_of_memory(text):
     """Whether an error message from Python, Keras or a backend means out of memory."""
-    return bool(re.search(r"out.?of.?memory|\bOOM\b|Resource.?Exhausted|bad_alloc|MemoryError", text, re.I))
+    said = r"out.?of.?memory|\bOOM\b|Resource.?Exhausted|bad_alloc|MemoryError|failed to map seg|cannot allocate memory"
+    return bool(re.search(said, text, re.I))
 
 
 def report_error(kind, error, trace):
     """Hook for `sys.excepthook`: print user errors as one message, and our own errors as a traceback."""
     script = Path(sys.argv[0]).name
+    if NOT_CLOSED in str(error):
+        return  # h5py calls this hook when it cannot close a file; the error of writing follows
     if os.environ.get("SHOW_TRACEBACK") == "1":
         traceback.print_exception(kind, error, trace)
     if issubclass(kind, KeyboardInterrupt):
@@ -91,12 +95,22 @@ def report_error(kind, error, trace):
         print(f"{script}: error: {on_own_lines(str(error))}", file=sys.stderr)
     elif issubclass(kind, OSError):
         print(f"{script}: error: {on_own_lines(system_errors.in_words(error))}", file=sys.stderr)
-    elif issubclass(kind, MemoryError):
+    elif issubclass(kind, MemoryError) or (issubclass(kind, ImportError) and is_out_of_memory(str(error))):
         print(f"{script}: error: out of memory; use a smaller size or batch size", file=sys.stderr)
+    elif issubclass(kind, Exception) and (number := system_errors.number_of(error)):  # raised by a library
+        reason = next(filter(None, str(error).splitlines()), kind.__name__)[:200]
+        words = system_errors.in_words(OSError(number, os.strerror(number)))
+        print(f"{script}: error: {on_own_lines(f'{words} ({reason})')}", file=sys.stderr)
     elif os.environ.get("SHOW_TRACEBACK") != "1":
         traceback.print_exception(kind, error, trace)
     if issubclass(kind, SettingError):
         sys.exit(2)
+
+
+def ignore_unraisable(unraisable):
+    """Hook for `sys.unraisablehook`: what a library raises while Python clears up follows from another error."""
+    if os.environ.get("SHOW_TRACEBACK") == "1":
+        sys.__unraisablehook__(unraisable)
 
 
 def report_and_end(kind, error, trace):

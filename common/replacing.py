@@ -14,6 +14,7 @@ import ctypes
 import os
 import re
 import sys
+import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Literal
@@ -38,6 +39,7 @@ from common.system_errors import errors_of
 
 STAGING = re.compile(r"\.part-[0-9a-f]{12}-")
 JOURNAL, LOCK, NEW, OLD = "journal.json", "lock", "new", "old"
+SECONDS_WITHOUT_LOCK = 60  # of an empty staging folder that is being made
 
 
 class Journal(Record):
@@ -224,7 +226,7 @@ def _staging(root, name):
     finally:
         lock.release()
         with undisturbed():
-            remove(staging)
+            _remove_staging(staging)
             for folder in missing:
                 with suppress(OSError):  # not empty
                     folder.rmdir()
@@ -242,7 +244,15 @@ def _publish(staging, root, names, removed):
 
 
 def _carry_out(staging, root, entries, removed):
-    """Do what a journal says; what is done already is skipped."""
+    """Do what a journal says; what is done already is skipped.
+
+    Manifests, which know the old results, are the last entries, so that `_finish_journal` can check the others.
+    """
+    for name in removed:
+        old = staging / OLD / name
+        if os.path.lexists(root / name) and not os.path.lexists(old):
+            old.parent.mkdir(parents=True, exist_ok=True)
+            os.rename(root / name, old)
     for name, inode in entries.items():
         new, old, final = staging / NEW / name, staging / OLD / name, root / name
         if not os.path.lexists(new) or os.lstat(new).st_ino != inode:
@@ -255,11 +265,6 @@ def _carry_out(staging, root, entries, removed):
             if not os.path.lexists(old):
                 os.rename(final, old)
             os.rename(new, final)
-    for name in removed:
-        old = staging / OLD / name
-        if os.path.lexists(root / name) and not os.path.lexists(old):
-            old.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(root / name, old)
     for folder in {(root / name).parent for name in (*entries, *removed)}:
         flush(folder)
     (staging / JOURNAL).unlink()
@@ -294,6 +299,8 @@ def _finish(path, root):
             path.unlink()
     lock = path / LOCK
     if not STAGING.match(path.name) or path.is_symlink() or not lock.is_file() or lock.is_symlink():
+        if STAGING.match(path.name) and path.is_dir() and time.time() - path.stat().st_mtime > SECONDS_WITHOUT_LOCK:
+            path.rmdir()  # unless it contains something
         return
     with held(lock):
         try:
@@ -303,7 +310,15 @@ def _finish(path, root):
             print(f"note: left {path}, which an interrupted script made: {error}", file=sys.stderr)
         else:
             with undisturbed():
-                remove(path)
+                _remove_staging(path)
+
+
+def _remove_staging(path):
+    """Remove a staging folder, its lock last: without one, the next script would not know whose it is."""
+    for inside in path.iterdir():
+        if inside.name != LOCK:
+            remove(inside)
+    remove(path)
 
 
 def _finish_journal(staging, root):
@@ -315,7 +330,9 @@ def _finish_journal(staging, root):
             one_name(part.removeprefix("."), staging / JOURNAL)
         if Path(os.path.realpath(root / name)).parent != Path(os.path.realpath(root), name).parent:
             raise InputError(f"{staging / JOURNAL}: {name} leads to another folder")
-        _refuse_entries(root, [name], True)
+        is_done = os.path.lexists(root / name) and os.lstat(root / name).st_ino == journal.entries.get(name)
+        if not is_done:
+            _refuse_entries(root, [name], True)
     with undisturbed():
         _carry_out(staging, root, journal.entries, journal.removed)
     print(f"finished replacing {', '.join(names[:3])} in {root}, which was interrupted", flush=True)

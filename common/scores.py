@@ -63,6 +63,8 @@ class Score:
         low_is_good: whether 0 is the best value.
         headline: whether reports show it in large type at the top.
         one_empty: value of a surface score if exactly one mask is empty.
+        of_tolerance: whether it depends on the tolerance.
+        lowest, highest: smallest and largest possible value of a share.
         of_empty_masks: whether means over images include images with an empty true mask.
     """
 
@@ -75,6 +77,14 @@ class Score:
     headline: bool = False
     one_empty: float = np.nan
     of_empty_masks: bool = False
+    of_tolerance: bool = False
+    lowest: float = 0.0
+    highest: float = 1.0
+
+    @property
+    def limits(self):
+        """Smallest and largest possible value."""
+        return (0.0, np.inf) if self.unit == "distance" else (self.lowest, self.highest)
 
 
 def ratio(amount, whole):
@@ -131,6 +141,8 @@ SCORES = {
             rule="(|P| - |T|) / |T|, 0 is best; undefined if T is empty",
             compute=lambda n: ratio(n.predicted - n.truth, n.truth),
             low_is_good=True,
+            lowest=-1.0,
+            highest=np.inf,
         ),
         Score(
             "hausdorff",
@@ -165,6 +177,7 @@ SCORES = {
             compute=lambda d: np.mean(d.both <= d.tolerance),
             headline=True,
             one_empty=0.0,
+            of_tolerance=True,
         ),
     )
 }

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from common.command_line import flag, make_parser
-from common.errors import InputError, SettingError, report_and_end
+from common.errors import InputError, SettingError, ignore_unraisable, report_and_end
 from common.files import ROOT, read_json
 from common.setting_checks import alternatives, check
 from common.setting_types import MODEL_SETTINGS
@@ -173,6 +173,7 @@ def apply_command_line(namespace):
         return _of_constants(namespace)
     prepare()
     sys.excepthook = report_and_end
+    sys.unraisablehook = ignore_unraisable
     constants = {name: value for name, value in namespace.items() if _is_setting(name)}
     parser = make_parser(namespace, constants)
     flags = vars(parser.parse_args())

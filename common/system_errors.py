@@ -39,7 +39,7 @@ REASONS = {
     errno.EACCES: Reason(
         "no permission (Permission denied)",
         "check the owner and the mode, or use another path",
-        "Permission denied|attempt to write a readonly database",
+        "Permission denied|attempt to write a readonly database|unable to open database file",
     ),
     errno.EPERM: Reason(
         "no permission (Operation not permitted)",
@@ -113,6 +113,12 @@ def as_system_error(error, path):
     if place is None and number == errno.ENOSPC and not is_full(path) and is_full(tempfile.gettempdir()):
         place = tempfile.gettempdir()
     return OSError(number, os.strerror(number), os.fspath(place or path))
+
+
+def raise_system_error(error, path):
+    """Raise `as_system_error`, if there is one; for handlers that would report it as damage."""
+    if system_error := as_system_error(error, path):
+        raise system_error from error
 
 
 @contextmanager

@@ -5,8 +5,9 @@ single quote in front; `read_table` removes it again.
 """
 
 import csv
+import io
 import os
-import re
+import sys
 from pathlib import Path
 
 import pandas as pd
@@ -16,6 +17,7 @@ from common.errors import InputError
 from common.system_errors import errors_of
 
 FORMULA = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"  # the last four are full-width =+-@
+FILE_NAMES_ARE_UTF8 = sys.getfilesystemencoding() == "utf-8"
 LONGEST_CELL = 2**24  # characters
 
 
@@ -49,12 +51,13 @@ def read_table(path, columns, advice):
     Raises:
         InputError: if the file is missing or is no such table; with the line for a bad row.
     """
-    path, rows, lines = Path(path), [], []
+    path, lines = Path(path), []
     reader = csv.reader(_lines_of(path, advice), strict=True)
     csv.field_size_limit(LONGEST_CELL)
     try:
         header = next(reader, [])
         _check_header(header, columns, path, advice)
+        cells = [[] for _ in header]
         start = reader.line_num + 1
         for row in reader:
             if row:  # not a blank line
@@ -63,14 +66,13 @@ def read_table(path, columns, advice):
                         f"{path}: line {start} is incomplete or too long "
                         f"(found {len(row)} field{'s' * (len(row) != 1)}, expected {len(header)}); {advice}"
                     )
-                rows.append(row)
+                for column, cell in zip(cells, row, strict=True):
+                    column.append(_unquote(cell) if cell[:1] == "'" else cell)
                 lines.append(start)
             start = reader.line_num + 1
     except csv.Error as error:
         raise InputError(f"{path}: line {reader.line_num} is not CSV ({error}); {advice}") from None
-    columns = zip(*rows, strict=True) if rows else [()] * len(header)
-    table = {name: list(map(_unquote, cells)) for name, cells in zip(header, columns, strict=True)}
-    return pd.DataFrame(table, index=lines, dtype=object)
+    return pd.DataFrame(dict(zip(header, cells, strict=True)), index=lines, dtype=object)
 
 
 def _quote(cell):
@@ -79,12 +81,12 @@ def _quote(cell):
 
 
 def _unquote(cell):
-    return cell[1:] if cell[:1] == "'" and cell.strip("'") and cell.lstrip("'")[:1] in FORMULA else cell
+    return cell[1:] if cell.strip("'") and cell.lstrip("'")[:1] in FORMULA else cell  # of a cell with a quote in front
 
 
 def as_file_name(text):
     """Cell of a table as a name that the system's functions accept, whatever the encoding of its file names is."""
-    return os.fsdecode(text.encode("utf-8", "surrogateescape"))
+    return text if FILE_NAMES_ARE_UTF8 else os.fsdecode(text.encode("utf-8", "surrogateescape"))
 
 
 def refuse_duplicates(table, columns, path, advice):
@@ -99,21 +101,30 @@ def refuse_duplicates(table, columns, path, advice):
         )
 
 
-def to_numbers(table, column, path, advice, limits=(-float("inf"), float("inf"))):
-    """Convert a column of a table from `read_table` to floats; empty cells become NaN.
+def to_numbers(table, column, path, advice, limits=(-float("inf"), float("inf")), whole=False, required=False):
+    """Convert a column of a table from `read_table` to numbers; empty cells become NaN.
+
+    Args:
+        table, column: the table, and the name of its column.
+        path, advice: as for `read_table`.
+        limits: smallest and largest valid number.
+        whole: whether to accept whole numbers only, and no empty cell; the result is of type int.
+        required: whether to accept no empty cell.
 
     Raises:
-        InputError: with the line of a cell that is not a finite number within the limits.
+        InputError: with the line of a cell that is not such a number, or not finite.
     """
     numbers = pd.to_numeric(table[column].replace("", "nan"), errors="coerce").astype(float)
     wrong = (numbers.isna() & (table[column] != "")) | (numbers < limits[0]) | (numbers > limits[1])
-    wrong |= numbers.abs() == float("inf")
+    wrong |= numbers.isna() & (whole | required)
+    wrong |= (numbers.abs() == float("inf")) | (whole & (numbers % 1 != 0))
     if wrong.any():
         line = table.index[wrong][0]
-        expected = "a number" if limits[0] == -float("inf") else f"a number from {limits[0]:g} to {limits[1]:g}"
+        expected = "a whole number" if whole else "a number"
+        expected += "" if limits[0] == -float("inf") else f" from {limits[0]:g} to {limits[1]:g}"
         found = f"found {table[column][line]!r}, expected {expected}"
         raise InputError(f"{path}: line {line} has an invalid {column} ({found}); {advice}")
-    return numbers
+    return numbers.astype(int) if whole else numbers
 
 
 def _lines_of(path, advice):
@@ -132,7 +143,7 @@ def _lines_of(path, advice):
     if b"\0" in content:
         raise InputError(f"{path}: not a CSV file (contains zero bytes); {advice}")
     text = content.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "surrogateescape")
-    return re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", text)
+    return io.StringIO(text, newline="")
 
 
 def _check_header(header, columns, path, advice):

@@ -1,12 +1,14 @@
 """Convert a Keras network to Core ML, save it, and describe the file."""
 
 import re
+import tempfile
 from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
 from common.errors import InputError
+from common.system_errors import errors_of, raise_system_error
 
 # Replacements for TensorFlow operations that Core ML lacks.
 REPLACEMENTS = {
@@ -129,6 +131,7 @@ def convert_network(network, source, contract, half_precision, target):
         with np.errstate(over="ignore"):  # float32 values outside the half-precision range
             return ct.convert([function], inputs=[input_type], **options)
     except Exception as error:  # coremltools raises any exception of its conversion rules
+        raise_system_error(error, tempfile.gettempdir())
         raise InputError(f"{source}: cannot be converted: {_explain(error, network)}") from error
 
 
@@ -187,7 +190,8 @@ def save_model(spec, weights_dir, path):
     """
     import coremltools as ct  # slow to import
 
-    ct.utils.save_spec(spec, str(path), weights_dir=weights_dir)
+    with errors_of(path):
+        ct.utils.save_spec(spec, str(path), weights_dir=weights_dir)
 
 
 def describe_file(path):

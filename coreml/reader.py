@@ -4,6 +4,7 @@ import json
 from pathlib import Path, PurePosixPath
 
 from common.errors import InputError
+from common.system_errors import raise_system_error
 from coreml import read_neural_network, read_program
 from coreml.model import Feature, Model
 
@@ -52,6 +53,7 @@ def _read_spec(path):
     try:
         spec = ct.utils.load_spec(str(path))
     except (DecodeError, RuntimeError, OSError, ValueError) as error:
+        raise_system_error(error, path)
         reason = str(error).strip().split("\n")[0]
         raise InputError(f"{path}: damaged or not a Core ML model ({reason}); copy or convert it again") from None
     if not spec.specificationVersion or not spec.WhichOneof("Type"):

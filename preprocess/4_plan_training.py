@@ -44,6 +44,7 @@ def main():
     training_file, validation_file = find_sets(packed)
     print(f"looking at {training_file} and {validation_file}", flush=True)
     import_keras()
+    # these import Keras, which must be imported quietly first
     from common.training.plan import as_record, network_of, read_facts, schedule_of
     from common.training.sets import open_both
 
@@ -75,6 +76,7 @@ def measure(training, chosen):
     Returns:
         seconds of a step, and seconds to the end of the first one.
     """
+    # see main
     from common.training.configure import build_network, configure, make_batches
     from common.training.optimizer import compile_network
     from common.training.plan import time_steps

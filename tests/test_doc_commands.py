@@ -28,7 +28,7 @@ SMALL = {
     "3_pack_volumes.py": ["--voxels", "8000"],
     "make_sample.py": ["--count", "5", "--slices", "6", "--size", "64"],
     "train.py": TINY,
-    "run_pipeline.py": TINY,
+    "run_pipeline.py": [*TINY, "--minutes", "3", "--size", "48"],
     "tune.py": shlex.split(
         """--trials 2 --epochs 1 --models "['unet']" --precisions "['float32']" --losses "['dice']"
         --model-settings "{'unet': {'features': 2, 'depth': [1, 2]}}" """
@@ -63,6 +63,12 @@ RUN_ELSEWHERE = {
     ),
     "python -m common.settings_page": "tests/test_docs.py::test_settings_page_is_up_to_date",
     "python convert_coreml.py --run … --format mlpackage --compare --slices test.h5": FOLLOWED["docs/coreml.md"],
+    "python preprocess/4_plan_training.py --packed data/packed --minutes 30": (
+        "tests/training/test_plan.py::test_facts_and_the_plan_of_a_packed_set"
+    ),
+    "python train.py --settings data/packed/plan.json": (
+        "tests/training/test_plan.py::test_facts_and_the_plan_of_a_packed_set"
+    ),
     "python train.py --help": ("tests/test_settings.py::test_help_of_every_script_is_immediate_and_complete"),
     "python train.py --loss my_loss.py": "tests/test_extending.py::test_network_and_loss",
     "python train.py --model my_network.py": "tests/test_extending.py::test_network_and_loss",

@@ -7,6 +7,7 @@ import pytest
 from drawings import make_cases
 from running import SCRIPTS, assert_refused, run_script
 
+from common.command_line import make_parser
 from common.errors import InputError, report_error, summarise
 
 
@@ -23,7 +24,9 @@ def shown(capsys, error):
         (OSError(errno.ENOSPC, "No space left on device", "x.h5"), "x.h5: the disk is full"),
         (OSError("Can't write data (errno = 28, error message = 'No space left on device')"), "the disk is full"),
         (PermissionError(errno.EACCES, "Permission denied", "out"), "error: out: no permission (Permission denied);"),
+        (RuntimeError("TF: ; No space left on device"), "the disk is full; free some space and run again (TF: ;"),
         (MemoryError(), "out of memory"),
+        (ImportError("libtensorflow_cc.so.2: failed to map segment from shared object"), "out of memory"),
     ],
 )
 def test_what_a_user_can_cause_is_one_line(capsys, error, words):
@@ -63,8 +66,18 @@ def test_every_script_refuses_as_a_process(tmp_path, monkeypatch, script):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_value_that_begins_with_a_dash(capsys):
+    with pytest.raises(SystemExit):
+        make_parser({"__doc__": ""}, {"OUTPUT": ""}).parse_args(["--output", "-x"])
+    assert "write a value that begins with a dash as --output=VALUE" in capsys.readouterr().err
+
+
 def test_our_own_mistakes_keep_their_traceback(capsys):
     assert "ZeroDivisionError" in shown(capsys, ZeroDivisionError("a bug"))
+
+
+def test_a_file_that_hdf5_cannot_close_adds_nothing_to_the_message(capsys):
+    assert shown(capsys, RuntimeError("Can't decrement id ref count (file write failed: errno = 28)")) == ""
 
 
 def test_many_problems_are_counted_and_ten_shown():

@@ -7,10 +7,11 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError
-from common.files import natural_key
+from common.files import natural_key, read_json
+from common.prediction.outputs import RECORD
 from common.settings import require_folder
 from common.slices.case_files import read_case_record
-from common.slices.cases import find_slices, match_files, pixel_spacing
+from common.slices.cases import find_slices, is_case, is_case_name, match_files, pixel_spacing
 from common.slices.images import read_picture, to_gray
 from common.slices.masks import check_mask_values, class_count, values_of
 from common.volumes.finding import ending_of, find_volumes
@@ -77,10 +78,12 @@ def holds_volumes(path):
 
 
 def _match_slices(predicted, truth):
-    predictions = {(s.case, s.name): s.path for s in find_slices(predicted, "y", "PREDICTED")}
-    masks = {(s.case, s.name): s.path for s in find_slices(truth, "y", "TRUTH")}
-    if not predictions.keys() & masks.keys():  # one side may be in case folders, the other loose
-        predictions, masks = (_without_only_case(side) for side in (predictions, masks))
+    predictions, masks = (
+        {(s.case, s.name): s.path for s in find_slices(source, "y", setting)}
+        for source, setting in ((predicted, "PREDICTED"), (truth, "TRUTH"))
+    )
+    if not predictions.keys() & masks.keys() or any(not case for case, _ in (*predictions, *masks)):
+        predictions, masks = _as_one_case(predictions, masks, predicted, truth)
     record_of = functools.cache(read_case_record)  # a case has many slices
     return [
         Pair(*key, prediction, mask, pixel_spacing(record_of(mask.parent.parent), mask.stem))
@@ -88,21 +91,71 @@ def _match_slices(predicted, truth):
     ]
 
 
+def _as_one_case(predictions, masks, predicted, truth):
+    """Match the masks of single cases by slice name if one side is in a case folder and the other is loose.
+
+    Returns:
+        predictions and masks without case names, or unchanged if a side has several cases.
+
+    Raises:
+        InputError: if both sides are known to be of different cases.
+    """
+    cases = [{case for case, _ in side} for side in (predictions, masks)]
+    if max(map(len, cases)) > 1:
+        return predictions, masks
+    names = [case or known_case(source) for (case,), source in zip(cases, (predicted, truth), strict=True)]
+    if all(names) and len({name.removeprefix("case_") for name in names}) > 1:
+        raise InputError(
+            f"PREDICTED: {predicted} contains {names[0]} (found {names[1]} in TRUTH, {truth}); "
+            "choose masks of the same case, or rename the case folder if both are the same"
+        )
+    if cases[0] != cases[1] and not all(names):
+        loose, name = (truth, names[0]) if names[0] else (predicted, names[1])
+        print(f"taking the masks in {loose} as {name}: nothing there says which case they are")
+    return [{("", name): path for (_, name), path in side.items()} for side in (predictions, masks)]
+
+
+def known_case(source):
+    """Case name that a folder of loose masks is known to have; "" if unknown.
+
+    Args:
+        source: case folder, its x or y, a case in an OUTPUT of predict.py, or such an OUTPUT of a single case.
+    """
+    root = Path(source).resolve()
+    for folder in (root, root.parent):
+        if is_case(folder):
+            return folder.name
+    if (root.parent / RECORD).is_file():
+        return root.name
+    record = read_json(root / RECORD) if (root / RECORD).is_file() else {}
+    given = record.get("INPUT") if isinstance(record, dict) else None
+    name = Path(given).name if isinstance(given, str) else ""
+    return name if is_case_name(name) and not ending_of(name) and not name.lower().endswith(".csv") else ""
+
+
 def _match_volumes(predicted, truth, label_name, own_names):
     root = require_folder(predicted, "PREDICTED")
-    files = [path for path in root.iterdir() if ending_of(path) not in ("", ".dcm")]
+    files = sorted(path for path in root.iterdir() if ending_of(path) not in ("", ".dcm"))
     names = {path: path.name[: -len(ending_of(path))].removeprefix("case_") for path in files}
     own = {path: own_names.get(name, name) for path, name in names.items()}
-    predictions = {label_name.format(id=name).removeprefix("case_"): path for path, name in own.items()}
-    masks = {plain_name(name).removeprefix("case_"): path for name, path in find_volumes(truth).items()}
-    if len(predictions) == len(masks) == 1:
-        masks = dict.fromkeys(predictions, *masks.values())
-    matched = _match(predictions, masks, predicted, truth)
+    predictions = _by_name((label_name.format(id=name).removeprefix("case_"), path) for path, name in own.items())
+    masks = _by_name((plain_name(name).removeprefix("case_"), path) for name, path in find_volumes(truth).items())
+    if len(predictions) == len(masks) == 1 and Path(truth).is_file():
+        ((_, prediction),), ((_, mask),) = predictions.items(), masks.items()
+        if predictions.keys() != masks.keys():
+            print(f"scoring {prediction} against {mask}: their names differ, but TRUTH is one file")
+        masks = dict.fromkeys(predictions, mask)
+    matched = _match(predictions, masks, predicted, f"{truth} (see LABEL_NAME and NAMES_TABLE)")
     return [Pair(names[prediction], "volume", prediction, mask, None) for _, prediction, mask in matched]
 
 
-def _without_only_case(masks):
-    return {("", name): path for (_, name), path in masks.items()} if len({case for case, _ in masks}) == 1 else masks
+def _by_name(named):
+    """dict of name to Path from pairs of both; raises InputError if two have the same name."""
+    found = {}
+    for name, path in named:
+        if found.setdefault(name, path) != path:
+            raise InputError(f"{path}: same case name as {found[name]} ({name}); keep only one of them")
+    return found
 
 
 def _match(predictions, masks, predicted, truth):
@@ -123,11 +176,21 @@ def read_mask(path):
         InputError: if its values are not mask values.
     """
     if not ending_of(path):
-        mask = to_gray(read_picture(path))
+        mask = without_color(read_picture(path), path)
         check_mask_values(values_of(mask), path)
         return mask.astype(np.uint8), None
     image = read_volume(path)
     return labels_in(image, path, allow_255=True), Geometry.of(image)
+
+
+def without_color(picture, path):
+    """Mask (H, W) of an image with one channel, or three equal ones; raises InputError for colors."""
+    if picture.ndim == 3 and not (picture == picture[..., :1]).all():
+        raise InputError(
+            f"{path}: a color image (expected a mask with 0 and 255 or class numbers); "
+            "choose the folder of the masks, not of overlays"
+        )
+    return to_gray(picture)
 
 
 def values_in(mask):

@@ -59,8 +59,8 @@ def find_backgrounds(images, truth, keys, names_table=""):
     slices = {(s.case, s.name): s.path for s in find_slices(images or truth, "x", "IMAGES")}
     if not images and set(slices.values()) == {s.path for s in find_slices(truth, "y", "TRUTH")}:
         return {}
-    cases = {case for case, _ in keys}
-    if len(cases) == len({case for case, _ in slices}) == 1:
+    cases, found = {case for case, _ in keys}, {case for case, _ in slices}
+    if len(cases) == len(found) == 1 and "" in cases | found:
         return {(*cases, name): path for (_, name), path in slices.items()}
     return slices
 

@@ -3,6 +3,8 @@
 import functools
 import gc
 import itertools
+import math
+import os
 import tempfile
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from common.parallel import ordered_map, progress
 from common.prediction.ensemble import TRANSFORMS, predict_turned
 from common.scores import count_pixels, scores_of_counts
 from common.slices.masks import class_numbers, clean
+from common.system_errors import errors_of
 from common.training.run_folder import CHECKPOINTS
 from common.training.sets import open_set
 from common.training.trained_models import CrossValidation, load_network, model_file
@@ -124,6 +127,20 @@ def count_fold(fold, groups, cleanings, batch_size):
     return pd.DataFrame(rows)
 
 
+def reserve(path, size):
+    """Create a file of zeros with all of its bytes on disk; writing to a mapped file that gets no space is a crash.
+
+    Raises:
+        OSError: if the disk is full.
+    """
+    zeros = bytes(2**20)
+    with errors_of(path.parent), open(path, "wb") as file:
+        for start in range(0, size, len(zeros)):
+            file.write(zeros[: size - start])
+        file.flush()
+        os.fsync(file.fileno())
+
+
 class MeanProbabilities:
     """Running means of probabilities, in a file for each group of networks and each item of TRANSFORMS.
 
@@ -145,7 +162,8 @@ class MeanProbabilities:
         for key in itertools.product(titles, TRANSFORMS):
             if key not in self.arrays:
                 path = self.folder / str(len(self.arrays))
-                self.arrays[key] = np.memmap(path, np.float32, "w+", shape=shape)
+                reserve(path, 4 * math.prod(shape))
+                self.arrays[key] = np.memmap(path, np.float32, "r+", shape=shape)
         for start in range(0, len(slices), batch_size):
             batch = slice(start, min(start + batch_size, len(slices)))
             x, _ = slices.batch(np.arange(batch.start, batch.stop))

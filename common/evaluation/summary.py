@@ -9,8 +9,11 @@ from scipy.stats import bootstrap
 
 from common.errors import InputError
 from common.evaluation.pairs import count_classes, read_masks
+from common.files import read_json
 from common.parallel import ordered_map, progress
 from common.scores import SCORES, count_pixels, scores_of, scores_of_counts, scores_of_surfaces
+from common.tables import read_table, refuse_duplicates, to_numbers
+from common.words import number_of
 
 COUNTS = ["tp", "fp", "fn", "pixels"]
 RESAMPLES = 9999
@@ -240,35 +243,53 @@ def interval_of_mean(values, cases):
 # --- comparison with another evaluation
 
 
-def read_other(folder, cases):
-    """Read the case scores of another evaluation.
+def read_other(folder, cases, own):
+    """Read the case scores of another evaluation, and print what cannot be compared.
 
     Args:
         folder: OUTPUT folder of evaluate.py.
         cases: set of case names to compare.
+        own: dict of the settings TOLERANCE and SPACING of this evaluation.
 
     Returns:
-        DataFrame of its cases.csv.
+        DataFrame of its cases.csv: case, class and the scores.
 
     Raises:
-        InputError: if the folder is not an evaluation, or contains none of the cases or scores.
+        InputError: if the folder is not an evaluation, or cases.csv is damaged or contains none of the cases or scores.
     """
-    path = Path(folder, "cases.csv")
+    path, advice = Path(folder, "cases.csv"), "run that evaluation again"
     if not path.is_file():
         raise InputError(
             f"AGAINST: {folder} is not an output folder of evaluate.py (cases.csv is missing); "
             "use the OUTPUT of another evaluation"
         )
-    table = pd.read_csv(path, dtype={"case": str}, keep_default_na=False, na_values=[""])
-    missing = {"case", "class"} - set(table.columns)
-    if not missing and not set(SCORES) & set(table.columns):
-        missing = set(SCORES)
-    if missing:
-        raise InputError(f"AGAINST: {path} has no column {min(missing)}; run that evaluation again")
-    table["case"] = table["case"].fillna("")
+    table = read_table(path, ["case", "class"], advice)
+    known = [name for name in SCORES if name in table]
+    if not known:
+        raise InputError(f"{path}: no column {next(iter(SCORES))} or another score; {advice}")
+    refuse_duplicates(table, ["case", "class"], path, advice)
+    table["class"] = to_numbers(table, "class", path, advice, (1, 254), whole=True)
+    for name in known:
+        table[name] = to_numbers(table, name, path, advice, SCORES[name].limits)
     if not cases & set(table["case"]):
         raise InputError(f"AGAINST: {folder} has none of the cases scored here; use an evaluation of the same cases")
-    return table
+    if missing := sorted(cases - set(table["case"])):
+        listed = ", ".join(missing[:10]) + (", ..." if len(missing) > 10 else "")
+        common = len(cases) - len(missing)
+        print(f"comparing {common} of {number_of(len(cases), 'case')}; not in {folder}: {listed}")
+    return table.drop(columns=incomparable(folder, own, known))
+
+
+def incomparable(folder, own, known):
+    """Names in `known` of scores that another evaluation computed with other settings; prints the reason."""
+    record = Path(folder, "evaluation.json")
+    recorded = read_json(record) if record.is_file() else {}
+    changed = [name for name, value in own.items() if name in recorded and recorded[name] != value]
+    names = {score.name for score in scores_of("surfaces") if "SPACING" in changed or score.of_tolerance}
+    dropped = [name for name in known if changed and name in names]
+    if dropped:
+        print(f"not comparing {', '.join(dropped)}: {folder} was scored with another {' and '.join(changed)}")
+    return dropped
 
 
 def compare_scores(ours, theirs, scores):

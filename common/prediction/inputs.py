@@ -3,11 +3,27 @@
 import functools
 from pathlib import Path
 
+from common.errors import InputError
 from common.slices.case_files import read_case_record
 from common.slices.cases import Slice, find_slices
 from common.slices.images import read_picture, stretch, to_gray, window_to_gray
 from common.volumes.finding import name_of
 from common.volumes.privacy import safe_names
+
+RESERVED = ("overlays", "full")  # folders that predict.py writes next to its masks
+
+
+def refuse_same_output(names, setting):
+    """Raise InputError if two inputs would be written under one name.
+
+    Args:
+        names: dict of input name to output name.
+        setting: setting name for the message.
+    """
+    written = {}
+    for name, output in names.items():
+        if (other := written.setdefault(output.lower(), name)) != name:  # some systems ignore upper and lower case
+            raise InputError(f"{setting}: {other} and {name} would overwrite each other; rename one of them")
 
 
 class ImageInput:
@@ -29,6 +45,21 @@ class ImageInput:
         self.slices, self._stretched = find_slices(source, "x", "INPUT"), stretched
         self.volumes, self.names = {}, {}
         self._record_in = functools.cache(read_case_record)
+        self._check_cases(source)
+
+    def _check_cases(self, source):
+        folders = {}
+        refuse_same_output({s.case: s.case for s in self.slices}, "INPUT")
+        for s in self.slices:
+            if s.case.lower() in RESERVED:
+                raise InputError(f"INPUT: {source} has a case {s.case}, as a folder that predict.py writes; rename it")
+            folder = s.path.parent.parent
+            other = folders.setdefault(s.case, folder)
+            if s.case and other != folder and (self._record_in(folder) or self._record_in(other)):
+                raise InputError(
+                    f"INPUT: {source} has slices of {other} and of {folder} under the case {s.case}; "
+                    "use a case name for each"
+                )
 
     def read(self, s):
         """Gray image (H, W) of a slice, uint8 or uint16; stretched as in training, unless its importer did that."""

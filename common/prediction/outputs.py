@@ -1,6 +1,8 @@
 """Outputs of predict.py for slices: masks, overlays, label volumes, and masks of full-scale images."""
 
 import functools
+import hashlib
+import os
 from pathlib import Path
 
 import cv2
@@ -32,14 +34,39 @@ def write_output(settings, part, inputs, fill, hidden=()):
 
     Returns:
         whether OUTPUT is complete.
+
+    Raises:
+        InputError: as `common.jobs.do_part`, or if INPUT is inside OUTPUT.
     """
 
     def fill_and_record(folder):
         fill(folder)
         write_json(folder / RECORD, {FORMAT: 1} | public_settings(settings, hidden))
 
+    refuse_input_inside(settings.INPUT, settings.OUTPUT)
     agreed = settings.as_json() | {"PART": ""} | inputs
     return do_part(settings.OUTPUT, part, agreed, fill_and_record, replace=settings.REPLACE)
+
+
+def refuse_input_inside(source, output):
+    """Raise InputError if the setting INPUT is inside OUTPUT: predictions would take the place of their own input."""
+    source, output = (Path(os.path.realpath(path)) for path in (source, output))
+    if output.exists() and (output == source or output in source.parents):
+        raise InputError(f"OUTPUT: {output} contains INPUT, which it would replace; use another folder")
+
+
+def fingerprint(files):
+    """Fingerprint of files, as text, that parts of one work must agree on: names, sizes and times of change.
+
+    Args:
+        files: Paths; of a folder, such as a DICOM series, all files inside count.
+    """
+    digest = hashlib.sha256()
+    for path in files:
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            status = os.stat(file)
+            digest.update(os.fsencode(f"{path.parent.name}/{file.name} {status.st_size} {status.st_mtime_ns}\n"))
+    return digest.hexdigest()[:12]
 
 
 def write_rows(rows, path):

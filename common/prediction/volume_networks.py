@@ -10,7 +10,8 @@ from common.devices import import_keras
 from common.errors import InputError, SettingError, as_input_error, summarise
 from common.jobs import Part
 from common.parallel import progress
-from common.prediction.outputs import write_output, write_rows
+from common.prediction.inputs import refuse_same_output
+from common.prediction.outputs import fingerprint, write_output, write_rows
 from common.prediction.volume_tiles import mean_probabilities
 from common.replacing import refuse_existing
 from common.slices.drawing import CLASS_COLOURS, draw_planes
@@ -144,6 +145,7 @@ def predict_with_settings(models, settings):
     refuse_existing(settings.OUTPUT, settings.REPLACE)
     volumes, part, problems = find_volumes(settings.INPUT), Part.read(settings.PART), []
     names = safe_names(volumes, settings.NAMES)
+    refuse_same_output(names, "INPUT")
     own = {names[name]: volumes[name] for name in part.share(list(volumes))}
     options = Options(
         settings.THRESHOLD,
@@ -163,8 +165,10 @@ def predict_with_settings(models, settings):
         if own:
             problems.extend(predict_volumes(models, own, folder, options))
 
-    networks = [str(file) for of_step in models.values() for file in of_step.files]
-    if write_output(settings, part, {"networks": networks, "volumes": len(volumes)}, fill, hidden=["INPUT"]):
+    networks = [file for of_step in models.values() for file in of_step.files]
+    inputs = {"networks": list(map(str, networks)), "volumes": len(volumes)}
+    inputs["files"] = fingerprint([*networks, *volumes.values()])
+    if write_output(settings, part, inputs, fill, hidden=["INPUT"]):
         write_names_table(settings.NAMES_TABLE, names, volumes)
         count = len(volumes) - len(problems)
         print(f"wrote {number_of(count, 'label volume')} to {settings.OUTPUT}")

@@ -1,6 +1,7 @@
 """Case folders (`<name with "case">/x`, `y`, `case.json`): import, find and read them."""
 
 import itertools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -328,6 +329,18 @@ def pair_up(images, masks, case, skipped=None):
     )
 
 
+def different(slices, source):
+    """The slices of a list; raises InputError if two have the same case and name: one result would hide the other."""
+    counts = Counter((s.case, s.name) for s in slices)
+    if extra := len(slices) - len(counts):
+        case, name = next(key for key, count in counts.items() if count > 1)
+        raise InputError(
+            f"{source}: rows repeat the case and slice name of another row ({extra} of {len(slices)}, such as "
+            f"{case} {name}); use a list without variants and with each slice once"
+        )
+    return slices
+
+
 def find_slices(source, side, setting):
     """Find slices or masks in any kind of source.
 
@@ -344,7 +357,8 @@ def find_slices(source, side, setting):
     """
     path = Path(source)
     if path.suffix.lower() == ".csv":
-        return [Slice(row.case, Path(row.x).stem, Path(getattr(row, side))) for row in read_list(path).itertuples()]
+        rows = read_list(path).itertuples()
+        return different([Slice(row.case, Path(row.x).stem, Path(getattr(row, side))) for row in rows], source)
     root = require_folder(source, setting)
     if is_case(root):
         folders = {"": root / side}

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import h5py
 
 from common.errors import InputError
+from common.system_errors import raise_system_error
 
 SHARDS = "shards"  # folder of the shards, next to their sets
 CASES = "cases.h5"  # file with the cases that sets of volumes link to
@@ -35,7 +36,8 @@ def damage_as_error(path):
         yield
     except (InputError, PermissionError):
         raise
-    except DAMAGE:
+    except DAMAGE as error:
+        raise_system_error(error, path)
         raise Damaged(f"{path}: not an HDF5 file, or damaged or cut short; {AGAIN}") from None
 
 

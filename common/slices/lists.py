@@ -53,7 +53,8 @@ def read_list(path):
         )
     _refuse_repeats(path, table)
     if "case" not in table:
-        table["case"] = [Path(x).parent.parent.name for x in table["x"]]
+        table["case"] = [Path(os.path.abspath(x)).parent.parent.name for x in table["x"]]
+    table["case"] = list(map(tables.as_file_name, table["case"]))
     return table[["x", "y", "case"]].reset_index(drop=True)
 
 

@@ -197,6 +197,11 @@ class RunWriter(keras.callbacks.Callback):
 
 def open_board(folder):
     """TensorBoard writer into a folder; its file has no host name in its name, unlike TensorBoard's own."""
+    try:
+        str(folder).encode()
+    except UnicodeEncodeError:  # file names of other systems
+        print(f"writing no curves for TensorBoard: {folder} is not UTF-8")
+        return mock.Mock()
     with devices.silenced_libraries():
         from tensorboard.summary import Writer  # imported here, so that its messages are discarded
     with mock.patch("socket.gethostname", lambda: "run"):

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from common.errors import InputError, as_input_error
 from common.files import natural_key
 from common.records import read_record
+from common.system_errors import raise_system_error
 from common.training.keras_files import require_safe
 from common.training.run_folder import CHECKPOINTS, Run, runs_in
 from common.training.run_records import ChoiceFile, CrossValidationSettings, SliceData, VolumeData
@@ -90,6 +91,7 @@ def load_network(path):
         require_safe(path, compiled=False)
         return keras.saving.load_model(path, compile=False, safe_mode=True)
     except Exception as error:  # Keras, HDF5 or a layer can raise anything
+        raise_system_error(error, path)
         reason = next(filter(None, str(error).splitlines()), type(error).__name__)
         raise InputError(
             f"{path}: cannot be loaded ({reason})\n"

@@ -15,6 +15,7 @@ from optuna.trial import TrialState, create_trial
 from common.errors import InputError, is_out_of_memory
 from common.files import remove, whole_file, write_json
 from common.settings import FORMAT, read_settings
+from common.system_errors import errors_of, raise_system_error
 from common.training.run_folder import runs_in
 
 optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -55,7 +56,7 @@ def open_study(folder, settings, may_differ, check, pruner):
         with lock_study(folder):
             if not database.exists():  # another process may have created it meanwhile
                 write_json(folder / SETTINGS, {FORMAT: 1} | settings)
-                with whole_file(database) as unfinished:
+                with errors_of(database), whole_file(database) as unfinished:
                     storage = _connect(unfinished)
                     optuna.create_study(storage=storage, study_name=STUDY_NAME, direction="maximize")
                     storage.engine.dispose()
@@ -104,6 +105,7 @@ def database_errors(path):
     try:
         yield
     except DATABASE_ERRORS as error:
+        raise_system_error(error, path)
         while error.__cause__:
             error = error.__cause__
         reason = str(getattr(error, "orig", None) or error).splitlines()[0]

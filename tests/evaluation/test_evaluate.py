@@ -222,8 +222,8 @@ def test_parts_score_what_one_run_scores(tmp_path):
     for number in (2, 1, 3):
         run_script("evaluate.py", **settings, OUTPUT=tmp_path / "parts", PART=f"{number}/3")
         assert (tmp_path / "parts").exists() == (number == 3)
-    names = sorted(path.name for path in (tmp_path / "whole").iterdir())
-    assert names == sorted(path.name for path in (tmp_path / "parts").iterdir())
+    names = sorted(path.name for path in (tmp_path / "whole").glob("[!.]*"))
+    assert names == sorted(path.name for path in (tmp_path / "parts").glob("[!.]*"))
     for name in set(names) - {"report.html", "evaluation.json"}:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
     assert not leftovers(tmp_path) and not (tmp_path / "parts.parts").exists()

@@ -146,8 +146,6 @@ def answer_all(requests, limit):
         for answer in answers_of_child(mine, limit):
             done += 1
             yield answer
-            if answer["status"] in ("hang", "crash"):
-                break
         waiting = waiting[done:]
 
 
@@ -178,12 +176,15 @@ def answers_of_child(requests, limit):
             if got or done == len(requests):
                 continue
             if ready:  # the child has ended
-                _, status = os.waitpid(child, 0)
+                number, status = os.waitpid(child, 0)
                 child = None
                 if not status:
                     raise RuntimeError("no answer; see the traceback above")
                 ended = os.waitstatus_to_exitcode(status)
-                yield {"status": "crash", "out": "", "err": f"exit status {ended}", "ended": ended, "changed": []}
+                told = Path(requests[done]["room"]).parent / f"err-{number}"
+                err = told.read_text(encoding="utf-8", errors="replace") if told.exists() else ""
+                ended_itself = {"status": ended, "err": err} if ended in (1, 2) else {}  # os._exit, before HDF5 crashes
+                yield {"status": "crash", "out": "", "err": f"ended by {ended}: {err}", "changed": [], **ended_itself}
             else:
                 yield {"status": "hang", "out": "", "err": f"no answer in {limit} s", "changed": []}
             return

@@ -127,7 +127,7 @@ def test_bad_input(tmp_path):
         assert_refused(SCRIPT, f"{name}.stl: {said}", SURFACE=tmp_path / f"{name}.stl", OUTPUT=tmp_path / "o")
     settings = {"SURFACE": whole, "OUTPUT": tmp_path / "o"}
     assert_refused(SCRIPT, "INTERVAL: too small (1e-300 mm", status=2, INTERVAL=1e-300, **settings)
-    assert_refused(SCRIPT, "PIXEL: too small (1e-300 mm", status=2, PIXEL=1e-300, **settings)
+    assert_refused(SCRIPT, "PIXEL: too small (1e-06 mm", status=2, PIXEL=1e-6, **settings)
     volume = tmp_path / "v.nrrd"
     sitk.WriteImage(sitk.Image(30, 30, 30, sitk.sitkUInt8), str(volume))
     before = volume.read_bytes()

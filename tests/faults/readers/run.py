@@ -10,7 +10,8 @@ from common.errors import report_error
 sys.excepthook = report_error
 
 from common.settings import Settings
-from common.training.run_folder import Run, read_checkpoint
+from common.training.checkpoints import read_checkpoint
+from common.training.run_folder import Run
 from common.training.trained_models import CrossValidation, find_models, load_network, slice_preparation
 from coreml.metadata import recorded_facts
 

@@ -14,7 +14,7 @@ from common.training.sets import open_set
 for memory_gb in (1, 0):
     opened = open_set(sys.argv[1], memory_gb)
     opened.item_keys(), opened.in_words(), opened.has_foreground(), opened.record()
-    batches = opened.batches(2)
+    batches = opened.batches(1)
     for index in range(len(batches)):
         x, y = batches[index][:2]
         assert len(x) == len(y)

@@ -9,7 +9,7 @@ from drawings import disc_slice, make_cases, write_picture
 from running import assert_refused, run_script
 
 from common.errors import InputError, SettingError
-from common.own_data import Decisions, choose_import, choose_split
+from common.training.own_data import Decisions, choose_import, choose_split
 
 
 def values(chosen):

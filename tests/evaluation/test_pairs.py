@@ -1,0 +1,226 @@
+"""Scores are honest: masks of another case, of one name twice, or in color are refused, and so are damaged tables."""
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+from drawings import as_volume, disc_slice, make_cases, write, write_picture
+from running import assert_refused, run_here
+
+from common.errors import InputError
+from common.evaluation.pairs import match_pairs
+from common.evaluation.summary import read_other
+from common.files import write_json
+from common.prediction.inputs import ImageInput, refuse_same_output
+from common.prediction.outputs import fingerprint, refuse_input_inside
+from common.scores import SCORES
+from common.slices.cases import find_slices
+from common.slices.lists import write_list
+
+
+@pytest.fixture
+def cases(tmp_path):
+    return make_cases(tmp_path / "c", cases=4, slices=2, size=24)
+
+
+def masks_in(folder, names=("0001", "0002")):
+    for name in names:
+        write_picture(folder / f"{name}.png", disc_slice(24, 1)[1])
+    return folder
+
+
+def refusal(*arguments):
+    with pytest.raises(InputError) as caught:
+        match_pairs(*arguments)
+    return str(caught.value)
+
+
+def test_masks_of_another_case_are_refused(cases, tmp_path):
+    truth = cases / "case03"
+    for predicted in (
+        masks_in(tmp_path / "several" / "case04").parent,  # OUTPUT of predict.py for a folder of cases
+        cases / "case04",
+        cases / "case04" / "y",
+    ):
+        message = refusal(predicted, truth)
+        assert "contains case04 (found case03 in TRUTH" in message and message.startswith("PREDICTED: ")
+    single = masks_in(tmp_path / "single")  # OUTPUT of predict.py for one case: its masks are loose
+    for given in ("case04", "c/case04", str(cases / "case04")):
+        write_json(single / "prediction.json", {"INPUT": given})
+        assert "contains case04 (found case03" in refusal(single, truth)
+    write_json(single.parent / "prediction.json", {})
+    assert "contains case04" in refusal(masks_in(tmp_path / "case04"), truth), "a folder in an OUTPUT of predict.py"
+    one = make_cases(tmp_path / "one", cases=1, slices=2, size=24)
+    assert "contains case04 (found case01 in TRUTH" in refusal(tmp_path / "several", one)
+
+
+def test_masks_of_the_same_case_are_matched(cases, tmp_path, capsys):
+    truth = cases / "case03"
+    single = masks_in(tmp_path / "single")
+    write_json(single / "prediction.json", {"INPUT": "elsewhere/case03"})
+    several = masks_in(tmp_path / "several" / "case03").parent
+    for predicted in (single, several, several / "case03", truth, truth / "y"):
+        pairs = match_pairs(predicted, truth)
+        assert [(pair.case, pair.name) for pair in pairs] == [("", "0001"), ("", "0002")]
+        assert pairs[0].truth == truth / "y" / "0001.png"
+    assert not capsys.readouterr().out
+    loose = masks_in(tmp_path / "loose")
+    assert len(match_pairs(loose, truth / "y")) == 2
+    one = make_cases(tmp_path / "one", cases=1, slices=2, size=24)
+    assert len(match_pairs(loose, one)) == 2
+    assert f"taking the masks in {loose} as case01" in capsys.readouterr().out
+    assert "no true mask" in refusal(loose, cases)
+
+
+def test_one_volume_each_with_other_names(tmp_path, capsys):
+    ball = as_volume(np.ones((3, 4, 5), np.uint8))
+    write(tmp_path / "p", "case_patient7.nii.gz", ball)
+    write(tmp_path / "t", "patient9.nrrd", ball)
+    assert "case_patient7.nii.gz: no true mask" in (message := refusal(tmp_path / "p", tmp_path / "t"))
+    assert "LABEL_NAME" in message
+    (pair,) = match_pairs(tmp_path / "p", tmp_path / "t" / "patient9.nrrd")
+    assert pair.truth.name == "patient9.nrrd" and "their names differ" in capsys.readouterr().out
+    (pair,) = match_pairs(tmp_path / "p", tmp_path / "t", "patient9")
+    assert pair.case == "patient7"
+    write(tmp_path / "p", "patient7.nrrd", ball)
+    assert "same case name as" in refusal(tmp_path / "p", tmp_path / "t")
+
+
+def test_a_list_that_names_a_slice_twice_is_refused(cases, tmp_path):
+    rows = [(s.path, cases / s.case / "y" / s.path.name, s.case) for s in find_slices(cases, "x", "INPUT")]
+    variant = cases / "case01" / "x_A" / "0001.png"
+    write_picture(variant, disc_slice(24, 1)[0])
+    good, twice, variants = (tmp_path / f"{name}.csv" for name in ("good", "twice", "variants"))
+    write_list(good, rows)
+    write_list(twice, [*rows, rows[0]])
+    write_list(variants, [*rows, (variant, rows[0][1], "case01")])
+    assert len(ImageInput(good, False).slices) == 8
+    for path, words in ((twice, "same slice as line 2"), (variants, r"rows repeat .* \(1 of 9, such as case01 0001\)")):
+        for use in (lambda path: ImageInput(path, False), lambda path: match_pairs(cases, path)):
+            with pytest.raises(InputError, match=words) as caught:
+                use(path)
+            assert str(caught.value).startswith(f"{path}: ")
+
+
+def test_outputs_that_would_overwrite_each_other_are_refused(cases, tmp_path):
+    rows = [(cases / "case01/x/0001.png", cases / "case01/y/0001.png", "overlays")]
+    write_list(tmp_path / "reserved.csv", rows)
+    with pytest.raises(InputError, match="has a case overlays"):
+        ImageInput(tmp_path / "reserved.csv", False)
+    rows = [(cases / f"case0{n}/x/000{n}.png", cases / f"case0{n}/y/000{n}.png", "same") for n in (1, 2)]
+    write_list(tmp_path / "mixed.csv", rows)
+    assert ImageInput(tmp_path / "mixed.csv", False)
+    write_json(cases / "case02" / "case.json", {"slices": {}})
+    with pytest.raises(InputError, match=r"case01 and of .*case02 under the case same"):
+        ImageInput(tmp_path / "mixed.csv", False)
+    with pytest.raises(InputError, match="INPUT: a/b and a_b would overwrite each other"):
+        refuse_same_output({"a/b": "a_b", "a_b": "a_b"}, "INPUT")
+
+
+def test_predictions_do_not_take_the_place_of_their_input(cases, tmp_path):
+    for source in (cases, cases / "case01", cases / "case01" / "x"):
+        with pytest.raises(InputError, match="contains INPUT"):
+            refuse_input_inside(source, cases)
+    refuse_input_inside(cases, cases / "case01" / "predictions")
+    refuse_input_inside(cases, tmp_path / "predictions")
+
+
+def test_a_changed_file_changes_the_fingerprint(tmp_path):
+    files = [masks_in(tmp_path / "a") / f"000{n}.png" for n in (1, 2)]
+    before = fingerprint(files)
+    assert fingerprint(files) == before != fingerprint(files[:1])
+    os.utime(files[0], ns=(0, 5))
+    assert fingerprint(files) != before
+
+
+def test_parts_of_other_predictions_are_not_joined(cases, tmp_path):
+    for case in ("case01", "case02", "case03", "case04"):
+        masks_in(tmp_path / "p" / case)
+    settings = {"PREDICTED": tmp_path / "p", "TRUTH": cases, "OUTPUT": tmp_path / "s"}
+    run_here("evaluate.py", **settings, PART="2/2")
+    write_picture(tmp_path / "p" / "case04" / "0002.png", disc_slice(24, 5)[1])
+    assert_refused("evaluate.py", "files", **settings, PART="1/2")
+    assert not (tmp_path / "s").exists()
+
+
+def test_color_images_are_no_masks(tmp_path):
+    masks = masks_in(tmp_path / "p", ("a", "b"))
+    run_here("submission.py", PREDICTED=masks, OUTPUT=tmp_path / "s.csv")
+    color = np.zeros((24, 24, 3), np.uint8)
+    color[3:9, 3:9] = (255, 0, 0)
+    write_picture(masks / "a.png", color)
+    assert_refused("submission.py", f"{masks / 'a.png'}: a color image", PREDICTED=masks, OUTPUT=tmp_path / "t.csv")
+    assert not (tmp_path / "t.csv").exists()
+    truth = masks_in(tmp_path / "t", ("a", "b"))
+    settings = {"PREDICTED": masks, "TRUTH": truth, "OUTPUT": tmp_path / "s"}
+    assert_refused("evaluate.py", f"{masks / 'a.png'}: a color image", **settings)
+    numbers = np.zeros((24, 24), np.uint8)
+    numbers[3:9], numbers[9:12] = 1, 2
+    write_picture(masks / "a.png", numbers)
+    said = run_here("submission.py", PREDICTED=masks, OUTPUT=tmp_path / "u.csv").stdout
+    assert "several classes in 1 of 2 masks" in said and "wrote 2 rows" in said
+
+
+# --- cases.csv of another evaluation
+
+HEADER = ["case", *SCORES, "class"]
+GOOD = {"case": "a", **dict.fromkeys(SCORES, "0.5"), "class": "1"}
+
+
+def written(folder, rows, header=HEADER):
+    folder.mkdir(exist_ok=True)
+    lines = [header, *([row[name] for name in header] if isinstance(row, dict) else row for row in rows)]
+    (folder / "cases.csv").write_text("".join(",".join(line) + "\n" for line in lines), encoding="utf-8")
+    return folder
+
+
+OWN = {"TOLERANCE": 1.0, "SPACING": None}
+
+
+@pytest.mark.parametrize(
+    ("rows", "words"),
+    [
+        ([GOOD, GOOD], "lines 2 and 3 have the same case and class (found a, 1)"),
+        (
+            [GOOD, GOOD | {"case": "b", "dice": "1.5"}],
+            "line 3 has an invalid dice (found '1.5', expected a number",
+        ),
+        ([GOOD | {"dice": "x"}], "line 2 has an invalid dice (found 'x'"),
+        ([GOOD | {"hausdorff": "-1"}], "line 2 has an invalid hausdorff (found '-1'"),
+        ([GOOD | {"hausdorff": "inf"}], "line 2 has an invalid hausdorff (found 'inf'"),
+        ([GOOD | {"volume_error": "-1.5"}], "line 2 has an invalid volume_error"),
+        ([GOOD | {"class": "1.5"}], "line 2 has an invalid class (found '1.5', expected a whole number"),
+        ([GOOD | {"class": ""}], "line 2 has an invalid class (found ''"),
+        ([GOOD | {"class": "one"}], "line 2 has an invalid class (found 'one'"),
+        ([GOOD, ["b", "0.5"]], "line 3 is incomplete or too long (found 2 fields, expected 13)"),
+        ([["b", '"0.5']], "line 2 is not CSV"),
+        ([], "none of the cases"),
+    ],
+)
+def test_one_wrong_field_of_another_evaluation(tmp_path, rows, words):
+    folder = written(tmp_path / "s", rows)
+    with pytest.raises(InputError) as caught:
+        read_other(folder, {"a"}, OWN)
+    message = str(caught.value)
+    assert words in message and "\n" not in message and str(folder) in message
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff\xfe\x00", b"\0\0\0", b"case,class\n", b"\xe9\xa9,b\n"])
+def test_another_evaluation_that_is_no_table(tmp_path, content):
+    (tmp_path / "cases.csv").write_bytes(content)
+    with pytest.raises(InputError, match=r"cases\.csv: "):
+        read_other(tmp_path, {"a"}, OWN)
+
+
+def test_what_cannot_be_compared_is_printed(tmp_path, capsys):
+    folder = written(tmp_path / "s", [GOOD | {"volume_error": "7", "hausdorff": "", "hausdorff_95": "300"}])
+    table = read_other(folder, {"a"}, OWN)
+    assert table["class"].tolist() == [1] and pd.isna(table["hausdorff"][2]) and not capsys.readouterr().out
+    read_other(folder, {"a", "b"}, OWN)
+    assert f"comparing 1 of 2 cases; not in {folder}: b" in capsys.readouterr().out
+    write_json(folder / "evaluation.json", {"TOLERANCE": 2.0, "SPACING": None})
+    assert "surface_dice" not in read_other(folder, {"a"}, OWN) and "dice" in read_other(folder, {"a"}, OWN)
+    assert "not comparing surface_dice" in capsys.readouterr().out
+    write_json(folder / "evaluation.json", {"TOLERANCE": 1.0, "SPACING": 3.0})
+    assert "hausdorff" not in read_other(folder, {"a"}, OWN)

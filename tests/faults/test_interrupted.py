@@ -1,0 +1,294 @@
+"""Every script with --replace on results of its own: killed or stopped anywhere, two at once, a full disk.
+
+The old results or the new ones are complete each time, and the next run makes the new ones. `--faults 1` tries every
+moment, not a sample.
+"""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from faults import kinds
+from faults.forking import Forking, snapshot
+from faults.judging import grammar
+
+SAMPLE = 6  # moments of a story, in the suite
+SIZES = 4  # sizes of a full disk, in the suite; 20 by hand
+
+
+class Story(NamedTuple):
+    """A script that replaces results.
+
+    Attributes:
+        good: function of `faults.kinds`.
+        script: the script.
+        flags: of both runs, without --replace; "@" is the folder, and "@/disk/out" the output.
+        first, second: further flags of the run that makes the old results, and of the one that replaces them.
+        kept: whether the script changes its input, so that the results are not all in disk/.
+    """
+
+    good: object
+    script: str
+    flags: str
+    first: str
+    second: str
+    kept: tuple = ("disk",)
+
+
+STORIES = {
+    "lists": Story(kinds.cases, "preprocess/2_write_lists.py", kinds.LISTS, "--seed 1", "--seed 2 --folds 2"),
+    "packed": Story(
+        kinds.cases,
+        "preprocess/3_pack_hdf5.py",
+        "--lists @/lists --packed @/out",
+        "--seed 1",
+        "--seed 2 --compression gzip",
+    ),
+    "images": Story(
+        kinds.imported, kinds.IMPORT, "--images @/images --masks @/masks --cases @/out", "--size 24", "--size 16"
+    ),
+    "matrices": Story(
+        kinds.matrices,
+        "preprocess/0_import_matrices.py",
+        "--images @/x --masks @/y --cases @/out",
+        "--size 16",
+        "--size 24",
+    ),
+    "volumes": Story(
+        kinds.volumes, kinds.VOLUMES, "--images @/nii/x --labels @/nii/y --cases @/out", "--size 16", "--size 24"
+    ),
+    "nodules": Story(
+        kinds.volumes,
+        "preprocess/0_import_nodules.py",
+        "--scans @/mha/x --annotations @/nodules.csv --cases @/out",
+        "--size 16",
+        "--size 24",
+    ),
+    "surface": Story(
+        kinds.surface, "preprocess/0_import_stl.py", "--surface @/s.stl --output @/out", "--size 16", "--size 24"
+    ),
+    "packed volumes": Story(
+        kinds.volumes,
+        "preprocess/3_pack_volumes.py",
+        "--data @/task --packed @/out --smallest-box 12",
+        "--seed 1",
+        "--seed 3",
+    ),
+    "scores": Story(kinds.evaluated, "evaluate.py", kinds.EVALUATE, "--tolerance 1", "--tolerance 2"),
+    "submission": Story(
+        kinds.evaluated, "submission.py", "--predicted @/predicted --output @/out/s.csv", "", "--probability 0.5"
+    ),
+    "sample": Story(
+        kinds.surface, "data/make_sample.py", "--cases @/out --count 1 --slices 6 --size 64", "--seed 1", "--seed 2"
+    ),
+    "drawn volumes": Story(
+        kinds.surface, "data/make_volumes.py", "--data @/out --train 1 --test 0 --contrasts 1", "--seed 1", "--seed 2"
+    ),
+    "augmented": Story(
+        kinds.imported,
+        "preprocess/1_augment_cases.py",
+        "--cases @/cases --part-margin 2",
+        "--filters ['D'] --shapes ['','RTP']",
+        "--filters ['C'] --shapes ['']",
+        ("cases",),
+    ),
+}
+NO_REPLACE = {"augmented"}
+
+
+class Stage:
+    """The folder of a story, with the old results in it, and what they and the new ones are.
+
+    Attributes:
+        request: for a run that replaces the old results.
+        old, new: results, as `results` returns them.
+        changes: number of changes of names on the disk that this run makes.
+        seconds: how long it takes.
+    """
+
+    def __init__(self, story, name, forking, good_files, room):
+        self.story, self.forking = story, forking(False)
+        self.room, self.here, self.good = room / "room", room / "room" / "trial", good_files(story.good)
+        flags = story.flags.replace("@/out", "@/disk/out").split()
+        replace = [] if name in NO_REPLACE else ["--replace"]
+        base = {"script": story.script, "room": str(self.room), "writes": ("disk", "cases")}
+        self.first = {**base, "flags": [*flags, *story.first.split()]}
+        self.request = {**base, "flags": [*flags, *story.second.split(), *replace]}
+        self.lay_out()
+        self.old = self.results()
+        answer = self.run(stop={"signal_number": 0})
+        assert answer["status"] == 0, answer
+        self.changes, self.seconds = int((room / "changes").read_text()), answer["seconds"]
+        self.new = self.results()
+        self.lay_out()
+        again = self.run()
+        assert again["status"] == 0, again
+        other = self.results()
+        self.varying = {path for path in self.new if self.new[path] != other.get(path)}  # dates and times
+        assert self.same(other, self.new) and not self.same(self.old, self.new)
+
+    def lay_out(self):
+        """Make the folder with the old results."""
+        shutil.rmtree(self.here, ignore_errors=True)
+        shutil.copytree(self.good, self.here)
+        (self.here / "disk").mkdir()
+        answer = self.run(self.first)
+        assert answer["status"] == 0, answer
+        self.room.joinpath("laid_out").mkdir(exist_ok=True)
+        shutil.rmtree(self.room / "laid_out")
+        shutil.copytree(self.here, self.room / "laid_out", symlinks=True, copy_function=shutil.copy2)
+
+    def restore(self):
+        """Make the folder with the old results again, from the copy."""
+        shutil.rmtree(self.here)
+        shutil.copytree(self.room / "laid_out", self.here, symlinks=True, copy_function=shutil.copy2)
+
+    def run(self, request=None, **more):
+        (answer,) = self.forking.run([{**(request or self.request), **more}])
+        return answer
+
+    def results(self):
+        """Everything in the folders of the results but unfinished work: dict of path to digest."""
+        found = {}
+        for name in self.story.kept:
+            found |= {f"{name}/{path}": digest for path, digest in snapshot(self.here / name).items()}
+        return {path: digest for path, digest in found.items() if ".part-" not in path}
+
+    def same(self, found, expected):
+        keep = getattr(self, "varying", set())
+        return found.keys() == expected.keys() and all(found[k] == expected[k] or k in keep for k in found)
+
+    def unfinished(self):
+        """What is left of work in progress; an empty folder goes after a minute."""
+        found = [path for name in self.story.kept for path in (self.here / name).rglob(".part-*")]
+        return [path for path in found if not path.is_dir() or any(path.iterdir())]
+
+    def journals(self):
+        return [path for path in self.unfinished() if (path / "journal.json").exists()]
+
+
+@pytest.fixture
+def stage(forking, good_files, room):
+    return lambda name: Stage(STORIES[name], name, forking, good_files, room)
+
+
+def sample(request, rng, moments, count):
+    moments = list(moments)
+    return moments if request.config.getoption("faults") else sorted(rng.sample(moments, min(count, len(moments))))
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_stopped_at_any_change_of_the_disk(name, stage, request):
+    staged = stage(name)
+    rng = random.Random(name)
+    for at in sample(request, rng, range(1, staged.changes + 1), SAMPLE):
+        number = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT])
+        staged.restore()
+        answer = staged.run(stop={"signal_number": number, "at": at})
+        where = f"signal {number} at change {at} of {staged.changes}"
+        found = staged.results()
+        complete = staged.same(found, staged.old) or staged.same(found, staged.new) or staged.journals()
+        assert complete, f"{where}: neither old nor new: {sorted(found.items() ^ staged.old.items())[:8]}"
+        if number == signal.SIGINT:
+            assert "Traceback" not in answer["err"], f"{where}: {answer['err']}"
+            assert not staged.unfinished(), f"{where}: left {staged.unfinished()}"
+        again = staged.run()
+        assert again["status"] == 0, f"{where}, then {again}"
+        assert staged.same(staged.results(), staged.new), f"{where}: the next run did not make the new results"
+        assert not staged.unfinished(), f"{where}: the next run left {staged.unfinished()}"
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_killed_at_any_time(name, stage, request):
+    staged = stage(name)
+    rng = random.Random(name)
+    for after in sample(request, rng, [staged.seconds * share / 40 for share in range(1, 44)], 2):
+        staged.restore()
+        staged.run(stop={"signal_number": signal.SIGKILL, "after": after})
+        found = staged.results()
+        assert staged.same(found, staged.old) or staged.same(found, staged.new) or staged.journals(), after
+        again = staged.run()
+        assert again["status"] == 0 and staged.same(staged.results(), staged.new), (after, again)
+
+
+@pytest.mark.parametrize("name", STORIES)
+def test_two_at_once(name, stage, room):
+    staged = stage(name)
+    staged.restore()
+    at = max(staged.changes - 2, 1)
+    staged.forking.start([{**staged.request, "stop": {"signal_number": signal.SIGSTOP, "at": at}}], 60)
+    until = time.monotonic() + 30
+    while not (room / "stopped").exists() or not (room / "stopped").read_text():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    first = int((room / "stopped").read_text())
+    with Forking(False) as others:
+        (second,) = others.run([staged.request], 60)
+        os.kill(first, signal.SIGCONT)
+        (answer,) = staged.forking.answers(1)
+    assert answer["status"] == 0, answer
+    assert second["status"] == 1 and not grammar(Path(staged.story.script).name, second["err"]), second
+    assert str(first) in second["err"], "who has it?"
+    assert staged.same(staged.results(), staged.new) and not staged.unfinished()
+
+
+@pytest.fixture
+def disk(request):
+    """Function that mounts a small disk at a folder; skips where that is not allowed."""
+    mounted = []
+
+    def mount(folder, size):
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+        if (
+            os.name != "posix"
+            or not hasattr(os, "geteuid")
+            or os.geteuid()
+            or subprocess.run(command, check=False).returncode
+        ):
+            pytest.skip("mounting a small disk needs root")
+        mounted.append(folder)
+
+    def unmount():
+        while mounted:
+            subprocess.run(["umount", str(mounted.pop())], check=True)
+
+    mount.undo = unmount
+    yield mount
+    unmount()
+
+
+@pytest.mark.parametrize("name", sorted(STORIES.keys() - {"augmented"}))
+def test_a_full_disk(name, stage, disk, request):
+    staged = stage(name)
+    staged.restore()
+    place = staged.here / "disk"
+    used = sum(max(path.stat().st_size, 4096) for path in place.rglob("*"))
+    sizes = sample(
+        request, random.Random(name), [used + 4096 * (2 + used * k // (4096 * 12)) for k in range(20)], SIZES
+    )
+    refused = 0
+    for size in sizes:
+        staged.restore()
+        shutil.move(place, staged.here / "kept")
+        place.mkdir()
+        disk(place, size)
+        shutil.copytree(staged.here / "kept", place, dirs_exist_ok=True, copy_function=shutil.copy2)
+        shutil.rmtree(staged.here / "kept")
+        answer = staged.run()
+        where = f"{size} bytes, of which {used} are used"
+        assert answer["status"] in (0, 1), f"{where}: {answer}"
+        if answer["status"]:
+            refused += 1
+            assert "the disk is full" in answer["err"], f"{where}: {answer}"
+            assert not grammar(Path(staged.story.script).name, answer["err"]), f"{where}: {answer}"
+        expected = staged.old if answer["status"] else staged.new
+        assert staged.same(staged.results(), expected), f"{where}: {answer}"
+        assert not staged.unfinished(), f"{where}: {staged.unfinished()}"
+        disk.undo()
+    assert refused or len(sizes) < 20
