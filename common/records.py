@@ -13,9 +13,9 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 def _is_inside(path):
-    """Check a relative path, with "/" between folders, that stays in its folder."""
-    parts = path.replace("\\", "/").split("/")
-    if not path or "\0" in path or ":" in parts[0] or {"", ".", ".."} & set(parts):
+    """Check a relative path, with "/" between folders, that stays in its folder; it may start with "./"."""
+    parts = path.replace("\\", "/").removeprefix("./").split("/")
+    if "\0" in path or ":" in parts[0] or {"", ".", ".."} & set(parts):
         raise ValueError("expected a path inside the folder")
     return path
 

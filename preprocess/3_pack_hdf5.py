@@ -128,7 +128,7 @@ def find_lists():
     divisions = {}
     for folder in folds or [""]:
         files = {name: root / folder / f"{name}.csv" for name in NAMES}
-        lists = {name: read_list(file) for name, file in files.items() if file.exists()}
+        lists = {name: read_list(file) for name, file in files.items() if file.exists() or file.is_symlink()}
         if not lists:
             raise InputError(
                 f"{root / folder}: contains no train.csv, validation.csv or test.csv; run 2_write_lists.py"

@@ -78,8 +78,16 @@ def _load(database, pruner):
         raise sqlite3.DatabaseError(answer)
     try:
         storage = _connect(database, skip_table_creation=True)
-        return optuna.load_study(study_name=STUDY_NAME, storage=storage, pruner=pruner)
-    except (KeyError, RuntimeError) as error:  # from another program or version
+        study = optuna.load_study(study_name=STUDY_NAME, storage=storage, pruner=pruner)
+        study.get_trials(deepcopy=False)  # every value of the database is read once
+        return study
+    except (
+        LookupError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        AttributeError,
+    ) as error:  # from another program or version
         raise sqlite3.DatabaseError(f"no readable study in it: {error}") from None
 
 
