@@ -1,7 +1,9 @@
 """The benchmarks of tests/benchmarks/ run through, in small: their figures are not looked at."""
 
 import importlib.util
+import os
 import shutil
+import subprocess
 import sys
 from functools import partial
 
@@ -49,6 +51,15 @@ def slices(tmp_path):
 def test_augment(benchmark, capsys):
     benchmark("augment", CASES=1).main()
     assert "times as fast" in capsys.readouterr().out
+
+
+def test_augmentation(benchmark, capsys):
+    benchmark("augmentation", CASES=3, EPOCHS=1, SIDE=32, SMALLEST=TINY).waiting()
+    assert "waiting for images" in capsys.readouterr().out
+    code = "import augmentation as a; a.SIDES, a.ROUNDS = (32,), 1; a.speed()"  # it keeps its process on one core
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(FOLDER), str(ROOT)])}
+    result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert "times as fast as Keras" in result.stdout
 
 
 def test_coreml(benchmark, slices, tmp_path):

@@ -69,6 +69,9 @@ RUN_ELSEWHERE = {
     "python train.py --settings data/packed/plan.json": (
         "tests/training/test_plan.py::test_facts_and_the_plan_of_a_packed_set"
     ),
+    "predict.py --run RUN --model my_net.py": (
+        "tests/training/test_trust.py::test_no_script_runs_the_network_of_a_stranger"
+    ),
     "python train.py --help": ("tests/test_settings.py::test_help_of_every_script_is_immediate_and_complete"),
     "python train.py --loss my_loss.py": "tests/test_extending.py::test_network_and_loss",
     "python train.py --model my_network.py": "tests/test_extending.py::test_network_and_loss",

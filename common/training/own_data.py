@@ -157,9 +157,9 @@ def choose_split(cases, folds):
         reason = "only one case: neighboring slices are similar, so scores are too good; add cases"
         share = 0.2, reason
     elif count < MANY_CASES:
-        share = 1 / count, f"one of {count} cases: few cases leave only one"
+        share = 1 / count, f"one case of {count}: more would leave too few for training"
     else:
-        share = 0.2, f"a fifth of {count} cases"
+        share = 0.2, f"a fifth of {number_of(count, 'case')}"
     chosen = {"TEST_SHARE": share}
     if folds:
         chosen["FOLDS"] = folds, "every case but those for testing validates once"

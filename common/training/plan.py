@@ -48,7 +48,7 @@ class Facts:
 
     def in_words(self):
         """The facts as lines of text."""
-        classes = "one class" if self.classes == 1 else f"{self.classes} classes"
+        classes = "one class" if self.classes == 1 else number_of(self.classes, "class", "classes")
         yield f"{number_of(self.training, 'slice')} for training from {number_of(self.cases, 'case')}"
         yield f"{number_of(self.validation, 'slice')} for validation; {self.side}x{self.side} pixels, {classes}"
         yield f"{self.filled:.0%} of the slices have foreground, which covers {self.foreground:.2%} of them"
