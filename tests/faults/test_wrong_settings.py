@@ -218,7 +218,9 @@ def problem(script, name, names, answer):
             err[err.find("run_pipeline.py: error") :] if "run_pipeline.py: error" in err else err
         )  # after a step's
         found += grammar(script.rpartition("/")[2], message)
-    if status == 2 and not re.search(rf"\b({'|'.join(names)})\b|{flag_of(name)}\b|s.json: not a JSON file", err):
+    if status == 2 and not re.search(
+        rf"\b({'|'.join(names)})\b|{flag_of(name)}\b|s.json: (not a JSON file|damaged)", err
+    ):
         found.append(f"names no setting: {err[-300:]}")
     return "; ".join(found)
 
