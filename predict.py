@@ -23,7 +23,7 @@ RUN: str | Annotated[list[types.PathName], Len(1)] = ""
 #   Of a folder of runs, the newest is used. Models of a list are averaged, and so are the folds of a cross-validation,
 #   as choose.py chose.
 WEIGHTS_FILE: types.WeightsFile = "best_dice"  # checkpoint of a run: "best_dice", "best_iou" or "last"
-MODEL: str = ""  # your own network file that RUN was trained with, so that its copy in RUN may run
+MODEL: str = ""  # your own network file of RUN, so that its copy in RUN may run
 #   Code in RUN runs only if it equals this file, or one that you trained with here and have not changed.
 TRUST_RUN: bool = False  # True: run any code that RUN contains; only if you trust its source
 INPUT: str = ""  # folder of images or cases, case folder, list (.csv), or volume

@@ -1,16 +1,17 @@
 """Run all steps in order, from images or case folders to a Core ML model.
 
-    python run_pipeline.py                                                   the synthetic sample, with small settings
+    python run_pipeline.py
     python run_pipeline.py --images my_data/images --masks my_data/masks --minutes 20
 
-Reads   CASES: case folders; by default the synthetic sample, which is created if missing; or IMAGES and MASKS: your
-        own images or volumes, with masks or label volumes of matching names
-Writes  WORK/lists, packed, runs, predictions, scores, and model.mlmodel; with IMAGES also cases and decisions.md
-Takes   under five minutes on two cores for the sample; with IMAGES, MINUTES of training and a few more
+Reads   IMAGES and MASKS: your own images or volumes, with masks or label volumes of matching names; or CASES:
+        case folders, by default the synthetic sample, which is created if missing
+Writes  WORK/lists, packed, runs, predictions, scores and model.mlmodel; with IMAGES, cases and decisions.md
+Takes   under five minutes on two cores for the sample; with IMAGES, MINUTES of training and some more
 Expect  a mean Dice of about 0.98 on the test cases of the sample
 
-Each step runs its script as you would, and prints the command so that you can reuse it.
-With CASES, step 1 also writes its variants into CASES, next to x and y. With IMAGES, step 4 plans the training.
+Each step runs its script as you would, and prints the command so that you can reuse it. With CASES, step 1
+writes its variants into CASES, next to x and y, and training uses the small settings below. With IMAGES,
+step 4 plans the training.
 """
 
 from common import setting_types as types
@@ -26,7 +27,7 @@ REPLACE: bool = True  # overwrite earlier output in WORK (run folders are kept)
 
 # --- with IMAGES
 MINUTES: types.Positive = 20.0  # time for training; with FOLDS, for all folds together
-FOLDS: types.Folds = 0  # number of cross-validation folds, from which the best averaging is chosen; 0: one training
+FOLDS: types.Folds = 0  # number of cross-validation folds to average; 0: one training
 SIZE: types.Side | None = None  # side length of the slices in pixels; None: chosen from your images
 
 # --- small settings, with CASES

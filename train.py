@@ -24,7 +24,7 @@ AUGMENTATION: Literal["medical"] | types.Augmentation = "medical"  # on the fly;
 #   Slices: "medical", or a dict such as {"flip": "horizontal", "rotation": 10, "noise": [0.1, 0, 0.06]}: see
 #   docs/choosing.md. Volumes ("medical" is none): {"rotation": 5, "zoom": 0.1, "shift": 0.1, "shear": 0.05, "flip":
 #   "x", "gamma": 0.5, "margins": [0.1, 0.2, 0.3]}
-FOREGROUND: types.Share = 0.0  # at least this share of every batch of slices has foreground; 0: as they come
+FOREGROUND: types.Share = 0.0  # least share of every batch of slices with foreground; 0: as they come
 CROP: types.Crop | None = None  # packed volumes: crop size in voxels (up, back, left); None: whole cases
 
 # --- output and starting point
@@ -32,7 +32,7 @@ RUNS: types.PathName = "runs"  # folder of the run folders
 MODE: Literal["new", "resume", "retrain"] = "new"  # "new"; "resume": continue RUN; "retrain": start from its weights
 #   "resume" keeps the settings of RUN; flags override them.
 RUN: str = ""  # run folder to resume or retrain (or, to retrain, a .keras file)
-TRUST_RUN: bool = False  # True: run code that RUN or a settings file brings along; only if you trust its source
+TRUST_RUN: bool = False  # True: run code of RUN or a settings file; only if you trust its source
 
 # --- network and loss
 MODEL: types.Network = "unet"  # "unet" or another network of models/, or the path of a .py file
@@ -56,7 +56,7 @@ SCHEDULE_SETTINGS: types.ScheduleSettings = {}  # such as {"power": 0.9} for "po
 CONTROLLER: types.ControllerSettings = {}  # learning-rate multiplier on a plateau; {}: off
 #   {"step": [0.1, 2.5], "patience": [10, 3], "limit": [0.001, 1]}
 BATCH_SIZE: types.PositiveInt | Literal["auto"] | None = None
-# slices, crops or volumes per step; "auto": the recommended size, doubled while faster
+# slices, crops or volumes per step; "auto": as recommended, doubled while faster
 
 # --- how long
 EPOCHS: types.PositiveInt = 50  # passes over the training set

@@ -1,7 +1,7 @@
 """Step 4: plan a training that fits the packed sets, this device and your time.
 
-Reads   PACKED/train.h5 and validation.h5, or the same in PACKED/fold1                  from step 3
-Writes  PACKED/plan.json, a settings file with a reason for each value                  for train.py
+Reads   PACKED/train.h5 and validation.h5, or the same in PACKED/fold1            from step 3
+Writes  PACKED/plan.json, a settings file with a reason for each value            for train.py
 Takes   about half a minute: it measures a few training steps on this device
 
 Use it, or edit it first:
