@@ -3,15 +3,15 @@
     python run_pipeline.py
     python run_pipeline.py --images my_data/images --masks my_data/masks --minutes 20
 
-Reads   IMAGES and MASKS: your own images or volumes, with masks or label volumes of matching names; or CASES:
-        case folders, by default the synthetic sample, which is created if missing
-Writes  WORK/lists, packed, runs, predictions, scores and model.mlmodel; with IMAGES, cases and decisions.md
-Takes   under five minutes on two cores for the sample; with IMAGES, MINUTES of training and some more
+Reads   IMAGES and MASKS: your own images or volumes, with masks of matching names; or CASES: case
+        folders, by default the synthetic sample, which is created if missing
+Writes  WORK/lists, packed, runs, predictions, scores, model.mlmodel; for IMAGES also decisions.md
+Takes   under five minutes on two cores for the sample; with IMAGES, MINUTES and some more
 Expect  a mean Dice of about 0.98 on the test cases of the sample
 
-Each step runs its script as you would, and prints the command so that you can reuse it. With CASES, step 1
-writes its variants into CASES, next to x and y, and training uses the small settings below. With IMAGES,
-step 4 plans the training.
+Each step runs its script as you would, and prints the command so that you can reuse it. With
+CASES, step 1 writes its variants into CASES, next to x and y, and training uses the small settings
+below. With IMAGES, step 4 plans the training.
 """
 
 from common import setting_types as types

@@ -32,7 +32,7 @@ RUNS: types.PathName = "runs"  # folder of the run folders
 MODE: Literal["new", "resume", "retrain"] = "new"  # "new"; "resume": continue RUN; "retrain": start from its weights
 #   "resume" keeps the settings of RUN; flags override them.
 RUN: str = ""  # run folder to resume or retrain (or, to retrain, a .keras file)
-TRUST_RUN: bool = False  # True: run code of RUN or a settings file; only if you trust its source
+TRUST_RUN: bool = False  # True: run code of RUN or a settings file; trust its source first
 
 # --- network and loss
 MODEL: types.Network = "unet"  # "unet" or another network of models/, or the path of a .py file
@@ -56,7 +56,7 @@ SCHEDULE_SETTINGS: types.ScheduleSettings = {}  # such as {"power": 0.9} for "po
 CONTROLLER: types.ControllerSettings = {}  # learning-rate multiplier on a plateau; {}: off
 #   {"step": [0.1, 2.5], "patience": [10, 3], "limit": [0.001, 1]}
 BATCH_SIZE: types.PositiveInt | Literal["auto"] | None = None
-# slices, crops or volumes per step; "auto": as recommended, doubled while faster
+# slices, crops or volumes per step; "auto": doubled while faster
 
 # --- how long
 EPOCHS: types.PositiveInt = 50  # passes over the training set

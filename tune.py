@@ -22,7 +22,7 @@ from common.settings import apply_command_line
 TRAIN: types.PathName = "data/packed/train.h5"  # packed set or list to train on
 VALIDATION: types.PathName = "data/packed/validation.h5"  # packed set or list that decides the best trial
 STUDY: types.PathName = "study"  # folder for the search
-TRUST_RUN: bool = False  # True: run code of STUDY or a settings file; only if you trust its source
+TRUST_RUN: bool = False  # True: run code of STUDY or a settings file; trust its source first
 
 # --- search space; each trial chooses one value from each list, so a list of one is fixed
 MODELS: Annotated[list[types.Network], Len(1)] = ["unet", "deeplab_v3plus"]  # networks, as for MODEL in train.py
