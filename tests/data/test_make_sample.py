@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from running import assert_refused, run_here, run_script
 
+from common.manifest import MANIFEST
+
 SCRIPT = "data/make_sample.py"
 SMALL = {"COUNT": 2, "SLICES": 6, "SIZE": 64}
 
@@ -16,7 +18,9 @@ def make(root, run=run_here, **settings):
 
 
 def files_of(root):
-    return {str(path.relative_to(root)): path.read_bytes() for path in sorted(root.rglob("*")) if path.is_file()}
+    """Content of every file but the manifest, which lists them."""
+    files = [path for path in sorted(root.rglob("*")) if path.is_file() and path.name != MANIFEST]
+    return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +140,9 @@ def test_never_replaces_a_folder_of_the_user(tmp_path, name, content):
     file.parent.mkdir(parents=True)
     file.write_text(content)
     before = files_of(tmp_path)
-    assert_refused(SCRIPT, tmp_path / "mine", "did not create", CASES=tmp_path / "mine", REPLACE=True, **SMALL)
+    assert_refused(
+        SCRIPT, tmp_path / "mine", "not made by this toolkit", CASES=tmp_path / "mine", REPLACE=True, **SMALL
+    )
     assert files_of(tmp_path) == before
 
 
@@ -145,7 +151,7 @@ def test_never_replaces_a_case_that_the_user_added(tmp_path):
     make(root, **SMALL)
     (root / "case_of_mine" / "x").mkdir(parents=True)
     before = files_of(root)
-    assert_refused(SCRIPT, root, "did not create", CASES=root, REPLACE=True, **SMALL)
+    assert_refused(SCRIPT, root, "no script made", CASES=root, REPLACE=True, **SMALL)
     assert files_of(root) == before and (root / "case_of_mine" / "x").is_dir()
 
 

@@ -52,7 +52,7 @@ def test_settings_json_says_why_each_value_is_what_it_is(packed, tmp_path):
     (run,) = (tmp_path / "runs").iterdir()
     recorded = json.loads((run / "settings.json").read_text())
     reasons = recorded["reasons"]
-    assert reasons.keys() == recorded.keys() - {"reasons"}
+    assert reasons.keys() == recorded.keys() - {"reasons", "format"}
     assert reasons["EPOCHS"] == "flag --epochs" and reasons["LOSS"] == "constant in train.py"
     assert reasons["EARLY_STOP"] == f"settings file {tmp_path / 'first.json'}"
     assert reasons["OPTIMIZER"] == reasons["BATCH_SIZE"] == "recommended for unet"
