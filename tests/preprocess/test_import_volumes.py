@@ -1,7 +1,6 @@
 """0_import_volumes.py: volumes of every kind to slices and back, and what it refuses."""
 
 import json
-from dataclasses import asdict
 
 import cv2
 import numpy as np
@@ -369,7 +368,7 @@ def test_window_goes_from_the_cases_into_the_run(tmp_path):
     settings = {"IMAGES": tmp_path / "i", "LABELS": tmp_path / "l", "SIZE": 24, "WINDOW": [-150, 250]}
     run_here(SCRIPT, CASES=tmp_path / "cases", **settings)
     lists, packed = tmp_path / "lists", tmp_path / "packed"
-    run_here("preprocess/2_write_lists.py", CASES=tmp_path / "cases", LISTS=lists)
+    run_here("preprocess/2_write_lists.py", CASES=tmp_path / "cases", LISTS=lists, SAME_SLICES="report")
     run_here("preprocess/3_pack_hdf5.py", LISTS=lists, PACKED=packed)
     for path in (packed / "train.h5", lists / "train.csv"):
         record = open_set(path).record()
@@ -385,11 +384,13 @@ def test_a_volume_is_predicted_at_the_spacing_of_training(tmp_path):
     cases, lists, scan = tmp_path / "cases", tmp_path / "lists", tmp_path / "i" / "a.nrrd"
     prepared = {"PLANE": "coronal", "SPACING": 1.4, "WINDOW": [-150, 250]}
     run_here(SCRIPT, IMAGES=tmp_path / "i", LABELS=tmp_path / "l", CASES=cases, SIZE=24, SLICES="all", **prepared)
-    run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=lists, TEST_SHARE=0)
+    run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=lists, TEST_SHARE=0, SAME_SLICES="report")
     run = tmp_path / "run"
     run.mkdir()
     write_copying_network(run / "best_dice.keras", 24)
-    (run / "state.json").write_text(json.dumps({"data": asdict(open_set(lists / "train.csv").record())}))
+    (run / "state.json").write_text(
+        json.dumps({"data": open_set(lists / "train.csv").record().model_dump(mode="json")})
+    )
     run_here("predict.py", RUN=run, INPUT=cases / "case_a", OUTPUT=tmp_path / "a")
     run_here("predict.py", RUN=run, INPUT=scan, OUTPUT=tmp_path / "b")
     assert len(list((tmp_path / "b").glob("0*.png"))) == 12
