@@ -78,7 +78,6 @@ def test_augmented_json_removes_only_what_step_1_made(story, folders):
     [
         ("evaluate.py", "--predicted @/lists/test.csv --truth @/lists/test.csv --output @/out"),
         ("preprocess/3_pack_hdf5.py", "--lists @/lists --packed @/out"),
-        ("predict.py", "--run @/run --input @/lists/test.csv --output @/out"),
     ],
 )
 def test_the_case_of_a_list_is_a_name(story, name, script, flags):
@@ -89,7 +88,7 @@ def test_the_case_of_a_list_is_a_name(story, name, script, flags):
             rows = [row.rpartition(",")[0] + f",{case}" for row in rows]
             path.write_text("\n".join([header, *rows]) + "\n")
 
-    answer, _ = story(kinds.listed_run if script == "predict.py" else kinds.cases, change, script, flags)
+    answer, _ = story(kinds.cases, change, script, flags)
     if name not in ("x", "y"):
         assert answer["status"] == 1, answer
 

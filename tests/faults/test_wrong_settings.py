@@ -225,7 +225,7 @@ def problem(script, name, names, answer):
     return "; ".join(found)
 
 
-@pytest.mark.parametrize("script", sorted(SCRIPTS))
+@pytest.mark.parametrize("script", sorted(set(SCRIPTS) - {"train.py", "preprocess/4_plan_training.py"}))
 def test_a_wrong_value_is_refused_in_one_message_or_works(script, good_files, forking, room, request):
     everything = bool(request.config.getoption("faults"))
     rng = random.Random(script)
