@@ -142,7 +142,8 @@ def test_preparation_of_runs_must_agree_unless_a_setting_decides(tmp_path):
 
 
 def test_models_for_volumes_belong_together(tmp_path):
-    whole = VolumeData(step="whole", classes=1, labels=["a"], channels=1, spacing=[1, 1, 1], voxels=100, intensity={})
+    about = {"classes": 1, "labels": ["a"], "channels": 1, "spacing": [1, 1, 1], "voxels": 100}
+    whole = VolumeData(step="whole", intensity={"kind": "volume"}, **about)
     patch, single = (whole.model_copy(update={"step": step}) for step in ("patch", "single"))
     other = whole.model_copy(update={"voxels": 200})
     runs = {
