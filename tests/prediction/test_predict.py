@@ -136,7 +136,9 @@ def test_images_are_predicted_without_simpleitk(trained, tmp_path):
 
 
 def files_of(folder):
-    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Content of every file but the manifest, which has a digest of prediction.json."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != ".made_files.json"]
+    return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
 def test_parts_predict_what_one_run_predicts(trained, packed, tmp_path):
@@ -194,6 +196,6 @@ def test_bad_input_of_predict(trained, packed, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("mine")
     assert_refused("predict.py", "exists", **{**good, "OUTPUT": tmp_path / "mine"})
-    assert_refused("predict.py", "not made by this script", **{**good, "OUTPUT": tmp_path / "mine"}, REPLACE=True)
+    assert_refused("predict.py", "not made by this toolkit", **{**good, "OUTPUT": tmp_path / "mine"}, REPLACE=True)
     assert (tmp_path / "mine" / "notes.txt").exists() and not (tmp_path / "out").exists()
     assert not leftovers(tmp_path)
