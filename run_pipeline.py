@@ -6,7 +6,7 @@
 Reads   IMAGES and MASKS: your own images or volumes, with masks of matching names; or CASES: case
         folders, by default the synthetic sample, which is created if missing
 Writes  WORK/lists, packed, runs, predictions, scores, model.mlmodel; for IMAGES also decisions.md
-Takes   under five minutes on two cores for the sample; with IMAGES, MINUTES and some more
+Takes   under five minutes on two cores for the sample; with IMAGES, MINUTES and a few more
 Expect  a mean Dice of about 0.98 on the test cases of the sample
 
 Each step runs its script as you would, and prints the command so that you can reuse it. With

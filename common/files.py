@@ -1,13 +1,11 @@
 """Write files completely or not at all, and read records that other programs may have damaged."""
 
-import gzip
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
-import zlib
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -92,27 +90,6 @@ def one_name(name, where):
     if not text or text.startswith(".") or re.search(r"[/\\\0]|^[A-Za-z]:", text) or len(os.fsencode(text)) > 255:
         raise InputError(f"{where}: expected the name of a file or folder, without a path (found {str(name)[:80]!r})")
     return text
-
-
-def require_whole_gzip(path, least=None):
-    """Raise InputError if a gzip file is cut short or damaged; some readers silently ignore that.
-
-    Args:
-        path: path of the file.
-        least: minimum size in bytes of the unpacked content. If the last four bytes, the length, agree, the file is not
-            unpacked for the check.
-    """
-    with open(path, "rb") as file:
-        file.seek(-min(4, os.path.getsize(path)), os.SEEK_END)
-        length = int.from_bytes(file.read(), "little")
-    if least is not None and (length - least) % 2**32 < 2**16:  # headers are small; the length is modulo 2^32
-        return
-    try:
-        with gzip.open(path) as file:
-            while file.read(2**20):
-                pass
-    except (EOFError, OSError, zlib.error):
-        raise InputError(f"{path}: damaged or cut short; copy or make it again") from None
 
 
 def write_json(path, value):

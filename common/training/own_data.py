@@ -1,11 +1,10 @@
 """Decisions of run_pipeline.py about a user's own images, each with its reason."""
 
-import json
 import statistics
 from pathlib import Path
 
 from common.errors import InputError, SettingError
-from common.files import whole_file
+from common.files import read_json, whole_file
 from common.settings import REASONS
 from common.slices.cases import find_cases
 from common.slices.finding import walk
@@ -46,7 +45,7 @@ class Decisions:
 
     def add_plan(self, plan):
         """Add the settings of plan.json, a Path."""
-        found = json.loads(Path(plan).read_text(encoding="utf-8"))
+        found = read_json(plan)
         reasons = found[REASONS]
         self.add("training", {name: (value, reasons[name]) for name, value in found.items() if name in reasons})
 
