@@ -152,7 +152,7 @@ def whole_entries(root, names, replace=False, *, removed=(), listed=True):
             _list_files(root, staging / NEW, files, gone)
             made.append(MANIFEST)
         for name in made:
-            if listed and (staging / NEW / name).is_dir() and (staging / NEW / name).suffix != ".mlpackage":
+            if listed and (staging / NEW / name).is_dir():
                 Manifest.of(staging / NEW / name).write_to(staging / NEW / name / MANIFEST)
         _refuse_entries(root, [name for name in made if name != MANIFEST], replace)
         _refuse_entries(root, gone, True)
