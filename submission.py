@@ -24,7 +24,7 @@ settings = apply_command_line(globals())
 
 import pandas as pd
 
-from common.errors import InputError, summarise
+from common.errors import InputError, summarize
 from common.evaluation.pairs import read_mask
 from common.parallel import ordered_map, progress
 from common.replacing import new_file, refuse_existing
@@ -53,7 +53,7 @@ def run_length_rows():
     read = progress(ordered_map(read_runs, masks, problems=problems), len(masks), "reading")
     runs, classes = zip(*((None, 0) if both is None else both for both in read), strict=True)
     if problems:
-        raise InputError(summarise(problems, "masks cannot be used"))
+        raise InputError(summarize(problems, "masks cannot be used"))
     if several := sum(count > 1 for count in classes):
         print(f"several classes in {several} of {number_of(len(masks), 'mask')}; they become one mask here")
     names = [f"{s.case}/{s.name}" if s.case else s.name for s in masks]

@@ -44,7 +44,7 @@ def as_setting_error(setting):
         raise SettingError(f"{setting}: {error}") from error
 
 
-def summarise(problems, what):
+def summarize(problems, what):
     """Make one message for many bad files: the count and the first ten.
 
     Args:
@@ -63,13 +63,13 @@ def name_broken(problems, what, done, skip):
     """Report files that an importer could not use: an error, unless others were imported and `skip` is set.
 
     Args:
-        problems, what: as in `summarise`.
+        problems, what: as in `summarize`.
         done: number of imported files.
         skip: the setting SKIP_BROKEN.
     """
     if not problems:
         return
-    message = summarise(problems, what)
+    message = summarize(problems, what)
     if not (skip and done):
         others = "\n  Imported the others; pass --skip-broken to exit with status 0." if done else ""
         raise InputError(message + others)

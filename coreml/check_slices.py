@@ -7,7 +7,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.slices.cases import find_slices
-from common.slices.images import pictures_in, read_mask, read_picture, resize, to_gray, to_unit
+from common.slices.images import images_in, read_image, read_mask, resize, to_gray, to_unit
 from common.slices.masks import class_count, to_classes, values_of
 from common.training.sets import open_set
 
@@ -65,7 +65,7 @@ def gather_slices(source, count, shape, channels):
 def _gather_from_folder(folder, count, shape, classes):
     paths = [s.path for s in find_slices(str(folder), "x", "SLICES")]
     folders = {path.parent for path in paths if path.parent.name == "x"}
-    mask_paths = {folder: pictures_in(folder.with_name("y")) for folder in folders if folder.with_name("y").is_dir()}
+    mask_paths = {folder: images_in(folder.with_name("y")) for folder in folders if folder.with_name("y").is_dir()}
 
     def mask_of(path):
         mask_path = mask_paths.get(path.parent, {}).get(path.stem)
@@ -78,7 +78,7 @@ def _gather_from_folder(folder, count, shape, classes):
     images, truths = [], []
     for i in _choose_slices(len(paths), count, has_mask):
         mask = mask_of(paths[i])
-        images.append(to_unit(resize(to_gray(read_picture(paths[i])), shape[:2]))[..., None])
+        images.append(to_unit(resize(to_gray(read_image(paths[i])), shape[:2]))[..., None])
         truths.append(None if mask is None else _to_network_mask(mask, paths[i], shape, classes))
     return images, truths
 

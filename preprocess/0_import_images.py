@@ -60,8 +60,8 @@ from common.slices.cases import (
     match_files,
     refuse_existing_cases,
 )
-from common.slices.finding import PICTURES, find_pictures, report_skipped, walk
-from common.slices.images import cut, encode_png, fit_boxes, read_picture, refuse_tiny, stretch, to_gray
+from common.slices.finding import IMAGE_ENDINGS, find_images, report_skipped, walk
+from common.slices.images import cut, encode_png, fit_boxes, read_image, refuse_tiny, stretch, to_gray
 from common.slices.leftovers import find_earlier_cases
 from common.slices.masks import check_mask_values, class_count, class_count_of_files, map_values, values_of
 from common.words import number_of
@@ -94,7 +94,7 @@ def main():
     values, brightest = {}, []  # of each mask; of 16-bit images
     result = import_cases(
         sources,
-        partial(import_picture, values=values, brightest=brightest),
+        partial(import_image, values=values, brightest=brightest),
         partial(CaseRecord, SCRIPT, settings.SIZE, **fitting),
         settings.REPLACE,
         check=lambda _: class_count_of_files(values, settings.MASKS),
@@ -136,12 +136,12 @@ def match_sources():
     image_files, skipped = walk(image_root)
     mask_files, more = (image_files, []) if mask_root == image_root else walk(mask_root)
     report_skipped(skipped + more)
-    images = find_pictures(image_root, image_files, image_name or "{id}", skip=MASK_FOLDERS, drop=IMAGE_FOLDERS)
+    images = find_images(image_root, image_files, image_name or "{id}", skip=MASK_FOLDERS, drop=IMAGE_FOLDERS)
     candidates = [mask_name] if mask_name else MASK_NAMES
     images, masks, fitting = choose_mask_name(images, mask_root, mask_files, candidates, image_root == mask_root)
     if not images:
         raise InputError(
-            f"IMAGES: no image ({', '.join(PICTURES)}) matches {settings.IMAGES}; pass their folder as --images"
+            f"IMAGES: no image ({', '.join(IMAGE_ENDINGS)}) matches {settings.IMAGES}; pass their folder as --images"
         )
     if not images.keys() & masks.keys():
         raise InputError(
@@ -181,7 +181,7 @@ def choose_mask_name(images, mask_root, mask_files, names, same_root):
     """Choose the mask name pattern that matches the most images.
 
     Args:
-        images: result of `find_pictures`.
+        images: result of `find_images`.
         mask_root, mask_files: folder of the masks, and the images in it.
         names: patterns.
         same_root: whether this folder also contains the images.
@@ -191,7 +191,7 @@ def choose_mask_name(images, mask_root, mask_files, names, same_root):
     """
     options = []
     for name in names:
-        masks = find_pictures(mask_root, mask_files, name, skip=IMAGE_FOLDERS, drop=MASK_FOLDERS)
+        masks = find_images(mask_root, mask_files, name, skip=IMAGE_FOLDERS, drop=MASK_FOLDERS)
         not_images = set(masks.values()) if same_root else set()
         options.append(({key: path for key, path in images.items() if path not in not_images}, masks, name))
     return max(options, key=lambda option: len(option[0].keys() & option[1].keys()))
@@ -221,7 +221,7 @@ def name_cases(keys):
 # --- one image
 
 
-def import_picture(source, values, brightest):
+def import_image(source, values, brightest):
     """Read an image with its mask and cut both to size.
 
     Args:
@@ -232,7 +232,7 @@ def import_picture(source, values, brightest):
     Returns:
         Imported.
     """
-    image = to_gray(read_picture(source.image))
+    image = to_gray(read_image(source.image))
     refuse_tiny(image, source.image)
     mask = np.zeros(image.shape, np.uint8) if source.mask is None else prepare_mask(source.mask)
     if mask.shape != image.shape:
@@ -259,7 +259,7 @@ def prepare_mask(path):
     Returns:
         (H, W) uint8.
     """
-    mask = read_picture(path)
+    mask = read_image(path)
     if mask.ndim == 3:
         gray = to_gray(mask)
         if not np.array_equal(gray, mask[..., 0]):

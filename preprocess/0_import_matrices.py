@@ -43,7 +43,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from common.errors import InputError, name_broken, summarise
+from common.errors import InputError, name_broken, summarize
 from common.files import natural_key
 from common.settings import require_folder
 from common.slices.cases import (
@@ -87,7 +87,7 @@ def match_pairs():
         raise InputError(f"MASKS: no file in {settings.MASKS} has the same name as one in {settings.IMAGES}")
     alone = without_partner(images, masks, f"mask in {settings.MASKS}")
     if alone := alone + without_partner(masks, images, f"image in {settings.IMAGES}"):
-        print(f"skipped {summarise(alone, 'files without a partner')}")
+        print(f"skipped {summarize(alone, 'files without a partner')}")
     cases = {}
     for name in sorted(images.keys() & masks.keys(), key=natural_key):
         case = as_case_name(name.removesuffix(".csv").removesuffix(".txt"))

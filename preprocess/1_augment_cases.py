@@ -54,7 +54,7 @@ from functools import partial
 import cv2
 import numpy as np
 
-from common.errors import InputError, summarise
+from common.errors import InputError, summarize
 from common.files import one_name
 from common.jobs import Part
 from common.manifest import VARIANTS
@@ -148,7 +148,7 @@ def check_slices(slices):
     for _ in ordered_map(check, slices, settings.WORKERS, problems):
         pass
     if problems:
-        raise InputError(summarise(problems, "files cannot be used"))
+        raise InputError(summarize(problems, "files cannot be used"))
 
 
 def augment_slice(task, filters, shapes, new):

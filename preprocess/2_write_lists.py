@@ -45,7 +45,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from common.errors import InputError, SettingError, summarise
+from common.errors import InputError, SettingError, summarize
 from common.files import natural_key
 from common.parallel import ordered_map, progress
 from common.replacing import refuse_existing, whole_folder
@@ -152,7 +152,7 @@ def check_data(cases):
     checked = ordered_map(check_slice, pairs, problems=problems)
     slices = [result for result in progress(checked, len(pairs), "checking") if result]
     if problems:
-        raise InputError(summarise(problems, "problems in the data set"))
+        raise InputError(summarize(problems, "problems in the data set"))
     if not slices:
         raise InputError(f"CASES: no slices in {settings.CASES}; import some with 0_import_images.py")
     for what, found in (("side length", {s.size: s for s in slices}), ("bit depth", {s.bits: s for s in slices})):

@@ -41,7 +41,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.claims import claimed
-from common.errors import InputError, summarise
+from common.errors import InputError, summarize
 from common.files import natural_key, whole_file
 from common.jobs import Part
 from common.public_settings import public_settings
@@ -204,7 +204,7 @@ def pack_division(division, files):
     for name, table in division.tables.items():
         values |= pack(files[name], table, name, division, problems)
     if problems:
-        raise InputError(summarise(problems, "slices cannot be packed"))
+        raise InputError(summarize(problems, "slices cannot be packed"))
     classes = count_classes(values, division)
     for file in files.values():
         add_attributes(file, classes=classes)
@@ -242,7 +242,7 @@ def pack_shards(divisions, part):
             print(f"skipping {existing} of {len(own)} shards: they already exist with equal slices, order and settings")
         problems = [problem for shard in missing for problem in pack_shard(shard, division)]
         if problems:
-            raise InputError(summarise(problems, "slices cannot be packed"))
+            raise InputError(summarize(problems, "slices cannot be packed"))
     with claimed(Path(settings.PACKED, SHARDS), wait=True):  # parts that finish at the same time
         if not all(shard.path.exists() for division in divisions for shard in division.shards):
             return False

@@ -66,7 +66,7 @@ import h5py
 import numpy as np
 import SimpleITK as sitk
 
-from common.errors import InputError, SettingError, as_input_error, summarise
+from common.errors import InputError, SettingError, as_input_error, summarize
 from common.files import natural_key
 from common.parallel import progress
 from common.public_settings import public_settings
@@ -217,7 +217,7 @@ def pack_cases(file, data, labels, rule, attributes):
         attributes["channels"] = first[1] if first else 0
         packed.attrs.update(attributes)
     if problems or not written:
-        raise InputError(summarise(problems or ["labels: all are 0; check LABEL_VALUES"], "volumes cannot be packed"))
+        raise InputError(summarize(problems or ["labels: all are 0; check LABEL_VALUES"], "volumes cannot be packed"))
     return written
 
 

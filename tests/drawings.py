@@ -41,7 +41,7 @@ def textured(rng, shape, mean, deviation, scale):
 
 
 def head_and_neck(root, pictures=(24, 8, 8), shape=(768, 1024), crop=530, seed=0):
-    """Full-scale pictures, and crops of them with labels of three channels, each cut somewhere else.
+    """Full-scale images, and crops of them with labels of three channels, each cut somewhere else.
 
     Writes root/full/<name>.png and root/data/{train,validation,test}/{image,label}/<name>.tif.
     """
@@ -53,7 +53,7 @@ def head_and_neck(root, pictures=(24, 8, 8), shape=(768, 1024), crop=530, seed=0
         for _ in range(count):
             number += 1
             left, top = (int(rng.integers(0, whole - crop + 1)) for whole in shape[::-1])
-            grey = textured(rng, shape, 90, 18, max(shape[0] // 30, 2))
+            gray = textured(rng, shape, 90, 18, max(shape[0] // 30, 2))
             middle = [left + crop // 2, top + crop // 2]
             organ = np.zeros(shape, np.uint8)
             axes = (rng.uniform(0.12, 0.2, 2) * crop).astype(int).tolist()
@@ -61,13 +61,13 @@ def head_and_neck(root, pictures=(24, 8, 8), shape=(768, 1024), crop=530, seed=0
             cv2.ellipse(organ, place, axes, float(rng.uniform(0, 180)), 0, 360, 255, -1)
             for _ in range(4):  # others of the same brightness but long and thin
                 ends = rng.integers(0, min(shape), 4).tolist()
-                cv2.line(grey, ends[:2], ends[2:], 150.0, max(crop // 60, 1))
-            grey[organ > 0] += 45
-            grey = cv2.GaussianBlur(grey, (0, 0), 1.5).clip(0, 255).astype(np.uint8)
+                cv2.line(gray, ends[:2], ends[2:], 150.0, max(crop // 60, 1))
+            gray[organ > 0] += 45
+            gray = cv2.GaussianBlur(gray, (0, 0), 1.5).clip(0, 255).astype(np.uint8)
             box = np.s_[top : top + crop, left : left + crop]
             name = f"{number:02d}"
-            cv2.imwrite(str(root / "full" / f"{name}.png"), grey)
-            cv2.imwrite(str(root / "data" / part / "image" / f"{name}.tif"), grey[box])
+            cv2.imwrite(str(root / "full" / f"{name}.png"), gray)
+            cv2.imwrite(str(root / "data" / part / "image" / f"{name}.tif"), gray[box])
             label = cv2.cvtColor(organ[box], cv2.COLOR_GRAY2BGR)
             cv2.imwrite(str(root / "data" / part / "label" / f"{name}.tif"), label)
 
@@ -97,11 +97,11 @@ def lung_scans(root, train=8, test=3, shape=(40, 160, 160), pixel=2.2, seed=0):
             a, b, c = inside[rng.integers(len(inside))]
             hu[max(a - 4, 0) : a + 4, b : b + 2, c : c + 2] = -100
         for _ in range(2):
-            centre = inside[rng.integers(len(inside))][::-1] + rng.uniform(-0.4, 0.4, 3)
+            center = inside[rng.integers(len(inside))][::-1] + rng.uniform(-0.4, 0.4, 3)
             diameter = round(rng.uniform(12, 26), 2)
-            far = sum(((axis - c) * mm) ** 2 for axis, c, mm in zip((i, j, k), centre, spacing, strict=True))
+            far = sum(((axis - c) * mm) ** 2 for axis, c, mm in zip((i, j, k), center, spacing, strict=True))
             hu[far <= (diameter / 2) ** 2] = 20
-            rows.append((series, *(origin + centre * spacing).round(3), diameter))
+            rows.append((series, *(origin + center * spacing).round(3), diameter))
         hu += rng.normal(0, 25, shape)
         image = sitk.GetImageFromArray(hu.round().astype(np.int16))
         image.SetSpacing(spacing.tolist())
@@ -123,18 +123,18 @@ def muscle(root, slices=40, side=512, seed=0):
         (root / folder).mkdir(parents=True, exist_ok=True)
     for number in range(1, slices + 1):
         a, b = rng.uniform(0.34, 0.42) * side, rng.uniform(0.24, 0.3) * side
-        centre = (side // 2, side // 2)
+        center = (side // 2, side // 2)
         hu = np.full((side, side), -1000.0)
         layers = [(1.0, -100), (rng.uniform(0.78, 0.86), 50), (rng.uniform(0.64, 0.7), -90)]  # fat, muscle, belly
         rings = []
         for share, value in layers:
             ring = np.zeros((side, side), np.uint8)
-            cv2.ellipse(ring, centre, (int(a * share), int(b * share)), 0, 0, 360, 1, -1)
+            cv2.ellipse(ring, center, (int(a * share), int(b * share)), 0, 0, 360, 1, -1)
             hu[ring > 0] = value
             rings.append(ring > 0)
         mask = rings[1] & ~rings[2]
         for _ in range(12):  # bowel, of the brightness of muscle
-            place = [int(c + rng.uniform(-0.4, 0.4) * r) for c, r in zip(centre, (a, b), strict=True)]
+            place = [int(c + rng.uniform(-0.4, 0.4) * r) for c, r in zip(center, (a, b), strict=True)]
             bowel = np.zeros((side, side), np.uint8)
             cv2.circle(bowel, place, int(rng.uniform(0.02, 0.05) * side), 1, -1)
             hu[(bowel > 0) & rings[2]] = rng.uniform(20, 60)
@@ -147,7 +147,7 @@ def muscle(root, slices=40, side=512, seed=0):
 # --- case folders
 
 
-def write_picture(path, picture):
+def write_image(path, picture):
     path.parent.mkdir(parents=True, exist_ok=True)
     data = cv2.imencode(path.suffix, picture)[1]
     path.write_bytes(data.tobytes())
@@ -159,9 +159,9 @@ def disc_slice(size, seed, classes=1, bits=8):
     image = rng.normal(60, 10, (size, size))
     mask = np.zeros((size, size), np.uint8)
     for number in range(1, classes + 1):
-        centre = rng.integers(size // 4, 3 * size // 4, 2).tolist()
-        cv2.circle(mask, centre, size // 6, 255 if classes == 1 else number, -1)
-        image[mask == mask[centre[1], centre[0]]] += 100 / number
+        center = rng.integers(size // 4, 3 * size // 4, 2).tolist()
+        cv2.circle(mask, center, size // 6, 255 if classes == 1 else number, -1)
+        image[mask == mask[center[1], center[0]]] += 100 / number
     image = image.clip(0, 255)
     return (image.astype(np.uint8) if bits == 8 else (image * 257).astype(np.uint16)), mask
 
@@ -173,8 +173,8 @@ def make_cases(root, cases=3, slices=4, size=24, classes=1, bits=8, empty=False)
             image, mask = disc_slice(size, 100 * case + number, classes, bits)
             if empty and number == 1:
                 mask[:] = 0
-            write_picture(root / f"case{case:02d}" / "x" / f"{number:04d}.png", image)
-            write_picture(root / f"case{case:02d}" / "y" / f"{number:04d}.png", mask)
+            write_image(root / f"case{case:02d}" / "x" / f"{number:04d}.png", image)
+            write_image(root / f"case{case:02d}" / "y" / f"{number:04d}.png", mask)
     return root
 
 
@@ -261,7 +261,7 @@ def assert_same_geometry(image, other, tolerance=1e-6):
 
 
 def write_copying_network(path, side):
-    """A network that gives back its picture: the truth as the prediction, where the picture is the mask."""
+    """A network that gives back its image: the truth as the prediction, where the image is the mask."""
     keras = pytest.importorskip("keras")
     picture = keras.Input((side, side, 1), name="input")
     start = {
@@ -278,10 +278,10 @@ STRAIGHT = tuple(np.eye(3).ravel())
 TURNED = (0.0, 1.0, 0.0, -1.0, 0.0, 0.0, 0.0, 0.0, 1.0)  # a quarter turn about the axis of the body
 
 
-def ball(shape, centre, radius, spacing):
-    """Mask (k, j, i) of a ball, its centre in voxels (i, j, k) and radius and spacing (i, j, k) in mm."""
+def ball(shape, center, radius, spacing):
+    """Mask (k, j, i) of a ball, its center in voxels (i, j, k) and radius and spacing (i, j, k) in mm."""
     grid = np.meshgrid(*map(np.arange, shape), indexing="ij")[::-1]
-    return sum(((g - c) * mm) ** 2 for g, c, mm in zip(grid, centre, spacing, strict=True)) <= radius**2
+    return sum(((g - c) * mm) ** 2 for g, c, mm in zip(grid, center, spacing, strict=True)) <= radius**2
 
 
 def draw_case(seed, size=(30, 28, 20), spacing=(1.0, 1.1, 1.6), channels=1, direction=None):
@@ -292,14 +292,14 @@ def draw_case(seed, size=(30, 28, 20), spacing=(1.0, 1.1, 1.6), channels=1, dire
     """
     rng = np.random.default_rng(seed)
     shape = size[::-1]
-    centre = np.array(size) / 2 + rng.uniform(-2, 2, 3)
-    labels = ball(shape, centre, 8, spacing).astype(np.uint8)
-    labels[ball(shape, centre + 2, 3.5, spacing)] = 2
+    center = np.array(size) / 2 + rng.uniform(-2, 2, 3)
+    labels = ball(shape, center, 8, spacing).astype(np.uint8)
+    labels[ball(shape, center + 2, 3.5, spacing)] = 2
     geometry = Geometry(size, spacing, tuple(rng.uniform(-90, 90, 3)), direction or STRAIGHT)
     images = []
     for channel in range(channels):
-        grey = np.array([100, 300, 500])[labels] * (channel + 1) + rng.normal(0, 25, shape)
-        images.append(image_at(grey.astype(np.int16), geometry))
+        gray = np.array([100, 300, 500])[labels] * (channel + 1) + rng.normal(0, 25, shape)
+        images.append(image_at(gray.astype(np.int16), geometry))
     return (sitk.JoinSeries(images) if channels > 1 else images[0]), image_at(labels, geometry)
 
 

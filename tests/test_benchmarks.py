@@ -8,7 +8,7 @@ import sys
 from functools import partial
 
 import pytest
-from drawings import disc_slice, write_picture
+from drawings import disc_slice, write_image
 from running import ROOT, run_script
 
 pytestmark = pytest.mark.slow
@@ -44,7 +44,7 @@ def slices(tmp_path):
     """Folder of a data set like ../shared/data/membrane."""
     for number in range(3):
         for side, picture in zip("xy", disc_slice(64, number), strict=True):
-            write_picture(tmp_path / "membrane" / "case01" / side / f"{number + 1:04d}.png", picture)
+            write_image(tmp_path / "membrane" / "case01" / side / f"{number + 1:04d}.png", picture)
     return tmp_path / "membrane"
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import trimesh
-from drawings import as_volume, make_cases, write, write_decathlon, write_picture
+from drawings import as_volume, make_cases, write, write_decathlon, write_image
 from pages import PAGES, all_commands, calls_of, check_flags, commands_of
 from running import ROOT, leftovers, run_here, run_script
 
@@ -211,11 +211,11 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for seed in range(30):
         for side, image in zip(("images", "masks"), drawings.disc_slice(40, seed), strict=True):
-            write_picture(tmp_path / "my_data" / side / f"patient{seed // 5}" / f"{seed}.png", image)
+            write_image(tmp_path / "my_data" / side / f"patient{seed // 5}" / f"{seed}.png", image)
     for number in range(3):
         image, mask = drawings.disc_slice(40, 100 + number)
-        write_picture(tmp_path / "my_data" / "new" / f"{number}.png", image)
-        write_picture(tmp_path / "my_data" / "new_masks" / f"{number}.png", mask)
+        write_image(tmp_path / "my_data" / "new" / f"{number}.png", image)
+        write_image(tmp_path / "my_data" / "new_masks" / f"{number}.png", mask)
     trimesh.creation.icosphere(2, 10.0).export(tmp_path / "my_data" / "heart.stl")
     return tmp_path
 
@@ -293,7 +293,7 @@ def test_your_data(folder):
 def test_from_ais(folder):
     make_cases(folder / "DATASET", cases=4, slices=2, size=200)
     for number in range(2):
-        write_picture(folder / "NEW_SLICES" / f"{number}.png", drawings.disc_slice(200, number)[0])
+        write_image(folder / "NEW_SLICES" / f"{number}.png", drawings.disc_slice(200, number)[0])
     follow("docs/from_ais.md", folder)
     assert len(list((folder / "predictions").glob("*.png"))) == 2
     for name in ("training", "validation"):
@@ -317,7 +317,7 @@ def test_scores(folder):
     cases = make_cases(folder / "data" / "mine", cases=4, slices=2, size=32)
     run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=folder / "data" / "lists")
     for name in pd.read_csv(folder / "data" / "lists" / "test.csv")["y"]:
-        write_picture(folder / "predictions" / Path(name).parts[-3] / Path(name).name, drawings.disc_slice(32, 1)[1])
+        write_image(folder / "predictions" / Path(name).parts[-3] / Path(name).name, drawings.disc_slice(32, 1)[1])
     labels = np.zeros((6, 16, 16), np.uint8)
     labels[2:4, 4:12, 4:12] = 1
     for name in ("scan1", "scan2"):
@@ -333,9 +333,9 @@ def test_benchmarks(folder):
     for seed in range(10):
         image, mask = drawings.disc_slice(40, seed)
         for side, picture in (("x", image), ("y", mask)):
-            write_picture(folder / "membrane" / f"case0{seed % 2 + 1}" / side / f"{seed:04d}.png", picture)
+            write_image(folder / "membrane" / f"case0{seed % 2 + 1}" / side / f"{seed:04d}.png", picture)
         for side, picture in (("images", image), ("masks", mask)):
-            write_picture(folder / "brain_tumour" / side / f"{seed}.png", picture)
+            write_image(folder / "brain_tumour" / side / f"{seed}.png", picture)
     follow("docs/benchmarks.md", folder)
     assert len(list((folder / "predictions").glob("*.png"))) == 5
     assert list((folder / "br").glob("*_folds/choice.json"))

@@ -8,7 +8,7 @@ from drawings import make_cases
 from running import SCRIPTS, assert_refused, run_script
 
 from common.command_line import make_parser
-from common.errors import InputError, report_error, summarise
+from common.errors import InputError, report_error, summarize
 
 
 def shown(capsys, error):
@@ -82,9 +82,9 @@ def test_a_file_that_hdf5_cannot_close_adds_nothing_to_the_message(capsys):
 
 
 def test_many_problems_are_counted_and_ten_shown():
-    text = summarise([f"{i}.png is bad" for i in range(14)], "files are bad")
+    text = summarize([f"{i}.png is bad" for i in range(14)], "files are bad")
     assert text.splitlines()[0] == "14 files are bad:" and len(text.splitlines()) == 12 and "4 more" in text
-    assert summarise(["1.png is bad"], "files are bad") == "1.png is bad"
+    assert summarize(["1.png is bad"], "files are bad") == "1.png is bad"
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ from drawings import assert_same_geometry
 from running import ROOT, leftovers, run_here
 
 from common.prediction.outputs import find_crop
-from common.slices.images import read_picture
+from common.slices.images import read_image
 from common.volumes.reading import read_volume
 
 SMALL = {
@@ -38,13 +38,13 @@ def test_head_and_neck(tmp_path, cook):
     predictions, full = tmp_path / "head_neck" / "predictions", tmp_path / "head_neck" / "full"
     names = [path.stem for path in sorted((tmp_path / "head_neck" / "data" / "test" / "image").iterdir())]
     for name in names:
-        crop = read_picture(tmp_path / "head_neck" / "data" / "test" / "image" / f"{name}.tif")
-        left, top = find_crop(crop, read_picture(full / f"{name}.png"))
-        whole, mask = (read_picture(folder / f"{name}.png") for folder in (predictions / "full", predictions))
+        crop = read_image(tmp_path / "head_neck" / "data" / "test" / "image" / f"{name}.tif")
+        left, top = find_crop(crop, read_image(full / f"{name}.png"))
+        whole, mask = (read_image(folder / f"{name}.png") for folder in (predictions / "full", predictions))
         np.testing.assert_array_equal(whole[top : top + 66, left : left + 66], mask)
         assert whole.shape == (96, 128) and whole.sum() == mask.sum()
     areas = pd.read_csv(predictions / "full" / "areas.csv")
-    assert list(areas["picture"]) == [f"{name}.png" for name in names]
+    assert list(areas["image"]) == [f"{name}.png" for name in names]
     assert (tmp_path / "head_neck" / "scores" / "scores.csv").is_file()
 
 

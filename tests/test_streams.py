@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from drawings import disc_slice, write_picture
+from drawings import disc_slice, write_image
 from running import ROOT
 
 from common.streams import SafeStream, on_own_lines, one_line, printable
@@ -33,7 +33,7 @@ def masks(tmp_path_factory):
     """Masks in case folders with odd names, and the command that scores them against themselves."""
     root = tmp_path_factory.mktemp("streams")
     for number, name in enumerate(("case_\udce9", "case_\U0001f600", "case_\x1b[2Jx\ny", "case_=cmd|' calc'!A0")):
-        write_picture(root / "masks" / name / "0001.png", disc_slice(24, number)[1])
+        write_image(root / "masks" / name / "0001.png", disc_slice(24, number)[1])
     return root / "masks"
 
 

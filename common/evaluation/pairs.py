@@ -12,7 +12,7 @@ from common.prediction.outputs import RECORD
 from common.settings import require_folder
 from common.slices.case_files import read_case_record
 from common.slices.cases import find_slices, is_case, is_case_name, match_files, pixel_spacing
-from common.slices.images import read_picture, to_gray
+from common.slices.images import read_image, to_gray
 from common.slices.masks import check_mask_values, class_count, values_of
 from common.volumes.finding import ending_of, find_volumes
 from common.volumes.grids import Geometry
@@ -176,7 +176,7 @@ def read_mask(path):
         InputError: if its values are not mask values.
     """
     if not ending_of(path):
-        mask = without_color(read_picture(path), path)
+        mask = without_color(read_image(path), path)
         check_mask_values(values_of(mask), path)
         return mask.astype(np.uint8), None
     image = read_volume(path)

@@ -14,7 +14,7 @@ from common.html import in_words, write_page
 from common.scores import SCORES, hausdorff_line
 from common.slices.cases import find_slices
 from common.slices.drawing import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, paint_errors
-from common.slices.images import encode_jpeg, read_picture, resize, to_eight_bit, to_gray, window_to_gray
+from common.slices.images import encode_jpeg, read_image, resize, to_eight_bit, to_gray, window_to_gray
 from common.volumes.finding import find_volumes
 from common.volumes.intensity import percentiles_of
 from common.volumes.privacy import plain_name, read_names_table
@@ -108,7 +108,7 @@ def _slice_of_volume(path, index, window, shape):
 def _gray_image(path, window, shape):
     if path is None:
         return np.zeros(shape, np.uint8)
-    gray = to_gray(read_picture(path))
+    gray = to_gray(read_image(path))
     gray = window_to_gray(gray, *window, 8) if window else to_eight_bit(gray)
     return gray if gray.shape == shape else resize(gray, shape)
 

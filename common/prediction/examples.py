@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from common.scores import mean_dice
-from common.slices.drawing import PREDICTED_COLOUR, TRUTH_COLOUR, draw_outlines, draw_planes, first_and_last
+from common.slices.drawing import PREDICTED_COLOR, TRUTH_COLOR, draw_outlines, draw_planes, first_and_last
 from common.slices.images import to_eight_bit
 from common.slices.masks import class_numbers
 
@@ -42,8 +42,8 @@ def _slices(dataset, model, batch_size, count):
     for i in first_and_last(sorted(scores, key=scores.get), count):
         x, y = dataset.batch([i])
         numbers = class_numbers(model.predict_on_batch(x))[0]
-        picture = draw_outlines(to_eight_bit(dataset.x[i][..., 0]), y[0, ..., 0], [TRUTH_COLOUR])
-        picture = draw_outlines(picture, numbers, [PREDICTED_COLOUR])
+        picture = draw_outlines(to_eight_bit(dataset.x[i][..., 0]), y[0, ..., 0], [TRUTH_COLOR])
+        picture = draw_outlines(picture, numbers, [PREDICTED_COLOR])
         pictures.append((picture, f"{scores[i]:.3f} {dataset.case[i]} {Path(dataset.source[i]).stem}"))
     return pictures
 
@@ -59,7 +59,7 @@ def _volumes(dataset, model, count, tile):
             continue
         probabilities = mean_probabilities([model], image, dataset.voxels, tile)
         numbers = label_numbers(np.moveaxis(probabilities, -1, 0))
-        outlines = [(labels, [TRUTH_COLOUR]), (numbers, [PREDICTED_COLOUR])]
+        outlines = [(labels, [TRUTH_COLOR]), (numbers, [PREDICTED_COLOR])]
         scores[i] = mean_dice(numbers, labels)
         pictures[i] = draw_planes(image[..., 0], outlines, dataset.geometries[i].spacing)
     ranked = first_and_last(sorted(scores, key=scores.get), count)

@@ -6,7 +6,7 @@ from pathlib import Path
 from common.errors import InputError
 from common.slices.case_files import read_case_record
 from common.slices.cases import Slice, find_slices
-from common.slices.images import read_picture, stretch, to_gray, window_to_gray
+from common.slices.images import read_image, stretch, to_gray, window_to_gray
 from common.volumes.finding import name_of
 from common.volumes.privacy import safe_names
 
@@ -63,7 +63,7 @@ class ImageInput:
 
     def read(self, s):
         """Gray image (H, W) of a slice, uint8 or uint16; stretched as in training, unless its importer did that."""
-        image = to_gray(read_picture(s.path))
+        image = to_gray(read_image(s.path))
         return stretch(image) if self._stretched and not self.case_of(s)[1] else image
 
     def case_of(self, s):

@@ -14,7 +14,7 @@ from common.jobs import do_part
 from common.public_settings import public_settings
 from common.settings import FORMAT
 from common.slices.drawing import draw_outlines, paint
-from common.slices.images import paste, pictures_in, read_picture, to_gray, write_png
+from common.slices.images import images_in, paste, read_image, to_gray, write_png
 from common.slices.masks import clean, from_classes
 from common.words import number_of
 
@@ -208,11 +208,11 @@ class FullScaleMasks:
         """Write the last image and areas.csv; return the number of images."""
         self._write()
         write_rows(self.rows, self.folder / "areas.csv")
-        return len({(row["case"], row["picture"]) for row in self.rows})
+        return len({(row["case"], row["image"]) for row in self.rows})
 
     @functools.cached_property
     def _by_name(self):
-        return pictures_in(self.images)
+        return images_in(self.images)
 
     def _find_crop(self, path):
         """Entry for a crop, as in case.json."""
@@ -221,7 +221,7 @@ class FullScaleMasks:
             raise InputError(
                 f"PASTE: no image {path.stem} in {self.images}, needed for {path}; choose the folder of the originals"
             )
-        crop, image = (to_gray(read_picture(source)) for source in (path, file))
+        crop, image = (to_gray(read_image(source)) for source in (path, file))
         corner = find_crop(crop, image)
         if corner is None:
             raise InputError(f"{path}: not a crop of {file} (its pixels are not in it); choose the original image")
@@ -232,7 +232,7 @@ class FullScaleMasks:
             return
         case, name = self.current
         file, target = self.images / name, Path(case, f"{Path(name).stem}.png")
-        image = to_gray(read_picture(file))
+        image = to_gray(read_image(file))
         if image.shape != self.mask.shape:
             found, expected = ("x".join(map(str, shape[::-1])) for shape in (image.shape, self.mask.shape))
             raise InputError(f"{file}: size has changed since import ({found}, expected {expected}); restore it")
@@ -242,7 +242,7 @@ class FullScaleMasks:
         area = np.prod(self.spacing) if self.spacing else np.nan
         for number in range(1, self.classes + 1):
             pixels = int((self.mask == number).sum())
-            row = {"case": case, "picture": name, "class": number, "pixels": pixels, "mm2": pixels * area}
+            row = {"case": case, "image": name, "class": number, "pixels": pixels, "mm2": pixels * area}
             self.rows.append(row)
         self.mask = None
 

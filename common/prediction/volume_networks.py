@@ -7,14 +7,14 @@ import numpy as np
 import SimpleITK as sitk
 
 from common.devices import import_keras
-from common.errors import InputError, SettingError, as_input_error, summarise
+from common.errors import InputError, SettingError, as_input_error, summarize
 from common.jobs import Part
 from common.parallel import progress
 from common.prediction.inputs import refuse_same_output
 from common.prediction.outputs import fingerprint, write_output, write_rows
 from common.prediction.volume_tiles import mean_probabilities
 from common.replacing import refuse_existing
-from common.slices.drawing import CLASS_COLOURS, draw_planes
+from common.slices.drawing import CLASS_COLORS, draw_planes
 from common.slices.images import write_png
 from common.slices.masks import clean, keep_components
 from common.training.trained_models import load_network
@@ -173,7 +173,7 @@ def predict_with_settings(models, settings):
         count = len(volumes) - len(problems)
         print(f"wrote {number_of(count, 'label volume')} to {settings.OUTPUT}")
     if problems:
-        raise InputError(summarise(problems, "volumes cannot be predicted") + "\n  The other volumes were predicted.")
+        raise InputError(summarize(problems, "volumes cannot be predicted") + "\n  The other volumes were predicted.")
 
 
 def predict_volumes(models, volumes, folder, options):
@@ -213,7 +213,7 @@ def predict_volumes(models, volumes, folder, options):
         if options.overlays:
             write_png(folder / "overlays" / f"{name}.png", draw_volume(volume, labels), atomic=False)
     if not rows:
-        raise InputError(summarise(problems, "volumes cannot be predicted"))
+        raise InputError(summarize(problems, "volumes cannot be predicted"))
     write_rows(rows, folder / "volumes.csv")
     return problems
 
@@ -260,7 +260,7 @@ def find_region(volume, first, second, options):
 def draw_volume(volume, labels):
     """Draw three planes of a volume with outlines of its labels."""
     gray, numbers = map(sitk.GetArrayFromImage, (volume.channels[0], orient(labels)))
-    return draw_planes(gray, [(numbers, CLASS_COLOURS)], volume.geometry.spacing)
+    return draw_planes(gray, [(numbers, CLASS_COLORS)], volume.geometry.spacing)
 
 
 # --- probabilities in, labels out

@@ -10,14 +10,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.errors import InputError, SettingError, summarise
+from common.errors import InputError, SettingError, summarize
 from common.files import natural_key, one_name, remove, write_json
 from common.parallel import ordered_map, progress
 from common.replacing import refuse_existing, whole_entries
 from common.settings import require_folder
 from common.slices.case_files import RECORD, read_case_record
-from common.slices.finding import PICTURES, report_skipped
-from common.slices.images import pictures_in
+from common.slices.finding import IMAGE_ENDINGS, report_skipped
+from common.slices.images import images_in
 from common.slices.lists import read_list
 
 FORMAT = 1  # version of case.json
@@ -267,7 +267,7 @@ def find_cases(root):
         )
     incomplete = [f"{case}: x or y is missing; import the case again" for case in cases if not is_case(case)]
     if incomplete:
-        raise InputError(summarise(incomplete, "case folders are incomplete"))
+        raise InputError(summarize(incomplete, "case folders are incomplete"))
     return sorted(cases, key=lambda case: natural_key(case.name))
 
 
@@ -300,7 +300,7 @@ def match_files(first, second, missing_second, missing_first, problem):
         InputError: if a file has no partner.
     """
     if alone := without_partner(first, second, missing_second) + without_partner(second, first, missing_first):
-        raise InputError(summarise(alone, problem))
+        raise InputError(summarize(alone, problem))
     return [(key, path, second[key]) for key, path in first.items()]
 
 
@@ -315,7 +315,7 @@ def pair_up(images, masks, case, skipped=None):
     Args:
         images, masks: folders.
         case: case name for messages.
-        skipped: as in `common.slices.images.pictures_in`.
+        skipped: as in `common.slices.images.images_in`.
 
     Returns:
         list of (name, image path, mask path).
@@ -325,7 +325,7 @@ def pair_up(images, masks, case, skipped=None):
     """
     missing = f"mask in {masks}", f"image in {images}"
     return match_files(
-        pictures_in(images, skipped), pictures_in(masks, skipped), *missing, f"files in {case} have no partner"
+        images_in(images, skipped), images_in(masks, skipped), *missing, f"files in {case} have no partner"
     )
 
 
@@ -365,18 +365,18 @@ def find_slices(source, side, setting):
     else:
         inner = sorted((f for f in root.iterdir() if f.is_dir()), key=lambda f: natural_key(f.name))
         folders = {f.name: f / side for f in inner if is_case(f)} or {"": root}
-        if folders == {"": root} and not pictures_in(root):
+        if folders == {"": root} and not images_in(root):
             folders = {f.name: f for f in inner if not f.name.startswith(".")}
     skipped = []
     slices = [
         Slice(case, name, file)
         for case, folder in folders.items()
-        for name, file in sorted(pictures_in(folder, skipped).items(), key=lambda item: natural_key(item[0]))
+        for name, file in sorted(images_in(folder, skipped).items(), key=lambda item: natural_key(item[0]))
     ]
     if side == "x":
         report_skipped(skipped)
     if not slices:
         raise InputError(
-            f"{setting}: no image ({', '.join(PICTURES)}) and no case folder in {root}; choose another folder"
+            f"{setting}: no image ({', '.join(IMAGE_ENDINGS)}) and no case folder in {root}; choose another folder"
         )
     return slices

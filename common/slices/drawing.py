@@ -9,21 +9,21 @@ from common.slices.masks import to_classes
 from common.streams import one_line
 
 # RGB colors of classes 1, 2, ... (Okabe and Ito, safe for color-blind readers).
-CLASS_COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0))
-TRUTH_COLOUR, PREDICTED_COLOUR = (0, 200, 120), (255, 150, 0)
+CLASS_COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0))
+TRUTH_COLOR, PREDICTED_COLOR = (0, 200, 120), (255, 150, 0)
 TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = (0, 200, 80), (230, 50, 40), (60, 110, 255)
 
 # Cell (row, column) of each plane in the sheet of three, by the array axis that it cuts.
 PLANE_CELLS = {0: (0, 0), 2: (0, 1), 1: (1, 0)}
 
 
-def draw_outlines(image, numbers, colours=CLASS_COLOURS):
+def draw_outlines(image, numbers, colors=CLASS_COLORS):
     """Draw the outlines of a mask on a slice.
 
     Args:
         image: (H, W) uint8 or uint16, or (H, W, 3) uint8.
         numbers: (H, W) class numbers.
-        colours: RGB of class 1 and up, used in turn.
+        colors: RGB of class 1 and up, used in turn.
 
     Returns:
         (H, W, 3) uint8, RGB.
@@ -31,14 +31,14 @@ def draw_outlines(image, numbers, colours=CLASS_COLOURS):
     picture = image.copy() if image.ndim == 3 else np.repeat(to_eight_bit(image)[..., None], 3, axis=2)
     for number in np.unique(numbers[numbers > 0]):
         contours = cv2.findContours((numbers == number).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
-        cv2.drawContours(picture, contours, -1, colours[(int(number) - 1) % len(colours)], 1)
+        cv2.drawContours(picture, contours, -1, colors[(int(number) - 1) % len(colors)], 1)
     return picture
 
 
-def paint(image, numbers, opacity=0.4, colours=CLASS_COLOURS):
+def paint(image, numbers, opacity=0.4, colors=CLASS_COLORS):
     """Paint a mask over a slice in translucent colors; arguments and result as in `draw_outlines`."""
     picture = np.repeat(to_eight_bit(image)[..., None], 3, axis=2)
-    palette = np.array(colours, np.float32)
+    palette = np.array(colors, np.float32)
     inside = numbers > 0
     tints = palette[(numbers[inside].astype(int) - 1) % len(palette)]
     picture[inside] = np.rint((1 - opacity) * picture[inside] + opacity * tints)
@@ -56,12 +56,12 @@ def paint_errors(image, predicted, truth):
         (H, W, 3) uint8, RGB.
     """
     picture = np.repeat(image[..., None], 3, axis=2)
-    for pixels, colour in (
+    for pixels, color in (
         ((predicted == truth) & (truth > 0), TRUE_POSITIVE),
         ((predicted > 0) & (predicted != truth), FALSE_POSITIVE),
         ((truth > 0) & (predicted == 0), FALSE_NEGATIVE),
     ):
-        picture[pixels] = np.rint(0.6 * picture[pixels] + 0.4 * np.array(colour))
+        picture[pixels] = np.rint(0.6 * picture[pixels] + 0.4 * np.array(color))
     return picture
 
 
@@ -96,8 +96,8 @@ def contact_sheet(pictures, columns, side, captions=None):
         cell = resize(picture, (side, side)).copy()
         if captions:
             caption = one_line(captions[i])  # OpenCV crashes on bytes that are not UTF-8
-            for colour, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-                cv2.putText(cell, caption, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, colour, thickness, cv2.LINE_AA)
+            for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
+                cv2.putText(cell, caption, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, thickness, cv2.LINE_AA)
         top, left = i // columns * side, i % columns * side
         sheet[top : top + side, left : left + side] = cell
     return sheet
@@ -147,9 +147,9 @@ def draw_planes(volume, outlines, spacing, side=240):
         plane = np.take(volume, middle[axis], axis)[upwards].astype(np.float32)
         plane = (np.clip((plane - low) / max(high - low, 1e-6), 0, 1) * 255).astype(np.uint8)
         picture = resize(plane, (height, width), cv2.INTER_LINEAR)
-        for labels, colours in outlines:
+        for labels, colors in outlines:
             numbers = resize(np.take(labels, middle[axis], axis)[upwards], (height, width), cv2.INTER_NEAREST)
-            picture = draw_outlines(picture, numbers, colours)
+            picture = draw_outlines(picture, numbers, colors)
         sheet[row * side : row * side + height, column * side : column * side + width] = picture
     return sheet
 

@@ -10,7 +10,7 @@ from common.files import natural_key
 from common.streams import one_line
 from common.words import number_of
 
-PICTURES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 JUNK = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave in folders, like hidden files
 HIDDEN, OTHER, DANGLING = "hidden or system", "of another type", "dangling link"
 SPECIAL, FOLDER, LINKED = "FIFO, device or socket", "folder with an image ending", "linked folder"
@@ -70,7 +70,7 @@ def scan(folder):
 def _reason_to_skip(entry):
     if entry.name.startswith(".") or entry.name.lower() in JUNK:
         return HIDDEN
-    is_image = Path(entry.name).suffix.lower() in PICTURES
+    is_image = Path(entry.name).suffix.lower() in IMAGE_ENDINGS
     if entry.is_dir():
         return LINKED if entry.is_symlink() else FOLDER if is_image else None
     if entry.is_file():
@@ -107,7 +107,7 @@ def report_skipped(skipped):
         print(f"skipped {number_of(len(names), 'file')} ({reason}): {shown}")
 
 
-def find_pictures(root, files, name, skip, drop):
+def find_images(root, files, name, skip, drop):
     """Choose the images under a folder whose names match a pattern.
 
     Args:
@@ -124,7 +124,7 @@ def find_pictures(root, files, name, skip, drop):
         InputError: if two images have the same subfolder and id.
     """
     before, after = name.split("{id}")
-    any_ending = not after.lower().endswith(PICTURES)
+    any_ending = not after.lower().endswith(IMAGE_ENDINGS)
     expression = re.escape(before) + "(.+)" + re.escape(after) + (r"\.[^.]+" if any_ending else "")
     found = {}
     for path in sorted(files, key=lambda path: natural_key(path.relative_to(root))):

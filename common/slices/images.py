@@ -13,7 +13,7 @@ MOST_TILES, MOST_TILE_PIXELS = 10_000, 2**30  # of one image, all in memory at o
 SMALLEST_SIDE = 8  # pixels, of an image to import; smaller ones are icons or damaged
 
 
-def read_picture(path):
+def read_image(path):
     """Read an image as stored.
 
     Args:
@@ -42,9 +42,9 @@ def read_slice(path):
         (H, H) uint8 or uint16.
 
     Raises:
-        InputError: as `read_picture`, and if the image has several channels or is not square.
+        InputError: as `read_image`, and if the image has several channels or is not square.
     """
-    picture = read_picture(path)
+    picture = read_image(path)
     if picture.ndim == 3:
         raise InputError(
             f"{path}: expected one gray channel (found {picture.shape[2]} channels); import it with 0_import_images.py"
@@ -92,7 +92,7 @@ def read_pair(x_path, y_path, like=None):
     return x, y
 
 
-def pictures_in(folder, skipped=None):
+def images_in(folder, skipped=None):
     """Image files in a folder.
 
     Args:

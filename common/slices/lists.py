@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import InputError, summarise
+from common.errors import InputError, summarize
 from common.files import file_digest, whole_file
-from common.slices.images import read_picture
+from common.slices.images import read_image
 from common.system_errors import why_unreadable
 
 
@@ -49,7 +49,7 @@ def read_list(path):
         ]
     if gone:
         raise InputError(
-            f"{path}: {gone[0]}" if len(gone) == 1 else summarise(gone, f"files listed in {path} are missing")
+            f"{path}: {gone[0]}" if len(gone) == 1 else summarize(gone, f"files listed in {path} are missing")
         )
     _refuse_repeats(path, table)
     if "case" not in table:
@@ -89,7 +89,7 @@ def _refuse_repeats(path, table):
     same = table.index[table["x"] == table["y"]]
     problems += [f"line {line}: x and y are the same file; write the list again" for line in same]
     if problems:
-        message = summarise(problems, f"rows of {path} are invalid")
+        message = summarize(problems, f"rows of {path} are invalid")
         raise InputError(f"{path}: {message}" if len(problems) == 1 else message)
 
 
@@ -118,9 +118,9 @@ def refuse_shared(lists, where):
     ]
     for problems, what in ((twice, "slices"), (shared, "cases")):
         if problems:
-            raise InputError(summarise(problems, f"{what} are in two lists of {where}"))
+            raise InputError(summarize(problems, f"{what} are in two lists of {where}"))
     if copies := [f"{x}: the same image as {other}" for x, other in _same_files(lists)]:
-        print(f"note: {summarise(copies, f'slices are in two lists of {where}, so scores are too good')}", flush=True)
+        print(f"note: {summarize(copies, f'slices are in two lists of {where}, so scores are too good')}", flush=True)
 
 
 def _same_files(lists):
@@ -134,7 +134,7 @@ def _same_files(lists):
             continue
         for name, x in files:
             first = digests.setdefault(file_digest(x), (name, x))
-            if first[0] != name and np.ptp(read_picture(x)):
+            if first[0] != name and np.ptp(read_image(x)):
                 yield x, first[1]
 
 
@@ -159,7 +159,7 @@ def find_same_images(divisions, action):
                     found[s.x] = f"{s.x} ({name}): the same image as {first.x} ({list_of_first})"
     if not found:
         return
-    message = summarise(list(found.values()), "slices are in two lists, so scores would be too good")
+    message = summarize(list(found.values()), "slices are in two lists, so scores would be too good")
     if action == "stop":
         advice = "remove the copies, or pass --same-slices report"
         raise InputError(f"{message}; {advice}" if len(found) == 1 else f"{message}\n  {advice}")

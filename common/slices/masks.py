@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import scipy  # loads scipy.ndimage at first use, so that importers start faster
 
-from common.errors import InputError, summarise
+from common.errors import InputError, summarize
 from common.words import number_of
 
 # --- values
@@ -86,7 +86,7 @@ def class_count_of_files(values, where):
     problems = [
         f"{file}: expected {expected} as in the other masks (found {_shown(values[file])}); {advice}" for file in fewer
     ]
-    raise InputError(summarise(problems, f"masks in {where} have other values than the rest"))
+    raise InputError(summarize(problems, f"masks in {where} have other values than the rest"))
 
 
 def _shown(values):

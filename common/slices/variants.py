@@ -16,7 +16,7 @@ from common.errors import InputError
 from common.manifest import VARIANTS, Manifest
 from common.records import read_record
 from common.slices.finding import read_regular
-from common.slices.images import pictures_in
+from common.slices.images import images_in
 
 
 class Variants(Manifest):
@@ -48,8 +48,8 @@ def digests_of(case):
     Args:
         case: Path.
     """
-    masks, digests = pictures_in(case / "y"), {}
-    for name, image in pictures_in(case / "x").items():
+    masks, digests = images_in(case / "y"), {}
+    for name, image in images_in(case / "x").items():
         content = read_regular(image) + (read_regular(masks[name]) if name in masks else b"")
         digests[name] = hashlib.sha256(content).hexdigest()[:16]
     return digests
@@ -65,14 +65,14 @@ def find_variants(case):
         InputError: if an image folder has no mask folder, if the files of either differ from x, or if slices or masks
             changed since their variants were made.
     """
-    names = set(pictures_in(case / "x"))
+    names = set(images_in(case / "x"))
     variants = []
     for images in sorted(path.name for path in case.glob("x_*") if path.is_dir()):
         masks = mask_folder("_".join(images.split("_")[2:]))
         if not (case / masks).is_dir():
             raise InputError(f"{case / images}: its mask folder {masks} is missing; run 1_augment_cases.py again")
         for folder in (images, masks):
-            if set(pictures_in(case / folder)) != names:
+            if set(images_in(case / folder)) != names:
                 raise InputError(f"{case / folder}: its slices differ from {case / 'x'}; run 1_augment_cases.py again")
         variants.append((images, masks))
     made_of = read_record(case / VARIANTS, Variants).made_of if variants and (case / VARIANTS).exists() else {}

@@ -8,7 +8,7 @@ from common.files import read_json, whole_file
 from common.settings import REASONS
 from common.slices.cases import find_cases
 from common.slices.finding import walk
-from common.slices.images import pictures_in, read_picture
+from common.slices.images import images_in, read_image
 from common.volumes.finding import ending_of
 from common.words import number_of
 
@@ -75,7 +75,7 @@ def choose_import(images, masks, size, minutes):
 
 
 def _of_images(images, masks, pictures, size, minutes):
-    shapes = [read_picture(path).shape[:2] for path in _some(pictures)]
+    shapes = [read_image(path).shape[:2] for path in _some(pictures)]
     ratio = max(max(shape) / min(shape) for shape in shapes)
     in_folders = any(path.parent != Path(images) for path in pictures)
     chosen = {"IMAGES": (str(images), "as you said"), "MASKS": (str(masks), "as you said")}
@@ -144,7 +144,7 @@ def choose_split(cases, folds):
         InputError: if there are too few slices for any split.
     """
     found = find_cases(cases)
-    count, slices = len(found), sum(len(pictures_in(case / "x")) for case in found)
+    count, slices = len(found), sum(len(images_in(case / "x")) for case in found)
     if slices < FEWEST_SLICES or (count > 1 and count < FEWEST_SLICES):
         raise InputError(
             f"IMAGES: too few for training, validation and test (found {number_of(slices, 'slice')} in "

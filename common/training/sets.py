@@ -14,7 +14,7 @@ import keras
 import numpy as np
 
 from common.devices import OneDevice
-from common.errors import InputError, summarise
+from common.errors import InputError, summarize
 from common.parallel import ordered_map, progress
 from common.slices.cases import common_preparation
 from common.slices.hdf5 import open_hdf5
@@ -372,7 +372,7 @@ def _open_list(path, memory_gb, classes):
             x[i, ..., 0], y[i, ..., 0] = pair
         values |= values_of(pair[1])
     if problems:
-        raise InputError(summarise(problems, f"slices of {path} cannot be used"))
+        raise InputError(summarize(problems, f"slices of {path} cannot be used"))
     if not (classes and 1 < classes >= max(values)):
         classes = class_count(values, path)
     preparation = common_preparation(table)

@@ -9,7 +9,7 @@ import numpy as np
 import SimpleITK as sitk
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.errors import InputError, summarise
+from common.errors import InputError, summarize
 from common.parallel import progress
 from common.records import Inside, Record, read_record
 from common.volumes.finding import match_labels, name_of, refuse_own_labels
@@ -101,7 +101,7 @@ def read_decathlon(folder, case_names="numbers"):
     missing = [path for pair in files for path in pair if not path.is_file()]
     if missing:
         advice = "missing (listed in dataset.json); restore it or remove its entry"
-        raise InputError(summarise([f"{path}: {advice}" for path in missing], "files are missing"))
+        raise InputError(summarize([f"{path}: {advice}" for path in missing], "files are missing"))
     if not files:
         raise InputError(f'{folder / "dataset.json"}: no training cases; list them under "training"')
     _refuse_same_names([image for image, _ in files], folder / "dataset.json")
@@ -122,7 +122,7 @@ def _refuse_same_names(images, where):
         if other is not image:
             problems.append(f"{where}: two cases have the same name ({other} and {image}); rename or remove one")
     if problems:
-        raise InputError(summarise(problems, "cases have the name of another"))
+        raise InputError(summarize(problems, "cases have the name of another"))
 
 
 def read_folders(images, labels, label_name, case_names="numbers"):
@@ -195,7 +195,7 @@ def survey(data, label_values=None, not_finite=None):
         for of_channel, image in zip(statistics, channels, strict=False):
             of_channel.add(sitk.GetArrayViewFromImage(image)[numbers > 0])
     if problems:
-        raise InputError(summarise(problems, "volumes cannot be used"))
+        raise InputError(summarize(problems, "volumes cannot be used"))
     if sorted(labels) != list(range(1, len(labels) + 1)):
         listed = ", ".join(map(str, sorted(labels))) or "none"
         raise InputError(f"label volumes: expected labels 1, 2, ... without gaps (found {listed}); use --label-values")

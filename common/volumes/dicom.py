@@ -12,7 +12,7 @@ import SimpleITK as sitk
 from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from common.devices import silenced_libraries
-from common.errors import InputError, summarise
+from common.errors import InputError, summarize
 from common.parallel import ordered_map
 from common.volumes.finding import is_dicom, may_be_dicom, print_skipped
 from common.volumes.paths import plain_files
@@ -78,7 +78,7 @@ def find_series(folder, others=None):
         elif not problems:
             others.append(name.name)
     if problems:
-        raise InputError(summarise(problems, f"DICOM files of {folder} cannot be read"))
+        raise InputError(summarize(problems, f"DICOM files of {folder} cannot be read"))
     return sorted(map(_in_order, series.values()), key=lambda files: (-len(files), files[0].file))
 
 

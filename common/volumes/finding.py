@@ -6,7 +6,7 @@ This module does not import SimpleITK, so scripts can tell a volume from an imag
 import os
 from pathlib import Path
 
-from common.errors import InputError, summarise
+from common.errors import InputError, summarize
 from common.slices.cases import without_partner
 from common.words import number_of
 
@@ -149,7 +149,7 @@ def match_labels(images, labels, label_name):
     ]
     no_match = f"{labels}: no label volume matches --label-name ({label_name}); change it, or rename the files"
     if alone or not expected:
-        raise InputError(summarise(alone or [no_match], "volumes have no label volume; see --label-name"))
+        raise InputError(summarize(alone or [no_match], "volumes have no label volume; see --label-name"))
     refuse_own_labels({volumes[name]: label_volumes[label] for name, label in expected.items()})
     return {name: volumes[name] for name in expected}, {n: label_volumes[label] for n, label in expected.items()}
 
@@ -163,4 +163,4 @@ def refuse_own_labels(pairs):
     own = [path for path, label in pairs.items() if path.exists() and label.exists() and os.path.samefile(path, label)]
     problems = [f"{path}: used as its own label volume; set --labels and --label-name to the labels" for path in own]
     if problems:
-        raise InputError(summarise(problems, "volumes are used as their own label volumes"))
+        raise InputError(summarize(problems, "volumes are used as their own label volumes"))

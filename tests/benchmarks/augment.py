@@ -13,7 +13,7 @@ FILTERS, CASES = "OABC", 24
 
 
 def plain_loop(cases):
-    """Everything that the script makes, one picture after the other, as one would write it first."""
+    """Everything that the script makes, one image after the other, as one would write it first."""
     import cv2
     import numpy as np
     from test_augment_cases import SHAPES, reference_filter, reference_shape

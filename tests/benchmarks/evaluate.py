@@ -1,4 +1,4 @@
-"""evaluate.py, all scores, intervals, pictures and report included, against a plain loop with two scores.
+"""evaluate.py, all scores, intervals, images and report included, against a plain loop with two scores.
 
     python tests/benchmarks/evaluate.py
 

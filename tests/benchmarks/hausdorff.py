@@ -13,8 +13,8 @@ def make_batch():
 
     rng = np.random.default_rng(0)
     rows, columns = np.indices((SIZE, SIZE))
-    centres = rng.integers(SIZE // 4, 3 * SIZE // 4, (BATCH, 2, 1, 1))
-    masks = ((rows - centres[:, 0]) ** 2 + (columns - centres[:, 1]) ** 2 < (SIZE // 6) ** 2)[..., None]
+    centers = rng.integers(SIZE // 4, 3 * SIZE // 4, (BATCH, 2, 1, 1))
+    masks = ((rows - centers[:, 0]) ** 2 + (columns - centers[:, 1]) ** 2 < (SIZE // 6) ** 2)[..., None]
     predictions = (0.8 * np.roll(masks, 9, axis=1) + 0.1 + rng.uniform(-0.1, 0.1, masks.shape)).astype(np.float32)
     return masks.astype(np.uint8), predictions
 

@@ -14,7 +14,7 @@ COUNTS = 500, 2000, 5000  # pairs: few, to time, many
 
 
 def write_images(root):
-    """DISTINCT pictures of SIZE with masks: noise on a ramp, so that the files are as large as real ones."""
+    """DISTINCT images of SIZE with masks: noise on a ramp, so that the files are as large as real ones."""
     import cv2
     import numpy as np
 

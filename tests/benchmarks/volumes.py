@@ -59,13 +59,13 @@ def membrane(work):
     """The slices of each case as a volume; 10 to train on, 10 to validate."""
     import SimpleITK as sitk
 
-    from common.slices.images import read_picture
+    from common.slices.images import read_image
 
     source = ROOT.parent / "shared" / "data" / "membrane"
     for folder, side in (("images", "x"), ("labels", "y")):
         (work / folder).mkdir(parents=True, exist_ok=True)
         for case in sorted(source.glob("case*")):
-            stack = np.stack([read_picture(path) for path in sorted((case / side).iterdir())])
+            stack = np.stack([read_image(path) for path in sorted((case / side).iterdir())])
             image = sitk.GetImageFromArray(stack if side == "x" else (stack > 0).astype(np.uint8))
             image.SetSpacing((4, 4, 50))  # nm
             sitk.WriteImage(image, str(work / folder / f"{case.name}.nii.gz"))

@@ -51,7 +51,7 @@ def networks():
 
 
 def stir(network):
-    """Give biases and normalisations values as training would."""
+    """Give biases and normalizations values as training would."""
     rng = np.random.default_rng(0)
     ranges = {"gamma": (0.5, 1.5), "beta": (-0.5, 0.5), "moving_mean": (-0.3, 0.3), "moving_variance": (0.5, 1.5)}
     for weight in network.weights:

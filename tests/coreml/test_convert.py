@@ -227,12 +227,12 @@ def test_several_classes_are_planes_with_the_background_first(tmp_path, convert,
 
 @on_tensorflow
 @pytest.mark.parametrize("kind", ["mlmodel", "mlpackage"])
-def test_image_input_is_grey_and_scaled_to_one(tmp_path, convert, kind):
+def test_image_input_is_gray_and_scaled_to_one(tmp_path, convert, kind):
     spec = convert(make_run(tmp_path / "run", unet()), FORMAT=kind, INPUT_KIND="image")
     (end,) = spec.description.input
     image = end.type.imageType
-    grey = ct.proto.FeatureTypes_pb2.ImageFeatureType.GRAYSCALE
-    assert (end.name, image.height, image.width, image.colorSpace) == ("input", 40, 40, grey)
+    gray = ct.proto.FeatureTypes_pb2.ImageFeatureType.GRAYSCALE
+    assert (end.name, image.height, image.width, image.colorSpace) == ("input", 40, 40, gray)
     if kind == "mlmodel":
         (step,) = spec.neuralNetwork.preprocessing
         assert step.featureName == "input"

@@ -325,7 +325,7 @@ OPERATIONS = [
         np.array([0, -1.5]),
     ),
     (
-        "constexpr_lut_to_dense",  # four colours: 3, 0 | 2, 1, 3 from the lowest bits on
+        "constexpr_lut_to_dense",  # four colors: 3, 0 | 2, 1, 3 from the lowest bits on
         {"indices": np.uint8([0b01100011, 0b11]), "lut": np.float32([10, 11, 12, 13]), "shape": ints(5)},
         np.array([13, 10, 12, 11, 13]),
     ),

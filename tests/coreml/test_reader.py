@@ -123,7 +123,7 @@ def preprocess(spec):
     spec.neuralNetwork.preprocessing.add().meanImage.SetInParent()
 
 
-def colour_input(spec):
+def color_input(spec):
     spec.description.input[0].type.imageType.colorSpace = 20
 
 
@@ -138,7 +138,7 @@ def colour_input(spec):
         (lost_output, "nothing computes the output output"),
         (short_weights, r"convolution last cannot be read: wrong number of weights \(found 7"),
         (preprocess, "meanImage before the network"),
-        (colour_input, "color image"),
+        (color_input, "color image"),
     ],
 )
 def test_foreign_networks_are_named(tmp_path, a_network, change, text):

@@ -81,13 +81,13 @@ def test_every_case_begins_and_ends_without_heart(pictures):
     assert len(set(area[:, 6])) == 8
 
 
-def test_no_threshold_and_no_band_of_grey_values_finds_the_heart(pictures):
+def test_no_threshold_and_no_band_of_gray_values_finds_the_heart(pictures):
     images, masks = pictures
     heart = masks > 0
     in_heart = np.cumsum(np.bincount(images[heart], minlength=256))
     anywhere = np.cumsum(np.bincount(images.ravel(), minlength=256))
     best = 0
-    for below_band in range(-1, 255):  # -1: the band begins at grey value 0, as "below a threshold" does
+    for below_band in range(-1, 255):  # -1: the band begins at gray value 0, as "below a threshold" does
         both, band = (
             sums[below_band + 1 :] - (sums[below_band] if below_band >= 0 else 0) for sums in (in_heart, anywhere)
         )

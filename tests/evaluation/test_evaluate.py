@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from drawings import as_volume, disc_slice, make_cases, write, write_picture
+from drawings import as_volume, disc_slice, make_cases, write, write_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -25,7 +25,7 @@ from common.scores import (
     scores_of_counts,
     scores_of_surfaces,
 )
-from common.slices.images import read_mask, read_picture
+from common.slices.images import read_image, read_mask
 
 DISTANCES = [score.name for score in scores_of("surfaces")]
 RULES = {score.name: score.rule for score in SCORES.values()}
@@ -177,15 +177,15 @@ def test_summary_counts_what_it_leaves_out():
 def predictions_of(truth, folder):
     """Masks two pixels below the true ones."""
     for file in sorted(truth.glob("case*/y/*.png")):
-        write_picture(folder / file.parent.parent.name / file.name, np.roll(read_mask(file), 2, axis=0))
+        write_image(folder / file.parent.parent.name / file.name, np.roll(read_mask(file), 2, axis=0))
 
 
 def test_tables_and_files(tmp_path):
     truth = make_cases(tmp_path / "truth", cases=2, slices=3, size=32)
     predictions_of(truth, tmp_path / "out")
-    write_picture(truth / "case01" / "y" / "0001.png", np.zeros((32, 32), np.uint8))
-    write_picture(truth / "case02" / "y" / "0002.png", np.zeros((32, 32), np.uint8))
-    write_picture(tmp_path / "out" / "case02" / "0002.png", np.zeros((32, 32), np.uint8))
+    write_image(truth / "case01" / "y" / "0001.png", np.zeros((32, 32), np.uint8))
+    write_image(truth / "case02" / "y" / "0002.png", np.zeros((32, 32), np.uint8))
+    write_image(tmp_path / "out" / "case02" / "0002.png", np.zeros((32, 32), np.uint8))
     out = run_script("evaluate.py", PREDICTED=tmp_path / "out", TRUTH=truth, OUTPUT=tmp_path / "scores").stdout
     images = pd.read_csv(tmp_path / "scores" / "scores.csv", dtype={"image": str})
     assert list(images.columns[:4]) == ["case", "image", "dice", "iou"] and len(images) == 6
@@ -206,7 +206,7 @@ def test_tables_and_files(tmp_path):
     filled = images[images["tp"] + images["fn"] > 0]
     assert summary.loc[("images", "dice"), "mean"] == pytest.approx(filled["dice"].mean())
     assert summary.loc[("images", "dice"), "n"] == 4 and summary.loc[("images", "fpoet"), "n"] == 2
-    sheet = read_picture(tmp_path / "scores" / "worst.png").astype(int)
+    sheet = read_image(tmp_path / "scores" / "worst.png").astype(int)
     red, green, blue = sheet[..., 0], sheet[..., 1], sheet[..., 2]
     assert ((green > red + 40) & (green > blue + 20)).any() and (red > green + 40).any() and (blue > red + 40).any()
     report = (tmp_path / "scores" / "report.html").read_text(encoding="utf-8")
@@ -216,7 +216,7 @@ def test_tables_and_files(tmp_path):
 def test_parts_score_what_one_run_scores(tmp_path):
     truth = make_cases(tmp_path / "truth", cases=3, slices=3, size=32, classes=2)
     predictions_of(truth, tmp_path / "out")
-    write_picture(truth / "case02" / "y" / "0002.png", np.zeros((32, 32), np.uint8))
+    write_image(truth / "case02" / "y" / "0002.png", np.zeros((32, 32), np.uint8))
     settings = {"PREDICTED": tmp_path / "out", "TRUTH": truth}
     run_script("evaluate.py", **settings, OUTPUT=tmp_path / "whole")
     for number in (2, 1, 3):
@@ -248,7 +248,7 @@ def test_a_new_score_needs_one_record(tmp_path, monkeypatch):
     """One of pixels and one of surfaces are in all tables and in the report; a result without them still compares."""
     truth = make_cases(tmp_path / "truth", cases=6, slices=2, size=32)
     predictions_of(truth, tmp_path / "out")
-    write_picture(truth / "case02" / "y" / "0002.png", np.zeros((32, 32), np.uint8))
+    write_image(truth / "case02" / "y" / "0002.png", np.zeros((32, 32), np.uint8))
     settings = {"PREDICTED": tmp_path / "out", "TRUTH": truth}
     run_here("evaluate.py", **settings, OUTPUT=tmp_path / "before")
     for score in (
@@ -316,13 +316,13 @@ def test_comparison_with_another_result(tmp_path):
 
 def test_another_result_without_the_same_cases(tmp_path):
     for name, first in (("a", "case01"), ("b", "case77")):
-        write_picture(tmp_path / name / first / "x" / "0001.png", disc_slice(24, 1)[0])
-        write_picture(tmp_path / name / first / "y" / "0001.png", disc_slice(24, 1)[1])
+        write_image(tmp_path / name / first / "x" / "0001.png", disc_slice(24, 1)[0])
+        write_image(tmp_path / name / first / "y" / "0001.png", disc_slice(24, 1)[1])
     for name in ("a", "b"):
         settings = {"PREDICTED": tmp_path / name, "TRUTH": tmp_path / name, "OUTPUT": tmp_path / f"s{name}"}
         against = {"AGAINST": tmp_path / "sa"} if name == "b" else {}
-        write_picture(tmp_path / name / "case50" / "x" / "1.png", disc_slice(24, 2)[0])
-        write_picture(tmp_path / name / "case50" / "y" / "1.png", disc_slice(24, 2)[1])
+        write_image(tmp_path / name / "case50" / "x" / "1.png", disc_slice(24, 2)[0])
+        write_image(tmp_path / name / "case50" / "y" / "1.png", disc_slice(24, 2)[1])
         run_here("evaluate.py", **settings, **against)
     (tmp_path / "sa" / "cases.csv").write_text("case,class," + ",".join(SCORES) + "\n")
     assert_refused("evaluate.py", "none of the cases", **settings | {"OUTPUT": tmp_path / "t"}, **against)
@@ -331,8 +331,8 @@ def test_another_result_without_the_same_cases(tmp_path):
 def test_backgrounds_are_those_of_the_case(tmp_path):
     for name in ("case01", "case02"):
         for side in ("x", "y"):
-            write_picture(tmp_path / "c" / name / side / "1.png", disc_slice(24, 1)[side == "y"])
-            write_picture(tmp_path / "m" / name / "1.png", disc_slice(24, 1)[1])
+            write_image(tmp_path / "c" / name / side / "1.png", disc_slice(24, 1)[side == "y"])
+            write_image(tmp_path / "m" / name / "1.png", disc_slice(24, 1)[1])
     keys = [("case01", "1"), ("case02", "1")]
     assert find_backgrounds("", tmp_path / "c", keys)["case02", "1"] == tmp_path / "c" / "case02" / "x" / "1.png"
     loose = find_backgrounds(tmp_path / "m" / "case01", tmp_path / "c", keys)
@@ -340,8 +340,8 @@ def test_backgrounds_are_those_of_the_case(tmp_path):
     assert find_backgrounds(tmp_path / "m" / "case01", tmp_path / "c", keys[:1]).keys() == {("case01", "1")}
 
 
-def ball(shape, centre, radius):
-    squares = sum((axis - c) ** 2 for axis, c in zip(np.indices(shape), centre, strict=True))
+def ball(shape, center, radius):
+    squares = sum((axis - c) ** 2 for axis, c in zip(np.indices(shape), center, strict=True))
     return (squares <= radius**2).astype(np.uint8)
 
 
@@ -392,18 +392,18 @@ def test_spacing_of_slices_is_that_of_their_cases(tmp_path):
 def test_bad_input(tmp_path):
     for side in ("a", "b"):
         for name in ("1", "2"):
-            write_picture(tmp_path / side / f"{name}.png", disc_slice(24, 1)[1])
+            write_image(tmp_path / side / f"{name}.png", disc_slice(24, 1)[1])
     good = {"PREDICTED": tmp_path / "a", "TRUTH": tmp_path / "b", "OUTPUT": tmp_path / "scores"}
     assert_refused("evaluate.py", "TRUTH: not set", **{**good, "TRUTH": ""})
     assert_refused("evaluate.py", "SPACING", "(found [1, 2, 3])", status=2, **good, SPACING=[1, 2, 3])
     assert_refused("evaluate.py", "SHOW", "'best'", status=2, **good, SHOW="best")
     (tmp_path / "a" / "2.png").unlink()
     assert_refused("evaluate.py", "2.png: no predicted mask", **good)
-    write_picture(tmp_path / "a" / "2.png", disc_slice(32, 1)[1])
+    write_image(tmp_path / "a" / "2.png", disc_slice(32, 1)[1])
     assert_refused("evaluate.py", "size differs", "(found 32x32, expected 24x24)", **good)
-    write_picture(tmp_path / "a" / "2.png", np.full((24, 24), 3, np.uint8))
+    write_image(tmp_path / "a" / "2.png", np.full((24, 24), 3, np.uint8))
     assert_refused("evaluate.py", "unexpected value (found 3;", **good)
-    write_picture(tmp_path / "a" / "2.png", np.full((24, 24), 200, np.uint8))
+    write_image(tmp_path / "a" / "2.png", np.full((24, 24), 200, np.uint8))
     assert_refused("evaluate.py", "200", **good)
     assert not (tmp_path / "scores").exists() and not leftovers(tmp_path)
 
@@ -436,7 +436,7 @@ def scored(tmp_path_factory):
 @pytest.mark.parametrize("which", ["evaluation", "run"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_report_in_a_browser(browser, scored, trained, which, width):
-    """It opens from disk, its tables sort, a picture opens, and nothing is wider than the screen."""
+    """It opens from disk, its tables sort, an image opens, and nothing is wider than the screen."""
     path = scored if which == "evaluation" else trained[0] / "report.html"
     page = browser.new_page(viewport={"width": width, "height": 800})
     said, asked = [], []

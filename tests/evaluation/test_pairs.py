@@ -5,7 +5,7 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
-from drawings import as_volume, disc_slice, make_cases, write, write_picture
+from drawings import as_volume, disc_slice, make_cases, write, write_image
 from running import assert_refused, run_here
 
 from common.errors import InputError
@@ -26,7 +26,7 @@ def cases(tmp_path):
 
 def masks_in(folder, names=("0001", "0002")):
     for name in names:
-        write_picture(folder / f"{name}.png", disc_slice(24, 1)[1])
+        write_image(folder / f"{name}.png", disc_slice(24, 1)[1])
     return folder
 
 
@@ -90,7 +90,7 @@ def test_one_volume_each_with_other_names(tmp_path, capsys):
 def test_a_list_that_names_a_slice_twice_is_refused(cases, tmp_path):
     rows = [(s.path, cases / s.case / "y" / s.path.name, s.case) for s in find_slices(cases, "x", "INPUT")]
     variant = cases / "case01" / "x_A" / "0001.png"
-    write_picture(variant, disc_slice(24, 1)[0])
+    write_image(variant, disc_slice(24, 1)[0])
     good, twice, variants = (tmp_path / f"{name}.csv" for name in ("good", "twice", "variants"))
     write_list(good, rows)
     write_list(twice, [*rows, rows[0]])
@@ -139,7 +139,7 @@ def test_parts_of_other_predictions_are_not_joined(cases, tmp_path):
         masks_in(tmp_path / "p" / case)
     settings = {"PREDICTED": tmp_path / "p", "TRUTH": cases, "OUTPUT": tmp_path / "s"}
     run_here("evaluate.py", **settings, PART="2/2")
-    write_picture(tmp_path / "p" / "case04" / "0002.png", disc_slice(24, 5)[1])
+    write_image(tmp_path / "p" / "case04" / "0002.png", disc_slice(24, 5)[1])
     assert_refused("evaluate.py", "files", **settings, PART="1/2")
     assert not (tmp_path / "s").exists()
 
@@ -149,7 +149,7 @@ def test_color_images_are_no_masks(tmp_path):
     run_here("submission.py", PREDICTED=masks, OUTPUT=tmp_path / "s.csv")
     color = np.zeros((24, 24, 3), np.uint8)
     color[3:9, 3:9] = (255, 0, 0)
-    write_picture(masks / "a.png", color)
+    write_image(masks / "a.png", color)
     assert_refused("submission.py", f"{masks / 'a.png'}: a color image", PREDICTED=masks, OUTPUT=tmp_path / "t.csv")
     assert not (tmp_path / "t.csv").exists()
     truth = masks_in(tmp_path / "t", ("a", "b"))
@@ -157,7 +157,7 @@ def test_color_images_are_no_masks(tmp_path):
     assert_refused("evaluate.py", f"{masks / 'a.png'}: a color image", **settings)
     numbers = np.zeros((24, 24), np.uint8)
     numbers[3:9], numbers[9:12] = 1, 2
-    write_picture(masks / "a.png", numbers)
+    write_image(masks / "a.png", numbers)
     said = run_here("submission.py", PREDICTED=masks, OUTPUT=tmp_path / "u.csv").stdout
     assert "several classes in 1 of 2 masks" in said and "wrote 2 rows" in said
 

@@ -8,7 +8,7 @@ import cv2
 import h5py
 import numpy as np
 import SimpleITK as sitk
-from drawings import SHAPE, as_volume, block, disc_slice, make_cases, write_picture
+from drawings import SHAPE, as_volume, block, disc_slice, make_cases, write_image
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from running import run_here, run_script
@@ -55,17 +55,17 @@ def pictures(folder, get):
     rng = np.random.default_rng(0)
     for number, suffix in enumerate((".png", ".jpg", ".tif", ".bmp"), 1):
         image, mask = disc_slice(24, number)
-        write_picture(folder / suffix[1:] / "x" / f"a{suffix}", image)
-        write_picture(folder / suffix[1:] / "y" / f"a{'.png' if suffix == '.jpg' else suffix}", mask)
+        write_image(folder / suffix[1:] / "x" / f"a{suffix}", image)
+        write_image(folder / suffix[1:] / "y" / f"a{'.png' if suffix == '.jpg' else suffix}", mask)
     gray = rng.integers(0, 2**16, (24, 24)).astype(np.uint16)
-    write_picture(folder / "png16" / "x" / "a.png", gray)
-    write_picture(folder / "png16" / "y" / "a.png", mask)
-    write_picture(folder / "rgb" / "x" / "a.png", np.dstack([image, image, image]))
-    write_picture(folder / "rgb" / "y" / "a.png", mask)
+    write_image(folder / "png16" / "x" / "a.png", gray)
+    write_image(folder / "png16" / "y" / "a.png", mask)
+    write_image(folder / "rgb" / "x" / "a.png", np.dstack([image, image, image]))
+    write_image(folder / "rgb" / "y" / "a.png", mask)
     for name, scheme in (("lzw", 5), ("deflate", 8), ("raw", 1)):
         (folder / name / "x").mkdir(parents=True)
         cv2.imwrite(str(folder / name / "x" / "a.tif"), image, [cv2.IMWRITE_TIFF_COMPRESSION, scheme])
-        write_picture(folder / name / "y" / "a.png", mask)
+        write_image(folder / name / "y" / "a.png", mask)
 
 
 def matrices(folder, get):
@@ -81,8 +81,8 @@ def imported(folder, get):
     for case in (1, 2, 3):
         for number in (1, 2):
             image, mask = disc_slice(24, 10 * case + number)
-            write_picture(folder / "images" / f"case{case}" / f"{number}.png", image)
-            write_picture(folder / "masks" / f"case{case}" / f"{number}.png", mask)
+            write_image(folder / "images" / f"case{case}" / f"{number}.png", image)
+            write_image(folder / "masks" / f"case{case}" / f"{number}.png", mask)
     places = {"IMAGES": folder / "images", "MASKS": folder / "masks", "CASES": folder / "cases"}
     run_here("preprocess/0_import_images.py", SIZE=24, **places)
 

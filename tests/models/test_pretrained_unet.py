@@ -11,7 +11,7 @@ from unittest import mock
 import keras
 import numpy as np
 import pytest
-from drawings import disc_slice, write_picture
+from drawings import disc_slice, write_image
 from running import ROOT, assert_refused, run_script, training
 
 from models import build_model, encoders, pretrained_unet, pretrained_weights
@@ -148,7 +148,7 @@ def test_it_converts_to_core_ml(tmp_path, kind):
     pytest.importorskip("coremltools")
     build_model("pretrained_unet", (64, 64, 1), features=2).save(tmp_path / "best_dice.keras")
     for number in (1, 2):
-        write_picture(tmp_path / "slices" / f"{number}.png", disc_slice(64, number)[0])
+        write_image(tmp_path / "slices" / f"{number}.png", disc_slice(64, number)[0])
     files = {"RUN": tmp_path / "best_dice.keras", "SLICES": tmp_path / "slices", "OUTPUT": tmp_path / f"model.{kind}"}
     out = run_script("convert_coreml.py", **files, FORMAT=kind).stdout
     assert "Dice between the masks 1.0000" in out and f"wrote {files['OUTPUT']}" in out

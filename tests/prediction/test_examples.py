@@ -1,4 +1,4 @@
-"""Pictures of the best and the worst predictions."""
+"""Images of the best and the worst predictions."""
 
 import numpy as np
 import pytest

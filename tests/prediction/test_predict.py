@@ -1,4 +1,4 @@
-"""predict.py: pictures of any size in, masks and overlays out."""
+"""predict.py: images of any size in, masks and overlays out."""
 
 import json
 import shutil
@@ -11,14 +11,14 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from drawings import disc_slice, write_picture
+from drawings import disc_slice, write_image
 from running import ROOT, assert_refused, leftovers, run_here
 
 from common.command_line import flags_of
 from common.files import write_json
 from common.prediction import ensemble as averaging
 from common.prediction.ensemble import predict_images
-from common.slices.images import read_mask, read_picture, to_unit
+from common.slices.images import read_image, read_mask, to_unit
 from common.training.trained_models import load_network
 
 
@@ -32,7 +32,7 @@ class Brightness:
 @pytest.mark.parametrize("fit", ["resize", "tile", "pad"])
 @pytest.mark.parametrize("shape", [(32, 32), (70, 45), (20, 90)])
 def test_probabilities_come_back_to_their_place(fit, shape):
-    """A smooth picture must come back as it went in, whatever was cut, scaled and pasted."""
+    """A smooth image must come back as it went in, whatever was cut, scaled and pasted."""
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     picture = (127 + 60 * np.sin(rows / 25) + 60 * np.cos(columns / 25)).astype(np.uint8)
     stream = predict_images([picture, picture[::-1]], Brightness(), 32, fit)
@@ -41,7 +41,7 @@ def test_probabilities_come_back_to_their_place(fit, shape):
         difference = np.abs(probabilities[..., 0] - to_unit(image))
         if fit == "tile" or shape == (32, 32):
             assert difference.max() <= 1e-6
-        else:  # scaling mixes the edge of a padded picture with black
+        else:  # scaling mixes the edge of a padded image with black
             assert difference[5:-5, 5:-5].max() <= 0.06
 
 
@@ -60,20 +60,20 @@ def test_many_pictures_are_streamed():
 def test_masks_and_overlays_have_the_names_and_sizes_of_the_pictures(trained, tmp_path):
     run, _ = trained
     for name, size in (("a.jpg", (50, 31)), ("b.png", (24, 24)), ("c.tif", (24, 80))):
-        write_picture(tmp_path / "in" / name, cv2.merge([cv2.resize(disc_slice(24, 1)[0], size[::-1])] * 3))
+        write_image(tmp_path / "in" / name, cv2.merge([cv2.resize(disc_slice(24, 1)[0], size[::-1])] * 3))
     run_here("predict.py", RUN=[str(run), str(run / "last.keras")], INPUT=tmp_path / "in", OUTPUT=tmp_path / "out")
     for name, size in (("a", (50, 31)), ("b", (24, 24)), ("c", (24, 80))):
-        mask = read_picture(tmp_path / "out" / f"{name}.png")
+        mask = read_image(tmp_path / "out" / f"{name}.png")
         assert mask.shape == size and set(np.unique(mask)) <= {0, 255}
-        assert read_picture(tmp_path / "out" / "overlays" / f"{name}.png").shape == (*size, 3)
+        assert read_image(tmp_path / "out" / "overlays" / f"{name}.png").shape == (*size, 3)
 
 
 def test_masks_are_pasted_into_the_full_pictures(trained, tmp_path):
     """Crops of larger pictures: the mask lies where the crop was, also where tiles overlap."""
     for number in range(3):
         image, mask = disc_slice(60, number)
-        write_picture(tmp_path / "images" / f"p{number}.tif", image[:40])
-        write_picture(tmp_path / "masks" / f"p{number}.tif", mask[:40])
+        write_image(tmp_path / "images" / f"p{number}.tif", image[:40])
+        write_image(tmp_path / "masks" / f"p{number}.tif", mask[:40])
     source = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "SIZE": 24}
     for fit in ("crop", "tile"):
         cases, output = tmp_path / fit, tmp_path / f"{fit}_out"
@@ -89,10 +89,10 @@ def test_masks_are_pasted_into_the_full_pictures(trained, tmp_path):
             rows, columns = slice(max(top, 0), top + height), slice(max(left, 0), left + width)
             mask = cv2.resize(read_mask(found), (width, height), interpolation=cv2.INTER_NEAREST)
             place[rows, columns] |= mask[max(-top, 0) :, max(-left, 0) :][: 40 - max(top, 0), : 60 - max(left, 0)]
-        areas = pd.read_csv(output / "full" / "areas.csv").set_index("picture")
+        areas = pd.read_csv(output / "full" / "areas.csv").set_index("image")
         for name, mask in expected.items():
-            np.testing.assert_array_equal(read_picture(output / "full" / case.name / f"{name}.png"), mask)
-            assert read_picture(output / "full" / "overlays" / case.name / f"{name}.png").shape == (40, 60, 3)
+            np.testing.assert_array_equal(read_image(output / "full" / case.name / f"{name}.png"), mask)
+            assert read_image(output / "full" / "overlays" / case.name / f"{name}.png").shape == (40, 60, 3)
             assert areas.loc[f"{name}.tif", "pixels"] == (mask > 0).sum()
     (tmp_path / "images" / "p1.tif").unlink()
     settings = {"RUN": trained[0], "INPUT": tmp_path / "crop", "OUTPUT": tmp_path / "x"}
@@ -108,7 +108,7 @@ def test_masks_are_those_of_the_network(trained, packed, tmp_path):
     images = sorted(packed["cases"].glob("*/x/*.png"))
     assert len(images) == len(list(tmp_path.glob("out/case*/*.png"))) == 16
     for image in images[:5]:
-        p = model.predict(to_unit(read_picture(image))[None, ..., None], verbose=0)[0, ..., 0]
+        p = model.predict(to_unit(read_image(image))[None, ..., None], verbose=0)[0, ..., 0]
         mask = read_mask(tmp_path / "out" / image.parent.parent.name / image.name)
         assert (mask > 0)[np.abs(p - 0.3) > 1e-5].tolist() == (p > 0.3)[np.abs(p - 0.3) > 1e-5].tolist()
 
@@ -127,7 +127,7 @@ def test_each_of_several_networks_is_loaded_once(trained, monkeypatch):
 
 def test_images_are_predicted_without_simpleitk(trained, tmp_path):
     """It is for volumes, and takes a while to load."""
-    write_picture(tmp_path / "in" / "a.png", disc_slice(24, 1)[0])
+    write_image(tmp_path / "in" / "a.png", disc_slice(24, 1)[0])
     program = "import runpy, sys; runpy.run_path('predict.py', run_name='__main__'); print('SimpleITK' in sys.modules)"
     flags = flags_of({"RUN": trained[0], "INPUT": tmp_path / "in", "OUTPUT": tmp_path / "out"})
     command = [sys.executable, "-c", program, *flags]
@@ -190,7 +190,7 @@ def test_bad_input_of_predict(trained, packed, tmp_path):
     cut = tmp_path / "cut.keras"
     cut.write_bytes((run / "last.keras").read_bytes()[:500])
     assert_refused("predict.py", "cut.keras: damaged", **{**good, "RUN": cut})
-    write_picture(tmp_path / "in" / "a.png", disc_slice(24, 1)[0])
+    write_image(tmp_path / "in" / "a.png", disc_slice(24, 1)[0])
     (tmp_path / "in" / "b.png").write_bytes((tmp_path / "in" / "a.png").read_bytes()[:-9])
     assert_refused("predict.py", "b.png: file is cut short", **{**good, "INPUT": tmp_path / "in"})
     (tmp_path / "mine").mkdir()

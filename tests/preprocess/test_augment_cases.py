@@ -6,12 +6,12 @@ import sys
 import cv2
 import numpy as np
 import pytest
-from drawings import disc_slice, make_cases, write_picture
+from drawings import disc_slice, make_cases, write_image
 from running import ROOT, assert_refused, leftovers, run_here, run_script
 
 from common.command_line import flags_of
 from common.errors import InputError
-from common.slices.images import read_mask, read_picture
+from common.slices.images import read_image, read_mask
 from common.slices.variants import find_variants
 
 SCRIPT = "preprocess/1_augment_cases.py"
@@ -72,9 +72,9 @@ def augmented(tmp_path_factory):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_filter_and_shape(augmented, letter, shape):
     case, ending = augmented / "case02", f"_{shape}" if shape else ""
-    image = read_picture(case / "x" / "0002.png")
+    image = read_image(case / "x" / "0002.png")
     expected = reference_shape(shape, reference_filter(letter, image))
-    found = read_picture(case / f"x_{letter}{ending}" / "0002.png")
+    found = read_image(case / f"x_{letter}{ending}" / "0002.png")
     assert np.abs(found.astype(int) - expected).max() <= (1 if letter == "D" else 0)
 
 
@@ -88,8 +88,8 @@ def test_masks_are_deformed_alike_and_stay_masks(augmented, shape):
 
 def test_parts_at_size_512_are_those_of_the_codeset(tmp_path):
     white = np.full((512, 512), 255, np.uint8)
-    write_picture(tmp_path / "case1" / "x" / "0001.png", white)
-    write_picture(tmp_path / "case1" / "y" / "0001.png", white)
+    write_image(tmp_path / "case1" / "x" / "0001.png", white)
+    write_image(tmp_path / "case1" / "y" / "0001.png", white)
     run_here(SCRIPT, CASES=tmp_path, FILTERS=["O"], SHAPES=["CP0", "CP1", "CP4", "_CP2"])
     for shape, rows, columns in (
         ("CP0", (128, 384), (128, 384)),
@@ -97,7 +97,7 @@ def test_parts_at_size_512_are_those_of_the_codeset(tmp_path):
         ("CP2", (10, 266), (246, 502)),
         ("CP4", (246, 502), (246, 502)),
     ):
-        filled = np.argwhere(read_picture(tmp_path / "case1" / f"x_O_{shape}" / "0001.png"))
+        filled = np.argwhere(read_image(tmp_path / "case1" / f"x_O_{shape}" / "0001.png"))
         assert tuple(filled.min(0)) == (rows[0], columns[0])
         assert tuple(filled.max(0) + 1) == (rows[1], columns[1])
 
@@ -105,8 +105,8 @@ def test_parts_at_size_512_are_those_of_the_codeset(tmp_path):
 def test_rotation_plus_is_counter_clockwise(tmp_path):
     mask = np.zeros((64, 64), np.uint8)
     mask[28:36, 48:60] = 255  # on the right: counter-clockwise takes it up
-    write_picture(tmp_path / "case1" / "x" / "0001.png", mask)
-    write_picture(tmp_path / "case1" / "y" / "0001.png", mask)
+    write_image(tmp_path / "case1" / "x" / "0001.png", mask)
+    write_image(tmp_path / "case1" / "y" / "0001.png", mask)
     run_here(SCRIPT, CASES=tmp_path, FILTERS=["O"], SHAPES=["RTP"])
     assert np.argwhere(read_mask(tmp_path / "case1" / "y_O_RTP" / "0001.png"))[:, 0].mean() < 30
 
@@ -126,11 +126,11 @@ def test_class_numbers_stay_class_numbers_and_16_bits_stay(tmp_path):
     run_here(SCRIPT, CASES=tmp_path, FILTERS=["O", "A", "B", "C", "D"])
     case = tmp_path / "case01"
     assert set(np.unique(read_mask(case / "y_O_RTP" / "0001.png"))) <= {0, 1, 2, 3}
-    image = read_picture(case / "x" / "0001.png")
-    write_picture(case / "x" / "0001.png", (image >> 8) * 257)  # the same picture in 8 bits is known
+    image = read_image(case / "x" / "0001.png")
+    write_image(case / "x" / "0001.png", (image >> 8) * 257)  # the same image in 8 bits is known
     run_here(SCRIPT, CASES=tmp_path, FILTERS=["O", "A", "B", "C", "D"], SHAPES=[""])
     for letter in "OABCD":
-        found = read_picture(case / f"x_{letter}" / "0001.png")
+        found = read_image(case / f"x_{letter}" / "0001.png")
         expected = reference_filter(letter, (image >> 8).astype(np.uint8)) * 257.0
         assert found.dtype == np.uint16 and np.abs(found - expected).mean() < 2 * 257
 
@@ -157,7 +157,7 @@ def test_parts_make_what_one_run_makes(tmp_path):
 def test_trimming_blacks_out_two_sides(tmp_path, trim, axis):
     make_cases(tmp_path, cases=1, slices=1, size=64)
     run_here(SCRIPT, CASES=tmp_path, FILTERS=["O"], SHAPES=[""], TRIM=trim)
-    image = read_picture(tmp_path / "case01" / "x_O" / "0001.png")
+    image = read_image(tmp_path / "case01" / "x_O" / "0001.png")
     lines = np.moveaxis(image, axis, 0)
     assert not lines[:5].any() and not lines[-5:].any() and lines[5].any() and lines[-6].any()
 
@@ -184,7 +184,7 @@ def test_bad_input(tmp_path):
     bad = cases / "case02" / "x" / "0002.png"
     bad.write_bytes(bad.read_bytes()[:-30])
     assert_refused(SCRIPT, bad, "cut short", CASES=cases)
-    write_picture(bad, disc_slice(32, 1)[0])
+    write_image(bad, disc_slice(32, 1)[0])
     assert_refused(SCRIPT, bad, "size differs from its mask", "(found 32x32 and 64x64)", CASES=cases)
     bad.unlink()
     assert_refused(SCRIPT, "0002.png: no image in", CASES=cases)
@@ -202,7 +202,7 @@ def test_variants_older_than_their_slices_are_refused_and_system_files_are_not(t
     assert find_variants(case) == [("x_O", "y_O")]
     for changed in ("x/0002.png", "y/0001.png"):
         good = (case / changed).read_bytes()
-        write_picture(case / changed, 255 - read_picture(case / changed))
+        write_image(case / changed, 255 - read_image(case / changed))
         with pytest.raises(InputError, match=rf"variants are older .*{changed[2:6]}.*run 1_augment_cases.py again"):
             find_variants(case)
         (case / changed).write_bytes(good)

@@ -1,4 +1,4 @@
-"""0_import_images.py: pictures as people have them, into case folders."""
+"""0_import_images.py: images as people have them, into case folders."""
 
 import json
 from itertools import pairwise
@@ -6,12 +6,12 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import pytest
-from drawings import disc_slice, write_picture
+from drawings import disc_slice, write_image
 from hypothesis import given
 from hypothesis import strategies as st
 from running import REAL_DATA, assert_refused, leftovers, run_here, run_script
 
-from common.slices.images import cut, fit_boxes, read_mask, read_picture, read_slice
+from common.slices.images import cut, fit_boxes, read_image, read_mask, read_slice
 
 SCRIPT = "preprocess/0_import_images.py"
 
@@ -23,8 +23,8 @@ def pictures(root, names=("1", "2", "10"), size=(30, 40), ending=".png", masks="
         rng = np.random.default_rng(number)
         image = rng.integers(0, 256, size, np.uint8)
         mask = np.where(rng.random(size) > 0.7, 255, 0).astype(np.uint8)
-        write_picture(root / "images" / f"{name}{ending}", image)
-        write_picture(root / "masks" / f"{masks.format(name)}.png", mask)
+        write_image(root / "images" / f"{name}{ending}", image)
+        write_image(root / "masks" / f"{masks.format(name)}.png", mask)
         made[name] = image, mask
     return made
 
@@ -58,8 +58,8 @@ def test_each_picture_its_own_case_and_subfolders_as_cases(tmp_path):
     assert sorted(path.name for path in (tmp_path / "cases").iterdir()) == ["case_1", "case_10", "case_2"]
     for name in ("ann", "case7"):
         image, mask = disc_slice(32, 1)
-        write_picture(tmp_path / "other" / name / "image" / "a.tif", image)
-        write_picture(tmp_path / "other" / name / "label" / "a.png", mask)
+        write_image(tmp_path / "other" / name / "image" / "a.tif", image)
+        write_image(tmp_path / "other" / name / "label" / "a.png", mask)
     run_script(SCRIPT, IMAGES=tmp_path / "other", MASKS=tmp_path / "other", CASES=tmp_path / "two", SIZE=32)
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == ["case7", "case_ann"]
 
@@ -117,21 +117,21 @@ def test_cut_takes_what_is_inside_and_black_outside(left, top, side):
 
 
 @pytest.mark.parametrize("ending", [".png", ".tif", ".bmp", ".jpg"])
-@pytest.mark.parametrize("kind", ["gray", "colour", "alpha", "16 bit"])
+@pytest.mark.parametrize("kind", ["gray", "color", "alpha", "16 bit"])
 def test_kinds_of_pictures(tmp_path, ending, kind):
     image, mask = disc_slice(32, 3)
     stored = {
         "gray": image,
-        "colour": cv2.merge([image] * 3),
+        "color": cv2.merge([image] * 3),
         "alpha": cv2.merge([image] * 3 + [np.full_like(image, 255)]),
         "16 bit": image.astype(np.uint16) * 257,
     }[kind]
     if (kind == "alpha" and ending in (".jpg", ".bmp")) or (kind == "16 bit" and ending not in (".png", ".tif")):
         pytest.skip("the format does not have it")
-    write_picture(tmp_path / "images" / f"a{ending}", stored)
-    write_picture(tmp_path / "masks" / "a.png", mask)
+    write_image(tmp_path / "images" / f"a{ending}", stored)
+    write_image(tmp_path / "masks" / "a.png", mask)
     run_import(tmp_path)
-    out = read_picture(tmp_path / "cases" / "case01" / "x" / "0001.png")
+    out = read_image(tmp_path / "cases" / "case01" / "x" / "0001.png")
     expected = image.astype(np.uint16) * 257 if kind == "16 bit" else image
     assert out.dtype == expected.dtype and out.ndim == 2
     assert np.abs(out.astype(int) - expected).max() <= (20 if ending == ".jpg" else 0)
@@ -140,9 +140,9 @@ def test_kinds_of_pictures(tmp_path, ending, kind):
 def test_mask_values_threshold_and_unmatched(tmp_path):
     for name, value in (("a", 1), ("b", 7)):
         image, mask = disc_slice(32, 3)
-        write_picture(tmp_path / "images" / f"{name}.png", image)
-        write_picture(tmp_path / "masks" / f"{name}.png", (mask > 0).astype(np.uint8) * value)
-    write_picture(tmp_path / "images" / "c.png", image)
+        write_image(tmp_path / "images" / f"{name}.png", image)
+        write_image(tmp_path / "masks" / f"{name}.png", (mask > 0).astype(np.uint8) * value)
+    write_image(tmp_path / "images" / "c.png", image)
     run_import(tmp_path, MASK_VALUES={1: 1, 7: 2}, UNMATCHED="empty", STRETCH=True)
     case = tmp_path / "cases" / "case01"
     assert [int(read_mask(case / "y" / f"000{i}.png").max()) for i in (1, 2, 3)] == [1, 2, 0]
@@ -170,11 +170,11 @@ def test_bad_pictures_are_refused_and_nothing_is_written(tmp_path):
     (tmp_path / "images" / "1.png").unlink()
     refused("1_mask.png: no image in")
     pictures(tmp_path)
-    write_picture(tmp_path / "images" / "extra.png", np.zeros((30, 40), np.uint8))
+    write_image(tmp_path / "images" / "extra.png", np.zeros((30, 40), np.uint8))
     refused("extra.png: no mask in")
     (tmp_path / "images" / "extra.png").unlink()
     for name in ("1", "2", "10"):
-        write_picture(tmp_path / "masks" / f"{name}_mask.png", np.eye(30, 40, dtype=np.uint8))
+        write_image(tmp_path / "masks" / f"{name}_mask.png", np.eye(30, 40, dtype=np.uint8))
     refused("0 and 1", '--mask-values "{1: 255}"')
     assert not leftovers(tmp_path)
 
@@ -182,8 +182,8 @@ def test_bad_pictures_are_refused_and_nothing_is_written(tmp_path):
 @pytest.mark.parametrize("case_from", ["folder", "image"])
 def test_one_broken_picture_among_many(tmp_path, case_from):
     for number in range(100):
-        write_picture(tmp_path / "images" / f"{number:03d}.png", np.full((8, 8), number, np.uint8))
-        write_picture(tmp_path / "masks" / f"{number:03d}.png", 255 * np.eye(8, dtype=np.uint8))
+        write_image(tmp_path / "images" / f"{number:03d}.png", np.full((8, 8), number, np.uint8))
+        write_image(tmp_path / "masks" / f"{number:03d}.png", 255 * np.eye(8, dtype=np.uint8))
     broken = tmp_path / "images" / "042.png"
     good = broken.read_bytes()
     places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases"}
@@ -197,14 +197,14 @@ def test_one_broken_picture_among_many(tmp_path, case_from):
         message = assert_refused(SCRIPT, said, "Imported the others", "--skip-broken", **settings, REPLACE=True)
         assert message.count(".png") == 1
         written = sorted((tmp_path / "cases").rglob("x/*.png"))
-        assert {int(read_picture(path)[0, 0]) for path in written} == set(range(100)) - {42}
+        assert {int(read_image(path)[0, 0]) for path in written} == set(range(100)) - {42}
         assert len(list((tmp_path / "cases").iterdir())) == (1 if case_from == "folder" else 99)
     said = run_here(SCRIPT, "--skip-broken", "--replace", **settings).stdout
     assert "042.png: file is empty" in said and "wrote 99 slices" in said
-    write_picture(broken, np.zeros((9, 9), np.uint8))
+    write_image(broken, np.zeros((9, 9), np.uint8))
     assert_refused(SCRIPT, "042.png: size differs from its mask", "(found 9x9 and 8x8)", **settings, REPLACE=True)
     broken.write_bytes(good)
-    write_picture(tmp_path / "masks" / "042.png", np.full((8, 8), 200, np.uint8))
+    write_image(tmp_path / "masks" / "042.png", np.full((8, 8), 200, np.uint8))
     assert_refused(SCRIPT, "042.png", "200", "--mask-threshold", **settings, REPLACE=True)
     assert not leftovers(tmp_path)
 
@@ -224,13 +224,13 @@ def test_an_existing_case_is_not_lost(tmp_path):
 def test_dark_16_bit_images_and_tiny_ones(tmp_path):
     """12-bit values in 16 bits are a fraction of what the model could see."""
     image, mask = disc_slice(32, 1)
-    write_picture(tmp_path / "images" / "a.png", image.astype(np.uint16) * 16)
-    write_picture(tmp_path / "masks" / "a.png", mask)
+    write_image(tmp_path / "images" / "a.png", image.astype(np.uint16) * 16)
+    write_image(tmp_path / "masks" / "a.png", mask)
     assert "of 65535); consider --stretch" in run_import(tmp_path).stdout
     assert "--stretch" not in run_import(tmp_path, STRETCH=True, REPLACE=True).stdout
     for shape in ((1, 1), (1, 40), (40, 7)):
-        write_picture(tmp_path / "images" / "a.png", np.zeros(shape, np.uint8))
-        write_picture(tmp_path / "masks" / "a.png", np.zeros(shape, np.uint8))
+        write_image(tmp_path / "images" / "a.png", np.zeros(shape, np.uint8))
+        write_image(tmp_path / "masks" / "a.png", np.zeros(shape, np.uint8))
         for fit in ("resize", "crop", "pad", "tile"):
             places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "c"}
             assert_refused(SCRIPT, f"too small for an image (found {shape[1]}x{shape[0]}", FIT=fit, **places)
@@ -238,7 +238,7 @@ def test_dark_16_bit_images_and_tiny_ones(tmp_path):
 
 def test_masks_that_do_not_fit_the_others_are_listed(tmp_path):
     pictures(tmp_path, names=[str(i) for i in range(5)])
-    write_picture(tmp_path / "masks" / "3_mask.png", np.eye(30, 40, dtype=np.uint8))
+    write_image(tmp_path / "masks" / "3_mask.png", np.eye(30, 40, dtype=np.uint8))
     places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases"}
     message = assert_refused(SCRIPT, "3_mask.png: expected 0 and 255 as in the other masks (found 0, 1)", **places)
     assert message.count(".png") == 1
@@ -248,7 +248,7 @@ def test_the_same_images_under_other_case_names(tmp_path):
     pictures(tmp_path)
     places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases"}
     run_import(tmp_path)
-    write_picture(tmp_path / "cases" / "case_mine" / "x" / "1.png", np.zeros((8, 8), np.uint8))
+    write_image(tmp_path / "cases" / "case_mine" / "x" / "1.png", np.zeros((8, 8), np.uint8))
     (tmp_path / "cases" / "case_mine" / "y").mkdir()
     assert_refused(SCRIPT, "cases of the same images under other names", "case01", CASE_FROM="image", **places)
     note = tmp_path / "cases" / "case01" / "x" / "notes.txt"
@@ -257,8 +257,8 @@ def test_the_same_images_under_other_case_names(tmp_path):
     note.unlink()
     assert "removed 1 case" in run_import(tmp_path, CASE_FROM="image", REPLACE=True).stdout
     assert sorted(path.name for path in (tmp_path / "cases").iterdir()) == ["case_1", "case_10", "case_2", "case_mine"]
-    write_picture(tmp_path / "images" / "ward" / "1.png", np.zeros((30, 40), np.uint8))
-    write_picture(tmp_path / "masks" / "ward" / "1.png", np.zeros((30, 40), np.uint8))
+    write_image(tmp_path / "images" / "ward" / "1.png", np.zeros((30, 40), np.uint8))
+    write_image(tmp_path / "masks" / "ward" / "1.png", np.zeros((30, 40), np.uint8))
     more = {"IMAGES": tmp_path / "images" / "ward", "MASKS": tmp_path / "masks" / "ward"}
     message = assert_refused(SCRIPT, "same images", **places | more)  # "1.png" is one of the names that are known
     assert "case_1" in message
@@ -270,7 +270,7 @@ def test_real_pictures(tmp_path):
     run_here(SCRIPT, IMAGES=membrane, MASKS=membrane, CASES=tmp_path / "m", SIZE=256, FIT="tile")
     for case in ("case01", "case02"):
         assert len(list((tmp_path / "m" / case / "x").iterdir())) == 40
-        whole = read_picture(membrane / case / "x" / "0003.png")
+        whole = read_image(membrane / case / "x" / "0003.png")
         assert np.array_equal(read_slice(tmp_path / "m" / case / "x" / "0010.png"), whole[:256, 256:])
     run_here(SCRIPT, IMAGES=brain / "images", MASKS=brain / "masks", CASES=tmp_path / "b", SIZE=256, CASE_FROM="image")
     assert len(list((tmp_path / "b").iterdir())) == 44

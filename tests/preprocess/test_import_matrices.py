@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from running import assert_refused, leftovers, run_here, run_script
 
-from common.slices.images import read_mask, read_picture
+from common.slices.images import read_image, read_mask
 
 SCRIPT = "preprocess/0_import_matrices.py"
 
@@ -41,7 +41,7 @@ def test_values_and_specks(muscle, tmp_path):
     image, mask = scan(seed=1)
     case = muscle["CASES"] / "case_L3_1"
     expected = np.rint((image.clip(-200, 200) + 200) / 400 * 255)
-    assert np.abs(read_picture(case / "x" / "0001.png") - expected).max() <= 1
+    assert np.abs(read_image(case / "x" / "0001.png") - expected).max() <= 1
     mask[30, 30:35] = 1
     np.testing.assert_array_equal(read_mask(case / "y" / "0001.png"), mask * 255)
     record = json.loads((case / "case.json").read_text())
@@ -53,7 +53,7 @@ def test_whole_range_and_other_sizes(muscle, tmp_path):
     write(muscle["IMAGES"] / "wide.csv", image)
     write(muscle["MASKS"] / "wide.csv", mask)
     run_here(SCRIPT, FIT="pad", BITS=16, **muscle | {"SIZE": 50})
-    picture = read_picture(muscle["CASES"] / "case_wide" / "x" / "0001.png")
+    picture = read_image(muscle["CASES"] / "case_wide" / "x" / "0001.png")
     assert picture.shape == (50, 50) and picture.dtype == np.uint16
     assert picture.max() == 65535 and not picture[:10].any() and not picture[40:].any()
     assert read_mask(muscle["CASES"] / "case_wide" / "y" / "0001.png").sum() == 255 * 180

@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from drawings import SKEWED, as_volume, masks_of, write_picture
+from drawings import SKEWED, as_volume, masks_of, write_image
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from running import assert_refused, run_here, run_script
 
-from common.slices.images import read_mask, read_picture
+from common.slices.images import read_image, read_mask
 from common.volumes.labels import labels_of_slices, write_labels
 from common.volumes.nodules import LUNG_FINDERS, run_lengths, square_around
 
@@ -162,7 +162,7 @@ def test_slices_are_cut_to_the_lungs(tmp_path, way):
     record = json.loads((tmp_path / "cases" / "case_a" / "case.json").read_text())
     left, top, side, _ = record["slices"]["0001"]["box"]
     assert 60 < left < 110 and 60 < top < 110 and 310 < side < 380
-    picture = read_picture(tmp_path / "cases" / "case_a" / "x" / "0002.png")
+    picture = read_image(tmp_path / "cases" / "case_a" / "x" / "0002.png")
     assert picture[:3, 60:68].max() == 0 and picture[64, 20:30].max() > 0
 
 
@@ -186,8 +186,8 @@ def test_run_lengths_are_those_of_the_mask(mask):
 def test_run_length_table(tmp_path):
     mask = np.zeros((6, 5), np.uint8)
     mask[1:6, 1:3] = 255
-    write_picture(tmp_path / "p" / "a.png", mask)  # masks have the size of the pictures, which need not be square
-    write_picture(tmp_path / "p" / "b.png", np.zeros((6, 6), np.uint8))
+    write_image(tmp_path / "p" / "a.png", mask)  # masks have the size of the images, which need not be square
+    write_image(tmp_path / "p" / "b.png", np.zeros((6, 6), np.uint8))
     run_here("submission.py", PREDICTED=tmp_path / "p", OUTPUT=tmp_path / "s.csv")
     assert (tmp_path / "s.csv").read_text() == "img,pixels\na,8 5 14 5\nb,\n"
     assert_refused("submission.py", "exists", PREDICTED=tmp_path / "p", OUTPUT=tmp_path / "s.csv")

@@ -23,9 +23,9 @@ def save(path, *meshes):
     return path
 
 
-def sphere(radius, centre=(0, 0, 0)):
+def sphere(radius, center=(0, 0, 0)):
     mesh = trimesh.creation.icosphere(subdivisions=4, radius=radius)
-    mesh.apply_translation(centre)
+    mesh.apply_translation(center)
     return mesh
 
 
@@ -76,8 +76,8 @@ def test_order_offset_flip_and_size(tmp_path):
 def test_onto_the_grid_of_a_turned_volume(tmp_path, space):
     volume = as_volume(np.zeros((30, 40, 50), np.int16), spacing=(0.8, 0.7, 1.2))
     sitk.WriteImage(volume, str(tmp_path / "scan.nrrd"))
-    centre = np.array(volume.TransformContinuousIndexToPhysicalPoint((24.3, 20.6, 14.1)))
-    surface = save(tmp_path / "ball.stl", sphere(9.0, centre * ([1, 1, 1] if space == "LPS" else [-1, -1, 1])))
+    center = np.array(volume.TransformContinuousIndexToPhysicalPoint((24.3, 20.6, 14.1)))
+    surface = save(tmp_path / "ball.stl", sphere(9.0, center * ([1, 1, 1] if space == "LPS" else [-1, -1, 1])))
     settings = {"SURFACE": surface, "VOLUME": tmp_path / "scan.nrrd"}
     run_here(SCRIPT, OUTPUT=tmp_path / "labels.nii.gz", SPACE=space, **settings)
     labels = read_volume(tmp_path / "labels.nii.gz")
@@ -86,7 +86,7 @@ def test_onto_the_grid_of_a_turned_volume(tmp_path, space):
     k, j, i = np.indices(found.shape)
     axes = np.reshape(volume.GetDirection(), (3, 3)) * volume.GetSpacing()
     places = np.stack([i, j, k], -1) @ axes.T + volume.GetOrigin()
-    expected = np.linalg.norm(places - centre, axis=-1) < 9
+    expected = np.linalg.norm(places - center, axis=-1) < 9
     assert 2 * (found & expected).sum() / (found.sum() + expected.sum()) > 0.99
     other = "RAS" if space == "LPS" else "LPS"
     assert_refused(SCRIPT, "surface is outside", OUTPUT=tmp_path / "x.nrrd", SPACE=other, **settings)

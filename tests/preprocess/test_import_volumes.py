@@ -10,7 +10,7 @@ from drawings import SHAPE, as_volume, assert_same_geometry, block, masks_of, wr
 from running import REAL_DATA, assert_refused, leftovers, run_here, run_script
 
 sitk = pytest.importorskip("SimpleITK")
-from common.slices.images import read_mask, read_picture
+from common.slices.images import read_image, read_mask
 from common.training.sets import open_set
 from common.volumes.grids import orient
 from common.volumes.labels import labels_of_slices, write_labels
@@ -52,7 +52,7 @@ def real_volume():
     images, masks = (
         np.stack(
             [
-                read_picture(path)[:SIDE, :SIDE]
+                read_image(path)[:SIDE, :SIDE]
                 for case in ("case01", "case02")
                 for path in sorted((folder / case / side).glob("*.png"))
             ]
@@ -131,7 +131,7 @@ def test_all_frames_of_one_dicom_file(tmp_path):
     back = labels_of_slices(json.loads((case / "case.json").read_text()), masks_of(case))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(back), labels)
     assert_same_geometry(back, image)
-    shown = read_picture(case / "x" / "0003.png")[:, 2:22]
+    shown = read_image(case / "x" / "0003.png")[:, 2:22]
     assert np.abs(shown - np.rint((values[2] + 500) / 1000 * 255)).max() <= 1
 
 
@@ -159,7 +159,7 @@ def test_labels_on_their_own_grid_and_another_spacing(tmp_path):
     back = sitk.GetArrayFromImage(labels_of_slices(record, masks_of(case)))
     assert back.shape == shape
     assert 2 * (back & labels).sum() / (back.sum() + labels.sum()) > 0.9
-    pictures = np.stack([read_picture(path) for path in sorted((case / "x").glob("*.png"))])
+    pictures = np.stack([read_image(path) for path in sorted((case / "x").glob("*.png"))])
     masks = np.stack([read_mask(path) for path in sorted((case / "y").glob("*.png"))])
     assert 2 * ((pictures > 127) & (masks > 0)).sum() / ((pictures > 127).sum() + (masks > 0).sum()) > 0.9
 
@@ -175,7 +175,7 @@ def test_window_bits_and_values(tmp_path):
     shown, marked = (planes_of(sitk.GetArrayFromImage(image), "axial")[4] for image in oriented)
     expected = np.rint((shown.clip(-100, 200) + 100) / 300 * 65535)
     expected = cv2.copyMakeBorder(expected, 0, 0, 2, 2, cv2.BORDER_CONSTANT)  # 24 rows and 20 columns
-    assert np.abs(read_picture(case / "x" / "0005.png").astype(int) - expected).max() <= 1
+    assert np.abs(read_image(case / "x" / "0005.png").astype(int) - expected).max() <= 1
     mask = cv2.copyMakeBorder(np.where(marked == 2, 255, 0).astype(np.uint8), 0, 0, 2, 2, cv2.BORDER_CONSTANT)
     np.testing.assert_array_equal(read_mask(case / "y" / "0005.png"), mask)
     record = json.loads((case / "case.json").read_text())

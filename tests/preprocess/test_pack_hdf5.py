@@ -12,12 +12,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from drawings import disc_slice, make_cases, write_picture
+from drawings import disc_slice, make_cases, write_image
 from running import ROOT, assert_refused, leftovers, run_here, run_script
 
 from common.command_line import flags_of
 from common.errors import InputError
-from common.slices.images import read_picture
+from common.slices.images import read_image
 from common.slices.lists import read_list
 from common.training.sets import open_both, open_set
 
@@ -34,25 +34,25 @@ def test_packed_sets_hold_the_slices_of_the_lists(packed):
         assert sorted(sources) == sorted(read_list(packed["lists"] / "train.csv")["x"])
         assert sources != sorted(sources), "shuffled"
         for i, source in enumerate(sources):
-            assert np.array_equal(file["x"][i, ..., 0], read_picture(source))
+            assert np.array_equal(file["x"][i, ..., 0], read_image(source))
             mask = Path(source).parent.parent / "y" / Path(source).name
-            assert np.array_equal(file["y"][i, ..., 0], read_picture(mask))
+            assert np.array_equal(file["y"][i, ..., 0], read_image(mask))
             assert file["case"][i].decode() == Path(source).parent.parent.name
 
 
 def test_more_slices_than_a_block_and_compression(tmp_path):
     cases = make_cases(tmp_path / "cases", cases=2, slices=300, size=16, bits=16)
     for number, path in enumerate(sorted(cases.glob("*/x/*.png"))):  # no two are the same
-        image = read_picture(path)
+        image = read_image(path)
         image[0, 0] = number
-        write_picture(path, image)
+        write_image(path, image)
     run_here(LISTS, CASES=cases, LISTS=tmp_path / "lists", VALIDATION_SHARE=0.5, TEST_SHARE=0)
     for compression in ("None", "gzip"):
         run_here(PACK, LISTS=tmp_path / "lists", PACKED=tmp_path / compression, COMPRESSION=compression)
         with h5py.File(tmp_path / compression / "validation.h5") as file:
             assert file["x"].dtype == np.uint16 and file["y"].dtype == np.uint8
             for i in (0, 255, 256, 299):
-                assert np.array_equal(file["x"][i, ..., 0], read_picture(file["source"][i].decode()))
+                assert np.array_equal(file["x"][i, ..., 0], read_image(file["source"][i].decode()))
 
 
 def contents(path):
@@ -186,7 +186,7 @@ def test_bad_lists(tmp_path):
     good = bad.read_bytes()
     bad.write_bytes(good[:-20])
     refused("cut short")
-    write_picture(bad, disc_slice(32, 0)[0])
+    write_image(bad, disc_slice(32, 0)[0])
     refused("(found 32x32 uint8)")
     bad.write_bytes(good)
     run_here(PACK, LISTS=lists, PACKED=tmp_path / "packed")
@@ -207,11 +207,11 @@ def test_replace_packs_masks_that_changed_and_sets_of_two_divisions_are_noticed(
     masks = [Path(x).parents[1] / "y" / Path(x).name for x in open_set(train).source]
     for mask in masks:
         status = mask.stat()
-        write_picture(mask, 255 - read_picture(mask))
+        write_image(mask, 255 - read_image(mask))
         os.utime(mask, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert "skipping" not in run_here(PACK, **pack).stdout
     for y, mask in zip(open_set(train).y, masks, strict=True):
-        assert np.array_equal(y[..., 0], read_picture(mask))
+        assert np.array_equal(y[..., 0], read_image(mask))
     old = {path: path.read_bytes() for path in (validation, test)}
     run_here(LISTS, **divide, SEED=3)
     run_here(PACK, **{**pack, "SHARD_GB": None})

@@ -64,10 +64,10 @@ def test_labels_come_back_onto_their_own_grid(tmp_path, direction):
     for number in (1, 2):
         ours, theirs = (sitk.GetArrayFromImage(v) == number for v in (back, read))
         assert 2 * (ours & theirs).sum() / (ours.sum() + theirs.sum()) >= 0.99
-    grey = sitk.GetArrayFromImage(onto_grid(values, original, sitk.sitkLinear)) * rule["sd"] + rule["mean"]
-    grey = grey * (rule["high"] - rule["low"]) + rule["low"]
+    gray = sitk.GetArrayFromImage(onto_grid(values, original, sitk.sitkLinear)) * rule["sd"] + rule["mean"]
+    gray = gray * (rule["high"] - rule["low"]) + rule["low"]
     inside = ball(size[::-1], (60, 55, 22), 30, spacing) & ~ball(size[::-1], (75, 60, 24), 19, spacing)
-    assert np.abs(grey - image)[inside].max() < 1
+    assert np.abs(gray - image)[inside].max() < 1
 
 
 def test_a_set_has_what_training_needs(decathlon, tmp_path):
@@ -133,7 +133,7 @@ def test_channels_and_named_validation_cases(tmp_path):
         assert packed["cases/case_01/image"].shape[-1] == 2 and packed.attrs["channels"] == 2
 
 
-def test_grey_values_of_ct_are_those_of_the_labelled_voxels(tmp_path):
+def test_gray_values_of_ct_are_those_of_the_labelled_voxels(tmp_path):
     data = write_decathlon(tmp_path / "d", cases=3, modality="CT")
     pack(data, tmp_path / "p", SPACING=None)
     values = []

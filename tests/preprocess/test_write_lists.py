@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from drawings import disc_slice, make_cases, write_picture
+from drawings import disc_slice, make_cases, write_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import ROOT, assert_refused, leftovers, run_here, run_script
 
 from common.errors import InputError
-from common.slices.images import read_picture
+from common.slices.images import read_image
 from common.slices.lists import read_list
 
 LISTS, PACK = "preprocess/2_write_lists.py", "preprocess/3_pack_hdf5.py"
@@ -95,7 +95,7 @@ def test_lists_hold_pairs_with_variants_for_training_only(tmp_path):
             assert y.parent.name == "_".join(["y_O", *variant] if "_" in x.parent.name else ["y"])
             assert name == "train" or x.parent.name == "x"
     assert "33%" in out and "36" in out, "empty masks and variants are told"
-    sheet = read_picture(tmp_path / "lists" / "data_check.png")
+    sheet = read_image(tmp_path / "lists" / "data_check.png")
     assert sheet.ndim == 3 and sheet.std() > 5
     copied = pd.read_csv(tmp_path / "flat" / "train" / "copied_files.csv")
     assert list(copied.columns) == ["file", "src_x", "src_y"] and len(copied) == 36
@@ -132,24 +132,24 @@ def test_bad_data_sets(tmp_path):
     refused("use fewer folds", FOLDS=9)
     y.unlink()
     refused("0001.png: no mask in")
-    write_picture(y, disc_slice(32, 1)[1])
+    write_image(y, disc_slice(32, 1)[1])
     refused("size differs from its mask", "(found 24x24 and 32x32)")
-    write_picture(x, disc_slice(32, 1)[0])
+    write_image(x, disc_slice(32, 1)[0])
     refused("differ in side length", "24 in", "32 in")
     x.write_bytes(good_x), y.write_bytes(good_y)
-    write_picture(x, disc_slice(24, 1, bits=16)[0])
+    write_image(x, disc_slice(24, 1, bits=16)[0])
     refused("differ in bit depth", "16 in")
-    write_picture(x, np.zeros((24, 24, 3), np.uint8))
+    write_image(x, np.zeros((24, 24, 3), np.uint8))
     refused("3 channels")
-    write_picture(x, np.zeros((24, 24, 4), np.uint8))
+    write_image(x, np.zeros((24, 24, 4), np.uint8))
     refused("transparent pixels")
-    write_picture(x, np.zeros((24, 30), np.uint8))
+    write_image(x, np.zeros((24, 30), np.uint8))
     refused("30x24", "square")
     x.write_bytes(good_x)
-    write_picture(y, np.full((24, 24), 130, np.uint8))
+    write_image(y, np.full((24, 24), 130, np.uint8))
     refused("130", "--mask-values")
     for file in cases.glob("case*/y/*.png"):
-        write_picture(file, np.eye(24, dtype=np.uint8))
+        write_image(file, np.eye(24, dtype=np.uint8))
     refused("0 and 1")
     assert not leftovers(tmp_path)
 
@@ -158,13 +158,13 @@ def test_the_same_image_in_two_cases_and_what_is_no_image(tmp_path):
     cases = make_cases(tmp_path / "cases", cases=3, slices=2)
     places = {"CASES": cases, "LISTS": tmp_path / "lists", "VALIDATION_CASES": ["case02"], "TEST_SHARE": 0}
     for file in ("case01/x/0001.png", "case02/x/0001.png"):
-        write_picture(cases / file, np.zeros((24, 24), np.uint8))  # black slices are often equal
+        write_image(cases / file, np.zeros((24, 24), np.uint8))  # black slices are often equal
     (cases / "case01" / "x" / ".DS_Store").write_text("x")
     (cases / "case01" / "y" / "notes.txt").write_text("x")
     out = run_here(LISTS, **places).stdout
     assert "skipped 1 file (hidden or system): .DS_Store" in out and "notes.txt" in out
-    image = read_picture(cases / "case01" / "x" / "0002.png")
-    write_picture(cases / "case02" / "x" / "0002.png", image)
+    image = read_image(cases / "case01" / "x" / "0002.png")
+    write_image(cases / "case02" / "x" / "0002.png", image)
     places["REPLACE"] = True
     assert_refused(LISTS, "case02/x/0002.png", "the same image as", "case01/x/0002.png", "--same-slices", **places)
     assert "note: " in run_here(LISTS, SAME_SLICES="report", **places).stdout

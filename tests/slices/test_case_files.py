@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from drawings import disc_slice, write_picture
+from drawings import disc_slice, write_image
 from running import run_here
 
 from common.errors import InputError
@@ -19,8 +19,8 @@ def record_of(folder, image):
 def test_images_of_subfolders_are_imported_and_listed(tmp_path):
     for case in ("a", "b", "c"):
         image, mask = disc_slice(24, ord(case))
-        write_picture(tmp_path / "images" / case / "1.png", image)
-        write_picture(tmp_path / "masks" / case / "1.png", mask)
+        write_image(tmp_path / "images" / case / "1.png", image)
+        write_image(tmp_path / "masks" / case / "1.png", mask)
     places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases"}
     run_here("preprocess/0_import_images.py", SIZE=24, **places)
     assert read_case_record(tmp_path / "cases" / "case_a")["slices"]["0001"]["image"] == "a/1.png"

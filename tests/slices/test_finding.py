@@ -5,16 +5,16 @@ import socket
 
 import numpy as np
 import pytest
-from drawings import write_picture
+from drawings import write_image
 
 from common.errors import InputError
 from common.slices.finding import read_regular, report_skipped, walk
-from common.slices.images import pictures_in
+from common.slices.images import images_in
 
 
 def strange_files(folder):
     """A good image, and one of everything that is none."""
-    write_picture(folder / "good.png", np.zeros((8, 8), np.uint8))
+    write_image(folder / "good.png", np.zeros((8, 8), np.uint8))
     for name in ("notes.txt", "third.webp", ".DS_Store", "Thumbs.db", "._good.png", "..x.png"):
         (folder / name).write_bytes(b"x")
     (folder / "gone.png").symlink_to(folder / "nothing.png")
@@ -42,7 +42,7 @@ def test_everything_that_is_no_image_is_counted(tmp_path, capsys):
         "skipped 2 files (of another type): notes.txt, third.webp",
     ]
     others = []
-    assert list(pictures_in(tmp_path, others)) == ["good"] and len(others) == 11
+    assert list(images_in(tmp_path, others)) == ["good"] and len(others) == 11
 
 
 def test_what_is_no_regular_file_is_refused_and_not_opened(tmp_path):

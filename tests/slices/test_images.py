@@ -9,13 +9,13 @@ from common.slices.images import fit_boxes, paste, window_to_gray
 
 @pytest.mark.parametrize("kind", [np.uint8, np.uint16, np.int16, np.int32, np.int64, np.float32, np.float64])
 @pytest.mark.parametrize("bits", [8, 16])
-def test_grey_levels_are_rounded_and_cut_off(kind, bits):
+def test_gray_levels_are_rounded_and_cut_off(kind, bits):
     values = np.random.default_rng(0).integers(0, 200, (50, 61)).astype(kind)
     top = 2**bits - 1
     expected = np.clip((values.astype(np.float64) - 20) / 130 * top, 0, top)
-    grey = window_to_gray(values, 20, 150, bits)
-    assert grey.dtype == (np.uint8 if bits == 8 else np.uint16)
-    assert np.abs(grey - expected).max() <= 0.5 + 1e-3
+    gray = window_to_gray(values, 20, 150, bits)
+    assert gray.dtype == (np.uint8 if bits == 8 else np.uint16)
+    assert np.abs(gray - expected).max() <= 0.5 + 1e-3
 
 
 def test_paste_is_the_way_back_of_cut():

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
-from drawings import make_cases, write_picture
+from drawings import make_cases, write_image
 
 from common.errors import InputError
 from common.slices.lists import (
@@ -111,5 +111,5 @@ def test_what_two_lists_cannot_share(tmp_path, capsys):
         refuse_shared(lists_of(tmp_path, train=[row(1, 1)], validation=[row(3, 2)]), "L")
         assert re.search(r"note: .*case03.x.0002.png: the same image as .*case01.x.0001.png", capsys.readouterr().out)
     for case in (1, 3):
-        write_picture(tmp_path / f"case0{case}" / "x" / "0003.png", np.zeros((16, 16), np.uint8))
+        write_image(tmp_path / f"case0{case}" / "x" / "0003.png", np.zeros((16, 16), np.uint8))
     refuse_shared(lists_of(tmp_path, train=[row(1, 3)], validation=[row(3, 3)]), "L")  # black slices are often equal

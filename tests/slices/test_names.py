@@ -4,7 +4,7 @@ import os
 
 import h5py
 import numpy as np
-from drawings import disc_slice, make_cases, write_picture
+from drawings import disc_slice, make_cases, write_image
 from running import assert_refused, run_here
 
 from common.slices.hdf5 import open_hdf5
@@ -19,8 +19,8 @@ def test_names_of_cases_and_slices(tmp_path):
     for number, name in enumerate(ODD):
         for slice_number, slice_name in enumerate((os.fsdecode(b"\xfc"), "a\nb")):
             image, mask = disc_slice(24, 10 * number + slice_number)
-            write_picture(tmp_path / "cases" / name / "x" / f"{slice_name}.png", image)
-            write_picture(tmp_path / "cases" / name / "y" / f"{slice_name}.png", mask)
+            write_image(tmp_path / "cases" / name / "x" / f"{slice_name}.png", image)
+            write_image(tmp_path / "cases" / name / "y" / f"{slice_name}.png", mask)
     out = run_here("preprocess/2_write_lists.py", CASES=tmp_path / "cases", LISTS=tmp_path / "lists", TEST_SHARE=0)
     assert "\x1b" not in out.stdout + out.stderr
     tables = [read_list(tmp_path / "lists" / f"{name}.csv") for name in ("train", "validation")]
@@ -51,8 +51,8 @@ def test_images_with_odd_names(tmp_path):
     names = [os.fsdecode(b"caf\xe9"), "a\nb", "😀", "x²"]
     for number, name in enumerate(names):
         image, mask = disc_slice(24, number)
-        write_picture(tmp_path / "images" / f"{name}.png", image)
-        write_picture(tmp_path / "masks" / f"{name}.png", np.where(mask > 0, 255, 0).astype(np.uint8))
+        write_image(tmp_path / "images" / f"{name}.png", image)
+        write_image(tmp_path / "masks" / f"{name}.png", np.where(mask > 0, 255, 0).astype(np.uint8))
     places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases"}
     assert "wrote 4 slices" in run_here("preprocess/0_import_images.py", **places).stdout
     assert (

@@ -79,6 +79,6 @@ def test_the_graph_of_the_schedule_says_how_many_epochs():
 
 
 def test_own_settings_of_a_network_are_checked_by_its_own_types():
-    for values in ({"features": "a"}, {"depth": 50}, {"features": [1]}, {"dropout": 1.0}, {"colour": 3}):
+    for values in ({"features": "a"}, {"depth": 50}, {"features": [1]}, {"dropout": 1.0}, {"color": 3}):
         with pytest.raises(SettingError, match="MODEL_SETTINGS: "):
             configure(Settings.of("train.py", MODEL_SETTINGS=values))

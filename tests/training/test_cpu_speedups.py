@@ -116,7 +116,7 @@ def test_sums_by_winograd_lose_hardly_more_than_others():
 @on_tensorflow
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 3), st.integers(2, 20), st.integers(1, 20), st.integers(1, 9), st.floats(0, 0.99))
-def test_batch_normalisation_in_training(count, height, width, channels, momentum):
+def test_batch_normalization_in_training(count, height, width, channels, momentum):
     options = {"momentum": momentum, "epsilon": 1e-2}
     ours, theirs = (layers.BatchNormalization(**options) for _ in range(2))
     assert_as_keras(faster(ours, channels), theirs, (count, height, width, channels), 3, 1e-4)

@@ -8,20 +8,20 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from drawings import make_cases, write_copying_network, write_picture
+from drawings import make_cases, write_copying_network, write_image
 from running import TINY_UNET, assert_refused, leftovers, run_here, run_script
 
 from common.errors import InputError
 from common.files import write_json
 from common.prediction.ensemble import TRANSFORMS, average_over
-from common.slices.images import read_mask, read_picture, to_unit
+from common.slices.images import read_image, read_mask, to_unit
 from common.training.cross_validation import cross_validate
 
 # --- flips and turns
 
 
 class Gradient:
-    """In place of a network: brightness times a ramp, which sees how a picture is turned."""
+    """In place of a network: brightness times a ramp, which sees how an image is turned."""
 
     def predict_on_batch(self, x):
         return x * np.linspace(0, 1, x.shape[2], dtype=np.float32)[None, None, :, None]
@@ -42,7 +42,7 @@ def test_averages_come_back_to_their_place(flips):
 
 
 def test_networks_are_averaged_one_at_a_time(tmp_path):
-    """Probabilities of three networks, of pictures of several sizes, and flips, against Keras by hand."""
+    """Probabilities of three networks, of images of several sizes, and flips, against Keras by hand."""
     for k, bias in enumerate((-10, -4, -16)):
         write_copying_network(tmp_path / f"{k}.keras", 24)
         model = keras.saving.load_model(tmp_path / f"{k}.keras")
@@ -50,14 +50,14 @@ def test_networks_are_averaged_one_at_a_time(tmp_path):
         model.save(tmp_path / f"{k}.keras")
     rng = np.random.default_rng(0)
     for name, shape in (("a", (24, 24)), ("b", (24, 24)), ("c", (40, 30))):
-        write_picture(tmp_path / "in" / f"{name}.png", rng.integers(0, 256, shape).astype(np.uint8))
+        write_image(tmp_path / "in" / f"{name}.png", rng.integers(0, 256, shape).astype(np.uint8))
     runs = [str(tmp_path / f"{k}.keras") for k in range(3)]
     run_here("predict.py", RUN=runs, INPUT=tmp_path / "in", OUTPUT=tmp_path / "out", FLIPS="turns", OVERLAYS=False)
-    x = to_unit(read_picture(tmp_path / "in" / "a.png")).astype(np.float64)
+    x = to_unit(read_image(tmp_path / "in" / "a.png")).astype(np.float64)
     mean = sum(1 / (1 + np.exp(-(20 * x + bias))) for bias in (-10, -4, -16)) / 3
     sure = np.abs(mean - 0.5) > 1e-4
     np.testing.assert_array_equal((read_mask(tmp_path / "out" / "a.png") > 0)[sure], (mean > 0.5)[sure])
-    assert read_picture(tmp_path / "out" / "c.png").shape == (40, 30) and not leftovers(tmp_path)
+    assert read_image(tmp_path / "out" / "c.png").shape == (40, 30) and not leftovers(tmp_path)
     write_copying_network(tmp_path / "other.keras", 32)
     settings = {"INPUT": tmp_path / "in", "OUTPUT": tmp_path / "two"}
     assert_refused(
@@ -104,7 +104,7 @@ def test_every_case_is_predicted_by_the_network_that_has_not_seen_it(folded):
         assert settings["FOLD"] == fold and f"fold{fold}" in settings["TRAIN"]
         model = keras.saving.load_model(folder / f"fold{fold}" / "best_dice.keras", compile=False)
         for case in listed["case"].unique():
-            x = to_unit(read_picture(root / "cases" / case / "x" / "0001.png"))[None, ..., None]
+            x = to_unit(read_image(root / "cases" / case / "x" / "0001.png"))[None, ..., None]
             p = model.predict(x, verbose=0)[0, ..., 0]
             mask, sure = read_mask(folder / "out_of_fold" / case / "0001.png") > 0, np.abs(p - 0.5) > 1e-4
             np.testing.assert_array_equal(mask[sure], (p > 0.5)[sure])
@@ -151,7 +151,7 @@ def test_choice_is_made_on_cases_not_seen_and_predict_takes_it(folded, tmp_path)
     runs = [str(folder / f"fold{k}" / f"{which}.keras") for which in ("best_dice", "last") for k in (1, 2)]
     run_here("predict.py", RUN=runs, INPUT=case, OUTPUT=tmp_path / "b", FLIPS="flips", CLEAN={"share": 1})
     for name in ("0001.png", "0002.png"):
-        np.testing.assert_array_equal(*(read_picture(tmp_path / side / name) for side in "ab"))
+        np.testing.assert_array_equal(*(read_image(tmp_path / side / name) for side in "ab"))
 
 
 def test_bad_input(folded, tmp_path):

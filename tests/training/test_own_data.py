@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from drawings import disc_slice, make_cases, write_picture
+from drawings import disc_slice, make_cases, write_image
 from running import assert_refused, run_script
 
 from common.errors import InputError, SettingError
@@ -18,7 +18,7 @@ def values(chosen):
 
 def images(folder, names, shape=(40, 40)):
     for name in names:
-        write_picture(folder / name, np.zeros(shape, np.uint8))
+        write_image(folder / name, np.zeros(shape, np.uint8))
     return folder
 
 
@@ -95,8 +95,8 @@ def test_one_command_from_own_images_to_a_model(tmp_path, folds):
     for case in range(5):
         for number in range(2):
             image, mask = disc_slice(48, 2 * case + number)
-            write_picture(tmp_path / "images" / f"p{case}" / f"{number}.png", image)
-            write_picture(tmp_path / "masks" / f"p{case}" / f"{number}_mask.png", mask)
+            write_image(tmp_path / "images" / f"p{case}" / f"{number}.png", image)
+            write_image(tmp_path / "masks" / f"p{case}" / f"{number}_mask.png", mask)
     own = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "WORK": tmp_path / "work"}
     out = run_script("run_pipeline.py", **own, MINUTES=4, SIZE=48, FOLDS=folds).stdout
     for made in ("model.mlmodel", "scores/report.html", "decisions.md", "packed/plan.json"):

@@ -20,7 +20,7 @@ from common import devices
 from common.command_line import flags_of
 from common.errors import InputError
 from common.settings import Settings
-from common.slices.images import read_picture
+from common.slices.images import read_image
 from common.training import trust
 from common.training.checkpoints import read_checkpoint
 from common.training.configure import configure, open_sets
@@ -72,7 +72,7 @@ def test_run_folder_is_complete(trained):
     assert (run / "code" / "train.py").exists() and (run / "code" / "models" / "unet.py").exists()
     assert "keras 3" in (run / "environment.txt").read_text()
     for name in ("curves.png", "augmented_slices.png", "validation_slices.png"):
-        assert read_picture(run / name).std() > 5
+        assert read_image(run / name).std() > 5
     page = (run / "report.html").read_text()
     assert page.count("data:image/png") == 1 and page.count("data:image/jpeg") >= 2 and "http" not in page
     assert any((run / "tensorboard").iterdir())

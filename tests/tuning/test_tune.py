@@ -22,7 +22,7 @@ from running import ROOT, assert_refused, leftovers, run_here, run_script
 from common.command_line import flags_of
 from common.errors import InputError
 from common.settings import Settings
-from common.slices.images import read_picture
+from common.slices.images import read_image
 from common.tuning import results
 from common.tuning import study as tuning
 from common.tuning.check_values import check_settings
@@ -129,7 +129,7 @@ def test_a_search_killed_twice_and_finished_by_two_processes(packed, tmp_path):
     table = pd.read_csv(study / "trials.csv")
     assert list(table["state"]) == ["complete", "complete", "failed"] and table["dice"][0] >= table["dice"][1]
     assert {"unet depth", "LEARNING_RATE", "run", "minutes"} <= set(table) and "unet: expected" in table["reason"][2]
-    assert read_picture(study / "importance.png").std() > 5
+    assert read_image(study / "importance.png").std() > 5
     run_here("train.py", "--settings", study / "best_settings.json", RUNS=tmp_path / "runs")
     ours = pd.read_csv(next(tmp_path.glob("runs/2*/training_log.csv")))
     theirs = pd.read_csv(study / table["run"][0] / "training_log.csv")

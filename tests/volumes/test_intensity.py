@@ -33,7 +33,7 @@ def test_statistics_of_the_foreground_are_numpys(seed, deviation):
     assert np.allclose(statistics.scale(), (low, high, unit.mean(), unit.std()), atol=1e-9)
 
 
-def test_grey_values_of_mr_are_standardised_volume_by_volume():
+def test_gray_values_of_mr_are_standardized_volume_by_volume():
     rng = np.random.default_rng(0)
     for kind in (np.int16, np.float32):
         array = rng.gamma(2, 200, (20, 30, 30)).astype(kind)
