@@ -8,6 +8,7 @@ Takes   as long as EPOCHS times the seconds in the line of the first epoch, or l
 Expect  a validation Dice that climbs within ten epochs; to watch it: tensorboard --logdir runs
 """
 
+import sys
 from contextlib import ExitStack
 from functools import partial
 from typing import Literal
@@ -59,7 +60,7 @@ BATCH_SIZE: types.PositiveInt | Literal["auto"] | None = None
 # slices, crops or volumes per step; "auto": doubled while faster
 
 # --- how long
-EPOCHS: types.PositiveInt = 50  # passes over the training set
+EPOCHS: types.PositiveInt | None = 50  # passes over the training set; None: as many as fit into MAX_MINUTES
 EARLY_STOP: types.Count = 50  # stop after this many epochs without a new best Dice or IoU; 0: never
 MAX_MINUTES: types.NonNegative | None = None  # stop before an epoch that would exceed this time; None: never
 
@@ -142,7 +143,7 @@ def fit(s, model, log, training, validation, used, run):
                     devices.without_waiting(batches),
                     validation_data=devices.without_waiting(validating),
                     initial_epoch=len(log),
-                    epochs=s.EPOCHS,
+                    epochs=s.EPOCHS or sys.maxsize,
                     shuffle=False,
                     verbose=0,
                     callbacks=in_order(timer, control, writer),

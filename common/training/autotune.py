@@ -13,6 +13,7 @@ from common.errors import is_out_of_memory
 from common.training.configure import RECOMMENDED, build_network, make_batches, set_precision
 from common.training.optimizer import compile_network
 
+LONG = 10  # minutes; from here on, a run whose EPOCHS are to be measured is worth benchmarks
 GREATEST_SLOWDOWN = 2  # two convolutions; if slower, benchmarking the whole network is not worth its time
 
 
@@ -41,7 +42,8 @@ def autotune(settings, training, devices):
 
     own_size = settings.BATCH_SIZE != "auto"
     size = settings.BATCH_SIZE if own_size else models.recommended(settings.MODEL)["BATCH_SIZE"]
-    steps = settings.EPOCHS * len(make_batches(settings, training, size))
+    epochs = settings.EPOCHS or (math.inf if settings.MAX_MINUTES >= LONG else 0)
+    steps = epochs * len(make_batches(settings, training, size))
     precision, why = choose_precision(settings.PRECISION, compiled, lambda: batch(size), steps)
     set_precision(precision := devices.broadcast(precision))
     chosen = settings.replace(why, PRECISION=precision) if why else settings

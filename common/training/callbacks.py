@@ -14,10 +14,11 @@ from common.parallel import ProgressBar
 from common.training.averaging import AveragedWeights, set_values
 from common.training.checkpoints import save_checkpoint
 from common.training.report import draw_augmented, draw_curves, write_report
-from common.training.run_folder import Log
+from common.training.run_folder import MEASURED, Log
 from common.training.sets import Batches
 
 SHARE_OF_CURVES = 0.01  # maximum share of the run time spent on drawing curves
+SHARE_OF_TIME = 0.95  # share of MAX_MINUTES to fill with EPOCHS = None; epochs do not all take the same time
 
 
 def in_order(timer, control, writer):
@@ -43,14 +44,15 @@ class EpochControl(keras.callbacks.Callback):
     Args:
         log: `common.training.run_folder.Log` of the epochs so far.
         training: training batches; `set_epoch` is called for each epoch.
-        learning_rate: function of the epoch, from 0, and the log that returns the learning rate.
+        learning_rate: function of the epoch, from 0, the number of epochs and the log that returns the learning rate.
         seed: int, for dropout and noise layers.
-        epochs: number of epochs in the run.
+        epochs: number of epochs in the run; None: as many as fit into `max_minutes`, measured over two epochs.
         early_stop: stop after this many epochs without a new best; 0: never.
         max_minutes: stop before an epoch that would exceed this time; None: never.
         broadcast: function that returns the first process's value in all processes, whose clocks differ.
 
     Attributes:
+        epochs: number of epochs in the run; None until it is measured.
         end_reason: why training is over, as text, or None.
         failed: whether training stopped because of an error.
     """
@@ -70,14 +72,15 @@ class EpochControl(keras.callbacks.Callback):
         self.log, self.training, self.learning_rate_of, self.seed = log, training, learning_rate, seed
         self.epochs, self.early_stop, self.max_minutes, self.broadcast = epochs, early_stop, max_minutes, broadcast
         self.deadline = time.monotonic() + 60 * max_minutes if max_minutes else math.inf
-        self.longest = 0.0  # seconds of the longest epoch
+        self.ends = []  # when the epochs ended
+        self.longest = 0.0  # seconds of the longest epoch; the first one, which compiles the network, counts alone only
         self.end_reason, self.failed = log.reason_to_stop(epochs, early_stop), False
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch_started = time.monotonic()
         self.training.set_epoch(epoch)
         self.bar = ProgressBar(len(self.training), f"epoch {epoch + 1}")
-        self.learning_rate = self.learning_rate_of(epoch, self.log)
+        self.learning_rate = self.learning_rate_of(epoch, self.epochs, self.log)
         self.model.optimizer.learning_rate = self.learning_rate
         generators = [v for v in self.model.variables if v.name == "seed_generator_state"]
         for number, state in enumerate(generators):
@@ -106,11 +109,20 @@ class EpochControl(keras.callbacks.Callback):
         now = time.monotonic()
         row["seconds"] = round(now - self.epoch_started, 3)
         self.log.rows.append(row)
-        self.longest = max(self.longest, now - self.epoch_started)
+        self.longest = max(self.longest if len(self.ends) > 1 else 0.0, now - self.epoch_started)
+        self.ends.append(now)
+        if self.epochs is None and len(self.ends) == 2:
+            seconds = now - self.ends[0]  # with the time between two epochs
+            self.epochs = self.broadcast(epochs_that_fit(len(self.log), seconds, self.deadline - now))
         self.end_reason = self.log.reason_to_stop(self.epochs, self.early_stop)
         if not self.end_reason and self.max_minutes and self.broadcast(now + self.longest > self.deadline):
             self.end_reason = f"stopped early, another epoch would exceed MAX_MINUTES ({self.max_minutes:g})"
         self.model.stop_training = self.end_reason is not None
+
+
+def epochs_that_fit(done, seconds, left):
+    """Number of epochs in a run after some of them: as many as fit into the time left, in seconds."""
+    return done + max(0, int(SHARE_OF_TIME * left / seconds))
 
 
 class RunWriter(keras.callbacks.Callback):
@@ -127,6 +139,7 @@ class RunWriter(keras.callbacks.Callback):
         super().__init__()
         self.run, self.control, self.timer, self.data, self.log = run, control, timer, data, control.log
         self.draw_curves_after = -math.inf
+        self.measures_epochs = control.epochs is None
         self.board = open_board(run.tensorboard_folder)
         self.background = BackgroundWriter()
 
@@ -145,26 +158,33 @@ class RunWriter(keras.callbacks.Callback):
         if len(self.log) != epoch + 1:
             raise RuntimeError("RunWriter is called before EpochControl has added the epoch to the log; see in_order")
         self._print_epoch(self.log.rows[-1])
+        epochs = self.control.epochs
+        measured, self.measures_epochs = self.measures_epochs and epochs is not None, epochs is None
+        if measured:
+            print(f"EPOCHS = {epochs}: {MEASURED}", flush=True)
         self.finish_writing()
         copy_state(self.model, self.copy)
         if self.averaging.is_on:
             set_values(self.best, self.averaging.values)
-        self.background.start(self._write, Log(self.log.rows), self.control.end_reason)
+        self.background.start(self._write, Log(self.log.rows), epochs, measured, self.control.end_reason)
         if self.copy is self.model:
             self.finish_writing()
 
     def _print_epoch(self, row):
         best = " best" if self.log.is_best("dice") else ""
-        width = len(str(self.control.epochs))
+        epochs = self.control.epochs
+        of = f"{row['epoch']:{len(str(epochs))}}/{epochs}" if epochs else row["epoch"]
         print(
-            f"epoch {row['epoch']:{width}}/{self.control.epochs}  loss {row['loss']:.4f}  dice {row['dice']:.3f}  "
+            f"epoch {of}  loss {row['loss']:.4f}  dice {row['dice']:.3f}  "
             f"val_loss {row['val_loss']:.4f}  val_dice {row['val_dice']:.3f}  val_iou {row['val_iou']:.3f}  "
             f"learning rate {row['learning_rate']:.2g}  {row['seconds']:.1f} s{best}",
             flush=True,
         )
 
-    def _write(self, log, end_reason):
-        save_checkpoint(self.copy, log, self.run, self.best)
+    def _write(self, log, epochs, measured, end_reason):
+        save_checkpoint(self.copy, log, self.run, self.best, epochs)
+        if measured:  # after the checkpoint, which decides: until it is written, a resumed run measures again
+            self.run.record_epochs(epochs)
         row = log.rows[-1]
         for name, value in row.items():
             if name != "epoch":
@@ -175,11 +195,11 @@ class RunWriter(keras.callbacks.Callback):
             draw_curves(log, self.run.curves_file)
             now = time.monotonic()
             self.draw_curves_after = now + (now - started) / SHARE_OF_CURVES
-        self._write_state(log, end_reason)
+        self._write_state(log, epochs, end_reason)
         write_report(self.run, log)
 
-    def _write_state(self, log, end_reason):
-        self.run.write_state(log, self.control.epochs, end_reason, self.timer.table(), self.data)
+    def _write_state(self, log, epochs, end_reason):
+        self.run.write_state(log, epochs, end_reason, self.timer.table(), self.data)
 
     def finish_writing(self):
         """Wait for the files of the last epoch; raises OSError if the disk is full."""
@@ -191,7 +211,7 @@ class RunWriter(keras.callbacks.Callback):
         self.board.close()
         if self.log.rows:
             # a run killed right after its last checkpoint has the state of the previous epoch
-            self._write_state(self.log, self.control.end_reason)
+            self._write_state(self.log, self.control.epochs, self.control.end_reason)
             draw_curves(self.log, self.run.curves_file)
 
 

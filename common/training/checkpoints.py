@@ -15,20 +15,31 @@ from common.words import number_of
 STATE_IN_CHECKPOINT = "run_state.json"  # inside last.keras, so that a checkpoint is one file, complete or missing
 
 
-def save_checkpoint(model, log, run, best):
+def save_checkpoint(model, log, run, best, epochs):
     """Save a model with its optimizer; if the last epoch is the best, also as best_dice or best_iou, or `best` instead.
 
-    last.keras appears last. Until then, a resumed run starts from the previous epoch and rewrites the others.
+    last.keras appears last, with the number of epochs in the run (None: not known yet). Until then, a resumed run
+    starts from the previous epoch and rewrites the others.
     """
     with whole_file(run.model_file("last")) as unfinished:
         model.save(unfinished)
         with zipfile.ZipFile(unfinished, "a") as archive:
-            archive.writestr(STATE_IN_CHECKPOINT, json.dumps({"epoch": len(log)}))
+            archive.writestr(STATE_IN_CHECKPOINT, json.dumps({"epoch": len(log), "epochs": epochs}))
         for metric in MONITORED:
             if log.is_best(metric):
                 with whole_file(run.model_file(f"best_{metric}")) as copy:
                     shutil.copyfile(unfinished, copy) if best is model else best.save(copy)
         log.write(run.log_file)
+
+
+def epochs_of_checkpoint(run):
+    """Number of epochs in a run, as its checkpoint records it if it was measured; None if unknown."""
+    try:
+        with zipfile.ZipFile(run.model_file("last")) as archive:
+            epochs = json.loads(archive.read(STATE_IN_CHECKPOINT)).get("epochs")
+    except (OSError, KeyError, ValueError, AttributeError, zipfile.BadZipFile):  # `read_checkpoint` says what is wrong
+        return None
+    return epochs if isinstance(epochs, int) and epochs > 0 else None
 
 
 def read_checkpoint(run):

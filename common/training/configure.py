@@ -1,5 +1,6 @@
 """Turn the settings given to train.py into the settings in force, and those into data sets, batches and a model."""
 
+import math
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -10,10 +11,10 @@ import models
 from common.errors import InputError, SettingError, as_setting_error
 from common.files import file_digest
 from common.settings import check_model_settings
-from common.training.checkpoints import read_checkpoint
+from common.training.checkpoints import epochs_of_checkpoint, read_checkpoint
 from common.training.cross_validation import find_folds, fold_file
 from common.training.optimizer import Controller, compile_network, learning_rate, make_optimizer, prepare_steps
-from common.training.run_folder import Log, Run
+from common.training.run_folder import MEASURED, Log, Run
 from common.training.sets import open_both
 from common.training.trained_models import load_network, model_file, take_weights
 from common.training.trust import trusted_copy
@@ -62,6 +63,8 @@ def of_run(settings):
         raise InputError(f"RUN: {problem}; pass --run the run folder to resume")
     recorded = settings.with_recorded(run.settings_file)
     settings = settings.with_recorded(run.settings_file, keep=settings.given | {"MODE", "RUN", "RUNS", "TRUST_RUN"})
+    if settings.EPOCHS is None and "EPOCHS" not in settings.given and (epochs := epochs_of_checkpoint(run)):
+        settings = settings.replace(MEASURED, EPOCHS=epochs)
     copies = {}
     for name in ("LOSS", "MODEL"):  # also if another one is given: its checkpoint needs them
         find = partial(trusted_copy, run.code_folder, setting=name)
@@ -109,16 +112,21 @@ def check_settings(settings):
     with as_setting_error("OPTIMIZER"):
         make_optimizer(settings.OPTIMIZER, settings.LEARNING_RATE)
     with as_named_setting_error():
-        learning_rate_of_epoch(settings, 0, None)
+        learning_rate_of_epoch(settings, 0, settings.EPOCHS, None)
+    if settings.EPOCHS is None and not settings.MAX_MINUTES:
+        raise SettingError("EPOCHS: None needs a time limit (MAX_MINUTES is not set either); set one of them")
     if settings.MODE == "retrain":
         model_file(settings.RUN)
 
 
-def learning_rate_of_epoch(settings, epoch, log):
-    """Learning rate of an epoch, counted from 0, after the epochs in the log (None: no log)."""
+def learning_rate_of_epoch(settings, epoch, epochs, log):
+    """Learning rate of an epoch, counted from 0, after the epochs in the log (None: no log).
+
+    While the number of epochs is not known (None), it is the rate of an endless schedule: its start, after the warm-up.
+    """
     try:
-        start = settings.LEARNING_RATE
-        rate = learning_rate(settings.SCHEDULE, epoch, settings.EPOCHS, start, **settings.SCHEDULE_SETTINGS)
+        start, epochs = settings.LEARNING_RATE, epochs or math.inf
+        rate = learning_rate(settings.SCHEDULE, epoch, epochs, start, **settings.SCHEDULE_SETTINGS)
         controller = Controller(**settings.CONTROLLER) if settings.CONTROLLER else None
         return rate * log.multiplier(controller) if controller and log else rate
     except TypeError as error:  # a setting that the schedule does not have

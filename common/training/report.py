@@ -85,10 +85,10 @@ def write_report(run, log, images=(), refresh=REFRESH):
     settings, state, last = run.settings, run.state, log.rows[-1]
     epochs = state["epochs"]
     score, epoch = log.best("dice")
-    left = (epochs - last["epoch"]) * last["seconds"] / 60
+    left = f", {(epochs - last['epoch']) * last['seconds'] / 60:.0f} min left" if refresh and epochs else ""
     headlines = [
         ("best validation Dice", f"{score:.4f}", f"in epoch {epoch}"),
-        ("epoch", str(last["epoch"]), f"of {epochs}" + (f", {left:.0f} min left" if refresh else "")),
+        ("epoch", str(last["epoch"]), f"of {epochs or 'as many as fit'}{left}"),
         ("validation loss", f"{last['val_loss']:.4f}", f"training {last['loss']:.4f}"),
         ("learning rate", f"{last['learning_rate']:.2g}", f"{last['seconds']:.1f} s per epoch"),
     ]

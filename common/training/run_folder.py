@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from common.errors import InputError
-from common.files import UNFINISHED, remove, whole_file, write_json
+from common.files import UNFINISHED, read_json, remove, whole_file, write_json
 from common.records import read_record
 from common.settings import REASONS
 from common.training.run_records import RunSettings, SliceData, State
@@ -13,6 +13,7 @@ from common.words import number_of
 
 MONITORED = ("dice", "iou")  # validation metrics; a run keeps its best model for each
 CHECKPOINTS = ("best_dice", "best_iou", "last")  # the best models and the last one
+MEASURED = "as many as fit into MAX_MINUTES, measured over two epochs"  # the reason for EPOCHS
 
 
 # --- one run
@@ -146,6 +147,12 @@ class Run(os.PathLike):
 
     # --- writing
 
+    def record_epochs(self, epochs):
+        """Record the measured number of epochs in settings.json."""
+        settings = read_json(self.settings_file)
+        reasons = settings.get(REASONS, {}) | {"EPOCHS": MEASURED}
+        write_json(self.settings_file, settings | {"EPOCHS": epochs, REASONS: reasons})
+
     def remove_unfinished(self):
         """Remove what a killed process left; call only while no other one can write."""
         for path in self.folder.glob(f"{UNFINISHED}*"):
@@ -156,7 +163,7 @@ class Run(os.PathLike):
 
         Args:
             log: Log.
-            epochs: number of epochs in the run.
+            epochs: number of epochs in the run; None: not known yet.
             ended: why training ended, as text; None while it continues.
             time: result of `common.training.timing.Timer.table`.
             data: SliceData or VolumeData of the training set.
@@ -237,9 +244,14 @@ class Log:
         return self.best(metric)[1] == len(self.rows)
 
     def reason_to_stop(self, epochs, early_stop):
-        """Why training is over, as text: all epochs finished, or no new best in `early_stop` epochs; else None."""
+        """Why training is over, as text: all epochs finished, or no new best in `early_stop` epochs; else None.
+
+        Args:
+            epochs: number of epochs in the run; None: not known yet.
+            early_stop: setting EARLY_STOP.
+        """
         since_best = len(self.rows) - max(self.best(metric)[1] for metric in MONITORED)
-        if len(self.rows) >= epochs:
+        if epochs and len(self.rows) >= epochs:
             return "finished 1 epoch" if epochs == 1 else f"finished all {epochs} epochs"
         if early_stop and since_best >= early_stop:
             return f"stopped early, no new best Dice or IoU in {number_of(early_stop, 'epoch')}"

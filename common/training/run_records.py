@@ -116,7 +116,7 @@ class State(Record):
 
     Attributes:
         epoch: number of epochs done.
-        epochs: number of epochs in the run.
+        epochs: number of epochs in the run; None while EPOCHS is measured.
         ended: why training ended; None while it continues.
         time: rows of `common.training.timing.Timer.table`.
         best_dice, best_iou: the epochs whose models were kept.

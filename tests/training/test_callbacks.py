@@ -75,7 +75,7 @@ def test_the_table_of_times_has_three_rows_that_add_up(capsys):
     batches, model = Batches(), small_model()
     timer = Timer(batches)
     assert timer.table() == {}
-    control = EpochControl(Log(), batches, lambda epoch, log: 0.01, seed=1, epochs=2)
+    control = EpochControl(Log(), batches, lambda epoch, epochs, log: 0.01, seed=1, epochs=2)
     callbacks = in_order(timer, control, None)
     model.fit(batches, validation_data=Batches(), epochs=2, shuffle=False, verbose=0, callbacks=callbacks)
     total = timer.ended - timer.started
@@ -92,7 +92,7 @@ def test_the_table_of_times_has_three_rows_that_add_up(capsys):
 def test_the_order_of_callbacks_is_checked(tmp_path):
     batches, model = Batches(), small_model()
     timer = Timer(batches)
-    control = EpochControl(Log(), batches, lambda epoch, log: 0.01, seed=1, epochs=1)
+    control = EpochControl(Log(), batches, lambda epoch, epochs, log: 0.01, seed=1, epochs=1)
     writer = RunWriter(Run(tmp_path), control, timer, SliceData())
     ours = in_order(timer, control, writer)
     assert ours == [timer, control, writer.averaging, writer] and len(in_order(timer, control, None)) == 3

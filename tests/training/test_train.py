@@ -22,6 +22,7 @@ from common.errors import InputError
 from common.settings import Settings
 from common.slices.images import read_image
 from common.training import trust
+from common.training.callbacks import RunWriter
 from common.training.checkpoints import read_checkpoint
 from common.training.configure import configure, open_sets
 from common.training.run_folder import Run
@@ -329,6 +330,47 @@ def test_it_stops_in_time_and_ctrl_c_loses_nothing(packed, tmp_path):
     read_checkpoint(Run(only_folder(tmp_path / "b")))
 
 
+def test_epochs_that_fit_are_measured_recorded_and_kept_by_a_resumed_run(packed, tmp_path, monkeypatch):
+    measured = []
+
+    def fit(done, seconds, left):
+        measured.append((done, seconds, left))
+        return done + 3
+
+    monkeypatch.setattr("common.training.callbacks.epochs_that_fit", fit)
+    schedule = {"SCHEDULE": "cosine", "LEARNING_RATE": 0.01, "SCHEDULE_SETTINGS": {"warm_up": 1}}
+    given = training(packed, tmp_path / "a", **schedule, EPOCHS=None, MAX_MINUTES=9)
+    out = run_here("train.py", **given).stdout
+    whole = only_folder(tmp_path / "a")
+    assert "EPOCHS = 5: as many as fit into MAX_MINUTES" in out and "finished all 5 epochs" in out
+    ((done, seconds, left),) = measured
+    assert done == 2 and 0 < seconds < 60 and 400 < left < 540
+    rates = pd.read_csv(whole / "training_log.csv")["learning_rate"]
+    expected = [0.005, 0.01, *(0.005 * (1 + np.cos(np.pi * epoch / 5)) for epoch in (2, 3, 4))]
+    np.testing.assert_allclose(rates, expected)
+    recorded = json.loads((whole / "settings.json").read_text())
+    assert recorded["EPOCHS"] == json.loads((whole / "state.json").read_text())["epochs"] == 5
+    assert recorded["reasons"]["EPOCHS"].startswith("as many as fit")
+
+    save = RunWriter._write
+
+    def fail_after_three(writer, log, *others):
+        save(writer, log, *others)
+        if len(log) == 3:
+            raise InputError("stopped by the test")
+
+    monkeypatch.setattr(RunWriter, "_write", fail_after_three)
+    assert_refused("train.py", "stopped by the test", **given | {"RUNS": tmp_path / "b"})
+    run = only_folder(tmp_path / "b")
+    text = json.dumps(json.loads((run / "settings.json").read_text()) | {"EPOCHS": None})
+    (run / "settings.json").write_text(text)  # as if killed between the checkpoint and settings.json
+    monkeypatch.setattr(RunWriter, "_write", save)
+    out = run_here("train.py", MODE="resume", RUN=run).stdout
+    assert "continuing after epoch 3" in out and "finished all 5 epochs" in out and len(measured) == 2
+    for ours, theirs in zip(weights(run / "last.keras"), weights(whole / "last.keras"), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
 # --- other backends
 
 
@@ -358,7 +400,8 @@ def test_bad_settings_and_sets(packed, tmp_path):
     refused("side of 24; the nearest sizes that fit are 72 and 136", status=2, MODEL="cvnet_synapse", MODEL_SETTINGS={})
     refused("several classes", status=2, LOSS="cce")
     refused("MODEL_SETTINGS: unknown key 'width'", status=2, MODEL_SETTINGS={"width": 3})
-    refused("EPOCHS: expected a whole number of at least 1 (found 0)", status=2, EPOCHS=0)
+    refused("EPOCHS: expected a whole number of at least 1 or None (found 0)", status=2, EPOCHS=0)
+    refused("EPOCHS: None needs a time limit (MAX_MINUTES is not set", status=2, EPOCHS=None)
     refused("BATCH_SIZE", "(found 'large')", status=2, BATCH_SIZE="large")
     refused("JIT", "(found 'yes')", status=2, JIT="yes")
     refused("AUGMENTATION", "rotate", status=2, AUGMENTATION={"rotate": 3})
