@@ -44,7 +44,8 @@ OVERLAP: Annotated[float, Ge(0), Le(0.9)] = 0.5  # min overlap of neighboring ti
 FLIPS: Literal["flips", "turns", "none"] | None = None
 # average over "flips", "turns" or "none"; None: as choose.py chose
 #   "flips" takes 4 times as long, "turns" (flips and quarter turns) 8 times. None without a choice is "none".
-THRESHOLD: types.Share = 0.5  # probability above which a pixel is foreground, with one class
+THRESHOLD: types.Share | None = None  # probability above which a pixel is foreground; None: as chosen in training
+#   With one class, or in 3-D. None is the threshold of choose.py, or of the run (the mean over several), otherwise 0.5.
 BATCH_SIZE: types.PositiveInt = 8  # slices or tiles per step
 TILE: types.Crop | None = None  # 3-D: tile size in voxels (up, back, left); None: training crop
 #   None without a training crop: whole volumes.
@@ -84,6 +85,7 @@ from common.prediction.inputs import ImageInput, VolumeInput
 from common.prediction.outputs import Outputs, fingerprint, write_output
 from common.replacing import refuse_existing
 from common.slices.masks import class_numbers
+from common.training.calibration import threshold_in_words, with_threshold
 from common.training.trained_models import find_models, find_volume_models, slice_preparation
 from common.training.trust import trust_command
 from common.volumes.finding import is_volume
@@ -115,6 +117,7 @@ def predict_slices(models):
     names = {"fit": "FIT", "window": "WINDOW", "plane": "PLANE", "resampled": "SPACING"}
     decided = [name for name, setting in names.items() if getattr(settings, setting) is not None]
     prepared = slice_preparation(models.files, decided)
+    used = with_threshold(settings, models.files, models.threshold)
     source = open_input(prepared)
     part = Part.read(settings.PART)
     own = part.share(source.slices, functools.partial(unit_of, source=source))
@@ -122,11 +125,11 @@ def predict_slices(models):
 
     def fill(folder):
         if own:
-            written.append(write_slices(folder, own, source, models, settings.FIT or prepared.fit or "resize"))
+            written.append(write_slices(folder, own, source, models, prepared.fit or "resize", used))
 
     files = fingerprint([*models.files, *dict.fromkeys(s.path for s in source.slices)])
     inputs = {"networks": list(map(str, models.files)), "pictures": len(source.slices), "files": files}
-    if write_output(settings, part, inputs, fill, hidden=["INPUT"] if source.volumes else []):
+    if write_output(used, part, inputs, fill, hidden=["INPUT"] if source.volumes else []):
         write_names_table(settings.NAMES_TABLE, source.names, source.volumes)
         print(f"wrote {written[-1] if part.is_whole else written[0]} to {settings.OUTPUT}")
 
@@ -148,7 +151,7 @@ def unit_of(s, source):
     return case if s.case or "volume" in record or (settings.PASTE and record) else s.path
 
 
-def write_slices(folder, slices, source, models, fit):
+def write_slices(folder, slices, source, models, fit, used):
     """Predict slices and write their masks and all other outputs into a folder.
 
     Args:
@@ -156,13 +159,15 @@ def write_slices(folder, slices, source, models, fit):
         slices: list of `common.slices.cases.Slice`.
         source: their ImageInput or VolumeInput.
         models: `common.training.trained_models.Choice`.
-        fit: "resize", "tile" or "pad".
+        fit: "resize", "tile" or "pad", unless FIT is set.
+        used: settings with the threshold in force.
 
     Returns:
         Text that lists what was written.
     """
     import_keras()
     ensemble = Ensemble(models.files)
+    fit = settings.FIT or fit
     flips = settings.FLIPS or models.flips
     averaged = {"none": "", "flips": ", averaged over flips", "turns": ", averaged over flips and quarter turns"}[flips]
     print(
@@ -170,6 +175,8 @@ def write_slices(folder, slices, source, models, fit):
         f"with {', '.join(map(str, models.files))} ({fit} at {ensemble.size}x{ensemble.size}{averaged})",
         flush=True,
     )
+    if ensemble.channels == 1:
+        print(threshold_in_words(used), flush=True)
     cleaning = models.clean if settings.CLEAN is None else settings.CLEAN
     outputs = Outputs(
         folder,
@@ -183,7 +190,7 @@ def write_slices(folder, slices, source, models, fit):
     options = {"fit": fit, "overlap": settings.OVERLAP, "batch_size": settings.BATCH_SIZE, "flips": flips}
     predicted = ensemble.predict(lambda: ordered_map(source.read, slices), len(slices), **options)
     for s, (image, probabilities) in zip(slices, predicted, strict=True):
-        outputs.add(s, image, class_numbers(probabilities, settings.THRESHOLD), *source.case_of(s))
+        outputs.add(s, image, class_numbers(probabilities, used.THRESHOLD), *source.case_of(s))
     return outputs.close()
 
 

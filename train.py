@@ -2,8 +2,8 @@
 
 Reads   TRAIN and VALIDATION: packed sets of step 3, of slices or of volumes, or lists of step 2
 Writes  RUNS/<date-time>_<model>/: best_dice.keras, best_iou.keras, last.keras, training_log.csv,
-        curves.png, augmented_slices.png, validation_slices.png, report.html, settings.json,
-        environment.txt, code/, state.json, tensorboard/
+        curves.png, augmented_slices.png, validation_slices.png, report.html, calibration.json,
+        settings.json, environment.txt, code/, state.json, tensorboard/
 Takes   as long as EPOCHS times the seconds in the line of the first epoch, or less
 Expect  a validation Dice that climbs within ten epochs; to watch it: tensorboard --logdir runs
 """
@@ -93,16 +93,15 @@ if settings.FOLD != "all":
 devices.import_keras()
 import keras
 
-from common.prediction import examples
+from common.prediction.examples import finish_run
 from common.training.autotune import autotune
 from common.training.callbacks import EpochControl, RunWriter, in_order
 from common.training.configure import configure, learning_rate_of_epoch, make_batches, make_model, open_sets
 from common.training.cpu_speedups import speedups_in_words
 from common.training.cross_validation import cross_validate
-from common.training.report import announce, draw_network, finish_report
+from common.training.report import announce, draw_network
 from common.training.run_folder import Run
 from common.training.timing import Timer, in_lines
-from common.training.trained_models import load_network
 
 
 def main():
@@ -166,10 +165,10 @@ def fit(s, model, log, training, validation, used, run):
 
 def finish(s, run, control, timer, validation):
     """Complete the run folder after training, and print the result."""
-    network = load_network(run.model_file("best_dice"))
-    finish_report(run, control.log, examples.best_and_worst(validation, network, s.BATCH_SIZE, tile=s.CROP))
+    calibration = finish_run(run, control.log, validation, s.BATCH_SIZE, tile=s.CROP)
     if table := timer.table():
         print(f"where the time went:\n{in_lines(table)}")
+    print(calibration.in_words())
     score, epoch = control.log.best("dice")
     print(f"{control.end_reason}; best validation Dice {score:.4f} (epoch {epoch}); wrote {run}")
 

@@ -1,4 +1,4 @@
-"""Draw the best and worst predictions of a data set for the report of a run."""
+"""Predict the validation set with the best model: calibrate it, and draw the best and worst predictions."""
 
 from pathlib import Path
 
@@ -8,9 +8,32 @@ from common.scores import mean_dice
 from common.slices.drawing import PREDICTED_COLOR, TRUTH_COLOR, draw_outlines, draw_planes, first_and_last
 from common.slices.images import to_eight_bit
 from common.slices.masks import class_numbers
+from common.training.calibration import Calibrator
+from common.training.report import finish_report
+from common.training.trained_models import load_network
 
 
-def best_and_worst(dataset, model, batch_size, count=6, tile=None):
+def finish_run(run, log, validation, batch_size, tile=None):
+    """Write calibration.json, validation_slices.png and the final report of a run.
+
+    Args:
+        run: `common.training.run_folder.Run` with best_dice.keras.
+        log: `common.training.run_folder.Log`.
+        validation: validation set.
+        batch_size, tile: as for `best_and_worst`.
+
+    Returns:
+        `common.training.run_records.Calibration`.
+    """
+    model, calibrator = run.model_file("best_dice"), Calibrator(validation)
+    drawn = best_and_worst(validation, load_network(model), batch_size, tile=tile, seen=calibrator.add)
+    calibration = calibrator.result(model)
+    calibration.write_to(run.calibration_file)
+    finish_report(run, log, drawn, calibration)
+    return calibration
+
+
+def best_and_worst(dataset, model, batch_size, count=6, tile=None, seen=None):
     """Draw the worst and best predictions by Dice, with outlines of truth and prediction.
 
     Args:
@@ -20,24 +43,27 @@ def best_and_worst(dataset, model, batch_size, count=6, tile=None):
         batch_size: slices to predict at a time.
         count: slices at each end; half as many volumes, as each is drawn in three planes.
         tile: for volumes, see `common.prediction.volume_tiles.mean_probabilities`.
+        seen: function that is called with the probabilities, class numbers and case of every item; None: none.
 
     Returns:
         list of ((H, W, 3) uint8 RGB, caption with the Dice), worst first, without duplicates.
     """
+    seen = seen or (lambda *_: None)
     if dataset.axes == 3:
-        return _volumes(dataset, model, count // 2, tile)
-    return _slices(dataset, model, batch_size, count)
+        return _volumes(dataset, model, count // 2, tile, seen)
+    return _slices(dataset, model, batch_size, count, seen)
 
 
-def _slices(dataset, model, batch_size, count):
+def _slices(dataset, model, batch_size, count, seen):
     scores = {}
     for start in range(0, len(dataset), batch_size):
         indices = np.arange(start, min(start + batch_size, len(dataset)))
         x, y = dataset.batch(indices)
-        predicted = class_numbers(model.predict_on_batch(x))
-        for i, mask, numbers in zip(indices.tolist(), y[..., 0], predicted, strict=True):
+        predicted = np.asarray(model.predict_on_batch(x), np.float32)
+        for i, mask, probabilities in zip(indices.tolist(), y[..., 0], predicted, strict=True):
+            seen(probabilities, mask, dataset.case[i])
             if mask.any():
-                scores[i] = mean_dice(numbers, mask)
+                scores[i] = mean_dice(class_numbers(probabilities), mask)
     pictures = []
     for i in first_and_last(sorted(scores, key=scores.get), count):
         x, y = dataset.batch([i])
@@ -48,16 +74,17 @@ def _slices(dataset, model, batch_size, count):
     return pictures
 
 
-def _volumes(dataset, model, count, tile):
+def _volumes(dataset, model, count, tile, seen):
     from common.prediction.volume_networks import label_numbers  # needs SimpleITK, slices do not
     from common.prediction.volume_tiles import mean_probabilities
 
     scores, pictures = {}, {}
     for i in range(len(dataset)):
         image, labels = dataset.shown_volume(i)
+        probabilities = mean_probabilities([model], image, dataset.voxels, tile)
+        seen(probabilities, labels, dataset.names[i])
         if not labels.any():
             continue
-        probabilities = mean_probabilities([model], image, dataset.voxels, tile)
         numbers = label_numbers(np.moveaxis(probabilities, -1, 0))
         outlines = [(labels, [TRUTH_COLOR]), (numbers, [PREDICTED_COLOR])]
         scores[i] = mean_dice(numbers, labels)

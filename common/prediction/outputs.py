@@ -12,7 +12,7 @@ from common.errors import InputError
 from common.files import write_json
 from common.jobs import do_part
 from common.public_settings import public_settings
-from common.settings import FORMAT
+from common.settings import FORMAT, REASONS
 from common.slices.drawing import draw_outlines, paint
 from common.slices.images import images_in, paste, read_image, to_gray, write_png
 from common.slices.masks import clean, from_classes
@@ -26,7 +26,7 @@ def write_output(settings, part, inputs, fill, hidden=()):
     """Write the folder OUTPUT of predict.py, or this process's part of it.
 
     Args:
-        settings: settings of predict.py.
+        settings: settings of predict.py, with the threshold in force; the reason for it is recorded too.
         part: `common.part.Part`.
         inputs: dict of further inputs that must agree in all parts.
         fill: function that takes a folder Path and fills the folder.
@@ -41,7 +41,8 @@ def write_output(settings, part, inputs, fill, hidden=()):
 
     def fill_and_record(folder):
         fill(folder)
-        write_json(folder / RECORD, {FORMAT: 1} | public_settings(settings, hidden))
+        reasons = {name: reason for name, reason in settings.reasons.items() if name not in settings.given}
+        write_json(folder / RECORD, {FORMAT: 1} | public_settings(settings, hidden) | {REASONS: reasons})
 
     refuse_input_inside(settings.INPUT, settings.OUTPUT)
     agreed = settings.as_json() | {"PART": ""} | inputs

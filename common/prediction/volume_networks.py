@@ -17,6 +17,7 @@ from common.replacing import refuse_existing
 from common.slices.drawing import CLASS_COLORS, draw_planes
 from common.slices.images import write_png
 from common.slices.masks import clean, keep_components
+from common.training.calibration import DEFAULT, threshold_in_words, with_threshold
 from common.training.trained_models import load_network
 from common.volumes.finding import find_volumes
 from common.volumes.grids import (
@@ -109,7 +110,8 @@ class Options(NamedTuple):
     """Settings of predict.py for volumes.
 
     Attributes:
-        threshold: probability of any label above which a voxel is labeled.
+        threshold, region_threshold: probability of any label above which a voxel is labeled, or is part of the region
+            that the first of two steps finds.
         overlap, tile: as for `mean_probabilities`; tile None: the crop size of training.
         ending: ending of the label volumes.
         cleaning: arguments of `common.slices.masks.clean`.
@@ -125,6 +127,7 @@ class Options(NamedTuple):
     overlays: bool
     series: int | None
     not_finite: float | None = None
+    region_threshold: float = DEFAULT
 
 
 def predict_with_settings(models, settings):
@@ -147,8 +150,9 @@ def predict_with_settings(models, settings):
     names = safe_names(volumes, settings.NAMES)
     refuse_same_output(names, "INPUT")
     own = {names[name]: volumes[name] for name in part.share(list(volumes))}
+    used = with_threshold(settings, last_stage(models).files)
     options = Options(
-        settings.THRESHOLD,
+        used.THRESHOLD,
         settings.OVERLAP,
         settings.TILE,
         settings.LABEL_VOLUMES or ".nii.gz",
@@ -156,19 +160,25 @@ def predict_with_settings(models, settings):
         settings.OVERLAYS,
         settings.SERIES,
         settings.NOT_FINITE,
+        DEFAULT if settings.THRESHOLD is None else settings.THRESHOLD,
     )
 
     def fill(folder):
         import_keras()
         steps = ", then ".join(f"{step} {len(of_step.files)}" for step, of_step in sorted(models.items())[::-1])
-        print(f"predicting {number_of(len(own), 'volume')} (models: {steps})", flush=True)
+        print(
+            f"predicting {number_of(len(own), 'volume')} (models: {steps})",
+            threshold_in_words(used),
+            sep="\n",
+            flush=True,
+        )
         if own:
             problems.extend(predict_volumes(models, own, folder, options))
 
     networks = [file for of_step in models.values() for file in of_step.files]
     inputs = {"networks": list(map(str, networks)), "volumes": len(volumes)}
     inputs["files"] = fingerprint([*networks, *volumes.values()])
-    if write_output(settings, part, inputs, fill, hidden=["INPUT"]):
+    if write_output(used, part, inputs, fill, hidden=["INPUT"]):
         write_names_table(settings.NAMES_TABLE, names, volumes)
         count = len(volumes) - len(problems)
         print(f"wrote {number_of(count, 'label volume')} to {settings.OUTPUT}")
@@ -219,7 +229,7 @@ def predict_volumes(models, volumes, folder, options):
 
 
 def last_stage(stages):
-    """Stage that predicts the labels; "whole", which finds the region, only if it is the only one."""
+    """From a dict by step, the step that predicts the labels; "whole", which finds the region, only if it is alone."""
     return stages.get("patch") or stages.get("single") or stages["whole"]
 
 
@@ -250,7 +260,7 @@ def predict_labels(volume, stages, options):
 def find_region(volume, first, second, options):
     """Box around the largest part that the first stage finds, in the working grid of the second; or None."""
     grid = first.grid(volume.geometry)
-    foreground = first.probabilities(volume, grid, options.overlap)[..., 0] > options.threshold
+    foreground = first.probabilities(volume, grid, options.overlap)[..., 0] > options.region_threshold
     box = Box.of(keep_components(foreground, share=1, near=0, smallest=0))
     working_grid = second.working_grid(volume.geometry)
     box = box and box_on_grid(box, grid, working_grid)

@@ -122,7 +122,8 @@ def predict_out_of_fold(folds):
         for run, table in lists.items():
             write_list(run.validation_list_file, table)
             source, predicted = run.validation_list_file, run.predicted_folder
-            call("predict.py", "--replace", RUN=run, INPUT=source, OUTPUT=predicted, OVERLAYS=False)
+            # at 0.5: a run's own threshold was chosen on these very slices
+            call("predict.py", "--replace", RUN=run, INPUT=source, OUTPUT=predicted, OVERLAYS=False, THRESHOLD=0.5)
             for path in predicted.iterdir():
                 if path.is_dir() or path.name.endswith(".nii.gz"):  # a case's masks or label volume
                     path.rename(unfinished / path.name)

@@ -73,7 +73,7 @@ def draw_augmented(batches, run):
     write_png(run.augmented_file, contact_sheet(shown, min(6, len(shown)), 200))
 
 
-def write_report(run, log, images=(), refresh=REFRESH):
+def write_report(run, log, images=(), refresh=REFRESH, calibration=None):
     """Write `report.html` in a run folder, which must contain curves.png, settings.json and state.json.
 
     Args:
@@ -81,6 +81,7 @@ def write_report(run, log, images=(), refresh=REFRESH):
         log: `common.training.run_folder.Log` with at least one epoch.
         images: result of `common.prediction.examples.best_and_worst`; empty until the run ends.
         refresh: seconds until a browser reloads it; None after the run has ended.
+        calibration: `common.training.run_records.Calibration`; None until the run ends.
     """
     settings, state, last = run.settings, run.state, log.rows[-1]
     epochs = state["epochs"]
@@ -99,6 +100,8 @@ def write_report(run, log, images=(), refresh=REFRESH):
         refresh,
         headlines=headlines,
         curves=run.curves_file.read_bytes(),
+        calibration=calibration,
+        reliability=draw_reliability(calibration) if calibration else None,
         images=[(encode_jpeg(image), caption) for image, caption in images],
         time=state.get("time"),
         epochs=pd.DataFrame(log.rows[::-1]),
@@ -111,16 +114,17 @@ def write_report(run, log, images=(), refresh=REFRESH):
     )
 
 
-def finish_report(run, log, pictures):
+def finish_report(run, log, pictures, calibration=None):
     """Write `validation_slices.png` and the final `report.html`.
 
     Args:
         pictures: result of `common.prediction.examples.best_and_worst`.
+        run, log, calibration: as for `write_report`.
     """
     if pictures:
         shown, captions = zip(*pictures, strict=True)
         write_png(run.examples_file, contact_sheet(shown, min(6, len(shown)), 200, captions))
-    write_report(run, log, pictures, refresh=None)
+    write_report(run, log, pictures, None, calibration)
 
 
 def draw_curves(log, path):
@@ -144,3 +148,22 @@ def draw_curves(log, path):
         axis.grid(alpha=0.3)
     with whole_file(path) as unfinished:
         figure.savefig(unfinished, dpi=100, format="png")
+
+
+def draw_reliability(calibration):
+    """Plot the reliability curves of a `common.training.run_records.Calibration`; return the PNG file as bytes."""
+    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
+    axis = figure.subplots()
+    axis.plot([0, 1], [0, 1], ":", color="gray", label="calibrated")
+    for curve, color, label in (
+        (calibration.reliability, "tab:blue", "as predicted"),
+        (calibration.scaled_reliability, "tab:orange", f"at temperature {calibration.temperature:.2f}"),
+    ):
+        _, probability, share = zip(*curve, strict=True)
+        axis.plot(probability, share, "o-", color=color, markersize=4, label=label)
+    axis.set(xlabel="mean probability", ylabel="share of foreground", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    axis.legend(fontsize=8)
+    axis.grid(alpha=0.3)
+    content = io.BytesIO()
+    figure.savefig(content, dpi=100, format="png")
+    return content.getvalue()

@@ -5,10 +5,10 @@ import os
 from pathlib import Path
 
 from common.errors import InputError
-from common.files import UNFINISHED, read_json, remove, whole_file, write_json
+from common.files import UNFINISHED, file_digest, read_json, remove, whole_file, write_json
 from common.records import read_record
 from common.settings import REASONS
-from common.training.run_records import RunSettings, SliceData, State
+from common.training.run_records import Calibration, RunSettings, SliceData, State
 from common.words import number_of
 
 MONITORED = ("dice", "iou")  # validation metrics; a run keeps its best model for each
@@ -34,6 +34,7 @@ class Run(os.PathLike):
         self.settings_file = folder / "settings.json"
         self.state_file = folder / "state.json"
         self.log_file = folder / "training_log.csv"
+        self.calibration_file = folder / "calibration.json"
         self.environment_file = folder / "environment.txt"
         self.code_folder = folder / "code"
         self.tensorboard_folder = folder / "tensorboard"
@@ -144,6 +145,13 @@ class Run(os.PathLike):
             raise InputError(f"{self.log_file}: damaged, or without epoch {epoch}; restore it from a copy") from None
         metrics = {name.removeprefix("val_"): value for name, value in row.items() if name.startswith("val_")}
         return {name: round(value, 5) for name, value in metrics.items() if not math.isnan(value)}
+
+    def calibration_of(self, file):
+        """`Calibration` of a .keras file; None if this very file has none. Raises InputError if damaged."""
+        if not self.calibration_file.is_file():
+            return None
+        calibration = read_record(self.calibration_file, Calibration)
+        return calibration if calibration.model == file_digest(file) else None
 
     # --- writing
 

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Le, Len
+from annotated_types import Ge, Gt, Le, Len, Lt
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, NonNegativeInt, PositiveInt, Tag, ValidationError
 
 from common.errors import InputError
@@ -10,6 +10,8 @@ from common.records import Finite, Positive, Record, first_problem
 from common.setting_types import Cleaning
 
 NonNegative = Annotated[Finite, Ge(0)]
+Share = Annotated[Finite, Ge(0), Le(1)]
+Threshold = Annotated[Finite, Gt(0), Lt(1)]
 Checkpoint = Literal["best_dice", "best_iou", "last"]
 Classes = Annotated[int, Ge(1), Le(255)]
 
@@ -133,6 +135,41 @@ class State(Record):
     data: Annotated[SetData, Discriminator(_kind_of)] | None = None
 
 
+Curve = Annotated[list[Annotated[list[NonNegative], Len(3, 3)]], Len(1)]
+
+
+class Calibration(Record):
+    """Content of calibration.json: what `common.training.calibration` found on the validation set.
+
+    Attributes:
+        model: SHA-256 of the .keras file.
+        threshold: probability above which a pixel is foreground; None for several exclusive classes.
+        dice, dice_at_half: mean Dice over the slices with a mask at this threshold, and at 0.5; None likewise.
+        temperature: number that divides the logits.
+        ece, scaled_ece: expected calibration error before and after that.
+        reliability, scaled_reliability: rows of [count, mean probability, share that is true], before and after.
+    """
+
+    format: Literal[1] = 1
+    model: str
+    threshold: Threshold | None = None
+    dice: Share | None = None
+    dice_at_half: Share | None = None
+    temperature: Positive
+    ece: Share
+    scaled_ece: Share
+    reliability: Curve
+    scaled_reliability: Curve
+
+    def in_words(self):
+        """The result in one line."""
+        text = f"temperature {self.temperature:.2f} (calibration error {self.ece:.4f}, then {self.scaled_ece:.4f})"
+        if self.threshold is None:
+            return text
+        half = f" ({self.dice_at_half:.4f} at 0.5)" if self.threshold != 0.5 else ""
+        return f"threshold {self.threshold:g}, chosen on the same validation set: Dice {self.dice:.4f}{half}; {text}"
+
+
 class RunSettings(Record):
     """Content of settings.json, as far as other scripts than train.py read it; train.py checks each setting."""
 
@@ -163,9 +200,11 @@ class ChoiceFile(Record):
         networks: list of (folder of a cross-validation, relative to this one; name in CHECKPOINTS).
         flips: name in `common.prediction.ensemble.TRANSFORMS`.
         clean: dict of arguments for `common.slices.masks.clean`.
+        threshold: probability above which a pixel is foreground; None: not chosen.
     """
 
     format: Literal[1] = 1
     networks: Annotated[list[Network], Field(min_length=1)] = Field([(".", "best_dice")])
     flips: Literal["none", "flips", "turns"] = "none"
     clean: Cleaning = Field({})
+    threshold: Threshold | None = None

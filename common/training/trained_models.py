@@ -152,11 +152,13 @@ class Choice(NamedTuple):
         files: list of Paths of the .keras files to average.
         flips: name in `common.prediction.ensemble.TRANSFORMS`.
         clean: dict of arguments for `common.slices.masks.clean`.
+        threshold: probability above which a pixel is foreground, chosen out of fold; None: not chosen.
     """
 
     files: list
     flips: str
     clean: dict
+    threshold: float | None = None
 
 
 class CrossValidation(os.PathLike):
@@ -219,17 +221,18 @@ class CrossValidation(os.PathLike):
         choice = read_record(self.choice_file, ChoiceFile) if self.choice_file.is_file() else ChoiceFile()
         others = [(CrossValidation((self.folder / other).resolve()), which) for other, which in choice.networks]
         files = [model_file(run, which) for other, which in others for run in other.runs()]
-        return Choice(files, choice.flips, dict(choice.clean))
+        return Choice(files, choice.flips, dict(choice.clean), choice.threshold)
 
-    def write_choice(self, networks, flips, clean):
+    def write_choice(self, networks, flips, clean, threshold=None):
         """Write choice.json.
 
         Args:
             networks: list of (cross-validation folder, name in CHECKPOINTS); written relative to this folder.
-            flips, clean: see Choice.
+            flips, clean, threshold: see Choice.
         """
         networks = [[os.path.relpath(folder, self.folder), which] for folder, which in networks]
-        ChoiceFile(networks=networks, flips=flips, clean=clean).write_to(self.choice_file)
+        choice = ChoiceFile(networks=networks, flips=flips, clean=clean, threshold=threshold)
+        choice.write_to(self.choice_file)
 
 
 # --- models for slices

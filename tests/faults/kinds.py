@@ -480,7 +480,12 @@ KINDS = {
     },
     **{
         f"{file}, predicted": Kind(run, "predict.py", PREDICT, f"run/{file}", damage, keras=True, share=0.02)
-        for file, damage in (("settings.json", "JSON"), ("state.json", "JSON"), ("best_dice.keras", "KERAS"))
+        for file, damage in (
+            ("settings.json", "JSON"),
+            ("state.json", "JSON"),
+            ("calibration.json", "JSON"),
+            ("best_dice.keras", "KERAS"),
+        )
     },
     "settings.json, converted": Kind(models, "convert_coreml.py", CONVERT, "run/settings.json", "JSON", **SLOW),
     # models

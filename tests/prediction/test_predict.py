@@ -113,6 +113,24 @@ def test_masks_are_those_of_the_network(trained, packed, tmp_path):
         assert (mask > 0)[np.abs(p - 0.3) > 1e-5].tolist() == (p > 0.3)[np.abs(p - 0.3) > 1e-5].tolist()
 
 
+def test_the_threshold_is_the_one_that_the_run_recorded(trained, packed, tmp_path):
+    run, case = shutil.copytree(trained[0], tmp_path / "run"), next(packed["cases"].iterdir())
+    record = json.loads((run / "calibration.json").read_text())
+    write_json(run / "calibration.json", record | {"threshold": 0.31})
+    settings = {"RUN": run, "INPUT": case, "OVERLAYS": False}
+    out = run_here("predict.py", **settings, OUTPUT=tmp_path / "auto").stdout
+    assert "\nthreshold 0.31 (chosen by train.py on the validation set)\n" in out
+    said = json.loads((tmp_path / "auto" / "prediction.json").read_text())
+    assert said["THRESHOLD"] == 0.31 and said["reasons"] == {"THRESHOLD": "chosen by train.py on the validation set"}
+    out = run_here("predict.py", **settings, OUTPUT=tmp_path / "given", THRESHOLD=0.31).stdout
+    assert "\nthreshold 0.31 (flag --threshold)\n" in out
+    assert files_of(tmp_path / "auto").keys() == files_of(tmp_path / "given").keys()
+    for image in sorted((tmp_path / "auto").glob("*.png")):
+        assert image.read_bytes() == (tmp_path / "given" / image.name).read_bytes()
+    out = run_here("predict.py", **settings, OUTPUT=tmp_path / "last", WEIGHTS_FILE="last").stdout
+    assert "\nthreshold 0.5 (no threshold was chosen for this model)\n" in out
+
+
 def test_each_of_several_networks_is_loaded_once(trained, monkeypatch):
     files, loaded = [trained[0] / "best_dice.keras", trained[0] / "last.keras"], []
     monkeypatch.setattr(averaging, "load_network", lambda file: loaded.append(file) or load_network(file))

@@ -47,7 +47,8 @@ def only_folder(runs):
 def test_run_folder_is_complete(trained):
     run, out = trained
     files = "settings.json environment.txt code training_log.csv curves.png best_dice.keras best_iou.keras last.keras "
-    files += "state.json tensorboard augmented_slices.png validation_slices.png report.html model_summary.txt"
+    files += "state.json tensorboard augmented_slices.png validation_slices.png report.html model_summary.txt "
+    files += "calibration.json"
     assert {path.name for path in run.iterdir()} - {"network.png"} == set(files.split())
     assert (run / "network.png").exists() == bool(shutil.which("dot")) != ("install Graphviz" in out)
     summary = (run / "model_summary.txt").read_text(encoding="utf-8")
@@ -75,7 +76,7 @@ def test_run_folder_is_complete(trained):
     for name in ("curves.png", "augmented_slices.png", "validation_slices.png"):
         assert read_image(run / name).std() > 5
     page = (run / "report.html").read_text()
-    assert page.count("data:image/png") == 1 and page.count("data:image/jpeg") >= 2 and "http" not in page
+    assert page.count("data:image/png") == 2 and page.count("data:image/jpeg") >= 2 and "http" not in page
     assert any((run / "tensorboard").iterdir())
     assert "epoch 2/2" in out and f"wrote {run}" in out
     assert "compiled the network and ran the first step in" in out and "where the time went" in out

@@ -21,6 +21,7 @@ slice_preparation(models.files)
 for file in models.files:
     run = Run(file.parent)
     recorded_facts(run, file)
+    run.calibration_of(file)
     load_network(file)
 if not CrossValidation(folder).exists:
     run = Run(folder)
