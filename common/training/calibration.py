@@ -11,6 +11,7 @@ import scipy  # loads scipy.optimize at first use, so that importers start faste
 from common.files import file_digest
 from common.training.run_folder import Run
 from common.training.run_records import Calibration
+from common.words import number_of
 
 DEFAULT = 0.5  # threshold of a model without calibration
 THRESHOLDS = (np.arange(1, 100) / 100).astype(np.float32)  # to choose from
@@ -248,4 +249,6 @@ def threshold_of(files):
     thresholds = [one.threshold if one and one.threshold else DEFAULT for one in found]
     if len(files) == 1:
         return thresholds[0], "chosen by train.py on the validation set"
-    return round(float(np.mean(thresholds)), 2), f"mean over {len(files)} models, each chosen on its validation set"
+    return round(
+        float(np.mean(thresholds)), 2
+    ), f"mean over {number_of(len(files), 'model')}, each chosen on its validation set"
