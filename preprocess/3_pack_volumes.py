@@ -72,6 +72,7 @@ from common.parallel import progress
 from common.public_settings import public_settings
 from common.replacing import refuse_existing, whole_folder
 from common.settings import require_folder
+from common.slices.hdf5_text import write_attributes
 from common.slices.lists import count_of_share, make_divisions, pick_named
 from common.volumes.datasets import read_case, read_decathlon, read_folders, survey, write_sets
 from common.volumes.grids import (
@@ -212,10 +213,10 @@ def pack_cases(file, data, labels, rule, attributes):
             group = packed.create_group(f"cases/{case.name}")
             for name in ("image", "label", "places"):
                 group[name] = volume.pop(name)
-            group.attrs.update(volume)
+            write_attributes(group, volume)
             written.add(case.name)
         attributes["channels"] = first[1] if first else 0
-        packed.attrs.update(attributes)
+        write_attributes(packed, attributes)
     if problems or not written:
         raise InputError(summarize(problems or ["labels: all are 0; check LABEL_VALUES"], "volumes cannot be packed"))
     return written

@@ -23,6 +23,7 @@ from running import TINY_SE_RESUNET3D, TINY_UNET, assert_refused, leftovers, run
 pydicom = pytest.importorskip("pydicom")
 import SimpleITK as sitk
 
+from common.slices.hdf5_text import text_of
 from common.volumes.grids import Geometry
 from common.volumes.labels import label_image, write_labels
 from common.volumes.privacy import header_texts, identifies, safe_names
@@ -226,7 +227,7 @@ def texts_of_hdf5(data):
     texts = []
 
     def add(name, item):
-        texts.extend([name, *(f"{key}={value}" for key, value in item.attrs.items())])
+        texts.extend([name, *(f"{key}={text_of(value)}" for key, value in item.attrs.items())])
         if isinstance(item, h5py.Dataset) and item.dtype.kind in "OS":
             texts.extend(str(value) for value in item[()].ravel())
 
@@ -389,6 +390,9 @@ def test_files_keep_their_names_unless_headers_contain_them(tmp_path):
     for name, text in (("a.nii.gz", "FSL 6.0"), ("b.nrrd", "DOE^JOHN"), ("john.mha", "DOE^JOHN"), ("doe.nii", "Doe")):
         write(tmp_path, name, with_text(values, ITK_FileNotes=text, note=text))
     assert "FSL 6.0" in header_texts(tmp_path / "a.nii.gz") and "DOE^JOHN" in header_texts(tmp_path / "john.mha")
+    content = (tmp_path / "john.mha").read_bytes()
+    (tmp_path / "john.mha").write_bytes(content.replace(b"note = ", b"n\xfcte = "))
+    assert any("DOE^JOHN" in text for text in header_texts(tmp_path / "john.mha")), "a key that is not UTF-8"
     volumes = {path.name.split(".")[0]: path for path in sorted(tmp_path.iterdir())}
     expected = {"a": "a", "b": "b", "doe": "doe", "john": "case_0004"}
     assert safe_names(volumes) == expected, "words of three letters count only in a name with ^"

@@ -14,6 +14,7 @@ from typing import NamedTuple
 import h5py
 
 from common.errors import InputError
+from common.slices.hdf5_text import read_through_checked_heaps
 from common.system_errors import raise_system_error
 
 SHARDS = "shards"  # folder of the shards, next to their sets
@@ -57,8 +58,8 @@ def open_hdf5(path):
     path = Path(path)
     file = _open(path)
     try:
-        with damage_as_error(path):
-            neighbors = _check(path, file)
+        with damage_as_error(path), open(path, "rb", buffering=0) as stream:
+            neighbors = _check(path, file, stream)
         for neighbor, shown in neighbors.items():
             _check_neighbor(path, neighbor, shown)
     except BaseException:
@@ -75,7 +76,7 @@ def require_self_contained(path, stream):
         stream: binary file object.
     """
     with damage_as_error(path), h5py.File(stream, "r") as file:
-        if links := _check(path, file):
+        if links := _check(path, file, stream):
             _refuse(path, f"a link to {next(iter(links)).name}")
 
 
@@ -99,8 +100,8 @@ def _check_neighbor(path, neighbor, shown):
     if not neighbor.is_file():
         raise InputError(f"{path}: links to a missing {neighbor.name} (expected {neighbor}); move it back, or {AGAIN}")
     try:
-        with _open(neighbor) as file, damage_as_error(neighbor):
-            if others := _check(neighbor, file):
+        with _open(neighbor) as file, damage_as_error(neighbor), open(neighbor, "rb", buffering=0) as stream:
+            if others := _check(neighbor, file, stream):
                 _refuse(neighbor, f"a link to {next(iter(others)).name}")
             fits = all(file[name].shape == shape for name, shape in shown)
     except Damaged:
@@ -131,16 +132,35 @@ def _refuse(path, found):
 # --- the content of a file
 
 
-def _check(path, file):
+def _check(path, file, stream):
     """Check all links, datasets and attributes of a file.
+
+    Args:
+        path: Path, for messages.
+        file: h5py.File.
+        stream: binary file object with the same bytes.
 
     Returns:
         dict of each Path that it links to, to the list of (dataset name, shape) whose rows it shows.
     """
-    neighbors, groups, seen = {}, [file], set()
+    neighbors, texts = {}, []
+    for item in _items_of(file, neighbors):
+        texts += _check_attributes(path, item)
+        if isinstance(item, h5py.Dataset):
+            texts += _check_dataset(path, item)
+            for source in sources_of(item) if item.is_virtual else ():
+                neighbors.setdefault(source.file, []).append((source.dataset, (source.count, *item.shape[1:])))
+    if texts:
+        read_through_checked_heaps(stream, texts)
+    return neighbors
+
+
+def _items_of(file, neighbors):
+    """Yield each group and dataset of a file once; add the Paths that it links to as keys to `neighbors`."""
+    groups, seen = [file], set()
     while groups:
         group = groups.pop()
-        _check_attributes(path, group)
+        yield group
         for name in group:
             link = group.get(name, getlink=True)
             if isinstance(link, h5py.ExternalLink):
@@ -155,41 +175,52 @@ def _check(path, file):
             if isinstance(item, h5py.Group):
                 groups.append(item)
             elif isinstance(item, h5py.Dataset):
-                _check_attributes(path, item)
-                _check_dataset(path, item)
-                for source in sources_of(item) if item.is_virtual else ():
-                    neighbors.setdefault(source.file, []).append((source.dataset, (source.count, *item.shape[1:])))
-    return neighbors
+                yield item
 
 
 def _check_attributes(path, item):
+    """Check the attributes of a group or dataset; return (its name, attribute name) of text of varying length."""
+    texts = []
     for name in item.attrs:
         attribute = item.attrs.get_id(name)
         count = math.prod(attribute.shape or ())
         if count > LONGEST_ATTRIBUTE:
             raise InputError(f"{path}: damaged (its attribute {name} has {count} values); {AGAIN}")
-        _require_plain_type(path, name, attribute.dtype)
+        if _is_varying(path, name, attribute.dtype):
+            texts.append((item.name, name))
+    return texts
 
 
-def _require_plain_type(path, name, dtype):
-    """Refuse lists of varying length, on which HDF5 can crash if they are damaged; numbers and text are plain."""
-    if dtype.kind not in "biufS" and h5py.check_string_dtype(dtype) is None:
+def _is_varying(path, name, dtype):
+    """Whether a type is text of varying length; numbers and text of one length are plain, all others are refused.
+
+    Raises:
+        InputError: for other lists of varying length, on which HDF5 can crash if they are damaged.
+    """
+    text = h5py.check_string_dtype(dtype)
+    if dtype.kind not in "biufS" and text is None:
         raise InputError(f"{path}: damaged (values of {name} are neither numbers nor text); {AGAIN}")
+    return text is not None and text.length is None
 
 
 def _check_dataset(path, dataset):
-    """Raise InputError if the values of a dataset are in another file, or if it claims more than it stores."""
-    _require_plain_type(path, dataset.name, dataset.dtype)
+    """Raise InputError if the values of a dataset are in another file, or if it claims more than it stores.
+
+    Returns:
+        list with (its name, None) if it contains text of varying length.
+    """
+    texts = [(dataset.name, None)] if _is_varying(path, dataset.name, dataset.dtype) else []
     if dataset.id.get_create_plist().get_external_count():
         _refuse(path, f"values of {dataset.name} in {dataset.external[0][0]!r}")
     if dataset.is_virtual:
-        return
+        return texts
     claimed = math.prod(dataset.shape or ()) * dataset.id.get_type().get_size()
     stored = dataset.id.get_storage_size()
     if claimed > max(SMALL, EXPANSION * stored):
         raise InputError(
             f"{path}: damaged or cut short ({dataset.name} claims {claimed:,} bytes and stores {stored:,}); {AGAIN}"
         )
+    return texts
 
 
 class Source(NamedTuple):

@@ -22,6 +22,7 @@ from common.manifest import MANIFEST, Manifest
 from common.parallel import ordered_map, progress
 from common.slices.cases import UNKNOWN
 from common.slices.hdf5 import DAMAGE, damage_as_error, open_unchanged, sources_of, state_of
+from common.slices.hdf5_text import text_of, write_attributes, write_texts
 from common.slices.images import read_pair
 from common.slices.masks import class_count, values_of
 from common.words import number_of
@@ -91,7 +92,7 @@ def _read_packed(path, file, memory_gb, classes):
     classes = file.attrs.get("classes", classes)
     if classes is None:  # AIS file
         classes = class_count(set().union(*(values_of(y[i]) for i in range(y.shape[0]))), path)
-    division = str(file.attrs.get("division", ""))
+    division = str(text_of(file.attrs.get("division", "")))
     return PackedSlices(x, y, case, source, int(classes), in_memory, _read_preparation(path, file), division)
 
 
@@ -107,7 +108,7 @@ def _read_texts(path, file, name, count):
 
 
 def _read_preparation(path, file):
-    preparation = {name: file.attrs.get(name, value) for name, value in UNKNOWN.items()}
+    preparation = {name: text_of(file.attrs.get(name, value)) for name, value in UNKNOWN.items()}
     for name, value in preparation.items():
         kind, unknown = np.asarray(value), np.asarray(UNKNOWN[name])
         if kind.shape != unknown.shape or (kind.dtype.kind in "fiub") != (unknown.dtype.kind in "fiub"):
@@ -272,8 +273,8 @@ def _create(packed, name, shape, dtype, compression):
 
 def _describe(packed, table, attributes):
     for column, texts in (("case", table["case"]), ("source", table["x"])):
-        packed.create_dataset(column, data=[os.fsencode(text) for text in texts], dtype=h5py.string_dtype())
-    packed.attrs.update(format=FORMAT, **attributes)
+        write_texts(packed, column, texts)
+    write_attributes(packed, {"format": FORMAT, **attributes})
 
 
 def add_attributes(file, **attributes):
@@ -359,20 +360,26 @@ def fingerprint(table, like, compression, lists):
     Returns:
         12 hexadecimal digits.
     """
+    return _digest(table, like, lists, compression)[:12]
+
+
+def _digest(table, like, lists, compression=None, times=True):
     digest = hashlib.sha256(f"{FORMAT} {compression} {like.shape} {like.dtype}".encode())
     from_lists = functools.cache(lambda folder: _relative_to(lists, folder))  # a case has many slices
     for row in table.itertuples(index=False):
         for file in (row.x, row.y):
             status = os.stat(file)
             folder, name = os.path.split(file)
-            times = f"{status.st_mtime_ns} {status.st_ctime_ns}"
-            text = f"{from_lists(folder)} {name} {row.case} {status.st_size} {times}\n"
+            changed = f"{status.st_mtime_ns} {status.st_ctime_ns}" if times else ""
+            text = f"{from_lists(folder)} {name} {row.case} {status.st_size} {changed}\n"
             digest.update(os.fsencode(text))
-    return digest.hexdigest()[:12]
+    return digest.hexdigest()
 
 
 def identify_division(tables, like, lists):
     """Identity of a division, which its sets carry, so that sets of two divisions are not mixed.
+
+    It counts names, cases and file sizes, but no times, so that equal slices are packed into equal files.
 
     Args:
         tables: dict of set name to DataFrame.
@@ -381,7 +388,7 @@ def identify_division(tables, like, lists):
     Returns:
         12 hexadecimal digits.
     """
-    parts = [f"{name} {fingerprint(table, like, None, lists)}" for name, table in sorted(tables.items())]
+    parts = [f"{name} {_digest(table, like, lists, times=False)}" for name, table in sorted(tables.items())]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.slices.hdf5 import open_hdf5
+from common.slices.hdf5_text import text_of
 
 
 def refuse_mixed_divisions(training, validation):
@@ -13,7 +14,7 @@ def refuse_mixed_divisions(training, validation):
     divisions = {Path(dataset.path): dataset.division for dataset in (validation, training)}
     if training.division and test.is_file() and test not in divisions:
         with open_hdf5(test) as file:
-            divisions[test] = str(file.attrs.get("division", ""))
+            divisions[test] = str(text_of(file.attrs.get("division", "")))
     for path, division in divisions.items():
         if path.parent == folder and division and training.division and division != training.division:
             raise InputError(

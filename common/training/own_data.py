@@ -93,17 +93,14 @@ def _of_images(images, masks, pictures, size, minutes):
 
 
 def _of_volumes(images, masks, volumes, size, minutes):
-    import SimpleITK as sitk  # loads slowly
+    from common.volumes.reading import read_information  # SimpleITK loads slowly
 
     sides = []
     for path in _some(volumes):
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
         try:
-            reader.ReadImageInformation()
-        except RuntimeError:  # the importer reports it
+            sides.append(max(read_information(path).GetSize()[:2]))
+        except (InputError, RuntimeError):  # the importer reports it
             continue
-        sides.append(max(reader.GetSize()[:2]))
     if not sides:
         raise InputError(f"IMAGES: none of the volumes in {images} can be read; see 0_import_volumes.py for each")
     return {

@@ -17,7 +17,7 @@ from common.devices import OneDevice
 from common.errors import InputError, summarize
 from common.parallel import ordered_map, progress
 from common.slices.cases import common_preparation
-from common.slices.hdf5 import open_hdf5
+from common.slices.hdf5 import damage_as_error, open_hdf5
 from common.slices.images import read_mask, read_pair, read_slice, to_unit
 from common.slices.lists import read_list, slice_identity
 from common.slices.masks import class_count, to_classes, values_of
@@ -345,7 +345,9 @@ def _preparing():
 
 def _open_packed(path, memory_gb, classes):
     file = open_hdf5(path)
-    if "step" in file.attrs:
+    with damage_as_error(path):
+        has_volumes = "step" in file.attrs
+    if has_volumes:
         from common.training.volume_sets import VolumeSet  # imports SimpleITK, which slices do not need
 
         return VolumeSet(path, file, memory_gb)

@@ -14,6 +14,7 @@ import SimpleITK as sitk
 from common.devices import OneDevice
 from common.errors import InputError
 from common.slices.hdf5 import damage_as_error, open_unchanged, state_of
+from common.slices.hdf5_text import text_of
 from common.training.augmentation import VolumeChange, check_volume_augmentation
 from common.training.run_records import VolumeData
 from common.volumes.grids import (
@@ -57,15 +58,15 @@ class VolumeSet:
 
     def __init__(self, path, file, memory_gb):
         self.path = path
-        self.names = list(file.get("cases", ()))
-        if not self.names:
-            raise InputError(f"{path}: contains no volume; pack the volumes again")
         with damage_as_error(path):
+            self.names = list(file.get("cases", ()))
+            if not self.names:
+                raise InputError(f"{path}: contains no volume; pack the volumes again")
             self._read_attributes(file.attrs)
             self._read_cases([file["cases"][name] for name in self.names], memory_gb)
 
     def _read_attributes(self, attributes):
-        self.step, self.labels = str(attributes["step"]), list(map(str, json.loads(attributes["labels"])))
+        self.step, self.labels = str(text_of(attributes["step"])), list(map(str, json.loads(attributes["labels"])))
         self.classes, self.channels = len(self.labels), int(attributes["channels"])
         self.intensity, self.spacing = json.loads(attributes["intensity"]), json.loads(attributes["spacing"])
         self.voxels = int(attributes["voxels"]) or None

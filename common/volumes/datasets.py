@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from common.errors import InputError, summarize
 from common.parallel import progress
 from common.records import Inside, Record, read_record
+from common.slices.hdf5_text import write_attributes
 from common.volumes.finding import match_labels, name_of, refuse_own_labels
 from common.volumes.grids import Geometry, image_at
 from common.volumes.intensity import ForegroundStatistics
@@ -224,6 +225,6 @@ def _write_set(folder, subfolder, name, cases, attributes):
         raise InputError(f"{name}.h5: no cases left (all of them are empty); add cases with labels")
     (folder / subfolder).mkdir(exist_ok=True)
     with h5py.File(folder / subfolder / f"{name}.h5", "w") as packed:
-        packed.attrs.update(attributes)
+        write_attributes(packed, attributes)
         for case in cases:
             packed[f"cases/{case}"] = h5py.ExternalLink("../cases.h5" if subfolder else "cases.h5", f"cases/{case}")

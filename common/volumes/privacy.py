@@ -10,8 +10,8 @@ from pathlib import Path
 from common.errors import InputError, SettingError
 from common.replacing import new_file, refuse_existing
 from common.volumes.finding import ending_of, is_dicom
-from common.volumes.paths import plain_files
-from common.volumes.whole import check_header
+from common.volumes.paths import is_plain
+from common.volumes.whole import HEADER
 
 NIFTI_TEXTS = ("descrip", "aux_file", "intent_name", "ITK_FileNotes")  # the other entries are numbers
 TECHNICAL = ("ITK_Input", "ITK_original", "NRRD_kinds", "NRRD_space", "NRRD_meas", "Modality")  # starts of entries
@@ -70,17 +70,17 @@ def is_dicom_volume(path):
 
 def header_texts(path):
     """Texts in the header of a NIfTI, NRRD or MetaImage file that could contain anything; [] if it has none."""
-    import SimpleITK as sitk  # here, since images need none of this
+    from common.volumes.reading import read_information  # needs SimpleITK, images do not
 
-    reader, path = sitk.ImageFileReader(), Path(path)
+    path = Path(path)
     try:
-        data = check_header(path)
-        with plain_files([path], [data.file] if data.file != path else []) as (file,):
-            reader.SetFileName(str(file))
-            reader.ReadImageInformation()
+        reader = read_information(path)
         is_nifti = ".nii" in ending_of(path)
         keys = [k for k in reader.GetMetaDataKeys() if (k in NIFTI_TEXTS if is_nifti else not k.startswith(TECHNICAL))]
-        return [reader.GetMetaData(key) for key in keys]
+        if all(map(is_plain, keys)):
+            return [reader.GetMetaData(key) for key in keys]
+        with open(path, "rb") as file:  # SimpleITK finds no value by such a key
+            return file.read(HEADER).decode("latin-1").splitlines()
     except (InputError, OSError, RuntimeError):  # reading the volume reports it
         return []
 

@@ -72,6 +72,8 @@ def _read(path, series, not_finite):
         raise InputError(f"{path}: not a volume, or damaged; expected {expected}")
     data = check_header(path)
     _require_memory(path, data.size)
+    if data.doubt:
+        print(f"{path}: {data.doubt}", flush=True)
     reader = sitk.ImageFileReader()
     reader.SetImageIO(READERS[ending])
     also = [data.file] if data.file != path else []
@@ -84,6 +86,29 @@ def _read(path, series, not_finite):
         finally:
             hidden = whole.result()
     return _with_hidden(image, hidden, path, not_finite) if len(hidden) else image
+
+
+def read_information(path):
+    """Read the header of a volume file.
+
+    Args:
+        path: Path of a file, not of a folder.
+
+    Returns:
+        SimpleITK.ImageFileReader that has read the size and the other entries of the header, but no voxels.
+
+    Raises:
+        InputError, RuntimeError: if the header is invalid.
+    """
+    also = []
+    if ending_of(path) in READERS:
+        data = check_header(path)
+        also = [data.file] if data.file != path else []
+    reader = sitk.ImageFileReader()
+    with plain_files([path], also) as (file,), silenced_libraries():  # what ITK prints, it raises
+        reader.SetFileName(str(file))
+        reader.ReadImageInformation()
+    return reader
 
 
 def _with_hidden(image, positions, path, replacement):

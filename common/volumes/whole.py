@@ -17,6 +17,7 @@ import numpy as np
 from common.errors import InputError
 
 SPACINGS = (1e-7, 1e4)  # mm; from electron microscopy to more than a body
+SFORM_TOLERANCE = 0.01  # max relative difference of the two spacings in a NIfTI header
 FARTHEST = 1e7  # max distance of an origin in mm
 DEFLATE_RATIO = 1032  # zlib compresses no better than this
 HEADER = 2**20  # max size of a text header in bytes
@@ -54,6 +55,7 @@ class Data(NamedTuple):
         stored: compressed bytes if the header records them, otherwise None.
         floats: NumPy type of the voxels and number of bytes before them, if the reader turns NaN and infinity into 0,
             as for NIfTI; otherwise None.
+        doubt: what the header says twice and differently, and what counts, as text; "" if nothing.
     """
 
     file: Path
@@ -62,6 +64,7 @@ class Data(NamedTuple):
     coding: str
     stored: int | None = None
     floats: tuple | None = None
+    doubt: str = ""
 
 
 def require_file(path):
@@ -267,9 +270,18 @@ def _read_nifti(path):
     if not len(magic) <= start < 2**40:
         raise ValueError(f"voxels start at byte {start}")
     floats = {16: f"{order}f4", 64: f"{order}f8"}.get(kind)
-    if packed:
-        return Data(path, 0, start + size, "gzip", floats=floats and (floats, start))
-    return Data(path, start, size, "raw", floats=floats and (floats, 0))
+    doubt = _doubt_of_spacing(pixdim[1:4], matrices[6:]) if codes[1] > 0 and dim[0] >= 3 else ""
+    first, size, coding = (0, start + size, "gzip") if packed else (start, size, "raw")
+    return Data(path, first, size, coding, floats=floats and (floats, start - first), doubt=doubt)
+
+
+def _doubt_of_spacing(spacing, sform):
+    """Text if the spacing of a NIfTI header (its pixdim) differs from the length of the axes of its sform; else ""."""
+    lengths = [math.hypot(*sform[axis::4]) for axis in range(3)]
+    if all(math.isclose(*pair, rel_tol=SFORM_TOLERANCE) for pair in zip(spacing, lengths, strict=True)):
+        return ""
+    first, second = (" ".join(f"{mm:g}" for mm in found) for found in (spacing, lengths))
+    return f"two different spacings ({first} in pixdim, {second} in its sform); used pixdim, so check it"
 
 
 def _text_header(path, end):

@@ -10,6 +10,7 @@ import SimpleITK as sitk
 from drawings import STRAIGHT, TURNED, ball, write_decathlon
 from running import assert_refused, leftovers, run_here
 
+from common.slices.hdf5_text import text_of
 from common.volumes.grids import Box, Geometry, image_at, onto_grid
 from common.volumes.reading import read_volume
 
@@ -76,7 +77,7 @@ def test_a_set_has_what_training_needs(decathlon, tmp_path):
     train, validation = (cases_of(tmp_path / "p" / f"{name}.h5") for name in ("train", "validation"))
     assert sorted(train + validation) == [f"case_{i:02d}" for i in range(1, 6)]
     with h5py.File(tmp_path / "p" / "train.h5") as packed:
-        assert packed.attrs["step"] == "whole" and json.loads(packed.attrs["labels"]) == ["foreground"]
+        assert text_of(packed.attrs["step"]) == "whole" and json.loads(packed.attrs["labels"]) == ["foreground"]
         assert packed.attrs["channels"] == 1 and json.loads(packed.attrs["intensity"]) == {"kind": "volume"}
         for group in packed["cases"].values():
             image, label = group["image"][:], group["label"][:]

@@ -1,11 +1,17 @@
 """HDF5 files of strangers: what leads to another file, or claims more than it stores, is refused in one line."""
 
+import os
+import subprocess
+import sys
+
 import h5py
 import numpy as np
 import pytest
+from running import ROOT
 
 from common.errors import InputError
 from common.slices.hdf5 import open_hdf5
+from common.slices.hdf5_text import text_of, write_attributes, write_texts
 from common.slices.packed import FileRows, LazyRows, read_packed
 
 ROWS = np.arange(4 * 64, dtype=np.uint8).reshape(4, 8, 8, 1)
@@ -156,3 +162,40 @@ def test_damage_anywhere_is_one_line(folder):
             assert "\n" not in str(error)
             refused += 1
     assert refused > 50
+
+
+TEXTS = ["", "case_01", "M\udcfcller", "😀/x/0001.png"]  # also a name that is not UTF-8
+
+
+@pytest.mark.parametrize("varying", [False, True])
+def test_text_of_both_kinds(tmp_path, varying):
+    path, attributes = tmp_path / "a.h5", {"plane": "", "settings": "ä" * 1000, "long": "é" * 30000, "classes": 2}
+    with h5py.File(path, "w") as file:
+        if varying:
+            file.create_dataset("case", data=[os.fsencode(t) for t in TEXTS], dtype=h5py.string_dtype())
+            file.attrs.update(attributes)
+        else:
+            write_texts(file, "case", TEXTS)
+            write_texts(file, "none", [])
+            write_attributes(file, attributes)
+    with open_hdf5(path) as file:
+        assert [os.fsdecode(text) for text in file["case"][:]] == TEXTS
+        assert {name: text_of(value) for name, value in file.attrs.items()} == attributes
+
+
+@pytest.mark.parametrize("attribute", [False, True])
+def test_a_damaged_heap_is_refused(tmp_path, attribute):
+    """HDF5 would never end; hence a process of its own."""
+    path = tmp_path / "a.h5"
+    with h5py.File(path, "w") as file:
+        if attribute:
+            file.create_group("g").attrs["name"] = "case"
+        else:
+            file.create_dataset("case", data=["a", "b"], dtype=h5py.string_dtype())
+    content = path.read_bytes()
+    first = content.index(b"GCOL") + 16
+    path.write_bytes(content[:first] + bytes(16) + content[first + 16 :])
+    program = "import sys; from common.slices.hdf5 import open_hdf5; open_hdf5(sys.argv[1])"
+    command = [sys.executable, "-c", program, path]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+    assert f"{path}: not an HDF5 file, or damaged" in ended.stderr

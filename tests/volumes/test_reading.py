@@ -13,6 +13,7 @@ from drawings import as_volume, block, write
 from running import ROOT
 
 from common.errors import InputError
+from common.volumes.privacy import header_texts
 from common.volumes.reading import read_channels, read_volume
 
 VALUES = block((5, 12, 10))[0]
@@ -127,6 +128,29 @@ def test_impossible_headers(tmp_path):
     meta, _ = make(tmp_path / "m", ".mha", 1)
     meta.write_bytes(meta.read_bytes().replace(b"DimSize = 10 12 5", b"DimSize = 99999 99999 99999", 1))
     refused(meta, "cut short")
+
+
+def test_a_second_spacing_is_said_once_and_by_us(tmp_path, capfd):
+    """As in the ACDC data; ITK warns in lines of its own."""
+    path, _ = make(tmp_path / "n", ".nii")
+    content = path.read_bytes()
+    path.write_bytes(content[:76] + struct.pack("<4f", 1, 0.5, 1, 1) + content[92:])
+    header_texts(path)
+    assert read_volume(path).GetSpacing() == (0.5, 1, 1)
+    out, err = capfd.readouterr()
+    assert not err and out.count("\n") == 1
+    assert f"{path}: two different spacings (0.5 1 1 in pixdim, 0.7 0.9 2.5 in its sform); used pixdim" in out
+
+
+def test_nothing_but_the_reason_of_a_damaged_header(tmp_path, capfd):
+    path, _ = make(tmp_path / "m", ".mha")
+    lines = path.read_bytes().split(b"\n", 12)
+    matrix = next(line for line in lines if line.startswith(b"TransformMatrix"))
+    lines.remove(matrix)
+    path.write_bytes(b"\n".join([matrix, *lines]))
+    assert header_texts(path) == []
+    refused(path, "cannot be read")
+    assert capfd.readouterr() == ("", "")
 
 
 def test_kinds_of_voxels_and_axes(tmp_path):
