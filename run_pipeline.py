@@ -82,6 +82,7 @@ def train_on_cases():
         TRAIN=work / "packed" / "train.h5",
         VALIDATION=work / "packed" / "validation.h5",
         AUGMENTATION={},  # step 1 has made variants
+        MODEL="unet",
         MODEL_SETTINGS=settings.MODEL_SETTINGS,
         LOSS=settings.LOSS,
         LEARNING_RATE=settings.LEARNING_RATE,

@@ -21,11 +21,11 @@ TRAIN: types.PathName = "data/packed/train.h5"  # packed set or list to train on
 VALIDATION: types.PathName = "data/packed/validation.h5"  # packed set or list that decides the best epoch
 MEMORY_GB: types.NonNegative = 4.0  # load sets up to this size into memory; read larger ones from disk
 FOLD: types.PositiveInt | Literal["all"] | None = None  # which fold next to TRAIN (1, 2, ...); "all": cross-validation
-AUGMENTATION: Literal["medical"] | types.Augmentation = "medical"  # on the fly; {}: none
+AUGMENTATION: Literal["medical"] | types.Augmentation | None = None  # on the fly; {}: none; None: see docs/plan.md
 #   Slices: "medical", or a dict such as {"flip": "horizontal", "rotation": 10, "noise": [0.1, 0, 0.06]}: see
 #   docs/choosing.md. Volumes ("medical" is none): {"rotation": 5, "zoom": 0.1, "shift": 0.1, "shear": 0.05, "flip":
 #   "x", "gamma": 0.5, "margins": [0.1, 0.2, 0.3]}
-FOREGROUND: types.Share = 0.0  # least share of every batch of slices with foreground; 0: as they come
+FOREGROUND: types.Share | None = None  # least share of every batch of slices with foreground; 0: as they come
 CROP: types.Crop | None = None  # packed volumes: crop size in voxels (up, back, left); None: whole cases
 
 # --- output and starting point
@@ -36,12 +36,13 @@ RUN: str = ""  # run folder to resume or retrain (or, to retrain, a .keras file)
 TRUST_RUN: bool = False  # True: run code of RUN or a settings file; trust its source first
 
 # --- network and loss
-MODEL: types.Network = "unet"  # "unet" or another network of models/, or the path of a .py file
+MODEL: types.Network | None = None  # "unet" or another network of models/, or the path of a .py file
+#   None: chosen for the training set, with a reason, as FOREGROUND and LOSS are: see docs/plan.md; or:
 #   "cvnet_synapse" (200x200), "cvnet_synapse_512", "deeplab_v3plus", "pretrained_unet"; for volumes "se_resunet3d";
 #   a file of your own defines build_model(input_shape, classes, **settings).
 MODEL_SETTINGS: types.FreeDict = {}  # network settings, such as {"features": 32}; see models/
 #   "unet": {"features": 32, "depth": 4, "dropout": 0.2}; "deeplab_v3plus": {"backbone": "mobilenetv2"}
-LOSS: types.Loss = "bce+dice"  # a loss, a .py file with one, or a sum, such as "hausdorff+dice"
+LOSS: types.Loss | None = None  # a loss, a .py file with one, or a sum, such as "hausdorff+dice"
 #   "mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff", "series" (these in turn), "bce",
 #   "weighted_bce", "cce" (several classes), "dice", "batch_dice", "smooth_dice", "iou", "tversky", "focal_tversky". A
 #   file of yours defines loss(targets, probabilities).
@@ -94,9 +95,9 @@ devices.import_keras()
 import keras
 
 from common.prediction.examples import finish_run
+from common.training import configure
 from common.training.autotune import autotune
 from common.training.callbacks import EpochControl, RunWriter, in_order
-from common.training.configure import configure, learning_rate_of_epoch, make_batches, make_model, open_sets
 from common.training.cpu_speedups import speedups_in_words
 from common.training.cross_validation import cross_validate
 from common.training.report import announce, draw_network
@@ -106,9 +107,8 @@ from common.training.timing import Timer, in_lines
 
 def main():
     if settings.FOLD == "all":
-        return cross_validate(settings.as_json())
-    s = configure(settings)  # the settings in force
-    training, validation = open_sets(s)
+        return cross_validate(configure.configure_folds(settings).as_json())
+    s, training, validation = configure.configure_sets(settings)  # the settings in force
     devices.set_up(s.SEED, s.DETERMINISTIC)  # before anything is placed on a device
     used = choose_devices(s.DEVICES, None if s.BATCH_SIZE == "auto" else s.BATCH_SIZE)
     with ExitStack() as claims:
@@ -116,7 +116,7 @@ def main():
             claims.enter_context(claim_run(Run(s.RUN)))
         s = autotune(s, training, used)
         keras.utils.set_random_seed(s.SEED)  # again: a trial draws random numbers
-        model, log = make_model(s, training, validation, used)
+        model, log = configure.make_model(s, training, validation, used)
         run = None
         if used.is_first:
             run = claims.enter_context(open_run(s, devices.environment() + speedups_in_words(model), code))
@@ -128,9 +128,9 @@ def main():
 
 def fit(s, model, log, training, validation, used, run):
     """Train to the end and complete the run folder."""
-    batches = make_batches(s, training, s.BATCH_SIZE, used)
+    batches = configure.make_batches(s, training, s.BATCH_SIZE, used)
     validating = validation.batches(s.BATCH_SIZE, crop=s.CROP, devices=used)
-    rate = partial(learning_rate_of_epoch, s)
+    rate = partial(configure.learning_rate_of_epoch, s)
     control = EpochControl(log, batches, rate, s.SEED, s.EPOCHS, s.EARLY_STOP, s.MAX_MINUTES, used.broadcast)
     timer = Timer(batches)
     writer = RunWriter(run, control, timer, training.record()) if used.is_first else None

@@ -203,7 +203,7 @@ def check_model_settings(settings):
     Raises:
         SettingError: for an unknown name or an invalid value.
     """
-    if kind := MODEL_SETTINGS.get(settings.MODEL):
+    if kind := MODEL_SETTINGS.get(settings.MODEL or "unet"):
         check_setting(settings.MODEL_SETTINGS, kind, "MODEL_SETTINGS")
 
 

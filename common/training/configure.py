@@ -13,7 +13,9 @@ from common.files import file_digest
 from common.settings import check_model_settings
 from common.training.checkpoints import epochs_of_checkpoint, read_checkpoint
 from common.training.cross_validation import find_folds, fold_file
+from common.training.distribution import several_processes
 from common.training.optimizer import Controller, compile_network, learning_rate, make_optimizer, prepare_steps
+from common.training.plan import CHOSEN, choose_missing
 from common.training.run_folder import MEASURED, Log, Run
 from common.training.sets import open_both
 from common.training.trained_models import load_network, model_file, take_weights
@@ -31,7 +33,8 @@ def configure(settings):
         settings: `common.settings.Settings` of train.py.
 
     Returns:
-        new Settings, with recommended values instead of None; "auto" stays for `autotune`.
+        new Settings, with recommended values instead of None; "auto" stays for `autotune`, and None for
+        `configure_sets` if the training set decides.
 
     Raises:
         SettingError: for a setting that cannot work.
@@ -41,8 +44,63 @@ def configure(settings):
         settings = of_run(settings)
     elif settings.FOLD is not None:
         settings = of_fold(settings)
+    if settings.MODE == "retrain" and settings.MODEL is None:
+        settings = of_retrained(settings)
+    if settings.MODEL is None and settings.MODEL_SETTINGS:
+        settings = settings.replace("MODEL_SETTINGS without MODEL are for the U-net", MODEL="unet")
     settings = with_recommended(settings)
     check_settings(settings)
+    return settings
+
+
+def configure_sets(settings):
+    """Settings in force, and the sets that they are for.
+
+    Args:
+        settings: as in `configure`.
+
+    Returns:
+        new Settings, with values that suit the training set instead of None (`common.training.plan`), and the
+        results of `open_sets`.
+
+    Raises:
+        SettingError, InputError: as in `configure`, `open_sets` and `common.training.plan.choose_missing`.
+    """
+    settings = configure(settings)
+    training, validation = open_sets(settings)
+    settings = with_chosen(settings, training, validation)
+    with as_setting_error("LOSS"):
+        get_loss(settings.LOSS, training.classes, training.axes)
+    return settings, training, validation
+
+
+def configure_folds(settings):
+    """Settings of a cross-validation; what suits the training set is chosen once, for the first fold."""
+    if settings.MODE == "resume":
+        return settings
+    first = find_folds(settings.TRAIN)[0]
+    fold = configure(settings.replace("the first fold", FOLD=first))
+    own = {name: fold.values[name] for name in ("MODEL", "MODEL_SETTINGS")}
+    settings = settings.replace("as for the first fold", **own)
+    chosen = choose_missing(fold, *open_sets(fold)) if any(fold.values[name] is None for name in CHOSEN) else {}
+    return _with_choices(settings, chosen)
+
+
+def with_chosen(settings, training, validation):
+    """Settings with values that suit the training set instead of None; prints them with their reasons."""
+    chosen = choose_missing(settings, training, validation, alone=not several_processes())
+    if not chosen:
+        return settings
+    for name, (value, reason) in chosen.items():
+        print(f"  {name} = {value!r}: {reason}")
+    settings = with_recommended(_with_choices(settings, chosen))
+    check_settings(settings)
+    return settings
+
+
+def _with_choices(settings, chosen):
+    for name, (value, reason) in chosen.items():
+        settings = settings.replace(f"chosen for the training set: {reason}", **{name: value})
     return settings
 
 
@@ -73,6 +131,18 @@ def of_run(settings):
     return settings.replace(f"copy in {run.code_folder}", **own)
 
 
+def of_retrained(settings):
+    """Settings with the network of the run to start from, if it is one of the toolkit."""
+    run = Run(model_file(settings.RUN).parent)
+    name = run.settings.get("MODEL")
+    if not name:
+        return settings
+    if name not in models.NETWORKS:
+        raise SettingError(f"MODEL: not set, and {run} has a network of its own ({name}); pass your file as --model")
+    own = {} if settings.MODEL_SETTINGS else {"MODEL_SETTINGS": run.settings.get("MODEL_SETTINGS") or {}}
+    return settings.replace(f"recorded in {run}", MODEL=name, **own)
+
+
 def of_fold(settings):
     """Settings with the data sets of a fold."""
     folder, fold = Path(settings.TRAIN).parent, settings.FOLD
@@ -87,6 +157,14 @@ def of_fold(settings):
 
 def with_recommended(settings):
     """Settings with the author's recommendations instead of None, and EPOCHS from a graph schedule."""
+    if settings.MODEL is not None:
+        settings = _with_recommended(settings)
+    if settings.SCHEDULE == "graph" and (points := settings.SCHEDULE_SETTINGS.get("points")):
+        settings = settings.replace("end of the graph in SCHEDULE_SETTINGS", EPOCHS=max(int(points[-1][0]), 1))
+    return settings
+
+
+def _with_recommended(settings):
     with as_setting_error("MODEL"):
         size = settings.BATCH_SIZE
         recommended = models.recommended(settings.MODEL, None if size == "auto" else size)
@@ -98,21 +176,21 @@ def with_recommended(settings):
         ):  # the recommended rate is for another optimizer
             settings = settings.replace("default of OPTIMIZER", LEARNING_RATE=float(chosen.learning_rate))
     missing = {name: value for name, value in recommended.items() if settings.values[name] is None}
-    settings = settings.replace(RECOMMENDED.format(settings.MODEL), **missing)
-    if settings.SCHEDULE == "graph" and (points := settings.SCHEDULE_SETTINGS.get("points")):
-        settings = settings.replace("end of the graph in SCHEDULE_SETTINGS", EPOCHS=max(int(points[-1][0]), 1))
-    return settings
+    return settings.replace(RECOMMENDED.format(settings.MODEL), **missing)
 
 
 def check_settings(settings):
     """Raise SettingError for settings that contradict each other or that a library does not accept."""
     check_model_settings(settings)
-    with as_setting_error("LOSS"):
-        get_loss(settings.LOSS)
-    with as_setting_error("OPTIMIZER"):
-        make_optimizer(settings.OPTIMIZER, settings.LEARNING_RATE)
-    with as_named_setting_error():
-        learning_rate_of_epoch(settings, 0, settings.EPOCHS, None)
+    if settings.LOSS is not None:
+        with as_setting_error("LOSS"):
+            get_loss(settings.LOSS)
+    if settings.OPTIMIZER is not None:
+        with as_setting_error("OPTIMIZER"):
+            make_optimizer(settings.OPTIMIZER, settings.LEARNING_RATE)
+    if settings.MODEL is not None:
+        with as_named_setting_error():
+            learning_rate_of_epoch(settings, 0, settings.EPOCHS, None)
     if settings.EPOCHS is None and not settings.MAX_MINUTES:
         raise SettingError("EPOCHS: None needs a time limit (MAX_MINUTES is not set either); set one of them")
     if settings.MODE == "retrain":
@@ -137,11 +215,8 @@ def learning_rate_of_epoch(settings, epoch, epochs, log):
 
 
 def open_sets(settings):
-    """Open the training and validation sets; check them against each other and the loss."""
-    training, validation = open_both(settings.TRAIN, settings.VALIDATION, settings.MEMORY_GB)
-    with as_setting_error("LOSS"):
-        get_loss(settings.LOSS, training.classes, training.axes)
-    return training, validation
+    """Open the training and validation sets; check them against each other."""
+    return open_both(settings.TRAIN, settings.VALIDATION, settings.MEMORY_GB)
 
 
 def make_batches(settings, training, size, devices=None):

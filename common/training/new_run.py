@@ -90,15 +90,15 @@ def read_code(model, loss):
     """Read the code that a run uses: dict of path in `code/` of the run folder to bytes.
 
     Args:
-        model: name of the network architecture, or path of a .py file, which is included.
-        loss: name of the loss; .py files in it are included.
+        model: name of the network architecture, or path of a .py file, which is included; None: not known yet.
+        loss: name of the loss; .py files in it are included; None: not known yet.
 
     Raises:
         InputError: if two different files have the same name.
     """
     files = [path for name in CODE for path in [ROOT / name, *sorted((ROOT / name).rglob("*"))] if path.is_file()]
     kept = {path.relative_to(ROOT).as_posix(): path.read_bytes() for path in files if "__pycache__" not in path.parts}
-    for path in map(Path, [model, *loss.split("+")]):
+    for path in map(Path, [model or "", *(loss or "").split("+")]):
         if path.suffix != ".py" or not path.is_file():
             continue
         if kept.setdefault(path.name, path.read_bytes()) != path.read_bytes():

@@ -19,9 +19,19 @@ SMALLEST_SIDE = 64  # pixels; the encoder of pretrained_unet halves the size fiv
 FEW_SLICES = 32
 SMALL_SHARE = 0.05  # of the pixels of a slice with foreground
 FEW_FILLED = 0.5  # share of slices with foreground
+MOST_LOOKED_AT = 2000  # masks; more would change no decision, and reading all takes minutes for large sets
 MOST_EPOCHS, FEWEST_EPOCHS = 300, 5
 MOST_STEPS = 30_000  # more rarely help on sets that fit a workstation
+CHOSEN = ("MODEL", "LOSS", "AUGMENTATION", "FOREGROUND")  # settings of train.py that suit the training set if None
 AVERAGED_STEPS = 1000  # from here on, an average over the last 100 steps or so is worth it
+
+
+FOR_VOLUMES = {
+    "MODEL": ("se_resunet3d", "the network for volumes"),
+    "LOSS": ("bce+dice", "every pixel and the overlap"),
+    "AUGMENTATION": ("medical", "none for volumes"),
+    "FOREGROUND": (0.0, "for slices only"),
+}
 
 
 @dataclass(frozen=True)
@@ -55,7 +65,7 @@ class Facts:
 
 
 def read_facts(training, validation):
-    """Read the facts from two sets, one slice at a time.
+    """Read the facts from two sets, from up to MOST_LOOKED_AT masks at equal distances.
 
     Args:
         training, validation: `common.training.sets.SliceSet`.
@@ -68,9 +78,9 @@ def read_facts(training, validation):
     """
     if training.axes != 2:
         raise InputError(f"{training.path}: contains volumes (expected slices); for volumes, see docs/recipes")
-    shares = [float(np.count_nonzero(training.y[i])) / training.y[i].size for i in range(len(training))]
+    shares = shares_of_foreground(training, MOST_LOOKED_AT)
     filled = [share for share in shares if share]
-    if not filled:
+    if not filled and not training.has_foreground():
         raise InputError(f"{training.path}: every mask is empty, so there is nothing to learn; check the masks")
     folders = {Path(source.replace("\\", "/")).parent.name for source in training.source}
     return Facts(
@@ -80,9 +90,15 @@ def read_facts(training, validation):
         validation=len(validation),
         cases=len(set(training.case)),
         filled=len(filled) / len(shares),
-        foreground=statistics.fmean(filled),
+        foreground=statistics.fmean(filled or [0.0]),
         augmented=any(folder.startswith("x_") and folder != "x_O" for folder in folders),
     )
+
+
+def shares_of_foreground(slices, most):
+    """Share of foreground pixels of up to `most` masks of a SliceSet, at equal distances; list of floats, 0..1."""
+    masks = (slices.y[i] for i in np.unique(np.linspace(0, len(slices) - 1, min(most, len(slices))).astype(int)))
+    return [float(np.count_nonzero(mask)) / mask.size for mask in masks]
 
 
 def network_of(facts):
@@ -151,21 +167,70 @@ def schedule_of(facts, batch_size, minutes, seconds_per_step, seconds_before):
     epochs = min(fit, MOST_EPOCHS, max(FEWEST_EPOCHS, MOST_STEPS // steps))
     measured = f"a step takes {seconds_per_step:.2f} s here, so an epoch takes {per_epoch:.0f} s"
     reason = f"{measured}; this many fit into {minutes:g} minutes" if epochs == fit else f"{measured}; more rarely help"
-    warm_up = max(1, epochs // 20)
-    chosen = {
+    return {
         "EPOCHS": (epochs, reason),
         "MAX_MINUTES": (minutes, "the time that you gave"),
         "EARLY_STOP": (0, "the learning rate reaches its end with the last epoch"),
+        **rates_of(epochs, epochs * steps),
+    }
+
+
+def rates_of(epochs, steps):
+    """Choose learning rate schedule and optimizer.
+
+    Args:
+        epochs: number of epochs in the run; None: unknown.
+        steps: number of steps in the run; 0 if unknown, or if weights cannot be averaged.
+
+    Returns:
+        dict of setting of train.py to (value, reason).
+    """
+    warm_up = max(1, (epochs or 0) // 20)
+    chosen = {
         "SCHEDULE": ("cosine", "falls to 0 at the last epoch"),
         "SCHEDULE_SETTINGS": ({"warm_up": warm_up}, "the pretrained layers are not overwritten in the first steps"),
         "LEARNING_RATE": (1e-3, "as recommended for this network"),
     }
     optimizer = {"name": "adamw"}
-    if epochs * steps >= AVERAGED_STEPS:
+    if steps >= AVERAGED_STEPS:
         chosen["OPTIMIZER"] = optimizer | {"use_ema": True, "ema_momentum": 0.99}, "averaged weights vary less"
     else:
-        chosen["OPTIMIZER"] = optimizer, f"too few steps to average weights ({epochs * steps})"
+        chosen["OPTIMIZER"] = optimizer, f"too few steps to average weights ({steps or 'not known'})"
     return chosen
+
+
+def choose_missing(settings, training, validation, alone=True):
+    """Choose what is None in the settings of train.py, for its sets.
+
+    Args:
+        settings: `common.settings.Settings` of train.py.
+        training, validation: results of `common.training.configure.open_sets`.
+        alone: whether one process trains, which averaged weights need.
+
+    Returns:
+        dict of setting to (value, reason); with MODEL set, only of the others in CHOSEN.
+
+    Raises:
+        InputError: if no slice for training has foreground.
+    """
+    names = [name for name in CHOSEN if settings.values[name] is None]
+    if not names:
+        return {}
+    if training.axes != 2:
+        return {name: FOR_VOLUMES[name] for name in names}
+    facts = read_facts(training, validation)
+    chosen = network_of(facts)
+    if "MODEL" in names:
+        size = chosen["BATCH_SIZE"][0] if settings.BATCH_SIZE in (None, "auto") else settings.BATCH_SIZE
+        epochs = settings.EPOCHS
+        names += ["MODEL_SETTINGS"] + ["BATCH_SIZE"] * (settings.BATCH_SIZE is None)
+        rates = rates_of(epochs, (epochs or 0) * math.ceil(facts.training / size) * alone)
+        if settings.SCHEDULE is None:
+            names += ["SCHEDULE"] + ["SCHEDULE_SETTINGS"] * (not settings.SCHEDULE_SETTINGS)
+        if settings.OPTIMIZER is None:
+            names += ["OPTIMIZER"] + ["LEARNING_RATE"] * (settings.LEARNING_RATE is None)
+        chosen |= rates
+    return {name: chosen[name] for name in names}
 
 
 def time_steps(step, count=5):

@@ -53,7 +53,9 @@ def test_settings_json_says_why_each_value_is_what_it_is(packed, tmp_path):
     recorded = json.loads((run / "settings.json").read_text())
     reasons = recorded["reasons"]
     assert reasons.keys() == recorded.keys() - {"reasons", "format"}
-    assert reasons["EPOCHS"] == "flag --epochs" and reasons["LOSS"] == "constant in train.py"
+    assert reasons["EPOCHS"] == "flag --epochs" and reasons["SEED"] == "constant in train.py"
+    assert reasons["LOSS"].startswith("chosen for the training set: Dice over the batch")
+    assert reasons["MODEL"] == "MODEL_SETTINGS without MODEL are for the U-net"
     assert reasons["EARLY_STOP"] == f"settings file {tmp_path / 'first.json'}"
     assert reasons["OPTIMIZER"] == reasons["BATCH_SIZE"] == "recommended for unet"
     assert reasons["PRECISION"].startswith("auto: ") and reasons["JIT"].startswith("auto: ")
@@ -66,7 +68,7 @@ def test_settings_json_says_why_each_value_is_what_it_is(packed, tmp_path):
 
 
 def test_configuring_makes_a_new_object_and_leaves_the_given_one():
-    given = Settings.of("train.py", LEARNING_RATE=0.5)
+    given = Settings.of("train.py", MODEL="unet", LEARNING_RATE=0.5)
     before = dict(given.values)
     configured = configure(given)
     assert dict(given.values) == before and given.BATCH_SIZE is None

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,17 @@ from drawings import make_cases
 from running import assert_refused, run_here
 
 from common.errors import InputError
-from common.training.plan import Facts, as_record, network_of, read_facts, schedule_of, time_steps
+from common.settings import Settings
+from common.training.plan import (
+    Facts,
+    as_record,
+    choose_missing,
+    network_of,
+    read_facts,
+    schedule_of,
+    shares_of_foreground,
+    time_steps,
+)
 from common.training.sets import open_set
 
 FACTS = Facts(side=256, classes=1, training=200, validation=40, cases=20, filled=1.0, foreground=0.1, augmented=False)
@@ -63,6 +74,56 @@ def test_weights_are_averaged_in_long_trainings_only():
         schedule_of(FACTS, 8, 1, 1.0, 10)
 
 
+@pytest.fixture
+def many(monkeypatch):
+    """A training set of 200 slices of 256x256, by its facts."""
+    monkeypatch.setattr("common.training.plan.read_facts", lambda *sets: FACTS)
+    return SimpleNamespace(axes=2)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, {"MODEL": "pretrained_unet", "LOSS": "bce+dice", "BATCH_SIZE": 8, "SCHEDULE": "cosine"}),
+        ({}, {"OPTIMIZER": {"name": "adamw", "use_ema": True, "ema_momentum": 0.99}, "LEARNING_RATE": 1e-3}),
+        ({"EPOCHS": 39}, {"OPTIMIZER": {"name": "adamw"}, "SCHEDULE_SETTINGS": {"warm_up": 1}}),
+        ({"EPOCHS": 39, "BATCH_SIZE": 4}, {"OPTIMIZER": {"name": "adamw", "use_ema": True, "ema_momentum": 0.99}}),
+        ({"EPOCHS": None}, {"OPTIMIZER": {"name": "adamw"}, "SCHEDULE_SETTINGS": {"warm_up": 1}}),
+        ({"MODEL": "unet"}, {"LOSS": "bce+dice", "AUGMENTATION": "medical", "FOREGROUND": 0.0}),
+    ],
+)
+def test_train_without_a_plan_takes_the_same_choices(many, given, expected):
+    chosen = values(choose_missing(Settings.of("train.py", **given), many, None))
+    assert chosen | expected == chosen and not chosen.keys() & given.keys()
+
+
+def test_what_is_set_is_not_chosen(many):
+    settings = Settings.of("train.py", MODEL="unet", LOSS="dice", AUGMENTATION={}, FOREGROUND=0.5)
+    assert choose_missing(settings, many, None) == {}
+    chosen = choose_missing(Settings.of("train.py", OPTIMIZER="sgd", SCHEDULE="poly", BATCH_SIZE="auto"), many, None)
+    assert not chosen.keys() & {"OPTIMIZER", "LEARNING_RATE", "SCHEDULE", "SCHEDULE_SETTINGS", "BATCH_SIZE"}
+    several = values(choose_missing(Settings.of("train.py"), many, None, alone=False))
+    assert several["OPTIMIZER"] == {"name": "adamw"}
+    volumes = values(choose_missing(Settings.of("train.py"), SimpleNamespace(axes=3), None))
+    assert volumes == {"MODEL": "se_resunet3d", "LOSS": "bce+dice", "AUGMENTATION": "medical", "FOREGROUND": 0.0}
+
+
+def test_few_masks_of_a_large_set_are_read():
+    read = []
+
+    class Masks:
+        def __getitem__(self, i):
+            read.append(int(i))
+            return np.full((2, 2), i % 2)
+
+        def __len__(self):
+            return 1001
+
+    slices = type("Slices", (), {"y": Masks(), "__len__": Masks.__len__})()
+    assert len(shares_of_foreground(slices, 10)) == 10 and read[0] == 0 and read[-1] == 1000
+    assert len(shares_of_foreground(slices, 5000)) == 1001
+
+
 def test_steps_are_timed_without_the_first(monkeypatch):
     ticks = iter([0.0, 10.0, 20.0, 21.0, 30.0, 33.0, 40.0, 42.0])
     monkeypatch.setattr("common.training.plan.time.perf_counter", lambda: next(ticks))
@@ -99,6 +160,18 @@ def test_facts_and_the_plan_of_a_packed_set(packed, tmp_path):
     (run,) = (tmp_path / "runs").iterdir()
     recorded = json.loads((run / "settings.json").read_text())
     assert recorded["LOSS"] == plan["LOSS"] and "plan.json" in recorded["reasons"]["LOSS"]
+    sets = {"TRAIN": copy / "train.h5", "VALIDATION": copy / "validation.h5"}
+    out = run_here("train.py", **sets, RUNS=tmp_path / "own", EPOCHS=1).stdout
+    (run,) = (tmp_path / "own").iterdir()
+    recorded = json.loads((run / "settings.json").read_text())
+    same = ("MODEL", "MODEL_SETTINGS", "BATCH_SIZE", "LOSS", "AUGMENTATION", "FOREGROUND", "SCHEDULE", "LEARNING_RATE")
+    assert [recorded[name] for name in same] == [plan[name] for name in same]
+    assert recorded["reasons"]["MODEL"].startswith("chosen for the training set: slices under 64")
+    assert f"LOSS = {plan['LOSS']!r}: " in out
+    retrained = {"MODE": "retrain", "RUN": run, "RUNS": tmp_path / "again", "EPOCHS": 1}
+    run_here("train.py", **sets, **retrained)
+    (again,) = (tmp_path / "again").iterdir()
+    assert json.loads((again / "settings.json").read_text())["MODEL_SETTINGS"] == plan["MODEL_SETTINGS"]
     assert_refused("preprocess/4_plan_training.py", "plan.json: already exists", PACKED=copy)
     assert_refused("preprocess/4_plan_training.py", "contains no train.h5", PACKED=tmp_path)
 
