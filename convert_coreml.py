@@ -35,6 +35,7 @@ OUTPUT_KIND: Literal["probabilities", "classes", "image"] = "probabilities"
 #   "probabilities": (1, H, W), or (K + 1, H, W) for K classes, background first; "classes": class numbers (1, H, W);
 #   "image": 255 times the probability, or class numbers.
 THRESHOLD: Annotated[float, Gt(0), Lt(1)] = 0.5  # probability above which a pixel is foreground, with one class
+CALIBRATE: bool = True  # fold the run's threshold and temperature into the last layer, so that 0.5 means the threshold
 COMPRESSION: Literal["float32", "float16", "linear8", "palette8", "palette6", "palette4"] = "float32"
 # float32, float16, linear8, palette8, palette6, palette4 weights
 #   All but "float32" make a .mlpackage compute in half precision.
@@ -75,6 +76,7 @@ from common.training.trained_models import load_network, model_file
 from common.training.trust import trust_command
 from coreml.compress import COMPRESSIONS, choose_target, compress_weights, require_system, uses_half_precision
 from coreml.convert import Contract, convert_network, describe_file, save_model, size_in_bytes, to_float32
+from coreml.fold import calibrate
 from coreml.metadata import complete_spec, recorded_facts
 from coreml.reader import read_model
 from coreml.verify import Limits, verify
@@ -102,13 +104,12 @@ def main():
         network.output_shape[-1],
     )
     network = to_float32(network)
+    facts |= calibrate(network, run.calibration_of(source) if settings.CALIBRATE else None, images)
     limits = Limits(settings.LARGEST_DIFFERENCE, settings.LEAST_DICE)
     with ExitStack() as stack:  # of the models that are not in their places yet
-        models = paths.items()
-        if not settings.CHECK_ONLY:
-            models = write_models(network, source, contract, paths, targets, facts, stack)
+        written = () if settings.CHECK_ONLY else write_models(network, source, contract, paths, targets, facts, stack)
         results = {}
-        for compression, path in models:
+        for compression, path in written or paths.items():
             model = read_model(path)
             if not results:
                 print(*describe_file(path), f"checking on {description}", sep="\n", flush=True)
