@@ -34,7 +34,8 @@ SKIP_BROKEN: bool = False  # True: exit with 0 even if some volumes could not be
 # --- slices
 PLANE: types.Plane = "axial"  # "axial", "coronal" or "sagittal"
 SPACING: types.Spacing | None = None  # mm to resample to, one number or (left, back, head); None: no resampling
-SLICES: Literal["labelled", "all"] = "labelled"  # "labelled": only slices with a label; "all": every slice
+SLICES: Literal["all", "labeled", "labelled"] = "all"  # "all"; "labeled": only slices with a label
+#   Empty slices teach what is not the target. Use "labeled" if only some slices of each volume are outlined.
 SIZE: types.Side = 200  # side length of the slices in pixels
 FIT: Literal["resize", "crop", "pad"] = "pad"  # "resize" (may distort), "crop" the center, or "pad" to a square
 #   "pad" shrinks slices larger than SIZE.
@@ -68,6 +69,8 @@ from common.volumes.reading import read_volume
 from common.volumes.slicing import open_slices, planes_of, slice_entry, spacing_of_plane
 from common.words import number_of
 
+FEW_LABELED = 0.1  # share of the slices of a volume
+
 
 def main():
     check_settings()
@@ -79,23 +82,28 @@ def main():
     size = f"{settings.SIZE}x{settings.SIZE}"
     count = number_of(len(volumes), "volume")
     print(f"importing {count} into {settings.CASES} ({settings.PLANE}, {settings.FIT} to {size})", flush=True)
+    labeled = []
     result = import_cases(
         [(cases[name], (path, labels.get(name))) for name, path in volumes.items()],
-        partial(import_volume, classes=classes),
+        partial(import_volume, classes=classes, labeled=labeled),
         partial(CaseRecord, "0_import_volumes.py", settings.SIZE, fit=settings.FIT, mask_values=settings.LABEL_VALUES),
         settings.REPLACE,
         parallel=False,
     )
     slices = f"{number_of(result.slices, 'slice')} of {settings.SIZE}x{settings.SIZE}"
     write_names_table(settings.NAMES_TABLE, names, volumes)
+    if note := note_on_empty(labeled):
+        print(f"note: {note}")
     print(f"wrote {slices} in {number_of(result.cases, 'case')} to {settings.CASES}")
     problems = list(dict.fromkeys(problems + result.problems))
     name_broken(problems, "volumes cannot be used", result.cases, settings.SKIP_BROKEN)
 
 
 def check_settings():
-    if settings.SLICES == "labelled" and not settings.LABELS:
-        raise SettingError('SLICES: "labelled" needs LABELS; set --labels to their folder, or use --slices all')
+    if settings.SLICES != "all" and not settings.LABELS:
+        raise SettingError(
+            f'SLICES: "{settings.SLICES}" needs LABELS; set --labels to their folder, or use --slices all'
+        )
     check_names_table(settings.NAMES_TABLE, {"CASES": settings.CASES}, settings.REPLACE)
 
 
@@ -138,12 +146,30 @@ def read_labels(path, grid=None):
     return on_grid
 
 
-def import_volume(source, classes):
+def note_on_empty(labeled):
+    """What a user should know about slices without a label, or "".
+
+    Args:
+        labeled: list of shares of the slices that have a label, one for each volume with labels.
+    """
+    if not settings.LABELS:
+        return "LABELS is not set, so all masks are empty; use these cases for prediction only"
+    few = sum(share < FEW_LABELED for share in labeled)
+    if settings.SLICES != "all" or not few:
+        return ""
+    return (
+        f"{number_of(few, 'volume')} with a label on less than {FEW_LABELED:.0%} of the slices; if the other slices "
+        "show the target too but are not outlined, import again with --slices labeled"
+    )
+
+
+def import_volume(source, classes, labeled):
     """Read a volume and cut its slices.
 
     Args:
         source: Path of the volume, and Path of its labels or None for black masks.
         classes: number of classes across all volumes.
+        labeled: list; gets the share of the slices that have a label.
 
     Returns:
         Imported.
@@ -159,6 +185,7 @@ def import_volume(source, classes):
     grid, shape = Geometry(**volume["grid"]), values.shape[1:]
     masks = planes_of(read_labels(label_path, grid), settings.PLANE) if label_path else np.zeros(values.shape, np.uint8)
     wanted = [i for i in range(len(values)) if settings.SLICES == "all" or masks[i].any()]
+    labeled.append(sum(bool(mask.any()) for mask in masks) / len(masks))
     if not wanted:
         raise InputError(f"{path}: no slice has a label; remove the volume, or use --slices all")
     (box,) = fit_boxes(shape, settings.SIZE, settings.FIT)

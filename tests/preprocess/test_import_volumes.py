@@ -262,12 +262,12 @@ def test_bad_labels_and_settings(tmp_path):
     write(tmp_path / "i", "c.nrrd", as_volume(values))
     settings = {"IMAGES": tmp_path / "i", "CASES": tmp_path / "cases"}
     assert_refused(SCRIPT, "no label volume a in", LABELS=tmp_path / "l", **settings)
-    assert_refused(SCRIPT, '"labelled" needs LABELS', status=2, **settings)
+    assert_refused(SCRIPT, '"labelled" needs LABELS', status=2, SLICES="labelled", **settings)
     write(tmp_path / "odd", "a.nrrd", as_volume(values))
     one = settings | {"IMAGES": tmp_path / "i" / "a.nrrd"}
     assert_refused(SCRIPT, "invalid labels (values from -500", "--label-values", LABELS=tmp_path / "odd", **one)
     write(tmp_path / "none", "a.nrrd", as_volume(0 * labels))
-    assert_refused(SCRIPT, "no slice has a label", LABELS=tmp_path / "none", **one)
+    assert_refused(SCRIPT, "no slice has a label", LABELS=tmp_path / "none", SLICES="labeled", **one)
     for name, value, said in (
         ("WINDOW", [200, -200], "(found [200, -200])"),
         ("PLANE", "oblique", "(found 'oblique')"),
@@ -277,6 +277,22 @@ def test_bad_labels_and_settings(tmp_path):
     ):
         assert_refused(SCRIPT, name, said, status=2, LABELS=tmp_path / "none", **one, **{name: value})
     assert not (tmp_path / "cases").exists() or not list((tmp_path / "cases").iterdir())
+
+
+def test_empty_slices_stay_and_are_counted(tmp_path):
+    values, labels = block((24, 16, 16))
+    labels[:] = 0
+    labels[7, 4:9, 4:9] = 1
+    write(tmp_path / "i", "a.nrrd", as_volume(values))
+    write(tmp_path / "l", "a.nrrd", as_volume(labels))
+    settings = {"IMAGES": tmp_path / "i", "SIZE": 16}
+    said = run_here(SCRIPT, CASES=tmp_path / "all", LABELS=tmp_path / "l", **settings).stdout
+    assert "wrote 24 slices" in said and "1 volume with a label on less than 10% of the slices" in said
+    for name in ("labeled", "labelled"):
+        said = run_here(SCRIPT, CASES=tmp_path / name, LABELS=tmp_path / "l", SLICES=name, **settings).stdout
+        assert "wrote 1 slice " in said and "note" not in said
+    said = run_here(SCRIPT, CASES=tmp_path / "x", **settings).stdout
+    assert "LABELS is not set, so all masks are empty" in said
 
 
 def test_what_cannot_be_right(tmp_path):
