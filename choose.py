@@ -1,4 +1,4 @@
-"""Choose ensemble, flips and cleaning for predict.py on out-of-fold predictions.
+"""Choose ensemble, flips, cleaning and threshold for predict.py on out-of-fold predictions.
 
     python choose.py --cross-validations runs/20260102-030405_unet_folds
 
@@ -8,7 +8,8 @@ Takes   as long as predicting every validation slice eight times with each check
 Expect  a table of scores; the choice is often only slightly better than the baseline
 
 Scores each combination on the cases that each fold did not train on. Chooses models first, then
-flips, then cleaning; each only if it raises the mean Dice over cases.
+flips, then cleaning; each only if it raises the mean Dice over cases. For one class, then a
+threshold, only if it raises it by more than one standard error.
 """
 
 from typing import Annotated
@@ -47,15 +48,19 @@ def main():
         require_folder(folder, "CROSS_VALIDATIONS")
     cleanings = settings.CLEANINGS if {} in settings.CLEANINGS else [{}, *settings.CLEANINGS]
     import_keras()
-    from common.evaluation.selection import choose  # imports Keras, which takes seconds; so check the input first
+    # imports Keras, which takes seconds; so check the input first
+    from common.evaluation.selection import choose, find_threshold
 
     first = CrossValidation(folders[0])
     with claimed(first.choice_file):
         choice, table = choose(folders, cleanings)
         with whole_file(first.combinations_file) as unfinished:
             write_table(unfinished, table)
-        first.write_choice(**choice)
+        threshold, dice, at_half = find_threshold(**choice) or (None, None, None)
+        first.write_choice(**choice, threshold=threshold)
     print_table(table)
+    if threshold:
+        print(f"threshold {threshold:g}, chosen on the same predictions: Dice {dice:.4f} ({at_half:.4f} at 0.5)")
     print(f"wrote {first.choice_file}; predict.py --run {first} uses it")
 
 

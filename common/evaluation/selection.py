@@ -1,4 +1,4 @@
-"""Choose ensemble, flips and cleaning on out-of-fold predictions."""
+"""Choose ensemble, flips, cleaning and threshold on out-of-fold predictions."""
 
 import functools
 import gc
@@ -18,12 +18,14 @@ from common.prediction.ensemble import TRANSFORMS, predict_turned
 from common.scores import count_pixels, scores_of_counts
 from common.slices.masks import class_numbers, clean
 from common.system_errors import errors_of
+from common.training.calibration import choose_threshold
 from common.training.run_folder import CHECKPOINTS
 from common.training.sets import open_set
 from common.training.trained_models import CrossValidation, load_network, model_file
 
 COUNTS = ["tp", "fp", "fn"]
 KEYS = ["networks", "flips", "clean"]
+THRESHOLDS = np.arange(1, 20) / 20  # to choose from
 
 
 def choose(folders, cleanings, batch_size=8):
@@ -90,6 +92,35 @@ def groups_of_networks(folders):
     return groups
 
 
+def find_threshold(networks, flips, clean, batch_size=8):
+    """Choose the threshold for a choice, on its out-of-fold predictions as predict.py will make them.
+
+    It maximizes the mean Dice over the cases with a mask, by the rule of
+    `common.training.calibration.choose_threshold`.
+
+    Args:
+        networks, flips, clean: choice of `choose`.
+        batch_size: slices predicted at a time.
+
+    Returns:
+        The threshold, and the mean Dice at it and at 0.5; None for several classes.
+    """
+    counts, groups = [], {"chosen": networks}
+    for fold in range(require_same_folds([folder for folder, _ in networks])):
+        with tempfile.TemporaryDirectory() as folder:
+            slices, means = predict_fold(Path(folder), fold, groups, {flips: TRANSFORMS[flips]}, batch_size)
+            if slices.classes > 1:
+                return None
+            count = functools.partial(count_thresholds, means["chosen", flips], slices, clean)
+            for counted in ordered_map(count, range(len(slices))):
+                counts += counted
+    cases = pd.DataFrame(counts).groupby(["case", "threshold"])[COUNTS].sum()
+    cases["dice"] = 2 * cases["tp"] / (2 * cases["tp"] + cases["fp"] + cases["fn"])
+    with_mask = (cases["tp"] + cases["fn"] > 0).groupby("case").transform("all")
+    dice = cases.loc[with_mask, "dice"].unstack("threshold").to_numpy()
+    return choose_threshold(dice, np.ones(len(dice)), THRESHOLDS)
+
+
 def count_fold(fold, groups, cleanings, batch_size):
     """Count right and wrong pixels of each combination on a fold's validation slices.
 
@@ -101,9 +132,32 @@ def count_fold(fold, groups, cleanings, batch_size):
     Returns:
         DataFrame with columns networks, flips, clean, case, class and COUNTS.
     """
-    members = list(dict.fromkeys((folder, checkpoint) for group in groups.values() for folder, checkpoint in group))
-    runs = {folder: CrossValidation(folder).runs()[fold] for folder, _ in members}
-    sets = {folder: open_set(run.validation_set) for folder, run in runs.items()}
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        slices, means = predict_fold(Path(folder), fold, groups, TRANSFORMS, batch_size)
+        for (title, flips), probabilities in means.items():
+            count = functools.partial(count_slice, probabilities, slices, cleanings)
+            for counted in ordered_map(count, range(len(slices))):
+                rows += [{"networks": title, "flips": flips, **row} for row in counted]
+    return pd.DataFrame(rows)
+
+
+def predict_fold(folder, fold, groups, transforms, batch_size):
+    """Predict a fold's validation slices.
+
+    Args:
+        folder: Path of a folder for files of probabilities.
+        fold: number from 0.
+        groups: as returned by `groups_of_networks`.
+        transforms: items of TRANSFORMS.
+        batch_size: as for `choose`.
+
+    Returns:
+        SliceSet, and a dict of (group title, name in transforms) to probabilities (N, H, W, C).
+    """
+    members = list(dict.fromkeys((name, checkpoint) for group in groups.values() for name, checkpoint in group))
+    runs = {name: CrossValidation(name).runs()[fold] for name, _ in members}
+    sets = {name: open_set(run.validation_set) for name, run in runs.items()}
     slices = next(iter(sets.values()))
     if slices.axes == 3:
         raise InputError(
@@ -113,18 +167,12 @@ def count_fold(fold, groups, cleanings, batch_size):
         raise InputError(
             f"CROSS_VALIDATIONS: fold {fold + 1} differs between {' and '.join(runs)}; train them on the same folds"
         )
-    rows = []
-    with tempfile.TemporaryDirectory() as folder:
-        means = MeanProbabilities(Path(folder), groups)
-        for run_folder, checkpoint in progress(members, len(members), f"fold {fold + 1}, networks"):
-            network = load_network(model_file(runs[run_folder], checkpoint))
-            means.add([run_folder, checkpoint], network, slices, batch_size)
-            gc.collect()  # one network at a time
-        for (title, flips), probabilities in means.arrays.items():
-            count = functools.partial(count_slice, probabilities, slices, cleanings)
-            for counted in ordered_map(count, range(len(slices))):
-                rows += [{"networks": title, "flips": flips, **row} for row in counted]
-    return pd.DataFrame(rows)
+    means = MeanProbabilities(folder, groups, transforms)
+    for run_folder, checkpoint in progress(members, len(members), f"fold {fold + 1}, networks"):
+        network = load_network(model_file(runs[run_folder], checkpoint))
+        means.add([run_folder, checkpoint], network, slices, batch_size)
+        gc.collect()  # one network at a time
+    return slices, means.arrays
 
 
 def reserve(path, size):
@@ -142,24 +190,26 @@ def reserve(path, size):
 
 
 class MeanProbabilities:
-    """Running means of probabilities, in a file for each group of networks and each item of TRANSFORMS.
+    """Running means of probabilities, in a file for each group of networks and each way to average over flips.
 
     Args:
         folder: Path of a folder for the files.
         groups: result of `groups_of_networks`.
+        transforms: items of TRANSFORMS.
 
     Attributes:
         arrays: dict of (group title, name in TRANSFORMS) to probabilities (N, H, W, C).
     """
 
-    def __init__(self, folder, groups):
-        self.folder, self.groups, self.arrays = folder, groups, {}
+    def __init__(self, folder, groups, transforms):
+        self.folder, self.groups, self.transforms, self.arrays = folder, groups, transforms, {}
 
     def add(self, member, network, slices, batch_size):
         """Add the probabilities of a network to the means of the groups that contain it."""
         titles = [title for title, group in self.groups.items() if member in group]
+        used = set(itertools.chain(*self.transforms.values()))
         shape = (len(slices), *network.output_shape[1:])
-        for key in itertools.product(titles, TRANSFORMS):
+        for key in itertools.product(titles, self.transforms):
             if key not in self.arrays:
                 path = self.folder / str(len(self.arrays))
                 reserve(path, 4 * math.prod(shape))
@@ -167,9 +217,9 @@ class MeanProbabilities:
         for start in range(0, len(slices), batch_size):
             batch = slice(start, min(start + batch_size, len(slices)))
             x, _ = slices.batch(np.arange(batch.start, batch.stop))
-            for transform in TRANSFORMS["turns"]:
+            for transform in filter(used.__contains__, TRANSFORMS["turns"]):
                 probabilities = predict_turned(network, x, *transform)
-                for title, (flips, transforms) in itertools.product(titles, TRANSFORMS.items()):
+                for title, (flips, transforms) in itertools.product(titles, self.transforms.items()):
                     if transform in transforms:
                         count = len(transforms) * len(self.groups[title])
                         self.arrays[title, flips][batch] += probabilities / np.float32(count)
@@ -184,6 +234,16 @@ def count_slice(probabilities, slices, cleanings, i):
         for c in range(1, slices.classes + 1):
             counts = dict(zip(COUNTS, count_pixels(cleaned == c, truth == c), strict=True))
             rows.append({"clean": str(cleaning), "case": slices.case[i], "class": c, **counts})
+    return rows
+
+
+def count_thresholds(probabilities, slices, cleaning, i):
+    """Rows of counts for slice i with one class, for each of THRESHOLDS."""
+    truth, rows = slices.batch([i])[1][0, ..., 0] > 0, []
+    for threshold in THRESHOLDS.tolist():
+        cleaned = clean(class_numbers(probabilities[i], threshold), **cleaning)
+        counts = dict(zip(COUNTS, count_pixels(cleaned > 0, truth), strict=True))
+        rows.append({"threshold": threshold, "case": slices.case[i], **counts})
     return rows
 
 

@@ -118,15 +118,16 @@ def dice_by_threshold(probabilities, truth):
     return np.mean(scores, axis=0)
 
 
-def choose_threshold(dice, items):
+def choose_threshold(dice, items, thresholds=THRESHOLDS):
     """Choose the threshold closest to 0.5 whose mean Dice is at most one standard error below the best one.
 
     The standard error is the one of their difference, over cases (the one-standard-error rule of Breiman et al.,
     Classification and Regression Trees, 1984, for paired scores). So few cases, or cases that disagree, keep 0.5.
 
     Args:
-        dice: (N, len(THRESHOLDS)) sums of Dice over the slices of each case.
+        dice: (N, T) sums of Dice over the slices of each case.
         items: (N,) number of slices of each case; the mean is over slices. Pass ones for a mean over cases.
+        thresholds: (T,) in steps, symmetric about 0.5.
 
     Returns:
         The threshold, and the mean Dice at it and at 0.5.
@@ -140,7 +141,7 @@ def choose_threshold(dice, items):
         error = np.sqrt(count / (count - 1) * (rest**2).sum(axis=0)) / items.sum()
     distance = np.abs(np.arange(len(mean)) - (len(mean) - 1) / 2)
     chosen = np.where(below_best <= error, distance, np.inf).argmin()
-    return round(float(THRESHOLDS[chosen]), 2), float(mean[chosen]), float(mean[len(mean) // 2])
+    return round(float(thresholds[chosen]), 2), float(mean[chosen]), float(mean[len(mean) // 2])
 
 
 # --- temperature and reliability

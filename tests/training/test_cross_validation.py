@@ -12,9 +12,12 @@ from drawings import make_cases, write_copying_network, write_image
 from running import TINY_UNET, assert_refused, leftovers, run_here, run_script
 
 from common.errors import InputError
+from common.evaluation.selection import THRESHOLDS, find_threshold
 from common.files import write_json
 from common.prediction.ensemble import TRANSFORMS, average_over
 from common.slices.images import read_image, read_mask, to_unit
+from common.slices.masks import clean
+from common.training.calibration import choose_threshold
 from common.training.cross_validation import cross_validate
 
 # --- flips and turns
@@ -142,16 +145,48 @@ def test_choice_is_made_on_cases_not_seen_and_predict_takes_it(folded, tmp_path)
     choice = json.loads((folder / "choice.json").read_text())
     assert choice["flips"] == chosen["flips"].iloc[0] and str(choice["clean"]) == chosen["clean"].iloc[0]
     assert {which for _, which in choice["networks"]} <= {"best_dice", "best_iou", "last"}
+    assert f"\nthreshold {choice['threshold']:g}, chosen on the same predictions: Dice " in said
+    assert f"({chosen['dice'].iloc[0]:.4f} at 0.5)" in said, "cleaned, and averaged over flips, as it will be used"
 
     choice = {"networks": [[".", "best_dice"], [".", "last"]], "flips": "flips", "clean": {"share": 1}}
+    choice["threshold"] = 0.45
     (folder / "choice.json").write_text(json.dumps(choice))
     case = root / "cases" / "case01"
     said = run_here("predict.py", RUN=folder, INPUT=case, OUTPUT=tmp_path / "a").stdout
     assert said.count("best_dice.keras") == said.count("last.keras") == 2 and "averaged over flips" in said
+    assert "\nthreshold 0.45 (chosen out of fold by choose.py)\n" in said
     runs = [str(folder / f"fold{k}" / f"{which}.keras") for which in ("best_dice", "last") for k in (1, 2)]
-    run_here("predict.py", RUN=runs, INPUT=case, OUTPUT=tmp_path / "b", FLIPS="flips", CLEAN={"share": 1})
+    run_here(
+        "predict.py", RUN=runs, INPUT=case, OUTPUT=tmp_path / "b", FLIPS="flips", CLEAN={"share": 1}, THRESHOLD=0.45
+    )
     for name in ("0001.png", "0002.png"):
         np.testing.assert_array_equal(*(read_image(tmp_path / side / name) for side in "ab"))
+
+
+def test_the_threshold_of_a_choice_is_found_out_of_fold(folded):
+    """By brute force: the mean Dice over cases of averaged, flipped and cleaned predictions, at each threshold."""
+    root, folder, _, _ = folded
+    networks, cleaning = [[str(folder), "best_dice"], [str(folder), "last"]], {"smallest": 9}
+    found = find_threshold(networks, "flips", cleaning)
+    counts = {}
+    for fold in (1, 2):
+        files = [folder / f"fold{fold}" / f"{which}.keras" for which in ("best_dice", "last")]
+        models = [keras.saving.load_model(file, compile=False) for file in files]
+        for row in pd.read_csv(root / "lists" / f"fold{fold}" / "validation.csv").itertuples():
+            image, mask = (root / "lists" / f"fold{fold}" / path for path in (row.x, row.y))
+            x = to_unit(read_image(image))[None, ..., None]
+            p = np.mean([average_over(model, x, "flips")[0, ..., 0] for model in models], axis=0)
+            for threshold in THRESHOLDS:
+                predicted, truth = clean((p > threshold).astype(np.uint8), **cleaning) > 0, read_mask(mask) > 0
+                key = threshold, row.case
+                counts[key] = counts.get(key, 0) + np.array(
+                    [2 * (predicted & truth).sum(), (predicted + 0 + truth).sum()]
+                )
+    cases = sorted({case for _, case in counts})
+    dice = np.array([[np.divide(*counts[t, case]) for t in THRESHOLDS] for case in cases])
+    expected = choose_threshold(dice, np.ones(len(cases)), THRESHOLDS)
+    assert found[0] == expected[0] and found[1:] == pytest.approx(expected[1:], abs=1e-3)
+    assert found[2] == pytest.approx(dice.mean(axis=0)[9], abs=1e-3)
 
 
 def test_bad_input(folded, tmp_path):
