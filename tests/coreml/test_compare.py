@@ -29,6 +29,14 @@ NETWORKS = {
     "cvnet_synapse_512": ("cvnet_synapse_512", 128, 1, {"width": 0.05}),
     "mobilenetv2": ("deeplab_v3plus", 40, 1, {"backbone": "mobilenetv2", "alpha": 0.35}),
 }
+SLOW = ("cvnet_synapse", "cvnet_synapse_512", "mobilenetv2")
+
+
+def titles_of(titles):
+    """Parameters of a test: those of large networks are slow."""
+    return [pytest.param(title, marks=pytest.mark.slow if title in SLOW else ()) for title in titles]
+
+
 WIDE = {"wide unet": ("unet", 40, 1, {"features": 16, "depth": 2})}  # with weights enough to be stored smaller
 
 
@@ -98,7 +106,7 @@ def compare_with(network, model, contract, count=2):
     return compare_on_slices(network, model, contract, *slices(side, count, max(planes - 1, 1)))
 
 
-@pytest.mark.parametrize("title", NETWORKS)
+@pytest.mark.parametrize("title", titles_of(NETWORKS))
 def test_exported_network_is_that_of_keras(exported, title):
     for ends in (("mlmodel", "image"), ("mlpackage", "array")):
         network, path, contract = exported(title, *ends)
@@ -312,7 +320,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("title", ["unet", "cvnet_synapse", "mobilenetv2"])
+@pytest.mark.parametrize("title", titles_of(["unet", "cvnet_synapse", "mobilenetv2"]))
 def test_planted_faults_are_caught_and_placed(tmp_path, exported, title):
     network, sound, contract = exported(title, "mlmodel", "image")
     image = slices(network.input_shape[1])[0][0]

@@ -294,6 +294,7 @@ def test_network_that_does_not_fit_is_named(tmp_path, convert, network, message)
 # --- the check, and smaller weights
 
 
+@pytest.mark.slow
 @on_tensorflow
 def test_model_beyond_the_limits_stays_unverified(tmp_path, convert, monkeypatch, capsys):
     run = make_run(tmp_path / "run", unet())
@@ -379,6 +380,7 @@ def test_model_that_is_there_is_checked_and_left_alone(tmp_path, convert, capsys
     assert sorted(file.name for file in run.iterdir() if "ml" in file.suffix) == ["run.mlmodel"]
 
 
+@pytest.mark.slow
 @on_tensorflow
 def test_compare_writes_every_kind_and_prints_what_it_loses(tmp_path, convert, capsys):
     model = with_random_weights(build_model((40, 40, 1), features=32, depth=1))
@@ -435,6 +437,7 @@ def test_metadata_carries_names_of_classes_and_window(tmp_path, convert):
     assert array(spec.description.output[0]) == ("output", (1, 40, 40), DOUBLE)
 
 
+@pytest.mark.slow
 @on_tensorflow
 def test_on_a_mac_core_ml_itself_is_asked(tmp_path, convert, monkeypatch, capsys):
     """The system is played by the interpreter, once as it is and once wrong."""

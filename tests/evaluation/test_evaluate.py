@@ -213,6 +213,7 @@ def test_tables_and_files(tmp_path):
     assert "case01 0001" in report and "images: empty mask, but a prediction" in report
 
 
+@pytest.mark.slow
 def test_parts_score_what_one_run_scores(tmp_path):
     truth = make_cases(tmp_path / "truth", cases=3, slices=3, size=32, classes=2)
     predictions_of(truth, tmp_path / "out")

@@ -30,9 +30,13 @@ SMALL = {
     "mobilenetv2": ("deeplab_v3plus", 40, {"backbone": "mobilenetv2", "alpha": 0.35}),
     "xception": ("deeplab_v3plus", 32, {}),
 }
-
-
+LARGE = {"cvnet_synapse", "cvnet_synapse_512", "mobilenetv2", "xception", "deeplab_v3plus"}
 VOLUMES = (None, None, None, 1)
+
+
+def networks(*rows):
+    """Parameters of a test: those of large networks are slow."""
+    return [pytest.param(*row, marks=pytest.mark.slow if row[0] in LARGE else ()) for row in rows]
 
 
 def small(key, classes=1):
@@ -60,14 +64,14 @@ def counts(model):
 
 @pytest.mark.parametrize(
     ("name", "side", "settings", "parameters", "trainable"),
-    [
+    networks(
         ("unet", 200, {}, 31_054_145, 31_042_369),
         ("cvnet_synapse", 200, {}, 26_118_252, 26_105_596),
         ("cvnet_synapse_512", 512, {}, 47_196_340, 47_183_588),
         ("deeplab_v3plus", 200, {"backbone": "xception", "output_stride": 16}, 41_252_497, 41_049_697),
         ("deeplab_v3plus", 200, {"backbone": "xception", "output_stride": 8}, 41_252_497, 41_049_697),
         ("deeplab_v3plus", 200, {"backbone": "mobilenetv2"}, 2_140_929, None),
-    ],
+    ),
 )
 def test_networks_have_the_published_number_of_parameters(name, side, settings, parameters, trainable):
     model = build_model(name, (side, side, 1), **settings)
@@ -78,10 +82,10 @@ def test_networks_have_the_published_number_of_parameters(name, side, settings, 
 
 @pytest.mark.parametrize(
     ("key", "classes"),
-    [
+    networks(
         *((key, 1) for key in SMALL if key != "one level"),
         *((key, 3) for key in SMALL if key not in ("xception", "one level")),
-    ],
+    ),
 )
 def test_every_network_gives_probabilities_and_survives_saving(tmp_path, key, classes):
     model = small(key, classes)
@@ -96,7 +100,7 @@ def test_every_network_gives_probabilities_and_survives_saving(tmp_path, key, cl
 
 @pytest.mark.parametrize(
     ("key", "loss", "policy"),
-    [
+    networks(
         *((key, "mse+dice", "float32") for key in ("unet", "mobilenetv2")),
         *((key, "hausdorff+dice", "mixed_bfloat16") for key in ("unet", "cvnet_synapse")),
         *(("one level", loss, "float32") for loss in [*TERMS, "series+dice"] if loss not in ("cce", *SERIES)),
@@ -104,7 +108,7 @@ def test_every_network_gives_probabilities_and_survives_saving(tmp_path, key, cl
             ("one level", loss, "mixed_bfloat16") for loss in SERIES[::2]
         ),  # all, and all networks: tests/benchmarks/learning.py
         *(("one level", loss, "mixed_float16") for loss in SERIES[1::2]),
-    ],
+    ),
     indirect=["policy"],
 )
 def test_twenty_steps_lower_the_loss(key, loss, policy):

@@ -66,6 +66,7 @@ def test_batch_statistics_of_the_average_are_taken_again(averaged, packed):
     )
 
 
+@pytest.mark.slow
 @on_tensorflow
 def test_a_resumed_run_has_the_same_average(averaged, packed, tmp_path):
     settings = {"EPOCHS": 1, "EARLY_STOP": 0, **SETTINGS}

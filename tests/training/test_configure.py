@@ -23,6 +23,7 @@ from models.unet import build_model
 """
 
 
+@pytest.mark.slow
 def test_a_script_that_is_edited_while_a_run_starts_changes_nothing(packed, tmp_path):
     root = tmp_path / "toolkit"
     for name in ("models", "losses", "common"):

@@ -94,6 +94,7 @@ def cross_validation(root):
         return run_here("train.py", RUNS=root / "runs", FOLD="all", **settings_of_folds(root)).stdout
 
 
+@pytest.mark.slow
 def test_every_case_is_predicted_by_the_network_that_has_not_seen_it(folded):
     root, folder, _, said = folded
     table = pd.read_csv(folder / "folds.csv")
@@ -130,6 +131,7 @@ def test_a_cross_validation_goes_on_where_it_was(folded, tmp_path):
     assert len(pd.read_csv(copy / "folds.csv")) == 2 and (copy / "scores" / "report.html").is_file()
 
 
+@pytest.mark.slow
 def test_choice_is_made_on_cases_not_seen_and_predict_takes_it(folded, tmp_path):
     root, folder, _, _ = folded
     folder = shutil.copytree(folder, tmp_path / "copy")
@@ -163,6 +165,7 @@ def test_choice_is_made_on_cases_not_seen_and_predict_takes_it(folded, tmp_path)
         np.testing.assert_array_equal(*(read_image(tmp_path / side / name) for side in "ab"))
 
 
+@pytest.mark.slow
 def test_the_threshold_of_a_choice_is_found_out_of_fold(folded):
     """By brute force: the mean Dice over cases of averaged, flipped and cleaned predictions, at each threshold."""
     root, folder, _, _ = folded
@@ -189,6 +192,7 @@ def test_the_threshold_of_a_choice_is_found_out_of_fold(folded):
     assert found[2] == pytest.approx(dice.mean(axis=0)[9], abs=1e-3)
 
 
+@pytest.mark.slow
 def test_bad_input(folded, tmp_path):
     root, folder, settings, _ = folded
     folder = shutil.copytree(folder, tmp_path / "copy")

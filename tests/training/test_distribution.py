@@ -152,6 +152,7 @@ def test_two_processes_survive_the_loss_of_one_and_end_as_one_device(work):
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.slow
 def test_processes_with_other_settings_are_refused(work):
     port = free_port()
     settings = work.settings("other")
@@ -162,6 +163,7 @@ def test_processes_with_other_settings_are_refused(work):
     assert any("settings: not equal in all 2 processes" in text for text in said), said
 
 
+@pytest.mark.slow
 def test_process_that_fails_early_is_missed_with_a_line(work):
     port = free_port()
     settings = work.settings("early")
@@ -178,6 +180,7 @@ def test_backend_that_knows_one_device_is_named(work):
     assert_refused("train.py", "DEVICES", "at least 1", status=2, DEVICES=0, **work.settings("refused"))
 
 
+@pytest.mark.slow
 def test_devices_that_are_not_there_or_do_not_divide_a_batch(work):
     """In one process of JAX, since each takes seconds to start."""
     cases = (

@@ -107,6 +107,7 @@ def test_it_learns(packed, tmp_path):
     assert json.loads((only_folder(tmp_path) / "state.json").read_text())["best_dice"]["score"] > 0.8
 
 
+@pytest.mark.slow
 def test_schedule_controller_lists_augmentation_and_early_stop(packed, tmp_path):
     settings = training(packed, tmp_path, LOSS="dice", EARLY_STOP=3, EPOCHS=30, LEARNING_RATE=0.0)
     settings |= {"TRAIN": packed["lists"] / "train.csv", "VALIDATION": packed["lists"] / "validation.csv"}
@@ -153,6 +154,7 @@ def build_model(input_shape, classes=1, width=3):
 """
 
 
+@pytest.mark.slow
 def test_a_network_of_ones_own_with_a_layer_of_its_own(packed, tmp_path):
     (tmp_path / "mine.py").write_text(OWN_NETWORK)
     settings = training(packed, tmp_path / "runs", EPOCHS=1, MODEL_SETTINGS={"width": 2})
@@ -208,6 +210,7 @@ def test_rate_follows_batch_and_optimizer_where_it_is_not_set(tmp_path):
         assert given.get("BATCH_SIZE", 4) == settings.BATCH_SIZE
 
 
+@pytest.mark.slow
 def test_batch_size_by_a_trial(packed, tmp_path):
     out = run_here("train.py", **training(packed, tmp_path, BATCH_SIZE="auto", EPOCHS=1)).stdout
     chosen = json.loads((only_folder(tmp_path) / "settings.json").read_text())["BATCH_SIZE"]
@@ -274,6 +277,7 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(packed, tmp_path, uninterrup
     pd.testing.assert_frame_equal(ours, theirs, check_exact=True)
 
 
+@pytest.mark.slow
 @on_tensorflow
 def test_a_checkpoint_cut_off_from_its_log_is_replayed(packed, tmp_path, uninterrupted):
     """Killed between the log and last.keras: the log is an epoch ahead, and must not count."""
@@ -293,6 +297,7 @@ def test_a_checkpoint_cut_off_from_its_log_is_replayed(packed, tmp_path, uninter
             read_checkpoint(Run(run))
 
 
+@pytest.mark.slow
 def test_flags_change_a_resumed_run_and_a_finished_one_says_so(trained, tmp_path):
     run = tmp_path / "run"
     shutil.copytree(trained[0], run)
@@ -431,6 +436,7 @@ def test_bad_settings_and_sets(packed, tmp_path):
     refused("split them again", VALIDATION=packed["packed"] / "train.h5")
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_ends_the_run_with_a_message(packed, tmp_path):
     settings = training(packed, tmp_path, LEARNING_RATE=1e9, OPTIMIZER={"name": "sgd", "momentum": 0.9}, EPOCHS=5)
     assert_refused("train.py", "LEARNING_RATE or LOSS: the loss of epoch", "is not finite", run=run_script, **settings)

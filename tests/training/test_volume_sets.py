@@ -153,6 +153,7 @@ def test_crops_are_equal_and_often_hold_a_label(decathlon):
     assert sum(len(covered[i][0]) for i in range(len(covered))) * 960 >= voxels
 
 
+@pytest.mark.slow
 def test_it_trains_on_crops_and_predicts_in_tiles(decathlon, tmp_path):
     sets = {"TRAIN": decathlon / "whole" / "train.h5", "VALIDATION": decathlon / "whole" / "validation.h5"}
     settings = {
