@@ -18,7 +18,8 @@ from common.settings import apply_command_line, check_model_settings
 
 # --- data
 TRAIN: types.PathName = "data/packed/train.h5"  # packed set or list to train on
-VALIDATION: types.PathName = "data/packed/validation.h5"  # packed set or list that decides the best epoch
+VALIDATION: types.PathName | Literal[""] = "data/packed/validation.h5"  # set or list that decides the best epoch
+#   "": none, for a final training on all cases; the model of the last epoch counts.
 MEMORY_GB: types.NonNegative = 4.0  # load sets up to this size into memory; read larger ones from disk
 FOLD: types.PositiveInt | Literal["all"] | None = None  # which fold next to TRAIN (1, 2, ...); "all": cross-validation
 AUGMENTATION: Literal["medical"] | types.Augmentation | None = None  # on the fly; {}: none; None: see docs/plan.md
@@ -62,6 +63,7 @@ BATCH_SIZE: types.PositiveInt | Literal["auto"] | None = None
 
 # --- how long
 EPOCHS: types.PositiveInt | None = 50  # passes over the training set; None: as many as fit into MAX_MINUTES
+EPOCHS_FROM: str = ""  # cross-validation whose best epochs, on average, become EPOCHS
 EARLY_STOP: types.Count = 50  # stop after this many epochs without a new best Dice or IoU; 0: never
 MAX_MINUTES: types.NonNegative | None = None  # stop before an epoch that would exceed this time; None: never
 
@@ -129,7 +131,7 @@ def main():
 def fit(s, model, log, training, validation, used, run):
     """Train to the end and complete the run folder."""
     batches = configure.make_batches(s, training, s.BATCH_SIZE, used)
-    validating = validation.batches(s.BATCH_SIZE, crop=s.CROP, devices=used)
+    validating = validation and validation.batches(s.BATCH_SIZE, crop=s.CROP, devices=used)
     rate = partial(configure.learning_rate_of_epoch, s)
     control = EpochControl(log, batches, rate, s.SEED, s.EPOCHS, s.EARLY_STOP, s.MAX_MINUTES, used.broadcast)
     timer = Timer(batches)
@@ -140,7 +142,7 @@ def fit(s, model, log, training, validation, used, run):
             with lost_process_as_error(to_continue), devices.errors_of_batches():
                 model.fit(
                     devices.without_waiting(batches),
-                    validation_data=devices.without_waiting(validating),
+                    validation_data=validating and devices.without_waiting(validating),
                     initial_epoch=len(log),
                     epochs=s.EPOCHS or sys.maxsize,
                     shuffle=False,
@@ -168,9 +170,9 @@ def finish(s, run, control, timer, validation):
     calibration = finish_run(run, control.log, validation, s.BATCH_SIZE, tile=s.CROP)
     if table := timer.table():
         print(f"where the time went:\n{in_lines(table)}")
-    print(calibration.in_words())
-    score, epoch = control.log.best("dice")
-    print(f"{control.end_reason}; best validation Dice {score:.4f} (epoch {epoch}); wrote {run}")
+    if calibration:
+        print(calibration.in_words())
+    print(f"{control.end_reason}; {control.log.best_in_words()}; wrote {run}")
 
 
 if __name__ == "__main__":

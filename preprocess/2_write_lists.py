@@ -6,7 +6,8 @@ Writes  LISTS/train.csv, validation.csv, test.csv (header x,y,case), data_check.
 Takes   about a second per 1,000 slices of 200x200 on two cores
 
 All slices of a case go to the same list. If there is only one case, each list is a run of
-neighboring slices. Only training lists contain variants. Look at data_check.png before you train.
+neighboring slices. Only training lists contain variants and the cases of pseudo_label.py. Look at
+data_check.png before you train.
 """
 
 import sys
@@ -49,7 +50,7 @@ from common.errors import InputError, SettingError, summarize
 from common.files import natural_key
 from common.parallel import ordered_map, progress
 from common.replacing import refuse_existing, whole_folder
-from common.slices.case_files import read_case_record
+from common.slices.case_files import read_case_record, split_pseudo_labeled
 from common.slices.cases import find_cases, pair_up
 from common.slices.drawing import data_check
 from common.slices.finding import report_skipped
@@ -184,6 +185,7 @@ def divide(slices):
         InputError: if there are too few cases, or a chosen case does not exist.
     """
     by_case, by_group = {}, {}
+    slices, added = split_pseudo_labeled(slices)
     for s in slices:
         by_case.setdefault(s.case.name, []).append(s)
         by_group.setdefault(s.group, []).append(s)
@@ -204,7 +206,9 @@ def divide(slices):
     divisions = make_divisions(rest, validation_sets)
     if not all(train for train, _ in divisions.values()):
         raise InputError(f"CASES: nothing left to train on (cases in {settings.CASES}: {len(by_case)}); add cases")
-    return {folder: lists_of(*sets, test) for folder, sets in divisions.items()}
+    if added:
+        print(f"pseudo-labeled, only for training: {', '.join(unit[0].case.name for unit in added)}")
+    return {folder: lists_of(train + added, validation, test) for folder, (train, validation) in divisions.items()}
 
 
 def take(units, share, names, setting, total):

@@ -49,6 +49,7 @@ FOLLOWED = {
     "docs/recipes/head_and_neck.md": "tests/test_recipes.py::test_head_and_neck",
     "docs/recipes/muscle.md": "tests/test_recipes.py::test_muscle",
     "docs/recipes/nodules.md": "tests/test_recipes.py::test_nodules",
+    "docs/recipes/pseudo_labels.md": "tests/test_recipes.py::test_pseudo_labels",
 }
 # Commands outside of these blocks that a test runs.
 RUN_ELSEWHERE = {

@@ -51,6 +51,7 @@ BAD = {  # a setting that each script refuses; train.py and tune.py have such te
     "preprocess/3_pack_hdf5.py": {"LISTS": "gone"},
     "preprocess/3_pack_volumes.py": {"DATA": "gone"},
     "preprocess/4_plan_training.py": {"PACKED": "gone"},
+    "pseudo_label.py": {"RUN": "gone"},
     "run_pipeline.py": {"CASES": "gone"},
     "submission.py": {"KIND": "x"},
 }

@@ -17,7 +17,7 @@ def test_network_and_loss(packed, tmp_path, monkeypatch):
     (tmp_path / "my_network.py").write_text(code_block("extending.md", "def build_model"))
     (tmp_path / "my_loss.py").write_text(code_block("extending.md", "def loss"))
     settings = training(packed, tmp_path / "runs", EPOCHS=1, MODEL="my_network.py", MODEL_SETTINGS={"width": 4})
-    run_here("train.py", **settings, LOSS="my_loss.py")
+    run_here("train.py", **settings | {"LOSS": "my_loss.py"})
     (run,) = (tmp_path / "runs").iterdir()
     assert {path.name for path in (run / "code").glob("my_*.py")} == {"my_network.py", "my_loss.py"}
 

@@ -1,5 +1,7 @@
 """The recipes of docs/recipes/, each run as written on small drawn data, but for smaller networks and fewer epochs."""
 
+import shutil
+
 import drawings
 import numpy as np
 import pandas as pd
@@ -15,6 +17,7 @@ SMALL = {
     "0_import_images.py": ["--size", "32"],
     "0_import_nodules.py": ["--size", "48"],
     "0_import_matrices.py": ["--size", "48"],
+    "pseudo_label.py": ["--confidence", "0.5", "--smallest", "1", "--threshold", "0"],
     "train.py": ["--epochs", "2", "--model-settings", "{'features': 4, 'depth': 2, 'dropout': 0}"],
 }
 
@@ -67,6 +70,19 @@ def test_muscle(tmp_path, cook):
     assert len(pd.read_csv(tmp_path / "muscle" / "scores" / "scores.csv")) == 2
 
 
+@pytest.mark.slow
+def test_pseudo_labels(tmp_path, cook):
+    cases = drawings.make_cases(tmp_path / "drawn", cases=5, slices=2, size=32)
+    for case in sorted(cases.iterdir()):
+        (tmp_path / "my_data" / "images" / case.name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(case / "x", tmp_path / "my_data" / "images" / case.name)
+        shutil.copytree(case / "y", tmp_path / "my_data" / "masks" / case.name)
+    drawings.write_image(tmp_path / "my_data" / "unlabeled" / "1.png", drawings.disc_slice(40, 7)[0])
+    cook("pseudo_labels.md")
+    assert "pseudo_case_unlabeled" in (tmp_path / "data" / "lists_pseudo" / "train.csv").read_text()
+    assert len(list((tmp_path / "runs_pseudo").iterdir())) == 1
+
+
 def test_a_crop_is_found_by_its_pixels():
     picture = np.random.default_rng(0).integers(0, 65536, (60, 90)).astype(np.uint16)
     for left, top in ((0, 0), (70, 47), (31, 12)):
@@ -78,6 +94,6 @@ def test_a_crop_is_found_by_its_pixels():
     assert find_crop(picture, picture[:20]) is None
 
 
-@pytest.mark.parametrize("page", ["head_and_neck.md", "nodules.md", "muscle.md"])
+@pytest.mark.parametrize("page", ["head_and_neck.md", "nodules.md", "muscle.md", "pseudo_labels.md"])
 def test_the_readme_names_the_recipe(page):
     assert f"docs/recipes/{page}" in (ROOT / "README.md").read_text(encoding="utf-8")

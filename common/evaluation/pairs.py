@@ -10,7 +10,7 @@ from common.errors import InputError
 from common.files import natural_key, read_json
 from common.prediction.outputs import RECORD
 from common.settings import require_folder
-from common.slices.case_files import read_case_record
+from common.slices.case_files import is_pseudo_labeled, read_case_record
 from common.slices.cases import find_slices, is_case, is_case_name, match_files, pixel_spacing
 from common.slices.images import read_image, to_gray
 from common.slices.masks import check_mask_values, class_count, values_of
@@ -85,6 +85,12 @@ def _match_slices(predicted, truth):
     if not predictions.keys() & masks.keys() or any(not case for case, _ in (*predictions, *masks)):
         predictions, masks = _as_one_case(predictions, masks, predicted, truth)
     record_of = functools.cache(read_case_record)  # a case has many slices
+    cases = sorted({mask.parent.parent for mask in masks.values()})
+    if pseudo_labeled := [case for case in cases if is_pseudo_labeled(record_of(case))]:
+        raise InputError(
+            f"TRUTH: {pseudo_labeled[0]} contains masks of a model, not true ones (found {len(pseudo_labeled)} "
+            "pseudo-labeled); leave such cases out"
+        )
     return [
         Pair(*key, prediction, mask, pixel_spacing(record_of(mask.parent.parent), mask.stem))
         for key, prediction, mask in _match(predictions, masks, predicted, truth)

@@ -17,14 +17,17 @@ def finish_run(run, log, validation, batch_size, tile=None):
     """Write calibration.json, validation_slices.png and the final report of a run.
 
     Args:
-        run: `common.training.run_folder.Run` with best_dice.keras.
+        run: `common.training.run_folder.Run` with best_dice.keras, unless there is no validation set.
         log: `common.training.run_folder.Log`.
-        validation: validation set.
+        validation: validation set, or None.
         batch_size, tile: as for `best_and_worst`.
 
     Returns:
-        `common.training.run_records.Calibration`.
+        `common.training.run_records.Calibration`; None without a validation set.
     """
+    if validation is None:
+        finish_report(run, log, [])
+        return None
     model, calibrator = run.model_file("best_dice"), Calibrator(validation)
     drawn = best_and_worst(validation, load_network(model), batch_size, tile=tile, seen=calibrator.add)
     calibration = calibrator.result(model)

@@ -61,6 +61,13 @@ class VolumeEntry(Part):
     resampled: Annotated[list[Annotated[Finite, Field(ge=0)]], Three] | None = None
 
 
+class PseudoLabelsEntry(Part):
+    """How a model made the masks of a case; such cases are for training only."""
+
+    confidence: Annotated[Finite, Field(ge=0, le=1)]
+    model: str = ""
+
+
 class CaseFile(Record):
     """All of case.json; see `common.slices.cases.CaseRecord`."""
 
@@ -73,6 +80,7 @@ class CaseFile(Record):
     window: Annotated[list[Finite], Len(2, 2)] | None = None
     mask_values: str | None = None
     volume: VolumeEntry | None = None
+    pseudo_labels: PseudoLabelsEntry | None = None
     slices: dict[Name, SliceEntry] = Field(default_factory=dict)
 
     @model_validator(mode="after")
@@ -90,6 +98,32 @@ class CaseFile(Record):
                 if sorted(entry.image_size) != sorted(plane):
                     raise ValueError(f"slices.{name}.image_size: not the size of a slice of the volume")
         return self
+
+
+def is_pseudo_labeled(record):
+    """Whether a model made the masks of a case, by the content of its case.json."""
+    return bool(record.get("pseudo_labels"))
+
+
+def split_pseudo_labeled(slices):
+    """Split slices into those with masks of people and those with masks of a model.
+
+    Args:
+        slices: list of objects with `case`, the Path of their case folder.
+
+    Returns:
+        list of the first, and list of tuples of the others, one for each case.
+
+    Raises:
+        InputError: if there are only the others.
+    """
+    by_case = {}
+    for s in slices:
+        by_case.setdefault(s.case, []).append(s)
+    marked = {case for case in by_case if is_pseudo_labeled(read_case_record(case))}
+    if marked and len(marked) == len(by_case):
+        raise InputError(f"CASES: only pseudo-labeled cases in {min(marked).parent}; add cases with true masks")
+    return [s for s in slices if s.case not in marked], [tuple(by_case[case]) for case in by_case if case in marked]
 
 
 def read_case_record(case):

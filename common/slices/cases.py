@@ -56,6 +56,7 @@ class CaseRecord:
         spacing: [row, column] distance of the source's pixels in mm, or None.
         window: [low, high], source values mapped to black and white, or None.
         volume: entry from `common.volumes.slicing.open_slices` for slices of a volume, or None.
+        pseudo_labels: entry from `common.prediction.pseudo_labels` if a model made the masks, or None.
     """
 
     source: str
@@ -67,6 +68,7 @@ class CaseRecord:
     spacing: list | None = None
     window: list | None = None
     volume: dict | None = None
+    pseudo_labels: dict | None = None
 
     def as_json(self):
         """dict to write as JSON; `read_case_record` reads it."""
@@ -82,6 +84,7 @@ class CaseRecord:
             "window": self.window,
             "mask_values": self.mask_values and repr(self.mask_values),
             **({"volume": self.volume} if self.volume else {}),
+            **({"pseudo_labels": self.pseudo_labels} if self.pseudo_labels else {}),
             "slices": self.slices,
         }
 
@@ -206,7 +209,7 @@ def one_by_one(function, items, problems):
 
 
 def common_preparation(table):
-    """Preparation on which all case.json files of a list agree.
+    """Preparation on which all case.json files of a list agree, except for pseudo-labeled cases.
 
     Args:
         table: DataFrame from `read_list`.
@@ -217,6 +220,8 @@ def common_preparation(table):
     found = {name: set() for name in UNKNOWN}
     for case in {Path(x).parent.parent for x in table["x"]}:
         record = read_case_record(case)
+        if record.get("pseudo_labels"):  # made for a model of the same preparation; parts may be unknown
+            continue
         volume = record.get("volume") or {}
         found["window"].add(tuple(map(float, record.get("window") or UNKNOWN["window"])))
         found["resampled"].add(tuple(float(mm or 0) for mm in volume.get("resampled") or UNKNOWN["resampled"]))

@@ -11,13 +11,15 @@ STATISTICS_BATCHES = 32  # training batches from which the statistics of batch n
 class AveragedWeights(keras.callbacks.Callback):
     """Validates with the average of the weights, if the optimizer has `use_ema`; must be before RunWriter.
 
+    Without validation, it only takes the average at the end of an epoch.
+
     The average has batch statistics of its own: means over training batches of the epoch.
 
     Args:
         batches: training batches.
 
     Attributes:
-        values: arrays of `model.weights` as they were validated last; None without an average.
+        values: arrays of `model.weights` as they were validated last, or would have been; None without an average.
     """
 
     def __init__(self, batches):
@@ -33,6 +35,14 @@ class AveragedWeights(keras.callbacks.Callback):
         processes = getattr(getattr(self.batches, "devices", None), "processes", 1)
         if self.is_on and processes > 1:
             raise InputError(f"OPTIMIZER: use_ema works in one process only (found {processes}); remove it")
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self.values = None
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.values is None:  # without validation
+            self.on_test_begin()
+            self.on_test_end()
 
     def on_test_begin(self, logs=None):
         if not self.is_on:

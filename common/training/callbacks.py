@@ -174,9 +174,10 @@ class RunWriter(keras.callbacks.Callback):
         best = " best" if self.log.is_best("dice") else ""
         epochs = self.control.epochs
         of = f"{row['epoch']:{len(str(epochs))}}/{epochs}" if epochs else row["epoch"]
+        validated = "val_loss {val_loss:.4f}  val_dice {val_dice:.3f}  val_iou {val_iou:.3f}  ".format
         print(
             f"epoch {of}  loss {row['loss']:.4f}  dice {row['dice']:.3f}  "
-            f"val_loss {row['val_loss']:.4f}  val_dice {row['val_dice']:.3f}  val_iou {row['val_iou']:.3f}  "
+            f"{validated(**row) if self.log.has_validation else ''}"
             f"learning rate {row['learning_rate']:.2g}  {row['seconds']:.1f} s{best}",
             flush=True,
         )

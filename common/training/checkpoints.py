@@ -18,6 +18,7 @@ STATE_IN_CHECKPOINT = "run_state.json"  # inside last.keras, so that a checkpoin
 def save_checkpoint(model, log, run, best, epochs):
     """Save a model with its optimizer; if the last epoch is the best, also as best_dice or best_iou, or `best` instead.
 
+    Without validation, `best` becomes averaged.keras if it is another model.
     last.keras appears last, with the number of epochs in the run (None: not known yet). Until then, a resumed run
     starts from the previous epoch and rewrites the others.
     """
@@ -29,6 +30,9 @@ def save_checkpoint(model, log, run, best, epochs):
             if log.is_best(metric):
                 with whole_file(run.model_file(f"best_{metric}")) as copy:
                     shutil.copyfile(unfinished, copy) if best is model else best.save(copy)
+        if best is not model and not log.has_validation:
+            with whole_file(run.averaged_file) as copy:
+                best.save(copy)
         log.write(run.log_file)
 
 

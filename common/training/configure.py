@@ -18,8 +18,9 @@ from common.training.optimizer import Controller, compile_network, learning_rate
 from common.training.plan import CHOSEN, choose_missing
 from common.training.run_folder import MEASURED, Log, Run
 from common.training.sets import open_both
-from common.training.trained_models import load_network, model_file, take_weights
+from common.training.trained_models import CrossValidation, load_network, model_file, take_weights
 from common.training.trust import trusted_copy
+from common.words import number_of
 from losses import get_loss
 from losses.own import take_copies
 
@@ -44,6 +45,10 @@ def configure(settings):
         settings = of_run(settings)
     elif settings.FOLD is not None:
         settings = of_fold(settings)
+    if settings.EPOCHS_FROM and (settings.MODE != "resume" or "EPOCHS_FROM" in settings.given):
+        settings = with_epochs_of_folds(settings)
+    if settings.VALIDATION == "":
+        settings = without_validation(settings)
     if settings.MODE == "retrain" and settings.MODEL is None:
         settings = of_retrained(settings)
     if settings.MODEL is None and settings.MODEL_SETTINGS:
@@ -78,6 +83,8 @@ def configure_folds(settings):
     """Settings of a cross-validation; what suits the training set is chosen once, for the first fold."""
     if settings.MODE == "resume":
         return settings
+    if settings.VALIDATION == "":
+        raise SettingError('FOLD: "all" needs a validation set (VALIDATION is ""); set VALIDATION, or use one fold')
     first = find_folds(settings.TRAIN)[0]
     fold = configure(settings.replace("the first fold", FOLD=first))
     own = {name: fold.values[name] for name in ("MODEL", "MODEL_SETTINGS")}
@@ -151,8 +158,37 @@ def of_fold(settings):
         raise SettingError(
             f'FOLD: no fold {fold} in {folder} (found {", ".join(map(str, folds))}); choose one of these or "all"'
         )
-    sets = {name: fold_file(settings.values[name], fold) for name in ("TRAIN", "VALIDATION")}
+    sets = {name: fold_file(settings.values[name], fold) for name in ("TRAIN", "VALIDATION") if settings.values[name]}
     return settings.replace(f"fold {fold}", **sets)
+
+
+def is_flag(settings, name):
+    """Whether the user set a setting in this command, not in a settings file."""
+    return name in settings.given and not settings.is_from_file(name)
+
+
+def with_epochs_of_folds(settings):
+    """Settings with the mean best epoch of the folds of EPOCHS_FROM as EPOCHS."""
+    if is_flag(settings, "EPOCHS"):
+        raise SettingError("EPOCHS_FROM: cannot be combined with EPOCHS; set only one of them")
+    folds = CrossValidation(settings.EPOCHS_FROM)
+    if not folds.exists:
+        raise InputError(f"EPOCHS_FROM: not a cross-validation ({folds} has no {folds.settings_file.name}); choose one")
+    runs = folds.runs()
+    best = [run.log.best("dice")[1] for run in runs]
+    if not all(best):
+        raise InputError(f"{runs[best.index(0)]}: has no validated epoch; finish the cross-validation first")
+    epochs = round(sum(best) / len(best))
+    return settings.replace(f"mean best epoch of {number_of(len(best), 'fold')} in {folds}", EPOCHS=epochs)
+
+
+def without_validation(settings):
+    """Settings of a training without a validation set: nothing that watches it."""
+    if settings.CONTROLLER:
+        raise SettingError('CONTROLLER: needs a validation set (VALIDATION is ""); set it to {}')
+    if settings.EARLY_STOP and is_flag(settings, "EARLY_STOP"):
+        raise SettingError('EARLY_STOP: needs a validation set (VALIDATION is ""); set it to 0')
+    return settings.replace("no validation set", EARLY_STOP=0)
 
 
 def with_recommended(settings):
@@ -280,6 +316,6 @@ def values_to_agree_on(settings, training, validation):
     return {
         "settings": {name: value for name, value in settings.as_json().items() if name not in own},
         "TRAIN": training.item_keys(),
-        "VALIDATION": validation.item_keys(),
+        "VALIDATION": validation and validation.item_keys(),
         "checkpoint of RUN": file_digest(checkpoint) if is_resumed else None,
     }

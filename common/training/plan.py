@@ -68,7 +68,7 @@ def read_facts(training, validation):
     """Read the facts from two sets, from up to MOST_LOOKED_AT masks at equal distances.
 
     Args:
-        training, validation: `common.training.sets.SliceSet`.
+        training, validation: `common.training.sets.SliceSet`; validation may be None.
 
     Returns:
         Facts.
@@ -87,7 +87,7 @@ def read_facts(training, validation):
         side=training.shape[0],
         classes=training.classes,
         training=len(training),
-        validation=len(validation),
+        validation=0 if validation is None else len(validation),
         cases=len(set(training.case)),
         filled=len(filled) / len(shares),
         foreground=statistics.fmean(filled or [0.0]),

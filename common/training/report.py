@@ -26,14 +26,15 @@ def announce(settings, model, log, training, validation, used, run):
         settings: settings in force.
         model: keras.Model.
         log: Log of its epochs so far.
-        training, validation: data sets.
+        training, validation: data sets; validation may be None.
         used: `common.training.distribution.Devices`.
         run: Run; None in a process that writes no run folder.
     """
     classes = "one class" if training.classes == 1 else f"{training.classes} classes"
+    validated = f"validation on {validation.in_words()}" if validation else "no validation"
     print(
         f"{settings.MODEL}, {model.count_params():,} parameters, {settings.LOSS}; training on {training.in_words()}, "
-        f"validation on {validation.in_words()}, {classes}; {describe()}{used.in_words()}, {settings.PRECISION}\n"
+        f"{validated}, {classes}; {describe()}{used.in_words()}, {settings.PRECISION}\n"
         f"{f'run folder {run}' if run else 'process 0 writes the run folder'}; "
         + (f"continuing after epoch {len(log)}" if log else "the first step compiles the network"),
         flush=True,
@@ -86,11 +87,17 @@ def write_report(run, log, images=(), refresh=REFRESH, calibration=None):
     settings, state, last = run.settings, run.state, log.rows[-1]
     epochs = state["epochs"]
     score, epoch = log.best("dice")
+    if log.has_validation:
+        best = "best validation Dice", f"{score:.4f}", f"in epoch {epoch}"
+        loss = "validation loss", f"{last['val_loss']:.4f}", f"training {last['loss']:.4f}"
+    else:
+        best = "validation", "none", "the model of the last epoch counts"
+        loss = "training loss", f"{last['loss']:.4f}", f"training Dice {last['dice']:.4f}"
     left = f", {(epochs - last['epoch']) * last['seconds'] / 60:.0f} min left" if refresh and epochs else ""
     headlines = [
-        ("best validation Dice", f"{score:.4f}", f"in epoch {epoch}"),
+        best,
         ("epoch", str(last["epoch"]), f"of {epochs or 'as many as fit'}{left}"),
-        ("validation loss", f"{last['val_loss']:.4f}", f"training {last['loss']:.4f}"),
+        loss,
         ("learning rate", f"{last['learning_rate']:.2g}", f"{last['seconds']:.1f} s per epoch"),
     ]
     write_page(
@@ -136,10 +143,12 @@ def draw_curves(log, path):
     for axis, names in zip(axes[:2], (("loss",), ("dice", "iou")), strict=True):
         for name, color in zip(names, ("tab:blue", "tab:orange"), strict=False):
             axis.plot(table["epoch"], table[name], "--", color=color, label=f"training {name}")
-            axis.plot(table["epoch"], table[f"val_{name}"], color=color, label=f"validation {name}")
+            if log.has_validation:
+                axis.plot(table["epoch"], table[f"val_{name}"], color=color, label=f"validation {name}")
         axis.legend(fontsize=8)
     score, epoch = log.best("dice")
-    axes[1].set(ylim=(0, 1), title=f"best validation Dice {score:.3f} in epoch {epoch}")
+    title = f"best validation Dice {score:.3f} in epoch {epoch}" if log.has_validation else "Dice, without validation"
+    axes[1].set(ylim=(0, 1), title=title)
     axes[0].set(title="loss")
     axes[2].plot(table["epoch"], table["learning_rate"], color="tab:green", drawstyle="steps-mid")
     axes[2].set(title="learning rate", yscale="log" if (table["learning_rate"] > 0).all() else "linear")

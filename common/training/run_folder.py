@@ -36,6 +36,7 @@ class Run(os.PathLike):
         self.log_file = folder / "training_log.csv"
         self.calibration_file = folder / "calibration.json"
         self.environment_file = folder / "environment.txt"
+        self.averaged_file = folder / "averaged.keras"  # without validation: the average of the weights
         self.code_folder = folder / "code"
         self.tensorboard_folder = folder / "tensorboard"
         self.summary_file = folder / "model_summary.txt"
@@ -64,7 +65,12 @@ class Run(os.PathLike):
     @property
     def has_ended(self):
         """Whether training has ended and the run folder is complete."""
-        return bool(self.state.get("ended")) and self.examples_file.is_file()
+        return bool(self.state.get("ended")) and (self.examples_file.is_file() or not self.has_validation)
+
+    @property
+    def has_validation(self):
+        """Whether it has a validation set, and so a best epoch; if not, the model of the last epoch counts."""
+        return self.settings.get("VALIDATION") != ""
 
     @property
     def settings(self):
@@ -96,6 +102,8 @@ class Run(os.PathLike):
     def validation_set(self):
         """Path of the validation set, as text. Raises InputError if the run does not record it."""
         path = self.settings.get("VALIDATION")
+        if path == "":
+            raise InputError(f"{self}: trained without a validation set; choose a run that has one")
         if not path:
             raise InputError(f"{self.settings_file}: VALIDATION: missing; train again to record the validation set")
         return path
@@ -124,6 +132,11 @@ class Run(os.PathLike):
     def find_models(self):
         """List the names in CHECKPOINTS whose files exist."""
         return [which for which in CHECKPOINTS if self.model_file(which).is_file()]
+
+    @property
+    def final_file(self):
+        """Path of the model of a run without a validation set: the average of its weights, or its last epoch."""
+        return self.averaged_file if self.averaged_file.is_file() else self.model_file("last")
 
     def score(self, file):
         """Best score for which a .keras file was kept; None for "last", or if unknown."""
@@ -177,6 +190,7 @@ class Run(os.PathLike):
             data: SliceData or VolumeData of the training set.
         """
         best = {f"best_{metric}": dict(zip(("score", "epoch"), log.best(metric), strict=True)) for metric in MONITORED}
+        best = best if log.has_validation else {}
         state = {"epoch": len(log), "epochs": epochs, "ended": ended, "time": time}
         write_json(self.state_file, {"format": 1} | state | best | {"data": data.model_dump(mode="json")})
 
@@ -242,10 +256,23 @@ class Log:
 
         While the score is 0, the soft score counts: it shows which epoch is closest to a pixel above 0.5.
         """
-        scores = [(row[f"val_{metric}"], row.get(f"val_soft_{metric}", 0), -row["epoch"]) for row in self.rows]
+        rows = self.rows if self.has_validation else []
+        scores = [(row[f"val_{metric}"], row.get(f"val_soft_{metric}", 0), -row["epoch"]) for row in rows]
         scores = [(score, 0 if score else soft, epoch) for score, soft, epoch in scores if math.isfinite(score)]
         score, _, epoch = max(scores, default=(-math.inf, 0, 0))
         return score, -epoch
+
+    @property
+    def has_validation(self):
+        """Whether its epochs were validated; True for an empty log."""
+        return not self.rows or "val_loss" in self.rows[-1]
+
+    def best_in_words(self):
+        """The best epoch by Dice, as text."""
+        score, epoch = self.best("dice")
+        if not self.has_validation:
+            return "no validation set, so the model of the last epoch counts"
+        return f"best validation Dice {score:.4f} (epoch {epoch})"
 
     def is_best(self, metric):
         """Whether the last epoch is the best one."""

@@ -107,13 +107,15 @@ def open_both(training_path, validation_path, memory_gb):
     """Open the training and the validation set; arguments and errors are as in `open_set`.
 
     Returns:
-        The two sets.
+        The two sets; None for a validation path of "".
 
     Raises:
         InputError: also if they differ in shape or classes, share slices or cases, were not divided together although
             they are in the same folder, or validation has no foreground.
     """
     training = open_set(training_path, memory_gb)
+    if not validation_path:
+        return training, None
     validation = open_set(validation_path, memory_gb, training.classes)
     for property_name, ours, theirs in (
         ("image shape", training.shape, validation.shape),

@@ -36,9 +36,7 @@ class Timer(keras.callbacks.Callback):
         self.asked_at[batch] = time.perf_counter()
 
     def on_test_begin(self, logs=None):
-        self._note_first_step()
-        for batch, asked in self.asked_at.items():
-            self.waiting += max(0.0, self.batches.made_at.get(batch, 0.0) - asked)
+        self._end_training()
         self._begin("validation")
 
     def on_test_batch_begin(self, batch, logs=None):
@@ -47,6 +45,15 @@ class Timer(keras.callbacks.Callback):
 
     def on_test_end(self, logs=None):
         self._note_first_step()
+
+    def on_epoch_end(self, epoch, logs=None):
+        if self.phase == "training":  # without validation
+            self._end_training()
+
+    def _end_training(self):
+        self._note_first_step()
+        for batch, asked in self.asked_at.items():
+            self.waiting += max(0.0, self.batches.made_at.get(batch, 0.0) - asked)
 
     def on_train_end(self, logs=None):
         self.ended = time.perf_counter()

@@ -37,7 +37,7 @@ def model_file(run, which="best_dice"):
 
     Args:
         run: run folder of train.py; a folder of run folders, to use the newest; or a .keras file.
-        which: name in CHECKPOINTS, for a run folder.
+        which: name in CHECKPOINTS, for a run folder; without a validation set, there is one model for all names.
 
     Returns:
         Path of the .keras file.
@@ -56,6 +56,8 @@ def model_file(run, which="best_dice"):
         if not existing:
             missing = ", ".join(f"{name}.keras" for name in CHECKPOINTS)
             raise InputError(f"{run}: no trained model (found none of {missing}); pass --run a run folder of train.py")
+        if which not in existing and not run.has_validation:
+            return model_file(run.final_file)
         if which not in existing:
             raise InputError(f"{run}: no {which}.keras (found {' and '.join(existing)}); choose one that exists")
         path = run.model_file(which)

@@ -147,12 +147,20 @@ BASE = {  # flags with which each script works on good files
     "preprocess/2_write_lists.py": (kinds.cases, kinds.LISTS),
     "preprocess/3_pack_hdf5.py": (kinds.cases, "--lists @/lists --packed @/out"),
     "preprocess/3_pack_volumes.py": (kinds.volumes, "--data @/task --packed @/out --smallest-box 12"),
+    "pseudo_label.py": (kinds.models, "--run @/run --input @/images --cases @/out"),
     "run_pipeline.py": (kinds.surface, "--cases @/gone --work @/out"),
     "submission.py": (kinds.evaluated, "--predicted @/predicted --output @/out.csv"),
     "train.py": (kinds.run, kinds.TRAIN + " --model-settings {'features':2,'depth':1}"),
     "tune.py": (kinds.study, kinds.TUNE),
 }
-KERAS = {"choose.py", "convert_coreml.py", "predict.py", "train.py", "tune.py"}  # minutes if all values are run
+KERAS = {
+    "choose.py",
+    "convert_coreml.py",
+    "predict.py",
+    "pseudo_label.py",
+    "train.py",
+    "tune.py",
+}  # minutes if all values are run
 CHANGES_INPUT = {"preprocess/1_augment_cases.py", "choose.py", "tune.py"}
 
 

@@ -18,16 +18,16 @@ from running import ROOT, TINY_UNET, assert_refused, leftovers, run_here, run_sc
 
 from common import devices
 from common.command_line import flags_of
-from common.errors import InputError
+from common.errors import InputError, SettingError
 from common.settings import Settings
 from common.slices.images import read_image
 from common.training import trust
 from common.training.callbacks import RunWriter
 from common.training.checkpoints import read_checkpoint
-from common.training.configure import configure, open_sets
-from common.training.run_folder import Run
+from common.training.configure import configure, configure_folds, open_sets
+from common.training.run_folder import Log, Run
 from common.training.sets import Batches, open_both, open_set
-from common.training.trained_models import load_network
+from common.training.trained_models import load_network, model_file
 
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="bit for bit on TensorFlow only")
 
@@ -158,7 +158,7 @@ def build_model(input_shape, classes=1, width=3):
 def test_a_network_of_ones_own_with_a_layer_of_its_own(packed, tmp_path):
     (tmp_path / "mine.py").write_text(OWN_NETWORK)
     settings = training(packed, tmp_path / "runs", EPOCHS=1, MODEL_SETTINGS={"width": 2})
-    run_script("train.py", **settings, MODEL=tmp_path / "mine.py")
+    run_script("train.py", **settings | {"MODEL": tmp_path / "mine.py"})
     run = only_folder(tmp_path / "runs")
     assert run.name.endswith("_mine")
     predict = {"RUN": run, "INPUT": packed["cases"] / "case01", "OUTPUT": tmp_path / "out", "REPLACE": True}
@@ -375,6 +375,60 @@ def test_epochs_that_fit_are_measured_recorded_and_kept_by_a_resumed_run(packed,
     assert "continuing after epoch 3" in out and "finished all 5 epochs" in out and len(measured) == 2
     for ours, theirs in zip(weights(run / "last.keras"), weights(whole / "last.keras"), strict=True):
         assert np.array_equal(ours, theirs)
+
+
+# --- without a validation set
+
+
+@on_tensorflow
+def test_without_a_validation_set_the_last_epoch_is_the_model(packed, tmp_path):
+    optimizer = {"name": "adam", "use_ema": True, "ema_momentum": 0.8}
+    given = training(packed, tmp_path / "a", VALIDATION="", OPTIMIZER=optimizer, LEARNING_RATE=0.01, EPOCHS=3)
+    out = run_here("train.py", **given).stdout
+    assert "no validation, one class" in out and "val_" not in out
+    assert "finished all 3 epochs; no validation set, so the model of the last epoch counts" in out
+    whole = only_folder(tmp_path / "a")
+    names = {path.name for path in whole.iterdir()}
+    assert {"last.keras", "averaged.keras"} <= names and not names & {"best_dice.keras", "validation_slices.png"}
+    run_here("train.py", **given | {"RUNS": tmp_path / "b", "EPOCHS": 2})
+    run = only_folder(tmp_path / "b")
+    assert Run(run).has_ended and "no validation" in (run / "report.html").read_text().lower()
+    run_here("train.py", MODE="resume", RUN=run, EPOCHS=3)
+    for name in ("last", "averaged"):
+        for ours, theirs in zip(weights(run / f"{name}.keras"), weights(whole / f"{name}.keras"), strict=True):
+            assert np.array_equal(ours, theirs)
+    out = run_here("predict.py", RUN=run, INPUT=packed["cases"] / "case01", OUTPUT=tmp_path / "out").stdout
+    assert f"with {run / 'averaged.keras'}" in out and len(list((tmp_path / "out").glob("*.png"))) == 4
+    (run / "averaged.keras").unlink()
+    assert model_file(run) == model_file(run, "last") == run / "last.keras"
+    with pytest.raises(InputError, match="trained without a validation set"):
+        _ = Run(run).validation_set
+
+
+def test_what_watches_validation_is_refused_without_it(tmp_path):
+    for name, value in (("EARLY_STOP", 5), ("CONTROLLER", {"patience": [1, 1]})):
+        with pytest.raises(SettingError, match=rf'{name}: needs a validation set \(VALIDATION is ""\); set it to '):
+            configure(Settings.of("train.py", VALIDATION="", **{name: value}))
+    assert configure(Settings.of("train.py", VALIDATION="")).EARLY_STOP == 0
+    with pytest.raises(SettingError, match='FOLD: "all" needs a validation set'):
+        configure_folds(Settings.of("train.py", VALIDATION="", FOLD="all"))
+
+
+def test_epochs_of_a_final_training_are_the_mean_best_epoch_of_the_folds(tmp_path):
+    for fold, best in ((1, 2), (2, 5)):
+        run = tmp_path / f"fold{fold}"
+        run.mkdir()
+        (run / "settings.json").write_text("{}")
+        rows = [{"epoch": n, "val_dice": 0.5 + (n == best) / 4, "val_loss": 1.0} for n in range(1, 7)]
+        Log(rows).write(run / "training_log.csv")
+    given = {"EPOCHS_FROM": str(tmp_path), "VALIDATION": ""}
+    with pytest.raises(InputError, match="EPOCHS_FROM: not a cross-validation"):
+        configure(Settings.of("train.py", **given))
+    (tmp_path / "cross_validation.json").write_text("{}")
+    settings = configure(Settings.of("train.py", **given))
+    assert settings.EPOCHS == 4 and settings.reasons["EPOCHS"] == f"mean best epoch of 2 folds in {tmp_path}"
+    with pytest.raises(SettingError, match="EPOCHS_FROM: cannot be combined with EPOCHS"):
+        configure(Settings.of("train.py", **given, EPOCHS=3))
 
 
 # --- other backends
