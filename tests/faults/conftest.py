@@ -10,13 +10,13 @@ from faults.forking import Forking
 
 @pytest.fixture(scope="session")
 def forking():
-    """Function of whether Keras is needed to a Forking, which is started when first needed."""
+    """Function of whether Keras is needed, and a number, to a Forking, which is started when first needed."""
     started = {}
 
-    def get(keras):
-        if keras not in started:
-            started[keras] = Forking(keras)
-        return started[keras]
+    def get(keras, number=1):
+        if (keras, number) not in started:
+            started[keras, number] = Forking(keras)
+        return started[keras, number]
 
     yield get
     for one in started.values():

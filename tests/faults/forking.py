@@ -316,7 +316,12 @@ def prepare(room, good):
         shutil.copytree(good, room / "trial", symlinks=True)
 
 
-def snapshot(folder):
+def digest_of(path):
+    with open(path, "rb") as file:
+        return hashlib.blake2b(file.read()).hexdigest()
+
+
+def snapshot(folder, digest=digest_of):
     """Digest of each file, target of each link and name of each folder in a tree."""
     found = {}
     for root, folders, files in os.walk(os.fsencode(folder)):
@@ -325,8 +330,7 @@ def snapshot(folder):
             if os.path.islink(path):
                 content = os.fsdecode(os.readlink(path))
             elif os.path.isfile(path):
-                with open(path, "rb") as file:
-                    content = hashlib.blake2b(file.read()).hexdigest()
+                content = digest(path)
             else:
                 content = "folder" if os.path.isdir(path) else "special"
             found[os.path.relpath(path, os.fsencode(folder)).decode("utf-8", "backslashreplace")] = content

@@ -4,6 +4,7 @@ The old results or the new ones are complete each time, and the next run makes t
 moment, not a sample.
 """
 
+import hashlib
 import os
 import random
 import shutil
@@ -13,9 +14,10 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+import h5py
 import pytest
 from faults import kinds
-from faults.forking import Forking, snapshot
+from faults.forking import digest_of, snapshot
 from faults.judging import grammar
 
 SAMPLE = 6  # moments of a story, in the suite
@@ -30,7 +32,8 @@ class Story(NamedTuple):
         script: the script.
         flags: of both runs, without --replace; "@" is the folder, and "@/disk/out" the output.
         first, second: further flags of the run that makes the old results, and of the one that replaces them.
-        kept: whether the script changes its input, so that the results are not all in disk/.
+        kept: folders of the results; more than disk/ if the script changes its input.
+        keras: whether the script needs Keras; such a story is slow.
     """
 
     good: object
@@ -39,6 +42,7 @@ class Story(NamedTuple):
     first: str
     second: str
     kept: tuple = ("disk",)
+    keras: bool = False
 
 
 STORIES = {
@@ -82,7 +86,11 @@ STORIES = {
     ),
     "scores": Story(kinds.evaluated, "evaluate.py", kinds.EVALUATE, "--tolerance 1", "--tolerance 2"),
     "submission": Story(
-        kinds.evaluated, "submission.py", "--predicted @/predicted --output @/out/s.csv", "", "--probability 0.5"
+        kinds.volumes,
+        "submission.py",
+        "--kind nodules --predicted @/nrrd/y --output @/out/s.csv",
+        "",
+        "--probability 0.5",
     ),
     "sample": Story(
         kinds.surface, "data/make_sample.py", "--cases @/out --count 1 --slices 6 --size 64", "--seed 1", "--seed 2"
@@ -98,8 +106,43 @@ STORIES = {
         "--filters ['C'] --shapes ['']",
         ("cases",),
     ),
+    "predictions": Story(kinds.run, "predict.py", kinds.PREDICT, "", "--threshold 0.3", keras=True),
+    "mlmodel": Story(
+        kinds.run,
+        "convert_coreml.py",
+        "--run @/run --output @/out/m.mlmodel --checked 1",
+        "",
+        "--author me",
+        keras=True,
+    ),
+    "mlpackage": Story(
+        kinds.run,
+        "convert_coreml.py",
+        "--run @/run --output @/out/m.mlpackage --format mlpackage --checked 1",
+        "",
+        "--author me",
+        keras=True,
+    ),
 }
 NO_REPLACE = {"augmented"}
+
+
+def content(path):
+    """Digest of a file; of a packed set, of what it contains, since HDF5 leaves chance bytes in its files."""
+    if not path.endswith(b".h5"):
+        return digest_of(path)
+    found = []
+
+    def look(name, item):
+        found.append((name, sorted(item.attrs.items()), item[()].tolist() if isinstance(item, h5py.Dataset) else None))
+
+    try:
+        with h5py.File(path) as file:
+            found.append(sorted(file.attrs.items()))
+            file.visititems(look)
+    except (OSError, RuntimeError) as error:
+        return f"damaged: {error}"
+    return hashlib.blake2b(repr(found).encode()).hexdigest()
 
 
 class Stage:
@@ -113,7 +156,7 @@ class Stage:
     """
 
     def __init__(self, story, name, forking, good_files, room):
-        self.story, self.forking = story, forking(False)
+        self.story, self.forking = story, forking(story.keras)
         self.room, self.here, self.good = room / "room", room / "room" / "trial", good_files(story.good)
         flags = story.flags.replace("@/out", "@/disk/out").split()
         replace = [] if name in NO_REPLACE else ["--replace"]
@@ -126,7 +169,7 @@ class Stage:
         assert answer["status"] == 0, answer
         self.changes, self.seconds = int((room / "changes").read_text()), answer["seconds"]
         self.new = self.results()
-        self.lay_out()
+        self.restore()
         again = self.run()
         assert again["status"] == 0, again
         other = self.results()
@@ -140,14 +183,15 @@ class Stage:
         (self.here / "disk").mkdir()
         answer = self.run(self.first)
         assert answer["status"] == 0, answer
-        self.room.joinpath("laid_out").mkdir(exist_ok=True)
-        shutil.rmtree(self.room / "laid_out")
-        shutil.copytree(self.here, self.room / "laid_out", symlinks=True, copy_function=shutil.copy2)
+        shutil.rmtree(self.room / "laid_out", ignore_errors=True)
+        for name in self.story.kept:
+            shutil.copytree(self.here / name, self.room / "laid_out" / name, symlinks=True)
 
     def restore(self):
-        """Make the folder with the old results again, from the copy."""
-        shutil.rmtree(self.here)
-        shutil.copytree(self.room / "laid_out", self.here, symlinks=True, copy_function=shutil.copy2)
+        """Make the old results again, from the copy; the input stays, since sets record when it last changed."""
+        for name in self.story.kept:
+            shutil.rmtree(self.here / name)
+            shutil.copytree(self.room / "laid_out" / name, self.here / name, symlinks=True)
 
     def run(self, request=None, **more):
         (answer,) = self.forking.run([{**(request or self.request), **more}])
@@ -157,7 +201,7 @@ class Stage:
         """Everything in the folders of the results but unfinished work: dict of path to digest."""
         found = {}
         for name in self.story.kept:
-            found |= {f"{name}/{path}": digest for path, digest in snapshot(self.here / name).items()}
+            found |= {f"{name}/{path}": digest for path, digest in snapshot(self.here / name, content).items()}
         return {path: digest for path, digest in found.items() if ".part-" not in path}
 
     def same(self, found, expected):
@@ -178,7 +222,13 @@ def stage(forking, good_files, room):
     return lambda name: Stage(STORIES[name], name, forking, good_files, room)
 
 
-IN_SUITE = [name for name in STORIES if name not in ("packed", "submission")]  # these two differ from run to run
+SLOW = {name: pytest.param(name, marks=pytest.mark.slow) for name in STORIES}
+ALL = [SLOW[name] if story.keras else name for name, story in STORIES.items()]
+
+
+def in_suite(*names):
+    """All stories; those that are not in `names`, one for each mechanism, are slow tests."""
+    return [name if name in names else SLOW[name] for name in STORIES]
 
 
 def sample(request, rng, moments, count):
@@ -186,7 +236,7 @@ def sample(request, rng, moments, count):
     return moments if request.config.getoption("faults") else sorted(rng.sample(moments, min(count, len(moments))))
 
 
-@pytest.mark.parametrize("name", IN_SUITE)
+@pytest.mark.parametrize("name", ALL)
 def test_stopped_at_any_change_of_the_disk(name, stage, request):
     staged = stage(name)
     rng = random.Random(name)
@@ -207,7 +257,7 @@ def test_stopped_at_any_change_of_the_disk(name, stage, request):
         assert not staged.unfinished(), f"{where}: the next run left {staged.unfinished()}"
 
 
-@pytest.mark.parametrize("name", IN_SUITE)
+@pytest.mark.parametrize("name", ALL)
 def test_killed_at_any_time(name, stage, request):
     staged = stage(name)
     rng = random.Random(name)
@@ -220,8 +270,8 @@ def test_killed_at_any_time(name, stage, request):
         assert again["status"] == 0 and staged.same(staged.results(), staged.new), (after, again)
 
 
-@pytest.mark.parametrize("name", ["lists", "images"])
-def test_two_at_once(name, stage, room):
+@pytest.mark.parametrize("name", in_suite("lists", "images", "submission", "augmented"))
+def test_two_at_once(name, stage, room, forking):
     staged = stage(name)
     staged.restore()
     at = max(staged.changes - 2, 1)
@@ -231,8 +281,9 @@ def test_two_at_once(name, stage, room):
         assert time.monotonic() < until
         time.sleep(0.01)
     first = int((room / "stopped").read_text())
-    with Forking(False) as others:
-        (second,) = others.run([staged.request], 60)
+    try:
+        (second,) = forking(staged.story.keras, 2).run([staged.request], 60)
+    finally:
         os.kill(first, signal.SIGCONT)
         (answer,) = staged.forking.answers(1)
     assert answer["status"] == 0, answer
@@ -266,7 +317,7 @@ def disk(request):
     unmount()
 
 
-@pytest.mark.parametrize("name", ["lists", "scores", "surface"])
+@pytest.mark.parametrize("name", in_suite("lists", "scores", "surface", "packed"))
 def test_a_full_disk(name, stage, disk, request):
     staged = stage(name)
     staged.restore()
