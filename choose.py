@@ -22,7 +22,7 @@ from common.settings import apply_command_line, require_folder
 CROSS_VALIDATIONS: str | Annotated[list[types.PathName], Len(1)] = ""
 # cross-validation folder of train.py --fold all, or a list of them
 MODEL: str = ""  # your own network file of CROSS_VALIDATIONS, so that its copies may run
-#   Code in them runs only if it equals this file, or one that you trained with here and have not changed.
+#   Code in them runs only if it equals this file.
 TRUST_RUN: bool = False  # True: run any code that they contain; only if you trust their source
 CLEANINGS: list[types.Cleaning] = [{}, {"share": 1}, {"share": 0.1}, {"smallest": 50}, {"fill": True}, {"median": 5}]
 # values of CLEAN of predict.py to choose from; none is always tried

@@ -21,7 +21,7 @@ from common.settings import apply_command_line
 RUN: str = ""  # run folder of train.py, or a .keras file
 WEIGHTS_FILE: types.WeightsFile = "best_dice"  # checkpoint of the run: "best_dice", "best_iou" or "last"
 MODEL: str = ""  # your own network file of RUN, so that its copy in RUN may run
-#   Code in RUN runs only if it equals this file, or one that you trained with here and have not changed.
+#   Code in RUN runs only if it equals this file.
 TRUST_RUN: bool = False  # True: run any code that RUN contains; only if you trust its source
 OUTPUT: str = ""  # file to write; empty: <run name>.<FORMAT> in the run folder
 REPLACE: bool = False  # True: overwrite an existing model

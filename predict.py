@@ -24,7 +24,7 @@ RUN: str | Annotated[list[types.PathName], Len(1)] = ""
 #   as choose.py chose.
 WEIGHTS_FILE: types.WeightsFile = "best_dice"  # checkpoint of a run: "best_dice", "best_iou" or "last"
 MODEL: str = ""  # your own network file of RUN, so that its copy in RUN may run
-#   Code in RUN runs only if it equals this file, or one that you trained with here and have not changed.
+#   Code in RUN runs only if it equals this file.
 TRUST_RUN: bool = False  # True: run any code that RUN contains; only if you trust its source
 INPUT: str = ""  # folder of images or cases, case folder, list (.csv), or volume
 #   A volume is a DICOM folder, NIfTI, NRRD or MetaImage.

@@ -82,9 +82,9 @@ settings = apply_command_line(globals())
 check_model_settings(settings)  # before Keras is loaded
 
 from common.training.new_run import claim_run, open_run, read_code
-from common.training.trust import trust_command
+from common.training.trust import flags_to_trust, trust_command
 
-trust_command(settings, keep=True)
+trust_command(settings)
 code = read_code(settings.MODEL, settings.LOSS)  # read now, so that later edits do not reach this run
 
 from common import devices
@@ -137,7 +137,7 @@ def fit(s, model, log, training, validation, used, run):
     timer = Timer(batches)
     writer = RunWriter(run, control, timer, training.record()) if used.is_first else None
     if not control.end_reason:
-        to_continue = f"; to continue: python train.py --mode resume --run {run or 'RUN'}"
+        to_continue = f"; to continue: python train.py --mode resume --run {run or 'RUN'}{flags_to_trust(s)}"
         try:
             with lost_process_as_error(to_continue), devices.errors_of_batches():
                 model.fit(

@@ -195,7 +195,7 @@ def staged(path):
 
 
 def publish(made, path):
-    """Put what was made in a `staged` block in its place, in one step.
+    """Put what was made in a `staged` block in its place, with everything next to it, in one step.
 
     Args:
         made: the yielded Path, or another one next to it.
@@ -204,7 +204,7 @@ def publish(made, path):
     path = Path(os.path.abspath(path))
     if made.name != path.name:
         made = made.rename(made.with_name(path.name))
-    _publish(made.parents[1], path.parent, [path.name], [])
+    _publish(made.parents[1], path.parent, [made.name for made in made.parent.iterdir()], [])
 
 
 # --- staging folders
@@ -223,6 +223,10 @@ def _staging(root, name):
             lock.acquire(timeout=0)
         (staging / NEW).mkdir()
         yield staging
+    except OSError as error:
+        if isinstance(error.filename, str | Path) and Path(error.filename).is_relative_to(staging / NEW):
+            error.filename = str(root / Path(error.filename).relative_to(staging / NEW))  # as the user knows it
+        raise
     finally:
         lock.release()
         with undisturbed():
@@ -233,14 +237,29 @@ def _staging(root, name):
 
 
 def _publish(staging, root, names, removed):
-    """Put the complete entries of a staging folder in their places; finishes even at Ctrl-C."""
+    """Put the complete entries of a staging folder in their places; finishes even at Ctrl-C.
+
+    A single entry needs no journal if one step puts it in its place: its process cannot die in between.
+    """
     new = staging / NEW
     flush_all(new)
     entries = {name: os.lstat(new / name).st_ino for name in names}
     with undisturbed():
+        if len(names) == 1 and not removed and _put(new / names[0], root / names[0]):
+            flush((root / names[0]).parent)
+            return
         write_json(staging / JOURNAL, Journal(entries=entries, removed=list(removed)).model_dump())
         flush(staging)
         _carry_out(staging, root, entries, removed)
+
+
+def _put(new, final):
+    """Put a file or folder in its place in one step; returns False if the system or the file system cannot do that."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    if os.path.lexists(final) and (new.is_dir() or (final.is_dir() and not final.is_symlink())):
+        return _exchange(new, final)
+    os.replace(new, final)
+    return True
 
 
 def _carry_out(staging, root, entries, removed):
@@ -258,10 +277,7 @@ def _carry_out(staging, root, entries, removed):
         if not os.path.lexists(new) or os.lstat(new).st_ino != inode:
             continue  # done
         old.parent.mkdir(parents=True, exist_ok=True)
-        final.parent.mkdir(parents=True, exist_ok=True)
-        if not os.path.lexists(final):
-            os.rename(new, final)
-        elif not _exchange(new, final):
+        if not _put(new, final):
             if not os.path.lexists(old):
                 os.rename(final, old)
             os.rename(new, final)

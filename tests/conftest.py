@@ -73,13 +73,6 @@ def jax_cache(tmp_path_factory, worker_id):
         yield
 
 
-@pytest.fixture(scope="session", autouse=True)
-def state_home(tmp_path_factory):
-    """Code that the tests train with is not remembered for the user who runs them."""
-    with mock.patch.dict(os.environ, {"XDG_STATE_HOME": str(tmp_path_factory.mktemp("state"))}):
-        yield
-
-
 @pytest.fixture(scope="session")
 def packed(made_once):
     """Case folders, lists and packed sets of small discs: dict of cases, lists, packed."""

@@ -2,16 +2,15 @@
 
 Code is trusted by its content. Trusted are the .py files that the user's command refers to, by MODEL or LOSS as a flag
 or as the constant of the script, and everything with the flag TRUST_RUN. A path in a settings file or in a run folder
-is trusted only if its content is, now or in an earlier training: train.py remembers the files of its commands for this
-user, and they count as long as they are still there and unchanged.
+is trusted only if its content is. Files of earlier commands do not count: a stranger's run folder can contain a copy of
+them, and its models decide which arguments they get.
 """
 
 import os
 import re
-from contextlib import suppress
-from pathlib import Path
+import shlex
 
-from common.command_line import flag
+from common.command_line import flag, flags_of
 from common.errors import InputError
 from common.files import file_digest
 
@@ -26,12 +25,11 @@ def own_files(value):
     return [term for text in texts for term in str(text).split("+") if term.endswith(".py")]
 
 
-def trust_command(settings, keep=False):
+def trust_command(settings):
     """Trust the code that the user's command refers to, in this process and in the scripts that it starts.
 
     Args:
         settings: `common.settings.Settings` of the script.
-        keep: whether to remember the files for later commands.
 
     Raises:
         InputError: if a settings file refers to code that is not trusted.
@@ -40,22 +38,24 @@ def trust_command(settings, keep=False):
     if settings.values.get("TRUST_RUN") and "TRUST_RUN" not in from_file:
         os.environ[VARIABLE] = EVERYTHING
     files = {name: own_files(settings.values[name]) for name in SETTINGS if name in settings.values}
-    trusted = [file for name in files if name not in from_file for file in files[name]]
     if "LOSS" not in settings.values and "MODEL" not in from_file:  # a script to which MODEL says only what to trust
         require_own_file(settings.values.get("MODEL"))
-    trust(trusted)
+    trust([file for name in files if name not in from_file for file in files[name]])
     for name in files.keys() & set(from_file):
         for file in filter(os.path.isfile, files[name]):  # if missing, the script says so
             require_trusted(file, name, settings.reasons[name])
-            trusted += [file] * (os.environ[VARIABLE] != EVERYTHING)
-    if keep:
-        remember(trusted)
 
 
 def require_own_file(path):
     """Raise InputError for a MODEL that is set and is not an existing .py file."""
     if path and not (path.endswith(".py") and os.path.isfile(path)):
         raise InputError(f"MODEL: not an existing .py file (found {path}); pass your own network file, or leave it out")
+
+
+def flags_to_trust(settings):
+    """Flags with which a later command trusts the user's own files in settings, as text to print; "" without any."""
+    own = {name: settings.values[name] for name in ("MODEL", "LOSS") if own_files(settings.values[name])}
+    return "".join(f" {shlex.quote(argument)}" for argument in flags_of(own))
 
 
 def trust(files):
@@ -76,8 +76,6 @@ def require_trusted(file, setting, where):
     """
     digest = file_digest(file)
     if os.environ.get(VARIABLE) == EVERYTHING or digest in os.environ.get(VARIABLE, "").split(","):
-        return
-    if digest in _remembered():
         return
     raise InputError(
         f"{file}: code that your command does not refer to ({where}); read it, then pass your own copy of it as "
@@ -104,34 +102,3 @@ def trusted_copy(folder, path, setting):
         raise InputError(f"{copy}: file does not exist (the run was trained with {path}); restore it from a copy")
     require_trusted(copy, setting, f"a file in the run folder {folder.parent}")
     return copy
-
-
-# --- files of earlier trainings
-
-
-def remember(files):
-    """Remember .py files of the user's command for later commands, by digest and path."""
-    with suppress(OSError, RuntimeError, UnicodeError):  # without a home folder, later commands ask
-        store = _store()
-        known = _remembered()
-        store.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        for file in map(os.path.abspath, files):
-            if os.path.isfile(file) and (digest := file_digest(file)) not in known and "\n" not in file:
-                with store.open("a", encoding="utf-8") as lines:
-                    lines.write(f"{digest}  {file}\n")
-
-
-def _remembered():
-    """Digests of the remembered files that still exist unchanged."""
-    digests = set()
-    with suppress(OSError, RuntimeError, UnicodeError):
-        for line in _store().read_text(encoding="utf-8").splitlines():
-            digest, _, file = line.partition("  ")
-            if os.path.isfile(file) and file_digest(file) == digest:
-                digests.add(digest)
-    return digests
-
-
-def _store():
-    state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(state) / "segmentation" / "own_code.sha256"

@@ -1,10 +1,12 @@
 """A search shared by several processes: its folder, its trials, and which process runs which trial."""
 
+import os
 import re
 import sqlite3
 import time
 import warnings
 from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
 
 import numpy as np
 import optuna
@@ -144,7 +146,7 @@ def lock_study(folder):
 
 def trial_folder(folder, number):
     """Folder of a trial: its run folder, what it printed, and its locks."""
-    return folder / "runs" / f"trial-{number:03d}"
+    return Path(folder, "runs") / f"trial-{number:03d}"
 
 
 def find_run(folder):
@@ -192,7 +194,10 @@ def trials_to_run(study, folder, count, add):
 
 def _take(study, folder, number):
     """(FrozenTrial, its lock) if no process runs the trial, else None."""
+    inside = trial_folder(os.path.realpath(folder), number)
     folder = trial_folder(folder, number)
+    if os.path.realpath(folder) != str(inside):
+        raise InputError(f"{folder}: leads out of the study (found {os.path.realpath(folder)}); remove the link")
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as lock:
         try:

@@ -40,6 +40,8 @@ def run_in_background(script, arguments, lock, output):
         subprocess.Popen.
     """
     command = [sys.executable, "-P", "-m", "common.tuning.worker", str(lock), str(script), *arguments]
+    if os.path.islink(output):  # in a stranger's study: it would be written through
+        os.remove(output)
     with open(output, "wb") as file:
         process = subprocess.Popen(
             command,

@@ -1,4 +1,4 @@
-"""Give SimpleITK, which aborts on names that are not UTF-8, other names for such files."""
+"""Give SimpleITK, which aborts on names that are not UTF-8 and misreads others, other names for such files."""
 
 import os
 import tempfile
@@ -7,12 +7,12 @@ from pathlib import Path
 
 
 def is_plain(path):
-    """Whether a path is text that can be passed to SimpleITK."""
+    """Whether a path is text that can be passed to SimpleITK; MetaImage takes % for a pattern."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
         return False
-    return True
+    return "%" not in str(path)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ A header must be valid, the data as long as it says, and the check sums of compr
 
 import bz2
 import math
+import ntpath
 import os
 import stat
 import struct
@@ -299,7 +300,10 @@ def _text_header(path, end):
 
 
 def _data_file(path, name):
-    """Path of a data file named in a header (Latin-1 text of its bytes)."""
+    """Path of a data file named in a header (Latin-1 text of its bytes); refused outside the folder of the header."""
+    place = ntpath.normpath(name)
+    if name.startswith(("/", "\\")) or ntpath.splitdrive(name)[0] or place.split("\\")[0] == "..":
+        raise InputError(f"{path}: its data file is in another folder (found {name}); put both into one folder")
     return path.parent / os.fsdecode(name.encode("latin-1"))
 
 

@@ -5,12 +5,13 @@ import math
 import os
 import re
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
 import SimpleITK as sitk
 
+from common.devices import silenced_libraries
+from common.replacing import publish, staged
 from common.volumes.finding import ending_of
 from common.volumes.paths import plain_folder
 
@@ -20,33 +21,30 @@ TOLERANCE = 1e-4  # max difference of geometries, relative or in mm; NIfTI has s
 def write_volume(image, path):
     """Write a volume, compressed if the format supports it, complete or not at all.
 
-    It is written under a temporary name in the same folder, flushed to disk, read back and compared. An existing file
-    is overwritten; a header with detached data (.mhd) gets its name last.
+    It is written into a staging folder next to its place, flushed to disk, read back and compared. An existing file is
+    overwritten.
 
     Args:
         image: SimpleITK.Image.
         path: file with one of `common.volumes.finding.LABEL_ENDINGS`.
 
     Raises:
+        InputError: if another process is writing the file.
         OSError: if the disk is full, or what was written differs.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix=".part-", dir=path.parent))
-    try:
-        header = _write_into(folder, image, path)
-        for part in sorted(folder.iterdir(), key=lambda part: part == header):
-            os.replace(part, path if part == header else path.with_name(_data_name(path, part)))
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with staged(path) as made:
+        _write_into(made.parent, image, path)
+        publish(made, path)
 
 
 def _write_into(folder, image, path):
-    """Write the files of a volume into an empty folder and check them; return the Path of the header."""
+    """Write the files of a volume into an empty folder, check them, and give them their names."""
     with plain_folder(folder) as plain:
         plain = plain / f"volume{ending_of(path)}"
         try:
-            sitk.WriteImage(image, str(plain), useCompression=True)
+            with silenced_libraries():  # what ITK prints, it raises, or the comparison finds
+                sitk.WriteImage(image, str(plain), useCompression=True)
             _flush(folder)
             is_whole = _is_equal(image, sitk.ReadImage(str(plain)))
         except RuntimeError:
@@ -56,10 +54,9 @@ def _write_into(folder, image, path):
         raise _failure(folder, image, path)
     if ending_of(path) == ".mhd":
         (data,) = (part for part in folder.iterdir() if part != header)
-        text = header.read_bytes().replace(data.name.encode(), os.fsencode(_data_name(path, data)))
-        header.write_bytes(text)
-        _flush(folder)
-    return header
+        header.write_bytes(header.read_bytes().replace(data.name.encode(), os.fsencode(_data_name(path, data))))
+        data.rename(folder / _data_name(path, data))
+    header.rename(folder / path.name)
 
 
 def _data_name(path, data):

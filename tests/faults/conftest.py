@@ -1,6 +1,8 @@
 """Processes that run scripts in forks, and folders for them."""
 
+import os
 import shutil
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -47,3 +49,35 @@ def room(tmp_path):
     folder = Path(tempfile.mkdtemp(dir="/dev/shm"))
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def small_disk():
+    """Function that moves a folder to a disk of its own with so many bytes left; skips where that is not allowed."""
+    mounted = []
+
+    def put(folder, free):
+        taken_down()
+        kept = folder.with_name("kept")
+        folder.rename(kept)
+        folder.mkdir()
+        command = ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", str(folder)]
+        if not shutil.which("mount") or subprocess.run(command, capture_output=True, check=False).returncode:
+            pytest.skip("mounting a small disk needs root")
+        mounted.append(folder)
+        shutil.copytree(kept, folder, dirs_exist_ok=True, symlinks=True)
+        shutil.rmtree(kept)
+        disk = os.statvfs(folder)
+        used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
+        resize(used + free)
+
+    def resize(size):
+        subprocess.run(["mount", "-o", f"remount,size={size}", str(mounted[-1])], check=True)
+
+    def taken_down():
+        while mounted:
+            subprocess.run(["umount", "-l", str(mounted.pop())], check=True)
+
+    put.resize, put.taken_down = resize, taken_down
+    yield put
+    taken_down()

@@ -213,8 +213,8 @@ def run(folder, get):
 
 def listed_run(folder, get):
     """A run folder, case folders and lists."""
+    cases(folder, get)  # first, since it removes its images
     run(folder, get)
-    cases(folder, get)
 
 
 def models(folder, get):

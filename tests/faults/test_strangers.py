@@ -6,6 +6,7 @@ room/trial is the working directory of the script, and room/beside belongs to so
 import json
 import os
 import shutil
+import zipfile
 
 import cv2
 import h5py
@@ -17,6 +18,8 @@ from faults.judging import grammar
 
 SECRET = 77  # gray value of the image beside, and of nothing else
 
+KERAS = ("predict.py", "train.py", "convert_coreml.py", "choose.py", "tune.py", kinds.READ_SET, kinds.READ_RUN)
+
 NAMES = ["../../beside", "../../beside/x", "{beside}", "{beside}/x", "..", ".", "", "x", "y", "x/../../../../beside"]
 
 
@@ -24,6 +27,12 @@ def edit_json(path, change):
     content = json.loads(path.read_text())
     change(content)
     path.write_text(json.dumps(content))
+
+
+def replace_by(path, what):
+    """Replace a file by a FIFO, or a link to itself or to a device without end."""
+    path.unlink()
+    os.mkfifo(path) if what == "fifo" else path.symlink_to({"loop": path.name, "device": "/dev/zero"}[what])
 
 
 @pytest.fixture
@@ -49,7 +58,7 @@ def story(good_files, forking, room):
         cv2.imwrite(str(beside / "x" / "secret.png"), np.full((24, 24), SECRET, np.uint8))
         change(here, beside)
         request = {"script": script, "flags": flags.split(), "room": str(room / "room"), "writes": writes}
-        (answer,) = forking(script in ("predict.py", "train.py", kinds.READ_SET)).run([request])
+        (answer,) = forking(script in KERAS).run([request], 60)
         assert answer["status"] in (0, 1, 2) and "Traceback" not in answer["err"], answer
         assert not answer["changed"], answer
         if answer["status"]:
@@ -78,6 +87,7 @@ def test_augmented_json_removes_only_what_step_1_made(story, folders):
     [
         ("evaluate.py", "--predicted @/lists/test.csv --truth @/lists/test.csv --output @/out"),
         ("preprocess/3_pack_hdf5.py", "--lists @/lists --packed @/out"),
+        pytest.param("predict.py", kinds.PREDICT.replace("@/images", "@/lists/test.csv"), marks=pytest.mark.slow),
     ],
 )
 def test_the_case_of_a_list_is_a_name(story, name, script, flags):
@@ -88,7 +98,7 @@ def test_the_case_of_a_list_is_a_name(story, name, script, flags):
             rows = [row.rpartition(",")[0] + f",{case}" for row in rows]
             path.write_text("\n".join([header, *rows]) + "\n")
 
-    answer, _ = story(kinds.cases, change, script, flags)
+    answer, _ = story(kinds.listed_run if script == "predict.py" else kinds.cases, change, script, flags)
     if name not in ("x", "y"):
         assert answer["status"] == 1, answer
 
@@ -159,12 +169,197 @@ def test_what_is_no_file_is_refused_and_never_waited_for(story, where, what):
 @pytest.mark.parametrize("what", ["fifo", "loop", "device"])
 def test_step_3_waits_for_nothing(story, file, what):
     def change(here, beside):
-        path = here / file
-        path.unlink()
-        os.mkfifo(path) if what == "fifo" else path.symlink_to({"loop": path.name, "device": "/dev/zero"}[what])
+        replace_by(here / file, what)
 
     answer, _ = story(kinds.cases, change, "preprocess/3_pack_hdf5.py", "--lists @/lists --packed @/out")
     assert answer["status"] == 1, answer
+
+
+# --- run folders and studies
+
+
+def change_model(path, change):
+    """Change the configuration in a .keras file."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry: archive.read(entry) for entry in archive.namelist()}
+    config = json.loads(entries["config.json"])
+    change(config)
+    entries["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for entry, content in entries.items():
+            archive.writestr(entry, content)
+
+
+def network_of_theirs(run, beside):
+    (run / "code").mkdir(exist_ok=True)
+    (run / "code" / "evil.py").write_text(f"open({str(beside / 'ran')!r}, 'w').close()\n")
+    edit_json(run / "settings.json", lambda content: content.update(MODEL="evil.py", TRUST_RUN=True))
+
+
+def layer(**description):
+    def change(run, beside):
+        for name in ("last", "best_dice"):
+            change_model(
+                run / f"{name}.keras",
+                lambda config: config["config"]["layers"][1]["config"].update(kernel_regularizer=description),
+            )
+
+    return change
+
+
+def loss_of_theirs(run, beside):
+    network_of_theirs(run, beside)
+    edit_json(run / "settings.json", lambda content: content.update(MODEL="unet", LOSS="evil.py"))
+    change_model(
+        run / "last.keras",
+        lambda config: config["compile_config"]["loss"]["config"].update(terms=str(run / "code" / "evil.py")),
+    )
+
+
+def file_in_a_model(run, beside):
+    for name in ("last", "best_dice"):
+        with zipfile.ZipFile(run / f"{name}.keras", "a") as archive:
+            archive.writestr("../../beside/x/evil.py", "")
+
+
+def weights_elsewhere(run, beside):
+    with h5py.File(beside / "o.h5", "w") as file:
+        file["x"] = np.full((3, 3, 1, 2), SECRET, np.float32)
+    for name in ("last", "best_dice"):
+        with zipfile.ZipFile(run / f"{name}.keras") as archive:
+            entries = {entry: archive.read(entry) for entry in archive.namelist()}
+        (run / "weights.h5").write_bytes(entries["model.weights.h5"])
+        with h5py.File(run / "weights.h5", "a") as file:
+            found = []
+            file.visititems(
+                lambda key, item, found=found: found.append(key) if isinstance(item, h5py.Dataset) else None
+            )
+            for key in found:
+                del file[key]
+                file[key] = h5py.ExternalLink(str(beside / "o.h5"), "x")
+        with zipfile.ZipFile(run / f"{name}.keras", "w") as archive:
+            for entry, content in entries.items():
+                archive.writestr(entry, (run / "weights.h5").read_bytes() if entry.endswith(".h5") else content)
+        (run / "weights.h5").unlink()
+
+
+TRICKS = {
+    "network": network_of_theirs,
+    "loss": loss_of_theirs,
+    "lambda": layer(class_name="Lambda", module="keras.layers", config={}),
+    "process": layer(class_name="Popen", module="subprocess", config={"args": "id"}),
+    "download": layer(
+        class_name="get_file", module="keras.utils", config={"fname": "x", "origin": "file:///etc/hosts"}
+    ),
+    "file": file_in_a_model,
+    "weights": weights_elsewhere,
+}
+
+
+@pytest.mark.parametrize("trick", TRICKS)
+def test_a_run_folder_runs_no_code_and_reads_nothing_outside(story, trick):
+    answer, _ = story(kinds.run, lambda here, beside: TRICKS[trick](here / "run", beside), kinds.READ_RUN, "@/run")
+    assert answer["status"] == 1, answer
+
+
+RETRAIN = kinds.TRAIN + " --mode retrain --run @/run --batch-size 3"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("trick", TRICKS)
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("predict.py", kinds.PREDICT),
+        ("convert_coreml.py", kinds.CONVERT),
+        ("train.py", kinds.RESUME),
+        ("train.py", RETRAIN),
+        ("choose.py", "--cross-validations @/cv"),
+    ],
+)
+def test_so_do_all_scripts_that_read_one(story, trick, script, flags):
+    def change(here, beside):
+        for run in (here / "run", here / "cv" / "fold1", here / "cv" / "fold2"):
+            TRICKS[trick](run, beside)
+
+    answer, _ = story(kinds.run, change, script, flags, ("out", "run"))
+    uses_it = trick != "loss" or "resume" in flags
+    assert answer["status"] == (1 if uses_it else 0), answer
+
+
+@pytest.mark.parametrize("file", ["settings.json", "state.json", "training_log.csv", "best_dice.keras", "last.keras"])
+@pytest.mark.parametrize("what", ["fifo", "loop", "device"])
+def test_nothing_in_a_run_folder_is_waited_for(story, file, what):
+    def change(here, beside):
+        replace_by(here / "run" / file, what)
+
+    answer, _ = story(kinds.run, change, kinds.READ_RUN, "@/run")
+    assert answer["status"] == 1, answer
+
+
+@pytest.mark.slow
+def test_a_link_in_a_run_folder_is_not_written_into(story):
+    def change(here, beside):
+        shutil.rmtree(here / "run/tensorboard", ignore_errors=True)
+        (here / "run/tensorboard").symlink_to(beside / "x")
+        (here / "run/report.html").unlink()
+        (here / "run/report.html").symlink_to(beside / "thesis.txt")
+
+    answer, _ = story(kinds.run, change, "train.py", kinds.RESUME, ("run",))
+    assert answer["status"] == 1 and "tensorboard: a link" in answer["err"], answer
+
+
+@pytest.mark.parametrize("link", ["runs", "runs/trial-003", "runs/trial-003/output.txt", "study.lock", "settings.json"])
+def test_a_study_leads_nowhere_else(story, link):
+    def change(here, beside):
+        place = here / "study" / link
+        if place.exists():
+            place.rename(here / "kept")
+        place.parent.mkdir(exist_ok=True)
+        place.symlink_to(beside / ("x" if "." not in link else "thesis.txt"))
+
+    answer, _ = story(kinds.study, change, "tune.py", kinds.TUNE.replace("--trials 3", "--trials 4"), ("study",))
+    assert answer["status"] == 1, answer
+
+
+# --- packed sets, volumes, copies
+
+
+@pytest.mark.parametrize("file", ["packed/train.h5", "volumes/cases.h5"])
+@pytest.mark.parametrize("what", ["fifo", "loop", "device"])
+def test_no_packed_set_is_waited_for(story, file, what):
+    def change(here, beside):
+        replace_by(here / file, what)
+
+    answer, _ = story(kinds.sets, change, kinds.READ_SET, f"@/{file.replace('cases', 'train')}")
+    assert answer["status"] == 1, answer
+
+
+@pytest.mark.parametrize("name", ["mhd", "nrrd"])
+@pytest.mark.parametrize("place", ["../../../../beside/secret", "{beside}/secret", "x/../../../../../beside/secret"])
+def test_a_volume_has_its_data_in_its_own_folder(story, name, place):
+    def change(here, beside):
+        path = here / name / "x" / f"v.{name}"
+        (beside / "secret").write_bytes(bytes([SECRET]) * 10**6)
+        data = place.replace("{beside}", str(beside)).encode()
+        if name == "mhd":
+            head = path.read_bytes().partition(b"ElementDataFile")[0].replace(b"CompressedData = True", b"")
+            path.write_bytes(head + b"ElementDataFile = " + data + b"\n")
+        else:
+            head = path.read_bytes().partition(b"\n\n")[0].replace(b"encoding: gzip", b"encoding: raw")
+            path.write_bytes(head + b"\ndata file: " + data + b"\n\n")
+
+    answer, _ = story(kinds.volumes, change, kinds.VOLUMES, kinds.FROM_VOLUMES.format(name))
+    assert answer["status"] == 1 and "in another folder" in answer["err"], answer
+
+
+@pytest.mark.parametrize("what", ["fifo", "loop", "device"])
+def test_no_volume_is_waited_for(story, what):
+    def change(here, beside):
+        replace_by(here / "x/scan/2.dcm", what)
+
+    answer, _ = story(kinds.dicom, change, kinds.VOLUMES, "--images @/x --slices all --cases @/out --size 16")
+    assert answer["status"] in (0, 1), answer
 
 
 @pytest.mark.parametrize(

@@ -162,10 +162,10 @@ def test_a_network_of_ones_own_with_a_layer_of_its_own(packed, tmp_path):
     run = only_folder(tmp_path / "runs")
     assert run.name.endswith("_mine")
     predict = {"RUN": run, "INPUT": packed["cases"] / "case01", "OUTPUT": tmp_path / "out", "REPLACE": True}
-    run_here("predict.py", **predict)  # train.py has remembered mine.py, which is still there
-    (tmp_path / "mine.py").write_text(f"{OWN_NETWORK}\n# changed\n")
     advice = "mine.py: code that your command does not refer to"
     assert_refused("predict.py", advice, "--model", "--trust-run", **predict)
+    run_here("predict.py", **predict, MODEL=tmp_path / "mine.py")
+    (tmp_path / "mine.py").write_text(f"{OWN_NETWORK}\n# changed\n")
     assert_refused("predict.py", advice, **predict, MODEL=tmp_path / "mine.py")
     (tmp_path / "copy.py").write_text(OWN_NETWORK)
     run_here("predict.py", **predict, MODEL=tmp_path / "copy.py")

@@ -24,9 +24,8 @@ NOT_NAMED = "code that your command does not refer to"
 
 
 @pytest.fixture(autouse=True)
-def nothing_trusted(monkeypatch, tmp_path):
+def nothing_trusted(monkeypatch):
     monkeypatch.setenv(trust.VARIABLE, "")
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
 
 
 @pytest.fixture
@@ -173,34 +172,14 @@ def test_compiled_code_next_to_a_file_is_not_run(tmp_path, marker):
     assert not marker.exists()
 
 
-def test_files_of_earlier_commands_count_while_they_are_unchanged(tmp_path):
-    mine, copy = tmp_path / "mine.py", tmp_path / "copy.py"
-    for path in (mine, copy):
-        path.write_text("a = 1\n")
-
-    def trusted(path):
-        try:
-            trust.require_trusted(path, "MODEL", "a test")
-        except InputError:
-            return False
-        return True
-
-    assert not trusted(copy)
-    trust.remember([mine])
-    trust.remember([mine])
-    store = tmp_path / "state" / "segmentation" / "own_code.sha256"
-    assert len(store.read_text().splitlines()) == 1 and trusted(copy)
-    mine.write_text("a = 2\n")
-    assert not trusted(copy)
-    trust.trust([copy])
-    assert trusted(copy) and not trusted(mine)
-
-
 def test_what_a_command_trusts(tmp_path, monkeypatch):
     (tmp_path / "my.py").write_text("a = 1\n")
     (tmp_path / "net.py").write_text("a = 2\n")
     settings = Settings.of("train.py", LOSS=f"dice+{tmp_path}/my.py", MODEL=f"{tmp_path}/net.py")
     assert trust.own_files(["unet", "a.py+b.py"]) == ["a.py", "b.py"] and trust.own_files("bce+dice") == []
+    flags = f"--model={tmp_path}/net.py --loss=dice+{tmp_path}/my.py"
+    assert trust.flags_to_trust(settings).split() == flags.split()
+    assert trust.flags_to_trust(Settings.of("train.py")) == ""
     trust.trust_command(settings)
     assert len(set(os.environ[trust.VARIABLE].split(","))) == 2
     monkeypatch.setenv(trust.VARIABLE, "")

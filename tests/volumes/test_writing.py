@@ -19,6 +19,7 @@ LABELS = block((6, 20, 18), labels=3)[1]
 @pytest.mark.parametrize("ending", LABEL_ENDINGS)
 @pytest.mark.parametrize("name", [b"a.b", b"M\xfcller", "😀".encode(), b"two\nlines", b"100%", b"LIST_1"])
 def test_any_name(tmp_path, name, ending):
+    tmp_path = tmp_path / "50%"
     path = tmp_path / os.fsdecode(name + ending.encode())
     write_volume(as_volume(LABELS), path)
     write_volume(as_volume(LABELS), path)  # overwrites
