@@ -258,7 +258,7 @@ def is_finished(divisions):
 def pack_shard(shard, division):
     """Write a shard; return error messages for slices that cannot be used, without writing."""
     problems = []
-    with suppress(InputError), whole_file(shard.path) as file:
+    with claimed(shard.path), suppress(InputError), whole_file(shard.path) as file:
         values = pack(file, shard.table, shard.name, division, problems, bar=shard.path.stem[:-13])
         if problems:
             raise InputError

@@ -172,6 +172,7 @@ def surface(folder, get):
     ball = trimesh.creation.icosphere(subdivisions=1, radius=20)
     for suffix in ("stl", "obj", "ply"):
         ball.export(folder / f"s.{suffix}")
+    trimesh.creation.icosphere(subdivisions=1, radius=10).export(folder / "small.stl")
     centered = as_volume(np.zeros((12, 20, 20), np.int16), np.eye(3), (2.5, 2.5, 4), (-24, -24, -24))
     sitk.WriteImage(centered, str(folder / "v.nii.gz"))
 

@@ -78,9 +78,9 @@ STORIES = {
     "label volume": Story(
         kinds.surface,
         "preprocess/0_import_stl.py",
-        "--surface @/s.stl --volume @/v.nii.gz --output @/out.nii.gz",
-        "",
-        "--space RAS",
+        "--volume @/v.nii.gz --output @/out.nii.gz",
+        "--surface @/s.stl",
+        "--surface @/small.stl",
     ),
     "shards": Story(
         kinds.cases,
