@@ -132,7 +132,8 @@ def test_training_on_a_full_disk(forking, good_files, room, small_disk, request)
     good, here = good_files(kinds.run), room / "room" / "trial"
     base = {"script": "train.py", "room": str(room / "room"), "writes": ("disk",)}
     train = [flag.replace("@/out", "@/disk/runs") for flag in [*kinds.TRAIN.split(), "--epochs", "3"]]
-    train += ["--model-settings", "{'features': 2, 'depth': 1}", "--batch-size", "3"]
+    train += ["--model", "unet", "--model-settings", "{'features': 2, 'depth': 1}", "--batch-size", "3"]
+    train += ["--loss", "bce+dice", "--augmentation", "{}"]
     refused = 0
     for free in free_sizes(good / "run", request, "training", factor=3):
         small_disk.taken_down()

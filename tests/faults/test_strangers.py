@@ -262,7 +262,7 @@ def test_a_run_folder_runs_no_code_and_reads_nothing_outside(story, trick):
     assert answer["status"] == 1, answer
 
 
-RETRAIN = kinds.TRAIN + " --mode retrain --run @/run --batch-size 3"
+RETRAIN = kinds.TRAIN + " --mode retrain --run @/run --model unet --loss bce+dice --augmentation {} --batch-size 3"
 
 
 @pytest.mark.slow
