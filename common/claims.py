@@ -62,6 +62,13 @@ def claimed(path, wait=False):
             folder.rmdir()
 
 
+def remove_abandoned(folder, names):
+    """Remove half-written files in a folder, Path, of files like `names`, unless a process is writing them."""
+    for path in folder.glob(f"{UNFINISHED}????????????-{names}"):
+        with suppress(InputError), claimed(path.with_name(path.name.split("-", 2)[2])):
+            pass  # claiming removes what a killed process left
+
+
 @contextmanager
 def _lock_file(final, path, wait):
     """Hold the lock file of a path; `path` as the user knows it, for messages."""

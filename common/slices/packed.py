@@ -17,9 +17,8 @@ from typing import NamedTuple
 import h5py
 import numpy as np
 
-from common.claims import claimed
+from common.claims import remove_abandoned
 from common.errors import InputError
-from common.files import UNFINISHED
 from common.manifest import MANIFEST, Manifest
 from common.parallel import ordered_map, progress
 from common.slices.cases import UNKNOWN
@@ -343,10 +342,7 @@ def remove_shards(folder, names, kept):
     for path in {path for name in names for path in folder.glob(f"{name}-*.h5")} - kept:
         if re.fullmatch(r"[a-z]+-\d{4,}-[0-9a-f]{12}\.h5", path.name):
             path.unlink(missing_ok=True)
-    for path in folder.glob(f"{UNFINISHED}*.h5"):
-        if unfinished := re.fullmatch(r"\.part-[0-9a-f]{12}-([a-z]+-\d{4,}-[0-9a-f]{12}\.h5)", path.name):
-            with suppress(InputError), claimed(path.with_name(unfinished[1])):
-                pass  # claiming removes what a killed process left
+    remove_abandoned(folder, "*.h5")
     if not kept:
         with suppress(OSError):  # missing, or contains a user's own files
             folder.rmdir()
