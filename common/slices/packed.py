@@ -373,8 +373,7 @@ def _digest(table, like, lists, compression=None, times=True):
             status = os.stat(file)
             folder, name = os.path.split(file)
             changed = f"{status.st_mtime_ns} {status.st_ctime_ns}" if times else ""
-            text = f"{from_lists(folder)} {name} {row.case} {status.st_size} {changed}\n"
-            digest.update(os.fsencode(text))
+            digest.update(os.fsencode(f"{from_lists(folder)} {name} {row.case} {status.st_size} {changed}\n"))
     return digest.hexdigest()
 
 
