@@ -20,6 +20,7 @@ from common.replacing import refuse_existing, whole_folder
 
 LOCK = ".part-lock"
 SETTINGS = "settings.json"  # settings of all parts, next to them
+LONGEST_SHOWN = 300  # characters of a setting in a message
 OWN_SETTINGS = ("PART", "REPLACE")  # settings that may differ between parts
 
 
@@ -187,18 +188,22 @@ def agree_on_settings(parts, settings, replace):
     """
     settings = {name: value for name, value in settings.items() if name not in OWN_SETTINGS}
     path = parts / SETTINGS
-    before = read_json(path) if path.exists() else None
-    if not isinstance(before, dict) or (replace and before != settings):
+    is_recorded = path.exists()
+    before = read_json(path) if is_recorded else None
+    if not is_recorded or (replace and before != settings):
         for folder in parts.iterdir():
             if re.fullmatch(r"\d+ of \d+", folder.name) and (folder / MANIFEST).is_file():
                 refuse_existing(folder, replace=True)
                 remove(folder)
         write_json(path, settings)
         return
+    if not isinstance(before, dict):
+        raise InputError(f"{path}: damaged (no settings in it); remove the folder {parts} to start over")
     for name in settings:
         if before.get(name) != settings[name]:
+            found, now = (repr(value)[:LONGEST_SHOWN] for value in (before.get(name), settings[name]))
             raise InputError(
-                f"{parts}: contains parts with {name} {before.get(name)!r} (found {settings[name]!r} now); use the "
+                f"{parts}: contains parts with {name} {found} (found {now} now); use the "
                 "same settings for all parts, or remove that folder to start over"
             )
 

@@ -108,3 +108,14 @@ def test_parts_of_two_rounds_are_never_joined(tmp_path):
     assert not do_part(output, Part(1, 2), {"A": "new"}, fill(8), replace=True)
     assert do_part(output, Part(2, 2), {"A": "new"}, fill(9))
     assert {path.name for path in output.rglob("[!.]*.txt")} == {"8.txt", "9.txt"}
+
+
+@pytest.mark.parametrize("record", ["null", "[]", "7"])
+def test_a_damaged_record_of_the_parts_costs_no_part(tmp_path, record):
+    output = tmp_path / "out"
+    assert not do_part(output, Part(2, 2), {"A": 1}, fill(7))
+    (tmp_path / "out.parts" / "settings.json").write_text(record)
+    with pytest.raises(InputError, match=r"damaged \(no settings in it\); remove the folder .*out.parts"):
+        do_part(output, Part(1, 2), {"A": 1}, fill(8))
+    assert (tmp_path / "out.parts" / "2 of 2").exists()
+    assert not do_part(output, Part(1, 2), {"A": 1}, fill(8), replace=True), "a new round"

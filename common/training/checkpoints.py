@@ -7,6 +7,7 @@ from functools import partial
 
 from common.errors import InputError
 from common.files import whole_file
+from common.system_errors import raise_system_error
 from common.training.keras_files import require_safe
 from common.training.run_folder import MONITORED, Log
 from common.training.trust import trusted_copy
@@ -77,6 +78,7 @@ def read_checkpoint(run):
     except InputError:
         raise
     except Exception as error:  # Keras, HDF5 or a layer can raise anything
+        raise_system_error(error, path)
         raise InputError(f"{path}: damaged ({_first_line(error)}); start a new run") from error
 
 

@@ -4,7 +4,7 @@ import json
 import zipfile
 
 from common.errors import InputError
-from common.slices.hdf5 import require_self_contained
+from common.slices.hdf5 import Damaged, require_self_contained
 
 CONFIG, WEIGHTS = "config.json", "model.weights.h5"
 ENTRIES = ("metadata.json", CONFIG, WEIGHTS, "run_state.json")  # the last one is of train.py
@@ -45,7 +45,10 @@ def require_safe(path, compiled=True):
             if problem := _problem(found):
                 raise InputError(f"{path}: cannot be loaded safely ({problem}); use a model that you trained yourself")
         with archive.open(WEIGHTS) as weights:
-            require_self_contained(path, weights)
+            try:
+                require_self_contained(path, weights)
+            except Damaged:  # its advice is for packed sets
+                raise ValueError(f"{WEIGHTS} in it is damaged") from None
 
 
 def _classes(value):

@@ -92,6 +92,8 @@ def load_network(path):
     try:
         require_safe(path, compiled=False)
         return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except InputError:
+        raise
     except Exception as error:  # Keras, HDF5 or a layer can raise anything
         raise_system_error(error, path)
         reason = next(filter(None, str(error).splitlines()), type(error).__name__)

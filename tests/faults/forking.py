@@ -14,7 +14,6 @@ import os
 import random
 import re
 import resource
-import runpy
 import select
 import shutil
 import signal
@@ -22,10 +21,12 @@ import subprocess
 import sys
 import time
 import traceback
+import types
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PER_CHILD = 20  # trials
+PER_CHILD = 50  # trials
 MEMORY = 3 * 2**30  # bytes that a trial may take on top of the libraries
 LARGEST_FILE = 2**28  # bytes
 LIBRARIES = (
@@ -123,6 +124,29 @@ def load_libraries(keras):
             importlib.import_module(module)
     assert keras or "keras" not in sys.modules, module
     sys.modules["matplotlib.figure"].Figure.savefig = draw_nothing
+    sys.modules["pydantic"].TypeAdapter = remembered(sys.modules["pydantic"].TypeAdapter)
+    for script in (*ROOT.glob("*.py"), *ROOT.glob("preprocess/*.py"), *ROOT.glob("tests/faults/readers/*.py")):
+        code_of(script)
+
+
+def remembered(make):
+    """Function that makes something once for equal arguments, if they can be compared."""
+    make_once = cache(make)
+
+    def get(*arguments, config=None, **options):
+        try:
+            return make_once(*arguments, config=None if config is None else FrozenDict(config), **options)
+        except TypeError:
+            return make(*arguments, config=config, **options)
+
+    return get
+
+
+class FrozenDict(dict):
+    """A dict that nobody changes."""
+
+    def __hash__(self):
+        return hash(tuple(sorted(self.items())))
 
 
 def refuse_to_start(command, **options):
@@ -242,12 +266,12 @@ def trial(script, flags, room, good="", damage="", file="", seed=0, writes=("out
 
         path = min(here.glob(file))
         bad = ways.damaged(random.Random(f"{script} {file} {seed}"), getattr(ways, damage), path.read_bytes(), room)
-        path.write_bytes(bad)
+        replace(path, bad)
     for name, text in (files or {}).items():
-        (here / name).write_bytes(text.encode("utf-8", "surrogatepass"))
+        replace(here / name, text.encode("utf-8", "surrogatepass"))
     if script == "tune.py":  # a trial that seems to be missing would be trained
         subprocess.Popen = refuse_to_start
-    before = snapshot(room)
+    before = snapshot(room, known_digest)
     started = time.monotonic()
     os.chdir(here)
     if stop:
@@ -255,7 +279,8 @@ def trial(script, flags, room, good="", damage="", file="", seed=0, writes=("out
     flags = [flag.replace("@WATCHED@", str(room)).replace("@", str(here)) for flag in flags]
     status, out, err = captured(script, flags, room.parent)
     seconds = time.monotonic() - started
-    after = snapshot(room)
+    after = snapshot(room, known_digest)
+    _copied["now"] = after
     may = tuple(f"trial/{name}" for name in writes)
     changed = [name for name in sorted(before.keys() | after.keys()) if before.get(name) != after.get(name)]
     changed = [name for name in changed if not name.startswith(may)]
@@ -305,15 +330,56 @@ def stop_at(room, signal_number, at=None, after=None):
     sys.addaudithook(look)
 
 
+_digests = {}  # path to (state, digest) of files of earlier trials in this process
+_copied = {}  # of the good files that are in place: their folder, `good`, and snapshots
+
+
 def prepare(room, good):
-    """Make the folder of a trial, with another beside it that nobody may touch."""
+    """Make the folder of a trial, with another beside it that nobody may touch; copy only what a trial changed."""
     if not (room / "beside").exists():
         for name in ("thesis.txt", "x/0001.png", "case99/x/0001.png", "case99/y/0001.png"):
             (room / "beside" / name).parent.mkdir(parents=True, exist_ok=True)
             (room / "beside" / name).write_text("mine")
-    if good:
-        shutil.rmtree(room / "trial", ignore_errors=True)
-        shutil.copytree(good, room / "trial", symlinks=True)
+    if not good:
+        return
+    key = (room, good)
+    if _copied.get("key") == key and "now" in _copied and restored(room, good, _copied["clean"], _copied.pop("now")):
+        return
+    _copied.clear()
+    shutil.rmtree(room / "trial", ignore_errors=True)
+    shutil.copytree(good, room / "trial", symlinks=True)
+    _copied.update(key=key, clean=snapshot(room, known_digest))
+
+
+def restored(room, good, clean, now):
+    """Undo what a trial changed; False if that takes a new copy.
+
+    Args:
+        room, good: as in `trial`.
+        clean, now: results of `snapshot`, before and after the trial.
+    """
+    names = [name for name in clean.keys() | now.keys() if clean.get(name) != now.get(name)]
+    if any("\\" in name or not name.startswith("trial/") for name in names):
+        return False
+    for name in sorted(names, reverse=True):  # what is in a folder before the folder
+        path = room / name
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        else:
+            path.unlink(missing_ok=True)
+    for name in sorted(name for name in names if name in clean):
+        if clean[name] == "folder":
+            (room / name).mkdir()
+        else:
+            shutil.copy2(Path(good, name.removeprefix("trial/")), room / name, follow_symlinks=False)
+    return True
+
+
+def replace(path, content):
+    """Write a file under a new number, by which `snapshot` knows it from the one before."""
+    other = path.with_name("new-file")
+    other.write_bytes(content)
+    os.replace(other, path)
 
 
 def digest_of(path):
@@ -321,19 +387,30 @@ def digest_of(path):
         return hashlib.blake2b(file.read()).hexdigest()
 
 
+def known_digest(path):
+    """As `digest_of`, which is called only for files that changed since."""
+    status = os.stat(path)
+    state = status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+    if _digests.get(path, (None,))[0] != state:
+        _digests[path] = state, digest_of(path)
+    return _digests[path][1]
+
+
 def snapshot(folder, digest=digest_of):
     """Digest of each file, target of each link and name of each folder in a tree."""
-    found = {}
-    for root, folders, files in os.walk(os.fsencode(folder)):
-        for name in [*folders, *files]:
-            path = os.path.join(root, name)
-            if os.path.islink(path):
-                content = os.fsdecode(os.readlink(path))
-            elif os.path.isfile(path):
-                content = digest(path)
-            else:
-                content = "folder" if os.path.isdir(path) else "special"
-            found[os.path.relpath(path, os.fsencode(folder)).decode("utf-8", "backslashreplace")] = content
+    found, start = {}, os.fsencode(folder)
+    folders = [start]
+    while folders:
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.is_symlink():
+                    content = os.fsdecode(os.readlink(entry.path))
+                elif entry.is_dir():
+                    content = "folder"
+                    folders.append(entry.path)
+                else:
+                    content = digest(entry.path) if entry.is_file() else "special"
+                found[entry.path[len(start) + 1 :].decode("utf-8", "backslashreplace")] = content
     return found
 
 
@@ -365,10 +442,13 @@ def captured(script, flags, folder):
 
 
 def run_main(path, flags):
-    argv, search, hook = sys.argv, list(sys.path), sys.excepthook
+    argv, search, hook, main = sys.argv, list(sys.path), sys.excepthook, sys.modules["__main__"]
     sys.argv, sys.path[:0] = [str(path), *flags], [str(path.parent)]
     try:
-        runpy.run_path(str(path), run_name="__main__")
+        module = types.ModuleType("__main__")
+        module.__file__ = str(path)
+        sys.modules["__main__"] = module
+        exec(code_of(path), module.__dict__)
         return 0
     except SystemExit as end:
         if isinstance(end.code, str):
@@ -381,7 +461,13 @@ def run_main(path, flags):
             return end.code
         return 1
     finally:
-        sys.argv, sys.path[:], sys.excepthook = argv, search, hook
+        sys.argv, sys.path[:], sys.excepthook, sys.modules["__main__"] = argv, search, hook, main
+
+
+@cache
+def code_of(path):
+    """Code object of a script."""
+    return compile(path.read_bytes(), str(path), "exec")
 
 
 if __name__ == "__main__":

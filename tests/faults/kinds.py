@@ -113,6 +113,9 @@ def evaluated(folder, get):
     places = {"PREDICTED": folder / "predicted", "TRUTH": folder / "cases"}
     run_here("evaluate.py", OUTPUT=folder / "other", **places)
     shutil.copytree(folder / "other", folder / "old")
+    run_here("evaluate.py", OUTPUT=folder / "parted", PART="1/2", **places)
+    settings = folder / "parted.parts" / "settings.json"
+    settings.write_text(settings.read_text().replace(f"{folder}/", ""))
 
 
 def volumes(folder, get):
@@ -391,6 +394,14 @@ KINDS = {
         "JSON",
         writes=("old",),
     ),
+    "settings of parts": Kind(
+        evaluated,
+        "evaluate.py",
+        "--predicted predicted --truth cases --output parted --part 2/2",
+        "parted.parts/settings.json",
+        "JSON",
+        writes=("parted",),
+    ),
     # volumes
     **{
         f"{name.replace('_', '.')}": Kind(
@@ -468,17 +479,17 @@ KINDS = {
     },
     # run folders
     **{
-        f"{file}, read": Kind(run, READ_RUN, "@/run", f"run/{file}", damage, keras=True, share=share)
-        for file, damage, share in (
-            ("settings.json", "JSON", 0.25),
-            ("state.json", "JSON", 0.25),
-            ("training_log.csv", "TEXT", 0.25),
-            ("best_dice.keras", "KERAS", 1),
-            ("last.keras", "KERAS", 0.5),
+        f"{file}, read": Kind(run, READ_RUN, f"@/run {model}", f"run/{file}", damage, keras=True, share=share)
+        for file, model, damage, share in (
+            ("settings.json", "none", "JSON", 1),
+            ("state.json", "none", "JSON", 1),
+            ("training_log.csv", "none", "TEXT", 1),
+            ("best_dice.keras", "best_dice", "KERAS", 0.5),
+            ("last.keras", "last", "KERAS", 0.25),
         )
     },
     **{
-        f"{file}, read": Kind(run, READ_RUN, "@/cv", f"cv/{file}", "JSON", keras=True, share=0.25)
+        f"{file}, read": Kind(run, READ_RUN, "@/cv none", f"cv/{file}", "JSON", keras=True)
         for file in ("choice.json", "cross_validation.json")
     },
     **{
@@ -512,12 +523,9 @@ KINDS = {
     # searches
     "study.db": Kind(study, "tune.py", TUNE, "study/study.db", "DATABASE", ("study",), keras=True, share=0.25),
     "settings.json of a study": Kind(
-        study, "tune.py", TUNE, "study/settings.json", "JSON", ("study",), keras=True, share=0.1
+        study, "tune.py", TUNE, "study/settings.json", "JSON", ("study",), keras=True, share=0.25
     ),
 }
 
 SLOW_KINDS = {name for name, kind in KINDS.items() if kind.keras and kind.share < 0.1}  # by hand only: seconds a trial
-BY_HAND = {  # some damage of these still ends in more than one line, or in other output than expected
-    *("cross_validation.json, read", "settings.json of a study"),
-}
-SOUND = KINDS.keys() - SLOW_KINDS - BY_HAND
+IN_THE_SUITE = KINDS.keys() - SLOW_KINDS

@@ -15,16 +15,16 @@ TRIALS = 20  # of a kind, in the suite; more by hand: --faults 200
 def test_damaged(name, good_files, forking, room, request):
     kind = kinds.KINDS[name]
     option = request.config.getoption
-    if name not in kinds.SOUND and not option("faults"):
+    if name not in kinds.IN_THE_SUITE and not option("faults"):
         pytest.skip("by hand only: --faults 5000")
     seeds = range(round((option("faults") or TRIALS) * kind.share))
     seeds = seeds if option("fault") is None else [option("fault")]
     good = good_files(kind.good)
     base = {"script": kind.script, "flags": kind.flags.split(), "room": str(room / "room"), "writes": kind.writes}
-    (sound,) = forking(kind.keras).run([{**base, "good": str(good)}], limit=120)
+    base["good"] = str(good)
+    requests = [{**base, "damage": kind.damage, "file": kind.file, "seed": seed} for seed in seeds]
+    sound, *answers = forking(kind.keras).run([base, *requests], limit=60)
     assert sound["status"] == kind.status and not sound["changed"], sound
-    requests = [{**base, "good": str(good), "damage": kind.damage, "file": kind.file, "seed": seed} for seed in seeds]
-    answers = list(forking(kind.keras).run(requests, limit=60))
     bad = [(seed, p) for seed, answer in zip(seeds, answers, strict=True) if (p := problems_of(kind, answer, sound))]
     if option("fault") is not None:
         print(answers[0])

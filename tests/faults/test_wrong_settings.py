@@ -146,6 +146,7 @@ BASE = {  # flags with which each script works on good files
     "preprocess/1_augment_cases.py": (kinds.cases, "--cases @/cases --filters ['C'] --shapes ['','RTP']"),
     "preprocess/2_write_lists.py": (kinds.cases, kinds.LISTS),
     "preprocess/3_pack_hdf5.py": (kinds.cases, "--lists @/lists --packed @/out"),
+    "preprocess/4_plan_training.py": (kinds.run, "--packed @/packed --minutes 1"),
     "preprocess/3_pack_volumes.py": (kinds.volumes, "--data @/task --packed @/out --smallest-box 12"),
     "pseudo_label.py": (kinds.models, "--run @/run --input @/images --cases @/out"),
     "run_pipeline.py": (kinds.surface, "--cases @/gone --work @/out"),
@@ -233,7 +234,7 @@ def problem(script, name, names, answer):
     return "; ".join(found)
 
 
-@pytest.mark.parametrize("script", sorted(set(SCRIPTS) - {"train.py", "preprocess/4_plan_training.py"}))
+@pytest.mark.parametrize("script", sorted(SCRIPTS))
 def test_a_wrong_value_is_refused_in_one_message_or_works(script, good_files, forking, room, request):
     everything = bool(request.config.getoption("faults"))
     rng = random.Random(script)

@@ -1,5 +1,6 @@
 """train.py, run as a user runs it: run folder, resume, retrain, schedules, backends, bad input."""
 
+import errno
 import json
 import random
 import shutil
@@ -7,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from unittest import mock
 
 import h5py
 import keras
@@ -295,6 +297,14 @@ def test_a_checkpoint_cut_off_from_its_log_is_replayed(packed, tmp_path, uninter
             kept.to_csv(run / "training_log.csv", index=False)
         with pytest.raises(InputError, match=r"training_log.csv: does not fit last.keras \(expected epochs 1 to 6"):
             read_checkpoint(Run(run))
+
+
+def test_a_checkpoint_on_a_failing_disk_is_not_called_damaged(trained, monkeypatch):
+    error = OSError(errno.EACCES, "Permission denied")
+    monkeypatch.setattr(keras.saving, "load_model", mock.Mock(side_effect=error))
+    with pytest.raises(PermissionError) as caught:
+        read_checkpoint(Run(trained[0]))
+    assert caught.value.filename.endswith("last.keras")
 
 
 @pytest.mark.slow
