@@ -16,7 +16,7 @@ from common.words import number_of
 DEFAULT = 0.5  # threshold of a model without calibration
 THRESHOLDS = (np.arange(1, 100) / 100).astype(np.float32)  # to choose from
 TEMPERATURES = 0.2, 10.0  # limits; a set without errors would lead to 0
-SAMPLE = 2**19  # values that temperature and reliability are computed from, in equal shares of all slices
+SAMPLE = 2**18  # values that temperature and reliability are computed from, in equal shares of all slices
 BINS = 15  # of the reliability curve
 SMALLEST = 1e-7  # probabilities in float32 are not known more closely near 1
 
