@@ -35,7 +35,7 @@ OUTPUT_KIND: Literal["probabilities", "classes", "image"] = "probabilities"
 #   "probabilities": (1, H, W), or (K + 1, H, W) for K classes, background first; "classes": class numbers (1, H, W);
 #   "image": 255 times the probability, or class numbers.
 THRESHOLD: Annotated[float, Gt(0), Lt(1)] = 0.5  # probability above which a pixel is foreground, with one class
-CALIBRATE: bool = True  # fold the run's threshold and temperature into the last layer, so that 0.5 means the threshold
+CALIBRATE: bool = True  # fold the run's threshold and temperature into the last layer
 COMPRESSION: Literal["float32", "float16", "linear8", "palette8", "palette6", "palette4"] = "float32"
 # float32, float16, linear8, palette8, palette6, palette4 weights
 #   All but "float32" make a .mlpackage compute in half precision.
