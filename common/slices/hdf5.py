@@ -14,7 +14,7 @@ from typing import NamedTuple
 import h5py
 
 from common.errors import InputError
-from common.slices.hdf5_text import read_through_checked_heaps
+from common.slices.hdf5_text import CheckedHeaps
 from common.system_errors import raise_system_error
 
 SHARDS = "shards"  # folder of the shards, next to their sets
@@ -56,16 +56,12 @@ def open_hdf5(path):
             stores; also for the files next to it that it links to.
     """
     path = Path(path)
-    file = _open(path)
-    try:
-        with damage_as_error(path), open(path, "rb", buffering=0) as stream:
-            neighbors = _check(path, file, stream)
-        for neighbor, shown in neighbors.items():
-            _check_neighbor(path, neighbor, shown)
-    except BaseException:
-        file.close()
-        raise
-    return file
+    with _open_checked(path) as file, damage_as_error(path):
+        neighbors = _check(path, file)
+    for neighbor, shown in neighbors.items():
+        _check_neighbor(path, neighbor, shown)
+    with damage_as_error(path):
+        return h5py.File(os.path.realpath(path), "r")
 
 
 def require_self_contained(path, stream):
@@ -75,16 +71,19 @@ def require_self_contained(path, stream):
         path: path of the other file, for messages.
         stream: binary file object.
     """
-    with damage_as_error(path), h5py.File(stream, "r") as file:
-        if links := _check(path, file, stream):
+    with damage_as_error(path), h5py.File(CheckedHeaps(stream), "r") as file:
+        if links := _check(path, file):
             _refuse(path, f"a link to {next(iter(links)).name}")
 
 
-def _open(path):
-    with open(path, "rb"):  # says what is wrong in the words of the system
-        pass
-    with damage_as_error(path):
-        return h5py.File(os.path.realpath(path), "r")
+@contextmanager
+def _open_checked(path):
+    """Open a file for `_check`, in a context: slowly, so that a damaged heap is noticed before HDF5 reads it."""
+    with open(path, "rb", buffering=0) as stream:  # an error says what is wrong in the words of the system
+        with damage_as_error(path):
+            file = h5py.File(CheckedHeaps(stream), "r")
+        with file:
+            yield file
 
 
 def _check_neighbor(path, neighbor, shown):
@@ -100,8 +99,8 @@ def _check_neighbor(path, neighbor, shown):
     if not neighbor.is_file():
         raise InputError(f"{path}: links to a missing {neighbor.name} (expected {neighbor}); move it back, or {AGAIN}")
     try:
-        with _open(neighbor) as file, damage_as_error(neighbor), open(neighbor, "rb", buffering=0) as stream:
-            if others := _check(neighbor, file, stream):
+        with _open_checked(neighbor) as file, damage_as_error(neighbor):
+            if others := _check(neighbor, file):
                 _refuse(neighbor, f"a link to {next(iter(others)).name}")
             fits = all(file[name].shape == shape for name, shape in shown)
     except Damaged:
@@ -110,18 +109,18 @@ def _check_neighbor(path, neighbor, shown):
         raise InputError(f"{path}: links to {neighbor}, which is damaged or cut short; {AGAIN}")
 
 
-def neighbor_of(file, name):
-    """Path of a file that an h5py.File links to by name.
+def neighbor_of(path, name):
+    """Path of a file that another file, with a Path, links to by name.
 
     Raises:
         InputError: unless the name is a plain one in the folder of the file, in its `shards` folder, or, for a set in
             a folder such as fold1, cases.h5 one folder above.
     """
-    folder = Path(file.filename).parent
+    folder = Path(os.path.realpath(path)).parent
     above = name == f"../{CASES}" and re.fullmatch(r"fold\d+", folder.name)
     plain = name.removeprefix(f"{SHARDS}/")
     if not above and (plain in ("", ".", "..") or re.search(r"[/\\:%\x00-\x1f]", plain)):
-        _refuse(file.filename, f"{name!r}")
+        _refuse(path, f"{name!r}")
     return folder.parent / CASES if above else folder / name
 
 
@@ -132,30 +131,27 @@ def _refuse(path, found):
 # --- the content of a file
 
 
-def _check(path, file, stream):
-    """Check all links, datasets and attributes of a file.
+def _check(path, file):
+    """Check all links, datasets and attributes of a file; read all text of varying length, whose heaps may be damaged.
 
     Args:
-        path: Path, for messages.
-        file: h5py.File.
-        stream: binary file object with the same bytes.
+        path: Path, also for messages.
+        file: h5py.File over `CheckedHeaps`.
 
     Returns:
         dict of each Path that it links to, to the list of (dataset name, shape) whose rows it shows.
     """
-    neighbors, texts = {}, []
-    for item in _items_of(file, neighbors):
-        texts += _check_attributes(path, item)
+    neighbors = {}
+    for item in _items_of(path, file, neighbors):
+        _check_attributes(path, item)
         if isinstance(item, h5py.Dataset):
-            texts += _check_dataset(path, item)
-            for source in sources_of(item) if item.is_virtual else ():
+            _check_dataset(path, item)
+            for source in sources_of(item, path) if item.is_virtual else ():
                 neighbors.setdefault(source.file, []).append((source.dataset, (source.count, *item.shape[1:])))
-    if texts:
-        read_through_checked_heaps(stream, texts)
     return neighbors
 
 
-def _items_of(file, neighbors):
+def _items_of(path, file, neighbors):
     """Yield each group and dataset of a file once; add the Paths that it links to as keys to `neighbors`."""
     groups, seen = [file], set()
     while groups:
@@ -164,7 +160,7 @@ def _items_of(file, neighbors):
         for name in group:
             link = group.get(name, getlink=True)
             if isinstance(link, h5py.ExternalLink):
-                neighbors.setdefault(neighbor_of(file, link.filename), [])
+                neighbors.setdefault(neighbor_of(path, link.filename), [])
             if not isinstance(link, h5py.HardLink):  # a soft link stays within the file
                 continue
             item = group[name]
@@ -179,16 +175,13 @@ def _items_of(file, neighbors):
 
 
 def _check_attributes(path, item):
-    """Check the attributes of a group or dataset; return (its name, attribute name) of text of varying length."""
-    texts = []
     for name in item.attrs:
         attribute = item.attrs.get_id(name)
         count = math.prod(attribute.shape or ())
         if count > LONGEST_ATTRIBUTE:
             raise InputError(f"{path}: damaged (its attribute {name} has {count} values); {AGAIN}")
         if _is_varying(path, name, attribute.dtype):
-            texts.append((item.name, name))
-    return texts
+            item.attrs[name]
 
 
 def _is_varying(path, name, dtype):
@@ -204,23 +197,20 @@ def _is_varying(path, name, dtype):
 
 
 def _check_dataset(path, dataset):
-    """Raise InputError if the values of a dataset are in another file, or if it claims more than it stores.
-
-    Returns:
-        list with (its name, None) if it contains text of varying length.
-    """
-    texts = [(dataset.name, None)] if _is_varying(path, dataset.name, dataset.dtype) else []
+    """Raise InputError if the values of a dataset are in another file, or if it claims more than it stores."""
+    is_varying = _is_varying(path, dataset.name, dataset.dtype)
     if dataset.id.get_create_plist().get_external_count():
         _refuse(path, f"values of {dataset.name} in {dataset.external[0][0]!r}")
     if dataset.is_virtual:
-        return texts
+        return
     claimed = math.prod(dataset.shape or ()) * dataset.id.get_type().get_size()
     stored = dataset.id.get_storage_size()
     if claimed > max(SMALL, EXPANSION * stored):
         raise InputError(
             f"{path}: damaged or cut short ({dataset.name} claims {claimed:,} bytes and stores {stored:,}); {AGAIN}"
         )
-    return texts
+    if is_varying:
+        dataset[()]
 
 
 class Source(NamedTuple):
@@ -232,8 +222,12 @@ class Source(NamedTuple):
     dataset: str
 
 
-def sources_of(dataset):
+def sources_of(dataset, path=None):
     """Find the files that contain the rows of a dataset.
+
+    Args:
+        dataset: h5py.Dataset.
+        path: Path of its file, if h5py does not know it.
 
     Returns:
         list of Source, in order; a virtual dataset has one for each shard, any other itself.
@@ -241,21 +235,21 @@ def sources_of(dataset):
     Raises:
         InputError: if the shards are not in files next to it, or do not fit together.
     """
-    file = dataset.file
+    path = Path(dataset.file.filename) if path is None else path
     if not dataset.is_virtual:
-        return [Source(0, len(dataset), Path(file.filename), dataset.name)]
+        return [Source(0, len(dataset), path, dataset.name)]
     sources = []
     for source in dataset.virtual_sources():
         first, last = source.vspace.get_select_bounds()
         count = last[0] + 1 - first[0]
         size, whole = count * math.prod(dataset.shape[1:]), source.src_space.get_select_type() == h5py.h5s.SEL_ALL
-        sources.append(Source(first[0], count, neighbor_of(file, source.file_name), source.dset_name))
+        sources.append(Source(first[0], count, neighbor_of(path, source.file_name), source.dset_name))
         if source.vspace.get_select_npoints() != size or not (whole or source.src_space.get_select_npoints() == size):
             sources = []
             break
     sources.sort(key=lambda source: source.first)
     if [s.first + s.count for s in sources] != [*[s.first for s in sources[1:]], len(dataset)] or sources[0].first:
-        raise InputError(f"{file.filename}: damaged (the shards of {dataset.name} do not fit together); {AGAIN}")
+        raise InputError(f"{path}: damaged (the shards of {dataset.name} do not fit together); {AGAIN}")
     return sources
 
 

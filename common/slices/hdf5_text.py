@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 LONGEST_TEXT = 2**15  # bytes of an attribute; HDF5 has room for 64 kB
-LARGEST_HEAP = 2**30  # bytes of a heap with text of varying length
+LARGEST_HEAP = 2**30  # bytes
 
 # --- write and read
 
@@ -46,26 +46,11 @@ def text_of(value):
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
-# --- text of varying length
-
-
-def read_through_checked_heaps(stream, texts):
-    """Read text of varying length once, so that a heap on which HDF5 would never end is noticed.
-
-    Args:
-        stream: binary file object.
-        texts: list of (name of a group or dataset, attribute name or None).
-
-    Raises:
-        ValueError: if a heap is damaged.
-    """
-    with h5py.File(CheckedHeaps(stream), "r") as file:
-        for name, attribute in texts:
-            file[name][()] if attribute is None else file[name].attrs[attribute]
+# --- heaps, which contain text of varying length and the shards of a set
 
 
 class CheckedHeaps:
-    """A file object for h5py that checks each global heap, in which HDF5 keeps such text, before HDF5 reads it.
+    """A file object for h5py that checks each global heap before HDF5 reads it.
 
     HDF5 (2.0 too) walks from object to object of a heap by their sizes, and never ends at an empty one of size 0.
 

@@ -183,15 +183,20 @@ def test_text_of_both_kinds(tmp_path, varying):
         assert {name: text_of(value) for name, value in file.attrs.items()} == attributes
 
 
-@pytest.mark.parametrize("attribute", [False, True])
-def test_a_damaged_heap_is_refused(tmp_path, attribute):
+@pytest.mark.parametrize(
+    "fill",
+    [
+        lambda file: file.create_group("g").attrs.update(name="case"),
+        lambda file: file.create_dataset("case", data=["a", "b"], dtype=h5py.string_dtype()),
+        lambda file: virtual("neighbor.h5")(file, "x"),
+    ],
+    ids=["attribute", "dataset", "shards"],
+)
+def test_a_damaged_heap_is_refused(folder, fill):
     """HDF5 would never end; hence a process of its own."""
-    path = tmp_path / "a.h5"
+    path = folder / "a.h5"
     with h5py.File(path, "w") as file:
-        if attribute:
-            file.create_group("g").attrs["name"] = "case"
-        else:
-            file.create_dataset("case", data=["a", "b"], dtype=h5py.string_dtype())
+        fill(file)
     content = path.read_bytes()
     first = content.index(b"GCOL") + 16
     path.write_bytes(content[:first] + bytes(16) + content[first + 16 :])
