@@ -81,7 +81,7 @@ def configure_sets(settings):
 
 def configure_folds(settings):
     """Settings of a cross-validation; what suits the training set is chosen once, for the first fold."""
-    if settings.MODE == "resume":
+    if settings.MODE == "resume" or several_processes():  # the latter are refused by `cross_validate`
         return settings
     if settings.VALIDATION == "":
         raise SettingError('FOLD: "all" needs a validation set (VALIDATION is ""); set VALIDATION, or use one fold')

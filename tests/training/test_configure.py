@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from running import ROOT, TINY_UNET, run_here, training
@@ -11,7 +12,7 @@ from running import ROOT, TINY_UNET, run_here, training
 from common.command_line import flags_of
 from common.errors import SettingError
 from common.settings import Settings
-from common.training.configure import configure
+from common.training.configure import configure, configure_folds
 
 EDITING_NETWORK = """
 from pathlib import Path
@@ -85,3 +86,22 @@ def test_own_settings_of_a_network_are_checked_by_its_own_types():
     for values in ({"features": "a"}, {"depth": 50}, {"features": [1]}, {"dropout": 1.0}, {"color": 3}):
         with pytest.raises(SettingError, match="MODEL_SETTINGS: "):
             configure(Settings.of("train.py", MODEL_SETTINGS=values))
+
+
+def test_folds_share_what_is_chosen_for_the_first(monkeypatch):
+    asked = []
+
+    def choose(settings, *sets):
+        asked.append((settings.FOLD, settings.TRAIN))
+        return {"LOSS": ("dice", "a reason"), "MODEL": ("unet", "another")}
+
+    monkeypatch.setattr("common.training.configure.find_folds", lambda path: [2, 3])
+    monkeypatch.setattr("common.training.configure.open_sets", lambda settings: (None, None))
+    monkeypatch.setattr("common.training.configure.choose_missing", choose)
+    settings = configure_folds(Settings.of("train.py", FOLD="all", TRAIN="sets/train.h5"))
+    assert asked == [(2, str(Path("sets", "fold2", "train.h5")))]
+    assert (settings.FOLD, settings.TRAIN) == ("all", "sets/train.h5")
+    assert (settings.MODEL, settings.LOSS) == ("unet", "dice") and settings.BATCH_SIZE is None
+    assert settings.reasons["LOSS"] == "chosen for the training set: a reason"
+    with pytest.raises(SettingError, match="MODEL_SETTINGS: "):
+        configure_folds(Settings.of("train.py", FOLD="all", MODEL_SETTINGS={"encoder": "resnet50"}))
