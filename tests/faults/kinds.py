@@ -483,6 +483,7 @@ KINDS = {
         for file, model, damage, share in (
             ("settings.json", "none", "JSON", 1),
             ("state.json", "none", "JSON", 1),
+            ("calibration.json", "none", "JSON", 1),
             ("training_log.csv", "none", "TEXT", 1),
             ("best_dice.keras", "best_dice", "KERAS", 0.5),
             ("last.keras", "last", "KERAS", 0.25),

@@ -33,6 +33,7 @@ def read(folder):
     for file in models.files:
         run = Run(file.parent)
         recorded_facts(run, file)
+        run.calibration_of(file)
         load_network(file)
     if CrossValidation(folder).exists:
         return
