@@ -81,8 +81,9 @@ def _problem(value, annotation):
             for key, item in value.items():
                 if key not in hints:
                     return f"unknown key {_short(key)}; expected {', '.join(hints)}"
+                is_optional = typing.get_origin(hints[key]) is NotRequired
                 try:
-                    check(item, hints[key])
+                    check(item, typing.get_args(hints[key])[0] if is_optional else hints[key])
                 except ValueError as error:
                     return f"{key}: {error}"
             if missing := kind.__required_keys__ - value.keys():

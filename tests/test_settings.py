@@ -313,6 +313,18 @@ def test_an_edited_constant_is_checked_as_a_flag_is(script, tmp_path):
         assert result.stderr.startswith(f"script.py: error: {name}: ") and len(result.stderr.splitlines()) == 1
 
 
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ({"learning_rate": -1}, "learning_rate: expected a number above 0 (found -1)"),
+        ({"name": "Adam", "amsgrad": 3}, "amsgrad: expected true or false (found 3)"),
+    ],
+)
+def test_keys_that_may_be_missing_are_checked(value, words):
+    with pytest.raises(ValueError, match=re.escape(words)):
+        read_value(value, Settings.of("train.py").annotations["OPTIMIZER"])
+
+
 def test_settings_never_change():
     settings = Settings.of("train.py", EPOCHS=3)
     assert settings.EPOCHS == 3 and settings.given == {"EPOCHS"}

@@ -78,13 +78,14 @@ class VolumeSet:
         self.geometries, self.boxes, self.smallest, self.lowest = [], [], [], []
         for group in groups:
             shape, attributes = group["label"].shape, group.attrs
-            spacing, box = json.loads(attributes["grid"])["spacing"], Box(*np.asarray(attributes["box"], int).tolist())
-            lowest, factor = np.asarray(attributes["lowest"], np.float16), float(attributes["factor"])
+            spacing, box = json.loads(attributes["grid"])["spacing"], np.asarray(attributes["box"])
+            lowest, factor = np.asarray(attributes["lowest"]), float(attributes["factor"])
             fits = group["image"].shape == (*shape, self.channels) and lowest.shape == (self.channels,)
+            fits = fits and box.shape == (2, 3) and box.dtype.kind in "iu" and lowest.dtype == np.float16
             if not (fits and len(shape) == 3 and np.all(np.isfinite(spacing)) and min(*spacing, factor) > 0):
                 raise ValueError(group.name)
             self.geometries.append(plain_geometry(shape, spacing))
-            self.boxes.append(Box(tuple(box.start), tuple(box.stop)))
+            self.boxes.append(Box(*map(tuple, box.tolist())))
             self.smallest.append(max(1, round(self.smallest_box / factor)))
             self.lowest.append(lowest)  # value outside the volume, for each channel
         size = sum(group[name].nbytes for group in groups for name in ("image", "label"))

@@ -481,16 +481,16 @@ KINDS = {
     **{
         f"{file}, read": Kind(run, READ_RUN, f"@/run {model}", f"run/{file}", damage, keras=True, share=share)
         for file, model, damage, share in (
-            ("settings.json", "none", "JSON", 1),
-            ("state.json", "none", "JSON", 1),
-            ("calibration.json", "none", "JSON", 1),
-            ("training_log.csv", "none", "TEXT", 1),
-            ("best_dice.keras", "best_dice", "KERAS", 0.5),
-            ("last.keras", "last", "KERAS", 0.25),
+            ("settings.json", "none", "JSON", 0.5),
+            ("state.json", "none", "JSON", 0.5),
+            ("calibration.json", "none", "JSON", 0.5),
+            ("training_log.csv", "none", "TEXT", 0.5),
+            ("best_dice.keras", "best_dice", "KERAS", 0.4),
+            ("last.keras", "last", "KERAS", 0.2),
         )
     },
     **{
-        f"{file}, read": Kind(run, READ_RUN, "@/cv none", f"cv/{file}", "JSON", keras=True)
+        f"{file}, read": Kind(run, READ_RUN, "@/cv none", f"cv/{file}", "JSON", keras=True, share=0.25)
         for file in ("choice.json", "cross_validation.json")
     },
     **{
