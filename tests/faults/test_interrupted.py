@@ -4,7 +4,6 @@ The old results or the new ones are complete each time, and the next run makes t
 moment, not a sample.
 """
 
-import hashlib
 import os
 import random
 import shutil
@@ -12,10 +11,9 @@ import signal
 from pathlib import Path
 from typing import NamedTuple
 
-import h5py
 import pytest
 from faults import kinds
-from faults.forking import digest_of, snapshot
+from faults.forking import snapshot
 from faults.judging import grammar
 from faults.moments import disk_is_full, free_sizes, sample, wait_for_stop
 
@@ -140,24 +138,6 @@ NO_REPLACE = {"augmented"}
 ADDS = {"shards"}  # complete shards of the new sets stay for the next run
 
 
-def content(path):
-    """Digest of a file; of a packed set, of what it contains, since HDF5 leaves chance bytes in its files."""
-    if not path.endswith(b".h5"):
-        return digest_of(path)
-    found = []
-
-    def look(name, item):
-        found.append((name, sorted(item.attrs.items()), item[()].tolist() if isinstance(item, h5py.Dataset) else None))
-
-    try:
-        with h5py.File(path) as file:
-            found.append(sorted(file.attrs.items()))
-            file.visititems(look)
-    except (OSError, RuntimeError) as error:
-        return f"damaged: {error}"
-    return hashlib.blake2b(repr(found).encode()).hexdigest()
-
-
 class Stage:
     """The folder of a story, with the old results in it, and what they and the new ones are.
 
@@ -214,7 +194,7 @@ class Stage:
         """Everything in the folders of the results but unfinished work: dict of path to digest."""
         found = {}
         for name in self.story.kept:
-            found |= {f"{name}/{path}": digest for path, digest in snapshot(self.here / name, content).items()}
+            found |= {f"{name}/{path}": digest for path, digest in snapshot(self.here / name).items()}
         return {path: digest for path, digest in found.items() if ".part-" not in path}
 
     def is_complete(self, found):
