@@ -84,8 +84,8 @@ STORIES = {
         kinds.cases,
         "preprocess/3_pack_hdf5.py",
         "--lists @/lists --packed @/out --shard-gb 1e-6",
-        "--seed 1",
-        "--seed 2",
+        "",
+        "--compression gzip",
     ),
     "packed volumes": Story(
         kinds.volumes,
