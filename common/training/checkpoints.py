@@ -1,13 +1,14 @@
 """Checkpoints of a run: save the model with its log after each epoch, and read both to resume."""
 
 import json
+import os
 import shutil
 import zipfile
 from functools import partial
 
 from common.errors import InputError
 from common.files import whole_file
-from common.system_errors import raise_system_error
+from common.system_errors import raise_system_error, why_unreadable
 from common.training.keras_files import require_safe
 from common.training.run_folder import MONITORED, Log
 from common.training.trust import trusted_copy
@@ -39,6 +40,8 @@ def save_checkpoint(model, log, run, best, epochs):
 
 def epochs_of_checkpoint(run):
     """Number of epochs in a run, as its checkpoint records it if it was measured; None if unknown."""
+    if not run.model_file("last").is_file():
+        return None
     try:
         with zipfile.ZipFile(run.model_file("last")) as archive:
             epochs = json.loads(archive.read(STATE_IN_CHECKPOINT)).get("epochs")
@@ -57,8 +60,10 @@ def read_checkpoint(run):
         InputError: if the checkpoint or log is damaged, they do not fit, or the loss is code that is not trusted.
     """
     path = run.model_file("last")
-    if not path.exists():
+    if not os.path.lexists(path):
         return None, Log()
+    if not path.is_file():
+        raise InputError(f"{path}: {why_unreadable(path)}; restore it from a copy, or start a new run")
     import keras  # takes seconds, and other readers of a run folder do not need it
 
     import losses.own  # registers the loss and metrics that a checkpoint contains

@@ -8,6 +8,7 @@ from common.errors import InputError
 from common.files import UNFINISHED, file_digest, read_json, remove, whole_file, write_json
 from common.records import read_record
 from common.settings import REASONS
+from common.system_errors import why_unreadable
 from common.training.run_records import Calibration, RunSettings, SliceData, State
 from common.words import number_of
 
@@ -91,12 +92,12 @@ class Run(os.PathLike):
     @staticmethod
     def _read(path, kind):
         """Content of a record as a dict; empty if the file is missing."""
-        return read_record(path, kind).model_dump(mode="json", exclude_unset=True) if path.is_file() else {}
+        return read_record(path, kind).model_dump(mode="json", exclude_unset=True) if os.path.lexists(path) else {}
 
     @property
     def data(self):
         """SliceData or VolumeData of the training set; an empty SliceData if unknown."""
-        return (read_record(self.state_file, State).data if self.state_file.is_file() else None) or SliceData()
+        return (read_record(self.state_file, State).data if os.path.lexists(self.state_file) else None) or SliceData()
 
     @property
     def validation_set(self):
@@ -226,8 +227,10 @@ class Log:
         Raises:
             InputError: if the file is damaged.
         """
-        if epochs == 0 or not path.exists():
+        if epochs == 0 or not os.path.lexists(path):
             return cls()
+        if not path.is_file():
+            raise InputError(f"{path}: {why_unreadable(path)}; restore it from a copy")
         import pandas as pd  # takes half a second to load, and most readers of a run folder need no log
 
         try:

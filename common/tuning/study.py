@@ -232,7 +232,10 @@ def add_trial(study, make_sampler, seed, choose_settings, trials):
         copy = optuna.create_study(study_name=STUDY_NAME, direction="maximize", sampler=sampler, pruner=study.pruner)
         copy.add_trials(trials)
         trial = copy.ask()
-        choose_settings(trial)
+        try:
+            choose_settings(trial)
+        except ValueError as error:  # of a study that was changed, since its settings were compared
+            raise InputError(f"STUDY: its trials do not fit its settings ({error}); use another --study") from None
         if all(trial.params != other.params for other in trials):
             break
     study.add_trial(create_trial(state=TrialState.RUNNING, params=trial.params, distributions=trial.distributions))

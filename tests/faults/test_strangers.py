@@ -15,6 +15,9 @@ import pytest
 from faults import kinds
 from faults.forking import ROOT, prepare
 from faults.judging import grammar
+from optuna.trial import TrialState, create_trial
+
+from common.tuning.study import open_study
 
 SECRET = 77  # gray value of the image beside, and of nothing else
 
@@ -311,15 +314,22 @@ def test_a_link_in_a_run_folder_is_not_written_into(story):
 
 @pytest.mark.parametrize("link", ["runs", "runs/trial-003", "runs/trial-003/output.txt", "study.lock", "settings.json"])
 def test_a_study_leads_nowhere_else(story, link):
+    """It has an interrupted trial, with a run, that would be continued."""
+
     def change(here, beside):
+        study = open_study(here / "study", {}, (), None, None)
+        first = study.get_trials()[0]
+        study.add_trial(create_trial(state=TrialState.RUNNING, params=first.params, distributions=first.distributions))
+        shutil.copytree(here / "study/runs/trial-000", here / "study/runs/trial-003")
         place = here / "study" / link
         if place.exists():
             place.rename(here / "kept")
-        place.parent.mkdir(exist_ok=True)
         place.symlink_to(beside / ("x" if "." not in link else "thesis.txt"))
 
     answer, _ = story(kinds.study, change, "tune.py", kinds.TUNE.replace("--trials 3", "--trials 4"), ("study",))
     assert answer["status"] == 1, answer
+    if link in ("runs", "runs/trial-003"):
+        assert "leads out of the study" in answer["err"], answer
 
 
 # --- packed sets, volumes, copies
