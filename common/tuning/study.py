@@ -225,6 +225,9 @@ def add_trial(study, make_sampler, seed, choose_settings, trials):
         seed: seed of the search.
         choose_settings: function of a trial that chooses its values.
         trials: trials of the study so far.
+
+    Raises:
+        InputError: if its trials have other values than its settings allow.
     """
     for attempt in range(10):  # with few combinations, a sampler repeats itself
         sampler_seed = int(np.random.SeedSequence([seed, len(trials), attempt]).generate_state(1)[0])
@@ -232,13 +235,13 @@ def add_trial(study, make_sampler, seed, choose_settings, trials):
         copy = optuna.create_study(study_name=STUDY_NAME, direction="maximize", sampler=sampler, pruner=study.pruner)
         copy.add_trials(trials)
         trial = copy.ask()
-        try:
-            choose_settings(trial)
-        except ValueError as error:  # of a study that was changed, since its settings were compared
-            raise InputError(f"STUDY: its trials do not fit its settings ({error}); use another --study") from None
+        choose_settings(trial)
         if all(trial.params != other.params for other in trials):
             break
-    study.add_trial(create_trial(state=TrialState.RUNNING, params=trial.params, distributions=trial.distributions))
+    try:
+        study.add_trial(create_trial(state=TrialState.RUNNING, params=trial.params, distributions=trial.distributions))
+    except ValueError as error:  # in a study that was changed, since its settings were compared
+        raise InputError(f"STUDY: its trials do not fit its settings ({error}); use another --study") from None
 
 
 # --- progress of a trial
