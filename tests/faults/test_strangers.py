@@ -332,6 +332,11 @@ def test_a_study_leads_nowhere_else(story, link):
         assert "leads out of the study" in answer["err"], answer
 
 
+def test_a_study_with_trials_of_other_values(story):
+    answer, _ = story(kinds.study, lambda *_: None, "tune.py", kinds.TUNE.replace("trials 3", "trials 4"), ("study",))
+    assert answer["status"] == 1 and "do not fit its settings" in answer["err"], answer
+
+
 # --- packed sets, volumes, copies
 
 
