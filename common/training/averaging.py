@@ -3,8 +3,6 @@
 import keras
 import numpy as np
 
-from common.errors import InputError
-
 STATISTICS_BATCHES = 32  # training batches from which the statistics of batch normalization are taken again
 
 
@@ -31,11 +29,6 @@ class AveragedWeights(keras.callbacks.Callback):
         """Whether the optimizer averages the weights."""
         return bool(getattr(getattr(self.model, "optimizer", None), "use_ema", False))
 
-    def on_train_begin(self, logs=None):
-        processes = getattr(getattr(self.batches, "devices", None), "processes", 1)
-        if self.is_on and processes > 1:
-            raise InputError(f"OPTIMIZER: use_ema works in one process only (found {processes}); remove it")
-
     def on_epoch_begin(self, epoch, logs=None):
         self.values = None
 
@@ -47,18 +40,16 @@ class AveragedWeights(keras.callbacks.Callback):
     def on_test_begin(self, logs=None):
         if not self.is_on:
             return
-        self.own = [keras.ops.convert_to_numpy(weight) for weight in self.model.weights]
-        optimizer = self.model.optimizer
-        for weight, average in zip(
-            self.model.trainable_variables, optimizer._model_variables_moving_average, strict=True
-        ):
+        self.own = values_of(self.model.weights)
+        averages = values_of(self.model.optimizer._model_variables_moving_average)
+        for weight, average in zip(self.model.trainable_variables, averages, strict=True):
             weight.assign(average)
         self._take_statistics()
 
     def on_test_end(self, logs=None):
         if not self.is_on:
             return
-        self.values = [keras.ops.convert_to_numpy(weight) for weight in self.model.weights]
+        self.values = values_of(self.model.weights)
         set_values(self.model, self.own)
 
     def _take_statistics(self):
@@ -73,6 +64,11 @@ class AveragedWeights(keras.callbacks.Callback):
             self.model(self.batches.batch(index)[0], training=True)
         for layer, momentum in zip(norms, momenta, strict=True):
             layer.momentum = momentum
+
+
+def values_of(variables):
+    """Values of variables as arrays of their own: JAX deletes an array once a step has used it up."""
+    return [np.array(keras.ops.convert_to_numpy(variable)) for variable in variables]
 
 
 def set_values(model, values):

@@ -61,8 +61,9 @@ class Work:
             "MODEL": self.root / "watched.py",
             "BATCH_SIZE": 4,
             "EPOCHS": EPOCHS,
-            "OPTIMIZER": "sgd",
+            "OPTIMIZER": {"name": "sgd", "use_ema": True, "ema_momentum": 0.9},
             "LEARNING_RATE": 0.05,
+            "AUGMENTATION": "medical",
             "PRECISION": "float32",
             **more,
         }
@@ -142,7 +143,7 @@ def test_two_processes_survive_the_loss_of_one_and_end_as_one_device(work):
     second.communicate()
 
     port = free_port()
-    both = [work.start("both", number, port, "--mode", "resume", "--run", run) for number in (1, 0)]
+    both = [work.start("both", number, port, "--mode", "resume", "--run", run, "--trust-run") for number in (1, 0)]
     said = [process.communicate(timeout=300)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0], said
     assert "continuing after epoch" in said[1] and f"finished all {EPOCHS} epochs; best" in said[1]

@@ -39,7 +39,7 @@ def weights(path):
 
 
 def only_folder(runs):
-    (run,) = runs.iterdir()
+    (run,) = runs.glob("[!.]*")
     return run
 
 
@@ -244,7 +244,8 @@ def uninterrupted(packed, made_once):
     settings = {
         "EPOCHS": 6,
         "SCHEDULE": "poly",
-        "AUGMENTATION": {"rotation": 10, "flip": "horizontal"},
+        "AUGMENTATION": {"preset": "medical", "cutmix": [0.3, 0.2, 0.5]},
+        "OPTIMIZER": {"name": "adamw", "use_ema": True, "ema_momentum": 0.9},
         "CONTROLLER": {"step": [0.5, 2.0], "patience": [1, 2], "limit": [0.1, 1]},
     }
     runs, _ = made_once("uninterrupted", lambda runs: run_here("train.py", **training(packed, runs, **settings)).stdout)
