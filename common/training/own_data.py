@@ -3,21 +3,28 @@
 import statistics
 from pathlib import Path
 
+import cv2
+import numpy as np
+
 from common.errors import InputError, SettingError
 from common.files import read_json, whole_file
 from common.settings import REASONS
 from common.slices.cases import find_cases
 from common.slices.finding import walk
-from common.slices.images import images_in, read_image
+from common.slices.images import images_in, read_image, resize, to_gray
 from common.volumes.finding import ending_of
 from common.words import number_of
 
-LOOKED_AT = 20  # images to read for their size
+LOOKED_AT = 20  # images to read for their size, and masks for their detail
 SIDES = (96, 128, 160, 192, 224, 256, 320, 384, 448, 512)  # pixels
 SHORT_MINUTES, LARGEST_IF_SHORT = 60, 256  # on a CPU, larger slices leave too few epochs
+KEPT, KEPT_AT_LEAST = 0.97, 0.95  # Dice of masks with themselves, reduced to a size and enlarged again
+SMALLEST_IF_SHORT = 128  # pixels
 SQUARE = 0.05  # sides that differ by less than this share may be resized
 MANY_CASES = 10
 FEWEST_SLICES = 3
+MOST_CLASSES = 32  # a mask with more values has soft edges, or is no mask
+SOFT = 0.1  # at most this share of a soft mask is between background and foreground
 
 
 class Decisions:
@@ -84,8 +91,14 @@ def _of_images(images, masks, pictures, size, minutes):
     else:
         reason = "each image counts as a case; if a patient has several images, put them into a subfolder"
         chosen["CASE_FROM"] = "image", reason
-    chosen["SIZE"] = _side(statistics.median(max(shape) for shape in shapes), size, minutes)
-    if ratio <= 1 + SQUARE:
+    median = statistics.median(max(shape) for shape in shapes)
+    kept = kept_outlines(masks) if size is None else {}
+    chosen["SIZE"] = _side(median, size, minutes, kept)
+    found = kept.get(chosen["SIZE"][0], 1)
+    if found < KEPT_AT_LEAST:
+        reason = f"reduced to this size, the outlines would keep a Dice of only {found:.2f}: tiles keep all detail"
+        chosen["FIT"] = "tile", reason
+    elif ratio <= 1 + SQUARE:
         chosen["FIT"] = "resize", "the images are square"
     else:
         chosen["FIT"] = "pad", f"sides differ by a factor of up to {ratio:.2g}; padding does not distort"
@@ -114,16 +127,70 @@ def _of_volumes(images, masks, volumes, size, minutes):
 
 def _some(paths):
     """Up to LOOKED_AT paths, evenly spaced."""
-    return paths[:: -(-len(paths) // LOOKED_AT)]
+    return paths[:: max(1, -(-len(paths) // LOOKED_AT))]
 
 
-def _side(median, size, minutes):
-    """Side length and reason, for the median of the larger sides in pixels."""
+def _side(median, size, minutes, kept=None):
+    """Side length and reason.
+
+    Args:
+        median: median of the larger sides in pixels.
+        size: side length that the user gave, or None.
+        minutes: time for training.
+        kept: result of `kept_outlines`; empty: unknown.
+    """
     if size is not None:
         return size, "as you said"
-    limit = LARGEST_IF_SHORT if minutes < SHORT_MINUTES else SIDES[-1]
-    side = max([s for s in SIDES if s <= min(median, limit)], default=SIDES[0])
-    return side, f"the images have {median:g} pixels at the median; at most {limit} for {minutes:g} minutes"
+    is_short = minutes < SHORT_MINUTES
+    limit = LARGEST_IF_SHORT if is_short else SIDES[-1]
+    fitting = [side for side in SIDES if side <= min(median, limit)] or [SIDES[0]]
+    enough = [side for side in fitting if side >= SMALLEST_IF_SHORT and kept and kept.get(side, 0) >= KEPT]
+    if is_short and enough:
+        return enough[0], f"its outlines keep a Dice of {kept[enough[0]]:.2f}; larger slices leave fewer epochs"
+    return fitting[-1], f"the images have {median:g} pixels at the median; at most {limit} for {minutes:g} minutes"
+
+
+def kept_outlines(masks):
+    """How much of the outlines each side in SIDES keeps.
+
+    Args:
+        masks: folder of mask images.
+
+    Returns:
+        dict of side to mean Dice of up to LOOKED_AT masks with themselves, reduced to this size and enlarged again;
+        only sides up to the smallest mask's larger side. Empty if no mask can be read or has foreground.
+    """
+    found = {}
+    for path in _some(walk(masks)[0] if Path(masks).is_dir() else []):
+        try:
+            mask = to_gray(read_image(path))
+        except InputError:  # the importer reports it
+            continue
+        mask = _foreground(mask)
+        if mask is not None and mask.any():
+            for side in SIDES:
+                if side <= max(mask.shape):
+                    found.setdefault(side, []).append(_dice_after_resizing(mask, side))
+    most = max(map(len, found.values()), default=0)
+    return {side: statistics.fmean(values) for side, values in found.items() if len(values) == most}
+
+
+def _foreground(mask):
+    """(H, W) float32 of 0 and 1, or None if the image is no mask; JPEG leaves masks with soft edges."""
+    if len(np.unique(mask)) <= MOST_CLASSES:
+        return (mask > 0).astype(np.float32)
+    share = mask / np.float32(mask.max())
+    is_soft = ((share > 0.1) & (share < 0.9)).mean() < SOFT
+    return (share > 0.5).astype(np.float32) if is_soft else None
+
+
+def _dice_after_resizing(mask, side):
+    """Dice of a mask, (H, W) float32 of 0 and 1, with itself after its larger side was reduced."""
+    scale = side / max(mask.shape)
+    smaller = [max(1, round(length * scale)) for length in mask.shape]
+    reduced = (resize(mask, smaller, cv2.INTER_AREA) > 0.5).astype(np.float32)
+    back = resize(reduced, mask.shape, cv2.INTER_LINEAR) > 0.5
+    return 2 * float(mask[back].sum()) / float(mask.sum() + back.sum())
 
 
 def choose_split(cases, folds):

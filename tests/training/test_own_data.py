@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -9,7 +10,7 @@ from drawings import disc_slice, make_cases, write_image
 from running import assert_refused, run_script
 
 from common.errors import InputError, SettingError
-from common.training.own_data import Decisions, choose_import, choose_split
+from common.training.own_data import Decisions, choose_import, choose_split, kept_outlines
 
 
 def values(chosen):
@@ -37,6 +38,30 @@ def test_images(tmp_path, names, shape, minutes, expected):
     script, chosen = choose_import(folder, tmp_path / "masks", None, minutes)
     assert script.endswith("0_import_images.py") and values(chosen) | expected == values(chosen)
     assert values(choose_import(folder, "masks", 128, minutes)[1])["SIZE"] == 128
+
+
+def test_size_and_tiles_follow_the_outlines(tmp_path):
+    """Large targets allow small slices; lines of four pixels need tiles. Images among the masks do not count."""
+    rng = np.random.default_rng(0)
+    folder = images(tmp_path / "images", ["a.png", "b.png", "c.png"], (512, 512))
+    for number, name in enumerate("abc"):
+        disc = cv2.circle(np.zeros((512, 512), np.uint8), (200, 230 + 20 * number), 90, 255, -1)
+        write_image(tmp_path / "discs" / f"{name}.png", disc)
+        write_image(tmp_path / "jpeg" / f"{name}.jpg", disc)
+        lines = np.zeros((512, 512), np.uint8)
+        for start, end in rng.integers(0, 512, (40, 2, 2)).tolist():
+            cv2.line(lines, start, end, 255, 4)
+        write_image(tmp_path / "lines" / f"{name}.png", lines)
+    write_image(tmp_path / "discs" / "scan.png", rng.integers(0, 256, (512, 512)).astype(np.uint8))
+    for masks in ("discs", "jpeg"):
+        found = values(choose_import(folder, tmp_path / masks, None, 20)[1])
+        assert (found["SIZE"], found["FIT"]) == (128, "resize")
+        assert values(choose_import(folder, tmp_path / masks, None, 60)[1])["SIZE"] == 512
+    _, chosen = choose_import(folder, tmp_path / "lines", None, 20)
+    assert (chosen["SIZE"][0], chosen["FIT"][0]) == (256, "tile") and "tiles keep all detail" in chosen["FIT"][1]
+    kept = kept_outlines(tmp_path / "discs")
+    assert kept[512] == 1 and 0.97 < kept[128] < kept[256] < 1
+    assert kept_outlines(tmp_path / "gone") == {} == kept_outlines(folder)
 
 
 def test_volumes_and_neither(tmp_path):
