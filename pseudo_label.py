@@ -1,6 +1,6 @@
 """Turn confident predictions on unlabeled images into case folders to train on.
 
-    python pseudo_label.py --run runs/20260102-030405_unet --input my_data/unlabeled --cases data/mine
+    python pseudo_label.py --run runs/20260102-030405_unet --input my_data/new --cases data/mine
 
 Reads   RUN: run folder of train.py, or a cross-validation; INPUT: unlabeled images or case folders
 Writes  CASES/pseudo_<case>/x, y and case.json, marked as pseudo-labeled, for step 2, which puts
@@ -35,7 +35,7 @@ MARGIN: types.Count = 5  # pixels around the mask that count too
 SMALLEST: types.PositiveInt = 50  # min size of a mask in pixels of the slice
 
 # --- prediction
-THRESHOLD: types.Share | None = None  # probability above which a pixel is foreground; None: as chosen in training
+THRESHOLD: types.Share | None = None  # probability above which a pixel is foreground; None: as training chose
 BATCH_SIZE: types.PositiveInt = 8  # slices or tiles per step
 
 settings = apply_command_line(globals())

@@ -11,10 +11,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.errors import InputError
-from common.system_errors import errors_of
+from common.system_errors import UNFINISHED, errors_of
 
 ROOT = Path(__file__).resolve().parents[1]  # project root
-UNFINISHED = ".part-"  # start of the names of incomplete files and folders
 LARGEST_JSON = 2**28  # bytes; our largest records have a few MB
 
 
@@ -68,9 +67,15 @@ def flush_all(folder):
 def remove(path):
     """Remove a file or a folder, if it exists; a link is removed, not followed."""
     if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
+        shutil.rmtree(path, onerror=_raise_unless_gone)
     else:
         path.unlink(missing_ok=True)
+
+
+def _raise_unless_gone(function, path, found):
+    """For `shutil.rmtree`: what another process has removed meanwhile is no error."""
+    if not isinstance(found[1], FileNotFoundError):
+        raise found[1]
 
 
 def one_name(name, where):

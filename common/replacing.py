@@ -331,9 +331,10 @@ def _finish(path, root):
 
 def _remove_staging(path):
     """Remove a staging folder, its lock last: without one, the next script would not know whose it is."""
-    for inside in path.iterdir():
-        if inside.name != LOCK:
-            remove(inside)
+    with suppress(FileNotFoundError):  # another process may remove it too
+        for inside in path.iterdir():
+            if inside.name != LOCK:
+                remove(inside)
     remove(path)
 
 

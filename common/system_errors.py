@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+UNFINISHED = ".part-"  # start of the names of incomplete files and folders
 NEARLY_FULL = 2**20  # bytes; with less free space, an unexplained failure to write means a full disk
 
 
@@ -110,9 +111,16 @@ def as_system_error(error, path):
     if number is None:
         return None
     place = getattr(error, "filename", None)
+    if place is not None and _is_unfinished(place):
+        place = path
     if place is None and number == errno.ENOSPC and not is_full(path) and is_full(tempfile.gettempdir()):
         place = tempfile.gettempdir()
     return OSError(number, os.strerror(number), os.fspath(place or path))
+
+
+def _is_unfinished(place):
+    """Whether a path is below a temporary name of `common.files`, which tells a user nothing."""
+    return isinstance(place, str | bytes | os.PathLike) and UNFINISHED in os.fsdecode(place)
 
 
 def raise_system_error(error, path):
@@ -128,7 +136,8 @@ def errors_of(path):
         yield
     except Exception as error:
         system_error = as_system_error(error, path)
-        if system_error is None or (isinstance(error, OSError) and error.errno in REASONS and error.filename):
+        named = getattr(error, "filename", None)
+        if system_error is None or (getattr(error, "errno", None) in REASONS and named and not _is_unfinished(named)):
             raise
         raise system_error from error
 

@@ -51,6 +51,7 @@ def test_head_and_neck(tmp_path, cook):
     assert (tmp_path / "head_neck" / "scores" / "scores.csv").is_file()
 
 
+@pytest.mark.slow
 def test_nodules(tmp_path, cook):
     drawings.lung_scans(tmp_path / "luna", train=4, test=1, shape=(10, 64, 64), pixel=5.5)
     cook("nodules.md")
@@ -63,6 +64,7 @@ def test_nodules(tmp_path, cook):
     assert len(pd.read_csv(tmp_path / "luna" / "run_lengths.csv")) == 10
 
 
+@pytest.mark.slow
 def test_muscle(tmp_path, cook):
     drawings.muscle(tmp_path / "muscle", slices=8, side=64)
     cook("muscle.md")

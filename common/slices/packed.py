@@ -296,13 +296,18 @@ def join_shards(file, shards, table, like, attributes):
         table, like, attributes: as in `pack_slices`; attributes also contain the classes.
     """
     with h5py.File(file, "w") as packed:
+        rows, side = len(table), (*like[1].shape, 1)
         for dataset, dtype in (("x", like[1].dtype), ("y", np.uint8)):
-            layout = h5py.VirtualLayout((len(table), *like[1].shape, 1), dtype)
+            properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+            properties.set_obj_track_times(False)  # h5py's own virtual datasets hold the time, so no two are equal
             first = 0
             for shard, count in shards:
-                layout[first : first + count] = h5py.VirtualSource(shard, dataset, (count, *like[1].shape, 1), dtype)
+                place, source = h5py.h5s.create_simple((rows, *side)), h5py.h5s.create_simple((count, *side))
+                place.select_hyperslab((first, 0, 0, 0), (count, *side))
+                properties.set_virtual(place, os.fsencode(shard), dataset.encode(), source)
                 first += count
-            packed.create_virtual_dataset(dataset, layout)
+            kind, space = h5py.h5t.py_create(np.dtype(dtype), logical=True), h5py.h5s.create_simple((rows, *side))
+            h5py.h5d.create(packed.id, dataset.encode(), kind, space, dcpl=properties)
         _describe(packed, table, attributes)
 
 

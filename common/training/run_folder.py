@@ -268,7 +268,7 @@ class Log:
     @property
     def has_validation(self):
         """Whether its epochs were validated; True for an empty log."""
-        return not self.rows or "val_loss" in self.rows[-1]
+        return not self.rows or any(name.startswith("val_") for name in self.rows[-1])
 
     def best_in_words(self):
         """The best epoch by Dice, as text."""

@@ -122,6 +122,7 @@ def test_exported_network_is_that_of_keras(exported, title):
         assert len(known & heavy) > 0.4 * len(heavy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file_format", ["mlmodel", "mlpackage"])
 def test_smaller_weights(exported, file_format):
     network, whole, _ = exported("wide unet", file_format, "array")

@@ -318,6 +318,7 @@ def test_model_beyond_the_limits_stays_unverified(tmp_path, convert, monkeypatch
     assert (run / "run.mlmodel").is_file()
 
 
+@pytest.mark.slow
 @on_tensorflow
 def test_check_uses_the_slices_of_the_run_and_their_masks(tmp_path, convert, packed, capsys):
     network = with_random_weights(build_model((24, 24, 1), features=2, depth=1))

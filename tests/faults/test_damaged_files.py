@@ -8,16 +8,17 @@ import pytest
 from faults import kinds
 from faults.judging import problems_of
 
-TRIALS = 100  # of a kind, in the suite; more by hand: --faults 200
+TRIALS = [40, pytest.param(200, marks=pytest.mark.slow)]  # of a kind; more by hand: --faults 5000
 
 
+@pytest.mark.parametrize("trials", TRIALS)
 @pytest.mark.parametrize("name", kinds.KINDS)
-def test_damaged(name, good_files, forking, room, request):
+def test_damaged(name, trials, good_files, forking, room, request):
     kind = kinds.KINDS[name]
     option = request.config.getoption
     if name not in kinds.IN_THE_SUITE and not option("faults"):
         pytest.skip("by hand only: --faults 5000")
-    seeds = range(round((option("faults") or TRIALS) * kind.share))
+    seeds = range(round((option("faults") or trials) * kind.share))
     seeds = seeds if option("fault") is None else [option("fault")]
     good = good_files(kind.good)
     base = {"script": kind.script, "flags": kind.flags.split(), "room": str(room / "room"), "writes": kind.writes}

@@ -148,7 +148,7 @@ BASE = {  # flags with which each script works on good files
     "preprocess/3_pack_hdf5.py": (kinds.cases, "--lists @/lists --packed @/out"),
     "preprocess/4_plan_training.py": (kinds.run, "--packed @/packed --minutes 1"),
     "preprocess/3_pack_volumes.py": (kinds.volumes, "--data @/task --packed @/out --smallest-box 12"),
-    "pseudo_label.py": (kinds.models, "--run @/run --input @/images --cases @/out"),
+    "pseudo_label.py": (kinds.run, "--run @/run --input @/images --cases @/out"),
     "run_pipeline.py": (kinds.surface, "--cases @/gone --work @/out"),
     "submission.py": (kinds.evaluated, "--predicted @/predicted --output @/out.csv"),
     "train.py": (kinds.run, kinds.TRAIN + " --model-settings {'features':2,'depth':1}"),

@@ -31,12 +31,13 @@ SMALL = {
     "xception": ("deeplab_v3plus", 32, {}),
 }
 LARGE = {"cvnet_synapse", "cvnet_synapse_512", "mobilenetv2", "xception", "deeplab_v3plus"}
+SIMILAR = {"iou", "smooth_dice", "tversky", "focal_tversky", "series+dice", "log_cosh", "focal", "constrained_focal"}
 VOLUMES = (None, None, None, 1)
 
 
 def networks(*rows):
-    """Parameters of a test: those of large networks are slow."""
-    return [pytest.param(*row, marks=pytest.mark.slow if row[0] in LARGE else ()) for row in rows]
+    """Parameters of a test: those of large networks, and of losses like others, are slow."""
+    return [pytest.param(*row, marks=pytest.mark.slow if {*row[:2]} & (LARGE | SIMILAR) else ()) for row in rows]
 
 
 def small(key, classes=1):

@@ -62,6 +62,7 @@ def test_a_saved_network_gives_the_same(network, tmp_path):
     assert np.array_equal(*(n.predict_on_batch(x) for n in (network, load_network(tmp_path / "n.keras"))))
 
 
+@pytest.mark.slow
 def test_it_learns_two_cases_by_heart():
     keras.utils.set_random_seed(1)
     model = build_model("se_resunet3d", (None, None, None, 1), 2, features=4, depth=1, ratio=2, noise=0)

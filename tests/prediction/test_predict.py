@@ -131,6 +131,7 @@ def test_the_threshold_is_the_one_that_the_run_recorded(trained, packed, tmp_pat
     assert "\nthreshold 0.5 (no threshold was chosen for this model)\n" in out
 
 
+@pytest.mark.slow
 def test_each_of_several_networks_is_loaded_once(trained, monkeypatch):
     files, loaded = [trained[0] / "best_dice.keras", trained[0] / "last.keras"], []
     monkeypatch.setattr(averaging, "load_network", lambda file: loaded.append(file) or load_network(file))
@@ -159,6 +160,7 @@ def files_of(folder):
     return {path.relative_to(folder): path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 def test_parts_predict_what_one_run_predicts(trained, packed, tmp_path):
     """Cases of which one came from a volume: it stays whole, and so does the table of volumes."""
     cases = tmp_path / "cases"

@@ -116,6 +116,7 @@ def test_two_steps_give_labels_on_the_grid_of_the_volume(decathlon_and_output):
     assert (data / "scores" / "report.html").is_file() and not leftovers(data)
 
 
+@pytest.mark.slow
 def test_a_broken_volume_does_not_lose_the_others(decathlon, decathlon_runs, tmp_path):
     images = shutil.copytree(decathlon / "Task99_Synthetic" / "imagesTs", tmp_path / "images")
     (images / "cut.nii.gz").write_bytes((images / "volume_05.nii.gz").read_bytes()[:-900])
@@ -133,6 +134,7 @@ def test_a_broken_volume_does_not_lose_the_others(decathlon, decathlon_runs, tmp
     assert not leftovers(tmp_path)
 
 
+@pytest.mark.slow
 def test_where_the_first_step_finds_nothing_the_second_sees_all(decathlon, decathlon_runs):
     models = find_volume_models(decathlon_runs, "best_dice")
     stages = {step: Stage(of_step, None) for step, of_step in models.items()}

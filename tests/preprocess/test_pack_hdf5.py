@@ -75,9 +75,13 @@ def assert_packed_alike(ours, theirs):
 
 def test_shards_are_shown_as_one_set_and_are_made_once(packed, tmp_path):
     settings = {"LISTS": packed["lists"], "PACKED": tmp_path / "a", "SHARD_GB": 3 * 24 * 24 * 2 / 1e9}
-    run_script(PACK, **settings)
+    run_script(PACK, **settings, REPLACE=True)
     assert len(list((tmp_path / "a" / "shards").glob("train-*.h5"))) == 3
     assert_packed_alike(tmp_path / "a", packed["packed"])
+    joined = (tmp_path / "a" / "train.h5").read_bytes()
+    time.sleep(1.1)  # HDF5 notes times in seconds, unless told not to
+    run_here(PACK, **settings, REPLACE=True)
+    assert (tmp_path / "a" / "train.h5").read_bytes() == joined
     shutil.move(tmp_path / "a", tmp_path / "b")
     assert_packed_alike(tmp_path / "b", packed["packed"])
     inside, outside = (open_set(tmp_path / "b" / "train.h5", memory_gb) for memory_gb in (1, 0))

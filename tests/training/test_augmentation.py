@@ -19,6 +19,7 @@ from common.training.augmentation import (
     places_of,
     warp,
 )
+from common.training.plan import Facts, network_of
 from common.training.sets import Batches, open_set
 
 SCIPY_EDGES = {"constant": "constant", "nearest": "nearest", "reflect": "reflect", "wrap": "grid-wrap"}
@@ -227,7 +228,8 @@ def test_a_preset_can_be_changed():
     assert "noise" in plain.ranges and "noise" not in changed.ranges
     assert changed.ranges["rotation"] == (1, -90, 90) and changed.mirrors == (1,)
     assert changed.ranges["gamma"] == plain.ranges["gamma"]
-    assert Settings.of("train.py").AUGMENTATION == "medical"
+    facts = Facts(side=96, classes=1, training=40, validation=8, cases=9, filled=1, foreground=0.2, augmented=False)
+    assert Settings.of("train.py").AUGMENTATION is None and network_of(facts)["AUGMENTATION"][0] == "medical"
     Settings.of("train.py", AUGMENTATION={"preset": "medical", **MEDICAL})
 
 

@@ -176,6 +176,7 @@ def test_process_that_fails_early_is_missed_with_a_line(work):
     assert not any("Traceback" in text for text in said) and not (work.root / "early").exists()
 
 
+@pytest.mark.slow
 def test_backend_that_knows_one_device_is_named(work):
     assert_refused("train.py", "found DEVICES 2", "KERAS_BACKEND=jax", DEVICES=2, **work.settings("refused"))
     assert_refused("train.py", "DEVICES", "at least 1", status=2, DEVICES=0, **work.settings("refused"))
@@ -224,6 +225,7 @@ def test_environment_says_how_many_processes_there_are(monkeypatch, values, expe
         assert several_processes() is expected
 
 
+@pytest.mark.slow
 def test_several_processes_need_jax(work, monkeypatch):
     for name, value in zip(VARIABLES, ("127.0.0.1:1", "2", "0"), strict=True):
         monkeypatch.setenv(name, value)
@@ -232,6 +234,7 @@ def test_several_processes_need_jax(work, monkeypatch):
     assert_refused("train.py", "one fold at a time", **work.settings("refused", FOLD="all"))
 
 
+@pytest.mark.slow
 def test_port_of_another_program_is_refused(work):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         first = work.start("taken", 0, taken.getsockname()[1], **work.settings("taken"))
@@ -239,6 +242,7 @@ def test_port_of_another_program_is_refused(work):
     assert first.returncode == 1 and "cannot use the port" in said and "Traceback" not in said
 
 
+@pytest.mark.slow
 def test_process_that_waits_alone_gives_up_with_a_line(work):
     patient = f"import sys; sys.argv = ['train.py']; sys.path.insert(0, {str(ROOT)!r}); "
     patient += (

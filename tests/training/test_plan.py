@@ -130,6 +130,7 @@ def test_steps_are_timed_without_the_first(monkeypatch):
     assert time_steps(lambda: None, count=3) == (2.0, 10.0)
 
 
+@pytest.mark.slow
 def test_facts_and_the_plan_of_a_packed_set(packed, tmp_path):
     training, validation = (open_set(packed["packed"] / f"{name}.h5") for name in ("train", "validation"))
     facts = read_facts(training, validation)

@@ -60,7 +60,7 @@ def test_the_order_follows_from_seed_and_epoch_and_repeats_differ(packed):
 
 def test_a_share_out_of_range_is_refused(packed, tmp_path):
     settings = training(packed, tmp_path / "runs", FOREGROUND=1.5)
-    assert_refused("train.py", "FOREGROUND: expected a number from 0 to 1 (found 1.5)", status=2, **settings)
+    assert_refused("train.py", "FOREGROUND: expected a number from 0 to 1 or None (found 1.5)", status=2, **settings)
 
 
 def test_volumes_have_no_share():

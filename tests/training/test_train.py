@@ -183,6 +183,7 @@ def loss(targets, probabilities):
 """
 
 
+@pytest.mark.slow
 def test_a_loss_of_ones_own_resumes_with_the_copy_of_the_run(packed, tmp_path, monkeypatch):
     """Its file is gone, that of the network has changed since; the weights are those of a run in one go."""
     (tmp_path / "my.py").write_text(OWN_LOSS)
@@ -347,6 +348,7 @@ def test_it_stops_in_time_and_ctrl_c_loses_nothing(packed, tmp_path):
     read_checkpoint(Run(only_folder(tmp_path / "b")))
 
 
+@pytest.mark.slow
 def test_epochs_that_fit_are_measured_recorded_and_kept_by_a_resumed_run(packed, tmp_path, monkeypatch):
     measured = []
 
@@ -391,6 +393,7 @@ def test_epochs_that_fit_are_measured_recorded_and_kept_by_a_resumed_run(packed,
 # --- without a validation set
 
 
+@pytest.mark.slow
 @on_tensorflow
 def test_without_a_validation_set_the_last_epoch_is_the_model(packed, tmp_path):
     optimizer = {"name": "adam", "use_ema": True, "ema_momentum": 0.8}

@@ -141,6 +141,7 @@ def test_a_search_killed_twice_and_finished_by_two_processes(packed, tmp_path):
     assert {name: (study / name).read_bytes() for name in before} == before and len(trials_of(study)) == 3
 
 
+@pytest.mark.slow
 def test_a_trial_that_does_poorly_is_stopped(packed, tmp_path):
     settings = search(packed, tmp_path / "study", EPOCHS=1000, PATIENCE=1, TRIALS=3, LEARNING_RATE=[1e-9])
     settings["MODEL_SETTINGS"] = {"unet": {"features": 2, "depth": 1}}
