@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import h5py
+import numpy as np
 
 from common.errors import InputError
 from common.slices.hdf5_text import CheckedHeaps
@@ -277,3 +278,27 @@ def open_unchanged(path, state):
             yield file
             return
     raise InputError(f"{path}: was packed again or changed while it was being read; start again")
+
+
+def write_virtual(file, name, shape, dtype, sources):
+    """Write a dataset that concatenates the datasets of the same name in other files.
+
+    h5py's own function lets HDF5 note the time, so that no two files would be equal.
+
+    Args:
+        file: h5py.File, open for writing.
+        name: name of the dataset.
+        shape: shape of a row.
+        dtype: NumPy type.
+        sources: list of (path relative to the folder of the file, number of rows), in order.
+    """
+    properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
+    properties.set_obj_track_times(False)
+    whole, first = (sum(rows for _, rows in sources), *shape), 0
+    for path, rows in sources:
+        place, source = h5py.h5s.create_simple(whole), h5py.h5s.create_simple((rows, *shape))
+        place.select_hyperslab((first, *(0 for _ in shape)), (rows, *shape))
+        properties.set_virtual(place, os.fsencode(path), name.encode(), source)
+        first += rows
+    kind = h5py.h5t.py_create(np.dtype(dtype), logical=True)
+    h5py.h5d.create(file.id, name.encode(), kind, h5py.h5s.create_simple(whole), dcpl=properties)

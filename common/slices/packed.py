@@ -22,7 +22,7 @@ from common.errors import InputError
 from common.manifest import MANIFEST, Manifest
 from common.parallel import ordered_map, progress
 from common.slices.cases import UNKNOWN
-from common.slices.hdf5 import DAMAGE, damage_as_error, open_unchanged, sources_of, state_of
+from common.slices.hdf5 import DAMAGE, damage_as_error, open_unchanged, sources_of, state_of, write_virtual
 from common.slices.hdf5_text import text_of, write_attributes, write_texts
 from common.slices.images import read_pair
 from common.slices.masks import class_count, values_of
@@ -296,18 +296,8 @@ def join_shards(file, shards, table, like, attributes):
         table, like, attributes: as in `pack_slices`; attributes also contain the classes.
     """
     with h5py.File(file, "w") as packed:
-        rows, side = len(table), (*like[1].shape, 1)
         for dataset, dtype in (("x", like[1].dtype), ("y", np.uint8)):
-            properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
-            properties.set_obj_track_times(False)  # h5py's own virtual datasets hold the time, so no two are equal
-            first = 0
-            for shard, count in shards:
-                place, source = h5py.h5s.create_simple((rows, *side)), h5py.h5s.create_simple((count, *side))
-                place.select_hyperslab((first, 0, 0, 0), (count, *side))
-                properties.set_virtual(place, os.fsencode(shard), dataset.encode(), source)
-                first += count
-            kind, space = h5py.h5t.py_create(np.dtype(dtype), logical=True), h5py.h5s.create_simple((rows, *side))
-            h5py.h5d.create(packed.id, dataset.encode(), kind, space, dcpl=properties)
+            write_virtual(packed, dataset, (*like[1].shape, 1), dtype, shards)
         _describe(packed, table, attributes)
 
 
