@@ -93,15 +93,20 @@ def _of_images(images, masks, pictures, size, minutes):
         chosen["CASE_FROM"] = "image", reason
     median = statistics.median(max(shape) for shape in shapes)
     kept = kept_outlines(masks) if size is None else {}
-    chosen["SIZE"] = _side(median, size, minutes, kept)
-    found = kept.get(chosen["SIZE"][0], 1)
-    if found < KEPT_AT_LEAST:
+    side, why = _side(median, size, minutes, kept)
+    found = kept.get(side, 1)
+    whole = [s for s in SIDES if median <= s <= _limit(minutes)]
+    if found < KEPT_AT_LEAST and whole:
+        side, why = whole[0], f"no smaller than the images, since at {side} outlines keep a Dice of only {found:.2f}"
+        chosen["FIT"] = "pad", "padding keeps all detail"
+    elif found < KEPT_AT_LEAST:
         reason = f"reduced to this size, the outlines would keep a Dice of only {found:.2f}: tiles keep all detail"
         chosen["FIT"] = "tile", reason
     elif ratio <= 1 + SQUARE:
         chosen["FIT"] = "resize", "the images are square"
     else:
         chosen["FIT"] = "pad", f"sides differ by a factor of up to {ratio:.2g}; padding does not distort"
+    chosen["SIZE"] = side, why
     return chosen
 
 
@@ -141,13 +146,17 @@ def _side(median, size, minutes, kept=None):
     """
     if size is not None:
         return size, "as you said"
-    is_short = minutes < SHORT_MINUTES
-    limit = LARGEST_IF_SHORT if is_short else SIDES[-1]
+    is_short, limit = minutes < SHORT_MINUTES, _limit(minutes)
     fitting = [side for side in SIDES if side <= min(median, limit)] or [SIDES[0]]
     enough = [side for side in fitting if side >= SMALLEST_IF_SHORT and kept and kept.get(side, 0) >= KEPT]
     if is_short and enough:
         return enough[0], f"its outlines keep a Dice of {kept[enough[0]]:.2f}; larger slices leave fewer epochs"
     return fitting[-1], f"the images have {median:g} pixels at the median; at most {limit} for {minutes:g} minutes"
+
+
+def _limit(minutes):
+    """Largest side in pixels for a time."""
+    return LARGEST_IF_SHORT if minutes < SHORT_MINUTES else SIDES[-1]
 
 
 def kept_outlines(masks):

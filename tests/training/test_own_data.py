@@ -59,6 +59,10 @@ def test_size_and_tiles_follow_the_outlines(tmp_path):
         assert values(choose_import(folder, tmp_path / masks, None, 60)[1])["SIZE"] == 512
     _, chosen = choose_import(folder, tmp_path / "lines", None, 20)
     assert (chosen["SIZE"][0], chosen["FIT"][0]) == (256, "tile") and "tiles keep all detail" in chosen["FIT"][1]
+    small = images(tmp_path / "small", ["a.png"], (158, 150))
+    write_image(tmp_path / "thin" / "a.png", cv2.resize(lines, (150, 158), interpolation=cv2.INTER_NEAREST))
+    _, chosen = choose_import(small, tmp_path / "thin", None, 20)
+    assert (chosen["SIZE"][0], chosen["FIT"][0]) == (160, "pad") and "no smaller than the images" in chosen["SIZE"][1]
     kept = kept_outlines(tmp_path / "discs")
     assert kept[512] == 1 and 0.97 < kept[128] < kept[256] < 1
     assert kept_outlines(tmp_path / "gone") == {} == kept_outlines(folder)
