@@ -54,8 +54,8 @@ def test_augment(benchmark, capsys):
 
 
 def test_augmentation(benchmark, capsys):
-    benchmark("augmentation", CASES=3, EPOCHS=1, SIDE=32, SMALLEST=TINY).waiting()
-    assert "waiting for images" in capsys.readouterr().out
+    benchmark("augmentation", CASES=3, EPOCHS=1, SIDE=64, SMALLEST=TINY).waiting()
+    assert "training and validation: " in capsys.readouterr().out
     code = "import augmentation as a; a.SIDES, a.ROUNDS = (32,), 1; a.speed()"  # it keeps its process on one core
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(FOLDER), str(ROOT)])}
     result = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)

@@ -75,14 +75,14 @@ def test_muscle(tmp_path, cook):
 @pytest.mark.slow
 def test_pseudo_labels(tmp_path, cook):
     cases = drawings.make_cases(tmp_path / "drawn", cases=5, slices=2, size=32)
-    for case in sorted(cases.iterdir()):
+    for case in sorted(cases.glob("[!.]*")):
         (tmp_path / "my_data" / "images" / case.name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(case / "x", tmp_path / "my_data" / "images" / case.name)
         shutil.copytree(case / "y", tmp_path / "my_data" / "masks" / case.name)
     drawings.write_image(tmp_path / "my_data" / "unlabeled" / "1.png", drawings.disc_slice(40, 7)[0])
     cook("pseudo_labels.md")
     assert "pseudo_case_unlabeled" in (tmp_path / "data" / "lists_pseudo" / "train.csv").read_text()
-    assert len(list((tmp_path / "runs_pseudo").iterdir())) == 1
+    assert len(list((tmp_path / "runs_pseudo").glob("[!.]*"))) == 1
 
 
 def test_a_crop_is_found_by_its_pixels():

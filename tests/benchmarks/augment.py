@@ -18,7 +18,7 @@ def plain_loop(cases):
     import numpy as np
     from test_augment_cases import SHAPES, reference_filter, reference_shape
 
-    for case in sorted(Path(cases).iterdir()):
+    for case in sorted(Path(cases).glob("[!.]*")):
         for file in sorted((case / "x").iterdir()):
             image = cv2.imread(str(file), cv2.IMREAD_UNCHANGED)
             mask = cv2.imread(str(case / "y" / file.name), cv2.IMREAD_UNCHANGED)

@@ -106,7 +106,7 @@ def waiting():
         script("preprocess/3_pack_hdf5.py", "--lists", work / "lists", "--packed", work / "packed")
         sets = ["--train", work / "packed" / "train.h5", "--validation", work / "packed" / "validation.h5"]
         script("train.py", *sets, "--runs", work / "runs", "--epochs", EPOCHS, "--model-settings", SMALLEST)
-        (run,) = (work / "runs").iterdir()
+        (run,) = (work / "runs").glob("[!.]*")
         for row, text in json.loads((run / "state.json").read_text())["time"].items():
             print(f"a U-net of {SMALLEST['features']} features at {SIDE}x{SIDE}, {row}: {text}")
 

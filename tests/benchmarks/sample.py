@@ -49,7 +49,7 @@ def main(work):
                 "{}",
                 *long,
             )
-        (trained,) = folder.iterdir()
+        (trained,) = folder.glob("[!.]*")
         log = pd.read_csv(trained / "training_log.csv")
         if minutes is None:
             minutes = round(log["seconds"].sum() / 60, 2)

@@ -285,7 +285,7 @@ def test_so_do_all_scripts_that_read_one(story, trick, script, flags):
         for run in (here / "run", here / "cv" / "fold1", here / "cv" / "fold2"):
             TRICKS[trick](run, beside)
 
-    answer, _ = story(kinds.run, change, script, flags, ("out", "run"))
+    answer, _ = story(kinds.run, change, script, flags, ("out", "run", "cv/choice"))
     uses_it = trick != "loss" or "resume" in flags
     assert answer["status"] == (1 if uses_it else 0), answer
 
