@@ -116,7 +116,7 @@ def test_recipes(benchmark, tmp_path, capfd):
 
 def test_sample(benchmark, tmp_path, capsys):
     networks = {"first": ("unet", TINY), "second": ("unet", TINY)}
-    sample = ["--count", 8, "--slices", 4, "--size", 32]
+    sample = ["--count", 8, "--slices", 6, "--size", 64]
     benchmark("sample", NETWORKS=networks, EPOCHS=1, SAMPLE=sample).main(tmp_path)
     assert capsys.readouterr().out.count("test Dice") == 2
 
@@ -136,7 +136,7 @@ class Done:
 
 
 def test_train(benchmark, capsys):
-    small = {"cases": 5, "size": 32, "epochs": 2}
+    small = {"cases": 5, "size": 64, "epochs": 2}
     benchmark("train", SPEED=small, DICE=small, DICE_FEATURES=2, BATCH=8).main("2")
     assert "best validation Dice" in capsys.readouterr().out
 
