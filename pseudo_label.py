@@ -5,7 +5,7 @@
 Reads   RUN: run folder of train.py, or a cross-validation; INPUT: unlabeled images or case folders
 Writes  CASES/pseudo_<case>/x, y and case.json, marked as pseudo-labeled, for step 2, which puts
         them into training lists only
-Takes   as long as predict.py: 20 s for 10 images of 512x512 on two cores
+Takes   as long as predict.py
 Expect  a part of the slices: those with a mask of at least SMALLEST pixels in which, and around
         which, the model is sure
 

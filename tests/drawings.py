@@ -6,6 +6,7 @@ No patient is in any of it: ellipses, spheres and noise.
 import json
 import re
 import shlex
+import zipfile
 from pathlib import Path
 
 import cv2
@@ -271,6 +272,18 @@ def write_copying_network(path, side):
     copied = keras.layers.Conv2D(1, 1, activation="sigmoid", name="output", **start)(picture)
     keras.Model(picture, copied).save(path)
     return path
+
+
+def change_config(path, change):
+    """Change the configuration in a .keras file."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {entry: archive.read(entry) for entry in archive.namelist()}
+    config = json.loads(entries["config.json"])
+    change(config)
+    entries["config.json"] = json.dumps(config).encode()
+    with zipfile.ZipFile(path, "w") as archive:
+        for entry, content in entries.items():
+            archive.writestr(entry, content)
 
 
 STRAIGHT = tuple(np.eye(3).ravel())

@@ -205,7 +205,7 @@ def choose_missing(settings, training, validation, alone=True):
     Args:
         settings: `common.settings.Settings` of train.py.
         training, validation: results of `common.training.configure.open_sets`.
-        alone: whether one process trains, which averaged weights need.
+        alone: whether one process trains; with several, weights are not averaged.
 
     Returns:
         dict of setting to (value, reason); with MODEL set, only of the others in CHOSEN.

@@ -12,6 +12,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+from drawings import change_config
 from faults import kinds
 from faults.forking import ROOT, prepare
 from faults.judging import grammar
@@ -181,18 +182,6 @@ def test_step_3_waits_for_nothing(story, file, what):
 # --- run folders and studies
 
 
-def change_model(path, change):
-    """Change the configuration in a .keras file."""
-    with zipfile.ZipFile(path) as archive:
-        entries = {entry: archive.read(entry) for entry in archive.namelist()}
-    config = json.loads(entries["config.json"])
-    change(config)
-    entries["config.json"] = json.dumps(config).encode()
-    with zipfile.ZipFile(path, "w") as archive:
-        for entry, content in entries.items():
-            archive.writestr(entry, content)
-
-
 def network_of_theirs(run, beside):
     (run / "code").mkdir(exist_ok=True)
     (run / "code" / "evil.py").write_text(f"open({str(beside / 'ran')!r}, 'w').close()\n")
@@ -202,7 +191,7 @@ def network_of_theirs(run, beside):
 def layer(**description):
     def change(run, beside):
         for name in ("last", "best_dice"):
-            change_model(
+            change_config(
                 run / f"{name}.keras",
                 lambda config: config["config"]["layers"][1]["config"].update(kernel_regularizer=description),
             )
@@ -213,7 +202,7 @@ def layer(**description):
 def loss_of_theirs(run, beside):
     network_of_theirs(run, beside)
     edit_json(run / "settings.json", lambda content: content.update(MODEL="unet", LOSS="evil.py"))
-    change_model(
+    change_config(
         run / "last.keras",
         lambda config: config["compile_config"]["loss"]["config"].update(terms=str(run / "code" / "evil.py")),
     )

@@ -8,6 +8,7 @@ import zipfile
 import keras
 import numpy as np
 import pytest
+from drawings import change_config
 from running import assert_refused, run_here, training
 
 import losses
@@ -87,18 +88,6 @@ def test_the_same_of_a_loss_and_of_paths_elsewhere(stranger, marker):
         with pytest.raises(InputError, match=r"code.evil\.py: file does not exist"):
             configure(Settings.of("train.py", MODE="resume", RUN=str(run)))
     assert not marker.exists()
-
-
-def change_config(path, change):
-    """Change the configuration in a .keras file."""
-    with zipfile.ZipFile(path) as archive:
-        entries = {entry: archive.read(entry) for entry in archive.namelist()}
-    config = json.loads(entries["config.json"])
-    change(config)
-    entries["config.json"] = json.dumps(config).encode()
-    with zipfile.ZipFile(path, "w") as archive:
-        for entry, content in entries.items():
-            archive.writestr(entry, content)
 
 
 def test_a_checkpoint_runs_no_file_by_its_path(stranger, marker):
