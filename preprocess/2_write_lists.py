@@ -39,22 +39,20 @@ VARIANTS: bool = True  # False: exclude the variants of step 1 from the training
 
 settings = apply_command_line(globals())
 
-import hashlib
 import shutil
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from common.errors import InputError, SettingError, summarize
+from common.errors import InputError, SettingError
 from common.files import natural_key
-from common.parallel import ordered_map, progress
+from common.parallel import progress
 from common.replacing import refuse_existing, whole_folder
-from common.slices.case_files import read_case_record, split_pseudo_labeled
-from common.slices.cases import find_cases, pair_up
+from common.slices.case_files import split_pseudo_labeled
+from common.slices.cases import find_cases
+from common.slices.checks import check_data
 from common.slices.drawing import data_check
-from common.slices.finding import report_skipped
-from common.slices.images import encode_png, read_pair
+from common.slices.images import encode_png
 from common.slices.lists import (
     count_of_share,
     find_same_images,
@@ -63,25 +61,10 @@ from common.slices.lists import (
     split_into_folds,
     write_list,
 )
-from common.slices.masks import check_mask_values, class_count_of_files, values_of
+from common.slices.masks import class_count_of_files
 from common.slices.variants import find_variants, list_rows
 from common.tables import write_table
 from common.words import number_of
-
-
-class Checked(NamedTuple):
-    """A slice with its mask, as found on disk."""
-
-    case: Path
-    name: str
-    x: Path
-    y: Path
-    group: str  # slices that must stay in one list: the tiles of one image
-    size: int
-    bits: int
-    values: frozenset  # of the mask
-    foreground: float  # fraction of the slice
-    digest: bytes = b""  # of the image; empty for an image of one gray level
 
 
 def main():
@@ -89,7 +72,7 @@ def main():
     refuse_existing(settings.LISTS, settings.REPLACE)
     cases = find_cases(settings.CASES)
     print(f"checking {number_of(len(cases), 'case')} in {settings.CASES}", flush=True)
-    slices = check_data(cases)
+    slices = check_data(cases, settings.CASES)
     classes = class_count_of_files({s.y: s.values for s in slices}, settings.CASES)
     variants = {case: find_variants(case) if settings.VARIANTS else [] for case in cases}
 
@@ -124,52 +107,6 @@ def check_settings():
         raise SettingError("FOLDS: cannot be combined with VALIDATION_CASES; set only one of them")
     if settings.COPY_TO:
         refuse_existing(settings.COPY_TO, settings.REPLACE)
-
-
-# --- checking
-
-
-def check_data(cases):
-    """Read every slice and mask.
-
-    Returns:
-        list of Checked.
-
-    Raises:
-        InputError: if a file is unreadable, a partner is missing, sizes or bit depths differ, or mask values are
-            invalid.
-    """
-    pairs, problems, skipped = [], [], []
-    for case in cases:
-        slices = read_case_record(case).get("slices", {})
-        try:
-            found = pair_up(case / "x", case / "y", case, skipped)
-        except InputError as error:
-            problems.append(str(error))
-            continue
-        for name, x, y in sorted(found, key=lambda pair: natural_key(pair[0])):
-            pairs.append((case, name, x, y, f"{case}/{slices.get(name, {}).get('image') or name}"))
-    report_skipped(skipped)
-    checked = ordered_map(check_slice, pairs, problems=problems)
-    slices = [result for result in progress(checked, len(pairs), "checking") if result]
-    if problems:
-        raise InputError(summarize(problems, "problems in the data set"))
-    if not slices:
-        raise InputError(f"CASES: no slices in {settings.CASES}; import some with 0_import_images.py")
-    for what, found in (("side length", {s.size: s for s in slices}), ("bit depth", {s.bits: s for s in slices})):
-        if len(found) > 1:
-            examples = ", ".join(f"{number} in {s.x}" for number, s in sorted(found.items()))
-            raise InputError(f"CASES: slices differ in {what} (found {examples}); import all with the same settings")
-    return slices
-
-
-def check_slice(pair):
-    case, name, x, y, group = pair
-    image, mask = read_pair(x, y)
-    values = frozenset(values_of(mask))
-    check_mask_values(values, y)
-    digest = hashlib.blake2b(image, digest_size=16).digest() if np.ptp(image) else b""
-    return Checked(case, name, x, y, group, len(image), 8 * image.itemsize, values, float((mask > 0).mean()), digest)
 
 
 # --- dividing

@@ -1,7 +1,5 @@
 """Draw the images and plots of an evaluation, and write its page."""
 
-import io
-
 import cv2
 import matplotlib
 import numpy as np
@@ -11,6 +9,7 @@ from matplotlib.figure import Figure
 from common.errors import InputError
 from common.evaluation.pairs import holds_volumes, read_masks
 from common.html import in_words, write_page
+from common.plots import CLASS_COLORS, PLOT_STYLE, SOFT, svg
 from common.scores import SCORES, hausdorff_line
 from common.slices.cases import find_slices
 from common.slices.drawing import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, paint_errors
@@ -24,16 +23,6 @@ from common.volumes.slicing import PERCENTILES
 LARGEST = 640  # max side of an image in the page, in pixels
 NARROW = ("case", "image", "class", "score", "n", "mean", "dice", "difference", "low", "high", "hausdorff_95")
 CASES_TO_PLOT = 5  # with fewer cases, plot images instead
-
-INK, SOFT = "#1b2733", "#dfe5ea"
-CLASS_COLORS = ("#0b6e66", "#c4572b", "#4665a8", "#8a6d1d", "#7d4a87", "#5b6b7a")
-PLOT_STYLE = {
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": INK,
-    "svg.hashsalt": "1",
-}
 
 
 # --- images
@@ -231,7 +220,7 @@ def box_plots(table, groups):
                 axis.set_ylim(0, 1.02)
         if len(classes) > 1:
             axes[0].legend(frameon=False, fontsize=8)
-        return _svg(figure)
+        return svg(figure)
 
 
 def _draw_boxes(axis, values, index, classes, rng):
@@ -287,13 +276,4 @@ def dice_by_size(table, sizes, label):
         axis.set_axisbelow(True)
         if table["class"].nunique() > 1:
             axis.legend(frameon=False, fontsize=8)
-        return _svg(figure)
-
-
-def _svg(figure):
-    figure.subplots_adjust(
-        left=0.055, right=0.99, top=0.96, bottom=0.2, wspace=0.16
-    )  # fixed, since a layout engine draws twice
-    content = io.BytesIO()
-    figure.savefig(content, format="svg", metadata={"Date": None})
-    return content.getvalue()
+        return svg(figure)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from running import ROOT, assert_refused, leftovers, run_here, run_script
 
 from common.errors import InputError
+from common.slices.checks import Checked
 from common.slices.images import read_image
 from common.slices.lists import read_list
 
@@ -27,9 +28,9 @@ def load_script(name):
 # --- dividing
 
 
-def checked(script, cases, slices, tiles):
+def checked(cases, slices, tiles):
     return [
-        script.Checked(
+        Checked(
             Path(f"c/case{c}"),
             f"{s:04d}",
             Path(f"c/case{c}/x/{s:04d}.png"),
@@ -55,7 +56,7 @@ def test_a_division_keeps_what_belongs_together_on_one_side(cases, slices, tiles
     folds = folds if folds > 1 else 0
     chosen = {"SEED": seed, "FOLDS": folds, "TEST_SHARE": test, "VALIDATION_SHARE": validation}
     script.settings = script.settings.replace("a test", **chosen)
-    everything = checked(script, cases, slices, tiles)
+    everything = checked(cases, slices, tiles)
     try:
         divisions = script.divide(everything)
     except InputError:

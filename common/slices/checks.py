@@ -1,0 +1,124 @@
+"""Check the slices of case folders with their masks: what step 2 refuses."""
+
+import hashlib
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from common.errors import InputError, summarize
+from common.files import natural_key
+from common.parallel import ordered_map, progress
+from common.slices.case_files import read_case_record
+from common.slices.cases import pair_up
+from common.slices.finding import report_skipped
+from common.slices.images import read_pair
+from common.slices.masks import check_mask_values, values_of
+
+
+class Pair(NamedTuple):
+    """Files of a slice and its mask."""
+
+    case: Path
+    name: str
+    x: Path
+    y: Path
+    group: str  # slices that must stay in one list: the tiles of one image
+
+
+class Checked(NamedTuple):
+    """A slice with its mask, as found on disk."""
+
+    case: Path
+    name: str
+    x: Path
+    y: Path
+    group: str
+    size: int
+    bits: int
+    values: frozenset  # of the mask
+    foreground: float  # fraction of the slice
+    digest: bytes = b""  # of the image; empty for an image of one gray level
+
+
+def check_data(cases, where):
+    """Read every slice and mask.
+
+    Args:
+        cases: list of Paths.
+        where: their folder, for messages.
+
+    Returns:
+        list of Checked.
+
+    Raises:
+        InputError: if a file is unreadable, a partner is missing, sizes or bit depths differ, or mask values are
+            invalid.
+    """
+    problems = []
+    pairs = find_pairs(cases, problems)
+    checked = ordered_map(check_slice, pairs, problems=problems)
+    slices = [result for result in progress(checked, len(pairs), "checking") if result]
+    if problems:
+        raise InputError(summarize(problems, "problems in the data set"))
+    if differences := find_differences(slices, where):
+        raise InputError(differences[0])
+    return slices
+
+
+def find_pairs(cases, problems):
+    """Match the slices and masks of cases, in natural order, and print what was skipped.
+
+    Args:
+        cases: list of Paths.
+        problems: list that collects the messages of cases with files without a partner.
+
+    Returns:
+        list of Pair.
+    """
+    pairs, skipped = [], []
+    for case in cases:
+        slices = read_case_record(case).get("slices", {})
+        try:
+            found = pair_up(case / "x", case / "y", case, skipped)
+        except InputError as error:
+            problems.append(str(error))
+            continue
+        for name, x, y in sorted(found, key=lambda pair: natural_key(pair[0])):
+            pairs.append(Pair(case, name, x, y, f"{case}/{slices.get(name, {}).get('image') or name}"))
+    report_skipped(skipped)
+    return pairs
+
+
+def check_slice(pair):
+    """Read a Pair: Checked. Raises InputError as `common.slices.images.read_pair` and `check_mask_values`."""
+    return check_images(pair, *read_pair(pair.x, pair.y))
+
+
+def check_images(pair, image, mask):
+    """Checked of a Pair that has been read, (H, H) uint8 or uint16 and (H, H) uint8.
+
+    Raises:
+        InputError: if mask values are invalid.
+    """
+    values = frozenset(values_of(mask))
+    check_mask_values(values, pair.y)
+    digest = hashlib.blake2b(image, digest_size=16).digest() if np.ptp(image) else b""
+    return Checked(*pair, len(image), 8 * image.itemsize, values, float((mask > 0).mean()), digest)
+
+
+def find_differences(slices, where):
+    """Messages for what all slices of a set must share and do not; also if there are none.
+
+    Args:
+        slices: list of Checked.
+        where: folder of their cases.
+    """
+    if not slices:
+        return [f"CASES: no slices in {where}; import some with 0_import_images.py"]
+    messages = []
+    for what, found in (("side length", {s.size: s for s in slices}), ("bit depth", {s.bits: s for s in slices})):
+        if len(found) > 1:
+            examples = ", ".join(f"{number} in {s.x}" for number, s in sorted(found.items()))
+            messages.append(f"CASES: slices differ in {what} (found {examples}); import all with the same settings")
+    return messages
