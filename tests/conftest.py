@@ -7,6 +7,7 @@ import subprocess
 from unittest import mock
 
 import pytest
+from browsing import start_browser
 from drawings import make_cases
 from filelock import FileLock
 from running import decathlon_recipe, run_here, run_script, training
@@ -44,6 +45,15 @@ def made_once(tmp_path_factory, worker_id):
         return folder, said.read_text(encoding="utf-8")
 
     return make
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """Headless Chromium."""
+    with pytest.importorskip("playwright.sync_api").sync_playwright() as playwright:
+        chromium = start_browser(playwright)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture

@@ -136,7 +136,7 @@ def write_report(path, result, images, settings, environment):
         else None,
         differences=None if result.differences is None else _with_spaces_in_scores(result.differences),
         colors=[
-            (name, f"rgb{tuple(int(0.8 * value) for value in color)}")
+            (name, f"rgb{color}")
             for name, color in (
                 ("true positive", TRUE_POSITIVE),
                 ("false positive", FALSE_POSITIVE),

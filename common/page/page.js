@@ -16,7 +16,7 @@ for (const table of document.querySelectorAll("table.sorted")) {
   }));
 }
 
-// A click on an image enlarges it, and another one closes it.
+// A click on an image enlarges it; another one, Escape or the button closes it, and the focus returns to the image.
 const dialog = document.querySelector("dialog");
 for (const figure of document.querySelectorAll(".pictures figure"))
   figure.querySelector("button").addEventListener("click", () => {
@@ -26,3 +26,10 @@ for (const figure of document.querySelectorAll(".pictures figure"))
     dialog.showModal();
   });
 dialog.addEventListener("click", () => dialog.close());
+
+// What scrolls in itself can be reached by Tab, and so scrolled by keys, but only while it is wider than the screen.
+const reachable = new ResizeObserver(entries => entries.forEach(({target}) => {
+  if (target.scrollWidth > target.clientWidth) target.setAttribute("tabindex", "0");
+  else target.removeAttribute("tabindex");
+}));
+document.querySelectorAll(".scroll").forEach(region => reachable.observe(region));

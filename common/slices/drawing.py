@@ -10,8 +10,9 @@ from common.streams import one_line
 
 # RGB colors of classes 1, 2, ... (Okabe and Ito, safe for color-blind readers).
 CLASS_COLORS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0))
-TRUTH_COLOR, PREDICTED_COLOR = (0, 200, 120), (255, 150, 0)
-TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = (0, 200, 80), (230, 50, 40), (60, 110, 255)
+# Green and orange, and green, red and blue, that differ for color-blind readers too, also translucent.
+TRUTH_COLOR, PREDICTED_COLOR = (0, 200, 160), (255, 130, 0)
+TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = (0, 220, 150), (220, 40, 0), (40, 80, 255)
 
 # Cell (row, column) of each plane in the sheet of three, by the array axis that it cuts.
 PLANE_CELLS = {0: (0, 0), 2: (0, 1), 1: (1, 0)}

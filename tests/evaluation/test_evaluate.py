@@ -1,4 +1,4 @@
-"""evaluate.py: every score against brute force, tables, volumes, comparisons, and the report in a real browser."""
+"""evaluate.py: every score against brute force, tables, volumes and comparisons."""
 
 import itertools
 import json
@@ -407,61 +407,3 @@ def test_bad_input(tmp_path):
     write_image(tmp_path / "a" / "2.png", np.full((24, 24), 200, np.uint8))
     assert_refused("evaluate.py", "200", **good)
     assert not (tmp_path / "scores").exists() and not leftovers(tmp_path)
-
-
-# --- the report
-
-
-@pytest.fixture(scope="module")
-def browser():
-    path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-    if not path:
-        pytest.skip("there is no Chromium")
-    api = pytest.importorskip("playwright.sync_api")
-    with api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory):
-    root = tmp_path_factory.mktemp("scored")
-    truth = make_cases(root / "truth", cases=12, slices=2, size=48, classes=2)
-    predictions_of(truth, root / "a")
-    run_here("evaluate.py", PREDICTED=root / "a", TRUTH=truth, OUTPUT=root / "first")
-    run_here("evaluate.py", PREDICTED=root / "a", TRUTH=truth, OUTPUT=root / "scores", AGAINST=root / "first")
-    return root / "scores" / "report.html"
-
-
-@pytest.mark.parametrize("which", ["evaluation", "run"])
-@pytest.mark.parametrize("width", [1280, 390])
-def test_report_in_a_browser(browser, scored, trained, which, width):
-    """It opens from disk, its tables sort, an image opens, and nothing is wider than the screen."""
-    path = scored if which == "evaluation" else trained[0] / "report.html"
-    page = browser.new_page(viewport={"width": width, "height": 800})
-    said, asked = [], []
-    page.on("console", lambda message: said.append(message.text))
-    page.on("pageerror", lambda error: said.append(str(error)))
-    page.on("request", lambda request: asked.append(request.url))
-    page.goto(path.as_uri())
-    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
-    wide = "[...document.querySelectorAll('body *')].filter(e => e.scrollWidth > e.clientWidth + 1 && "
-    wide += "['auto', 'scroll'].includes(getComputedStyle(e).overflowX)).map(e => e.tagName)"
-    assert page.evaluate(wide) == []
-    assert page.evaluate("[...document.images].filter(i => i.src && !i.naturalWidth).length") == 0
-
-    table = page.locator("table.sorted").last
-    name = "dice" if which == "evaluation" else "val loss"
-    column = [text.strip() for text in table.locator("thead th").all_inner_texts()].index(name)
-    for order in (1, -1):
-        table.locator("thead button", has_text=name).filter(visible=True).first.click()
-        cells = table.locator("tbody tr").evaluate_all(f"rows => rows.map(r => +r.cells[{column}].dataset.value)")
-        assert cells == sorted(cells)[::order] and len(cells) >= 2
-
-    page.locator(".pictures button").first.click()
-    assert page.locator("dialog").evaluate("d => d.open && d.querySelector('img').naturalWidth > 0")
-    page.keyboard.press("Escape")
-    assert not page.locator("dialog").evaluate("d => d.open")
-    assert not said and all(url.startswith(("file:", "data:")) for url in asked)
-    page.close()
