@@ -13,11 +13,14 @@ PLOT_STYLE = {
 }
 
 
-def svg(figure):
-    """Content of an SVG file of a matplotlib figure; the same figure gives the same bytes."""
-    figure.subplots_adjust(
-        left=0.055, right=0.99, top=0.96, bottom=0.2, wspace=0.16
-    )  # fixed, since a layout engine draws twice
+def svg(figure, left=0.055, top=0.96):
+    """Content of an SVG file of a matplotlib figure; the same figure gives the same bytes.
+
+    Args:
+        figure: matplotlib.figure.Figure.
+        left, top: edges of the plots as fractions of the figure; fixed, since a layout engine draws twice.
+    """
+    figure.subplots_adjust(left=left, right=0.99, top=top, bottom=0.2, wspace=0.16)
     content = io.BytesIO()
     figure.savefig(content, format="svg", metadata={"Date": None})
     return content.getvalue()

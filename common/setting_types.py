@@ -26,6 +26,7 @@ ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 ShareOfHalf = Annotated[float, Ge(0), Le(0.5)]
 Gray = Annotated[int, Ge(0), Lt(2**16)]  # 16-bit gray level
 PathName = Annotated[str, Rule("a path", lambda text: bool(text.strip()))]
+PageName = Annotated[str, Rule('the path of an .html file, such as "check.html"', lambda name: name.endswith(".html"))]
 NamePattern = Annotated[
     str, Rule('text with one {id}, such as "{id}_seg"', lambda text: text.count("{id}") == 1 and _is_format(text))
 ]

@@ -23,13 +23,18 @@ ROOMS = (
     ("common.volumes",),
     ("common.training",),
     ("common.prediction", "common.tuning"),
-    ("common.evaluation", "coreml"),
+    ("common.evaluation", "coreml", "common.checking"),
 )
 KERAS_ONLY = ("models", "losses")  # import nothing else, and are imported from common.training on downwards
 NUMPY_TOO = ("models.pretrained_weights",)  # reads arrays from a file
 # These import each other only.
 KNOW_NOTHING = ("common.errors", "common.files", "common.scores", "common.streams", "common.system_errors")
-STARTED_WITH_M = ("common.settings_page", "common.tuning.worker", "common.tuning.check_values")  # python -m NAME
+STARTED_WITH_M = (
+    "common.settings_page",
+    "common.checking.packages",
+    "common.tuning.worker",
+    "common.tuning.check_values",
+)  # python -m NAME
 ONLY_IN = {"tqdm": ("common.parallel",), "fcntl": (), "msvcrt": ()}  # modules that may import a library
 PLAIN_LISTS = ()  # functions that may be longer than FUNCTION_LINES, as "path function"
 LONGEST_SCRIPT, LONGEST_MODULE, LONGEST_FUNCTION = 280, 400, 45

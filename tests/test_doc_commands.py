@@ -63,6 +63,11 @@ RUN_ELSEWHERE = {
         "tests/tuning/test_tune.py::test_a_search_killed_twice_and_finished_by_two_processes"
     ),
     "python -m common.settings_page": "tests/test_docs.py::test_settings_page_is_up_to_date",
+    "python -m common.checking.packages": (
+        "tests/checking/test_packages.py::test_tested_versions_are_written_from_this_environment"
+    ),
+    "python check.py": "tests/checking/test_packages.py::test_the_script_starts_without_any_package",
+    "python check.py --cases data/mine": "tests/test_check.py::test_everything_odd_is_reported_in_one_line_each",
     "python convert_coreml.py --run … --format mlpackage --compare --slices test.h5": FOLLOWED["docs/coreml.md"],
     "python preprocess/4_plan_training.py --packed data/packed --minutes 30": (
         "tests/training/test_plan.py::test_facts_and_the_plan_of_a_packed_set"

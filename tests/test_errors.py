@@ -35,6 +35,7 @@ def test_what_a_user_can_cause_is_one_line(capsys, error, words):
 
 
 BAD = {  # a setting that each script refuses; train.py and tune.py have such tests of their own
+    "check.py": {"CASES": "gone"},
     "choose.py": {"CROSS_VALIDATIONS": "gone"},
     "convert_coreml.py": {"RUN": "gone"},
     "data/make_sample.py": {"COUNT": 0},

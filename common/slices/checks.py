@@ -71,15 +71,15 @@ def find_pairs(cases, problems):
 
     Args:
         cases: list of Paths.
-        problems: list that collects the messages of cases with files without a partner.
+        problems: list that collects messages of cases that cannot be used, such as files without a partner.
 
     Returns:
         list of Pair.
     """
     pairs, skipped = [], []
     for case in cases:
-        slices = read_case_record(case).get("slices", {})
         try:
+            slices = read_case_record(case).get("slices", {})
             found = pair_up(case / "x", case / "y", case, skipped)
         except InputError as error:
             problems.append(str(error))

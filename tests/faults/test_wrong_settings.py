@@ -129,6 +129,7 @@ INSIDE = [
 ]
 
 BASE = {  # flags with which each script works on good files
+    "check.py": (kinds.cases, "--cases @/cases --output @/out.html --step False"),
     "choose.py": (kinds.run, "--cross-validations @/cv"),
     "convert_coreml.py": (kinds.run, "--run @/run --output @/out.mlmodel --checked 1"),
     "data/make_sample.py": (kinds.surface, "--cases @/out --count 1 --slices 6 --size 64"),
@@ -155,6 +156,7 @@ BASE = {  # flags with which each script works on good files
     "tune.py": (kinds.study, kinds.TUNE),
 }
 KERAS = {
+    "check.py",
     "choose.py",
     "convert_coreml.py",
     "predict.py",

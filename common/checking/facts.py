@@ -1,0 +1,100 @@
+"""Read a data set once and keep what its checks need: little per slice, and nothing of the size of an image."""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from common.checking.leaks import signature_of
+from common.checking.shifts import Alignment, edges_under_outline
+from common.parallel import ordered_map, progress
+from common.slices.checks import Checked, check_images
+from common.slices.drawing import evenly_spaced
+from common.slices.images import read_pair
+
+BINS = {8: 256, 16: 1024}  # of the histogram of gray levels, by bit depth
+MOST_CURVES = 40  # cases whose histogram is drawn
+
+
+class Facts(NamedTuple):
+    """What is kept of a slice.
+
+    Attributes:
+        checked: Checked.
+        histogram: (bins,) int64, number of pixels by gray level; None unless its case is drawn.
+        sizes: dict of class to its fraction of the slice; 255 counts as class 1.
+        frame: fraction of the pixels at the border of the mask that are foreground.
+        contrast: mean gray level of foreground minus background; 0 without one of them.
+        signature: bytes of `signature_of`.
+        edges: result of `edges_under_outline`.
+    """
+
+    checked: Checked
+    histogram: np.ndarray | None
+    sizes: dict
+    frame: float
+    contrast: float
+    signature: bytes
+    edges: np.ndarray | None
+
+
+class DataFacts:
+    """What is kept of a data set.
+
+    Args:
+        pairs: list of `common.slices.checks.Pair`, the slices of a case one after the other.
+        problems: list that collects the messages of slices that cannot be used.
+
+    Attributes:
+        slices: list of Checked.
+        sizes: dict of class to the fractions of the slices with this class that it covers.
+        cases_of: dict of class to the set of names of its cases.
+        frames, contrasts: as in Facts, of each slice.
+        signatures: bytes for each slice, empty for slices that are nearly uniform.
+        histograms: dict of case name to the number of pixels by gray level, for some cases.
+        alignment: Alignment of masks and images.
+    """
+
+    def __init__(self, pairs, problems):
+        self.slices, self.frames, self.contrasts, self.signatures = [], [], [], []
+        self.sizes, self.cases_of, self.histograms, self.alignment = {}, {}, {}, Alignment()
+        counts = {}
+        for pair in pairs:
+            counts[pair.case] = counts.get(pair.case, 0) + 1
+        self.drawn = set(evenly_spaced(list(counts), MOST_CURVES))
+        looked = ordered_map(self._look_at, pairs, problems=problems)
+        done = dict.fromkeys(counts, 0)
+        for pair, facts in zip(pairs, progress(looked, len(pairs), "checking"), strict=True):
+            done[pair.case] += 1
+            if facts:
+                self._add(facts, done[pair.case] > counts[pair.case] / 2)
+
+    def _look_at(self, pair):
+        image, mask = read_pair(pair.x, pair.y)
+        checked = check_images(pair, image, mask)
+        histogram = None
+        if pair.case in self.drawn:
+            bins = BINS[checked.bits]
+            histogram = cv2.calcHist([image], [0], None, [bins], [0, 2**checked.bits]).ravel().astype(np.int64)
+        counts = np.bincount(mask.ravel(), minlength=256)
+        sizes = {1 if value == 255 else value: counts[value] / mask.size for value in checked.values if value}
+        frame = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
+        inside = mask > 0
+        contrast = float(image[inside].mean() - image[~inside].mean()) if 0 < checked.foreground < 1 else 0.0
+        of_image = signature_of(image), edges_under_outline(image, mask)
+        return Facts(checked, histogram, sizes, float((frame > 0).mean()), contrast, *of_image)
+
+    def _add(self, facts, is_second_half):
+        case = facts.checked.case.name
+        self.slices.append(facts.checked)
+        self.frames.append(facts.frame)
+        self.contrasts.append(facts.contrast)
+        self.signatures.append(facts.signature)
+        for number, share in facts.sizes.items():
+            self.sizes.setdefault(number, []).append(share)
+            self.cases_of.setdefault(number, set()).add(case)
+        if facts.histogram is not None:
+            before = self.histograms.get(case)
+            fits = before is None or before.shape == facts.histogram.shape
+            self.histograms[case] = facts.histogram + (before if before is not None and fits else 0)
+        self.alignment.add(case, is_second_half, facts.edges)

