@@ -62,6 +62,21 @@ def claimed(path, wait=False):
             folder.rmdir()
 
 
+def is_claimed(path):
+    """Whether a process of this machine is writing a path now."""
+    final = Path(os.path.realpath(path))
+    lock = final.with_name(LOCK_OF + os.fsdecode(os.fsencode(final.name)[-200:]))
+    if not lock.is_file() or lock.is_symlink():
+        return False
+    try:
+        with held(lock):
+            return False
+    except PermissionError:  # unknown
+        return False
+    except OSError:
+        return True
+
+
 def remove_abandoned(folder, names):
     """Remove half-written files in a folder, Path, of files like `names`, unless a process is writing them."""
     for path in folder.glob(f"{UNFINISHED}????????????-{names}"):

@@ -74,6 +74,15 @@ def read_record(path, kind):
     return kind.check(read_json(path), path)
 
 
+def read_fields(path, kind):
+    """Fields that the file of a record contains, as a dict of JSON values; arguments and errors as in `read_record`."""
+    record = read_record(path, kind)
+    try:
+        return record.model_dump(mode="json", exclude_unset=True)
+    except ValueError:  # pydantic's limit for lists and objects, which is lower than that of the JSON reader
+        raise InputError(f"{path}: {kind.DAMAGED} (nested too deeply); {kind.REMEDY}") from None
+
+
 def first_problem(error):
     """First problem of a pydantic ValidationError in one line: field, what was expected, what was found."""
     first = error.errors(include_url=False)[0]

@@ -103,6 +103,7 @@ NOT_RUN = {
     "tensorboard --logdir runs": SERVER,
     "tensorboard --logdir study/runs": SERVER,
     'pip install "jax[cuda12]"': f"{INSTALLS}, for a GPU",
+    "pip install optuna-dashboard": INSTALLS,
     "python3 -m venv .venv && .venv/bin/pip install -q -r tests/requirements.txt": INSTALLS,
     "python3 -m venv .venv && . .venv/bin/activate && pip install -q -r tests/requirements.txt && python -m pytest": (
         f"{INSTALLS}, as .ci/run does"

@@ -37,6 +37,7 @@ def test_what_a_user_can_cause_is_one_line(capsys, error, words):
 BAD = {  # a setting that each script refuses; train.py and tune.py have such tests of their own
     "check.py": {"CASES": "gone"},
     "choose.py": {"CROSS_VALIDATIONS": "gone"},
+    "compare_runs.py": {"RUNS": "gone"},
     "convert_coreml.py": {"RUN": "gone"},
     "data/make_sample.py": {"COUNT": 0},
     "data/make_volumes.py": {"CONTRASTS": 5},

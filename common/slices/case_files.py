@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeIn
 
 from common.errors import InputError
 from common.files import one_name
-from common.records import Finite, Inside, Positive, Record, read_record
+from common.records import Finite, Inside, Positive, Record, read_fields
 
 RECORD = "case.json"
 LARGEST_SIDE = 2**20  # pixels or voxels
@@ -138,4 +138,4 @@ def read_case_record(case):
     path = Path(case) / RECORD
     if not path.exists() and not path.is_symlink():
         return {}
-    return read_record(path, CaseFile).model_dump(mode="json", exclude_unset=True)
+    return read_fields(path, CaseFile)

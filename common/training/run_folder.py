@@ -2,11 +2,12 @@
 
 import math
 import os
+import re
 from pathlib import Path
 
 from common.errors import InputError
 from common.files import UNFINISHED, file_digest, read_json, remove, whole_file, write_json
-from common.records import read_record
+from common.records import read_fields, read_record
 from common.settings import REASONS
 from common.system_errors import why_unreadable
 from common.training.run_records import Calibration, RunSettings, SliceData, State
@@ -14,6 +15,7 @@ from common.words import number_of
 
 MONITORED = ("dice", "iou")  # validation metrics; a run keeps its best model for each
 CHECKPOINTS = ("best_dice", "best_iou", "last")  # the best models and the last one
+LARGEST_SUMMARY = 2**22  # characters of model_summary.txt to read
 MEASURED = "as many as fit into MAX_MINUTES, measured over two epochs"  # the reason for EPOCHS
 
 
@@ -46,6 +48,7 @@ class Run(os.PathLike):
         self.augmented_file = folder / "augmented_slices.png"
         self.examples_file = folder / "validation_slices.png"
         self.report_file = folder / "report.html"
+        self.scores_folder = folder / "scores"  # if evaluate.py was told to write there
         self.validation_list_file = folder / "validation.csv"  # validation slices of a fold
         self.predicted_folder = folder / "predicted"  # temporary: their predicted masks
 
@@ -92,7 +95,7 @@ class Run(os.PathLike):
     @staticmethod
     def _read(path, kind):
         """Content of a record as a dict; empty if the file is missing."""
-        return read_record(path, kind).model_dump(mode="json", exclude_unset=True) if os.path.lexists(path) else {}
+        return read_fields(path, kind) if os.path.lexists(path) else {}
 
     @property
     def data(self):
@@ -118,6 +121,16 @@ class Run(os.PathLike):
     def environment(self):
         """Text about versions and machine."""
         return self.environment_file.read_text(encoding="utf-8")
+
+    @property
+    def parameters(self):
+        """Number of parameters of the network, as model_summary.txt counts them; None if unknown."""
+        if not self.summary_file.is_file():
+            return None
+        with open(self.summary_file, encoding="utf-8", errors="replace") as file:
+            text = file.read(LARGEST_SUMMARY)
+        counts = re.findall(r"^ *(?:Non-t|T)rainable params: ([\d,]{1,20}) ", text, re.M)
+        return sum(int(count.replace(",", "")) for count in counts) if len(counts) == 2 else None
 
     @property
     def log(self):

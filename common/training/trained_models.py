@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from common.errors import InputError, as_input_error
 from common.files import natural_key
-from common.records import read_record
+from common.records import read_fields, read_record
 from common.system_errors import raise_system_error
 from common.training.keras_files import require_safe
 from common.training.run_folder import CHECKPOINTS, Run, runs_in
@@ -198,7 +198,7 @@ class CrossValidation(os.PathLike):
     @property
     def settings(self):
         """dict of the train.py settings that all folds share; raises InputError if damaged."""
-        return read_record(self.settings_file, CrossValidationSettings).model_dump(mode="json", exclude_unset=True)
+        return read_fields(self.settings_file, CrossValidationSettings)
 
     def fold(self, number):
         """Run of a fold, whether it exists or not."""

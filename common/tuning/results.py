@@ -35,14 +35,22 @@ def _value_as_text(value):
 
 
 def write_table(trials, path):
-    """Write `trials.csv`, one row per trial, best first.
+    """Write `trials.csv`, one row per trial, and return the trials, best first; `trials` as in `make_table`."""
+    best_first, table = make_table(trials)
+    with whole_file(path) as unfinished:
+        tables.write_table(unfinished, table)
+    return best_first
+
+
+def make_table(trials):
+    """Table of trials, best first.
 
     Args:
         trials: list of finished FrozenTrials.
-        path: file to write.
 
     Returns:
-        The trials, best first.
+        (the trials, best first; DataFrame with a row for each: trial, state, dice, epoch, epochs, minutes, a column for
+        each parameter, run, reason).
     """
     best_first = sorted(trials, key=lambda t: (t.state != TrialState.COMPLETE, -best_epoch(t)[0], t.number))
     rows = []
@@ -53,10 +61,7 @@ def write_table(trials, path):
         row |= {name: str(value) if value is None else value for name, value in trial.params.items()}
         rows.append(row | {name: trial.user_attrs.get(name, "") for name in ("run", "reason")})
     table = pd.DataFrame(rows, dtype=object)  # as objects, so that missing values do not turn whole numbers into floats
-    table = table[[*table.columns.drop(["run", "reason"]), "run", "reason"]]
-    with whole_file(path) as unfinished:
-        tables.write_table(unfinished, table)
-    return best_first
+    return best_first, table[[*table.columns.drop(["run", "reason"]), "run", "reason"]]
 
 
 def importances(trials):

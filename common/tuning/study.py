@@ -73,13 +73,27 @@ def open_study(folder, settings, may_differ, check, pruner):
         return _load(database, pruner)
 
 
-def _load(database, pruner):
-    with closing(sqlite3.connect(database, timeout=60)) as connection:
+def read_trials(folder):
+    """Trials of the study in a folder, Path, which is not changed.
+
+    Returns:
+        list of FrozenTrial.
+
+    Raises:
+        InputError: if its database is damaged or locked.
+    """
+    database = folder / DATABASE
+    with database_errors(database):
+        return _load(database, None, read_only=True).get_trials()
+
+
+def _load(database, pruner, read_only=False):
+    with closing(_open(database, read_only)) as connection:
         (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if answer != "ok":
         raise sqlite3.DatabaseError(answer)
     try:
-        storage = _connect(database, skip_table_creation=True)
+        storage = _connect(database, read_only, skip_table_creation=True)
         study = optuna.load_study(study_name=STUDY_NAME, storage=storage, pruner=pruner)
         study.get_trials(deepcopy=False)  # every value of the database is read once
         return study
@@ -101,12 +115,15 @@ def _refuse_other_folder(folder):
         raise InputError(f"STUDY: {folder} contains {others[0]} but no {DATABASE}; use a new or empty folder")
 
 
-def _connect(path, **options):
-    def connect():
-        return sqlite3.connect(path, timeout=60, check_same_thread=False)
-
+def _connect(path, read_only=False, **options):
     # a function, because a path may contain characters with a special meaning in URLs
-    return optuna.storages.RDBStorage("sqlite:///study.db", {"creator": connect}, **options)
+    return optuna.storages.RDBStorage("sqlite:///study.db", {"creator": lambda: _open(path, read_only)}, **options)
+
+
+def _open(path, read_only):
+    if read_only:
+        return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=60, uri=True, check_same_thread=False)
+    return sqlite3.connect(path, timeout=60, check_same_thread=False)
 
 
 @contextmanager

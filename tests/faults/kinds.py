@@ -285,6 +285,7 @@ EVALUATE = "--predicted @/predicted --truth @/cases --output @/out"
 CASE = "cases/case1/case.json"
 READ_SET = "tests/faults/readers/set.py"
 READ_RUN = "tests/faults/readers/run.py"
+COMPARE = "--runs @/ --output @/out/index.html"
 RESUME = "--mode resume --run @/run --epochs 2"
 PREDICT = "--run @/run --input @/images --output @/out --no-overlays"
 CONVERT = "--run @/run --output @/out.mlmodel --checked 1"
@@ -504,6 +505,16 @@ KINDS = {
             ("state.json", "JSON"),
             ("calibration.json", "JSON"),
             ("best_dice.keras", "KERAS"),
+        )
+    },
+    **{
+        f"{file}, compared": Kind(good, "compare_runs.py", COMPARE, file, damage, share=0.5)
+        for good, file, damage in (
+            (run, "run/settings.json", "JSON"),
+            (run, "run/state.json", "JSON"),
+            (run, "run/training_log.csv", "TEXT"),
+            (run, "cv/cross_validation.json", "JSON"),
+            (study, "study/study.db", "DATABASE"),
         )
     },
     "settings.json, converted": Kind(models, "convert_coreml.py", CONVERT, "run/settings.json", "JSON", **SLOW),

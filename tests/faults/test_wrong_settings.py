@@ -131,6 +131,7 @@ INSIDE = [
 BASE = {  # flags with which each script works on good files
     "check.py": (kinds.cases, "--cases @/cases --output @/out.html --step False"),
     "choose.py": (kinds.run, "--cross-validations @/cv"),
+    "compare_runs.py": (kinds.run, "--runs @/ --output @/out.html"),
     "convert_coreml.py": (kinds.run, "--run @/run --output @/out.mlmodel --checked 1"),
     "data/make_sample.py": (kinds.surface, "--cases @/out --count 1 --slices 6 --size 64"),
     "data/make_volumes.py": (kinds.surface, "--data @/out --train 1 --test 0 --contrasts 1"),

@@ -66,6 +66,22 @@ def test_a_log_is_read_as_it_was_written(tmp_path):
 # --- what a run knows
 
 
+@pytest.mark.parametrize("depth", [100, 300, 900, 10**5])
+def test_a_deeply_nested_record_is_refused_in_one_message(tmp_path, depth):
+    """The limits of the JSON reader, of pydantic and of Python differ."""
+    nested = "[" * depth + "]" * depth
+    for file, read in (
+        (Run(tmp_path).settings_file, lambda: Run(tmp_path).settings),
+        (CrossValidation(tmp_path).settings_file, lambda: CrossValidation(tmp_path).settings),
+    ):
+        file.write_text(f'{{"TRAIN": "a", "MODEL_SETTINGS": {nested}}}')
+        if depth == 100:
+            assert read()["TRAIN"] == "a"
+        else:
+            with pytest.raises(InputError, match=rf"{file.name}: damaged \(.*nested too deeply"):
+                read()
+
+
 def test_a_run_says_what_it_was_trained_on(tmp_path):
     data = SliceData(classes=3, size=24, bits=8, spacing=[1.0, 2.0], fit="tile", plane="axial", stretched=False)
     run = make_run(tmp_path / "run", data)
