@@ -1,10 +1,9 @@
-"""Compare runs by what they recorded: scores with intervals, settings that differ, folds, trials.
+"""Compare runs by what they recorded: scores with intervals, folds, trials.
 
 Nothing but records is read, so neither Keras nor code of a run is loaded. A record that cannot be read is the status of
 its run.
 """
 
-import json
 import math
 import os
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ from scipy.special import stdtrit
 
 from common.claims import is_claimed
 from common.errors import InputError
+from common.evaluation.settings_table import shortened
 from common.files import natural_key
 from common.public_settings import without_own_paths
 from common.streams import one_line
@@ -23,11 +23,7 @@ from common.training.trained_models import CrossValidation
 from common.words import number_of
 
 STUDY_FILE = "study.db"  # in the folder of a study; common.tuning.study, which knows it, takes a second to load
-NO_CHOICE = ("RUNS", "TRUST_RUN")  # settings that do not change a training
 LARGEST = 1e9  # of any count or time that a record can have
-LONGEST = 200  # characters of a text from a record
-MOST_SETTINGS = 40  # columns
-MISSING = object()  # no value; None is one
 
 
 @dataclass
@@ -165,7 +161,7 @@ def read_run(run):
     return Entry(
         one_line(run.name),
         run.folder,
-        network=_short(without_own_paths(settings.get("MODEL") or "")),
+        network=shortened(without_own_paths(settings.get("MODEL") or "")),
         dice=dice if epoch else None,
         epoch=epoch or None,
         case_dice=case_dice,
@@ -198,7 +194,7 @@ def read_log(run):
 def status_of(run, log, state):
     """How a run ended, as text."""
     if state.get("ended"):
-        return _short(state["ended"]) + ("" if log.has_validation else ", without validation")
+        return shortened(state["ended"]) + ("" if log.has_validation else ", without validation")
     if is_claimed(run):
         return "running"
     return f"interrupted after {number_of(len(log), 'epoch')}" if len(log) else "ended before its first epoch"
@@ -234,14 +230,9 @@ def _sensible(number):
     return number if is_number and 0 <= number <= LARGEST else None
 
 
-def _short(text):
-    text = one_line(str(text))
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
-
-
 def _problem(folder, message):
     """An error message without the folder that it is about."""
-    return _short(without_own_paths(message.replace(f"{folder}{os.sep}", "").splitlines()[0]))
+    return shortened(without_own_paths(message.replace(f"{folder}{os.sep}", "").splitlines()[0]))
 
 
 # --- a cross-validation
@@ -268,7 +259,7 @@ def read_cross_validation(folds):
     summary = Entry(
         one_line(folds.folder.resolve().name),
         folds.folder,
-        network=_short(without_own_paths(settings.get("MODEL") or first.network)),
+        network=shortened(without_own_paths(settings.get("MODEL") or first.network)),
         dice=mean,
         interval=f"{interval} ({counted})" if interval else "",
         case_dice=case[0],
@@ -336,7 +327,7 @@ def read_study(folder):
         return section
     best, table = results.make_table(finished)
     section.entries = [_trial(folder, trial, results) for trial in best]
-    section.table = table.drop(columns=["run"]).map(_cell).rename(columns=_short)
+    section.table = table.drop(columns=["run"]).map(_cell).rename(columns=shortened)
     first = section.entries[0]
     if first.dice is not None:
         for name in ("network", "dice", "epoch", "settings", "curve"):
@@ -362,12 +353,12 @@ def _trial(folder, trial, results):
     return Entry(
         place.name,
         run.folder if run else place,
-        network=_short(settings.get("MODEL") or trial.params.get("model", "")),
+        network=shortened(settings.get("MODEL") or trial.params.get("model", "")),
         dice=dice if is_known else None,
         epoch=epoch if is_known else None,
         epochs=len(trial.intermediate_values),
         minutes=_sensible(trial.user_attrs.get("minutes")),
-        status=_short(f"{results.STATE_NAMES[trial.state]}{': ' * bool(reason)}{reason}"),
+        status=shortened(f"{results.STATE_NAMES[trial.state]}{': ' * bool(reason)}{reason}"),
         settings=settings,
         curve=sorted((epoch, dice) for epoch, dice in trial.intermediate_values.items() if 0 <= dice <= 1),
     )
@@ -375,60 +366,4 @@ def _trial(folder, trial, results):
 
 def _cell(value):
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return value if value is None or (is_number and not abs(value) > LARGEST) else _short(value)
-
-
-# --- settings
-
-
-def differing_settings(entries):
-    """Settings in which entries differ.
-
-    A dict counts by its keys if all entries have dicts. A setting that an older run lacks is no difference.
-
-    Args:
-        entries: list of Entry.
-
-    Returns:
-        dict of a setting, or "SETTING: key", to the list of its values as text, "" if missing; paths as in
-        `without_own_paths`.
-    """
-    known = [entry.settings for entry in entries if entry.settings]
-    columns = {}
-    for name in dict.fromkeys(name for settings in known for name in settings if name not in NO_CHOICE):
-        values = [entry.settings.get(name, MISSING) for entry in entries]
-        present = [value for value in values if value is not MISSING]
-        if all(isinstance(value, dict) for value in present):
-            for key in dict.fromkeys(key for value in present for key in value):
-                inside = [value.get(key, MISSING) if isinstance(value, dict) else MISSING for value in values]
-                if len({_identity(value.get(key, MISSING)) for value in present}) > 1:
-                    columns[_short(f"{name}: {key}")] = values_as_text(inside)
-        elif len(set(map(_identity, present))) > 1:
-            columns[_short(name)] = values_as_text(values)
-    return dict(list(columns.items())[:MOST_SETTINGS])
-
-
-def values_as_text(values):
-    """JSON values, or MISSING, as text that anybody may read; different paths of one name get numbers."""
-    shown = [_as_text(without_own_paths(value)) for value in values]
-    alike = {}
-    for text, value in zip(shown, values, strict=True):
-        alike.setdefault(text, {}).setdefault(_identity(value), len(alike.get(text, {})) + 1)
-    return [
-        f"{text} ({alike[text][_identity(value)]})" if len(alike[text]) > 1 else text
-        for text, value in zip(shown, values, strict=True)
-    ]
-
-
-def _as_text(value):
-    """A value as Python writes it, but text without quotes."""
-    if value is MISSING:
-        return ""
-    return f"{value:g}" if isinstance(value, float) else _short(value)
-
-
-def _identity(value):
-    """Text that is equal for equal values; for relative and absolute paths of one file too."""
-    if value is MISSING:
-        return ""
-    return json.dumps(os.path.abspath(value) if isinstance(value, str) and os.sep in value else value, sort_keys=True)
+    return value if value is None or (is_number and not abs(value) > LARGEST) else shortened(value)

@@ -10,7 +10,7 @@ import matplotlib
 import pandas as pd
 from matplotlib.figure import Figure
 
-from common.evaluation.comparison import differing_settings
+from common.evaluation.settings_table import differing_settings
 from common.html import write_page
 from common.replacing import whole_entries
 from common.streams import one_line

@@ -18,11 +18,11 @@ from common.evaluation.comparison import (
     LARGEST,
     STUDY_FILE,
     compare,
-    differing_settings,
     mean_and_interval,
     mean_curve,
     read_run,
 )
+from common.evaluation.settings_table import differing_settings
 from common.tuning import study
 
 HOSTILE = (
