@@ -50,16 +50,16 @@ def main():
         require_folder(settings.CASES, "CASES")
     places = {"the page": Path(settings.OUTPUT).parent, "results": "."}
     machine = report(check_python(), check_packages(), check_processor(), check_disk(places))
-    broken = report(check_imports(settings.STEP))
-    if broken:
-        raise InputError(f"packages: {number_of(len(broken), 'package')} cannot be imported; see above, and mend it")
-    if settings.STEP:
-        machine += report(check_step(), check_backend())
+    refuse_broken(report(check_imports(heavy=False)))
     # these import packages that are known to work only now
     from common.checking.data_set import DataCheck
     from common.checking.page import write_check
 
     data = DataCheck(settings.CASES)
+    if settings.STEP:
+        print("importing Keras and trying a training step", flush=True)
+        refuse_broken(report(check_imports(heavy=True)))
+        machine += report(check_step(), check_backend())
     sections = {"This machine": machine, "The data": report(data.findings())}
     title = f"Check of {without_own_paths(settings.CASES)}" if settings.CASES else "Check of this machine"
     with new_file(settings.OUTPUT, settings.REPLACE) as unfinished:
@@ -69,6 +69,12 @@ def main():
     if PROBLEM in levels:
         count = number_of(levels.count(PROBLEM), "problem")
         raise InputError(f"{settings.OUTPUT}: not ready to train (found {count}); solve what it says, and check again")
+
+
+def refuse_broken(findings):
+    if findings:
+        count = number_of(len(findings), "problem")
+        raise InputError(f"packages: cannot be imported (found {count}); do what it says above, and check again")
 
 
 def report(*groups):

@@ -13,7 +13,7 @@ from common.words import number_of
 
 
 class DataCheck:
-    """The check of a folder of case folders.
+    """The check of a folder of case folders. Raises InputError if it contains none.
 
     Args:
         root: value of the setting CASES; "": no data.
@@ -26,12 +26,13 @@ class DataCheck:
 
     def __init__(self, root):
         self.root, self.facts, self.classes = root, None, None
+        self._cases = find_cases(root) if root else []
 
     def findings(self):
-        """Yield a Finding for everything that was checked. Raises InputError if there is no case folder."""
+        """Yield a Finding for everything that was checked."""
         if not self.root:
             return
-        cases, problems = find_cases(self.root), []
+        cases, problems = self._cases, []
         pairs = find_pairs(cases, problems)
         print(f"checking {number_of(len(pairs), 'slice')} in {number_of(len(cases), 'case')}", flush=True)
         self.facts = DataFacts(pairs, problems)

