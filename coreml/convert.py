@@ -1,5 +1,8 @@
 """Convert a Keras network to Core ML, save it, and describe the file."""
 
+import errno
+import json
+import os
 import re
 import tempfile
 from collections import Counter
@@ -192,6 +195,15 @@ def save_model(spec, weights_dir, path):
 
     with errors_of(path):
         ct.utils.save_spec(spec, str(path), weights_dir=weights_dir)
+        if path.is_dir() and not _is_json(path / "Manifest.json"):  # coremltools writes it last, and ignores errors
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+
+def _is_json(path):
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except (OSError, ValueError):
+        return False
 
 
 def describe_file(path):

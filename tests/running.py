@@ -114,6 +114,12 @@ def leftovers(folder):
     return list(Path(folder).rglob(".part-*"))
 
 
+def only_folder(runs):
+    """The only run in a folder of runs."""
+    (run,) = runs.glob("[!.]*")
+    return run
+
+
 def training(packed, runs, **settings):
     """Settings of a tiny training run."""
     return {

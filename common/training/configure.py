@@ -49,7 +49,7 @@ def configure(settings):
         settings = with_epochs_of_folds(settings)
     if settings.VALIDATION == "":
         settings = without_validation(settings)
-    if settings.MODE == "retrain" and settings.MODEL is None:
+    if settings.MODE == "retrain":
         settings = of_retrained(settings)
     if settings.MODEL is None and settings.MODEL_SETTINGS:
         settings = settings.replace("MODEL_SETTINGS without MODEL are for the U-net", MODEL="unet")
@@ -95,7 +95,7 @@ def configure_folds(settings):
 
 def with_chosen(settings, training, validation):
     """Settings with values that suit the training set instead of None; prints them with their reasons."""
-    chosen = choose_missing(settings, training, validation, alone=not several_processes())
+    chosen = choose_missing(settings, training, validation)
     if not chosen:
         return settings
     for name, (value, reason) in chosen.items():
@@ -139,15 +139,17 @@ def of_run(settings):
 
 
 def of_retrained(settings):
-    """Settings with the network of the run to start from, if it is one of the toolkit."""
+    """Settings with the network of the run to start from, and with its settings unless the user set any."""
     run = Run(model_file(settings.RUN).parent)
     name = run.settings.get("MODEL")
-    if not name:
+    if not name or settings.MODEL not in (None, name):
         return settings
-    if name not in models.NETWORKS:
+    if settings.MODEL is None and name not in models.NETWORKS:
         raise SettingError(f"MODEL: not set, and {run} has a network of its own ({name}); pass your file as --model")
-    own = {} if settings.MODEL_SETTINGS else {"MODEL_SETTINGS": run.settings.get("MODEL_SETTINGS") or {}}
-    return settings.replace(f"recorded in {run}", MODEL=name, **own)
+    own = {"MODEL": name}
+    if not settings.MODEL_SETTINGS and "MODEL_SETTINGS" not in settings.given:
+        own["MODEL_SETTINGS"] = run.settings.get("MODEL_SETTINGS") or {}
+    return settings.replace(f"recorded in {run}", **own)
 
 
 def of_fold(settings):

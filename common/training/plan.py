@@ -199,13 +199,12 @@ def rates_of(epochs, steps):
     return chosen
 
 
-def choose_missing(settings, training, validation, alone=True):
+def choose_missing(settings, training, validation):
     """Choose what is None in the settings of train.py, for its sets.
 
     Args:
         settings: `common.settings.Settings` of train.py.
         training, validation: results of `common.training.configure.open_sets`.
-        alone: whether one process trains; with several, weights are not averaged.
 
     Returns:
         dict of setting to (value, reason); with MODEL set, only of the others in CHOSEN.
@@ -224,7 +223,7 @@ def choose_missing(settings, training, validation, alone=True):
         size = chosen["BATCH_SIZE"][0] if settings.BATCH_SIZE in (None, "auto") else settings.BATCH_SIZE
         epochs = settings.EPOCHS
         names += ["MODEL_SETTINGS"] + ["BATCH_SIZE"] * (settings.BATCH_SIZE is None)
-        rates = rates_of(epochs, (epochs or 0) * math.ceil(facts.training / size) * alone)
+        rates = rates_of(epochs, (epochs or 0) * math.ceil(facts.training / size))
         if settings.SCHEDULE is None:
             names += ["SCHEDULE"] + ["SCHEDULE_SETTINGS"] * (not settings.SCHEDULE_SETTINGS)
         if settings.OPTIMIZER is None:

@@ -48,6 +48,7 @@ class Forking:
     def __init__(self, keras):
         command = [sys.executable, __file__, *(["keras"] if keras else [])]
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "PYTHONUTF8": "1"}
+        environment["TQDM_DISABLE"] = "1"  # convert_coreml.py sets it before tqdm is loaded
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "env": environment}
         self.process = subprocess.Popen(command, **pipes, start_new_session=True)
 

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 NOISE = re.compile(  # lines of libraries, which do not go through Python
-    r"^\s*$|WARNING: All log messages before absl|[IWE]0000 |(\s|\\r)*(Running|Converting) .*: +\d+%\|"
+    r"^\s*$|WARNING: All log messages before absl|[IWE]0000 "
 )
 
 

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from drawings import make_cases
-from running import assert_refused, run_here
+from running import assert_refused, only_folder, run_here
 
 from common.errors import InputError
 from common.settings import Settings
@@ -102,8 +102,6 @@ def test_what_is_set_is_not_chosen(many):
     assert choose_missing(settings, many, None) == {}
     chosen = choose_missing(Settings.of("train.py", OPTIMIZER="sgd", SCHEDULE="poly", BATCH_SIZE="auto"), many, None)
     assert not chosen.keys() & {"OPTIMIZER", "LEARNING_RATE", "SCHEDULE", "SCHEDULE_SETTINGS", "BATCH_SIZE"}
-    several = values(choose_missing(Settings.of("train.py"), many, None, alone=False))
-    assert several["OPTIMIZER"] == {"name": "adamw"}
     volumes = values(choose_missing(Settings.of("train.py"), SimpleNamespace(axes=3), None))
     assert volumes == {"MODEL": "se_resunet3d", "LOSS": "bce+dice", "AUGMENTATION": "medical", "FOREGROUND": 0.0}
 
@@ -170,9 +168,11 @@ def test_facts_and_the_plan_of_a_packed_set(packed, tmp_path):
     assert recorded["reasons"]["MODEL"].startswith("chosen for the training set: slices under 64")
     assert f"LOSS = {plan['LOSS']!r}: " in out
     retrained = {"MODE": "retrain", "RUN": run, "RUNS": tmp_path / "again", "EPOCHS": 1}
-    run_here("train.py", **sets, **retrained)
-    (again,) = (tmp_path / "again").iterdir()
-    assert json.loads((again / "settings.json").read_text())["MODEL_SETTINGS"] == plan["MODEL_SETTINGS"]
+    for place, network in (("again", {}), ("named", {"MODEL": "unet"})):
+        run_here("train.py", **sets, **(retrained | {"RUNS": tmp_path / place}), **network)
+    again, named = only_folder(tmp_path / "again"), only_folder(tmp_path / "named")
+    for run in (again, named):
+        assert json.loads((run / "settings.json").read_text())["MODEL_SETTINGS"] == plan["MODEL_SETTINGS"]
     assert_refused("preprocess/4_plan_training.py", "plan.json: already exists", PACKED=copy)
     assert_refused("preprocess/4_plan_training.py", "contains no train.h5", PACKED=tmp_path)
 

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawings import make_cases
-from running import ROOT, TINY_UNET, assert_refused, leftovers, run_here, run_script, training
+from running import ROOT, TINY_UNET, assert_refused, leftovers, only_folder, run_here, run_script, training
 
 from common import devices
 from common.command_line import flags_of
@@ -36,11 +36,6 @@ on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reas
 
 def weights(path):
     return keras.saving.load_model(path, compile=False).get_weights()
-
-
-def only_folder(runs):
-    (run,) = runs.glob("[!.]*")
-    return run
 
 
 # --- the run folder
