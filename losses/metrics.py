@@ -76,7 +76,44 @@ class FalsePositivesOnEmpty(keras.metrics.Metric):
         return self.total / ops.maximum(self.count, 1)
 
 
-def training_metrics():
-    """The metrics of every run: dice, iou, rou, fpoet, soft_dice, soft_iou."""
+@keras.saving.register_keras_serializable(package="segmentation")
+class ClassDice(keras.metrics.Metric):
+    """Mean Dice of one class over the images whose mask contains it; NaN without any such image.
+
+    Args:
+        number: class number, from 1.
+        name: metric name; default: "dice_" and the number.
+    """
+
+    def __init__(self, number, name=None, **kwargs):
+        super().__init__(name=name or f"dice_{number}", **kwargs)
+        self.number = number
+        self.total = self.add_weight(name="total", initializer="zeros")
+        self.count = self.add_weight(name="count", initializer="zeros")
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        """Add a batch: class numbers and probabilities, shaped as in `losses.overlap`."""
+        y_pred = ops.cast(y_pred, self.dtype)
+        channels = [foreground(values) for values in (one_hot_like(y_true, y_pred), harden(y_pred))]
+        sums = overlap.overlap_sums(*(values[..., self.number - 1 : self.number] for values in channels))
+        present = ops.cast(sums[1] > 0, self.dtype)
+        self.total.assign_add(ops.sum(overlap.dice_of_sums(*sums) * present))
+        self.count.assign_add(ops.sum(present))
+
+    def result(self):
+        return self.total / self.count
+
+    def get_config(self):
+        return {**super().get_config(), "number": self.number}
+
+
+def training_metrics(classes=1):
+    """The metrics of every run: dice, iou, rou, fpoet, soft_dice, soft_iou; with several classes also dice_1, ...
+
+    Args:
+        classes: number of classes without the background.
+    """
     hard = [Overlap(score) for score in SCORES]
-    return [*hard, FalsePositivesOnEmpty(), Overlap("dice", soft=True), Overlap("iou", soft=True)]
+    soft = [Overlap("dice", soft=True), Overlap("iou", soft=True)]
+    by_class = [ClassDice(number) for number in range(1, classes + 1)] if classes > 1 else []
+    return [*hard, FalsePositivesOnEmpty(), *soft, *by_class]

@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.claims import claimed
@@ -30,14 +30,19 @@ def make_run(runs, model, settings, environment, code, name=None):
         Run in `<runs>/<yyyymmdd-hhmmss>_<model>`, with a number appended if that exists.
     """
     path = new_folder(runs, name or dated(model))
-    with whole_folder(path, listed=False) as unfinished:
-        run = Run(unfinished)
-        write_json(run.settings_file, settings)
-        run.environment_file.write_text(environment, encoding="utf-8")
-        for file, content in code.items():
-            copy = run.code_folder / file
-            copy.parent.mkdir(parents=True, exist_ok=True)
-            copy.write_bytes(content)
+    try:
+        with whole_folder(path, listed=False) as unfinished:
+            run = Run(unfinished)
+            write_json(run.settings_file, settings)
+            run.environment_file.write_text(environment, encoding="utf-8")
+            for file, content in code.items():
+                copy = run.code_folder / file
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                copy.write_bytes(content)
+    except BaseException:
+        with suppress(OSError):
+            path.rmdir()  # empty: the disk is full, or the user has stopped it
+        raise
     return Run(path)
 
 
