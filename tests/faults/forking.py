@@ -46,6 +46,7 @@ class Forking:
     """
 
     def __init__(self, keras):
+        self.limit = 600 if keras else 60  # seconds for a trial: converting takes 20 s on a machine without other work
         command = [sys.executable, __file__, *(["keras"] if keras else [])]
         environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", "KERAS_BACKEND": "tensorflow", "PYTHONUTF8": "1"}
         environment["TQDM_DISABLE"] = "1"  # convert_coreml.py sets it before tqdm is loaded
@@ -59,19 +60,18 @@ class Forking:
         self.process.stdin.close()
         self.process.wait(20)
 
-    def start(self, requests, limit=30):
+    def start(self, requests):
         """Begin trials, for `answers`; arguments as in `run`."""
-        self.process.stdin.write(json.dumps({"requests": requests, "limit": limit}) + "\n")
+        self.process.stdin.write(json.dumps({"requests": requests, "limit": self.limit}) + "\n")
         self.process.stdin.flush()
 
-    def run(self, requests, limit=30):
+    def run(self, requests):
         """Run trials; yield a dict a request, in their order: the result of `trial`.
 
         Args:
             requests: list of dicts for `trial`.
-            limit: seconds for one of them.
         """
-        self.start(requests, limit)
+        self.start(requests)
         yield from self.answers(len(requests))
 
     def answers(self, count):

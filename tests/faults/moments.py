@@ -17,7 +17,7 @@ def sample(request, rng, moments, count):
 
 def wait_for_stop(room):
     """Number of the process that `faults.forking.stop_at` stopped, once it is."""
-    until, file = time.monotonic() + 60, room / "stopped"
+    until, file = time.monotonic() + 600, room / "stopped"
     while not file.exists() or not file.read_text():
         assert time.monotonic() < until
         time.sleep(0.01)

@@ -24,7 +24,7 @@ def test_damaged(name, trials, good_files, forking, room, request):
     base = {"script": kind.script, "flags": kind.flags.split(), "room": str(room / "room"), "writes": kind.writes}
     base["good"] = str(good)
     requests = [{**base, "damage": kind.damage, "file": kind.file, "seed": seed} for seed in seeds]
-    sound, *answers = forking(kind.keras).run([base, *requests], limit=60)
+    sound, *answers = forking(kind.keras).run([base, *requests])
     assert sound["status"] == kind.status and not sound["changed"], sound
     bad = [(seed, p) for seed, answer in zip(seeds, answers, strict=True) if (p := problems_of(kind, answer, sound))]
     if option("fault") is not None:

@@ -276,10 +276,10 @@ def test_two_at_once(name, stage, room, forking, request):
     for at in [late, *random.Random(name).choices(range(1, staged.changes + 1), k=9)] if by_hand else [late]:
         staged.restore()
         (room / "stopped").unlink(missing_ok=True)
-        staged.forking.start([{**staged.request, "stop": {"signal_number": signal.SIGSTOP, "at": at}}], 60)
+        staged.forking.start([{**staged.request, "stop": {"signal_number": signal.SIGSTOP, "at": at}}])
         first = wait_for_stop(room)
         try:
-            (second,) = forking(staged.story.keras, 2).run([staged.request], 60)
+            (second,) = forking(staged.story.keras, 2).run([staged.request])
         finally:
             os.kill(first, signal.SIGCONT)
             (answer,) = staged.forking.answers(1)

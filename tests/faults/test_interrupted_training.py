@@ -70,7 +70,7 @@ class Resumed:
     def resume(self, stop=None, restored=False):
         if restored:
             self.restore()
-        (answer,) = self.forking.run([{**self.request, "stop": stop}], 120)
+        (answer,) = self.forking.run([{**self.request, "stop": stop}])
         return answer
 
 
@@ -100,10 +100,10 @@ def test_a_killed_training_ends_with_the_same_weights(resumed, where, request):
 def test_two_resume_one_run(resumed, forking, room):
     resumed.restore()
     stop = {"signal_number": signal.SIGSTOP, "at": resumed.changes // 2}
-    resumed.forking.start([{**resumed.request, "stop": stop}], 120)
+    resumed.forking.start([{**resumed.request, "stop": stop}])
     first = wait_for_stop(room)
     try:
-        (second,) = forking(True, 2).run([resumed.request], 60)
+        (second,) = forking(True, 2).run([resumed.request])
     finally:
         os.kill(first, signal.SIGCONT)
         (answer,) = resumed.forking.answers(1)
@@ -141,7 +141,7 @@ def test_training_on_a_full_disk(forking, good_files, room, small_disk, request)
         shutil.copytree(good, here)
         (here / "disk").mkdir()
         small_disk(here / "disk", free)
-        (answer,) = forking(True).run([{**base, "flags": train}], 120)
+        (answer,) = forking(True).run([{**base, "flags": train}])
         if not disk_is_full(answer, "train.py"):
             continue
         refused += 1
@@ -149,7 +149,7 @@ def test_training_on_a_full_disk(forking, good_files, room, small_disk, request)
         runs = list((here / "disk").glob("runs/*"))
         assert len(runs) <= 1 and not leftovers(here / "disk"), f"{free} bytes free: {leftovers(here / 'disk')}"
         flags = ["--mode", "resume", "--run", str(runs[0])] if runs else train
-        (again,) = forking(True).run([{**base, "flags": flags}], 120)
+        (again,) = forking(True).run([{**base, "flags": flags}])
         assert again["status"] == 0, f"{free} bytes free, then {again}"
         (run,) = (here / "disk" / "runs").iterdir()
         assert state_of(run)["last epoch"] == 3 and (run / "report.html").exists()

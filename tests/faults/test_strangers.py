@@ -62,7 +62,7 @@ def story(good_files, forking, room):
         cv2.imwrite(str(beside / "x" / "secret.png"), np.full((24, 24), SECRET, np.uint8))
         change(here, beside)
         request = {"script": script, "flags": flags.split(), "room": str(room / "room"), "writes": writes}
-        (answer,) = forking(script in KERAS).run([request], 60)
+        (answer,) = forking(script in KERAS).run([request])
         assert answer["status"] in (0, 1, 2) and "Traceback" not in answer["err"], answer
         assert not answer["changed"], answer
         if answer["status"]:

@@ -251,7 +251,7 @@ def test_a_wrong_value_is_refused_in_one_message_or_works(script, good_files, fo
     base = {"script": script, "room": str(room / "room"), "good": folder, "adds": True}
     writes = {"writes": ("",)} if script in CHANGES_INPUT else {}
     requests = [{**base, **writes, **one} for _, one, _ in asked]
-    answers = forking(script in KERAS).run(requests, limit=60)
+    answers = forking(script in KERAS).run(requests)
     bad = [
         f"{words}: {text}"
         for (name, _, words), answer in zip(asked, answers, strict=True)
