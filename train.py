@@ -20,6 +20,7 @@ from common.settings import apply_command_line, check_model_settings
 TRAIN: types.PathName = "data/packed/train.h5"  # packed set or list to train on
 VALIDATION: types.PathName | Literal[""] = "data/packed/validation.h5"  # set or list that decides the best epoch
 #   "": none, for a final training on all cases; the model of the last epoch counts.
+CLASS_NAMES: types.Names = []  # names of the classes, such as ["liver", "tumor"]; []: their numbers, or names of labels
 MEMORY_GB: types.NonNegative = 4.0  # load sets up to this size into memory; read larger ones from disk
 FOLD: types.PositiveInt | Literal["all"] | None = None  # which fold next to TRAIN (1, 2, ...); "all": cross-validation
 AUGMENTATION: Literal["medical"] | types.Augmentation | None = None  # on the fly; {}: none; None: see docs/plan.md
@@ -71,8 +72,7 @@ MAX_MINUTES: types.NonNegative | None = None  # stop before an epoch that would 
 PRECISION: types.Precision = "auto"  # "float32", "mixed_bfloat16", "mixed_float16", "auto": the fastest
 #   On a CPU, "auto" benchmarks them before runs of 500 steps or more.
 JIT: bool | Literal["auto"] = "auto"  # compile with XLA (or PyTorch's compiler); "auto": if it is faster
-#   "auto": the backend's usual choice; on TensorFlow with DETERMINISTIC False, benchmarked before runs of 500 steps or
-#   more.
+#   "auto": the backend's usual choice; on TensorFlow with DETERMINISTIC False, benchmarked for 500 steps or more.
 DEVICES: types.PositiveInt | None = None  # GPUs per machine to split a batch across (JAX); None: all that fit
 #   None uses as many as divide the batch evenly.
 SEED: types.Seed = 1  # random seed for weights, order, dropout and augmentation
@@ -131,18 +131,18 @@ def main():
 def fit(s, model, log, training, validation, used, run):
     """Train to the end and complete the run folder."""
     batches = configure.make_batches(s, training, s.BATCH_SIZE, used)
-    validating = validation and validation.batches(s.BATCH_SIZE, crop=s.CROP, devices=used)
+    validated = validation and validation.batches(s.BATCH_SIZE, crop=s.CROP, devices=used)
     rate = partial(configure.learning_rate_of_epoch, s)
-    control = EpochControl(log, batches, rate, s.SEED, s.EPOCHS, s.EARLY_STOP, s.MAX_MINUTES, used.broadcast)
+    control = EpochControl(log, batches, rate, s.SEED, s.EPOCHS, s.EARLY_STOP, s.MAX_MINUTES, used.broadcast, validated)
     timer = Timer(batches)
-    writer = RunWriter(run, control, timer, training.record()) if used.is_first else None
+    writer = RunWriter(run, control, timer, training, validation) if used.is_first else None
     if not control.end_reason:
         to_continue = f"; to continue: python train.py --mode resume --run {run or 'RUN'}{flags_to_trust(s)}"
         try:
             with lost_process_as_error(to_continue), devices.errors_of_batches():
                 model.fit(
                     devices.without_waiting(batches),
-                    validation_data=validating and devices.without_waiting(validating),
+                    validation_data=validated and devices.without_waiting(validated),
                     initial_epoch=len(log),
                     epochs=s.EPOCHS or sys.maxsize,
                     shuffle=False,

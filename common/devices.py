@@ -185,6 +185,29 @@ def describe():
     return f"{backend()} on {', '.join(list_devices())}"
 
 
+def peak_memory():
+    """Most memory in use so far, in bytes: of the first accelerator, or of this process; None if unknown."""
+    if not accelerators():
+        try:
+            import resource  # not on Windows
+        except ImportError:
+            return None
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    with suppress(Exception):  # not every device and version counts it
+        if backend() == "torch":
+            import torch  # optional
+
+            return torch.cuda.max_memory_allocated()
+        if backend() == "jax":
+            import jax  # optional
+
+            return jax.local_devices()[0].memory_stats()["peak_bytes_in_use"]
+        import tensorflow as tf  # optional
+
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+    return None
+
+
 def environment(with_backend=True):
     """Versions and machine as text, one per line; `with_backend` loads Keras to list its devices."""
     lines = [

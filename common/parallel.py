@@ -66,6 +66,12 @@ def progress(items, total, label):
             yield item
 
 
+def print_above(text):
+    """Print a line; a progress bar in the terminal moves below it."""
+    with tqdm.external_write_mode(file=cursor_stream()):
+        print(text, flush=True)
+
+
 class ProgressBar:
     """A progress bar with the time left, for work that is not a simple loop; close it, or use `with`.
 
@@ -73,15 +79,18 @@ class ProgressBar:
         total: number of steps.
         label: text before the numbers.
         lines: whether to print a line every ten seconds outside a terminal.
+        form: text of the bar, as tqdm's `bar_format`; None: with the time left and steps a second.
     """
 
-    def __init__(self, total, label, lines=False):
+    def __init__(self, total, label, lines=False, form=None):
         self.total, self.label, self.lines = total, label, lines
-        self.bar = tqdm(total=total, desc=printable(label), delay=1, leave=False, disable=None, file=cursor_stream())
-        self.last_line = time.monotonic()
+        options = {"delay": 1, "leave": False, "disable": None, "dynamic_ncols": True, "bar_format": form}
+        self.bar = tqdm(total=total, desc=printable(label), file=cursor_stream(), **options)
+        self.last_line, self.note = time.monotonic(), ""
 
     def move_to(self, done, note=""):
         """Show that `done` steps are done, with a note after the numbers."""
+        self.note = note
         self.bar.set_postfix_str(printable(note), refresh=False)
         self.bar.update(done - self.bar.n)
         if self.lines and self.bar.disable and time.monotonic() - self.last_line > 10:

@@ -33,3 +33,19 @@ const reachable = new ResizeObserver(entries => entries.forEach(({target}) => {
   else target.removeAttribute("tabindex");
 }));
 document.querySelectorAll(".scroll").forEach(region => reachable.observe(region));
+
+// A slider chooses the image above it, and remembers the choice when the page reloads itself.
+for (const figure of document.querySelectorAll(".slider")) {
+  const [images, input] = [[...figure.querySelectorAll("img")], figure.querySelector("input")];
+  const text = figure.querySelector("label span");
+  const show = () => {
+    images.forEach((image, i) => { image.hidden = i !== +input.value; });
+    text.textContent = images[input.value].alt.split(", ").pop();
+  };
+  input.addEventListener("input", () => {
+    show();
+    sessionStorage.setItem("slider", +input.value === images.length - 1 ? "" : images[input.value].alt);
+  });
+  const kept = images.findIndex(image => image.alt === sessionStorage.getItem("slider"));
+  if (kept >= 0) { input.value = kept; show(); }
+}

@@ -78,6 +78,7 @@ class Calibrator:
         if self.dice:
             dice, items = np.array(list(self.dice.values())), np.array(list(self.items.values()))
             facts["threshold"], facts["dice"], facts["dice_at_half"] = choose_threshold(dice, items)
+            facts["dice_by_threshold"] = (dice.sum(axis=0) / items.sum()).tolist()
         return Calibration(
             model=file_digest(model),
             temperature=temperature,

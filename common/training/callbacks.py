@@ -3,21 +3,24 @@
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
-from unittest import mock
 
 import keras
 import numpy as np
 
 from common import devices
 from common.errors import InputError
-from common.parallel import ProgressBar
+from common.parallel import print_above
+from common.training import advice
 from common.training.averaging import AveragedWeights, set_values
+from common.training.board import Board
 from common.training.checkpoints import save_checkpoint
+from common.training.progress import EpochBar, Estimate, epoch_line, usual_seconds
 from common.training.report import draw_augmented, draw_curves, write_report
 from common.training.run_folder import MEASURED, Log
 from common.training.sets import Batches
+from common.training.watching import Watched
 
-SHARE_OF_CURVES = 0.01  # maximum share of the run time spent on drawing curves
+SHARE_OF_DRAWING = 0.01  # maximum share of the run time spent on drawing curves and validation slices
 SHARE_OF_TIME = 0.95  # share of MAX_MINUTES to fill with EPOCHS = None; epochs do not all take the same time
 
 
@@ -50,11 +53,13 @@ class EpochControl(keras.callbacks.Callback):
         early_stop: stop after this many epochs without a new best; 0: never.
         max_minutes: stop before an epoch that would exceed this time; None: never.
         broadcast: function that returns the first process's value in all processes, whose clocks differ.
+        validation: validation batches; None: none.
 
     Attributes:
         epochs: number of epochs in the run; None until it is measured.
         end_reason: why training is over, as text, or None.
         failed: whether training stopped because of an error.
+        has_taken_its_time: whether it has ended after its epochs or minutes, not by `early_stop`.
     """
 
     def __init__(
@@ -67,19 +72,28 @@ class EpochControl(keras.callbacks.Callback):
         early_stop=0,
         max_minutes=None,
         broadcast=lambda value: value,
+        validation=None,
     ):
         super().__init__()
         self.log, self.training, self.learning_rate_of, self.seed = log, training, learning_rate, seed
         self.epochs, self.early_stop, self.max_minutes, self.broadcast = epochs, early_stop, max_minutes, broadcast
+        self.validation_steps = len(validation) if validation else 0
         self.deadline = time.monotonic() + 60 * max_minutes if max_minutes else math.inf
         self.ends = []  # when the epochs ended
         self.longest = 0.0  # seconds of the longest epoch; the first one, which compiles the network, counts alone only
         self.end_reason, self.failed = log.reason_to_stop(epochs, early_stop), False
+        self.has_taken_its_time = False
+
+    def on_train_begin(self, logs=None):
+        self.estimate = Estimate(self.log, self.epochs, self.max_minutes)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch_started = time.monotonic()
         self.training.set_epoch(epoch)
-        self.bar = ProgressBar(len(self.training), f"epoch {epoch + 1}")
+        seconds = usual_seconds(self.log) if len(self.log) > 1 else None  # the first epoch compiles
+        self.bar = EpochBar(
+            self.model, self.training, self.validation_steps, epoch + 1, self.epochs, seconds, self.deadline
+        )
         self.learning_rate = self.learning_rate_of(epoch, self.epochs, self.log)
         self.model.optimizer.learning_rate = self.learning_rate
         generators = [v for v in self.model.variables if v.name == "seed_generator_state"]
@@ -92,6 +106,7 @@ class EpochControl(keras.callbacks.Callback):
         if batch == 0:
             devices.hold_memory()  # again: TensorFlow undoes it when it starts to read batches from Python
         self.bar.move_to(batch)
+        self.estimate.after(self.bar, batch)
 
     def on_epoch_end(self, epoch, logs=None):
         self.bar.close()
@@ -115,8 +130,10 @@ class EpochControl(keras.callbacks.Callback):
             seconds = now - self.ends[0]  # with the time between two epochs
             self.epochs = self.broadcast(epochs_that_fit(len(self.log), seconds, self.deadline - now))
         self.end_reason = self.log.reason_to_stop(self.epochs, self.early_stop)
+        self.has_taken_its_time = bool(self.epochs) and len(self.log) >= self.epochs
         if not self.end_reason and self.max_minutes and self.broadcast(now + self.longest > self.deadline):
             self.end_reason = f"stopped early, another epoch would exceed MAX_MINUTES ({self.max_minutes:g})"
+            self.has_taken_its_time = True
         self.model.stop_training = self.end_reason is not None
 
 
@@ -132,15 +149,18 @@ class RunWriter(keras.callbacks.Callback):
         run: `common.training.run_folder.Run`.
         control: EpochControl of the run.
         timer: `common.training.timing.Timer`.
-        data: SliceData or VolumeData of the training set.
+        training, validation: sets; validation may be None.
     """
 
-    def __init__(self, run, control, timer, data):
+    def __init__(self, run, control, timer, training, validation):
         super().__init__()
-        self.run, self.control, self.timer, self.data, self.log = run, control, timer, data, control.log
-        self.draw_curves_after = -math.inf
-        self.measures_epochs = control.epochs is None
-        self.board = open_board(run.tensorboard_folder)
+        self.run, self.control, self.timer, self.log = run, control, timer, control.log
+        self.data, self.watched = training.record(), Watched(run, validation)
+        self.draw_after = -math.inf
+        self.measures_epochs, self.names = control.epochs is None, run.class_names(self.data)
+        self.advice = {}
+        self._advise(advice.of_sets(training, validation, self.names))
+        self.board = Board(run.tensorboard_folder)
         self.background = BackgroundWriter()
 
     def on_train_begin(self, logs=None):
@@ -157,8 +177,10 @@ class RunWriter(keras.callbacks.Callback):
             return
         if len(self.log) != epoch + 1:
             raise RuntimeError("RunWriter is called before EpochControl has added the epoch to the log; see in_order")
-        self._print_epoch(self.log.rows[-1])
-        epochs = self.control.epochs
+        row, epochs = self.log.rows[-1], self.control.epochs
+        print(epoch_line(row, epochs, self.log.has_validation and self.log.is_best("dice"), self.names), flush=True)
+        self.control.estimate.after_epoch(self.log)
+        self._advise(advice.of_log(self.log, self.control.has_taken_its_time, self.names))
         measured, self.measures_epochs = self.measures_epochs and epochs is not None, epochs is None
         if measured:
             print(f"EPOCHS = {epochs}: {MEASURED}", flush=True)
@@ -166,41 +188,37 @@ class RunWriter(keras.callbacks.Callback):
         copy_state(self.model, self.copy)
         if self.averaging.is_on:
             set_values(self.best, self.averaging.values)
-        self.background.start(self._write, Log(self.log.rows), epochs, measured, self.control.end_reason)
+        end_reason = self.control.end_reason
+        self.background.start(self._write, Log(self.log.rows), epochs, measured, end_reason, dict(self.advice))
         if self.copy is self.model:
             self.finish_writing()
 
-    def _print_epoch(self, row):
-        best = " best" if self.log.is_best("dice") else ""
-        epochs = self.control.epochs
-        of = f"{row['epoch']:{len(str(epochs))}}/{epochs}" if epochs else row["epoch"]
-        validated = "val_loss {val_loss:.4f}  val_dice {val_dice:.3f}  val_iou {val_iou:.3f}  ".format
-        print(
-            f"epoch {of}  loss {row['loss']:.4f}  dice {row['dice']:.3f}  "
-            f"{validated(**row) if self.log.has_validation else ''}"
-            f"learning rate {row['learning_rate']:.2g}  {row['seconds']:.1f} s{best}",
-            flush=True,
-        )
+    def _advise(self, found):
+        """Print advice that is new."""
+        for rule, sentence in found.items():
+            if rule not in self.advice:
+                print_above(f"advice: {sentence}")
+        self.advice |= found
 
-    def _write(self, log, epochs, measured, end_reason):
+    def _write(self, log, epochs, measured, end_reason, sentences):
         save_checkpoint(self.copy, log, self.run, self.best, epochs)
         if measured:  # after the checkpoint, which decides: until it is written, a resumed run measures again
             self.run.record_epochs(epochs)
         row = log.rows[-1]
-        for name, value in row.items():
-            if name != "epoch":
-                self.board.add_scalar(name, value, step=row["epoch"])
-        self.board.flush()
+        self.board.add_scalars({name: value for name, value in row.items() if name != "epoch"}, row["epoch"])
         started = time.monotonic()
-        if started >= self.draw_curves_after:
-            draw_curves(log, self.run.curves_file)
+        if started >= self.draw_after:
+            if (strip := self.watched.draw(self.best, row["epoch"])) is not None:
+                self.board.add_image("validation slices", strip, row["epoch"])
+            draw_curves(log, self.run.curves_file, self.names)
             now = time.monotonic()
-            self.draw_curves_after = now + (now - started) / SHARE_OF_CURVES
-        self._write_state(log, epochs, end_reason)
+            self.draw_after = now + (now - started) / SHARE_OF_DRAWING
+        self.board.flush()
+        self._write_state(log, epochs, end_reason, sentences)
         write_report(self.run, log)
 
-    def _write_state(self, log, epochs, end_reason):
-        self.run.write_state(log, epochs, end_reason, self.timer.table(), self.data)
+    def _write_state(self, log, epochs, end_reason, sentences):
+        self.run.write_state(log, epochs, end_reason, self.timer.table(), self.data, sentences)
 
     def finish_writing(self):
         """Wait for the files of the last epoch; raises OSError if the disk is full."""
@@ -212,21 +230,8 @@ class RunWriter(keras.callbacks.Callback):
         self.board.close()
         if self.log.rows:
             # a run killed right after its last checkpoint has the state of the previous epoch
-            self._write_state(self.log, self.control.epochs, self.control.end_reason)
-            draw_curves(self.log, self.run.curves_file)
-
-
-def open_board(folder):
-    """TensorBoard writer into a folder; its file has no host name in its name, unlike TensorBoard's own."""
-    try:
-        str(folder).encode()
-    except UnicodeEncodeError:  # file names of other systems
-        print(f"writing no curves for TensorBoard: {folder} is not UTF-8")
-        return mock.Mock()
-    with devices.silenced_libraries():
-        from tensorboard.summary import Writer  # imported here, so that its messages are discarded
-    with mock.patch("socket.gethostname", lambda: "run"):
-        return Writer(str(folder))
+            self._write_state(self.log, self.control.epochs, self.control.end_reason, self.advice)
+            draw_curves(self.log, self.run.curves_file, self.names)
 
 
 # --- writing while training continues

@@ -73,6 +73,11 @@ def configure_sets(settings):
     """
     settings = configure(settings)
     training, validation = open_sets(settings)
+    if settings.CLASS_NAMES and len(settings.CLASS_NAMES) != training.classes:
+        raise SettingError(
+            f"CLASS_NAMES: wrong number of names (found {len(settings.CLASS_NAMES)}, expected {training.classes}); "
+            "list every class except the background"
+        )
     settings = with_chosen(settings, training, validation)
     with as_setting_error("LOSS"):
         get_loss(settings.LOSS, training.classes, training.axes)

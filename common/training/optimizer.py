@@ -20,10 +20,12 @@ def compile_network(model, optimizer, rate, loss, jit):
         loss: as in `losses.get_loss`.
         jit: whether to compile with XLA or PyTorch's compiler.
     """
+    channels = model.output_shape[-1]
+    classes = channels - 1 if len(model.output_shape) == 4 and channels > 1 else channels  # slices: with background
     model.compile(
         optimizer=make_optimizer(optimizer, rate),
         loss=get_loss(loss),
-        metrics=training_metrics(),
+        metrics=training_metrics(classes),
         jit_compile=jit,
     )
     model.optimizer.build(model.trainable_variables)  # otherwise the first step builds it, and is traced twice

@@ -1,21 +1,25 @@
 """The start message, curves, network diagram and report page of a run."""
 
 import io
+import itertools
 from contextlib import redirect_stdout
 
 import keras
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from common.devices import describe
 from common.files import whole_file
 from common.html import write_page
 from common.public_settings import without_own_paths
-from common.slices.drawing import contact_sheet, draw_outlines
+from common.slices.drawing import CLASS_COLORS, TRUTH_COLOR, contact_sheet, draw_outlines
 from common.slices.images import encode_jpeg, write_png
+from common.training.progress import class_columns
 
 REFRESH = 20  # seconds until a browser reloads the page during training
 AUGMENTED = 24  # slices in augmented_slices.png
+LINE_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe and Ito
 NARROW = ("epoch", "loss", "val_loss", "val_dice", "val_iou")  # columns that a narrow screen shows
 
 
@@ -67,8 +71,9 @@ def draw_augmented(batches, run):
         run: Run.
     """
     x, y = batches.first(AUGMENTED)
+    colors = [TRUTH_COLOR] if batches.slices.classes == 1 else CLASS_COLORS
     shown = [
-        draw_outlines((image[..., 0] * 255).round().astype("uint8"), mask[..., 0])
+        draw_outlines((image[..., 0] * 255).round().astype("uint8"), mask[..., 0], colors)
         for image, mask in zip(x, y, strict=True)
     ]
     write_png(run.augmented_file, contact_sheet(shown, min(6, len(shown)), 200))
@@ -86,6 +91,7 @@ def write_report(run, log, images=(), refresh=REFRESH, calibration=None):
     """
     settings, state, last = run.settings, run.state, log.rows[-1]
     epochs = state["epochs"]
+    reasons = {name: reason for name, reason in run.reasons.items() if not reason.startswith("constant in ")}
     score, epoch = log.best("dice")
     if log.has_validation:
         best = "best validation Dice", f"{score:.4f}", f"in epoch {epoch}"
@@ -100,6 +106,7 @@ def write_report(run, log, images=(), refresh=REFRESH, calibration=None):
         loss,
         ("learning rate", f"{last['learning_rate']:.2g}", f"{last['seconds']:.1f} s per epoch"),
     ]
+    strips = run.strips()
     write_page(
         run.report_file,
         "training/report.html.jinja",
@@ -108,15 +115,17 @@ def write_report(run, log, images=(), refresh=REFRESH, calibration=None):
         headlines=headlines,
         curves=run.curves_file.read_bytes(),
         calibration=calibration,
-        reliability=draw_reliability(calibration) if calibration else None,
+        reliability=draw_calibration(calibration) if calibration else None,
+        advice=(state.get("advice") or {}).values(),
+        strips=[(path.read_bytes(), f"epoch {epoch}") for epoch, path in strips.items()],
+        augmented=run.augmented_file.read_bytes() if run.augmented_file.is_file() else None,
         images=[(encode_jpeg(image), caption) for image, caption in images],
         time=state.get("time"),
         epochs=pd.DataFrame(log.rows[::-1]),
         narrow=NARROW,
-        settings=without_own_paths(settings),
-        reasons=without_own_paths(
-            {name: reason for name, reason in run.reasons.items() if not reason.startswith("constant in ")}
-        ),
+        decisions=without_own_paths({name: value for name, value in settings.items() if name in reasons}),
+        settings=without_own_paths({name: value for name, value in settings.items() if name not in reasons}),
+        reasons=without_own_paths(reasons),
         environment=run.environment,
     )
 
@@ -134,45 +143,72 @@ def finish_report(run, log, pictures, calibration=None):
     write_report(run, log, pictures, None, calibration)
 
 
-def draw_curves(log, path):
-    """Plot loss, Dice and IoU, and learning rate over the epochs; write the file completely or not at all."""
-    table = pd.DataFrame(log.rows)
-    figure = Figure(figsize=(12, 3.5))
-    axes = figure.subplots(1, 3)
-    figure.subplots_adjust(left=0.045, right=0.99, top=0.9, bottom=0.15, wspace=0.16)  # a layout engine draws twice
-    for axis, names in zip(axes[:2], (("loss",), ("dice", "iou")), strict=True):
-        for name, color in zip(names, ("tab:blue", "tab:orange"), strict=False):
+def draw_curves(log, path, names=()):
+    """Plot loss, Dice and IoU, Dice of each class if there are several, and learning rate over the epochs.
+
+    Args:
+        log: Log.
+        path: Path of a PNG file, written completely or not at all.
+        names: names of the classes.
+    """
+    table, prefix = pd.DataFrame(log.rows), "val_" if log.has_validation else ""
+    classes = class_columns(log.rows[-1], names)
+    widths = [3, 3, *([3] if classes else []), 2]
+    figure = Figure(figsize=(1.3 * sum(widths), 3.5))
+    axes = figure.subplots(1, len(widths), width_ratios=widths)
+    figure.subplots_adjust(left=0.045, right=0.99, top=0.9, bottom=0.15, wspace=0.2)  # a layout engine draws twice
+    for axis, columns in zip(axes[:2], (("loss",), ("dice", "iou")), strict=True):
+        for name, color in zip(columns, LINE_COLORS, strict=False):
             axis.plot(table["epoch"], table[name], "--", color=color, label=f"training {name}")
             if log.has_validation:
                 axis.plot(table["epoch"], table[f"val_{name}"], color=color, label=f"validation {name}")
-        axis.legend(fontsize=8)
+    for (column, name), color in zip(classes.items(), itertools.cycle(LINE_COLORS), strict=False):
+        axes[2].plot(table["epoch"], table[column], color=color, label=name)
     score, epoch = log.best("dice")
     title = f"best validation Dice {score:.3f} in epoch {epoch}" if log.has_validation else "Dice, without validation"
-    axes[1].set(ylim=(0, 1), title=title)
     axes[0].set(title="loss")
-    axes[2].plot(table["epoch"], table["learning_rate"], color="tab:green", drawstyle="steps-mid")
-    axes[2].set(title="learning rate", yscale="log" if (table["learning_rate"] > 0).all() else "linear")
+    axes[1].set(ylim=(0, 1), title=title)
+    if classes:
+        axes[2].set(ylim=(0, 1), title=f"{'validation' if prefix else 'training'} Dice by class")
+    for axis in axes[:-1]:
+        axis.legend(fontsize=8)
+    axes[-1].plot(table["epoch"], table["learning_rate"], color=LINE_COLORS[2], drawstyle="steps-mid")
+    axes[-1].set(title="learning rate", yscale="log" if (table["learning_rate"] > 0).all() else "linear")
+    axes[-1].yaxis.set_minor_formatter(NullFormatter())  # labels of minor ticks run into the plot to the left
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
+        if epoch:
+            axis.axvline(epoch, color="gray", linewidth=1, linestyle=":")
     with whole_file(path) as unfinished:
         figure.savefig(unfinished, dpi=100, format="png")
 
 
-def draw_reliability(calibration):
-    """Plot the reliability curves of a `common.training.run_records.Calibration`; return the PNG file as bytes."""
-    figure = Figure(figsize=(4.5, 4.5), layout="constrained")
-    axis = figure.subplots()
-    axis.plot([0, 1], [0, 1], ":", color="gray", label="calibrated")
+def draw_calibration(calibration):
+    """Plot Dice over the threshold, and the reliability curves; return the PNG file as bytes.
+
+    Args:
+        calibration: `common.training.run_records.Calibration`.
+    """
+    has_curve = calibration.dice_by_threshold is not None
+    figure = Figure(figsize=(9 if has_curve else 4.5, 4.5), layout="constrained")
+    axes = figure.subplots(1, 1 + has_curve, squeeze=False)[0]
+    if has_curve:
+        thresholds = [number / 100 for number in range(1, 100)]
+        axes[0].plot(thresholds, calibration.dice_by_threshold, color=LINE_COLORS[0])
+        axes[0].axvline(calibration.threshold, color="gray", linestyle=":", label=f"chosen: {calibration.threshold:g}")
+        axes[0].set(xlabel="threshold", ylabel="validation Dice", xlim=(0, 1), ylim=(0, 1))
+    axes[-1].plot([0, 1], [0, 1], ":", color="gray", label="calibrated")
     for curve, color, label in (
-        (calibration.reliability, "tab:blue", "as predicted"),
-        (calibration.scaled_reliability, "tab:orange", f"at temperature {calibration.temperature:.2f}"),
+        (calibration.reliability, LINE_COLORS[0], "as predicted"),
+        (calibration.scaled_reliability, LINE_COLORS[1], f"at temperature {calibration.temperature:.2f}"),
     ):
         _, probability, share = zip(*curve, strict=True)
-        axis.plot(probability, share, "o-", color=color, markersize=4, label=label)
-    axis.set(xlabel="mean probability", ylabel="share of foreground", xlim=(0, 1), ylim=(0, 1), aspect="equal")
-    axis.legend(fontsize=8)
-    axis.grid(alpha=0.3)
+        axes[-1].plot(probability, share, "o-", color=color, markersize=4, label=label)
+    axes[-1].set(xlabel="mean probability", ylabel="share of foreground", xlim=(0, 1), ylim=(0, 1), aspect="equal")
+    for axis in axes:
+        axis.legend(fontsize=8)
+        axis.grid(alpha=0.3)
     content = io.BytesIO()
     figure.savefig(content, dpi=100, format="png")
     return content.getvalue()

@@ -49,6 +49,7 @@ class Run(os.PathLike):
         self.examples_file = folder / "validation_slices.png"
         self.report_file = folder / "report.html"
         self.scores_folder = folder / "scores"  # if evaluate.py was told to write there
+        self.progress_folder = folder / "progress"  # the same validation slices in the course of the epochs
         self.validation_list_file = folder / "validation.csv"  # validation slices of a fold
         self.predicted_folder = folder / "predicted"  # temporary: their predicted masks
 
@@ -101,6 +102,14 @@ class Run(os.PathLike):
     def data(self):
         """SliceData or VolumeData of the training set; an empty SliceData if unknown."""
         return (read_record(self.state_file, State).data if os.path.lexists(self.state_file) else None) or SliceData()
+
+    def class_names(self, data):
+        """Names of the classes from 1 up, as a list of str; [] if they have none.
+
+        Args:
+            data: SliceData or VolumeData of the training set.
+        """
+        return self.settings.get("CLASS_NAMES") or [str(label) for label in getattr(data, "labels", None) or []]
 
     @property
     def validation_set(self):
@@ -180,6 +189,15 @@ class Run(os.PathLike):
         calibration = read_record(self.calibration_file, Calibration)
         return calibration if calibration.model == file_digest(file) else None
 
+    def strip_file(self, epoch):
+        """Path of the validation slices of an epoch, which may not exist."""
+        return self.progress_folder / f"epoch-{epoch:05d}.jpg"
+
+    def strips(self):
+        """Files of `strip_file`: dict of epoch to Path, sorted."""
+        found = (re.fullmatch(r"epoch-(\d+)\.jpg", path.name) for path in self.progress_folder.glob("epoch-*.jpg"))
+        return {epoch: self.strip_file(epoch) for epoch in sorted(int(match[1]) for match in found if match)}
+
     # --- writing
 
     def record_epochs(self, epochs):
@@ -193,7 +211,7 @@ class Run(os.PathLike):
         for path in self.folder.glob(f"{UNFINISHED}*"):
             remove(path)
 
-    def write_state(self, log, epochs, ended, time, data):
+    def write_state(self, log, epochs, ended, time, data, advice):
         """Write state.json.
 
         Args:
@@ -202,10 +220,11 @@ class Run(os.PathLike):
             ended: why training ended, as text; None while it continues.
             time: result of `common.training.timing.Timer.table`.
             data: SliceData or VolumeData of the training set.
+            advice: dict of a rule of `common.training.advice` to its sentence.
         """
         best = {f"best_{metric}": dict(zip(("score", "epoch"), log.best(metric), strict=True)) for metric in MONITORED}
         best = best if log.has_validation else {}
-        state = {"epoch": len(log), "epochs": epochs, "ended": ended, "time": time}
+        state = {"epoch": len(log), "epochs": epochs, "ended": ended, "time": time, "advice": advice}
         write_json(self.state_file, {"format": 1} | state | best | {"data": data.model_dump(mode="json")})
 
 

@@ -123,6 +123,7 @@ class State(Record):
         time: rows of `common.training.timing.Timer.table`.
         best_dice, best_iou: the epochs whose models were kept.
         data: SliceData or VolumeData.
+        advice: sentences of `common.training.advice` by rule.
     """
 
     format: Literal[1] = 1
@@ -133,6 +134,7 @@ class State(Record):
     best_dice: Best | None = None
     best_iou: Best | None = None
     data: Annotated[SetData, Discriminator(_kind_of)] | None = None
+    advice: dict[str, str] | None = None
 
 
 Curve = Annotated[list[Annotated[list[NonNegative], Len(3, 3)]], Len(1)]
@@ -145,6 +147,7 @@ class Calibration(Record):
         model: SHA-256 of the .keras file.
         threshold: probability above which a pixel is foreground; None for several exclusive classes.
         dice, dice_at_half: mean Dice over the slices with a mask at this threshold, and at 0.5; None likewise.
+        dice_by_threshold: the same at 0.01, 0.02, ..., 0.99; None likewise, and in records of earlier versions.
         temperature: number that divides the logits.
         ece, scaled_ece: expected calibration error before and after that.
         reliability, scaled_reliability: rows of [count, mean probability, share that is true], before and after.
@@ -155,6 +158,7 @@ class Calibration(Record):
     threshold: Threshold | None = None
     dice: Share | None = None
     dice_at_half: Share | None = None
+    dice_by_threshold: Annotated[list[Share], Len(99, 99)] | None = None
     temperature: Positive
     ece: Share
     scaled_ece: Share
@@ -181,6 +185,7 @@ class RunSettings(Record):
     TRAIN: str | None = None
     VALIDATION: str | None = None
     CROP: Annotated[list[PositiveInt], Len(3, 3)] | None = None
+    CLASS_NAMES: list[str] | None = None
     reasons: dict[str, str] | None = None
 
 

@@ -4,6 +4,8 @@ import time
 
 import keras
 
+from common.parallel import print_above
+
 COMPILING = "first step of training and of validation (compiling)"
 TRAINING = "training and validation"
 WAITING = "waiting for images (reading and augmenting)"
@@ -70,7 +72,7 @@ class Timer(keras.callbacks.Callback):
         self.compiling += seconds
         self.asked_at.clear()
         if self.phase == "training":
-            print(f"compiled the network and ran the first step in {seconds:.1f} s", flush=True)
+            print_above(f"compiled the network and ran the first step in {seconds:.1f} s")
 
     def table(self):
         """Time since training began, as a dict of text to text; empty before that."""

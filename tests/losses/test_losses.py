@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from common.setting_types import TERMS as LOSS_NAMES
 from losses import SERIES, TERMS, follow_steps, get_loss, own
 from losses.hausdorff import distances
-from losses.metrics import FalsePositivesOnEmpty, Overlap, training_metrics
+from losses.metrics import ClassDice, FalsePositivesOnEmpty, Overlap, training_metrics
 
 # --- references
 
@@ -451,6 +451,22 @@ def test_half_is_background():
 def test_metrics_are_named_by_what_they_are():
     names = [metric.name for metric in training_metrics()]
     assert names == ["dice", "iou", "rou", "fpoet", "soft_dice", "soft_iou"]
+    assert [metric.name for metric in training_metrics(2)] == [*names, "dice_1", "dice_2"]
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_dice_of_a_class_is_over_the_images_that_contain_it(number):
+    metric, scores = ClassDice(number), []
+    for seed in range(3):
+        mask, p = example(seed, 3, batch=4)
+        mask[: seed + 1][mask[: seed + 1] == number] = 0
+        metric.update_state(mask, p)
+        predicted, true = reference_harden(p)[..., number - 1], mask[..., 0] == number
+        for guess, truth in zip(predicted[seed + 1 :], true[seed + 1 :], strict=True):
+            scores.append(2 * (guess & truth).sum() / (guess.sum() + truth.sum()))
+    assert float(metric.result()) == pytest.approx(np.mean(scores), rel=1e-5)
+    metric.reset_state()
+    assert np.isnan(float(metric.result())), "without an image that contains it"
 
 
 @pytest.mark.parametrize("classes", [1, 3])

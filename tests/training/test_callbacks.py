@@ -33,6 +33,15 @@ class Batches(keras.utils.PyDataset):
         return np.ones((2, 3), np.float32), np.ones((2, 1), np.float32)
 
 
+class StandIn:
+    """A training set of which only the facts count."""
+
+    axes, classes = 2, 1
+
+    def record(self):
+        return SliceData()
+
+
 def small_model():
     model = keras.Sequential([keras.Input((3,)), layers.Dense(4), layers.BatchNormalization(), layers.Dense(1)])
     model.compile("nadam", "mse", metrics=[keras.metrics.MeanSquaredError(name) for name in ("dice", "iou")])
@@ -93,7 +102,7 @@ def test_the_order_of_callbacks_is_checked(tmp_path):
     batches, model = Batches(), small_model()
     timer = Timer(batches)
     control = EpochControl(Log(), batches, lambda epoch, epochs, log: 0.01, seed=1, epochs=1)
-    writer = RunWriter(Run(tmp_path), control, timer, SliceData())
+    writer = RunWriter(Run(tmp_path), control, timer, StandIn(), None)
     ours = in_order(timer, control, writer)
     assert ours == [timer, control, writer.averaging, writer] and len(in_order(timer, control, None)) == 3
     settings = {"validation_data": Batches(), "epochs": 1, "shuffle": False, "verbose": 0}

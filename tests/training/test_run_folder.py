@@ -23,7 +23,7 @@ def make_run(folder, data=None, models=("best_dice", "last"), settings=None):
     write_json(Run(folder).settings_file, settings or {"MODEL": "unet"})
     log = Log([{"epoch": i, "val_dice": 0.5 * i, "val_iou": 0.1, "seconds": 30.0} for i in (1, 2)])
     log.write(Run(folder).log_file)
-    Run(folder).write_state(log, 2, "finished all 2 epochs", {}, data or SliceData())
+    Run(folder).write_state(log, 2, "finished all 2 epochs", {}, data or SliceData(), {})
     for which in models:
         write_copying_network(Run(folder).model_file(which), 24)
     return Run(folder)
