@@ -156,7 +156,7 @@ class RunWriter(keras.callbacks.Callback):
         super().__init__()
         self.run, self.control, self.timer, self.log = run, control, timer, control.log
         self.data, self.watched = training.record(), Watched(run, validation)
-        self.draw_after = -math.inf
+        self.draw_after, self.copy, self.best = -math.inf, None, None
         self.measures_epochs, self.names = control.epochs is None, run.class_names(self.data)
         self.advice = {}
         self._advise(advice.of_sets(training, validation, self.names))
@@ -208,14 +208,19 @@ class RunWriter(keras.callbacks.Callback):
         self.board.add_scalars({name: value for name, value in row.items() if name != "epoch"}, row["epoch"])
         started = time.monotonic()
         if started >= self.draw_after:
-            if (strip := self.watched.draw(self.best, row["epoch"])) is not None:
-                self.board.add_image("validation slices", strip, row["epoch"])
-            draw_curves(log, self.run.curves_file, self.names)
-            now = time.monotonic()
-            self.draw_after = now + (now - started) / SHARE_OF_DRAWING
+            self._draw(log)
+            seconds = time.monotonic() - started
+            # the first drawing also loads fonts and the like
+            self.draw_after = started + seconds / SHARE_OF_DRAWING if self.draw_after > -math.inf else started
         self.board.flush()
         self._write_state(log, epochs, end_reason, sentences)
         write_report(self.run, log)
+
+    def _draw(self, log):
+        draw_curves(log, self.run.curves_file, self.names)
+        strip = self.watched.draw(self.best, len(log)) if self.best else None
+        if strip is not None:
+            self.board.add_image("validation slices", strip, len(log))
 
     def _write_state(self, log, epochs, end_reason, sentences):
         self.run.write_state(log, epochs, end_reason, self.timer.table(), self.data, sentences)
@@ -227,11 +232,12 @@ class RunWriter(keras.callbacks.Callback):
     def close(self):
         """Write the final files, after all others are written."""
         self.finish_writing()
-        self.board.close()
         if self.log.rows:
+            if not self.run.strip_file(len(self.log)).is_file():
+                self._draw(self.log)
             # a run killed right after its last checkpoint has the state of the previous epoch
             self._write_state(self.log, self.control.epochs, self.control.end_reason, self.advice)
-            draw_curves(self.log, self.run.curves_file, self.names)
+        self.board.close()
 
 
 # --- writing while training continues

@@ -139,18 +139,20 @@ def epoch_line(row, epochs, is_best, names=()):
         "classes": f"({', '.join(scores)})" if scores else "",
         "memory": f"{memory / 1e9:.1f} GB" if memory else "",
         "seconds": f"{row['seconds']:.1f} s",
-        "best": "best" if is_best else "",
+        "best": "best",
     }
     for unneeded in ("", "memory", "val_loss", "dice"):
         parts.pop(unneeded, None)
         line = "  ".join(filter(None, parts.values()))
         if len(line) <= WIDTH:
-            return line
+            break
     while len(line) > WIDTH and len(scores) > 1:
         scores.pop()
         parts["classes"] = f"({', '.join(scores)}, ...)"
         line = "  ".join(filter(None, parts.values()))
-    return line if len(line) <= WIDTH else "  ".join(text for name, text in parts.items() if text and name != "classes")
+    if len(line) > WIDTH:
+        line = "  ".join(text for name, text in parts.items() if text and name != "classes")
+    return line if is_best else line.removesuffix("  best")
 
 
 def class_columns(row, names=()):
