@@ -37,8 +37,8 @@ class Board:
         """Add an image, (H, W, 3) uint8 RGB; `Writer` has no function for it."""
         if self.output is None:
             return
-        from tensorboard.compat.proto.event_pb2 import Event
-        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.compat.proto.event_pb2 import Event  # here, so that its messages are discarded
+        from tensorboard.compat.proto.summary_pb2 import Summary  # as above
 
         height, width, _ = image.shape
         content = cv2.imencode(".png", image[..., ::-1])[1].tobytes()

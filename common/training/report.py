@@ -14,7 +14,7 @@ from common.files import whole_file
 from common.html import write_page
 from common.public_settings import without_own_paths
 from common.slices.drawing import CLASS_COLORS, TRUTH_COLOR, contact_sheet, draw_outlines
-from common.slices.images import encode_jpeg, write_png
+from common.slices.images import encode_jpeg, read_image, write_png
 from common.training.progress import class_columns
 
 REFRESH = 20  # seconds until a browser reloads the page during training
@@ -118,7 +118,7 @@ def write_report(run, log, images=(), refresh=REFRESH, calibration=None):
         reliability=draw_calibration(calibration) if calibration else None,
         advice=(state.get("advice") or {}).values(),
         strips=[(path.read_bytes(), f"epoch {epoch}") for epoch, path in strips.items()],
-        augmented=run.augmented_file.read_bytes() if run.augmented_file.is_file() else None,
+        augmented=encode_jpeg(read_image(run.augmented_file)) if run.augmented_file.is_file() else None,
         images=[(encode_jpeg(image), caption) for image, caption in images],
         time=state.get("time"),
         epochs=pd.DataFrame(log.rows[::-1]),

@@ -3,6 +3,7 @@
 import errno
 import json
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -45,7 +46,7 @@ def test_run_folder_is_complete(trained):
     run, out = trained
     files = "settings.json environment.txt code training_log.csv curves.png best_dice.keras best_iou.keras last.keras "
     files += "state.json tensorboard augmented_slices.png validation_slices.png report.html model_summary.txt "
-    files += "calibration.json"
+    files += "calibration.json progress"
     assert {path.name for path in run.iterdir()} - {"network.png"} == set(files.split())
     assert (run / "network.png").exists() == bool(shutil.which("dot")) != ("install Graphviz" in out)
     summary = (run / "model_summary.txt").read_text(encoding="utf-8")
@@ -74,7 +75,12 @@ def test_run_folder_is_complete(trained):
         assert read_image(run / name).std() > 5
     page = (run / "report.html").read_text()
     assert page.count("data:image/png") == 2 and page.count("data:image/jpeg") >= 2 and "http" not in page
-    assert any((run / "tensorboard").iterdir())
+    assert page.count('type="range"') == 1 and "<span>epoch 2</span>" in page, "the last strip is shown"
+    assert read_image(run / "progress" / "epoch-00002.jpg").shape[::2] == (200, 3)
+    (events,) = (run / "tensorboard").iterdir()
+    assert events.read_bytes().count(b"validation slices") == len(list((run / "progress").iterdir()))
+    assert "estimated time: " in out and max(map(len, re.findall("^epoch .*", out, re.M))) <= 100
+    assert set(state["advice"]) >= {"few validation cases"} and "Its Dice can be luck".lower() in page.lower()
     assert "epoch 2/2" in out and f"wrote {run}" in out
     assert "compiled the network and ran the first step in" in out and "where the time went" in out
     assert "first step of training" in page and any("first step" in what for what in state["time"])
