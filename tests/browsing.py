@@ -10,7 +10,7 @@ import pytest
 
 MODES = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
 CONTROLS = (
-    "[...document.querySelectorAll('a[href], button, summary, [tabindex=\"0\"]')].filter(e => e.checkVisibility())"
+    "[...document.querySelectorAll('a[href], button, input, summary, [tabindex=\"0\"]')].filter(e => e.checkVisibility())"
 )
 OUTSIDE = """[...document.querySelectorAll('body *')].filter(e => e.checkVisibility() && !e.closest('.scroll > *') &&
     (e.getBoundingClientRect().right > innerWidth + 1 || e.getBoundingClientRect().left < -1)).map(e => e.outerHTML)"""
@@ -99,7 +99,7 @@ def check_keyboard(page):
 
 
 def click_everything(page):
-    """Sort every table by every column, open and close every image, unfold everything."""
+    """Sort every table by every column, open and close every image, move every slider, unfold everything."""
     for table in page.locator("table.sorted").all():
         table.locator("thead button").first.press("Enter")
         assert table.locator("thead th").first.get_attribute("aria-sort") == "ascending"
@@ -115,6 +115,13 @@ def click_everything(page):
         assert dialog.evaluate("d => d.open && d.querySelector('img').naturalWidth > 0 && d.innerText.length > 0")
         close()
         assert not dialog.evaluate("d => d.open") and button.evaluate("b => b === document.activeElement")
+    for figure in page.locator(".slider").all():
+        for key, number in (("Home", 0), ("ArrowRight", 1), ("End", -1)):
+            figure.locator("input").press(key)
+            shown = figure.evaluate("f => [...f.querySelectorAll('img')].map(i => i.checkVisibility())")
+            assert sum(shown) == 1 and shown[number if len(shown) > 1 else 0], "one image, the chosen one"
+            caption = figure.locator("span").inner_text()
+            assert figure.locator("img:visible").get_attribute("alt").endswith(caption)
     for details in page.locator("details").all():
         details.locator("summary").press("Enter")
         assert details.evaluate("d => d.open")
