@@ -13,6 +13,8 @@ from typing import NamedTuple
 from common.setting_checks import alternatives, describe
 from common.streams import printable
 
+OTHER_NAMES = {"lr": "--learning-rate", "bs": "--batch-size", "epoch": "--epochs", "img_size": "--size"}
+OF_NETWORKS = ("features", "depth", "dropout", "filters", "encoder", "encoder_weights", "backbone", "backbone_weights")
 USAGE = "%(prog)s [--settings FILE.json] [--SETTING VALUE ...]"
 WIDTH, LONGEST_DEFAULT = 99, 30  # characters of a line of `--help`, and of a default in it
 
@@ -139,12 +141,19 @@ def comments_of(path):
 class _Parser(argparse.ArgumentParser):
     """Argument parser with one-line errors that suggest the closest flag."""
 
+    def _suggest(self, unknown):
+        """What may be meant by an unknown flag, as text."""
+        known = [option for option in self._option_string_actions if option.startswith("--")]
+        name = unknown[2:].replace("-", "_")
+        if "--model-settings" in known and name in OF_NETWORKS:
+            return f"did you mean --model-settings \"{{'{name}': VALUE}}\"?"
+        near = [OTHER_NAMES[name]] if OTHER_NAMES.get(name) in known else difflib.get_close_matches(unknown, known, n=1)
+        return f"did you mean {near[0]}?" if near else "--help lists all settings"
+
     def error(self, message):
         unknown = re.search(r"unrecognized arguments: (--[^\s=]+)", message)
         if unknown:
-            known = [option for option in self._option_string_actions if option.startswith("--")]
-            near = difflib.get_close_matches(unknown[1], known, n=1)
-            message += f" (did you mean {near[0]}?)" if near else " (--help lists all settings)"
+            message += f" ({self._suggest(unknown[1])})"
         if missing := re.search(r"argument (--\S+): expected one argument", message):
             message += f"; write a value that begins with a dash as {missing[1]}=VALUE"
         message = printable(" ".join(message.splitlines()))  # one line, even if the input has several

@@ -11,7 +11,7 @@ import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
-from common import system_errors
+from common import missing_package, system_errors
 from common.streams import on_own_lines
 
 CRASHES_HDF5 = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # after a failure to write, it crashes at exit
@@ -93,6 +93,8 @@ def report_error(kind, error, trace):
         print(f"\n{script}: stopped by Ctrl-C; left no incomplete files", file=sys.stderr)
     elif issubclass(kind, InputError):
         print(f"{script}: error: {on_own_lines(str(error))}", file=sys.stderr)
+    elif issubclass(kind, ModuleNotFoundError):
+        print(f"{script}: error: {missing_package(error)}", file=sys.stderr)
     elif issubclass(kind, OSError):
         print(f"{script}: error: {on_own_lines(system_errors.in_words(error))}", file=sys.stderr)
     elif issubclass(kind, MemoryError) or (issubclass(kind, ImportError) and is_out_of_memory(str(error))):

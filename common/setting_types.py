@@ -5,6 +5,7 @@ pydantic nor Keras, so that `--help` is fast.
 """
 
 import math
+import re
 from typing import Annotated, Any, Literal, NotRequired
 
 from annotated_types import Ge, Gt, Le, Len, Lt
@@ -91,6 +92,13 @@ Crop = Annotated[
 MaskValues = Annotated[
     dict[Gray, Annotated[int, Ge(0), Le(255)]],
     Rule("a dict that maps gray values to 0..255, such as {1: 255}", bool),
+]
+MaskColors = Annotated[
+    dict[str, Annotated[int, Ge(1), Le(99)]],
+    Rule(
+        'a dict that maps colors to classes, such as {"#ff0000": 1}',
+        lambda colors: all(re.fullmatch("#[0-9a-f]{6}", color) for color in colors),
+    ),
 ]
 LabelValues = Annotated[
     dict[int, Annotated[int, Ge(0), Le(99)]], Rule("a dict that maps label values to 0..99, such as {5: 1}", bool)

@@ -17,11 +17,11 @@ from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- input and output
-IMAGES: str = ""  # folder of the images, or a path with a name pattern: "images/{id}.png"
+IMAGES: str = ""  # folder of the images, or a name pattern: "images/{case}_{id}.png"
 MASKS: str = ""  # folder of the masks, or a path with a name pattern: "images/{id}_mask.png"
 CASES: types.PathName = "data/cases"  # output folder for the case folders
 CASE_FROM: Literal["folder", "image"] = "folder"  # "folder": a case per subfolder; "image": a case per image
-#   With "folder", images without a subfolder are one case together.
+#   With "folder", images without a subfolder are one case together, unless names tell patients, as P004_s01 does.
 REPLACE: bool = False  # True: overwrite existing case folders
 SKIP_BROKEN: bool = False  # True: exit with status 0 even if some images cannot be used
 
@@ -37,6 +37,7 @@ STRETCH: bool = False  # True: stretch each image's own minimum and maximum to t
 
 # --- masks
 MASK_VALUES: types.MaskValues | None = None  # map mask values, such as {1: 255}; None: 0 and 255, or class numbers
+COLORS: types.MaskColors = {}  # classes of colored masks, such as {"#ff0000": 1, "#0000ff": 2}
 MASK_THRESHOLD: types.Gray | None = None  # mask values above this are foreground (soft or JPEG); None: off
 UNMATCHED: Literal["stop", "skip", "empty"] = "stop"
 # image without a mask: "stop", "skip" it, or "empty": a black mask
@@ -51,7 +52,6 @@ import numpy as np
 
 from common.errors import InputError, SettingError, name_broken
 from common.files import natural_key
-from common.settings import require_folder
 from common.slices.cases import (
     CaseRecord,
     Imported,
@@ -62,14 +62,20 @@ from common.slices.cases import (
 )
 from common.slices.finding import IMAGE_ENDINGS, find_images, report_skipped, walk
 from common.slices.images import cut, encode_png, fit_boxes, read_image, refuse_tiny, stretch, to_gray
+from common.slices.import_notes import Seen
 from common.slices.leftovers import find_earlier_cases
-from common.slices.masks import check_mask_values, class_count, class_count_of_files, map_values, values_of
+from common.slices.masks import check_mask_values, class_count, from_colors, gray_mask, map_values, values_of
+from common.slices.matching import (
+    IMAGE_FOLDERS,
+    MASK_FOLDERS,
+    MASK_NAMES,
+    choose_mask_name,
+    patients_in,
+    root_and_name,
+)
 from common.words import number_of
 
 SCRIPT = "0_import_images.py"  # in case.json
-IMAGE_FOLDERS = ("x", "image", "images", "img", "imgs")
-MASK_FOLDERS = ("y", "mask", "masks", "label", "labels", "seg", "gt")
-MASK_NAMES = ("{id}", "{id}_mask", "{id}-mask", "{id}_seg", "{id}_label", "{id}_gt", "mask_{id}")
 
 
 class Source(NamedTuple):
@@ -91,13 +97,13 @@ def main():
     images, in_cases = number_of(len(sources), "image"), number_of(len(cases), "case")
     print(f"importing {images} as {in_cases}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
     fitting = {"fit": settings.FIT, "stretched": settings.STRETCH, "mask_values": settings.MASK_VALUES}
-    values, brightest = {}, []  # of each mask; of 16-bit images
+    seen = Seen({}, [], [], [])
     result = import_cases(
         sources,
-        partial(import_image, values=values, brightest=brightest),
+        partial(import_image, seen=seen),
         partial(CaseRecord, SCRIPT, settings.SIZE, **fitting),
         settings.REPLACE,
-        check=lambda _: class_count_of_files(values, settings.MASKS),
+        check=lambda _: seen.check_masks(settings.MASKS),
         earlier=earlier,
     )
     if earlier and result.slices:
@@ -107,8 +113,7 @@ def main():
         f"wrote {number_of(result.slices, 'slice')} of {size}, {number_of(classes, 'class', 'classes')}, "
         f"in {number_of(result.cases, 'case')} to {settings.CASES}"
     )
-    if brightest and max(brightest) < 2**14:
-        print(f"note: the 16-bit images are dark (brightest value {max(brightest)} of 65535); consider --stretch")
+    seen.print_notes(settings.FIT)
     name_broken(result.problems, "images cannot be used", result.slices, settings.SKIP_BROKEN)
 
 
@@ -117,6 +122,8 @@ def check_settings():
         raise SettingError(f"TILE_OVERLAP: expected 0 to {settings.SIZE - 1} (found {settings.TILE_OVERLAP})")
     if settings.MASK_VALUES is not None and settings.MASK_THRESHOLD is not None:
         raise SettingError("MASK_VALUES: cannot be combined with MASK_THRESHOLD; set only one of them")
+    if settings.COLORS and (settings.MASK_VALUES is not None or settings.MASK_THRESHOLD is not None):
+        raise SettingError("COLORS: cannot be combined with MASK_VALUES or MASK_THRESHOLD; set only one of them")
 
 
 # --- matching images and masks
@@ -137,7 +144,8 @@ def match_sources():
     mask_files, more = (image_files, []) if mask_root == image_root else walk(mask_root)
     report_skipped(skipped + more)
     images = find_images(image_root, image_files, image_name or "{id}", skip=MASK_FOLDERS, drop=IMAGE_FOLDERS)
-    candidates = [mask_name] if mask_name else MASK_NAMES
+    whole = "{case}" in (image_name or "") and Path(image_name).stem
+    candidates = [mask_name] if mask_name else [name.replace("{id}", whole or "{id}") for name in MASK_NAMES]
     images, masks, fitting = choose_mask_name(images, mask_root, mask_files, candidates, image_root == mask_root)
     if not images:
         raise InputError(
@@ -165,38 +173,6 @@ def match_sources():
     return sources
 
 
-def root_and_name(setting, what):
-    """Split a setting into the folder to search and the name pattern; None without a pattern."""
-    path = Path(setting)
-    parts = path.parts
-    first = next((i for i, part in enumerate(parts) if "{" in part), None)
-    if first is None:
-        return require_folder(setting, what), None
-    if path.name.count("{id}") != 1:
-        raise InputError(f'{what}: expected one {{id}} in the file name, such as "{{id}}_mask.png" (found {setting})')
-    return require_folder(Path(*parts[:first]), what), path.name
-
-
-def choose_mask_name(images, mask_root, mask_files, names, same_root):
-    """Choose the mask name pattern that matches the most images.
-
-    Args:
-        images: result of `find_images`.
-        mask_root, mask_files: folder of the masks, and the images in it.
-        names: patterns.
-        same_root: whether this folder also contains the images.
-
-    Returns:
-        images (without files that are masks), masks, and the pattern.
-    """
-    options = []
-    for name in names:
-        masks = find_images(mask_root, mask_files, name, skip=IMAGE_FOLDERS, drop=MASK_FOLDERS)
-        not_images = set(masks.values()) if same_root else set()
-        options.append(({key: path for key, path in images.items() if path not in not_images}, masks, name))
-    return max(options, key=lambda option: len(option[0].keys() & option[1].keys()))
-
-
 def name_cases(keys):
     """Assign images to cases, in natural order.
 
@@ -210,8 +186,14 @@ def name_cases(keys):
         InputError: if two subfolders would become one case.
     """
     of_image, cases, seen = settings.CASE_FROM == "image", {}, {}
+    patients = patients_in([name for folder, name in keys if not folder])
+    if patients and of_image:
+        print(f"note: {next(iter(patients))} looks like a slice of a patient, of whom no two lists may have slices")
+    elif patients:
+        print(f"{number_of(len(set(patients.values())), 'case')} from file names such as {next(iter(patients))}")
     for folder, name in keys:
-        parts = [part for part in (folder, name if of_image else "") if part]
+        last = name if of_image else "" if folder else patients.get(name, "")
+        parts = [part for part in (folder, last) if part]
         case = cases[folder, name] = as_case_name("_".join(parts) or "case01")
         if seen.setdefault(case, folder) != folder:
             raise InputError(f"IMAGES: subfolders {seen[case]} and {folder} would both become {case}; rename one")
@@ -221,13 +203,12 @@ def name_cases(keys):
 # --- one image
 
 
-def import_image(source, values, brightest):
+def import_image(source, seen):
     """Read an image with its mask and cut both to size.
 
     Args:
         source: Source.
-        values: dict of mask to set of values, to which its mask is added.
-        brightest: list to which the maximum of a 16-bit slice is added.
+        seen: Seen, to which it is added.
 
     Returns:
         Imported.
@@ -246,10 +227,12 @@ def import_image(source, values, brightest):
         image_cut, mask_cut = cut(image, box, settings.SIZE), cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
         slices.append((encode_png(image_cut), encode_png(mask_cut), entry))
     if image.dtype == np.uint16:
-        brightest.append(int(image.max()))
+        seen.brightest.append(int(image.max()))
     found = values_of(mask)
+    seen.ratios.append(max(image.shape) / min(image.shape))
     if source.mask:
-        values[source.mask] = found
+        seen.values[source.mask] = found
+        seen.shares.append(float((mask > 0).mean()))
     return Imported(slices, values=found)
 
 
@@ -260,11 +243,9 @@ def prepare_mask(path):
         (H, W) uint8.
     """
     mask = read_image(path)
-    if mask.ndim == 3:
-        gray = to_gray(mask)
-        if not np.array_equal(gray, mask[..., 0]):
-            raise InputError(f"{path}: expected a gray mask, or equal channels (found colors); convert it")
-        mask = gray
+    if settings.COLORS:
+        return from_colors(mask, settings.COLORS, path)
+    mask = gray_mask(mask, path)
     if settings.MASK_THRESHOLD is not None:
         return np.where(mask > settings.MASK_THRESHOLD, 255, 0).astype(np.uint8)
     values = values_of(mask)

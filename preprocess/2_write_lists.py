@@ -156,7 +156,10 @@ def take(units, share, names, setting, total):
         return [], units
     count = count_of_share(share, total)
     if count >= len(units):
-        raise InputError(f"{setting}_SHARE: too few cases (needs {count} of {len(units)}); add some, or set it to 0")
+        remedy = "use --test-share 0, or add cases" if setting == "VALIDATION" and len(units) < total else "add some"
+        raise InputError(
+            f"{setting}_SHARE: too few cases (needs {count} of {len(units)}, and one to train on); {remedy}"
+        )
     return units[-count:], units[:-count]
 
 

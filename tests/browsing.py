@@ -9,9 +9,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 MODES = [(width, scheme) for width in (1280, 390) for scheme in ("light", "dark")]
-CONTROLS = (
-    "[...document.querySelectorAll('a[href], button, input, summary, [tabindex=\"0\"]')].filter(e => e.checkVisibility())"
-)
+CONTROLS = """[...document.querySelectorAll('a[href], button, input, summary, [tabindex="0"]')]
+    .filter(e => e.checkVisibility())"""
 OUTSIDE = """[...document.querySelectorAll('body *')].filter(e => e.checkVisibility() && !e.closest('.scroll > *') &&
     (e.getBoundingClientRect().right > innerWidth + 1 || e.getBoundingClientRect().left < -1)).map(e => e.outerHTML)"""
 SCROLLS = """[...document.querySelectorAll('body *')].filter(e => e.scrollWidth > e.clientWidth + 1 &&

@@ -286,10 +286,12 @@ def test_choosing(folder):
 
 @pytest.mark.slow
 def test_your_data(folder):
-    values = np.random.default_rng(0).integers(-300, 300, (12, 24, 24)).astype(np.int16)
-    for name, volume in (("scans", values), ("labels", (values > 150).astype(np.uint8))):
-        write(folder / name, "scan1.nii.gz", as_volume(volume, np.eye(3), spacing=(1, 1, 3), origin=(-12, -12, -18)))
-        write(folder / name, "scan2.nii.gz", as_volume(volume, np.eye(3), spacing=(1, 1, 3), origin=(-12, -12, -18)))
+    rng = np.random.default_rng(0)
+    for number in (1, 2):
+        values = rng.integers(-300, 300, (12, 24, 24)).astype(np.int16)
+        for name, volume in (("scans", values), ("labels", (values > 150).astype(np.uint8))):
+            image = as_volume(volume, np.eye(3), spacing=(1, 1, 3), origin=(-12, -12, -18))
+            write(folder / name, f"scan{number}.nii.gz", image)
     write_decathlon(folder / "Task03_Liver", cases=5, test=1)
     follow("docs/your_data.md", folder)
     assert (folder / "volume_scores" / "report.html").exists() and (folder / "run_lengths.csv").exists()

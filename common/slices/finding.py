@@ -113,7 +113,7 @@ def find_images(root, files, name, skip, drop):
     Args:
         root: folder.
         files: images in it and its subfolders, from `walk`.
-        name: pattern with {id}; without a suffix it matches all suffixes.
+        name: pattern with {id}; without a suffix it matches all suffixes. {case} becomes part of the subfolder.
         skip, drop: lower-case names of the last subfolder: skip images in one of `skip`, and drop a name in `drop` from
             the keys.
 
@@ -123,9 +123,9 @@ def find_images(root, files, name, skip, drop):
     Raises:
         InputError: if two images have the same subfolder and id.
     """
-    before, after = name.split("{id}")
-    any_ending = not after.lower().endswith(IMAGE_ENDINGS)
-    expression = re.escape(before) + "(.+)" + re.escape(after) + (r"\.[^.]+" if any_ending else "")
+    any_ending = not name.lower().endswith(IMAGE_ENDINGS)
+    expression = re.escape(name).replace(r"\{id\}", "(?P<id>.+)").replace(r"\{case\}", "(?P<case>.+)")
+    expression += r"\.[^.]+" if any_ending else ""
     found = {}
     for path in sorted(files, key=lambda path: natural_key(path.relative_to(root))):
         fits = re.fullmatch(expression, path.name, re.DOTALL)
@@ -135,7 +135,8 @@ def find_images(root, files, name, skip, drop):
         last = folders[-1].lower() if folders else ""
         if last in skip:
             continue
-        key = ("_".join(folders[:-1] if last in drop else folders), fits[1])
+        case = fits.groupdict().get("case")
+        key = "_".join([*(folders[:-1] if last in drop else folders), *([case] if case else [])]), fits["id"]
         if key in found:
             raise InputError(f"{path}: would become the same slice as {found[key]}; rename or remove one")
         found[key] = path

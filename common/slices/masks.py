@@ -5,7 +5,10 @@ import numpy as np
 import scipy  # loads scipy.ndimage at first use, so that importers start faster
 
 from common.errors import InputError, summarize
+from common.slices.images import to_gray
 from common.words import number_of
+
+BLACK, MOST_COLORS = "#000000", 6  # background of colored masks; colors in a message
 
 # --- values
 
@@ -92,6 +95,63 @@ def class_count_of_files(values, where):
 def _shown(values):
     values = sorted(values)
     return ", ".join(map(str, values[:8])) + (", ..." if len(values) > 8 else "")
+
+
+def gray_mask(mask, where):
+    """A mask with equal channels as (H, W).
+
+    Raises:
+        InputError: if it has colors; the message names them.
+    """
+    if mask.ndim == 2:
+        return mask
+    gray = to_gray(mask)
+    if np.array_equal(gray, mask[..., 0]):
+        return gray
+    found = [color for color in colors_of(mask) if color != BLACK]
+    entries = ", ".join(f"'{color}': {number}" for number, color in enumerate(found[:MOST_COLORS], 1))
+    more = f" and {len(found) - MOST_COLORS} more; are these the masks?" if len(found) > MOST_COLORS else ""
+    raise InputError(
+        f'{where}: expected a gray mask (found {number_of(len(found), "color")}); pass --colors "{{{entries}}}"{more}'
+    )
+
+
+def colors_of(image):
+    """Colors of an RGB image, such as "#ff0000", sorted."""
+    return [f"#{code:06x}" for code in np.unique(_codes(image)).tolist()]
+
+
+def from_colors(image, colors, where):
+    """Mask of an image that has a color for each class.
+
+    Args:
+        image: (H, W) gray, or (H, W, 3 or 4) RGB uint8.
+        colors: dict of color, such as "#ff0000", to class number.
+        where: file, for messages.
+
+    Returns:
+        (H, W) uint8 class numbers; 255 instead of 1 if that is the only class.
+
+    Raises:
+        InputError: for a color without an entry; black is the background.
+    """
+    if image.dtype != np.uint8:
+        raise InputError(f"{where}: expected 8 bits for --colors (found {8 * image.itemsize}); convert it")
+    codes = _codes(np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image)
+    numbers = {0: 0} | {int(color[1:], 16): number for color, number in colors.items()}
+    found, places = np.unique(codes, return_inverse=True)
+    if unknown := [f"#{code:06x}" for code in found.tolist() if code not in numbers]:
+        shown = ", ".join(unknown[:MOST_COLORS]) + (", ..." if len(unknown) > MOST_COLORS else "")
+        raise InputError(f"{where}: colors without an entry in COLORS (found {shown}); add them")
+    one = set(colors.values()) == {1}
+    mapped = np.array([numbers[code] * (255 if one else 1) for code in found.tolist()], np.uint8)
+    return mapped[places].reshape(codes.shape)
+
+
+def _codes(image):
+    """One number for each RGB color."""
+    red, green, blue = np.moveaxis(image[..., :3].astype(np.uint32), -1, 0)
+    return red << 16 | green << 8 | blue
 
 
 def map_values(mask, mapping):

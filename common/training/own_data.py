@@ -12,6 +12,7 @@ from common.settings import REASONS
 from common.slices.cases import find_cases
 from common.slices.finding import walk
 from common.slices.images import images_in, read_image, resize, to_gray
+from common.slices.matching import patients_in
 from common.volumes.finding import ending_of
 from common.words import number_of
 
@@ -88,6 +89,9 @@ def _of_images(images, masks, pictures, size, minutes):
     chosen = {"IMAGES": (str(images), "as you said"), "MASKS": (str(masks), "as you said")}
     if in_folders:
         chosen["CASE_FROM"] = "folder", "a subfolder is a case, such as a patient"
+    elif patients := patients_in([path.stem for path in pictures]):
+        name, patient = next(iter(patients.items()))
+        chosen["CASE_FROM"] = "folder", f"names tell the patient: {name} is a slice of {patient}"
     else:
         reason = "each image counts as a case; if a patient has several images, put them into a subfolder"
         chosen["CASE_FROM"] = "image", reason

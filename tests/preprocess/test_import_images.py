@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from running import REAL_DATA, assert_refused, leftovers, run_here, run_script
 
 from common.slices.images import cut, fit_boxes, read_image, read_mask, read_slice
+from common.slices.matching import patients_in
 
 SCRIPT = "preprocess/0_import_images.py"
 
@@ -275,3 +276,92 @@ def test_real_pictures(tmp_path):
     run_here(SCRIPT, IMAGES=brain / "images", MASKS=brain / "masks", CASES=tmp_path / "b", SIZE=256, CASE_FROM="image")
     assert len(list((tmp_path / "b").iterdir())) == 44
     assert set(np.unique(read_mask(tmp_path / "b" / "case_3000" / "y" / "0001.png"))) == {0, 255}
+
+
+# --- patients in names, colors, and notes
+
+
+@pytest.mark.parametrize(
+    ("names", "patients"),
+    [
+        (["P004_s01", "P004_s02", "P1_s01"], ["P004", "P004", "P1"]),
+        (["case 12 slice 3", "case 12 slice 4", "case 13 slice 1"], ["case 12", "case 12", "case 13"]),
+        (["TCGA_CS_4941_19960909_1", "TCGA_CS_4941_19960909_12", "TCGA_HT_1_2_1"], None),
+        (["tumor_001", "tumor_002"], []),
+        (["benign (1)", "benign (2)", "malignant (1)"], []),
+        (["P1_s1", "P1_s2"], []),
+        (["P1_s1", "P2_s1"], []),
+        (["P1_s1", "P1_s2", "P2_s1", "notes"], []),
+        ([], []),
+    ],
+)
+def test_names_tell_patients(names, patients):
+    found = patients_in(names)
+    expected = [name.rpartition("_")[0] for name in names] if patients is None else patients
+    assert list(found.values()) == expected and list(found) == (names if expected else [])
+
+
+PATIENTS = ["P004_s01", "P004_s02", "P010_s01"]
+
+
+def test_slices_of_a_patient_are_one_case(tmp_path):
+    pictures(tmp_path, PATIENTS)
+    assert "2 cases from file names such as P004_s01" in run_import(tmp_path).stdout
+    assert {path.name: len(list(path.glob("x/*"))) for path in (tmp_path / "cases").iterdir()} == {
+        "case_P004": 2,
+        "case_P010": 1,
+    }
+    out = run_import(tmp_path, CASE_FROM="image", CASES=tmp_path / "each").stdout
+    assert "note: P004_s01 looks like a slice of a patient" in out and "as 3 cases" in out
+
+
+def test_a_pattern_tells_the_case(tmp_path):
+    pictures(tmp_path, ["liver_1", "liver_2", "my_heart_1"])
+    images = tmp_path / "images" / "{case}_{id}.png"
+    assert "mask name pattern: {case}_{id}_mask" in run_import(tmp_path, IMAGES=images).stdout
+    assert {path.name for path in (tmp_path / "cases").iterdir()} == {"case_liver", "case_my_heart"}
+    record = json.loads((tmp_path / "cases/case_my_heart/case.json").read_text())
+    assert record["slices"]["0001"]["image"] == "my_heart_1.png"
+    masks = tmp_path / "masks" / "{case}_{id}_mask.png"
+    run_import(tmp_path, IMAGES=images, MASKS=masks, CASES=tmp_path / "again")
+    for wrong in ("{case}{id}.png", "{case}.png", "{case}_{case}_{id}.png"):
+        assert_refused(SCRIPT, "IMAGES: expected one {id}", IMAGES=tmp_path / "images" / wrong, MASKS=masks)
+
+
+def test_colored_masks(tmp_path):
+    pictures(tmp_path, size=(32, 32))
+    colored = np.zeros((32, 32, 3), np.uint8)
+    colored[:8], colored[8:12] = (255, 0, 0), (0, 0, 255)
+    for path in (tmp_path / "masks").iterdir():
+        write_image(path, colored[..., ::-1])  # OpenCV writes blue first
+    places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases", "SIZE": 32}
+    advice = "--colors \"{'#0000ff': 1, '#ff0000': 2}\""
+    message = assert_refused(SCRIPT, "expected a gray mask (found 2 colors)", advice, **places)
+    assert "#000000" not in message
+    assert "2 classes" in run_import(tmp_path, COLORS={"#ff0000": 1, "#0000ff": 2}).stdout
+    mask = read_mask(tmp_path / "cases" / "case01" / "y" / "0001.png")
+    assert (mask[:8] == 1).all() and (mask[8:12] == 2).all() and not mask[12:].any()
+    run_import(tmp_path, COLORS={"#ff0000": 1, "#0000ff": 1}, REPLACE=True)
+    mask = read_mask(tmp_path / "cases" / "case01" / "y" / "0001.png")
+    assert (mask[:12] == 255).all() and not mask[12:].any(), "one class is 255"
+    assert_refused(SCRIPT, "without an entry in COLORS (found #0000ff)", COLORS={"#ff0000": 1}, REPLACE=True, **places)
+    assert_refused(SCRIPT, "COLORS", status=2, COLORS={"#ff0000": 1}, MASK_THRESHOLD=3, **places)
+    assert_refused(SCRIPT, 'maps colors to classes, such as {"#ff0000": 1}', status=2, COLORS={"red": 1}, **places)
+
+
+def test_what_looks_like_a_mistake_is_said(tmp_path):
+    pictures(tmp_path, size=(30, 40))
+    assert (
+        "note: 3 of 3 images squeezed to a square (sides differ by up to a factor of 1.3)"
+        in run_import(tmp_path).stdout
+    )
+    assert "squeezed" not in run_import(tmp_path, FIT="pad", REPLACE=True).stdout
+    for path in (tmp_path / "masks").iterdir():
+        write_image(path, 255 - read_image(path))
+    assert "foreground covers more than half of 3 of 3 masks" in run_import(tmp_path, REPLACE=True).stdout
+    out = run_import(tmp_path, REPLACE=True, MASK_VALUES={0: 255, 255: 0}).stdout
+    assert "foreground covers" not in out
+    for path in (tmp_path / "masks").iterdir():
+        write_image(path, np.zeros((30, 40), np.uint8))
+    places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases", "SIZE": 32}
+    assert_refused(SCRIPT, "MASKS: every mask in", "is empty (found 3 masks", REPLACE=True, **places)

@@ -29,6 +29,7 @@ def images(folder, names, shape=(40, 40)):
         (["a.png", "b.png"], (300, 300), 20, {"CASE_FROM": "image", "SIZE": 256, "FIT": "resize"}),
         (["a.png", "b.png"], (300, 300), 60, {"SIZE": 256}),
         (["a.png"], (700, 690), 60, {"SIZE": 512, "FIT": "resize"}),
+        (["p1_1.png", "p1_2.png", "p2_1.png"], (300, 300), 20, {"CASE_FROM": "folder"}),
         (["p1/a.png", "p1/b.png"], (300, 200), 20, {"CASE_FROM": "folder", "SIZE": 256, "FIT": "pad"}),
         (["a.png"], (40, 40), 20, {"SIZE": 96}),
     ],

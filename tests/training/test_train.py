@@ -105,7 +105,6 @@ def test_it_learns(packed, tmp_path):
     run_here(
         "train.py",
         **training(packed, tmp_path, EPOCHS=40, LEARNING_RATE=1e-2, LOSS="bce+dice", SCHEDULE="cosine", BATCH_SIZE=4),
-        MAX_MINUTES=3,
     )
     assert json.loads((only_folder(tmp_path) / "state.json").read_text())["best_dice"]["score"] > 0.8
 

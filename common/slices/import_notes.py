@@ -1,0 +1,62 @@
+"""Facts about imported images and masks that look like a mistake."""
+
+from typing import NamedTuple
+
+from common.errors import InputError
+from common.slices.masks import class_count_of_files
+from common.words import number_of
+
+OBLONG = 1.1  # long side over short side from which squeezing to a square changes shapes
+DARK = 2**14  # brightest value of 16-bit images that nobody can see
+
+
+class Seen(NamedTuple):
+    """Facts about the images of an import.
+
+    Attributes:
+        values: set of values by mask file.
+        brightest: maximum of each 16-bit image.
+        ratios: long side over short side of each image.
+        shares: share of foreground in each mask.
+    """
+
+    values: dict
+    brightest: list
+    ratios: list
+    shares: list
+
+    def check_masks(self, where):
+        """Raise InputError for masks that do not fit each other, or that are all empty.
+
+        Args:
+            where: folder of the masks, for messages.
+        """
+        class_count_of_files(self.values, where)
+        if len(self.values) > 1 and not any(found - {0} for found in self.values.values()):
+            raise InputError(
+                f"MASKS: every mask in {where} is empty (found {number_of(len(self.values), 'mask')} without a pixel "
+                "above 0); pass the folder of the masks, or a pattern of their names"
+            )
+
+    def print_notes(self, fit):
+        """Print what may be meant, or not.
+
+        Args:
+            fit: how images are fitted to the size.
+        """
+        if self.brightest and max(self.brightest) < DARK:
+            print(
+                f"note: the 16-bit images are dark (brightest value {max(self.brightest)} of 65535); consider --stretch"
+            )
+        oblong = sum(ratio > OBLONG for ratio in self.ratios)
+        if oblong and fit == "resize":
+            print(
+                f"note: {oblong} of {number_of(len(self.ratios), 'image')} squeezed to a square (sides differ by up to "
+                f"a factor of {max(self.ratios):.2g}); --fit pad keeps their shape"
+            )
+        inverted = sum(share > 0.5 for share in self.shares)
+        if inverted > len(self.shares) / 2:
+            print(
+                f"note: foreground covers more than half of {inverted} of {number_of(len(self.shares), 'mask')}; "
+                'if they are inverted, use --mask-values "{0: 255, 255: 0}"'
+            )
