@@ -1,11 +1,13 @@
 """The error rule: one line for what a user can cause, a traceback for our own mistakes."""
 
 import errno
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from drawings import make_cases
-from running import SCRIPTS, assert_refused, run_script
+from running import ROOT, SCRIPTS, assert_refused, run_script
 
 from common.command_line import make_parser
 from common.errors import InputError, report_error, summarize
@@ -104,3 +106,25 @@ def test_the_pipeline_runs_every_step_and_names_the_one_that_fails(tmp_path):
     assert "run_pipeline.py: error: train.py: failed" in result.stderr and "several classes" in result.stderr
     assert "Traceback" not in result.stderr
     assert len(list(Path(tmp_path, "work", "runs").iterdir())) == 1
+
+
+@pytest.mark.parametrize("script", ["train.py", "preprocess/0_import_images.py"])
+def test_a_missing_package_is_one_line(script):
+    """As with a Python that has none: the environment has not been activated."""
+    command = [sys.executable, "-E", "-s", "-S", str(ROOT / script)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1 and len(result.stderr.splitlines()) == 1, result.stderr
+    assert "package is not installed for" in result.stderr and "pip install -r requirements.txt" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "advice"),
+    [
+        ("--lr", "did you mean --learning-rate?"),
+        ("--features", "did you mean --model-settings \"{'features': VALUE}\"?"),
+        ("--epoch", "did you mean --epochs?"),
+        ("--xyzzy", "--help lists all settings"),
+    ],
+)
+def test_an_unknown_flag_gets_advice(flag, advice):
+    assert f"unrecognized arguments: {flag} 1 ({advice})" in run_script("train.py", flag, "1", expect=2).stderr
