@@ -1,6 +1,5 @@
 """Draw the curves of compared runs, and write their page."""
 
-import io
 import os
 import warnings
 from pathlib import Path
@@ -12,21 +11,19 @@ from matplotlib.figure import Figure
 
 from common.evaluation.settings_table import differing_settings
 from common.html import write_page
+from common.plots import CLASS_COLORS, PLOT_STYLE, SOFT, svg
 from common.replacing import whole_entries
 from common.streams import one_line
 from common.training.run_folder import Run
-from common.training.trained_models import CrossValidation
 from common.words import number_of
 
 NAME = "index.html"
 TEMPLATE = "evaluation/comparison.html.jinja"
 NARROW = ("run", "fold", "trial", "dice", "95% interval", "status", "state")  # columns that a narrow screen shows
 LABELED = 12  # curves with a color and a label; others are gray
-# Okabe and Ito, safe for color-blind readers; without the yellow one, which is too pale on white
-COLORS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")
+COLORS = (*CLASS_COLORS, "#000000")
 LINES = ("-", "--")
 LONGEST_LABEL = 48
-STYLE = {"font.size": 10.5, "axes.spines.top": False, "axes.spines.right": False, "svg.hashsalt": "1"}
 PNG = b"\x89PNG\r\n\x1a\n"
 LARGEST_IMAGE = 5_000_000  # bytes
 
@@ -79,19 +76,18 @@ def _shown(section, root, anchors):
     addresses = [anchors.get(id(entry)) or address_of(Run(entry.folder).report_file, root) for entry in section.entries]
     differing = differing_settings(section.entries) if section.kind == "runs" else {}
     name = "trial" if section.kind == "trials" else section.kind.removesuffix("s")
-    scores = CrossValidation(section.summary.folder).scores_folder / "report.html" if section.summary else None
     return {
         "title": section.title,
         "text": section.text,
         "table": table,
-        "links": {name: addresses},
+        "links": {name: addresses, "dice over cases": [_scores_address(entry, root) for entry in section.entries]},
         "curves": draw_curves(section.entries) if any(entry.curve for entry in section.entries) else None,
         "labels": [entry.name for entry in section.entries if entry.curve][:LABELED],
         "differing": pd.DataFrame({"run": [entry.name for entry in section.entries], **differing})
         if differing
         else None,
         "compares_settings": section.kind == "runs" and len(section.entries) > 1,
-        "scores": address_of(scores, root) if scores and section.kind == "folds" else "",
+        "scores": _scores_address(section.summary, root) if section.summary else "",
         "image": _importance(section.summary.folder) if section.kind == "trials" else None,
         "name": name,
     }
@@ -140,6 +136,10 @@ def address_of(path, root):
     return "./" + quote(os.fsencode(relative.replace(os.sep, "/")))
 
 
+def _scores_address(entry, root):
+    return address_of(Run(entry.folder).scores_folder / "report.html", root) if entry.case_dice is not None else ""
+
+
 def _importance(folder):
     """Content of the importance.png of a study; None if it is missing or something else."""
     path = folder / "importance.png"
@@ -159,7 +159,7 @@ def draw_curves(entries):
         content of an SVG file.
     """
     curves = [(rank, entry) for rank, entry in enumerate(entries, 1) if entry.curve]
-    with matplotlib.rc_context(STYLE), warnings.catch_warnings():
+    with matplotlib.rc_context(PLOT_STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the font lacks characters of a name
         figure = Figure(figsize=(6.2, 3.6 + 0.2 * min(len(curves), LABELED + 1)))
         axis = figure.subplots()
@@ -180,16 +180,13 @@ def draw_curves(entries):
         axis.set(xlabel="epoch", ylabel="validation Dice")
         low, high = axis.get_ylim()
         axis.set_ylim(max(low, 0), min(high, 1))
-        axis.grid(color="#dfe5ea")
+        axis.grid(color=SOFT)
         axis.set_axisbelow(True)
         height = figure.get_size_inches()[1]
-        figure.subplots_adjust(left=0.11, right=0.98, top=1 - 0.12 / height, bottom=1 - 3.1 / height)
         legend = figure.legend(handles, labels, loc="lower left", bbox_to_anchor=(0.09, 0), frameon=False, fontsize=9.5)
         for text in legend.get_texts():
             text.set_parse_math(False)  # a name may contain dollar signs
-        content = io.BytesIO()
-        figure.savefig(content, format="svg", metadata={"Date": None})
-    return content.getvalue()
+        return svg(figure, left=0.11, top=1 - 0.12 / height, bottom=1 - 3.1 / height)
 
 
 def _label(rank, name):

@@ -114,7 +114,8 @@ def test_links_lead_to_the_reports(browser, compared):
         links = page.locator("a").evaluate_all("links => links.map(a => a.getAttribute('href'))")
         assert "./20260103-030405_unet/report.html" in links and "#section1" in links
         assert "./20260120-030405_unet_folds/fold2/report.html" in links
-        assert "./20260120-030405_unet_folds/scores/report.html" in links
+        assert links.count("./20260120-030405_unet_folds/scores/report.html") == 2
+        assert links.count("./20260101-030405_unet/scores/report.html") == 1
         assert "./study/runs/trial-000/2026_unet/report.html" in links
         assert not any("elsewhere" in link for link in links)
         page.get_by_role("link", name="20260120-030405_unet_folds").first.click()
