@@ -62,7 +62,9 @@ def check_page(browser, path, width, scheme):
             click_everything(page)
             check_links(page)
         page.emulate_media(media="print", color_scheme=scheme)
+        page.set_viewport_size({"width": 718, "height": 1000})  # A4 within the usual margins
         assert lightness(page) == 1, "printed on white"
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
         if scheme == "dark":
             check_accessibility(page)
 
