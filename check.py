@@ -4,7 +4,7 @@
 
 Reads   CASES/<case>/x and y from step 0, if set
 Writes  OUTPUT, a page with all findings, plots of the data set and slices to look at
-Takes   about 20 s for the machine, and 5 s per 1,000 slices of 256x256
+Takes   about 20 s for the machine, and 5 s per 1,000 slices of 256x256 on two cores
 
 Prints a line for each finding. Problems are to be solved before you train, and the exit status is
 then 1; notes are to be known. It starts with the standard library alone, so that it can tell which

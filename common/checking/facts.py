@@ -58,22 +58,17 @@ class DataFacts:
     def __init__(self, pairs, problems):
         self.slices, self.frames, self.contrasts, self.signatures = [], [], [], []
         self.sizes, self.cases_of, self.histograms, self.alignment = {}, {}, {}, Alignment()
-        counts = {}
-        for pair in pairs:
-            counts[pair.case] = counts.get(pair.case, 0) + 1
-        self.drawn = set(evenly_spaced(list(counts), MOST_CURVES))
+        self._drawn = set(evenly_spaced(list(dict.fromkeys(pair.case for pair in pairs)), MOST_CURVES))
         looked = ordered_map(self._look_at, pairs, problems=problems)
-        done = dict.fromkeys(counts, 0)
-        for pair, facts in zip(pairs, progress(looked, len(pairs), "checking"), strict=True):
-            done[pair.case] += 1
+        for facts in progress(looked, len(pairs), "checking"):
             if facts:
-                self._add(facts, done[pair.case] > counts[pair.case] / 2)
+                self._add(facts)
 
     def _look_at(self, pair):
         image, mask = read_pair(pair.x, pair.y)
         checked = check_images(pair, image, mask)
         histogram = None
-        if pair.case in self.drawn:
+        if pair.case in self._drawn:
             bins = BINS[checked.bits]
             histogram = cv2.calcHist([image], [0], None, [bins], [0, 2**checked.bits]).ravel().astype(np.int64)
         counts = np.bincount(mask.ravel(), minlength=256)
@@ -84,7 +79,7 @@ class DataFacts:
         of_image = signature_of(image), edges_under_outline(image, mask)
         return Facts(checked, histogram, sizes, float((frame > 0).mean()), contrast, *of_image)
 
-    def _add(self, facts, is_second_half):
+    def _add(self, facts):
         case = facts.checked.case.name
         self.slices.append(facts.checked)
         self.frames.append(facts.frame)
@@ -97,4 +92,4 @@ class DataFacts:
             before = self.histograms.get(case)
             fits = before is None or before.shape == facts.histogram.shape
             self.histograms[case] = facts.histogram + (before if before is not None and fits else 0)
-        self.alignment.add(case, is_second_half, facts.edges)
+        self.alignment.add(case, facts.edges)

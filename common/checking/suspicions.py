@@ -151,7 +151,7 @@ def find_shifted(slices, alignment):
 
 def _shift(what, offset, slices, advice):
     down, right, stronger = offset
-    found = f"found edges {stronger:.1f} times as strong as at the outlines {in_words(down, right)} of them"
+    found = f"found edges {stronger:.1f} times as strong if the outlines move {in_words(down, right)}"
     shown = tuple((s, f"{s.case.name} {s.name}") for s in evenly_spaced(slices, SHOWN))
     return Finding(PROBLEM, f"{what} may be shifted ({found}); {advice}", (), shown)
 

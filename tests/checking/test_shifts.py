@@ -19,9 +19,9 @@ def aligned(cases, moves=None):
     """Alignment of cases, a list of lists of (image, mask), with the masks of some moved: dict of case to offset."""
     alignment = Alignment()
     for number, slices in enumerate(cases):
-        for i, (image, mask) in enumerate(slices):
+        for image, mask in slices:
             mask = moved(mask, *(moves or {}).get(number, (0, 0)))
-            alignment.add(f"case{number}", i >= len(slices) / 2, edges_under_outline(image, mask))
+            alignment.add(f"case{number}", edges_under_outline(image, mask))
     return alignment
 
 
@@ -52,7 +52,7 @@ def test_right_masks_are_not_suspected(organs):
     assert alignment.finish() is None and alignment.shifted == {}
 
 
-@pytest.mark.parametrize("offset", [(8, 0), (-8, 8), (0, -5)])
+@pytest.mark.parametrize("offset", [(8, 0), (-8, 8), (0, -5), (3, 20)])
 def test_a_shifted_set_is_found_with_its_offset(organs, offset):
     down, right, stronger = aligned(organs, everywhere(organs, offset)).finish()
     assert abs(down + offset[0]) <= 1 and abs(right + offset[1]) <= 1 and stronger > 1.2
@@ -75,8 +75,8 @@ def test_slices_without_outline_or_edges_are_left_out():
     assert edges_under_outline(image, np.full_like(mask, 255)) is None
     assert edges_under_outline(np.full_like(image, 7), mask) is None
     edges = edges_under_outline(image, mask)
-    assert edges.shape == (17, 17) and abs(edges.mean() - 1) < 1e-5
-    assert np.unravel_index(edges.argmax(), edges.shape) == pytest.approx((8, 8), abs=1)
+    assert edges.shape == (25, 25) and abs(edges.mean() - 1) < 1e-5
+    assert np.unravel_index(edges.argmax(), edges.shape) == pytest.approx((12, 12), abs=1)
     assert edges_under_outline(image.astype(np.uint16) * 257, mask) == pytest.approx(edges, rel=1e-3)
 
 
@@ -130,4 +130,6 @@ def test_real_masks_are_not_suspected_and_shifted_ones_found(make):
     assert alignment.finish() is None and alignment.shifted == {}
     for offset in ((8, 0), (-5, 6)):
         down, right, _ = aligned(cases, everywhere(cases, offset)).finish()
+        one = aligned([[pair for case in cases for pair in case]], {0: offset})  # as if they were one patient
+        assert one.finish() and list(one.shifted) == ["case0"]
         assert abs(down + offset[0]) <= 1 and abs(right + offset[1]) <= 1
