@@ -280,6 +280,7 @@ IMPORT = "preprocess/0_import_images.py"
 IMAGES = "--images @/{0}/x --masks @/{0}/y --cases @/out --size 16"
 VOLUMES = "preprocess/0_import_volumes.py"
 FROM_VOLUMES = "--images @/{0}/x --labels @/{0}/y --cases @/out --size 16"
+CHECK_CASES = "--cases @/cases --output @/out.html --step False"
 LISTS = "--cases @/cases --lists @/out --validation-share 0.34 --test-share 0.34"
 EVALUATE = "--predicted @/predicted --truth @/cases --output @/out"
 CASE = "cases/case1/case.json"
@@ -340,6 +341,9 @@ KINDS = {
         "BINARY",
         intact=True,
     ),
+    "slice, check": Kind(cases, "check.py", CHECK_CASES, "cases/case1/x/0001.png", "BINARY", share=0.25),
+    "mask, check": Kind(cases, "check.py", CHECK_CASES, "cases/case1/y/0001.png", "BINARY", share=0.25),
+    "case.json, check": Kind(cases, "check.py", CHECK_CASES, CASE, "JSON", share=0.25),
     "case.json, lists": Kind(cases, "preprocess/2_write_lists.py", LISTS, CASE, "JSON"),
     "case.json, packed": Kind(cases, "preprocess/3_pack_hdf5.py", "--lists @/lists --packed @/out", CASE, "JSON"),
     "case.json, scored": Kind(

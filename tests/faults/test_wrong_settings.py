@@ -129,7 +129,7 @@ INSIDE = [
 ]
 
 BASE = {  # flags with which each script works on good files
-    "check.py": (kinds.cases, "--cases @/cases --output @/out.html --step False"),
+    "check.py": (kinds.cases, kinds.CHECK_CASES),
     "choose.py": (kinds.run, "--cross-validations @/cv"),
     "compare_runs.py": (kinds.run, "--runs @/ --output @/out.html"),
     "convert_coreml.py": (kinds.run, "--run @/run --output @/out.mlmodel --checked 1"),
