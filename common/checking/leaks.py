@@ -63,12 +63,12 @@ def find_equal(slices):
     return leaks
 
 
-def find_alike(slices, signatures):
-    """Nearly equal images in different cases: a Leak for each pair, the most similar first.
+def find_alike(slices, pairs):
+    """Nearly equal images in different cases: a Leak for each such pair, the most similar first.
 
     Args:
         slices: list of Checked, the slices of a case one after the other.
-        signatures: bytes of `signature_of` for each.
+        pairs: result of `find_candidates`.
     """
 
     @functools.lru_cache(maxsize=MOST_DETAILS)
@@ -88,7 +88,7 @@ def find_alike(slices, signatures):
         others = [difference(index, i) for i in others if slices[i].digest != slices[index].digest]
         return min(others, default=1.0)
 
-    pairs, leaks = find_candidates(slices, signatures), []
+    leaks = []
     for first, second in progress(pairs, len(pairs), "comparing"):
         if slices[first].digest == slices[second].digest or difference(first, second) > 1 - ALIKE:
             continue
@@ -98,7 +98,15 @@ def find_alike(slices, signatures):
 
 
 def find_candidates(slices, signatures):
-    """Pairs of slices of different cases with nearly equal signatures: list of pairs of indices."""
+    """Pairs of slices of different cases with nearly equal signatures, up to MOST_CANDIDATES.
+
+    Args:
+        slices: list of Checked, the slices of a case one after the other.
+        signatures: bytes of `signature_of` for each.
+
+    Returns:
+        list of pairs of indices.
+    """
     numbers = np.array([i for i, signature in enumerate(signatures) if signature], int)
     if len(numbers) < 2:
         return []

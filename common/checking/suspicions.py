@@ -3,7 +3,7 @@
 import numpy as np
 
 from common.checking.findings import NOTE, OK, PROBLEM, Finding
-from common.checking.leaks import find_alike, find_equal
+from common.checking.leaks import MOST_CANDIDATES, find_alike, find_candidates, find_equal
 from common.checking.shifts import in_words
 from common.slices.drawing import evenly_spaced
 from common.words import number_of
@@ -162,8 +162,12 @@ def find_leaks(slices, signatures):
         return []
     advice = "remove the copy, or make one case of both"
     findings = []
-    for what, leaks in (("the same image as", find_equal(slices)), ("nearly the same image as", None)):
-        leaks = find_alike(slices, signatures) if leaks is None else leaks
+    pairs = find_candidates(slices, signatures)
+    if len(pairs) == MOST_CANDIDATES:
+        text = f"leaks: very many slices of different cases look alike (found at least {MOST_CANDIDATES:,} pairs)"
+        findings.append(Finding(NOTE, f"{text}; only the most similar ones were compared"))
+    kinds = {"the same image as": find_equal(slices), "nearly the same image as": find_alike(slices, pairs)}
+    for what, leaks in kinds.items():
         if not leaks:
             continue
         first, second, correlation = leaks[0]
