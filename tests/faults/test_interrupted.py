@@ -94,6 +94,7 @@ STORIES = {
         "--seed 1",
         "--seed 3",
     ),
+    "comparison": Story(kinds.run, "compare_runs.py", "--output @/out/index.html", "--runs @/cv", "--runs @/"),
     "scores": Story(kinds.evaluated, "evaluate.py", kinds.EVALUATE, "--tolerance 1", "--tolerance 2"),
     "submission": Story(
         kinds.volumes,
@@ -134,7 +135,7 @@ STORIES = {
         keras=True,
     ),
 }
-NO_REPLACE = {"augmented"}
+NO_REPLACE = {"augmented", "comparison"}
 ADDS = {"shards"}  # complete shards of the new sets stay for the next run
 
 
