@@ -50,7 +50,7 @@ def main():
         require_folder(settings.CASES, "CASES")
     places = {"the page": Path(settings.OUTPUT).parent, "results": "."}
     machine = report(check_python(), check_packages(), check_processor(), check_disk(places))
-    refuse_broken(report(check_imports(heavy=False)))
+    refuse_broken(report(check_imports(heavy=False)), "do what it says above")
     # these import packages that are known to work only now
     from common.checking.data_set import DataCheck
     from common.checking.page import write_check
@@ -58,7 +58,7 @@ def main():
     data = DataCheck(settings.CASES)
     if settings.STEP:
         print("importing Keras and trying a training step", flush=True)
-        refuse_broken(report(check_imports(heavy=True)))
+        refuse_broken(report(check_imports(heavy=True)), "do what it says above, or pass --no-step for the data alone")
         machine += report(check_step(), check_backend())
     sections = {"This machine": machine, "The data": report(data.findings())}
     title = f"Check of {without_own_paths(settings.CASES)}" if settings.CASES else "Check of this machine"
@@ -71,10 +71,9 @@ def main():
         raise InputError(f"{settings.OUTPUT}: not ready to train (found {count}); solve what it says, and check again")
 
 
-def refuse_broken(findings):
+def refuse_broken(findings, advice):
     if findings:
-        count = number_of(len(findings), "problem")
-        raise InputError(f"packages: cannot be imported (found {count}); do what it says above, and check again")
+        raise InputError(f"packages: some cannot be imported (found {len(findings)}); {advice}")
 
 
 def report(*groups):

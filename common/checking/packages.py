@@ -8,10 +8,14 @@ import importlib
 import os
 import re
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from common.checking.findings import NOTE, OK, PROBLEM, Finding, in_line
+
+try:
+    from importlib.metadata import PackageNotFoundError, version
+except ImportError:  # a Python that `check_python` reports as too old
+    PackageNotFoundError, version = LookupError, None
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / "requirements.txt"
@@ -33,11 +37,15 @@ def require_packages():
     Until the settings of the script are read, an import that fails is one line too.
     """
     sys.excepthook = _report_import
-    findings = check_python() + check_packages()
-    if any(finding.level == PROBLEM and "missing" in finding.text for finding in findings):
-        for finding in findings:
-            print(in_line(finding))
-        print(f"{Path(sys.argv[0]).name}: error: packages: some are missing; {INSTALL}", file=sys.stderr)
+    python = check_python()
+    is_old = any(finding.level == PROBLEM for finding in python)
+    packages = [] if is_old else check_packages()
+    missing = sum(finding.level == PROBLEM and ": missing (" in finding.text for finding in packages)
+    if is_old or missing:
+        for finding in python + packages:
+            print(in_line(finding), flush=True)
+        error = python[0].text if is_old else f"packages: some are missing (found {missing}); {INSTALL}"
+        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(1)
     for module in NEEDED_FOR_SETTINGS:
         importlib.import_module(module)

@@ -86,10 +86,21 @@ def test_the_script_starts_without_any_package(tmp_path):
     result = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert result.returncode == 1
     (error,) = result.stderr.splitlines()
-    assert error.startswith("check.py: error: packages: some are missing; activate the environment, or run: pip")
+    missing = len(read_requirements())
+    assert error.startswith(f"check.py: error: packages: some are missing (found {missing}); activate the environment")
     for name in ("tensorflow", "pydantic", "opencv-python-headless"):
         assert result.stdout.count(f"\nproblem  {name}: missing (expected >=") == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_an_old_python_is_one_line(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    monkeypatch.setattr(sys, "argv", ["check.py"])
+    monkeypatch.setattr(sys, "version_info", (3, 9, 1))
+    with pytest.raises(SystemExit) as ended:
+        packages.require_packages()
+    (error,) = capsys.readouterr().err.splitlines()
+    assert ended.value.code == 1 and error.startswith("check.py: error: Python: too old (found")
 
 
 def test_an_import_before_the_settings_that_fails_is_one_line(tmp_path):
