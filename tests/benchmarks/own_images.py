@@ -79,7 +79,7 @@ def prepare(given):
             for side, found in (("x", images), ("y", masks)):
                 folder = work / "folds" / f"fold{fold}" / f"{part}_{side}"
                 folder.mkdir(parents=True)
-                for case in {Path(row.split(",")[0]).parent.parent.name for row in rows}:
+                for case in {Path(row.split(",")[0]).parent.parent.name.removeprefix("case_") for row in rows}:
                     shutil.copy(found[case], folder)
     script("preprocess/4_plan_training.py", PACKED=work / "packed", MINUTES=given.minutes)
 
