@@ -20,6 +20,9 @@ from common.settings import apply_command_line
 PREDICTED: types.PathName = "predictions"  # folder of predicted masks or label volumes
 TRUTH: str = ""  # true masks: folder, case folder, folder of cases, list (.csv), volumes
 LABEL_NAME: types.NamePattern = "{id}"  # true label volume name for volume {id}, such as "{id}_seg"
+UNMATCHED: Literal["stop", "skip"] = "stop"  # mask without a partner: "stop", or "skip" it
+CASE_FROM: Literal["folder", "image"] = "folder"  # "image": each loose image is a case; "folder": they are one
+#   With "folder", names such as P004_s01 tell the case of a loose image.
 NAMES_TABLE: str = ""  # names table of predict.py for numbered predictions; "": none
 IMAGES: str = ""  # images to show errors on, if TRUTH has none: folder of images or volumes
 OUTPUT: types.PathName = "scores"  # where to write the scores
@@ -45,7 +48,7 @@ import numpy as np
 import pandas as pd
 
 from common.devices import environment
-from common.evaluation.pairs import match_pairs
+from common.evaluation.pairs import match_pairs, predicted_images
 from common.evaluation.report import find_backgrounds, show_errors, write_report
 from common.evaluation.summary import combine_scores, compare_scores, read_other, score_pairs
 from common.files import read_json, write_json
@@ -94,7 +97,14 @@ class Evaluation:
     """
 
     def __init__(self, part):
-        self.pairs = match_pairs(settings.PREDICTED, settings.TRUTH, settings.LABEL_NAME, settings.NAMES_TABLE)
+        self.pairs = match_pairs(
+            settings.PREDICTED,
+            settings.TRUTH,
+            settings.LABEL_NAME,
+            settings.NAMES_TABLE,
+            settings.UNMATCHED,
+            settings.CASE_FROM,
+        )
         own = {"TOLERANCE": settings.TOLERANCE, "SPACING": settings.SPACING}
         cases = {pair.case for pair in self.pairs}
         self.other = read_other(settings.AGAINST, cases, own) if settings.AGAINST else None
@@ -158,7 +168,9 @@ def draw_images(images, pairs):
     elif settings.SHOW == "random":
         scores = scores.sample(frac=1, random_state=1)
     by_key = {(pair.case, pair.name): pair for pair in pairs}
-    backgrounds = find_backgrounds(settings.IMAGES, settings.TRUTH, by_key, settings.NAMES_TABLE)
+    backgrounds = find_backgrounds(
+        settings.IMAGES, settings.TRUTH, by_key, settings.NAMES_TABLE, predicted_images(settings.PREDICTED)
+    )
     chosen = list(scores.head(settings.WORST).itertuples())
 
     def draw(row):

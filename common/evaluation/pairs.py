@@ -14,11 +14,13 @@ from common.slices.case_files import is_pseudo_labeled, read_case_record
 from common.slices.cases import find_slices, is_case, is_case_name, match_files, pixel_spacing
 from common.slices.images import read_image, to_gray
 from common.slices.masks import check_mask_values, class_count, values_of
-from common.volumes.finding import ending_of, find_volumes
+from common.slices.matching import MASK_NAMES, patients_in
+from common.volumes.finding import ending_of, find_volumes, is_volume
 from common.volumes.grids import Geometry
 from common.volumes.labels import labels_in
 from common.volumes.privacy import plain_name, read_names_table
 from common.volumes.reading import read_volume
+from common.words import number_of
 
 GEOMETRY_TOLERANCE = 1e-3  # tolerance for origin, spacing and axes of predicted and true volumes
 
@@ -44,7 +46,7 @@ class Pair(NamedTuple):
         return bool(ending_of(self.truth))
 
 
-def match_pairs(predicted, truth, label_name="{id}", names_table=""):
+def match_pairs(predicted, truth, label_name="{id}", names_table="", unmatched="stop", case_from="folder"):
     """Pair predicted and true masks by case and name, or label volumes by name.
 
     Args:
@@ -52,6 +54,8 @@ def match_pairs(predicted, truth, label_name="{id}", names_table=""):
         truth: any input of `find_slices`, or a folder of label volumes.
         label_name: true label volume name, with {id} for the predicted name without "case_".
         names_table: setting NAMES_TABLE: table of the names behind numbered predictions; "": same names.
+        unmatched: "stop", or "skip" masks without a partner.
+        case_from: "folder", or "image" if each loose image is a case.
 
     Returns:
         list of Pair, in natural order.
@@ -60,11 +64,13 @@ def match_pairs(predicted, truth, label_name="{id}", names_table=""):
         InputError: if a mask has no partner, or no masks are found.
     """
     if holds_volumes(truth):
-        pairs = _match_volumes(predicted, truth, label_name, read_names_table(names_table))
+        pairs = _match_volumes(predicted, truth, label_name, read_names_table(names_table), unmatched)
     elif names_table:
         raise InputError("NAMES_TABLE: only for label volumes (TRUTH is images); leave it empty")
     else:
-        pairs = _match_slices(predicted, truth)
+        pairs = _match_slices(predicted, truth, unmatched)
+        if not any(pair.case for pair in pairs) and not any(map(known_case, (predicted, truth))):
+            pairs = _with_cases(pairs, case_from)
     return sorted(pairs, key=lambda pair: (natural_key(pair.case), natural_key(pair.name)))
 
 
@@ -77,13 +83,25 @@ def holds_volumes(path):
     )
 
 
-def _match_slices(predicted, truth):
+def _with_cases(pairs, case_from):
+    """Pairs of loose images with the cases that their names tell, or a case each."""
+    names = [pair.name for pair in pairs]
+    patients = dict(zip(names, names, strict=True)) if case_from == "image" else patients_in(names)
+    if patients:
+        return [pair._replace(case=patients[pair.name]) for pair in pairs]
+    if len(pairs) > 1:
+        print(f"{len(pairs)} images count as one case; if each is a patient, pass --case-from image")
+    return pairs
+
+
+def _match_slices(predicted, truth, unmatched):
     predictions, masks = (
         {(s.case, s.name): s.path for s in find_slices(source, "y", setting)}
         for source, setting in ((predicted, "PREDICTED"), (truth, "TRUTH"))
     )
     if not predictions.keys() & masks.keys() or any(not case for case, _ in (*predictions, *masks)):
         predictions, masks = _as_one_case(predictions, masks, predicted, truth)
+    masks = _by_mask_name(predictions, masks)
     record_of = functools.cache(read_case_record)  # a case has many slices
     cases = sorted({mask.parent.parent for mask in masks.values()})
     if pseudo_labeled := [case for case in cases if is_pseudo_labeled(record_of(case))]:
@@ -93,8 +111,24 @@ def _match_slices(predicted, truth):
         )
     return [
         Pair(*key, prediction, mask, pixel_spacing(record_of(mask.parent.parent), mask.stem))
-        for key, prediction, mask in _match(predictions, masks, predicted, truth)
+        for key, prediction, mask in _match(predictions, masks, predicted, truth, unmatched)
     ]
+
+
+def _by_mask_name(predictions, masks):
+    """Masks by the ids in their names, with the pattern, such as {id}_mask, that fits the most predictions."""
+    options = []
+    for pattern in MASK_NAMES:
+        before, after = pattern.split("{id}")
+        named = [(case, name) for case, name in masks if name.startswith(before) and name.endswith(after)]
+        found = {(case, name[len(before) : len(name) - len(after)]): masks[case, name] for case, name in named}
+        options.append((found, pattern))
+    found, pattern = max(options, key=lambda option: len(option[0].keys() & predictions.keys()))
+    if pattern != "{id}":
+        print(f"mask name pattern: {pattern}")
+        others = {key: path for key, path in masks.items() if path not in set(found.values())}
+        found = others | found
+    return found
 
 
 def _as_one_case(predictions, masks, predicted, truth):
@@ -139,7 +173,14 @@ def known_case(source):
     return name if is_case_name(name) and not ending_of(name) and not name.lower().endswith(".csv") else ""
 
 
-def _match_volumes(predicted, truth, label_name, own_names):
+def predicted_images(predicted):
+    """Images that predict.py read, if they are still there: the INPUT in prediction.json, or "" """
+    record = read_json(Path(predicted) / RECORD) if (Path(predicted) / RECORD).is_file() else {}
+    given = record.get("INPUT") if isinstance(record, dict) else None
+    return given if isinstance(given, str) and Path(given).exists() and not is_volume(given) else ""
+
+
+def _match_volumes(predicted, truth, label_name, own_names, unmatched):
     root = require_folder(predicted, "PREDICTED")
     files = sorted(path for path in root.iterdir() if ending_of(path) not in ("", ".dcm"))
     names = {path: path.name[: -len(ending_of(path))].removeprefix("case_") for path in files}
@@ -151,7 +192,7 @@ def _match_volumes(predicted, truth, label_name, own_names):
         if predictions.keys() != masks.keys():
             print(f"scoring {prediction} against {mask}: their names differ, but TRUTH is one file")
         masks = dict.fromkeys(predictions, mask)
-    matched = _match(predictions, masks, predicted, f"{truth} (see LABEL_NAME and NAMES_TABLE)")
+    matched = _match(predictions, masks, predicted, f"{truth} (see LABEL_NAME and NAMES_TABLE)", unmatched)
     return [Pair(names[prediction], "volume", prediction, mask, None) for _, prediction, mask in matched]
 
 
@@ -164,9 +205,15 @@ def _by_name(named):
     return found
 
 
-def _match(predictions, masks, predicted, truth):
+def _match(predictions, masks, predicted, truth, unmatched):
     missing = f"true mask in {truth}", f"predicted mask in {predicted}"
-    return match_files(predictions, masks, *missing, "masks have no partner")
+    both = predictions.keys() & masks.keys()
+    if unmatched == "skip" and both:
+        alone = len(predictions) + len(masks) - 2 * len(both)
+        predictions, masks = ({key: side[key] for key in side if key in both} for side in (predictions, masks))
+        if alone:
+            print(f"skipped {number_of(alone, 'mask')} without a partner")
+    return match_files(predictions, masks, *missing, "masks have no partner; --unmatched skip leaves them out")
 
 
 # --- reading

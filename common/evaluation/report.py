@@ -28,7 +28,7 @@ CASES_TO_PLOT = 5  # with fewer cases, plot images instead
 # --- images
 
 
-def find_backgrounds(images, truth, keys, names_table=""):
+def find_backgrounds(images, truth, keys, names_table="", predicted=""):
     """Find images or volumes to show errors on.
 
     Args:
@@ -36,6 +36,7 @@ def find_backgrounds(images, truth, keys, names_table=""):
         truth: setting TRUTH.
         keys: (case, name) of each scored image; single cases on both sides may have different names.
         names_table: as for `common.evaluation.pairs.match_pairs`.
+        predicted: images that were predicted, to take if there are no others; "": unknown.
 
     Returns:
         dict of (case, name) to Path, empty without images.
@@ -47,8 +48,12 @@ def find_backgrounds(images, truth, keys, names_table=""):
         return {(numbers.get(name, name), "volume"): path for name, path in named.items()}
     slices = {(s.case, s.name): s.path for s in find_slices(images or truth, "x", "IMAGES")}
     if not images and set(slices.values()) == {s.path for s in find_slices(truth, "y", "TRUTH")}:
-        return {}
+        if not predicted:
+            return {}
+        slices = {(s.case, s.name): s.path for s in find_slices(predicted, "x", "PREDICTED")}
     cases, found = {case for case, _ in keys}, {case for case, _ in slices}
+    if found == {""} and len({name for _, name in keys}) == len(keys):
+        return {(case, name): slices["", name] for case, name in keys if ("", name) in slices}
     if len(cases) == len(found) == 1 and "" in cases | found:
         return {(*cases, name): path for (_, name), path in slices.items()}
     return slices

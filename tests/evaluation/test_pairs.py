@@ -1,5 +1,6 @@
 """Scores are honest: masks of another case, of one name twice, or in color are refused, and so are damaged tables."""
 
+import json
 import os
 
 import numpy as np
@@ -9,7 +10,8 @@ from drawings import as_volume, disc_slice, make_cases, write, write_image
 from running import assert_refused, run_here
 
 from common.errors import InputError
-from common.evaluation.pairs import match_pairs
+from common.evaluation.pairs import match_pairs, predicted_images
+from common.evaluation.report import find_backgrounds
 from common.evaluation.summary import read_other
 from common.files import write_json
 from common.prediction.inputs import ImageInput, refuse_same_output
@@ -224,3 +226,52 @@ def test_what_cannot_be_compared_is_printed(tmp_path, capsys):
     assert "not comparing surface_dice" in capsys.readouterr().out
     write_json(folder / "evaluation.json", {"TOLERANCE": 1.0, "SPACING": 3.0})
     assert "hausdorff" not in read_other(folder, {"a"}, OWN)
+
+
+def loose(root, names, pattern="{}"):
+    for name in names:
+        write_image(root / f"{pattern.format(name)}.png", disc_slice(24, len(name))[1])
+    return root
+
+
+@pytest.mark.parametrize("pattern", ["{}_mask", "mask_{}", "{}-mask", "{}_gt"])
+def test_names_of_masks_are_understood_as_at_import(tmp_path, capsys, pattern):
+    predicted, truth = loose(tmp_path / "p", ["a", "b"]), loose(tmp_path / "t", ["a", "b"], pattern)
+    pairs = match_pairs(predicted, truth)
+    assert [(pair.name, pair.truth.stem) for pair in pairs] == [(name, pattern.format(name)) for name in "ab"]
+    assert f"mask name pattern: {pattern.format('{id}')}" in capsys.readouterr().out
+
+
+def test_masks_without_a_partner_are_skipped_if_asked(tmp_path, capsys):
+    predicted, truth = loose(tmp_path / "p", ["a", "b", "c"]), loose(tmp_path / "t", ["b", "c", "d"], "{}_mask")
+    with pytest.raises(InputError, match="--unmatched skip"):
+        match_pairs(predicted, truth)
+    assert [pair.name for pair in match_pairs(predicted, truth, unmatched="skip")] == ["b", "c"]
+    assert "skipped 2 masks without a partner" in capsys.readouterr().out
+    with pytest.raises(InputError, match="no partner"):
+        match_pairs(predicted, loose(tmp_path / "other", ["x"]), unmatched="skip")
+
+
+def test_loose_images_are_cases_by_their_names_or_each(tmp_path, capsys):
+    names = ["P1_1", "P1_2", "P2_1"]
+    pairs = match_pairs(loose(tmp_path / "p", names), loose(tmp_path / "t", names))
+    assert [pair.case for pair in pairs] == ["P1", "P1", "P2"]
+    patients = [loose(tmp_path / side, ["3006", "3007"]) for side in ("p2", "t2")]
+    assert [pair.case for pair in match_pairs(*patients)] == ["", ""]
+    assert "2 images count as one case; if each is a patient, pass --case-from image" in capsys.readouterr().out
+    assert [pair.case for pair in match_pairs(*patients, case_from="image")] == ["3006", "3007"]
+
+
+def test_backgrounds_come_from_what_was_predicted(tmp_path):
+    images = loose(tmp_path / "images", ["a", "b"])
+    predicted, truth = loose(tmp_path / "p", ["a", "b"]), loose(tmp_path / "t", ["a", "b"], "{}_mask")
+    assert predicted_images(predicted) == ""
+    (predicted / "prediction.json").write_text(json.dumps({"INPUT": str(images)}))
+    assert predicted_images(predicted) == str(images)
+    keys = [(pair.case, pair.name) for pair in match_pairs(predicted, truth, case_from="image")]
+    assert find_backgrounds("", truth, keys) == {}
+    assert find_backgrounds("", truth, keys, predicted=str(images)) == {
+        (name, name): images / f"{name}.png" for name in "ab"
+    }
+    (predicted / "prediction.json").write_text(json.dumps({"INPUT": str(tmp_path / "gone")}))
+    assert predicted_images(predicted) == ""
