@@ -90,7 +90,7 @@ def _with_cases(pairs, case_from):
     if patients:
         return [pair._replace(case=patients[pair.name]) for pair in pairs]
     if len(pairs) > 1:
-        print(f"{len(pairs)} images count as one case; if each is a patient, pass --case-from image")
+        print(f"{number_of(len(pairs), 'image')} count as one case; if each is a patient, pass --case-from image")
     return pairs
 
 

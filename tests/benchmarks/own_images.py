@@ -98,8 +98,8 @@ def ours(given, fold, seed):
     scores = []
     for path in sorted((parts / "validation_y").iterdir()):
         name = path.name.replace("_mask", "")
-        (found,) = (folder / "predicted").rglob(f"{Path(name).stem}.png")
-        guess, truth = read_image(found) > 0, to_gray(read_image(path)[..., :3]) > 127
+        guess = read_image(folder / "predicted" / f"{Path(name).stem}.png") > 0
+        truth = to_gray(read_image(path)[..., :3]) > 127
         if truth.any():
             scores.append(2 * (guess & truth).sum() / (guess.sum() + truth.sum()))
     return float(statistics.fmean(scores))
