@@ -27,7 +27,8 @@ from common.evaluation.comparison import compare
 from common.evaluation.comparison_page import NAME, entry_table, write_comparison
 from common.words import number_of
 
-SHOWN = ("dice", "95% interval", "dice over cases", "epoch", "epochs", "minutes", "status")  # columns in the terminal
+ROWS = 15  # in the terminal
+SHOWN = ("dice", "95% interval", "dice over cases", "epoch", "epochs", "minutes", "status")  # columns there
 
 
 def main():
@@ -47,10 +48,13 @@ def main():
 
 
 def print_table(section):
-    """Print the entries of a section, best first."""
+    """Print the best entries of a section, and how many others there are."""
     table = entry_table(section)
     table = table[[table.columns[0], *(name for name in SHOWN if name in table)]]
-    print(table.map(in_short).to_string(index=False))
+    print(table.head(ROWS).map(in_short).to_string(index=False))
+    if len(table) > ROWS:
+        unknown = sum(entry.dice is None for entry in section.entries)
+        print(f"the best {ROWS} of {len(table)}" + (f"; without a score: {unknown}" if unknown else ""))
 
 
 def in_short(value):

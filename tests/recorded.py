@@ -42,7 +42,7 @@ def record_run(folder, dice, ended="finished all 8 epochs", planned=None, **sett
     log = Log(rows)
     if rows:
         log.write(run.log_file)
-        run.write_state(log, planned or len(dice), ended, {}, SliceData())
+        run.write_state(log, planned or len(dice), ended, {}, SliceData(), {})
     run.summary_file.write_text(SUMMARY)
     run.report_file.write_text("<!doctype html><title>report</title>")
     return run
@@ -68,10 +68,20 @@ def record_scores(folder, mean, low, high, cases):
     (folder / "report.html").write_text("<!doctype html><title>scores</title>")
 
 
+def new_study(folder):
+    """Folder of a study without a trial."""
+    open_new_study(folder)
+    return folder
+
+
+def open_new_study(folder):
+    settings = Settings.of("tune.py", TRAIN="train.h5", VALIDATION="validation.h5", STUDY="study", TRIALS=9)
+    return open_study(Path(folder), json.loads(json.dumps(settings.as_json())), (), lambda: None, None)
+
+
 def record_study(folder, bests=(0.5, 0.8, 0.6)):
     """Record a study of complete trials, and a failed one at the end."""
-    settings = Settings.of("tune.py", TRAIN="train.h5", VALIDATION="validation.h5", STUDY="study", TRIALS=9)
-    study = open_study(Path(folder), json.loads(json.dumps(settings.as_json())), (), lambda: None, None)
+    study = open_new_study(folder)
     distributions = {"model": CategoricalDistribution(["unet", "cvnet"]), "unet depth": IntDistribution(1, 9)}
     for number, best in enumerate([*bests, None]):
         dice = curve(best) if best else []

@@ -97,6 +97,8 @@ def compare(folder):
     """
     folder = Path(folder)
     if section := _section_of(folder):
+        if not section.entries:
+            raise InputError(f"RUNS: nothing to compare in {folder} ({section.summary.status}); use another folder")
         return [section], []
     if _is_run(folder):
         raise InputError(f"RUNS: {folder} is a run folder (expected a folder of runs); use the folder around it")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.stats
 from browsing import MODES, check_fit, check_page, opened
-from recorded import curve, record_folds, record_run, record_scores, record_study
+from recorded import curve, new_study, record_folds, record_run, record_scores, record_study
 from running import ROOT, assert_refused, leftovers, run_here
 
 from common.claims import claimed
@@ -105,6 +105,7 @@ def test_tables_sort_and_show_what_the_runs_recorded(browser, compared):
         assert [row["unet depth"] for row in trials] == ["2", "3", "1", "4"]
         assert page.locator("img.plot").count() == 3
     assert "skipped 1 folder without a run: notes" in out and out.endswith(f"wrote {path} (runs: 23)\n")
+    assert "\nthe best 15 of 18; without a score: 1\n" in out and "20260101" not in out
     assert re.search(r"20260120-030405_unet_folds +0\.8000 0\.552 to 1\.000 \(3 folds\)", out)
 
 
@@ -248,6 +249,9 @@ def test_bad_input(tmp_path):
     assert_refused("compare_runs.py", "is a run folder", "use the folder around it", RUNS=run)
     assert_refused("compare_runs.py", "OUTPUT: expected an .html file", RUNS=tmp_path, OUTPUT=tmp_path / "x.txt")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a"]
+    assert_refused("compare_runs.py", "nothing to compare", "no trial yet", RUNS=new_study(tmp_path / "study"))
+    (tmp_path / "study" / STUDY_FILE).write_bytes(b"SQLite format 3\0" + bytes(4000))
+    assert_refused("compare_runs.py", "nothing to compare", "cannot be used as a study", RUNS=tmp_path / "study")
 
 
 # --- parts
