@@ -5,8 +5,8 @@ Reads   RUN: run folder of train.py, several to average, a cross-validation, or 
         run"], and INPUT volumes
 Writes  OUTPUT/<name>.png, masks of the same size as the images, and OUTPUT/overlays/<name>.png;
         for several cases OUTPUT/<case>/<name>.png and OUTPUT/overlays/<case>/<name>.png; for cases
-        from volumes also OUTPUT/<case>.nii.gz, labels on the volume's own grid, and
-        OUTPUT/volumes.csv, their measurements
+        from volumes also OUTPUT/<case>.nii.gz, labels on the volume's own grid, OUTPUT/volumes.csv,
+        their measurements, and OUTPUT/viewers/<case>.html, pages to look at them
 Takes   20 s for 10 images of 512x512 in tiles with a U-net of 16 features on two cores
 """
 
@@ -67,7 +67,10 @@ CLEAN_IN: Literal["2d", "3d"] = "2d"  # "2d": clean each mask; "3d": whole label
 #   "3d" leaves the masks as predicted.
 
 # --- files to write
-OVERLAYS: bool = True  # False: write no overlays
+OVERLAYS: bool = True  # False: write no overlays, and no pages of volumes (viewers/)
+UNCERTAINTY: bool = False  # True: also write probability and uncertainty images, and cases_to_label.csv
+#   The table lists the images or volumes whose masks are most worth outlining first. For 2-D models. With several
+#   models, such as the folds of a cross-validation, they are those on which the models disagree.
 PASTE: str = ""  # folder of the full images of cases or crops: paste masks into them
 #   Masks, overlays and areas at full size are written to full/.
 LABEL_VOLUMES: types.VolumeEnding = ".nii.gz"  # format: ".nii.gz", ".nii", ".nrrd", ".mha", ".mhd"; "": none
@@ -83,10 +86,11 @@ from common.parallel import ordered_map
 from common.prediction.ensemble import Ensemble
 from common.prediction.inputs import ImageInput, VolumeInput
 from common.prediction.outputs import Outputs, fingerprint, write_output
+from common.prediction.uncertainty import Uncertainty
 from common.replacing import refuse_existing
 from common.slices.masks import class_numbers
 from common.training.calibration import threshold_in_words, with_threshold
-from common.training.trained_models import find_models, find_volume_models, slice_preparation
+from common.training.trained_models import find_models, find_volume_models, names_of_classes, slice_preparation
 from common.training.trust import trust_command
 from common.volumes.finding import is_volume
 from common.volumes.privacy import check_names_table, write_names_table
@@ -180,17 +184,25 @@ def write_slices(folder, slices, source, models, fit, used):
     cleaning = models.clean if settings.CLEAN is None else settings.CLEAN
     outputs = Outputs(
         folder,
-        classes=max(ensemble.channels - 1, 1),
+        source,
+        names_of_classes(models.files[0], max(ensemble.channels - 1, 1)),
         overlays=settings.OVERLAYS,
         full_scale=settings.PASTE,
         volume_ending=settings.LABEL_VOLUMES,
         clean_slices=cleaning if settings.CLEAN_IN == "2d" else {},
         clean_volumes=cleaning if settings.CLEAN_IN == "3d" else {},
     )
+    uncertainty = Uncertainty(folder, len(models.files)) if settings.UNCERTAINTY else None
     options = {"fit": fit, "overlap": settings.OVERLAP, "batch_size": settings.BATCH_SIZE, "flips": flips}
+    options["squares"] = settings.UNCERTAINTY
     predicted = ensemble.predict(lambda: ordered_map(source.read, slices), len(slices), **options)
     for s, (image, probabilities) in zip(slices, predicted, strict=True):
-        outputs.add(s, image, class_numbers(probabilities, used.THRESHOLD), *source.case_of(s))
+        numbers = class_numbers(probabilities[..., : ensemble.channels], used.THRESHOLD)
+        if uncertainty:
+            uncertainty.add(s, *source.case_of(s), probabilities, numbers)
+        outputs.add(s, image, numbers)
+    if uncertainty:
+        uncertainty.close()
     return outputs.close()
 
 

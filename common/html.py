@@ -50,7 +50,7 @@ def _source(name):
     return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
 
 
-def _as_address(content, type):
+def as_address(content, type):
     """Encode the content of an image file as `<img>` address; type: "png", "jpeg" or "svg+xml"."""
     return Markup(f"data:image/{type};base64,{base64.b64encode(content).decode()}")
 
@@ -64,5 +64,5 @@ _environment = Environment(
     auto_reload=False,
 )
 _environment.globals["source"] = _source
-_environment.filters |= {"in_words": in_words, "as_address": _as_address}
+_environment.filters |= {"in_words": in_words, "as_address": as_address}
 _environment.tests["missing"] = pd.isna

@@ -11,6 +11,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.parallel import progress
+from common.prediction.uncertainty import foreground
 from common.slices.images import cut, fit_boxes, resize, to_unit
 from common.slices.tiling import WeightedMean, gaussian_window
 from common.training.trained_models import load_network, recorded_shape
@@ -56,18 +57,19 @@ class Ensemble:
             count: number of images.
 
         Yields:
-            (image, probabilities); probabilities are (H, W, C) float32.
+            (image, probabilities); probabilities are (H, W, C) float32, or C + 1 with `squares`.
         """
         sums = self.running_sums(images, **settings)
         for number, image, total in progress(sums, count * len(self.files), "predicting"):
             if number == len(self.files) - 1:
                 yield image, total / np.float32(len(self.files))
 
-    def running_sums(self, images, **settings):
+    def running_sums(self, images, squares=False, **settings):
         """Running sums of probabilities, network by network; stored in files, 4 bytes per pixel and channel.
 
         Args:
             images: function that returns an iterable of (H, W) uint8 or uint16, the same at each call.
+            squares: whether to add a channel, the square of the foreground probability, to see how networks differ.
             settings: as for `predict_images`.
 
         Yields:
@@ -78,6 +80,8 @@ class Ensemble:
                 predicted = predict_images(images(), self._load(number), self.size, **settings)
                 for i, (image, total) in enumerate(predicted):
                     file = Path(folder, f"{i}.npy")
+                    if squares:
+                        total = np.concatenate([total, foreground(total)[..., None] ** 2], axis=-1)
                     if number:
                         total = total + np.load(file)
                     if number < len(self.files) - 1:

@@ -10,7 +10,8 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import write_json
-from common.jobs import do_part
+from common.jobs import do_part, merge
+from common.prediction.uncertainty import sort_table
 from common.public_settings import public_settings
 from common.settings import FORMAT, REASONS
 from common.slices.drawing import draw_outlines, paint
@@ -46,7 +47,13 @@ def write_output(settings, part, inputs, fill, hidden=()):
 
     refuse_input_inside(settings.INPUT, settings.OUTPUT)
     agreed = settings.as_json() | {"PART": ""} | inputs
-    return do_part(settings.OUTPUT, part, agreed, fill_and_record, replace=settings.REPLACE)
+    return do_part(settings.OUTPUT, part, agreed, fill_and_record, join, settings.REPLACE)
+
+
+def join(folders, target):
+    """Merge the folders of parts, in which the table of what to outline is sorted too."""
+    merge(folders, target)
+    sort_table(target)
 
 
 def refuse_input_inside(source, output):
@@ -83,40 +90,45 @@ class Outputs:
 
     Args:
         folder: Path to write to; the caller renames it when it is complete.
-        classes: 1, or K for class numbers 0..K.
-        overlays: whether to write overlays.
+        source: `common.prediction.inputs.ImageInput` or VolumeInput of the slices.
+        names: names of the classes from 1 up.
+        overlays: whether to write overlays, and pages of volumes.
         full_scale: folder of the images that the slices were cut from; "": no full-scale masks.
         volume_ending: ending of label volumes, such as ".nii.gz"; "": write none.
         clean_slices, clean_volumes: dicts of arguments of `common.slices.masks.clean`, for single masks and for
             whole label volumes.
     """
 
-    def __init__(self, folder, classes, *, overlays, full_scale, volume_ending, clean_slices, clean_volumes):
-        self.folder, self.classes, self.overlays, self.clean_slices = folder, classes, overlays, clean_slices
-        self.count = 0
+    def __init__(self, folder, source, names, *, overlays, full_scale, volume_ending, clean_slices, clean_volumes):
+        classes = len(names)
+        self.folder, self.source, self.classes, self.clean_slices = folder, source, classes, clean_slices
+        self.overlays, self.count = overlays, 0
+        self.viewers, self.make_viewers = None, functools.partial(make_viewers, folder, source, names, clean_volumes)
         self.volumes = LabelVolumes(folder, volume_ending, clean_volumes) if volume_ending else None
         self.full_scale = FullScaleMasks(folder / "full", full_scale, classes) if full_scale else None
 
-    def add(self, s, image, numbers, case, record):
+    def add(self, s, image, numbers):
         """Write a slice and everything that it completes.
 
         Args:
             s: `common.slices.cases.Slice`.
-            image: (H, W) uint8 or uint16.
+            image: (H, W) uint8 or uint16, as `source` read it.
             numbers: (H, W) uint8, predicted class numbers.
-            case: case name.
-            record: content of case.json, or {}.
 
         Raises:
             InputError: if the slice cannot be pasted into its full-scale image.
         """
-        numbers = clean(numbers, **self.clean_slices)
+        numbers, (case, record) = clean(numbers, **self.clean_slices), self.source.case_of(s)
         write_png(self.folder / s.case / f"{s.name}.png", from_classes(numbers, self.classes), atomic=False)
         if self.overlays:
-            overlay = draw_outlines(paint(image, numbers), numbers)
+            overlay = draw_outlines(paint(self.source.drawn(s, image), numbers), numbers)
             write_png(self.folder / "overlays" / s.case / f"{s.name}.png", overlay, atomic=False)
-        if self.volumes and "volume" in record and s.name in record["slices"]:
-            self.volumes.add(case, s.name, record, numbers)
+        if "volume" in record and s.name in record["slices"]:
+            if self.volumes:
+                self.volumes.add(case, s.name, record, numbers)
+            if self.overlays:
+                self.viewers = self.viewers or self.make_viewers()
+                self.viewers.add(s, image, numbers, case, record)
         if self.full_scale:
             self.full_scale.add(case if record else s.case, s.name, record, numbers, s.path)
         self.count += 1
@@ -128,10 +140,18 @@ class Outputs:
             Text that lists what was written.
         """
         text = number_of(self.count, "mask") + (" with overlays" if self.overlays else "")
-        for output, item in ((self.volumes, "label volume"), (self.full_scale, "full-size mask")):
+        outputs = (self.volumes, "label volume"), (self.viewers, "viewer"), (self.full_scale, "full-size mask")
+        for output, item in outputs:
             if output and (count := output.close()):
                 text += f", {number_of(count, item)}"
         return text
+
+
+def make_viewers(*arguments):
+    """`common.prediction.viewer.Viewers`."""
+    from common.prediction.viewer import Viewers  # with pandas, which takes half a second to load
+
+    return Viewers(*arguments)
 
 
 class LabelVolumes:
@@ -233,9 +253,9 @@ class FullScaleMasks:
             return
         case, name = self.current
         file, target = self.images / name, Path(case, f"{Path(name).stem}.png")
-        image = to_gray(read_image(file))
-        if image.shape != self.mask.shape:
-            found, expected = ("x".join(map(str, shape[::-1])) for shape in (image.shape, self.mask.shape))
+        image = read_image(file)
+        if image.shape[:2] != self.mask.shape:
+            found, expected = ("{1}x{0}".format(*shape) for shape in (image.shape, self.mask.shape))
             raise InputError(f"{file}: size has changed since import ({found}, expected {expected}); restore it")
         write_png(self.folder / target, from_classes(self.mask, self.classes), atomic=False)
         overlay = draw_outlines(paint(image, self.mask), self.mask)

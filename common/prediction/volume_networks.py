@@ -10,12 +10,14 @@ from common.devices import import_keras
 from common.errors import InputError, SettingError, as_input_error, summarize
 from common.jobs import Part
 from common.parallel import progress
-from common.prediction.inputs import refuse_same_output
+from common.prediction.inputs import GrayRange, refuse_same_output
 from common.prediction.outputs import fingerprint, write_output, write_rows
+from common.prediction.viewer import FOLDER as VIEWERS
+from common.prediction.viewer import Compressor, write_viewer
 from common.prediction.volume_tiles import mean_probabilities
 from common.replacing import refuse_existing
 from common.slices.drawing import CLASS_COLORS, draw_planes
-from common.slices.images import write_png
+from common.slices.images import window_to_gray, write_png
 from common.slices.masks import clean, keep_components
 from common.training.calibration import DEFAULT, threshold_in_words, with_threshold
 from common.training.trained_models import load_network
@@ -36,10 +38,11 @@ from common.volumes.grids import (
     smoothed_onto_grid,
     whole_box,
 )
-from common.volumes.intensity import scales_of
+from common.volumes.intensity import percentiles_of, scales_of
 from common.volumes.labels import label_image, measure_labels, write_labels
 from common.volumes.privacy import safe_names, write_names_table
 from common.volumes.reading import read_channels
+from common.volumes.slicing import PERCENTILES, spacing_of_plane
 from common.words import number_of
 
 
@@ -115,7 +118,7 @@ class Options(NamedTuple):
         overlap, tile: as for `mean_probabilities`; tile None: the crop size of training.
         ending: ending of the label volumes.
         cleaning: arguments of `common.slices.masks.clean`.
-        overlays: whether to write overlays of three planes.
+        overlays: whether to write overlays of three planes, and pages of all slices.
         series, not_finite: as for `common.volumes.reading.read_volume`.
     """
 
@@ -140,8 +143,8 @@ def predict_with_settings(models, settings):
     Raises:
         InputError: for slice settings, without volumes, or if any volume cannot be predicted.
     """
-    if settings.FLIPS not in (None, "none") or settings.FIT or settings.PASTE:
-        raise InputError("FLIPS, FIT and PASTE: not available for 3-D models; remove them")
+    if settings.FLIPS not in (None, "none") or settings.FIT or settings.PASTE or settings.UNCERTAINTY:
+        raise InputError("FLIPS, FIT, PASTE and UNCERTAINTY: not available for 3-D models; remove them")
     if not settings.INPUT or not Path(settings.INPUT).exists():
         found = f"{settings.INPUT} does not exist" if settings.INPUT else "not set"
         raise InputError(f"INPUT: {found}; choose a volume, or a folder of volumes")
@@ -222,6 +225,7 @@ def predict_volumes(models, volumes, folder, options):
         rows += [row | {"label": label} for row, label in zip(measured, names, strict=True)]
         if options.overlays:
             write_png(folder / "overlays" / f"{name}.png", draw_volume(volume, labels), atomic=False)
+            view_volume(folder / VIEWERS / f"{name}.html", volume, labels, list(map(str, names)))
     if not rows:
         raise InputError(summarize(problems, "volumes cannot be predicted"))
     write_rows(rows, folder / "volumes.csv")
@@ -271,6 +275,16 @@ def draw_volume(volume, labels):
     """Draw three planes of a volume with outlines of its labels."""
     gray, numbers = map(sitk.GetArrayFromImage, (volume.channels[0], orient(labels)))
     return draw_planes(gray, [(numbers, CLASS_COLORS)], volume.geometry.spacing)
+
+
+def view_volume(path, volume, labels, names):
+    """Write the page of a volume: its axial slices with the labels, which have names from 1 up."""
+    values, numbers = map(sitk.GetArrayFromImage, (volume.channels[0], orient(labels)))
+    low, high = percentiles_of(values, PERCENTILES)
+    gray_range = GrayRange.around(low, max(high, low + 1e-6), values.min(), values.max())
+    compressor = Compressor(len(values))
+    images = [compressor.compress(window_to_gray(plane, gray_range.black, gray_range.white, 8)) for plane in values]
+    write_viewer(path, images, numbers, gray_range, spacing_of_plane(volume.geometry.spacing, "axial"), names)
 
 
 # --- probabilities in, labels out

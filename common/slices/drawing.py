@@ -18,18 +18,24 @@ TRUE_POSITIVE, FALSE_POSITIVE, FALSE_NEGATIVE = (0, 220, 150), (220, 40, 0), (40
 PLANE_CELLS = {0: (0, 0), 2: (0, 1), 1: (1, 0)}
 
 
+def as_rgb(image):
+    """Copy of a gray or RGB image, uint8 or uint16, to draw on: (H, W, 3) uint8."""
+    image = to_eight_bit(image)
+    return image.copy() if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
+
+
 def draw_outlines(image, numbers, colors=CLASS_COLORS):
     """Draw the outlines of a mask on a slice.
 
     Args:
-        image: (H, W) uint8 or uint16, or (H, W, 3) uint8.
+        image: (H, W) or (H, W, 3), uint8 or uint16.
         numbers: (H, W) class numbers.
         colors: RGB of class 1 and up, used in turn.
 
     Returns:
         (H, W, 3) uint8, RGB.
     """
-    picture = image.copy() if image.ndim == 3 else np.repeat(to_eight_bit(image)[..., None], 3, axis=2)
+    picture = as_rgb(image)
     for number in np.unique(numbers[numbers > 0]):
         contours = cv2.findContours((numbers == number).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
         cv2.drawContours(picture, contours, -1, colors[(int(number) - 1) % len(colors)], 1)
@@ -38,7 +44,7 @@ def draw_outlines(image, numbers, colors=CLASS_COLORS):
 
 def paint(image, numbers, opacity=0.4, colors=CLASS_COLORS):
     """Paint a mask over a slice in translucent colors; arguments and result as in `draw_outlines`."""
-    picture = np.repeat(to_eight_bit(image)[..., None], 3, axis=2)
+    picture = as_rgb(image)
     palette = np.array(colors, np.float32)
     inside = numbers > 0
     tints = palette[(numbers[inside].astype(int) - 1) % len(palette)]

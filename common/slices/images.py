@@ -163,7 +163,7 @@ def _encode(ending, picture, settings=()):
 
 
 def encode_jpeg(picture, quality=88):
-    """Encode an RGB image as JPEG bytes."""
+    """Encode a gray or RGB image as JPEG bytes."""
     return _encode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])
 
 

@@ -146,6 +146,15 @@ def recorded_shape(file):
     return data.size, 1 if data.classes == 1 else data.classes + 1
 
 
+def names_of_classes(file, classes):
+    """Names of the classes from 1 up, as the run of a .keras file records them; otherwise "class 1" and so on."""
+    run = Run(Path(file).parent)
+    names = run.class_names(run.data)
+    if len(names) != classes:
+        names = [f"class {number}" for number in range(1, classes + 1)] if classes > 1 else ["mask"]
+    return names
+
+
 # --- cross-validations
 
 

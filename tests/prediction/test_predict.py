@@ -131,6 +131,22 @@ def test_the_threshold_is_the_one_that_the_run_recorded(trained, packed, tmp_pat
     assert "\nthreshold 0.5 (no threshold was chosen for this model)\n" in out
 
 
+def test_overlays_of_color_images_are_in_color(trained, tmp_path):
+    """Outside of the mask the colors are unchanged, also of the full image that a mask is pasted into."""
+    gray = disc_slice(24, 1)[0]
+    picture = np.dstack([gray // 2, 255 - gray, np.full_like(gray, 200)])
+    write_image(tmp_path / "in" / "a.png", picture)
+    write_image(tmp_path / "in" / "b.png", cv2.merge([gray] * 3))
+    settings = {"RUN": trained[0], "INPUT": tmp_path / "in", "PASTE": tmp_path / "in"}
+    run_here("predict.py", **settings, OUTPUT=tmp_path / "out")
+    for name, expected in (("a", picture[..., ::-1]), ("b", np.dstack([gray] * 3))):  # OpenCV wrote blue first
+        mask = read_mask(tmp_path / "out" / f"{name}.png")
+        for folder in ("overlays", "full/overlays"):
+            (overlay,) = (tmp_path / "out" / folder).rglob(f"{name}.png")
+            drawn = read_image(overlay)
+            assert (mask == 0).any() and np.array_equal(drawn[mask == 0], expected[mask == 0])
+
+
 @pytest.mark.slow
 def test_each_of_several_networks_is_loaded_once(trained, monkeypatch):
     files, loaded = [trained[0] / "best_dice.keras", trained[0] / "last.keras"], []

@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 from drawings import STRAIGHT, TURNED
-from running import leftovers, run_here
+from running import assert_refused, leftovers, run_here
 
 from common import devices
 from common.prediction.volume_tiles import mean_probabilities, tile_corners
 from common.setting_checks import check
 from common.setting_types import Crop
-from common.volumes.grids import Geometry, image_at, require_room
+from common.volumes.grids import Geometry, image_at, orient, require_room
 
 devices.import_keras()
 from common.errors import InputError, SettingError
@@ -113,6 +113,9 @@ def test_two_steps_give_labels_on_the_grid_of_the_volume(decathlon_and_output):
     counts = np.bincount(sitk.GetArrayFromImage(labels).ravel(), minlength=4)[1:]
     assert list(table["label"]) == ["outer", "inner", "lesion"] and list(table["voxels"]) == list(counts)
     assert (data / "predictions" / "overlays" / "volume_05.png").is_file()
+    page = (data / "predictions" / "viewers" / "volume_05.html").read_text()
+    assert page.count('id="slice-') == sitk.GetArrayFromImage(orient(labels)).shape[0]
+    assert all(f"</i>{name}</span>" in page for name in ("outer", "inner", "lesion"))
     assert (data / "scores" / "report.html").is_file() and not leftovers(data)
 
 
@@ -149,6 +152,8 @@ def test_where_the_first_step_finds_nothing_the_second_sees_all(decathlon, decat
 
 
 def test_runs_that_do_not_belong_together(decathlon_runs, trained, tmp_path):
+    settings = {"RUN": decathlon_runs[0], "INPUT": tmp_path, "OUTPUT": tmp_path / "out"}
+    assert_refused("predict.py", "UNCERTAINTY: not available for 3-D models", **settings, UNCERTAINTY=True)
     with pytest.raises(InputError, match="was trained on slices"):
         find_volume_models([decathlon_runs[0], trained[0]], "best_dice")
     assert find_volume_models([trained[0]], "best_dice") is None

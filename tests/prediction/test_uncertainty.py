@@ -1,0 +1,107 @@
+"""Images of probability and uncertainty against numpy, and the order of what is worth outlining."""
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from running import run_here
+
+from common.prediction.outputs import join
+from common.prediction.uncertainty import TABLE, Uncertainty, entropy, foreground, spread
+from common.slices.cases import Slice
+from common.slices.images import read_image, to_unit
+from common.tables import write_table
+
+
+def test_entropy_and_spread_are_those_of_numpy():
+    rng = np.random.default_rng(0)
+    p = rng.dirichlet(np.ones(4), (3, 5)).astype(np.float32)
+    assert np.allclose(entropy(p), -(p * np.log(p)).sum(-1) / np.log(4), atol=1e-5)
+    assert np.allclose(foreground(p), p[..., 1:].sum(-1), atol=1e-6)
+    assert np.allclose(entropy(np.float32([[0], [0.5], [1]])), [0, 1, 0], atol=1e-5)
+    of_models = rng.uniform(size=(5, 6, 7)).astype(np.float32)
+    found = spread(of_models.mean(0), (of_models**2).mean(0))
+    assert np.allclose(found, of_models.std(0), atol=1e-3) and spread(np.ones(3), np.ones(3)).max() == 0
+
+
+@pytest.fixture(scope="module")
+def two_models(trained, packed, made_once):
+    """Output of predict.py for test cases by two checkpoints of a run."""
+    run, _ = trained
+    models = [str(run / "best_dice.keras"), str(run / "last.keras")]
+
+    def predict(root):
+        settings = {"RUN": models, "INPUT": packed["cases"], "OVERLAYS": False, "UNCERTAINTY": True}
+        return run_here("predict.py", OUTPUT=root / "out", **settings).stdout
+
+    return models, made_once("two_models", predict)[0] / "out"
+
+
+def test_images_and_table_are_those_of_the_models(two_models, packed):
+    files, output = two_models
+    models = [keras.saving.load_model(file, compile=False) for file in files]
+    images = sorted(packed["cases"].glob("*/x/*.png"))
+    expected = []
+    for path in images:
+        x = to_unit(read_image(path))[None, ..., None]
+        p = np.stack([np.asarray(model.predict_on_batch(x))[0, ..., 0] for model in models])
+        mean, deviation = p.mean(0), p.std(0)
+        unsure = -(mean * np.log2(mean) + (1 - mean) * np.log2(1 - mean))
+        case = path.parent.parent.name
+        for folder, values in (("probability", mean), ("uncertainty", unsure), ("disagreement", 2 * deviation)):
+            found = read_image(output / folder / case / path.name)
+            assert found.dtype == np.uint8 and np.abs(found - 255 * values).max() <= 1, folder
+        mask = read_image(output / case / path.name) > 0
+        counted = mask | (unsure >= 0.5)
+        least = max(counted.sum(), mask.size / 1000)
+        expected.append((case, path.stem, unsure[counted].sum() / least, deviation[counted].sum() / least))
+    table = pd.read_csv(output / TABLE, dtype={"image": str})
+    assert list(table.columns) == ["case", "image", "uncertainty", "disagreement"] and len(table) == len(images)
+    assert table["disagreement"].is_monotonic_decreasing
+    expected = pd.DataFrame(expected, columns=table.columns).set_index(["case", "image"])
+    found = table.set_index(["case", "image"]).loc[expected.index]
+    assert np.allclose(found, expected, atol=2e-3)
+
+
+def test_parts_and_volumes(tmp_path):
+    """Tables of parts are sorted when they are joined; slices of a volume are one row, with its least certain slice."""
+    unsure, mask = np.zeros((2, 40, 40, 2), np.float32), np.ones((40, 40), np.uint8)
+    unsure[0, ..., 0], unsure[1, ..., 0] = 0.9, 0.6
+    folders = [tmp_path / "1", tmp_path / "2"]
+    record = {"volume": {}, "slices": {"0001": {}, "0002": {}}}
+    for folder, case, level in zip(folders, ("case1", "case2"), (0.95, 0.5), strict=True):
+        of_part = Uncertainty(folder, 1)
+        of_part.add(Slice("", "a", tmp_path / "a.png"), "x", {}, np.full((40, 40, 2), level, np.float32), mask)
+        for name, probabilities in zip(record["slices"], unsure, strict=True):
+            of_part.add(Slice(case, name, tmp_path / "b.png"), case, record, probabilities, mask)
+        of_part.close()
+    (tmp_path / "out").mkdir()
+    join(folders, tmp_path / "out")
+    table = pd.read_csv(tmp_path / "out" / TABLE, dtype=str, keep_default_na=False)
+    assert table[["case", "image"]].values.tolist() == [["", "a"], ["case1", "0002"], ["case2", "0002"], ["", "a"]]
+    both = (entropy(unsure[0, 0, 0, :1]) + entropy(unsure[1, 0, 0, :1])) / 2
+    assert np.allclose(table["uncertainty"].astype(float), [1, both, both, 0.2864], atol=1e-3)
+    assert len((folders[0] / TABLE).read_text().splitlines()) == 3, "the part is unchanged"
+
+
+def test_a_speck_is_not_worth_more_than_a_large_unsure_region(tmp_path):
+    sure = np.zeros((100, 100, 2), np.float32)
+    speck, region = sure.copy(), sure.copy()
+    speck[0, 0, 0], region[:50, :, 0] = 0.5, 0.4
+    found = Uncertainty(tmp_path, 1)
+    for name, probabilities in (("speck", speck), ("region", region), ("sure", sure)):
+        numbers = np.zeros((100, 100), np.uint8)
+        found.add(Slice("", name, tmp_path / name), "", {}, probabilities, numbers)
+    found.close()
+    table = pd.read_csv(tmp_path / TABLE, keep_default_na=False)
+    assert table["image"].tolist() == ["region", "speck", "sure"] and table["uncertainty"].iloc[-1] == 0
+
+
+def test_names_survive_the_join_of_parts(tmp_path):
+    """A case that begins with = is quoted in each table, once."""
+    for part, case in (("1", "=case1"), ("2", "case2")):
+        (tmp_path / part).mkdir()
+        write_table(tmp_path / part / TABLE, [{"case": case, "image": "0001", "uncertainty": float(part) / 4}])
+    (tmp_path / "out").mkdir()
+    join([tmp_path / "1", tmp_path / "2"], tmp_path / "out")
+    assert (tmp_path / "out" / TABLE).read_text().splitlines()[1:] == ["case2,0001,0.5", "'=case1,0001,0.25"]
