@@ -54,7 +54,9 @@ def record_folds(folder, bests=(0.7, 0.8, 0.9)):
     settings = Settings.of("train.py", MODEL="unet", LOSS="bce+dice", FOLD="all")
     write_json(folds.settings_file, json.loads(json.dumps(settings.explained())))
     for number, best in enumerate(bests, 1):
-        record_run(folds.fold(number), curve(best), FOLD=number, TRAIN=f"data/packed/fold{number}/train.h5")
+        record_run(
+            folds.fold(number), curve(best), FOLD=number, TRAIN=f"data/packed/fold{number}/train.h5", OPTIMIZER="nadam"
+        )
     write_fold_scores(folds)  # as train.py does at the end
     record_scores(folds.scores_folder, 0.75, 0.65, 0.85, 12)
     return folds

@@ -271,7 +271,7 @@ def read_cross_validation(folds):
         minutes=_sum_of(entry.minutes for entry in entries),
         parameters=first.parameters,
         status=problem or ("running" if running else f"{counted}, {'complete' if complete else 'not complete'}"),
-        settings={name: value for name, value in settings.items() if name not in ("MODE", "RUN", "FOLD")},
+        settings=_shared_settings(settings, first.settings),
         curve=mean_curve([entry.curve for entry in entries if entry.curve]),
     )
     text = f"Mean validation Dice over {counted}: {mean:.4f}" if known else "No fold has a validation Dice yet"
@@ -279,6 +279,12 @@ def read_cross_validation(folds):
     if case[0] is not None:
         text += f" Out of fold, Dice over cases: {case[0]:.4f}, {case[1]}, 95% bootstrap interval."
     return Section("folds", f"Folds of {summary.name}", best_first(entries), summary, text)
+
+
+def _shared_settings(given, of_fold):
+    """Settings in force of a cross-validation: those of a fold, which has chosen what was None, for the sets of all."""
+    shared = {**given, **of_fold, **{name: given[name] for name in ("TRAIN", "VALIDATION") if name in given}}
+    return {name: value for name, value in shared.items() if name not in ("MODE", "RUN", "FOLD")}
 
 
 def mean_and_interval(values):

@@ -94,10 +94,13 @@ def test_tables_sort_and_show_what_the_runs_recorded(browser, compared):
         assert [row["run"] for row in rows_of(page)] == sorted(by_name)
 
         differing = {row["run"]: row for row in rows_of(page, 1)}
-        assert set(differing["study"]) == {"run", "MODEL SETTINGS: features", "MODEL SETTINGS: depth", "LEARNING RATE"}
+        features, depth = "MODEL SETTINGS: features", "MODEL SETTINGS: depth"
+        assert set(differing["study"]) == {"run", features, depth, "LEARNING RATE", "OPTIMIZER"}
+        folds = differing["20260120-030405_unet_folds"]
+        assert folds["OPTIMIZER"] == "nadam", "in force in the folds; the cross-validation was started without one"
         row = differing["20260103-030405_unet"]
-        assert (row["MODEL SETTINGS: features"], row["LEARNING RATE"]) == ("3", "0.002")
-        assert differing["study"]["LEARNING RATE"] == "None" and differing["study"]["MODEL SETTINGS: depth"] == ""
+        assert (row[features], row["LEARNING RATE"]) == ("3", "0.002")
+        assert differing["study"]["LEARNING RATE"] == "None" and differing["study"][depth] == ""
 
         assert [row["fold"] for row in rows_of(page, 2)] == ["fold3", "fold2", "fold1"]
         trials = rows_of(page, 3)
