@@ -8,8 +8,8 @@ Writes  RUNS/index.html, or OUTPUT
 Takes   about two seconds for 100 runs
 Expect  a page whose tables sort by a click, and link to the report of each run
 
-Run it again at any time: it replaces the page that it made before, and no other file. A run that is
-damaged or has not ended is a row with the reason.
+Run it again at any time: it replaces the page that it made before, and no other file. A run that
+is damaged or has not ended is a row with the reason.
 """
 
 from common import setting_types as types
