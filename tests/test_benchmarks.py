@@ -53,6 +53,12 @@ def test_augment(benchmark, capsys):
     assert "times as fast" in capsys.readouterr().out
 
 
+def test_viewer(benchmark, capsys):
+    pytest.importorskip("playwright")
+    benchmark("viewer", SIDE=64, ROUNDS=1).main(3)
+    assert "first slice after" in capsys.readouterr().out
+
+
 def test_augmentation(benchmark, capsys):
     benchmark("augmentation", CASES=3, EPOCHS=1, SIDE=64, SMALLEST=TINY).waiting()
     assert "training and validation: " in capsys.readouterr().out

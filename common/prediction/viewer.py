@@ -9,7 +9,7 @@ from common.slices.images import encode_jpeg, encode_png, resize
 from common.slices.masks import clean
 
 FOLDER = "viewers"
-MOST_BYTES = 26_000_000  # of images in a page, a third more as text; so the page is below 40 MB
+MOST_BYTES = 29_000_000  # of images and masks in a page, a third more as text; so the page is below 40 MB
 QUALITIES = (90, 80, 70, 55, 40)  # of JPEG, from the best to the smallest
 SMALLEST = 64  # side in pixels of a slice that is not made smaller
 
@@ -24,9 +24,18 @@ class Compressor:
     def __init__(self, count):
         self.left, self.count = MOST_BYTES, count
 
-    def compress(self, image):
-        """JPEG bytes of the next slice, (H, W) uint8: as good, and if necessary as small, as its share allows."""
-        share = self.left / max(self.count, 1)
+    def compress(self, image, numbers):
+        """Compress the next slice: as good, and if necessary as small, as its share of the page allows.
+
+        Args:
+            image: (H, W) uint8.
+            numbers: (H, W) uint8, class numbers.
+
+        Returns:
+            bytes of the slice as JPEG, and of the mask as PNG; the latter is empty if the mask is.
+        """
+        mask = encode_mask(numbers)
+        share = self.left / max(self.count, 1) - len(mask)
         data = encode_jpeg(image, QUALITIES[0])
         while len(data) > share:
             for quality in QUALITIES[1:]:
@@ -36,9 +45,14 @@ class Compressor:
             if min(image.shape) <= SMALLEST:
                 break
             image = resize(image, (image.shape[0] // 2, image.shape[1] // 2))
-        self.left -= len(data)
+        self.left -= len(data) + len(mask)
         self.count -= 1
-        return data
+        return data, mask
+
+
+def encode_mask(numbers):
+    """Class numbers (H, W) as bytes of a PNG file; empty without any above 0."""
+    return encode_png(numbers) if numbers.any() else b""
 
 
 class Viewers:
@@ -54,7 +68,7 @@ class Viewers:
     def __init__(self, folder, source, names, cleaning):
         self.folder, self.source, self.names, self.cleaning = folder / FOLDER, source, names, cleaning
         self.case, self.count = None, 0
-        self.images, self.masks = [], []
+        self.slices, self.masks = [], []
 
     def add(self, s, image, numbers, case, record):
         """Add a slice; arguments as in `common.prediction.outputs.Outputs.add`, `image` as the network has seen it."""
@@ -62,8 +76,10 @@ class Viewers:
             self._write()
             self.case, self.compressor = case, Compressor(len(record["slices"]))
             self.gray_range, self.spacing = self.source.range_of(s), self.source.spacing_of(s)
-        self.images.append(self.compressor.compress(self.source.viewed(s, image)))
-        self.masks.append(numbers)
+        self.slices.append(self.compressor.compress(self.source.viewed(s, image), numbers))
+        self.shape = numbers.shape
+        if self.cleaning:
+            self.masks.append(numbers)
 
     def close(self):
         """Write the last page; return the number of pages."""
@@ -71,38 +87,39 @@ class Viewers:
         return self.count
 
     def _write(self):
-        if not self.images:
+        if not self.slices:
             return
-        masks = clean(np.stack(self.masks), **self.cleaning) if self.cleaning else self.masks
+        if self.cleaning:
+            masks = clean(np.stack(self.masks), **self.cleaning)
+            self.slices = [(image, encode_mask(mask)) for (image, _), mask in zip(self.slices, masks, strict=True)]
         path = self.folder / f"{self.case}.html"
-        write_viewer(path, self.images, masks, self.gray_range, self.spacing, self.names)
-        self.images, self.masks, self.count = [], [], self.count + 1
+        write_viewer(path, self.slices, self.shape, self.gray_range, self.spacing, self.names)
+        self.slices, self.masks, self.count = [], [], self.count + 1
 
 
-def write_viewer(path, images, masks, gray_range, spacing, names):
+def write_viewer(path, slices, shape, gray_range, spacing, names):
     """Write the page of a volume.
 
     Args:
         path: Path of the .html file; its name is the title.
-        images: list of JPEG bytes, from `Compressor`.
-        masks: class numbers (H, W) uint8 of each slice.
+        slices: list of results of `Compressor.compress`.
+        shape: (H, W) of the masks.
         gray_range: `common.prediction.inputs.GrayRange`.
         spacing: (row, column) distance in mm between the pixels, or None.
         names: names of the classes from 1 up.
     """
-    slices = []
-    for image, numbers in zip(images, masks, strict=True):
-        parts = [(image, "jpeg")] + ([(encode_png(numbers), "png")] if numbers.any() else [])
-        slices.append(Markup(" ").join(as_address(*part) for part in parts))
+    texts = []
+    for image, mask in slices:
+        texts.append(Markup(" ").join([as_address(image, "jpeg"), *([as_address(mask, "png")] if mask else [])]))
     colors = [CLASS_COLORS[i % len(CLASS_COLORS)] for i in range(len(names))]
-    height, width = masks[0].shape
+    height, width = shape
     row, column = spacing or (1, 1)
     path.parent.mkdir(parents=True, exist_ok=True)
     write_page(
         path,
         "prediction/viewer.html.jinja",
         path.stem,
-        slices=slices,
+        slices=texts,
         gray_range=gray_range,
         size=(width, height),
         ratio=width * column / (height * row),

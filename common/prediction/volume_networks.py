@@ -283,8 +283,11 @@ def view_volume(path, volume, labels, names):
     low, high = percentiles_of(values, PERCENTILES)
     gray_range = GrayRange.around(low, max(high, low + 1e-6), values.min(), values.max())
     compressor = Compressor(len(values))
-    images = [compressor.compress(window_to_gray(plane, gray_range.black, gray_range.white, 8)) for plane in values]
-    write_viewer(path, images, numbers, gray_range, spacing_of_plane(volume.geometry.spacing, "axial"), names)
+    slices = []
+    for plane, mask in zip(values, numbers, strict=True):
+        slices.append(compressor.compress(window_to_gray(plane, gray_range.black, gray_range.white, 8), mask))
+    spacing = spacing_of_plane(volume.geometry.spacing, "axial")
+    write_viewer(path, slices, numbers.shape[1:], gray_range, spacing, names)
 
 
 # --- probabilities in, labels out

@@ -1,8 +1,9 @@
 """How large the page of a predicted volume is, and how soon Chromium shows its first slice from disk.
 
-    python tests/benchmarks/viewer.py [slices]
+    python tests/benchmarks/viewer.py [slices [noise]]
 
-A noisy volume of 512x512x300 (or so many slices) is drawn with a mask, and its page is opened five times.
+A volume of 512x512x300 (or so many slices) with noise of 20 HU (or as given) is drawn with a mask, and its page is
+opened five times.
 """
 
 import statistics
@@ -19,28 +20,27 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 SIDE, ROUNDS = 512, 5
 
 
-def draw(slices):
-    """Body with noise of 20 HU and a ball in it, shown in the window from -200 to 200 HU, and the masks of the ball."""
+def draw(slices, noise):
+    """Body with noise and a ball in it, shown in the window from -200 to 200 HU, and the masks of the ball."""
     rng = np.random.default_rng(0)
     y, x = np.mgrid[-1 : 1 : SIDE * 1j, -1 : 1 : SIDE * 1j]
     body = np.where(x**2 + (y * 1.4) ** 2 < 0.8, 40, -1000)
     for z in np.linspace(-1, 1, slices):
         mask = ((x / 0.3) ** 2 + (y / 0.3) ** 2 + z**2 < 1).astype(np.uint8)
-        yield body + 60 * mask + rng.normal(0, 20, body.shape), mask
+        yield body + 60 * mask + rng.normal(0, noise, body.shape), mask
 
 
-def write(path, slices):
+def write(path, slices, noise):
     from common.prediction.inputs import GrayRange
     from common.prediction.viewer import Compressor, write_viewer
     from common.slices.images import window_to_gray
 
     shown = GrayRange.around(-200, 200, -1100, 1100)
-    compressor, images, masks = Compressor(slices), [], []
-    for values, mask in draw(slices):
-        images.append(compressor.compress(window_to_gray(values, shown.black, shown.white, 8)))
-        masks.append(mask)
+    compressor, made = Compressor(slices), []
+    for values, mask in draw(slices, noise):
+        made.append(compressor.compress(window_to_gray(values, shown.black, shown.white, 8), mask))
     start = time.perf_counter()
-    write_viewer(path, images, masks, shown, (0.8, 0.8), ["ball"])
+    write_viewer(path, made, (SIDE, SIDE), shown, (0.8, 0.8), ["ball"])
     print(f"written in {time.perf_counter() - start:.1f} s, {path.stat().st_size / 1e6:.1f} MB")
 
 
@@ -55,13 +55,13 @@ def seconds_to_first_slice(browser, path):
     return seconds
 
 
-def main(slices):
+def main(slices=300, noise=20):
     from browsing import start_browser
     from playwright.sync_api import sync_playwright
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         path = Path(folder) / "volume.html"
-        write(path, slices)
+        write(path, slices, noise)
         browser = start_browser(playwright)
         found = [seconds_to_first_slice(browser, path) for _ in range(ROUNDS)]
         browser.close()
@@ -69,4 +69,4 @@ def main(slices):
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 300)
+    main(*map(int, sys.argv[1:]))

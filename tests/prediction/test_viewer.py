@@ -14,6 +14,7 @@ from running import run_here
 
 from common.prediction import viewer
 from common.prediction.inputs import GrayRange
+from common.slices.cases import Slice
 from common.slices.drawing import CLASS_COLORS
 from common.slices.images import read_image
 
@@ -133,15 +134,43 @@ def test_uncertainty_of_a_volume_is_one_row(predicted):
 
 def test_pages_stay_small(monkeypatch):
     """Noise compresses badly: quality, and then size, go down until all slices fit."""
-    monkeypatch.setattr(viewer, "MOST_BYTES", 100_000)
+    monkeypatch.setattr(viewer, "MOST_BYTES", 800_000)
     noise = np.random.default_rng(0).integers(0, 256, (40, 256, 256)).astype(np.uint8)
     compressor = viewer.Compressor(len(noise))
-    sizes = [len(compressor.compress(image)) for image in noise]
-    assert sum(sizes) <= 100_000 and min(sizes) > 1000
-    calm = viewer.Compressor(1).compress(np.zeros((256, 256), np.uint8))
-    assert cv2.imdecode(np.frombuffer(calm, np.uint8), cv2.IMREAD_UNCHANGED).shape == (256, 256)
+    sizes = [len(image) + len(mask) for image, mask in (compressor.compress(image, image // 128) for image in noise)]
+    assert 600_000 < sum(sizes) <= 800_000
+    calm, mask = viewer.Compressor(1).compress(*np.zeros((2, 256, 256), np.uint8))
+    assert mask == b"" and cv2.imdecode(np.frombuffer(calm, np.uint8), cv2.IMREAD_UNCHANGED).shape == (256, 256)
 
 
 def test_the_widest_window_stays_within_the_volume():
     assert GrayRange.around(0, 200, -1000, 3000) == (-200, 400, (0, 200))
     assert GrayRange.around(0, 200, -50, 150) == (-50, 200, (0, 200))
+
+
+class Drawn:
+    """In place of an input of predict.py."""
+
+    def viewed(self, s, image):
+        return image
+
+    def range_of(self, s):
+        return GrayRange(0, 255, (0, 255))
+
+    def spacing_of(self, s):
+        return None
+
+
+def test_masks_of_the_page_are_cleaned_as_the_volume_is(tmp_path):
+    """The largest part in 3-D stays; a part that is the only one of its slice goes. Each case has its own page."""
+    masks = np.zeros((3, 24, 24), np.uint8)
+    masks[:2, 4:12, 4:12], masks[2, 20:22, 20:22] = 1, 1
+    record = {"slices": {name: {} for name in "abc"}}
+    pages = viewer.Viewers(tmp_path, Drawn(), ["one"], {"share": 1})
+    for case in ("case1", "case2"):
+        for name, mask in zip(record["slices"], masks, strict=True):
+            pages.add(Slice(case, name, tmp_path / name), np.full((24, 24), 90, np.uint8), mask, case, record)
+    assert pages.close() == 2
+    for case in ("case1", "case2"):
+        shown = re.findall(r'id="slice-(\d)">(.*)</script>', (tmp_path / "viewers" / f"{case}.html").read_text())
+        assert {number: "image/png" in text for number, text in shown} == {"1": True, "2": True, "3": False}
