@@ -57,6 +57,7 @@ LICENCE: str = ""  # license or terms of use
 DESCRIPTION: str = ""  # description of the model; empty: network, size and classes
 INPUT_DESCRIPTION: str = ""  # description of the input; empty: by INPUT_KIND
 OUTPUT_DESCRIPTION: str = ""  # description of the output; empty: by OUTPUT_KIND
+CARD: types.ModelCard = {}  # for the model card: {"limitations": "...", "training_data": "...", "link": "https://..."}
 CLASS_NAMES: types.Names = []  # class names, without the background
 WINDOW: types.WindowOrNone = []  # black and white, [low, high], such as HU; []: as the run recorded
 
@@ -74,12 +75,13 @@ from common.streams import one_line
 from common.training.run_folder import Run
 from common.training.trained_models import load_network, model_file
 from common.training.trust import trust_command
+from coreml.card import write_cards
 from coreml.compress import COMPRESSIONS, choose_target, compress_weights, require_system, uses_half_precision
 from coreml.convert import Contract, convert_network, describe_file, save_model, size_in_bytes, to_float32
 from coreml.fold import calibrate
 from coreml.metadata import complete_spec, recorded_facts
 from coreml.reader import read_model
-from coreml.verify import Limits, verify
+from coreml.verify import Limits, unverified_path, verify
 
 
 def main():
@@ -122,16 +124,10 @@ def main():
                 publish(path, final)
             results[compression] = final, result
     finish(results)
-
-
-def unverified_path(path):
-    """Path with the suffix -unverified, and a number if that exists."""
-    stem, number = f"{path.stem}-unverified", 1
-    path = path.with_stem(stem)
-    while path.exists():
-        number += 1
-        path = path.with_stem(f"{stem}-{number}")
-    return path
+    if not settings.CHECK_ONLY:
+        about = facts | facts_of_network(network, facts["network"]) | {"size": network.output_shape[1:3]}
+        models = [path for path, result in results.values() if not result.faults]
+        write_cards(models, about, texts(), settings.CARD, network.count_params(), settings.REPLACE)
 
 
 def check_settings():

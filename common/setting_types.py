@@ -127,6 +127,19 @@ class Intensity(TypedDict):
     sd: Positive
 
 
+@strict
+class ModelCard(TypedDict, total=False):
+    """What only the user can say about a model; see `coreml.card`."""
+
+    link: str
+    limitations: str
+    indications: str
+    training_data: str
+    modalities: list[str]
+    contact: str
+    version: str
+
+
 # --- networks, losses and optimizers
 
 FreeDict = Annotated[dict[str, Any], Rule("a dict that maps names to numbers, strings, lists or dicts", is_plain)]

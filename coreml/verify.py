@@ -109,3 +109,13 @@ def feature_mismatches(model, network, contract):
 
 def _describe(features):
     return ", ".join("{}, an {} of {}, {}".format(name, *feature) for name, feature in features.items())
+
+
+def unverified_path(path):
+    """Path with the suffix -unverified, and a number if that exists."""
+    stem, number = f"{path.stem}-unverified", 1
+    path = path.with_stem(stem)
+    while path.exists():
+        number += 1
+        path = path.with_stem(f"{stem}-{number}")
+    return path
