@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 
 from common.checking.leaks import signature_of
-from common.checking.shifts import Alignment, edges_under_outline
 from common.parallel import ordered_map, progress
 from common.slices.checks import Checked, check_images
 from common.slices.drawing import evenly_spaced
 from common.slices.images import read_pair
+from common.slices.shifts import Alignment, edges_under_outline
 
 BINS = {8: 256, 16: 1024}  # of the histogram of gray levels, by bit depth
 MOST_CURVES = 40  # cases whose histogram is drawn

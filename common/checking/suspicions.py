@@ -4,8 +4,8 @@ import numpy as np
 
 from common.checking.findings import NOTE, OK, PROBLEM, Finding
 from common.checking.leaks import MOST_CANDIDATES, find_alike, find_candidates, find_equal
-from common.checking.shifts import in_words
 from common.slices.drawing import evenly_spaced
+from common.slices.shifts import in_words
 from common.words import number_of
 
 FEWEST_CASES = 5  # shares of 0.2 and 0.1 are a case each
@@ -136,7 +136,7 @@ def find_shifted(slices, alignment):
 
     Args:
         slices: list of Checked.
-        alignment: `common.checking.shifts.Alignment` of all of them.
+        alignment: `common.slices.shifts.Alignment` of all of them.
     """
     offset, cases = alignment.finish(), alignment.shifted
     advice = "look at the outlines in the page, and import images and masks again"

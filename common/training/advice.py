@@ -9,6 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
+from common.slices.shifts import Alignment, edges_under_outline, in_words
 from common.training.progress import class_columns
 from common.words import number_of
 
@@ -20,6 +21,7 @@ RISE = 1.2  # times the lowest training loss, in the last epochs
 RISE_EPOCHS = 3
 FEW_CASES = 5  # cases for validation
 MOST_MASKS = 2000  # masks to look at
+MOST_SHIFTED = 200  # slices in which edges are compared with outlines
 
 
 def of_log(log, ended=False, names=()):
@@ -51,6 +53,7 @@ def of_sets(training, validation, names=()):
     found = {
         "few validation cases": few_validation_cases(validation) if validation else None,
         "class in one case": class_in_one_case(training, names),
+        "shifted masks": shifted_masks(training),
     }
     return {rule: sentence for rule, sentence in found.items() if sentence}
 
@@ -141,10 +144,31 @@ def class_in_one_case(training, names=()):
     return f"only one case for training contains {', '.join(words)}: the network may learn that case; add others"
 
 
+def shifted_masks(training):
+    if training.axes == 3 or training.shape[0] != training.shape[1]:
+        return None
+    alignment = Alignment()
+    for i in _some(training, MOST_SHIFTED):
+        alignment.add(training.case[i], edges_under_outline(training.x[i][..., 0], training.y[i][..., 0]))
+    found = alignment.finish()
+    if found is None:
+        return None
+    down, right, stronger = found
+    return (
+        f"masks look shifted: edges are {stronger:.1f} times as strong if all masks move {in_words(down, right)}; look "
+        "at augmented_slices.png and data_check.png"
+    )
+
+
+def _some(training, most):
+    """Up to `most` evenly spaced numbers of slices."""
+    return np.unique(np.linspace(0, len(training) - 1, most).astype(int)).tolist()
+
+
 def cases_of_classes(training):
     """Cases that contain each class: dict of class number to a set of names."""
     cases = defaultdict(set)
-    for i in np.unique(np.linspace(0, len(training) - 1, MOST_MASKS).astype(int)).tolist():
+    for i in _some(training, MOST_MASKS):
         numbers = training.batch([i])[1]
         for number in np.unique(numbers[numbers > 0]).tolist():
             cases[number].add(training.case[i])

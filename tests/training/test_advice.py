@@ -4,7 +4,9 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from drawings import make_cases
 
+from common.slices.images import read_mask, read_slice
 from common.training import advice
 from common.training.run_folder import Log
 
@@ -63,10 +65,33 @@ def test_classes_have_names():
     assert "class 2 not predicted" in advice.of_log(log)["class never predicted"]
 
 
+class Square:
+    """A set of square slices of one class."""
+
+    axes, classes, shape = 2, 1, (64, 64, 1)
+
+    def __init__(self, x, y, case):
+        self.x, self.y, self.case = x, y, case
+
+    def __len__(self):
+        return len(self.case)
+
+
+@pytest.mark.parametrize("shift", [0, 5])
+def test_shifted_masks(tmp_path, shift):
+    cases = make_cases(tmp_path, cases=4, slices=4, size=64)
+    pairs = [(read_slice(path), read_mask(path.parents[1] / "y" / path.name)) for path in sorted(cases.glob("*/x/*"))]
+    x, y = (np.stack(side)[..., None] for side in zip(*pairs, strict=True))
+    y = np.roll(y, shift, axis=1)
+    training = Square(x, y, [f"case{i // 4}" for i in range(16)])
+    found = advice.of_sets(training, None).get("shifted masks", "")
+    assert ("move 5 pixels up" in found) == bool(shift), found
+
+
 class Slices:
     """A set of slices with the class numbers of each case."""
 
-    axes = 2
+    axes, shape = 2, (2, 1, 1)  # not square, so that no edges are looked for
 
     def __init__(self, **cases):
         self.numbers = [numbers for of_case in cases.values() for numbers in of_case]

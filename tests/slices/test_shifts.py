@@ -6,8 +6,8 @@ import pytest
 from drawings import disc_slice, textured
 from running import REAL_DATA
 
-from common.checking.shifts import Alignment, edges_under_outline, find_offset, in_words
 from common.slices.images import read_image, read_mask, read_slice, resize, to_gray
+from common.slices.shifts import Alignment, edges_under_outline, find_offset, in_words
 
 
 def moved(mask, down, right):
