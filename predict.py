@@ -55,7 +55,7 @@ PLANE: types.Plane | None = None  # "axial", "coronal" or "sagittal"; None: as i
 WINDOW: types.Window | None = None  # black and white, [low, high]; None: as in training, or percentiles
 SPACING: types.Spacing | None = None  # mm to resample to, one number or (left, back, head); None: as in training
 NOT_FINITE: float | None = None  # value to replace NaN and infinity in volumes by; None: refuse them
-SERIES: types.PositiveInt | None = None  # number of the series, if a folder contains several
+SERIES: types.Series | None = None  # number or description of the series, if a folder contains several
 #   Without it, a message lists and numbers them.
 
 # --- cleaning

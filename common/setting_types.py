@@ -89,6 +89,8 @@ Crop = Annotated[
 
 # --- masks and volumes
 
+Series = Annotated[int, Ge(1)] | Annotated[str, Rule("a part of a description", bool)]
+
 MaskValues = Annotated[
     dict[Gray, Annotated[int, Ge(0), Le(255)]],
     Rule("a dict that maps gray values to 0..255, such as {1: 255}", bool),

@@ -21,7 +21,7 @@ from common.settings import apply_command_line
 IMAGES: str = ""  # folder to search for volumes and DICOM series, or one volume
 LABELS: str = ""  # the same for label volumes, matched by name; empty: all masks are black
 LABEL_NAME: types.NamePattern = "{id}"  # label volume name for volume {id}, such as "{id}_seg"
-SERIES: types.PositiveInt | None = None  # number of the series, if a folder contains several
+SERIES: types.Series | None = None  # number or description of the series, if a folder contains several
 #   Without it, a message lists and numbers them.
 CASES: types.PathName = "data/cases"  # where to write the case folders
 REPLACE: bool = False  # True: overwrite existing case folders

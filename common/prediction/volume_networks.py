@@ -128,7 +128,7 @@ class Options(NamedTuple):
     ending: str
     cleaning: dict
     overlays: bool
-    series: int | None
+    series: int | str | None
     not_finite: float | None = None
     region_threshold: float = DEFAULT
 

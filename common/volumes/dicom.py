@@ -42,6 +42,8 @@ class Header(NamedTuple):
         spacing: mm between rows and between columns.
         orientation: six direction cosines; None if missing.
         positions: position of each frame in mm; empty if missing.
+        description: modality and series description, as text.
+        echo: echo time in ms, as text; "" without one.
     """
 
     file: Path
@@ -52,10 +54,12 @@ class Header(NamedTuple):
     spacing: tuple
     orientation: tuple | None
     positions: tuple
+    description: str = ""
+    echo: str = ""
 
 
 def list_series(folder):
-    """Series of images in a folder as lists of files in slice order, longest series first.
+    """Series of images in a folder as lists of files in slice order, longest series first; each echo is a series.
 
     Raises:
         InputError: if a DICOM file is damaged.
@@ -79,7 +83,16 @@ def find_series(folder, others=None):
             others.append(name.name)
     if problems:
         raise InputError(summarize(problems, f"DICOM files of {folder} cannot be read"))
-    return sorted(map(_in_order, series.values()), key=lambda files: (-len(files), files[0].file))
+    parts = [part for headers in series.values() for part in _by_echo(headers)]
+    return sorted(map(_in_order, parts), key=lambda files: (-len(files), files[0].file))
+
+
+def _by_echo(headers):
+    """Files of a series for each of its echoes, if all have equally many; else all of them together."""
+    echoes = {}
+    for header in headers:
+        echoes.setdefault(header.echo, []).append(header)
+    return list(echoes.values()) if len({len(files) for files in echoes.values()}) == 1 else [headers]
 
 
 def _is_candidate(path):
@@ -166,6 +179,8 @@ def _header_of(path, content):
         _spacing_of(content, groups),
         orientation and _numbers(orientation, 6, "ImageOrientationPatient"),
         tuple(_numbers(place, 3, "ImagePositionPatient") for place in places),
+        " ".join(filter(None, (str(content.get(name) or "") for name in ("Modality", "SeriesDescription")))),
+        str(content.get("EchoTime") or ""),
     )
 
 
@@ -238,7 +253,8 @@ def read_series(path, series=None):
 
     Args:
         path: folder, or one file.
-        series: number of the series in the order of `list_series`, from 1, if a folder contains several.
+        series: number of the series in the order of `list_series`, from 1, or a part of its description, if a folder
+            contains several.
 
     Returns:
         SimpleITK.Image.
@@ -273,12 +289,33 @@ def _choose_series(folder, series):
     print_skipped(folder, others, "without an image", named=False)
     if not candidates:
         raise InputError(f"{folder}: no DICOM images found; choose a folder with DICOM images")
+    listed = "; ".join(f"{number}: {_in_words(files, candidates)}" for number, files in enumerate(candidates, 1))
     if len(candidates) > 1 and series is None:
-        listed = "; ".join(f"{number}: {number_of(len(files), 'file')}" for number, files in enumerate(candidates, 1))
-        raise InputError(f"{folder}: contains {len(candidates)} series ({listed}); choose one with --series")
+        raise InputError(
+            f"{folder}: contains {len(candidates)} series ({listed}); choose one with --series, a number or text"
+        )
+    if isinstance(series, str):
+        found = [files for files in candidates if series.lower() in _in_words(files, candidates).lower()]
+        if len(found) != 1:
+            raise InputError(
+                f"SERIES: {series!r} fits {len(found)} series in {folder} ({listed}); use a part of one description"
+            )
+        return found[0]
     if series is not None and not 1 <= series <= len(candidates):
-        raise InputError(f"SERIES: no series {series} in {folder} (found {len(candidates)}); use a number up to that")
+        raise InputError(f"SERIES: no series {series} in {folder} (found {listed}); use one of these numbers")
     return candidates[(series or 1) - 1]
+
+
+def _in_words(headers, candidates):
+    """A series as text, such as "MR T2 FSE, echo time 20 ms, 22 files"."""
+    first = headers[0]
+    echoes = {files[0].echo for files in candidates if files[0].series == first.series}
+    parts = [
+        first.description,
+        f"echo time {first.echo} ms" if len(echoes) > 1 else "",
+        number_of(len(headers), "file"),
+    ]
+    return ", ".join(filter(None, parts))
 
 
 def _check_slices(folder, headers):

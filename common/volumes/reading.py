@@ -26,7 +26,8 @@ def read_volume(path, series=None, not_finite=None):
 
     Args:
         path: a file, or a folder with the files of a DICOM series, named in any way.
-        series: number of the series in the order of `list_series`, from 1, if a folder contains several.
+        series: number of the series in the order of `list_series`, from 1, or a part of its description, if a folder
+            contains several.
         not_finite: value to replace NaN, infinity and numbers beyond float32 by; None: they are an error.
 
     Returns:

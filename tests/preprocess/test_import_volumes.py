@@ -243,12 +243,29 @@ def test_series_that_make_no_volume(tmp_path):
     write_series(tmp_path / "two", image[:, :, :4], [f"x{k}.dcm" for k in range(4)], "1.2.9")
     assert_refused(
         SCRIPT,
-        "contains 2 series (1: 9 files; 2: 4 files); choose one with --series",
+        "contains 2 series (1: CT, 9 files; 2: CT, 4 files); choose one with --series",
         IMAGES=tmp_path / "two",
         **settings,
     )
     run_here(SCRIPT, IMAGES=tmp_path / "two", SERIES=2, **settings)
     assert len(list((tmp_path / "c" / "case_0001" / "x").iterdir())) == 4
+
+    t2, pilot = {"0008|103e": "T2 FSE"}, {"0008|103e": "Pilot"}
+    write_series(tmp_path / "named", image, **t2)
+    write_series(tmp_path / "named", image[:, :, :4], [f"x{k}.dcm" for k in range(4)], "1.2.9", **pilot)
+    listed = "1: CT T2 FSE, 9 files; 2: CT Pilot, 4 files"
+    for wrong in ("T1", "CT"):
+        assert_refused(SCRIPT, listed, IMAGES=tmp_path / "named", SERIES=wrong, **settings | {"CASES": tmp_path / "n"})
+    run_here(SCRIPT, IMAGES=tmp_path / "named", SERIES="pilot", **settings | {"CASES": tmp_path / "n"})
+    assert len(list((tmp_path / "n" / "case_0001" / "x").iterdir())) == 4
+
+    for number, echo in enumerate(("20", "40"), 1):
+        names = [f"e{number}{k}.dcm" for k in range(9)]
+        write_series(tmp_path / "echoes", image + 100 * number, names, **{"0018|0081": echo})
+    listed = "1: CT, echo time 20 ms, 9 files; 2: CT, echo time 40 ms, 9 files"
+    assert_refused(SCRIPT, listed, IMAGES=tmp_path / "echoes", **settings | {"CASES": tmp_path / "e"})
+    run_here(SCRIPT, IMAGES=tmp_path / "echoes", SERIES=2, **settings | {"CASES": tmp_path / "e"})
+    assert len(list((tmp_path / "e" / "case_0001" / "x").iterdir())) == 9
 
     (tmp_path / "empty").mkdir()
     assert_refused(SCRIPT, "no volumes found", IMAGES=tmp_path / "empty", **settings)
