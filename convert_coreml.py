@@ -57,7 +57,7 @@ LICENCE: str = ""  # license or terms of use
 DESCRIPTION: str = ""  # description of the model; empty: network, size and classes
 INPUT_DESCRIPTION: str = ""  # description of the input; empty: by INPUT_KIND
 OUTPUT_DESCRIPTION: str = ""  # description of the output; empty: by OUTPUT_KIND
-CARD: types.ModelCard = {}  # for the model card: {"limitations": "...", "training_data": "...", "link": "https://..."}
+CARD: types.ModelCard = {}  # model card: {"limitations": "...", "training_data": "...", "link": "..."}
 CLASS_NAMES: types.Names = []  # class names, without the background
 WINDOW: types.WindowOrNone = []  # black and white, [low, high], such as HU; []: as the run recorded
 
@@ -123,11 +123,11 @@ def main():
                 final = unverified_path(final) if result.faults else final
                 publish(path, final)
             results[compression] = final, result
-    finish(results)
     if not settings.CHECK_ONLY:
         about = facts | facts_of_network(network, facts["network"]) | {"size": network.output_shape[1:3]}
         models = [path for path, result in results.values() if not result.faults]
         write_cards(models, about, texts(), settings.CARD, network.count_params(), settings.REPLACE)
+    finish(results)
 
 
 def check_settings():

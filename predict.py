@@ -5,7 +5,7 @@ Reads   RUN: run folder of train.py, several to average, a cross-validation, or 
         run"], and INPUT volumes
 Writes  OUTPUT/<name>.png, masks of the same size as the images, and OUTPUT/overlays/<name>.png;
         for several cases OUTPUT/<case>/<name>.png and OUTPUT/overlays/<case>/<name>.png; for cases
-        from volumes also OUTPUT/<case>.nii.gz, labels on the volume's own grid, OUTPUT/volumes.csv,
+        from volumes also OUTPUT/<case>.nii.gz, labels on the volume's own grid, volumes.csv,
         their measurements, and OUTPUT/viewers/<case>.html, pages to look at them
 Takes   20 s for 10 images of 512x512 in tiles with a U-net of 16 features on two cores
 """
@@ -68,7 +68,7 @@ CLEAN_IN: Literal["2d", "3d"] = "2d"  # "2d": clean each mask; "3d": whole label
 
 # --- files to write
 OVERLAYS: bool = True  # False: write no overlays, and no pages of volumes (viewers/)
-UNCERTAINTY: bool = False  # True: also write probability and uncertainty images, and cases_to_label.csv
+UNCERTAINTY: bool = False  # True: write probability, uncertainty and cases_to_label.csv too
 #   The table lists the images or volumes whose masks are most worth outlining first. For 2-D models. With several
 #   models, such as the folds of a cross-validation, they are those on which the models disagree.
 PASTE: str = ""  # folder of the full images of cases or crops: paste masks into them

@@ -44,7 +44,7 @@ def write_cards(models, facts, texts, card, parameters, replace):
             else:
                 write(file, content)
                 print(f"wrote {file}")
-    if unsaid := [key for key in ASKED if not card.get(key)]:
+    if models and (unsaid := [key for key in ASKED if not card.get(key)]):
         print(f"the model card does not state {', '.join(unsaid)}; add them to CARD")
 
 

@@ -5,10 +5,11 @@ import stat
 from types import SimpleNamespace
 
 import keras
+import numpy as np
 import pytest
 
 from common.public_settings import without_own_paths
-from common.training.callbacks import open_board
+from common.training.board import Board
 from common.training.report import draw_network
 from common.training.run_folder import Run
 
@@ -45,13 +46,14 @@ def test_files_of_a_run_that_are_passed_on_have_no_own_paths(trained):
     assert len(files) > 6
     for file in files:
         assert str(run.parent).encode() not in file.read_bytes(), file
-    assert "<th>TRAIN</th><td>train.h5</td>" in (run / "report.html").read_text(encoding="utf-8")
+    assert '<th scope="row">TRAIN</th><td>train.h5</td>' in (run / "report.html").read_text(encoding="utf-8")
 
 
 def test_tensorboard_files_have_no_host_name(monkeypatch, tmp_path):
     monkeypatch.setattr("socket.gethostname", lambda: "radiology7")
-    board = open_board(tmp_path)
-    board.add_scalar("loss", 1.0, step=1)
+    board = Board(tmp_path)
+    board.add_scalars({"loss": 1.0}, 1)
+    board.add_image("slices", np.zeros((4, 8, 3), np.uint8), 1)
     board.close()
     (file,) = tmp_path.iterdir()
     assert "radiology7" not in file.name and file.name.startswith("events.out.tfevents.")

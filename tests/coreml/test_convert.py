@@ -143,6 +143,7 @@ def test_script_writes_the_contract_of_the_plugin(tmp_path):
     assert "input   array of (1, 40, 40), DOUBLE\noutput  array of (1, 40, 40), DOUBLE\n" in done.stdout
     assert sorted(path.name for path in run.iterdir()) == sorted(
         ["best_dice.keras", "settings.json", "state.json", "training_log.csv", output.name]
+        + [f"{output.stem}_card{ending}" for ending in (".json", ".md")]
     )
 
     spec = ct.utils.load_spec(str(output))
