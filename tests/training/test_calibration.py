@@ -234,7 +234,10 @@ def test_a_run_records_what_its_validation_set_says(trained, packed):
     assert found.dice_at_half == pytest.approx(run.score(network_file), abs=1e-5)
     assert sum(row[0] for row in found.reliability) == y.size
     page = (folder / "report.html").read_text(encoding="utf-8")
-    assert 'class="plot small" alt="reliability curve' in page and f"Threshold {found.threshold:g}" in page
+    assert 'class="plot medium" alt="Dice over the threshold; reliability curve' in page
+    assert f"Threshold {found.threshold:g}" in page and len(found.dice_by_threshold) == 99
+    assert found.dice_by_threshold[round(100 * found.threshold) - 1] == found.dice
+    assert found.dice_by_threshold[49] == found.dice_at_half
     assert run.calibration_of(folder / "last.keras") is None, "it belongs to one file, whatever that is called"
 
 
