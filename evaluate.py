@@ -177,7 +177,8 @@ def draw_images(images, pairs):
         return show_errors(by_key[row.Index], backgrounds.get(row.Index), settings.WINDOW, settings.HAUSDORFF_LINE)
 
     captions = [
-        f"{row.dice:.3f} {' '.join(row.Index)}" + (f", HD {row.hausdorff:.1f}" if np.isfinite(row.hausdorff) else "")
+        " ".join(["Dice", f"{row.dice:.3f}", *row.Index])
+        + (f", HD {row.hausdorff:.1f}" if np.isfinite(row.hausdorff) else "")
         for row in chosen
     ]
     return list(zip(ordered_map(draw, chosen), captions, strict=True))

@@ -73,7 +73,7 @@ def _slices(dataset, model, batch_size, count, seen):
         numbers = class_numbers(model.predict_on_batch(x))[0]
         picture = draw_outlines(to_eight_bit(dataset.x[i][..., 0]), y[0, ..., 0], [TRUTH_COLOR])
         picture = draw_outlines(picture, numbers, [PREDICTED_COLOR])
-        pictures.append((picture, f"{scores[i]:.3f} {dataset.case[i]} {Path(dataset.source[i]).stem}"))
+        pictures.append((picture, f"Dice {scores[i]:.3f} {dataset.case[i]} {Path(dataset.source[i]).stem}"))
     return pictures
 
 
@@ -93,4 +93,4 @@ def _volumes(dataset, model, count, tile, seen):
         scores[i] = mean_dice(numbers, labels)
         pictures[i] = draw_planes(image[..., 0], outlines, dataset.geometries[i].spacing)
     ranked = first_and_last(sorted(scores, key=scores.get), count)
-    return [(pictures[i], f"{scores[i]:.3f} {dataset.names[i]}") for i in ranked]
+    return [(pictures[i], f"Dice {scores[i]:.3f} {dataset.names[i]}") for i in ranked]

@@ -103,8 +103,9 @@ def contact_sheet(pictures, columns, side, captions=None):
         cell = resize(picture, (side, side)).copy()
         if captions:
             caption = one_line(captions[i])  # OpenCV crashes on bytes that are not UTF-8
-            for color, thickness in (((0, 0, 0), 3), ((255, 255, 255), 1)):
-                cv2.putText(cell, caption, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, color, thickness, cv2.LINE_AA)
+            (width, _), _ = cv2.getTextSize(caption, cv2.FONT_HERSHEY_SIMPLEX, 0.4, 1)
+            cell[:20, : width + 8] = 0  # readable on bright images
+            cv2.putText(cell, caption, (4, 14), cv2.FONT_HERSHEY_SIMPLEX, 0.4, (255, 255, 255), 1, cv2.LINE_AA)
         top, left = i // columns * side, i % columns * side
         sheet[top : top + side, left : left + side] = cell
     return sheet

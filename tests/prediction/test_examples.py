@@ -31,6 +31,6 @@ def test_the_worst_come_first_and_none_twice(slices):
     for count, expected in ((2, scores[:2] + scores[-2:]), (6, scores)):
         examples = best_and_worst(slices, Bright(), batch_size=3, count=count)
         captions = [caption for _, caption in examples]
-        assert [caption.split()[0] for caption in captions] == [f"{score:.3f}" for score in expected]
+        assert [caption.split()[1] for caption in captions] == [f"{score:.3f}" for score in expected]
         assert len(set(captions)) == len(captions) and all("case0" in caption for caption in captions)
         assert all(picture.shape == (24, 24, 3) and picture.dtype == np.uint8 for picture, _ in examples)
