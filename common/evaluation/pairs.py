@@ -16,7 +16,7 @@ from common.slices.images import read_image, to_gray
 from common.slices.masks import check_mask_values, class_count, values_of
 from common.slices.matching import MASK_NAMES, patients_in
 from common.volumes.finding import ending_of, find_volumes, is_volume
-from common.volumes.grids import Geometry
+from common.volumes.grids import Geometry, orient
 from common.volumes.labels import labels_in
 from common.volumes.privacy import plain_name, read_names_table
 from common.volumes.reading import read_volume
@@ -232,7 +232,7 @@ def read_mask(path):
         mask = without_color(read_image(path), path)
         check_mask_values(values_of(mask), path)
         return mask.astype(np.uint8), None
-    image = read_volume(path)
+    image = orient(read_volume(path))  # so that both have their slices in the same order
     return labels_in(image, path, allow_255=True), Geometry.of(image)
 
 

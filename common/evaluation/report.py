@@ -15,6 +15,7 @@ from common.slices.cases import find_slices
 from common.slices.drawing import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, paint_errors
 from common.slices.images import encode_jpeg, read_image, resize, to_eight_bit, to_gray, window_to_gray
 from common.volumes.finding import find_volumes
+from common.volumes.grids import orient
 from common.volumes.intensity import percentiles_of
 from common.volumes.privacy import plain_name, read_names_table
 from common.volumes.reading import read_volume
@@ -89,7 +90,7 @@ def show_errors(pair, background, window, line):
 def _slice_of_volume(path, index, window, shape):
     if path is None:
         return np.zeros(shape[1:], np.uint8)
-    values = sitk.GetArrayFromImage(read_volume(path))
+    values = sitk.GetArrayFromImage(orient(read_volume(path)))
     if values.shape != shape:
         found, expected = ("x".join(map(str, size[::-1])) for size in (values.shape, shape))
         raise InputError(

@@ -6,11 +6,12 @@ import os
 import numpy as np
 import pandas as pd
 import pytest
+import SimpleITK as sitk
 from drawings import as_volume, disc_slice, make_cases, write, write_image
 from running import assert_refused, run_here
 
 from common.errors import InputError
-from common.evaluation.pairs import match_pairs, predicted_images
+from common.evaluation.pairs import match_pairs, predicted_images, read_masks
 from common.evaluation.report import find_backgrounds
 from common.evaluation.summary import read_other
 from common.files import write_json
@@ -226,6 +227,21 @@ def test_what_cannot_be_compared_is_printed(tmp_path, capsys):
     assert "not comparing surface_dice" in capsys.readouterr().out
     write_json(folder / "evaluation.json", {"TOLERANCE": 1.0, "SPACING": 3.0})
     assert "hausdorff" not in read_other(folder, {"a"}, OWN)
+
+
+@pytest.mark.parametrize("order", ["LPI", "RAS", "PIR"])
+def test_label_volumes_in_other_orders_of_axes_are_compared(tmp_path, order):
+    labels = np.zeros((6, 8, 10), np.uint8)
+    labels[1:3, 2:6, 3:8] = 1
+    image = as_volume(labels, spacing=(0.5, 0.8, 2.5))
+    moved = as_volume(np.roll(labels, 1, axis=1), spacing=(0.5, 0.8, 2.5))
+    write(tmp_path / "p", "a.nii.gz", moved)
+    write(tmp_path / "t", "a.nii.gz", image)
+    write(tmp_path / "other", "a.nii.gz", sitk.DICOMOrient(image, order))
+    (expected,), (pair,) = (match_pairs(tmp_path / "p", tmp_path / side) for side in ("t", "other"))
+    for ours, theirs in zip(read_masks(pair)[:2], read_masks(expected)[:2], strict=True):
+        assert np.array_equal(ours, theirs) and ours.any()
+    assert read_masks(pair)[2] == pytest.approx(read_masks(expected)[2])
 
 
 def loose(root, names, pattern="{}"):
