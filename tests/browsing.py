@@ -51,6 +51,12 @@ def opened(browser, path, width=1280, scheme="light"):
     context.close()
 
 
+def check_middle(browser, path):
+    """Nothing is wider than a screen between a phone and a desktop."""
+    with opened(browser, path, 900) as page:
+        check_fit(page)
+
+
 def check_page(browser, path, width, scheme):
     """Check what is true of every page: it fits, can be read, printed and worked by keyboard, and its controls work."""
     with opened(browser, path, width, scheme) as page:

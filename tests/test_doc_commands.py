@@ -282,9 +282,7 @@ def test_choosing(folder):
     cases = make_cases(folder / "data" / "mine", cases=6, slices=3, size=32)
     run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=folder / "lists")
     run_here("preprocess/3_pack_hdf5.py", LISTS=folder / "lists", PACKED=folder / "data" / "packed")
-    fold = folder / "data" / "packed" / "fold1"  # after the cross-validation, as the page says
-    sets = ["--train", str(fold / "train.h5"), "--validation", str(fold / "validation.h5")]
-    follow("docs/choosing.md", folder, tune=sets)
+    follow("docs/choosing.md", folder)
     assert (folder / "study" / "best_settings.json").exists()
     assert all((folder / name / "index.html").exists() for name in ("runs", "study"))
 

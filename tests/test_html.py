@@ -2,7 +2,16 @@
 
 import numpy as np
 import pytest
-from browsing import MODES, check_accessibility, check_fit, check_keyboard, check_page, click_everything, opened
+from browsing import (
+    MODES,
+    check_accessibility,
+    check_fit,
+    check_keyboard,
+    check_middle,
+    check_page,
+    click_everything,
+    opened,
+)
 from drawings import make_cases, write_image
 from running import run_here
 
@@ -34,6 +43,10 @@ def test_evaluation(browser, scored, width, scheme):
 @pytest.mark.parametrize(("width", "scheme"), MODES)
 def test_run(browser, trained, width, scheme):
     check_page(browser, trained[0] / "report.html", width, scheme)
+
+
+def test_a_page_of_middle_width(browser, trained):
+    check_middle(browser, trained[0] / "report.html")
 
 
 def test_a_narrow_page_scrolls_along_a_plot_by_keyboard(browser, scored):

@@ -79,9 +79,9 @@ def test_pseudo_labels(tmp_path, cook):
         (tmp_path / "my_data" / "images" / case.name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copytree(case / "x", tmp_path / "my_data" / "images" / case.name)
         shutil.copytree(case / "y", tmp_path / "my_data" / "masks" / case.name)
-    drawings.write_image(tmp_path / "my_data" / "unlabeled" / "1.png", drawings.disc_slice(40, 7)[0])
+    drawings.write_image(tmp_path / "my_data" / "new" / "1.png", drawings.disc_slice(40, 7)[0])
     cook("pseudo_labels.md")
-    assert "pseudo_case_unlabeled" in (tmp_path / "data" / "lists_pseudo" / "train.csv").read_text()
+    assert "pseudo_" in (tmp_path / "data" / "lists_pseudo" / "train.csv").read_text()
     assert len(list((tmp_path / "runs_pseudo").glob("[!.]*"))) == 1
 
 
