@@ -1,6 +1,7 @@
 """The benchmarks of tests/benchmarks/ run through, in small: their figures are not looked at."""
 
 import importlib.util
+import json
 import os
 import shutil
 import subprocess
@@ -105,6 +106,31 @@ def test_overfit(benchmark, slices, capsys):
     overfit = benchmark("overfit", NETWORKS={"tiny": ("unet", 32, TINY, 1)}, SLICES=slices, COUNT=2, GOAL=0.01)
     overfit.main([])
     assert "converts to mlmodel, mlpackage" in capsys.readouterr().out
+
+
+def test_own_images(benchmark, monkeypatch, tmp_path, capsys):
+    for number in range(1, 5):
+        image, mask = disc_slice(48, number)
+        write_image(tmp_path / "images" / f"{number}.png", image)
+        write_image(tmp_path / "masks" / f"{number}_mask.png", mask)
+    peer = f"{sys.executable} -c \"print('Dice mean 0.5')\""
+    flags = ["--minutes", "1", "--folds", "2", "--seeds", "1", "--peer", peer]
+    own = benchmark("own_images")
+    run = own.script
+
+    def script(name, **values):
+        if name == "preprocess/4_plan_training.py":  # it takes minutes, and plans for minutes
+            plan = {"MODEL": "unet", "MODEL_SETTINGS": TINY, "EPOCHS": 1, "BATCH_SIZE": 2}
+            (values["PACKED"] / "plan.json").write_text(json.dumps(plan))
+        else:
+            run(name, **values)
+
+    monkeypatch.setattr(own, "script", script)
+    places = [str(tmp_path / name) for name in ("images", "masks", "work")]
+    monkeypatch.setattr(sys, "argv", ["own_images.py", *places, *flags])
+    own.main()
+    out = capsys.readouterr().out
+    assert "seed 1, fold 2: ours 0." in out and "peer: mean Dice 0.5000" in out and "ours: mean Dice 0." in out
 
 
 def test_pack(benchmark, capsys):

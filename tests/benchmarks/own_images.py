@@ -99,7 +99,8 @@ def ours(given, fold, seed):
     for path in sorted((parts / "validation_y").iterdir()):
         name = path.name.replace("_mask", "")
         guess = read_image(folder / "predicted" / f"{Path(name).stem}.png") > 0
-        truth = to_gray(read_image(path)[..., :3]) > 127
+        mask = read_image(path)
+        truth = to_gray(mask[..., :3] if mask.ndim == 3 else mask) > 127
         if truth.any():
             scores.append(2 * (guess & truth).sum() / (guess.sum() + truth.sum()))
     return float(statistics.fmean(scores))
