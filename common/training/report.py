@@ -1,5 +1,6 @@
 """The start message, curves, network diagram and report page of a run."""
 
+import functools
 import io
 import itertools
 from contextlib import redirect_stdout
@@ -12,6 +13,7 @@ from matplotlib.ticker import NullFormatter
 from common.devices import describe
 from common.files import whole_file
 from common.html import write_page
+from common.plots import CLASS_COLORS as LINE_COLORS
 from common.public_settings import without_own_paths
 from common.slices.drawing import CLASS_COLORS, TRUTH_COLOR, contact_sheet, draw_outlines
 from common.slices.images import encode_jpeg, read_image, write_png
@@ -19,7 +21,6 @@ from common.training.progress import class_columns
 
 REFRESH = 20  # seconds until a browser reloads the page during training
 AUGMENTED = 24  # slices in augmented_slices.png
-LINE_COLORS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")  # Okabe and Ito
 NARROW = ("epoch", "loss", "val_loss", "val_dice", "val_iou")  # columns that a narrow screen shows
 
 
@@ -118,7 +119,7 @@ def write_report(run, log, images=(), refresh=REFRESH, calibration=None):
         reliability=draw_calibration(calibration) if calibration else None,
         advice=(state.get("advice") or {}).values(),
         strips=[(path.read_bytes(), f"epoch {epoch}") for epoch, path in strips.items()],
-        augmented=encode_jpeg(read_image(run.augmented_file)) if run.augmented_file.is_file() else None,
+        augmented=_as_jpeg(run.augmented_file) if run.augmented_file.is_file() else None,
         images=[(encode_jpeg(image), caption) for image, caption in images],
         time=state.get("time"),
         epochs=pd.DataFrame(log.rows[::-1]),
@@ -128,6 +129,12 @@ def write_report(run, log, images=(), refresh=REFRESH, calibration=None):
         reasons=without_own_paths(reasons),
         environment=run.environment,
     )
+
+
+@functools.cache
+def _as_jpeg(path):
+    """Content of an image file as JPEG; encoded once, since the page is written after every epoch."""
+    return encode_jpeg(read_image(path))
 
 
 def finish_report(run, log, pictures, calibration=None):
