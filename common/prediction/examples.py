@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from common.scores import mean_dice
-from common.slices.drawing import PREDICTED_COLOR, TRUTH_COLOR, draw_outlines, draw_planes, first_and_last
+from common.slices.drawing import PREDICTED_COLOR, TRUTH_COLOR, draw_planes, draw_truth_and_prediction, first_and_last
 from common.slices.images import to_eight_bit
 from common.slices.masks import class_numbers
 from common.training.calibration import Calibrator
@@ -71,8 +71,7 @@ def _slices(dataset, model, batch_size, count, seen):
     for i in first_and_last(sorted(scores, key=scores.get), count):
         x, y = dataset.batch([i])
         numbers = class_numbers(model.predict_on_batch(x))[0]
-        picture = draw_outlines(to_eight_bit(dataset.x[i][..., 0]), y[0, ..., 0], [TRUTH_COLOR])
-        picture = draw_outlines(picture, numbers, [PREDICTED_COLOR])
+        picture = draw_truth_and_prediction(to_eight_bit(dataset.x[i][..., 0]), y[0, ..., 0], numbers)
         pictures.append((picture, f"Dice {scores[i]:.3f} {dataset.case[i]} {Path(dataset.source[i]).stem}"))
     return pictures
 

@@ -42,6 +42,11 @@ def draw_outlines(image, numbers, colors=CLASS_COLORS):
     return picture
 
 
+def draw_truth_and_prediction(image, truth, predicted):
+    """Draw the outlines of the true mask in green and of the predicted one in orange; see `draw_outlines`."""
+    return draw_outlines(draw_outlines(image, truth, [TRUTH_COLOR]), predicted, [PREDICTED_COLOR])
+
+
 def paint(image, numbers, opacity=0.4, colors=CLASS_COLORS):
     """Paint a mask over a slice in translucent colors; arguments and result as in `draw_outlines`."""
     picture = as_rgb(image)

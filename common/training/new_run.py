@@ -50,8 +50,9 @@ def make_run(runs, model, settings, environment, code, name=None):
 def claim_run(run):
     """Keep other processes from writing a Run during the block; remove what a killed one left in it."""
     with claimed(run):
-        if run.tensorboard_folder.is_symlink():  # all other files replace a link, but this folder is written into
-            raise InputError(f"{run.tensorboard_folder}: a link (expected a folder of the run); remove it")
+        for folder in (run.tensorboard_folder, run.progress_folder):  # files replace a link, but these are written into
+            if folder.is_symlink():
+                raise InputError(f"{folder}: a link (expected a folder of the run); remove it")
         run.remove_unfinished()
         yield run
 

@@ -4,7 +4,7 @@ import keras
 import numpy as np
 
 from common.files import remove, whole_file
-from common.slices.drawing import PREDICTED_COLOR, TRUTH_COLOR, contact_sheet, draw_outlines, evenly_spaced
+from common.slices.drawing import contact_sheet, draw_truth_and_prediction, evenly_spaced
 from common.slices.images import encode_jpeg, to_eight_bit
 from common.slices.masks import class_numbers
 
@@ -38,10 +38,10 @@ class Watched:
         x, y = self.validation.batch(self.indices)
         with keras.device("cpu:0"):
             numbers = class_numbers(keras.ops.convert_to_numpy(model(x, training=False)).astype(np.float32))
-        drawn = []
-        for i, mask, predicted in zip(self.indices, y[..., 0], numbers, strict=True):
-            image = draw_outlines(to_eight_bit(self.validation.x[i][..., 0]), mask, [TRUTH_COLOR])
-            drawn.append(draw_outlines(image, predicted, [PREDICTED_COLOR]))
+        drawn = [
+            draw_truth_and_prediction(to_eight_bit(self.validation.x[i][..., 0]), mask, predicted)
+            for i, mask, predicted in zip(self.indices, y[..., 0], numbers, strict=True)
+        ]
         strip = contact_sheet(drawn, len(drawn), SIDE)
         self.run.progress_folder.mkdir(exist_ok=True)
         with whole_file(self.run.strip_file(epoch)) as unfinished:

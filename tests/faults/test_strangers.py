@@ -290,15 +290,16 @@ def test_nothing_in_a_run_folder_is_waited_for(story, file, what):
 
 
 @pytest.mark.slow
-def test_a_link_in_a_run_folder_is_not_written_into(story):
+@pytest.mark.parametrize("name", ["tensorboard", "progress"])
+def test_a_link_in_a_run_folder_is_not_written_into(story, name):
     def change(here, beside):
-        shutil.rmtree(here / "run/tensorboard", ignore_errors=True)
-        (here / "run/tensorboard").symlink_to(beside / "x")
+        shutil.rmtree(here / "run" / name, ignore_errors=True)
+        (here / "run" / name).symlink_to(beside / "x")
         (here / "run/report.html").unlink()
         (here / "run/report.html").symlink_to(beside / "thesis.txt")
 
     answer, _ = story(kinds.run, change, "train.py", kinds.RESUME, ("run",))
-    assert answer["status"] == 1 and "tensorboard: a link" in answer["err"], answer
+    assert answer["status"] == 1 and f"{name}: a link" in answer["err"], answer
 
 
 @pytest.mark.parametrize("link", ["runs", "runs/trial-003", "runs/trial-003/output.txt", "study.lock", "settings.json"])
