@@ -1,8 +1,8 @@
 """Predict masks for images of any size.
 
 Reads   RUN: run folder of train.py, several to average, a cross-validation, or .keras files;
-        INPUT: images, case folders, a list or a volume; for 3-D models RUN is ["whole run", "patch
-        run"], and INPUT volumes
+        INPUT: images, case folders, a list, a volume or a folder of volumes; for 3-D models RUN is
+        ["whole run", "patch run"]
 Writes  OUTPUT/<name>.png, masks of the same size as the images, and OUTPUT/overlays/<name>.png;
         for several cases OUTPUT/<case>/<name>.png and OUTPUT/overlays/<case>/<name>.png; for cases
         from volumes also OUTPUT/<case>.nii.gz, labels on the volume's own grid, volumes.csv,
@@ -26,7 +26,7 @@ WEIGHTS_FILE: types.WeightsFile = "best_dice"  # checkpoint of a run: "best_dice
 MODEL: str = ""  # your own network file of RUN, so that its copy in RUN may run
 #   Code in RUN runs only if it equals this file.
 TRUST_RUN: bool = False  # True: run any code that RUN contains; only if you trust its source
-INPUT: str = ""  # folder of images or cases, case folder, list (.csv), or volume
+INPUT: str = ""  # folder of images, cases or volumes, case folder, list (.csv), or volume
 #   A volume is a DICOM folder, NIfTI, NRRD or MetaImage.
 OUTPUT: types.PathName = "predictions"  # where to write the masks
 REPLACE: bool = False  # True: overwrite an existing OUTPUT
@@ -84,7 +84,7 @@ from common.errors import InputError
 from common.jobs import Part
 from common.parallel import ordered_map
 from common.prediction.ensemble import Ensemble
-from common.prediction.inputs import ImageInput, VolumeInput
+from common.prediction.inputs import ImageInput, PixelSizes, VolumeInput
 from common.prediction.outputs import Outputs, fingerprint, write_output
 from common.prediction.uncertainty import Uncertainty
 from common.replacing import refuse_existing
@@ -92,7 +92,7 @@ from common.slices.masks import class_numbers
 from common.training.calibration import threshold_in_words, with_threshold
 from common.training.trained_models import find_models, find_volume_models, names_of_classes, slice_preparation
 from common.training.trust import trust_command
-from common.volumes.finding import is_volume
+from common.volumes.finding import is_folder_of_volumes, is_volume
 from common.volumes.privacy import check_names_table, write_names_table
 from common.words import number_of
 
@@ -129,7 +129,7 @@ def predict_slices(models):
 
     def fill(folder):
         if own:
-            written.append(write_slices(folder, own, source, models, prepared.fit or "resize", used))
+            written.append(write_slices(folder, own, source, models, prepared, used))
 
     files = fingerprint([*models.files, *dict.fromkeys(s.path for s in source.slices)])
     inputs = {"networks": list(map(str, models.files)), "pictures": len(source.slices), "files": files}
@@ -140,7 +140,7 @@ def predict_slices(models):
 
 def open_input(prepared):
     """ImageInput or VolumeInput for INPUT, prepared as in training unless a setting overrides it."""
-    if not settings.INPUT or not is_volume(settings.INPUT):
+    if not settings.INPUT or not (is_volume(settings.INPUT) or is_folder_of_volumes(settings.INPUT)):
         if settings.NAMES_TABLE:
             raise InputError("NAMES_TABLE: only for volumes (INPUT is images or cases); leave it empty")
         return ImageInput(settings.INPUT, prepared.stretched)
@@ -155,7 +155,7 @@ def unit_of(s, source):
     return case if s.case or "volume" in record or (settings.PASTE and record) else s.path
 
 
-def write_slices(folder, slices, source, models, fit, used):
+def write_slices(folder, slices, source, models, prepared, used):
     """Predict slices and write their masks and all other outputs into a folder.
 
     Args:
@@ -163,7 +163,7 @@ def write_slices(folder, slices, source, models, fit, used):
         slices: list of `common.slices.cases.Slice`.
         source: their ImageInput or VolumeInput.
         models: `common.training.trained_models.Choice`.
-        fit: "resize", "tile" or "pad", unless FIT is set.
+        prepared: `common.training.trained_models.Preparation` of the training slices.
         used: settings with the threshold in force.
 
     Returns:
@@ -171,7 +171,7 @@ def write_slices(folder, slices, source, models, fit, used):
     """
     import_keras()
     ensemble = Ensemble(models.files)
-    fit = settings.FIT or fit
+    fit = settings.FIT or prepared.fit or "resize"
     flips = settings.FLIPS or models.flips
     averaged = {"none": "", "flips": ", averaged over flips", "turns": ", averaged over flips and quarter turns"}[flips]
     print(
@@ -195,12 +195,16 @@ def write_slices(folder, slices, source, models, fit, used):
     uncertainty = Uncertainty(folder, len(models.files)) if settings.UNCERTAINTY else None
     options = {"fit": fit, "overlap": settings.OVERLAP, "batch_size": settings.BATCH_SIZE, "flips": flips}
     options["squares"] = settings.UNCERTAINTY
+    pixels = PixelSizes(prepared.spacing, ensemble.size, fit)
     predicted = ensemble.predict(lambda: ordered_map(source.read, slices), len(slices), **options)
     for s, (image, probabilities) in zip(slices, predicted, strict=True):
         numbers = class_numbers(probabilities[..., : ensemble.channels], used.THRESHOLD)
         if uncertainty:
             uncertainty.add(s, *source.case_of(s), probabilities, numbers)
         outputs.add(s, image, numbers)
+        pixels.add(numbers.shape, source.spacing_of(s))
+    if note := pixels.note():
+        print(note, flush=True)
     if uncertainty:
         uncertainty.close()
     return outputs.close()

@@ -1,20 +1,25 @@
 """Inputs that predict.py predicts slice by slice: image files, or the slices of a volume."""
 
 import functools
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from common.errors import InputError
+from common.errors import InputError, summarize
+from common.parallel import progress
 from common.slices.case_files import read_case_record
 from common.slices.cases import Slice, find_slices, pixel_spacing
 from common.slices.images import read_image, stretch, to_gray, window_to_gray
-from common.volumes.finding import name_of
+from common.volumes.finding import find_volumes, is_volume, name_of
 from common.volumes.privacy import safe_names
+from common.words import number_of
 
 # Folders that predict.py writes next to its masks.
 RESERVED = ("overlays", "full", "viewers", "probability", "uncertainty", "disagreement")
+
+OTHER_PIXELS = 1.25  # pixels that are larger or smaller by more than this factor are said to differ from training
 
 
 def refuse_same_output(names, setting):
@@ -28,6 +33,13 @@ def refuse_same_output(names, setting):
     for name, output in names.items():
         if (other := written.setdefault(output.lower(), name)) != name:  # some systems ignore upper and lower case
             raise InputError(f"{setting}: {other} and {name} would overwrite each other; rename one of them")
+
+
+def refuse_reserved(cases, source):
+    """Raise InputError if a case of `source` has the name of a folder that predict.py writes."""
+    for case in cases:
+        if case.lower() in RESERVED:
+            raise InputError(f"INPUT: {source} has a case {case}, as a folder that predict.py writes; rename it")
 
 
 class GrayRange(NamedTuple):
@@ -80,9 +92,8 @@ class ImageInput:
     def _check_cases(self, source):
         folders = {}
         refuse_same_output({s.case: s.case for s in self.slices}, "INPUT")
+        refuse_reserved([s.case for s in self.slices], source)
         for s in self.slices:
-            if s.case.lower() in RESERVED:
-                raise InputError(f"INPUT: {source} has a case {s.case}, as a folder that predict.py writes; rename it")
             folder = s.path.parent.parent
             other = folders.setdefault(s.case, folder)
             if s.case and other != folder and (self._record_in(folder) or self._record_in(other)):
@@ -123,7 +134,10 @@ class ImageInput:
 
 
 class VolumeInput:
-    """Slices of a volume (file or folder); attributes and methods as in `ImageInput`.
+    """Slices of a volume, or of all volumes in a folder; attributes and methods as in `ImageInput`.
+
+    Slices of a folder of volumes belong to cases, one for each volume. All volumes are read once to count their slices;
+    later, memory holds two: the one being predicted, and the next.
 
     Args:
         path: setting INPUT.
@@ -131,39 +145,101 @@ class VolumeInput:
         case_names: setting NAMES.
 
     Raises:
-        InputError: if the volume cannot be read.
+        InputError: if a volume cannot be read, or two would be written under one name.
     """
 
     def __init__(self, path, plane, window, spacing, series, not_finite=None, case_names="numbers"):
-        from common.volumes.slicing import open_slices, slice_entry, spacing_of_plane  # needs SimpleITK, images do not
+        from common.volumes.slicing import open_slices  # needs SimpleITK, images do not
 
-        self._values, self._levels, volume = open_slices(
-            path, plane, window, spacing=spacing, series=series, not_finite=not_finite
-        )
-        entries = {f"{i + 1:04d}": slice_entry(self._values.shape[1:], i) for i in range(len(self._values))}
-        self.slices = [Slice("", name, Path(path)) for name in entries]
-        self._range = GrayRange.around(*self._levels, self._values.min(), self._values.max())
-        self._spacing = spacing_of_plane(volume["grid"]["spacing"], plane)
-        own = name_of(Path(path).resolve())
-        self.volumes = {own: Path(path)}
+        several = not is_volume(path)
+        self.volumes = find_volumes(path) if several else {name_of(Path(path).resolve()): Path(path)}
         self.names = safe_names(self.volumes, case_names)
-        self._case = self.names[own], {"slices": entries, "volume": volume}
+        options = {"spacing": spacing, "series": series, "not_finite": not_finite}
+        self._open_slices = lambda volume: open_slices(volume, plane, window, **options)
+        self._newest, self._lock = {}, threading.Lock()  # path to values and levels, the last two
+        self._cases, self._ranges, self._spacings, self.slices, problems = {}, {}, {}, [], []
+        if several:
+            refuse_same_output(self.names, "INPUT")
+            refuse_reserved(self.names.values(), path)
+        for name, volume in progress(self.volumes.items(), len(self.volumes), "reading"):
+            try:
+                self._add(volume, self.names[name], several, plane)
+            except InputError as error:
+                problems.append(str(error))
+        if problems:
+            raise InputError(summarize(problems, "volumes cannot be read"))
+
+    def _add(self, path, case, several, plane):
+        from common.volumes.slicing import slice_entry, spacing_of_plane  # needs SimpleITK, images do not
+
+        values, levels, volume = self._open_slices(path)
+        entries = {f"{i + 1:04d}": slice_entry(values.shape[1:], i) for i in range(len(values))}
+        self.slices += [Slice(case if several else "", name, path) for name in entries]
+        self._cases[path] = case, {"slices": entries, "volume": volume}
+        self._ranges[path] = GrayRange.around(*levels, values.min(), values.max())
+        self._spacings[path] = spacing_of_plane(volume["grid"]["spacing"], plane)
+        self._newest = {path: (values, levels)}
+
+    def _plane_of(self, s):
+        """Values (H, W) of a slice, and the levels of its volume."""
+        with self._lock:
+            if s.path not in self._newest:
+                kept = list(self._newest.items())[-1:]
+                self._newest = dict(kept)  # before the next is read, so that no third volume is in memory
+                self._newest[s.path] = self._open_slices(s.path)[:2]
+            values, levels = self._newest[s.path]
+        return values[self._cases[s.path][1]["slices"][s.name]["index"]], levels
 
     def read(self, s):
-        return window_to_gray(self._values[self._case[1]["slices"][s.name]["index"]], *self._levels, 8)
+        values, levels = self._plane_of(s)
+        return window_to_gray(values, *levels, 8)
 
     def drawn(self, s, image):
         return image
 
     def viewed(self, s, image):
-        values = self._values[self._case[1]["slices"][s.name]["index"]]
-        return window_to_gray(values, self.range_of(s).black, self.range_of(s).white, 8)
+        return window_to_gray(self._plane_of(s)[0], self.range_of(s).black, self.range_of(s).white, 8)
 
     def range_of(self, s):
-        return self._range
+        return self._ranges[s.path]
 
     def spacing_of(self, s):
-        return self._spacing
+        return self._spacings[s.path]
 
     def case_of(self, s):
-        return self._case
+        return self._cases[s.path]
+
+
+class PixelSizes:
+    """Compares the pixels that the network sees with the pixels that it was trained on.
+
+    Args:
+        trained: (row, column) distance in mm between the pixels of the training slices, or None.
+        size: input size of the network in pixels.
+        fit: "resize", "pad" or "tile".
+    """
+
+    def __init__(self, trained, size, fit):
+        self.trained, self.size, self.fit = trained, size, fit
+        self.count, self.different, self.example = 0, 0, None
+
+    def add(self, shape, spacing):
+        """Count a slice with its shape (H, W), and its spacing (row, column) in mm or None."""
+        if not (self.trained and spacing):
+            return
+        sides = {"resize": shape, "pad": (max(shape), max(shape)), "tile": (self.size, self.size)}[self.fit]
+        seen = np.multiply(spacing, sides) / self.size
+        self.count += 1
+        if np.any(np.abs(np.log(seen / self.trained)) > np.log(OTHER_PIXELS)):
+            self.different += 1
+            self.example = self.example or seen
+
+    def note(self):
+        """Sentence about slices whose pixels differ; "" if none do."""
+        if not self.different:
+            return ""
+        found, trained = ("x".join(f"{mm:.3g}" for mm in pixel) for pixel in (self.example, self.trained))
+        return (
+            f"pixels differ from training in {self.different} of {number_of(self.count, 'image')} "
+            f"({found} mm, in training {trained} mm), so masks may be worse; train on images like these too"
+        )

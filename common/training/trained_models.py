@@ -275,7 +275,8 @@ class Preparation(NamedTuple):
 
     Attributes:
         fit: the matching value of FIT in predict.py: "resize", "tile" or "pad".
-        window, plane, resampled, stretched: see `common.training.run_folder.SliceData`.
+        window, plane, resampled, stretched, spacing: see `common.training.run_folder.SliceData`; models may differ in
+            spacing, and the first one's is used.
     """
 
     fit: str | None
@@ -283,6 +284,7 @@ class Preparation(NamedTuple):
     plane: str | None
     resampled: list | None
     stretched: bool | None
+    spacing: list | None
 
 
 def slice_preparation(files, decided=()):
@@ -306,7 +308,7 @@ def slice_preparation(files, decided=()):
             values = [value and FIT_OF_IMPORT.get(value, "resize") for value in values]
         known = [value for value in values if value not in (None, "")]
         prepared[name] = known[0] if known else None
-        if name not in decided and any(value != known[0] for value in known):
+        if name not in (*decided, "spacing") and any(value != known[0] for value in known):
             kinds = " and ".join(dict.fromkeys(map(str, known)))
             raise InputError(
                 f"RUN: the runs were trained on different slices ({name} is {kinds}); predict with one run at a time"

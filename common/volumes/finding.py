@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.errors import InputError, summarize
 from common.slices.cases import without_partner
+from common.slices.finding import walk
 from common.words import number_of
 
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm")
@@ -35,6 +36,15 @@ def is_volume(path):
         return bool(ending_of(path))
     files = [file for file in path.iterdir() if file.is_file()] if path.is_dir() else []
     return any(may_be_dicom(file) and is_dicom(file) for file in files)
+
+
+def is_folder_of_volumes(path):
+    """Whether a folder, no volume itself, has volumes inside and no images, which may be slices of cases."""
+    path = Path(path)
+    if not path.is_dir() or is_volume(path) or walk(path)[0]:
+        return False
+    files = (file for file in path.rglob("*") if not (file.name.startswith(".") or file.is_dir()) and file.is_file())
+    return any(ending_of(file) or is_dicom(file) for file in files)
 
 
 def is_dicom(path):

@@ -11,13 +11,14 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from drawings import disc_slice, write_image
+from drawings import as_volume, block, disc_slice, write, write_image
 from running import ROOT, assert_refused, leftovers, run_here
 
 from common.command_line import flags_of
 from common.files import write_json
 from common.prediction import ensemble as averaging
 from common.prediction.ensemble import predict_images
+from common.prediction.inputs import PixelSizes, VolumeInput
 from common.slices.images import read_image, read_mask, to_unit
 from common.training.trained_models import load_network
 
@@ -168,6 +169,61 @@ def test_images_are_predicted_without_simpleitk(trained, tmp_path):
     command = [sys.executable, "-c", program, *flags]
     output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
     assert output.endswith("\nFalse\n") and (tmp_path / "out" / "a.png").is_file()
+
+
+def test_a_folder_of_volumes_is_predicted_as_each_of_them(trained, tmp_path):
+    """Masks in a folder for each volume, and label volumes and tables as of one; a broken volume stops all, by name."""
+    for name, seed in (("a", 1), ("b", 2)):
+        write(tmp_path / "in" / name, "scan.nii.gz", as_volume(block(seed=seed)[0]))
+    settings = {"RUN": trained[0], "OVERLAYS": False}
+    out = run_here("predict.py", **settings, INPUT=tmp_path / "in", OUTPUT=tmp_path / "all").stdout
+    for name in ("a", "b"):
+        single = tmp_path / f"of_{name}"
+        run_here("predict.py", **settings, INPUT=tmp_path / "in" / name / "scan.nii.gz", OUTPUT=single)
+        masks = sorted(single.glob("*.png"))
+        assert masks and f"wrote {2 * len(masks)} masks, 2 label volumes to" in out
+        for mask in masks:
+            assert mask.read_bytes() == (tmp_path / "all" / f"{name}_scan" / mask.name).read_bytes()
+        assert (single / "scan.nii.gz").read_bytes() == (tmp_path / "all" / f"{name}_scan.nii.gz").read_bytes()
+    table = pd.read_csv(tmp_path / "all" / "volumes.csv")
+    assert table["case"].tolist() == ["a_scan", "b_scan"]
+    (tmp_path / "in" / "c.nii").write_bytes((tmp_path / "in" / "a" / "scan.nii.gz").read_bytes()[:60])
+    assert_refused("predict.py", "c.nii", **settings, INPUT=tmp_path / "in", OUTPUT=tmp_path / "none")
+    assert not (tmp_path / "none").exists() and not leftovers(tmp_path)
+
+
+def test_two_volumes_of_a_folder_are_in_memory(tmp_path):
+    for name in "abcd":
+        write(tmp_path, f"{name}.mha", as_volume(block(seed=ord(name))[0]))
+    source = VolumeInput(tmp_path, "axial", None, None, None)
+    alone = {name: VolumeInput(tmp_path / f"{name}.mha", "axial", None, None, None) for name in "abcd"}
+    for s in source.slices:
+        assert np.array_equal(source.read(s), alone[s.case].read(s._replace(case="")))
+        assert s.path in source._newest and len(source._newest) <= 2
+        assert source.range_of(s) == alone[s.case].range_of(s) and source.spacing_of(s) == alone[s.case].spacing_of(s)
+
+
+@pytest.mark.parametrize(
+    ("fit", "shape", "spacing", "differs"),
+    [
+        ("resize", (64, 64), (0.5, 0.5), False),
+        ("resize", (64, 96), (0.5, 0.5), True),
+        ("pad", (64, 20), (0.5, 0.5), False),
+        ("pad", (128, 20), (0.5, 0.5), True),
+        ("tile", (500, 500), (1, 1), False),
+        ("tile", (500, 500), (1.2, 0.82), False),
+        ("tile", (500, 500), (0.7, 1), True),
+        ("tile", (500, 500), None, False),
+    ],
+)
+def test_pixels_unlike_those_of_training_are_said(fit, shape, spacing, differs):
+    pixels = PixelSizes([1.0, 1.0], 32, fit)
+    pixels.add(shape, spacing)
+    assert bool(pixels.note()) == differs
+    assert not differs or "in 1 of 1 image (" in pixels.note()
+    unknown = PixelSizes(None, 32, fit)
+    unknown.add(shape, spacing)
+    assert unknown.note() == ""
 
 
 def files_of(folder):
