@@ -58,7 +58,7 @@ DESCRIPTION: str = ""  # description of the model; empty: network, size and clas
 INPUT_DESCRIPTION: str = ""  # description of the input; empty: by INPUT_KIND
 OUTPUT_DESCRIPTION: str = ""  # description of the output; empty: by OUTPUT_KIND
 CARD: types.ModelCard = {}  # model card: {"limitations": "...", "training_data": "...", "link": "..."}
-CLASS_NAMES: types.Names = []  # class names, without the background
+CLASS_NAMES: types.Names = []  # class names, without the background; []: as in training
 WINDOW: types.WindowOrNone = []  # black and white, [low, high], such as HU; []: as the run recorded
 
 settings = apply_command_line(globals())

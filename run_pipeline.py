@@ -15,7 +15,7 @@ below. With IMAGES, step 4 plans the training.
 """
 
 from common import setting_types as types
-from common.command_line import flags_of
+from common.command_line import as_typed, flags_of
 from common.settings import apply_command_line
 
 # --- input and output
@@ -45,7 +45,6 @@ SEED: types.Seed = 1  # random seed for the split and the training
 
 settings = apply_command_line(globals())
 
-import shlex
 import time
 from pathlib import Path
 
@@ -144,16 +143,9 @@ def run_to_convert(trained):
 
 def run(script, *arguments, **values):
     """Print a command and run it."""
-    shown = " ".join([*map(shlex.quote, map(str, arguments)), *map(as_typed, flags_of(values))])
+    shown = " ".join(map(as_typed, [*map(str, arguments), *flags_of(values)]))
     print(f"\n$ python {script} {shown}", flush=True)
     call(script, *arguments, **values)
-
-
-def as_typed(flag):
-    """A flag as the pages show it: --model-settings "{'features': 8}"."""
-    name, _, value = flag.partition("=")
-    in_double = "'" in value and not set(value) & set('"$`\\!')
-    return f'{name} "{value}"' if in_double else f"{name} {shlex.quote(value)}" if value else name
 
 
 if __name__ == "__main__":

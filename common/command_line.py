@@ -4,7 +4,9 @@ import argparse
 import ast
 import difflib
 import io
+import os
 import re
+import shlex
 import textwrap
 import tokenize
 from pathlib import Path
@@ -40,6 +42,20 @@ def flags_of(values):
         else:
             arguments.append(f"{flag(name)}={value}")
     return arguments
+
+
+def as_typed(argument, powershell=os.name == "nt"):
+    """A command-line argument as one types it in Bash, or in PowerShell: --model-settings "{'features': 8}"."""
+    if not argument.startswith("--") or "=" not in argument:
+        return _quote(argument, powershell)
+    name, value = argument.split("=", 1)
+    in_double = "'" in value and not set(value) & set('"$`\\!')
+    return f'{name} "{value}"' if in_double else f"{name} {_quote(value, powershell)}"
+
+
+def _quote(text, powershell):
+    quoted = shlex.quote(text)
+    return "'" + text.replace("'", "''") + "'" if powershell and quoted != text else quoted
 
 
 def make_parser(namespace, constants):

@@ -24,6 +24,7 @@ def recorded_facts(run, source):
         "weights": source.name,
         "score": run.score(source),
         "scores": run.validation_metrics(source),
+        "class_names": run.class_names(run.data) or None,
         "spacing": run.data.spacing,
         "window": getattr(run.data, "window", None),  # volumes have none
         "settings": without_own_paths(run.settings) or None,

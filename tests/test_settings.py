@@ -6,6 +6,7 @@ import json
 import math
 import operator
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import ROOT, SCRIPTS, assert_refused, run_here
 
-from common.command_line import flags_of
+from common.command_line import as_typed, flags_of
 from common.setting_checks import Rule, alternatives
 from common.setting_types import MODEL_SETTINGS, TERMS, Network
 from common.settings import Settings, read_value
@@ -204,6 +205,28 @@ def test_a_flag_reads_back_what_was_written(value):
         assert flag == ("--name" if value else "--no-name")
     else:
         assert read_value(flag.removeprefix("--name="), type(value)) == value
+
+
+@given(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1))
+def test_a_shown_command_gives_the_same_flag_when_typed(value):
+    typed = as_typed(f"--loss={value}", powershell=False)
+    assert shlex.split(typed) == ["--loss", value]
+    assert not (typed[7] == '"' and set(typed) & set("`$!\\")), "Bash replaces these between double quotes"
+
+
+@pytest.mark.parametrize(
+    ("argument", "bash", "powershell"),
+    [
+        ("--run=runs/1", "--run runs/1", "--run runs/1"),
+        ("--replace", "--replace", "--replace"),
+        ("--out=my data", "--out 'my data'", "--out 'my data'"),
+        ("--clean={'fill': True}", "--clean \"{'fill': True}\"", "--clean \"{'fill': True}\""),
+        ("--out=a'$b", "--out 'a'\"'\"'$b'", "--out 'a''$b'"),
+        ("a b.json", "'a b.json'", "'a b.json'"),
+    ],
+)
+def test_commands_are_shown_as_bash_and_powershell_read_them(argument, bash, powershell):
+    assert (as_typed(argument, powershell=False), as_typed(argument, powershell=True)) == (bash, powershell)
 
 
 # --- nonsense in every setting of every script

@@ -22,6 +22,7 @@ from common.volumes.reading import read_volume
 from common.volumes.slicing import PERCENTILES
 
 LARGEST = 640  # max side of an image in the page, in pixels
+SMALLEST = 240  # smaller images are enlarged by a whole factor to about this side
 NARROW = ("case", "image", "class", "score", "n", "mean", "dice", "difference", "low", "high", "hausdorff_95")
 CASES_TO_PLOT = 5  # with fewer cases, plot images instead
 
@@ -70,7 +71,7 @@ def show_errors(pair, background, window, line):
         line: whether to draw the Hausdorff distance as a line.
 
     Returns:
-        (H, W, 3) uint8, RGB.
+        (H, W, 3) uint8, RGB; small images are enlarged.
     """
     predicted, truth, spacing, _ = read_masks(pair)
     if truth.ndim == 3:
@@ -79,10 +80,11 @@ def show_errors(pair, background, window, line):
         predicted, truth, spacing = predicted[index], truth[index], spacing[1:]
     else:
         gray = _gray_image(background, window, truth.shape)
-    image = paint_errors(gray, predicted, truth)
+    factor = max(1, round(SMALLEST / max(gray.shape)))
+    image = paint_errors(gray, predicted, truth).repeat(factor, 0).repeat(factor, 1)
     ends = hausdorff_line(predicted > 0, truth > 0, spacing or (1, 1)) if line else None
     if ends is not None:
-        points = [tuple(int(v) for v in end[::-1]) for end in ends]
+        points = [tuple(int((v + 0.5) * factor) for v in end[::-1]) for end in ends]
         cv2.line(image, *points, (255, 220, 0), max(1, len(image) // 200), cv2.LINE_AA)
     return image
 

@@ -8,9 +8,8 @@ them, and its models decide which arguments they get.
 
 import os
 import re
-import shlex
 
-from common.command_line import flag, flags_of
+from common.command_line import as_typed, flag, flags_of
 from common.errors import InputError
 from common.files import file_digest
 
@@ -55,7 +54,7 @@ def require_own_file(path):
 def flags_to_trust(settings):
     """Flags with which a later command trusts the user's own files in settings, as text to print; "" without any."""
     own = {name: settings.values[name] for name in ("MODEL", "LOSS") if own_files(settings.values[name])}
-    return "".join(f" {shlex.quote(argument)}" for argument in flags_of(own))
+    return "".join(f" {as_typed(argument)}" for argument in flags_of(own))
 
 
 def trust(files):

@@ -429,9 +429,12 @@ def test_settings_that_do_not_go_together(tmp_path, convert, settings, message):
 
 
 @on_tensorflow
-def test_metadata_carries_names_of_classes_and_window(tmp_path, convert):
+@pytest.mark.parametrize(("trained", "given"), [(["lung", "nodule"], []), (["a", "b"], ["lung", "nodule"])])
+def test_metadata_carries_names_of_classes_and_window(tmp_path, convert, trained, given):
+    """The names are those of training, unless others are given."""
     run = make_run(tmp_path / "run", unet(classes=2))
-    spec = convert(run, CLASS_NAMES=["lung", "nodule"], WINDOW=[-1000, 400], OUTPUT_KIND="classes")
+    (run / "settings.json").write_text(json.dumps(SETTINGS | {"CLASS_NAMES": trained}))
+    spec = convert(run, CLASS_NAMES=given, WINDOW=[-1000, 400], OUTPUT_KIND="classes")
     facts = spec.description.metadata.userDefined
     assert (json.loads(facts["class_names"]), json.loads(facts["window"])) == (["lung", "nodule"], [-1000, 400])
     assert "threshold" not in facts

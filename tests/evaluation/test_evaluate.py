@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from running import assert_refused, leftovers, run_here, run_script
 
-from common.evaluation.report import find_backgrounds
+from common.evaluation.pairs import match_pairs
+from common.evaluation.report import find_backgrounds, show_errors
 from common.evaluation.summary import compare_scores, interval_of_mean, summarize_scores
 from common.scores import (
     SCORES,
@@ -25,6 +26,7 @@ from common.scores import (
     scores_of_counts,
     scores_of_surfaces,
 )
+from common.slices.drawing import paint_errors
 from common.slices.images import read_image, read_mask
 
 DISTANCES = [score.name for score in scores_of("surfaces")]
@@ -211,6 +213,21 @@ def test_tables_and_files(tmp_path):
     assert ((green > red + 40) & (green > blue + 20)).any() and (red > green + 40).any() and (blue > red + 40).any()
     report = (tmp_path / "scores" / "report.html").read_text(encoding="utf-8")
     assert "case01 0001" in report and "images: empty mask, but a prediction" in report
+
+
+def test_errors_in_small_images_are_drawn_larger(tmp_path):
+    """By a whole factor, so that pixels stay sharp; the line of the Hausdorff distance is between their centers."""
+    truth, predicted = np.zeros((20, 30), np.uint8), np.zeros((20, 30), np.uint8)
+    truth[5:10, 5:10], predicted[5:10, 7:15] = 255, 255
+    for name, mask in (("truth", truth), ("predicted", predicted)):
+        write_image(tmp_path / name / "a.png", mask)
+    (pair,) = match_pairs(tmp_path / "predicted", tmp_path / "truth")
+    small = paint_errors(np.zeros((20, 30), np.uint8), predicted > 0, truth > 0)
+    drawn = show_errors(pair, None, None, line=False)
+    assert drawn.shape == (160, 240, 3) and np.array_equal(drawn[4::8, 4::8], small)
+    with_line = show_errors(pair, None, None, line=True)
+    _, columns = np.nonzero((with_line != drawn).any(axis=-1))
+    assert 8 * 9 <= columns.min() <= 8 * 10 and 8 * 14 <= columns.max() <= 8 * 15
 
 
 @pytest.mark.slow

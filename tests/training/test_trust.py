@@ -166,7 +166,7 @@ def test_what_a_command_trusts(tmp_path, monkeypatch):
     (tmp_path / "net.py").write_text("a = 2\n")
     settings = Settings.of("train.py", LOSS=f"dice+{tmp_path}/my.py", MODEL=f"{tmp_path}/net.py")
     assert trust.own_files(["unet", "a.py+b.py"]) == ["a.py", "b.py"] and trust.own_files("bce+dice") == []
-    flags = f"--model={tmp_path}/net.py --loss=dice+{tmp_path}/my.py"
+    flags = f"--model {tmp_path}/net.py --loss dice+{tmp_path}/my.py"
     assert trust.flags_to_trust(settings).split() == flags.split()
     assert trust.flags_to_trust(Settings.of("train.py")) == ""
     trust.trust_command(settings)
