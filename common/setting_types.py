@@ -102,6 +102,10 @@ MaskColors = Annotated[
         lambda colors: all(re.fullmatch("#[0-9a-f]{6}", color) for color in colors),
     ),
 ]
+ClassNumbers = Annotated[
+    dict[Annotated[str, Rule("a name", bool)], Annotated[int, Ge(1), Le(99)]],
+    Rule('a dict that maps names to classes 1..99, such as {"liver": 1}', lambda classes: all(map(str.strip, classes))),
+]
 LabelValues = Annotated[
     dict[int, Annotated[int, Ge(0), Le(99)]], Rule("a dict that maps label values to 0..99, such as {5: 1}", bool)
 ]

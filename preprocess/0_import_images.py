@@ -51,11 +51,10 @@ import cv2
 import numpy as np
 
 from common.errors import InputError, SettingError, name_broken
-from common.files import natural_key
+from common.slices.case_names import name_cases
 from common.slices.cases import (
     CaseRecord,
     Imported,
-    as_case_name,
     import_cases,
     match_files,
     refuse_existing_cases,
@@ -70,7 +69,6 @@ from common.slices.matching import (
     MASK_FOLDERS,
     MASK_NAMES,
     choose_mask_name,
-    patients_in,
     root_and_name,
 )
 from common.words import number_of
@@ -166,38 +164,11 @@ def match_sources():
     if skipped := len(images) - len(used):
         print(f"skipped {number_of(skipped, 'image')} without a mask")
     sources = []
-    for key, case in name_cases(used).items():
+    for key, case in name_cases(used, settings.CASE_FROM).items():
         image, mask = images[key], masks.get(key)
         names = image.relative_to(image_root).as_posix(), mask and mask.relative_to(mask_root).as_posix()
         sources.append((Path(settings.CASES, case), Source(image, mask, *names)))
     return sources
-
-
-def name_cases(keys):
-    """Assign images to cases, in natural order.
-
-    Args:
-        keys: (subfolder, id) of each image.
-
-    Returns:
-        dict of key to case name.
-
-    Raises:
-        InputError: if two subfolders would become one case.
-    """
-    of_image, cases, seen = settings.CASE_FROM == "image", {}, {}
-    patients = patients_in([name for folder, name in keys if not folder])
-    if patients and of_image:
-        print(f"note: {next(iter(patients))} looks like a slice of a patient, of whom no two lists may have slices")
-    elif patients:
-        print(f"{number_of(len(set(patients.values())), 'case')} from file names such as {next(iter(patients))}")
-    for folder, name in keys:
-        last = name if of_image else "" if folder else patients.get(name, "")
-        parts = [part for part in (folder, last) if part]
-        case = cases[folder, name] = as_case_name("_".join(parts) or "case01")
-        if seen.setdefault(case, folder) != folder:
-            raise InputError(f"IMAGES: subfolders {seen[case]} and {folder} would both become {case}; rename one")
-    return dict(sorted(cases.items(), key=lambda item: (natural_key(item[1]), item[1], natural_key(item[0][1]))))
 
 
 # --- one image

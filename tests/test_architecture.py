@@ -21,6 +21,7 @@ ROOMS = (
     ("common",),
     ("common.slices",),
     ("common.volumes",),
+    ("common.annotations",),
     ("common.training",),
     ("common.prediction", "common.tuning"),
     ("common.evaluation", "coreml", "common.checking"),

@@ -19,8 +19,11 @@ from drawings import as_volume, make_cases, write, write_decathlon, write_image
 from pages import PAGES, all_commands, calls_of, check_flags, commands_of
 from running import ROOT, leftovers, run_here, run_script
 
+from common.files import write_json
+
 TINY = ["--epochs", "1", "--model-settings", "{'features': 2, 'depth': 1}", "--batch-size", "4"]
 SMALL = {
+    "0_import_annotations.py": ["--size", "32"],
     "0_import_images.py": ["--size", "32"],
     "0_import_volumes.py": ["--size", "32", "--slices", "all"],
     "0_import_stl.py": ["--interval", "8", "--size", "32"],
@@ -296,6 +299,8 @@ def test_your_data(folder):
             image = as_volume(volume, np.eye(3), spacing=(1, 1, 3), origin=(-12, -12, -18))
             write(folder / name, f"scan{number}.nii.gz", image)
     write_decathlon(folder / "Task03_Liver", cases=5, test=1)
+    shape = {"label": "liver", "points": [[5, 5], [30, 8], [20, 30]]}
+    write_json(folder / "my_data" / "outlines" / "0.json", {"imagePath": "0.png", "shapes": [shape]})
     follow("docs/your_data.md", folder)
     assert (folder / "volume_scores" / "report.html").exists() and (folder / "run_lengths.csv").exists()
     assert len(list((folder / "liver").glob("*.nii.gz"))) == 1

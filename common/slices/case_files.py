@@ -79,6 +79,7 @@ class CaseFile(Record):
     spacing: Annotated[list[Positive], Len(2, 2)] | None = None
     window: Annotated[list[Finite], Len(2, 2)] | None = None
     mask_values: str | None = None
+    class_names: list[str] | None = None
     volume: VolumeEntry | None = None
     pseudo_labels: PseudoLabelsEntry | None = None
     slices: dict[Name, SliceEntry] = Field(default_factory=dict)

@@ -53,6 +53,7 @@ class CaseRecord:
         fit: how the slices were fitted to their size ("resize", "crop", "pad", "tile"), or None.
         stretched: whether each source was stretched from its minimum to its maximum.
         mask_values: mapping of the source's mask values, or None.
+        class_names: list of the name of class 1, 2 and so on, or None.
         spacing: [row, column] distance of the source's pixels in mm, or None.
         window: [low, high], source values mapped to black and white, or None.
         volume: entry from `common.volumes.slicing.open_slices` for slices of a volume, or None.
@@ -69,6 +70,7 @@ class CaseRecord:
     window: list | None = None
     volume: dict | None = None
     pseudo_labels: dict | None = None
+    class_names: list | None = None
 
     def as_json(self):
         """dict to write as JSON; `read_case_record` reads it."""
@@ -83,6 +85,7 @@ class CaseRecord:
             "orientation": self.volume and self.volume["geometry"]["direction"],
             "window": self.window,
             "mask_values": self.mask_values and repr(self.mask_values),
+            **({"class_names": self.class_names} if self.class_names else {}),
             **({"volume": self.volume} if self.volume else {}),
             **({"pseudo_labels": self.pseudo_labels} if self.pseudo_labels else {}),
             "slices": self.slices,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -47,6 +48,7 @@ class Kind(NamedTuple):
     status: int = 0
 
 
+ANNOTATION_FILES = Path(__file__).parents[1] / "annotations" / "files"
 SHARES = {"VALIDATION_SHARE": 0.34, "TEST_SHARE": 0.34}
 
 # --- good files
@@ -75,6 +77,15 @@ def matrices(folder, get):
         for number in (1, 2):
             image, mask = disc_slice(24, number)
             np.savetxt(folder / side / f"s{number}.csv", image if side == "x" else mask // 255, fmt="%d", delimiter=",")
+
+
+def annotated(folder, get):
+    """Images, and annotations of one of them in each format."""
+    for number in (1, 2):
+        write_image(folder / "images" / f"slice{number}.png", np.full((40, 60), 50 * number, np.uint8))
+    for file in ANNOTATION_FILES.glob("*.json"):
+        (folder / file.stem).mkdir()
+        shutil.copy(file, folder / file.stem / file.name)
 
 
 def imported(folder, get):
@@ -278,6 +289,8 @@ def loss(targets, probabilities):
 
 IMPORT = "preprocess/0_import_images.py"
 IMAGES = "--images @/{0}/x --masks @/{0}/y --cases @/out --size 16"
+ANNOTATE = "preprocess/0_import_annotations.py"
+ANNOTATED = "--images @/images --annotations @/labelme --cases @/out --size 16"
 VOLUMES = "preprocess/0_import_volumes.py"
 FROM_VOLUMES = "--images @/{0}/x --labels @/{0}/y --cases @/out --size 16"
 CHECK_CASES = "--cases @/cases --output @/out.html --step False"
@@ -321,6 +334,7 @@ KINDS = {
         "y/s1.csv",
         "TEXT",
     ),
+    "labelme": Kind(annotated, ANNOTATE, ANNOTATED, "labelme/labelme.json", "JSON"),
     # cases and lists
     "slice of a case": Kind(
         cases, "preprocess/2_write_lists.py", LISTS, "cases/case1/x/0001.png", "BINARY", intact=True

@@ -1,0 +1,212 @@
+"""Shapes of annotations and how they become masks.
+
+Coordinates are in pixels, x to the right and y down; (0, 0) is the top left corner of the top left pixel, whose center
+is (0.5, 0.5). LabelMe, COCO, CVAT, ImageJ and OsiriX all count like this.
+"""
+
+import math
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+from annotated_types import Ge, Le
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from common.errors import InputError
+from common.records import first_problem
+from common.slices.case_files import Side
+from common.slices.outlines import fill_outlines
+from common.streams import one_line
+
+FARTHEST = 2**20  # pixels
+ADVICE = "export the annotations again"
+CHORD = 0.02  # pixels that an ellipse may differ from the polygon that replaces it
+
+Coordinate = Annotated[float, Ge(-FARTHEST), Le(FARTHEST)]
+Height, Width = Side, Side
+
+
+class Shape(NamedTuple):
+    """A region with the name of its class.
+
+    Attributes:
+        name: class name.
+        rings: list of (N, 2) arrays x, y: closed outlines; a ring within a ring is a hole (even-odd rule).
+        mask: (H, W) bool, or None.
+        corner: (left, top) pixel of the mask in the image.
+    """
+
+    name: str
+    rings: tuple = ()
+    mask: np.ndarray | None = None
+    corner: tuple = (0, 0)
+
+
+class Annotation(NamedTuple):
+    """What an annotation file says of one image.
+
+    Attributes:
+        file: Path of the annotation file.
+        image: file name of the image as the file has it, with "/" between folders; None: found by the name of `file`.
+        size: (height, width) of the image as the file has it, or None.
+        shapes: list of Shape.
+        ignored: Counter of kinds of shapes without an area, such as "line".
+        uid: SOP instance UID of the DICOM slice, or None.
+        index: slice index in the series or stack, from 0, or None.
+    """
+
+    file: Path
+    image: str | None
+    size: tuple | None
+    shapes: list
+    ignored: Counter
+    uid: str | None = None
+    index: int | None = None
+
+
+class Part(BaseModel):
+    """Base of what is read from annotation files: unknown fields are ignored, values are not converted."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", allow_inf_nan=False)
+
+
+def check(kind, value, where, program):
+    """Check the content of an annotation file.
+
+    Args:
+        kind: subclass of Part.
+        value: content of the file.
+        where: file, for messages.
+        program: format for messages, such as "LabelMe".
+
+    Returns:
+        kind.
+
+    Raises:
+        InputError: with the first invalid field.
+    """
+    try:
+        return kind.model_validate(value)
+    except (ValidationError, RecursionError) as error:
+        problem = first_problem(error) if isinstance(error, ValidationError) else "nested too deeply"
+        raise InputError(f"{where}: not a valid {program} file ({problem}); {ADVICE}") from None
+
+
+# --- outlines
+
+
+def ring_of(points, where):
+    """Closed outline of points.
+
+    Args:
+        points: list of (x, y).
+        where: file and shape, for messages.
+
+    Returns:
+        (N, 2) float array.
+
+    Raises:
+        InputError: for fewer than three points, or if one is not finite or far away.
+    """
+    ring = np.array(points, float).reshape(-1, 2)
+    if len(ring) < 3:
+        raise InputError(f"{where}: expected at least three points (found {len(ring)}); draw it again")
+    if not (np.abs(ring) <= FARTHEST).all():
+        raise InputError(f"{where}: a point is not in the image (found {_farthest(ring)}); {ADVICE}")
+    return ring
+
+
+def _farthest(ring):
+    row = ring[(~(np.abs(ring) <= FARTHEST)).any(1)][0]
+    return ", ".join(f"{value:g}" for value in row)
+
+
+def rectangle(left, top, right, bottom, degrees=0.0):
+    """Outline of a rectangle, turned clockwise about its center."""
+    corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+    return turned(np.array(corners, float), ((left + right) / 2, (top + bottom) / 2), degrees)
+
+
+def ellipse(x, y, radius_x, radius_y, degrees=0.0):
+    """Outline of an ellipse, turned clockwise about its center: a polygon within CHORD pixels of it."""
+    largest = max(radius_x, radius_y, CHORD)
+    count = math.ceil(math.pi / math.acos(1 - CHORD / largest)) + 8
+    angles = np.arange(count) * (2 * math.pi / count)
+    ring = np.column_stack([x + radius_x * np.cos(angles), y + radius_y * np.sin(angles)])
+    return turned(ring, (x, y), degrees)
+
+
+def turned(ring, center, degrees):
+    """An outline turned clockwise, as seen on the screen, about a center (x, y)."""
+    if not degrees:
+        return ring
+    cosine, sine = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    return (ring - center) @ np.array([[cosine, sine], [-sine, cosine]]) + center
+
+
+# --- masks
+
+
+def fill(rings, shape):
+    """Mask of closed outlines.
+
+    Args:
+        rings: list of (N, 2) arrays x, y.
+        shape: (height, width).
+
+    Returns:
+        (height, width) bool: pixels whose centers are inside an odd number of rings.
+    """
+    centered = [ring - 0.5 for ring in rings]  # whole numbers are now pixel centers
+    lines = [np.stack([ring, np.roll(ring, -1, axis=0)], axis=1) for ring in centered]
+    return fill_outlines(np.concatenate(lines), shape).astype(bool)
+
+
+def place(mask, corner, shape):
+    """Put a mask with its top left pixel at `corner` (left, top) into an empty mask of `shape`; clips what is outside.
+
+    Returns:
+        `shape` bool.
+    """
+    whole = np.zeros(shape, bool)
+    left, top = corner
+    rows, columns = (slice(max(at, 0), max(at + n, 0)) for at, n in ((top, mask.shape[0]), (left, mask.shape[1])))
+    inside = whole[rows, columns]
+    inside[:] = mask[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]]
+    return whole
+
+
+def draw(shapes, numbers, shape, last_wins=False):
+    """Draw shapes into a mask of class numbers.
+
+    Args:
+        shapes: list of Shape.
+        numbers: dict of name to class number; shapes with other names are not drawn.
+        shape: (height, width).
+        last_wins: which class a pixel gets if shapes of several classes cover it: the largest number, or the last one.
+
+    Returns:
+        (height, width) uint8, and the number of pixels that several classes cover.
+    """
+    result, several = np.zeros(shape, np.uint8), np.zeros(shape, bool)
+    for one in shapes:
+        number = numbers.get(one.name)
+        if number is None:
+            continue
+        inside = place(one.mask, one.corner, shape) if one.mask is not None else fill(one.rings, shape)
+        several |= inside & (result > 0) & (result != number)
+        result[inside if last_wins else inside & (result < number)] = number
+    return result, int(several.sum())
+
+
+def class_name(name, where):
+    """Name of a shape as the name of a class: one line, without spaces at its ends.
+
+    Raises:
+        InputError: if nothing is left.
+    """
+    name = one_line(name).strip()
+    if not name:
+        raise InputError(f"{where}: a shape has no name; give it the name of its class")
+    return name

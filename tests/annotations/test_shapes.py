@@ -1,0 +1,120 @@
+"""Outlines become masks: a pixel is inside if its center is, and (0, 0) is the corner of the top left pixel."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from skimage.draw import polygon
+from skimage.measure import points_in_poly
+
+from common.annotations.classes import names_of, number_classes
+from common.annotations.shapes import Shape, draw, ellipse, fill, place, rectangle, ring_of
+from common.errors import InputError
+
+SHAPE = (50, 70)
+CENTERS = np.stack(np.meshgrid(np.arange(70) + 0.5, np.arange(50) + 0.5), axis=-1)
+
+
+def star(seed, points=12):
+    """A polygon without crossings, between pixel centers."""
+    rng = np.random.default_rng(seed)
+    angles = np.sort(rng.uniform(0, 2 * math.pi, points))
+    radii = rng.uniform(5, 30, points)
+    return np.column_stack([35 + radii * np.cos(angles), 25 + radii * np.sin(angles)])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_polygon_contains_the_pixels_whose_centers_are_inside(seed):
+    ring = star(seed)
+    mask = fill([ring], SHAPE)
+    assert np.array_equal(mask, points_in_poly(CENTERS.reshape(-1, 2), ring).reshape(SHAPE))
+    rows, columns = polygon(ring[:, 1] - 0.5, ring[:, 0] - 0.5, SHAPE)
+    other = np.zeros(SHAPE, bool)
+    other[rows, columns] = True
+    assert np.array_equal(mask, other)
+
+
+def test_whole_numbers_are_corners_of_pixels():
+    mask = fill([rectangle(2, 3, 5, 7)], (10, 10))
+    assert mask.sum() == 3 * 4 and mask[3:7, 2:5].all()
+    assert fill([rectangle(2.4, 3.4, 5.4, 7.4)], (10, 10))[3:7, 2:5].all()
+    assert not fill([rectangle(2.6, 3.6, 2.9, 3.9)], (10, 10)).any()
+
+
+def test_a_ring_in_a_ring_is_a_hole_and_what_is_outside_is_cut():
+    mask = fill([rectangle(-5, -5, 8, 8), rectangle(2, 2, 4, 4)], (10, 10))
+    assert mask.sum() == 64 - 4 and not mask[2:4, 2:4].any()
+    assert not fill([rectangle(20, 20, 30, 30)], (10, 10)).any()
+
+
+@given(st.floats(0.5, 20), st.floats(0.5, 20), st.floats(-360, 360))
+def test_an_ellipse_is_within_a_fraction_of_a_pixel(radius_x, radius_y, degrees):
+    ring = ellipse(35, 25, radius_x, radius_y, degrees) - (35, 25)
+    angle = math.radians(degrees)
+    along = ring @ (math.cos(angle), math.sin(angle)) / radius_x
+    across = ring @ (-math.sin(angle), math.cos(angle)) / radius_y
+    assert np.allclose(np.hypot(along, across), 1)
+    middles = (ring + np.roll(ring, 1, axis=0)) / 2
+    inside = np.hypot(
+        middles @ (math.cos(angle), math.sin(angle)) / radius_x,
+        middles @ (-math.sin(angle), math.cos(angle)) / radius_y,
+    )
+    assert ((1 - inside) * max(radius_x, radius_y) <= 0.02 + 1e-9).all()
+
+
+def test_shapes_turn_clockwise_on_the_screen():
+    ring = rectangle(10, 10, 30, 14, 90)
+    assert np.allclose(ring.min(axis=0), (18, 2)) and np.allclose(ring.max(axis=0), (22, 22))
+    first = ring[0]  # the top left corner is now at the top right
+    assert np.allclose(first, (22, 2))
+
+
+def test_masks_are_placed_and_cut():
+    whole = np.ones((4, 5), bool)
+    assert place(whole, (3, 2), (10, 10))[2:6, 3:8].sum() == 20
+    assert place(whole, (-2, -1), (10, 10)).sum() == 9
+    assert place(whole, (8, 9), (10, 10)).sum() == 2
+    assert not place(whole, (-9, 0), (10, 10)).any() and not place(whole, (0, 50), (10, 10)).any()
+
+
+def test_where_classes_overlap_the_largest_or_the_last_wins():
+    shapes = [
+        Shape("b", (rectangle(0, 0, 6, 6),)),
+        Shape("a", (rectangle(4, 4, 10, 10),)),
+        Shape("c", mask=np.ones((1, 1), bool)),
+    ]
+    mask, several = draw(shapes, {"a": 1, "b": 2}, (10, 10))
+    assert several == 4 and (mask == 2).sum() == 36 and (mask == 1).sum() == 32
+    mask, several = draw(shapes, {"a": 1, "b": 2}, (10, 10), last_wins=True)
+    assert several == 4 and (mask == 2).sum() == 32 and (mask == 1).sum() == 36
+
+
+@pytest.mark.parametrize(
+    ("points", "words"),
+    [
+        ([(0, 0), (1, 1)], r"at least three points \(found 2\)"),
+        ([(0, 0), (1, 1), (float("nan"), 2)], r"not in the image \(found nan, 2\)"),
+        ([(0, 0), (1, 1), (1e9, 2)], r"not in the image \(found 1e\+09, 2\)"),
+    ],
+)
+def test_impossible_outlines_are_refused(points, words):
+    with pytest.raises(InputError, match=words):
+        ring_of(points, "a.json: shape 1")
+
+
+def test_names_become_classes():
+    assert number_classes({"tumor", "liver"}, {}) == {"liver": 1, "tumor": 2}
+    classes = {"lesion*": 2, "lesion 3": 1, "organ": 4}
+    numbers = number_classes({"lesion 3", "lesion 4", "organ", "air"}, classes)
+    assert numbers == {"lesion 3": 1, "lesion 4": 2, "organ": 4}
+    assert names_of(numbers, classes) == ["lesion 3", "lesion", "3", "organ"]
+    assert names_of({"a": 1}, {"*": 1}) == ["1"] and names_of({"liver": 1, "tumor": 2}, {}) == ["liver", "tumor"]
+    for names, classes, words in (
+        (set(), {}, "no shape with an area"),
+        ({f"p{i}" for i in range(100)}, {}, "100 different names"),
+        ({"liver"}, {"livr": 1}, "no shape has one of these names"),
+    ):
+        with pytest.raises(InputError, match=words):
+            number_classes(names, classes)

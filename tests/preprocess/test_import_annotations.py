@@ -1,0 +1,113 @@
+"""0_import_annotations.py: images with outlines from annotation programs, into case folders."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from drawings import write_image
+from running import assert_refused, leftovers, run_here
+
+from common.annotations.reading import read_file
+from common.annotations.shapes import draw
+from common.slices.case_files import read_case_record
+from common.slices.images import cut, read_mask, read_slice
+
+SCRIPT = "preprocess/0_import_annotations.py"
+FILES = Path(__file__).parents[1] / "annotations" / "files"
+
+
+def image(seed=0, size=(40, 60)):
+    return np.random.default_rng(seed).integers(0, 256, size, np.uint8)
+
+
+@pytest.fixture
+def labelme(tmp_path):
+    """Two annotated images of two patients, and one without annotations."""
+    for number, name in enumerate(("a/slice1", "b/slice1", "b/slice2")):
+        write_image(tmp_path / "images" / f"{name}.png", image(number))
+    for name in "ab":
+        (tmp_path / "annotations" / name).mkdir(parents=True)
+        shutil.copy(FILES / "labelme.json", tmp_path / "annotations" / name / "one.json")
+    return tmp_path
+
+
+def run_import(root, **settings):
+    places = {"IMAGES": root / "images", "ANNOTATIONS": root / "annotations", "CASES": root / "cases"}
+    return run_here(SCRIPT, **{**places, "SIZE": 64, "FIT": "pad", **settings})
+
+
+def test_labelme_into_case_folders(labelme):
+    out = run_import(labelme).stdout
+    for words in (
+        "8 shapes in 2 files, on 2 of 3 images",
+        "  class 1: cyst (4 shapes)",
+        "  class 2: liver (2 shapes)",
+        "skipped 2 shapes without an area (2 line)",
+        "note: 1 image without annotations, imported with an empty mask",
+        "wrote 3 slices of 64x64, 3 classes, in 2 cases",
+        "--class-names \"['cyst', 'liver', 'tumor']\"",
+    ):
+        assert words in out
+    (one,) = read_file(FILES / "labelme.json")
+    expected, _ = draw(one.shapes, {"cyst": 1, "liver": 2, "tumor": 3}, (40, 60))
+    for case, seed in (("case_a", 0), ("case_b", 1)):
+        folder = labelme / "cases" / case
+        mask, slice_ = read_mask(folder / "y" / "0001.png"), read_slice(folder / "x" / "0001.png")
+        assert np.array_equal(mask, cut(expected, [-2, -12, 64, 64], 64)) and set(np.unique(mask)) == {0, 1, 2, 3}
+        assert np.array_equal(slice_, cut(image(seed), [-2, -12, 64, 64], 64))
+        record = read_case_record(folder)
+        assert record["class_names"] == ["cyst", "liver", "tumor"] and record["source"] == "0_import_annotations.py"
+        entry = {"image": f"{case[-1]}/slice1.png", "mask": None, "image_size": [40, 60], "box": [-2, -12, 64, 64]}
+        assert record["slices"]["0001"] == entry
+    assert not read_mask(labelme / "cases" / "case_b" / "y" / "0002.png").any()
+    assert not leftovers(labelme)
+
+
+def test_classes_overlap_and_images_without_annotations(labelme):
+    files = list((labelme / "annotations").rglob("*.json"))
+    content = json.loads(files[0].read_text())
+    content["shapes"][2].update(label="tumor", points=[[15.0, 15.0], [15.0, 18.0]])
+    files[0].write_text(json.dumps(content))
+    out = run_import(labelme, CLASSES={"liver": 1, "tum*": 2}, UNMATCHED="skip").stdout
+    assert "background: 3 shapes with a name that CLASSES does not have ('cyst')" in out
+    assert "skipped 1 image without annotations" in out and "wrote 2 slices of 64x64, 2 classes" in out
+    assert "in 1 image; there, the largest class number wins" in out
+    assert read_case_record(labelme / "cases" / "case_a")["class_names"] == ["liver", "tum"]
+    places = {"IMAGES": labelme / "images", "ANNOTATIONS": labelme / "annotations", "CASES": labelme / "cases"}
+    assert_refused(SCRIPT, "case_a", "exists", **places)
+    assert_refused(SCRIPT, "slice2.png", "no annotation", **places, REPLACE=True, UNMATCHED="stop")
+    out = run_import(labelme, CLASSES={"liver": 1}, REPLACE=True, CASE_FROM="image", STRETCH=True).stdout
+    assert "1 class, in 3 cases" in out and "removed 2 cases of an earlier import of the same images" in out
+    assert set(np.unique(read_mask(labelme / "cases" / "case_a_slice1" / "y" / "0001.png"))) == {0, 255}
+
+
+def test_bad_input_is_refused(labelme):
+    places = {"IMAGES": labelme / "images", "CASES": labelme / "cases", "SIZE": 32}
+    annotations = labelme / "annotations"
+    for setting, found, settings in (
+        ("ANNOTATIONS", "not set", {}),
+        ("ANNOTATIONS", "does not exist", {"ANNOTATIONS": labelme / "gone"}),
+        ("ANNOTATIONS", "no file in", {"ANNOTATIONS": labelme / "images" / "a"}),
+        ("IMAGES", "no image", {"ANNOTATIONS": annotations, "IMAGES": annotations}),
+        ("CLASSES", "no shape has one of these names", {"ANNOTATIONS": annotations, "CLASSES": {"x": 1}}),
+    ):
+        status = 2 if setting == "CLASSES" else 1
+        assert_refused(SCRIPT, setting, found, status=status, **places | settings)
+    (annotations / "c").mkdir()
+    (annotations / "c" / "cut.json").write_text((annotations / "a" / "one.json").read_text()[:99])
+    stray = json.loads((annotations / "a" / "one.json").read_text())
+    stray["imagePath"] = "/etc/../other.png"
+    (annotations / "c" / "stray.json").write_text(json.dumps(stray))
+    stray["imagePath"] = "slice1.png"
+    (annotations / "c" / "unclear.json").write_text(json.dumps(stray))
+    result = run_import(labelme, expect=1)
+    assert "3 annotations cannot be used" in result.stderr and "cut.json: damaged" in result.stderr
+    assert "stray.json: no image /etc/../other.png in" in result.stderr
+    assert "unclear.json: several images are called slice1.png" in result.stderr
+    shutil.rmtree(annotations / "c")
+    write_image(labelme / "images" / "a" / "slice1.png", image(0, (30, 60)))
+    result = run_import(labelme, expect=1)
+    assert "not the size that" in result.stderr and "(found 60x30, expected 60x40)" in result.stderr
+    assert not (labelme / "cases" / "case_a").exists() and (labelme / "cases" / "case_b").exists()
