@@ -1,12 +1,13 @@
 """Step 0: import volumes with label volumes into case folders of slices.
 
-Reads   IMAGES and LABELS: folders of DICOM series, NIfTI, NRRD or MetaImage files
+Reads   IMAGES and LABELS: folders of DICOM series, NIfTI, NRRD or MetaImage files;
+        as labels also DICOM SEG, RTSTRUCT and .seg.nrrd of 3D Slicer
 Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json, for steps 1 and 2
 Takes   about 2 s and 0.5 GB of memory for a 512x512x300 volume on two cores
 
-Volumes and label volumes are matched by name; their grids may differ. case.json records the
-geometry, so that predictions can be mapped back onto the volume, and nothing that identifies a
-patient. Loads one volume at a time.
+Label volumes are matched by name, DICOM SEG and RTSTRUCT by the series that they refer to; grids may
+differ. case.json records the geometry, so that predictions can be mapped back onto the volume, and
+nothing that identifies a patient. Loads one volume at a time.
 """
 
 import sys
@@ -48,6 +49,8 @@ BITS: Literal[8, 16] = 8  # bit depth of the slices: 8 or 16
 
 # --- labels
 LABEL_VALUES: types.LabelValues | None = None  # new labels, such as {5: 1, 6: 1}; others become 0; None: keep all
+CLASSES: types.Names | None = None  # segments or ROIs by name, in class order, such as ["liver", "tumor"]; None: all
+#   For DICOM SEG, RTSTRUCT and .seg.nrrd. The script prints the names and classes. If segments overlap, the later wins.
 
 settings = apply_command_line(globals())
 
@@ -58,14 +61,15 @@ import numpy as np
 import SimpleITK as sitk
 
 from common.errors import InputError, SettingError, name_broken
-from common.parallel import ordered_map, progress
+from common.parallel import ordered_map
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
 from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
-from common.volumes.finding import find_volumes, match_labels
-from common.volumes.grids import Geometry, image_at, onto_grid, orient
-from common.volumes.labels import labels_in
+from common.volumes.finding import find_volumes
+from common.volumes.grids import Geometry, onto_grid, orient
+from common.volumes.label_files import LabelFiles
+from common.volumes.label_matching import match_labels
 from common.volumes.privacy import check_names_table, safe_names, write_names_table
-from common.volumes.reading import read_volume
+from common.volumes.segments import as_key
 from common.volumes.slicing import open_slices, planes_of, slice_entry, spacing_of_plane
 from common.words import number_of
 
@@ -78,24 +82,26 @@ def main():
     names = safe_names(volumes, settings.NAMES)
     cases = {name: Path(settings.CASES, as_case_name(case)) for name, case in names.items()}
     refuse_existing_cases(cases.values(), settings.REPLACE)
-    classes, problems = count_classes(labels)
+    label_files = LabelFiles(labels.values(), settings.CLASSES, settings.LABEL_VALUES, settings.SERIES)
     size = f"{settings.SIZE}x{settings.SIZE}"
     count = number_of(len(volumes), "volume")
+    if names_of_classes := label_files.describe():
+        print(names_of_classes, flush=True)
     print(f"importing {count} into {settings.CASES} ({settings.PLANE}, {settings.FIT} to {size})", flush=True)
     labeled = []
     result = import_cases(
         [(cases[name], (path, labels.get(name))) for name, path in volumes.items()],
-        partial(import_volume, classes=classes, labeled=labeled),
+        partial(import_volume, label_files=label_files, labeled=labeled),
         partial(CaseRecord, "0_import_volumes.py", settings.SIZE, fit=settings.FIT, mask_values=settings.LABEL_VALUES),
         settings.REPLACE,
         parallel=False,
     )
     slices = f"{number_of(result.slices, 'slice')} of {settings.SIZE}x{settings.SIZE}"
     write_names_table(settings.NAMES_TABLE, names, volumes)
-    if note := note_on_empty(labeled):
+    for note in filter(None, (label_files.note_on_overlap(), note_on_empty(labeled))):
         print(f"note: {note}")
     print(f"wrote {slices} in {number_of(result.cases, 'case')} to {settings.CASES}")
-    problems = list(dict.fromkeys(problems + result.problems))
+    problems = list(dict.fromkeys([*label_files.failed.values(), *result.problems]))
     name_broken(problems, "volumes cannot be used", result.cases, settings.SKIP_BROKEN)
 
 
@@ -104,6 +110,10 @@ def check_settings():
         raise SettingError(
             f'SLICES: "{settings.SLICES}" needs LABELS; set --labels to their folder, or use --slices all'
         )
+    if settings.CLASSES and settings.LABEL_VALUES is not None:
+        raise SettingError("CLASSES: set together with LABEL_VALUES; use names or numbers, not both")
+    if len({as_key(name) for name in settings.CLASSES or []}) < len(settings.CLASSES or []):
+        raise SettingError(f"CLASSES: a name is listed twice (found {settings.CLASSES}); list each name once")
     check_names_table(settings.NAMES_TABLE, {"CASES": settings.CASES}, settings.REPLACE)
 
 
@@ -119,29 +129,16 @@ def match_volumes():
             raise InputError(f"{setting}: {found}; choose a folder of volumes, or one volume")
     if not settings.LABELS:
         return find_volumes(settings.IMAGES), {}
-    return match_labels(settings.IMAGES, settings.LABELS, settings.LABEL_NAME)
+    return match_labels(settings.IMAGES, settings.LABELS, settings.LABEL_NAME, settings.SERIES)
 
 
-def count_classes(labels):
-    """Largest label in all label volumes, at least 1, and messages about unusable ones."""
-    largest, problems = 1, []
-    for path in progress(labels.values(), len(labels), "checking labels"):
-        try:
-            largest = max(largest, int(read_labels(path).max(initial=0)))
-        except InputError as error:
-            problems.append(str(error))
-    return largest, problems
-
-
-def read_labels(path, grid=None):
-    """Labels as an array (S, P, L) uint8: on the file's own grid, or resampled onto `grid` and oriented for slices."""
-    image = read_volume(path, settings.SERIES)
-    labels = labels_in(image, path, settings.LABEL_VALUES)
-    own = Geometry.of(image)
-    if grid is None or own == grid:
-        return labels if grid is None else sitk.GetArrayFromImage(orient(image_at(labels, own)))
-    on_grid = sitk.GetArrayFromImage(orient(onto_grid(image_at(labels, own), grid)))
-    if labels.any() and not on_grid.any():
+def read_labels(path, label_files, volume):
+    """Labels as an array (S, P, L) uint8 on the grid of the slices; `volume` is the entry of case.json."""
+    image, grid = label_files.read(path, Geometry(**volume["geometry"])), Geometry(**volume["grid"])
+    if Geometry.of(image) == grid:
+        return sitk.GetArrayFromImage(orient(image))
+    on_grid = sitk.GetArrayFromImage(orient(onto_grid(image, grid)))
+    if sitk.GetArrayViewFromImage(image).any() and not on_grid.any():
         raise InputError(f"{path}: all labels are outside their volume; check origin, spacing and axes of both")
     return on_grid
 
@@ -163,12 +160,12 @@ def note_on_empty(labeled):
     )
 
 
-def import_volume(source, classes, labeled):
+def import_volume(source, label_files, labeled):
     """Read a volume and cut its slices.
 
     Args:
         source: Path of the volume, and Path of its labels or None for black masks.
-        classes: number of classes across all volumes.
+        label_files: LabelFiles of all volumes.
         labeled: list; gets the share of the slices that have a label.
 
     Returns:
@@ -183,7 +180,9 @@ def import_volume(source, classes, labeled):
         path, settings.PLANE, window, percentiles, settings.SPACING, settings.SERIES, settings.NOT_FINITE
     )
     grid, shape = Geometry(**volume["grid"]), values.shape[1:]
-    masks = planes_of(read_labels(label_path, grid), settings.PLANE) if label_path else np.zeros(values.shape, np.uint8)
+    masks = np.zeros(values.shape, np.uint8)
+    if label_path:
+        masks = planes_of(read_labels(label_path, label_files, volume), settings.PLANE)
     wanted = [i for i in range(len(values)) if settings.SLICES == "all" or masks[i].any()]
     labeled.append(sum(bool(mask.any()) for mask in masks) / len(masks))
     if not wanted:
@@ -192,7 +191,7 @@ def import_volume(source, classes, labeled):
 
     def make_slice(i):
         mask = np.ascontiguousarray(masks[i])
-        mask = np.where(mask > 0, np.uint8(255), np.uint8(0)) if classes == 1 else mask
+        mask = np.where(mask > 0, np.uint8(255), np.uint8(0)) if label_files.largest == 1 else mask
         image = cut(window_to_gray(values[i], low, high, settings.BITS), box, settings.SIZE)
         mask = cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
         return encode_png(image), encode_png(mask), slice_entry(shape, i, box)

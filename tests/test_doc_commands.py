@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import trimesh
+from dicom_labels import draw_series, sources, write_seg
 from drawings import as_volume, make_cases, write, write_decathlon, write_image
 from pages import PAGES, all_commands, calls_of, check_flags, commands_of
 from running import ROOT, leftovers, run_here, run_script
@@ -301,6 +302,8 @@ def test_your_data(folder):
     write_decathlon(folder / "Task03_Liver", cases=5, test=1)
     shape = {"label": "liver", "points": [[5, 5], [30, 8], [20, 30]]}
     write_json(folder / "my_data" / "outlines" / "0.json", {"imagePath": "0.png", "shapes": [shape]})
+    draw_series(folder / "export" / "ct")
+    write_seg(folder / "export" / "seg.dcm", sources(folder / "export" / "ct"), np.ones((6, 36, 40, 2), np.uint8))
     follow("docs/your_data.md", folder)
     assert (folder / "volume_scores" / "report.html").exists() and (folder / "run_lengths.csv").exists()
     assert len(list((folder / "liver").glob("*.nii.gz"))) == 1

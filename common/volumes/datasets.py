@@ -13,9 +13,10 @@ from common.errors import InputError, summarize
 from common.parallel import progress
 from common.records import Inside, Record, read_record
 from common.slices.hdf5_text import write_attributes
-from common.volumes.finding import match_labels, name_of, refuse_own_labels
+from common.volumes.finding import name_of
 from common.volumes.grids import Geometry, image_at
 from common.volumes.intensity import ForegroundStatistics
+from common.volumes.label_matching import match_labels, refuse_own_labels
 from common.volumes.labels import labels_in
 from common.volumes.privacy import safe_names, write_names_table
 from common.volumes.reading import read_channels, read_volume

@@ -135,7 +135,7 @@ def read_header(path):
                 return None
             header = _header_of(path, content)
             if content.file_meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
-                _check_pixels(file, content, header)
+                check_pixels(file, content, header.size, header.frames)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # pydicom raises anything on a damaged file
@@ -177,8 +177,8 @@ def _header_of(path, content):
         tuple(str(content.get(name)) for name in CODING),
         frames,
         _spacing_of(content, groups),
-        orientation and _numbers(orientation, 6, "ImageOrientationPatient"),
-        tuple(_numbers(place, 3, "ImagePositionPatient") for place in places),
+        orientation and finite_numbers(orientation, 6, "ImageOrientationPatient"),
+        tuple(finite_numbers(place, 3, "ImagePositionPatient") for place in places),
         " ".join(filter(None, (str(content.get(name) or "") for name in ("Modality", "SeriesDescription")))),
         str(content.get("EchoTime") or ""),
     )
@@ -195,7 +195,7 @@ def _spacing_of(content, groups):
     value = value or _from_groups(groups, "PixelMeasuresSequence", "PixelSpacing")
     if not value:
         raise InputError("no pixel spacing (PixelSpacing is missing); export it again with spacing")
-    spacing = _numbers(value, 2, "PixelSpacing")
+    spacing = finite_numbers(value, 2, "PixelSpacing")
     try:
         check_spacing(spacing)
     except ValueError:
@@ -203,15 +203,26 @@ def _spacing_of(content, groups):
     return spacing
 
 
-def _numbers(values, count, name):
+def finite_numbers(values, count, name):
+    """Tuple of `count` numbers of an element; InputError if there are not as many, or some are not finite."""
     numbers = tuple(map(float, values))
     if len(numbers) != count or not all(map(math.isfinite, numbers)):
         raise InputError(f"invalid {name} ({', '.join(map(str, numbers))}); {ADVICE}")
     return numbers
 
 
-def _check_pixels(file, content, header):
-    """Check the length of the pixel data, at whose element the file was left."""
+def check_pixels(file, content, size, frames):
+    """Check the length of the pixel data, at whose element the file was left.
+
+    Args:
+        file: open file.
+        content: pydicom.Dataset up to its pixels.
+        size: (rows, columns, samples, bits).
+        frames: number of frames.
+
+    Raises:
+        InputError: if pixels are missing.
+    """
     order = "little" if content.original_encoding[1] else "big"
     tag = [int.from_bytes(file.read(2), order) for _ in range(2)]
     if tag not in ([0x7FE0, 0x0010], [0x7FE0, 0x0008], [0x7FE0, 0x0009]):
@@ -221,8 +232,8 @@ def _check_pixels(file, content, header):
     length = int.from_bytes(file.read(4), order)
     start = file.tell()
     left = file.seek(0, 2) - start
-    rows, columns, samples, bits = header.size
-    expected = math.ceil(header.frames * rows * columns * samples * bits / 8)
+    rows, columns, samples, bits = size
+    expected = math.ceil(frames * rows * columns * samples * bits / 8)
     if length == 0xFFFFFFFF:
         file.seek(start)
         _check_fragments(file, left)
@@ -263,7 +274,7 @@ def read_series(path, series=None):
         InputError: if the slices do not form a volume, or several series are found but `series` is None.
         RuntimeError: if GDCM cannot read the pixels.
     """
-    headers = _choose_series(path, series) if path.is_dir() else [read_header(path)]
+    headers = choose_series(path, series) if path.is_dir() else [read_header(path)]
     if headers == [None]:
         raise InputError(f"{path}: DICOM file without an image; choose a file or folder with images")
     if len(headers) > 1:
@@ -283,10 +294,16 @@ def read_series(path, series=None):
     return image
 
 
-def _choose_series(folder, series):
+def choose_series(folder, series, quiet=False):
+    """List of Header of one series in a folder; arguments and errors as for `read_series`.
+
+    Args:
+        quiet: whether not to print the number of other files.
+    """
     others = []
     candidates = find_series(folder, others)
-    print_skipped(folder, others, "without an image", named=False)
+    if not quiet:
+        print_skipped(folder, others, "without an image", named=False)
     if not candidates:
         raise InputError(f"{folder}: no DICOM images found; choose a folder with DICOM images")
     listed = "; ".join(f"{number}: {_in_words(files, candidates)}" for number, files in enumerate(candidates, 1))

@@ -3,16 +3,20 @@
 This module does not import SimpleITK, so scripts can tell a volume from an image without loading it.
 """
 
-import os
+import re
 from pathlib import Path
 
-from common.errors import InputError, summarize
-from common.slices.cases import without_partner
+from common.errors import InputError
 from common.slices.finding import walk
 from common.words import number_of
 
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm")
 DIRECTORY = b"1.2.840.10008.1.3.10"  # class of a DICOMDIR
+LABEL_CLASSES = {  # DICOM classes of files that contain labels of a series, not an image
+    "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
+    "1.2.840.10008.5.1.4.1.1.66.7": "SEG",  # label map
+    "1.2.840.10008.5.1.4.1.1.481.3": "RTSTRUCT",
+}
 DATA_ENDINGS = (".raw", ".zraw", ".gz", ".bz2", ".bin", ".img", ".dat")  # data files of .mhd and .nhdr headers
 LABEL_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")  # formats to write label volumes in
 
@@ -54,19 +58,33 @@ def is_dicom(path):
     return head[128:132] == b"DICM" and DIRECTORY not in head
 
 
-def find_volumes(root):
+def dicom_labels_in(path):
+    """Kind of labels in a DICOM file, "SEG" or "RTSTRUCT"; "" for any other file."""
+    if not Path(path).is_file() or not may_be_dicom(path):
+        return ""
+    with Path(path).open("rb") as file:
+        head = file.read(1024)
+    found = re.search(rb"\x02\x00\x02\x00UI..([0-9.]+)", head, re.DOTALL) if head[128:132] == b"DICM" else None
+    return LABEL_CLASSES.get(found[1].decode(), "") if found else ""
+
+
+def find_volumes(root, dicom_labels=None):
     """Find volumes under a folder: files, and folders of DICOM series; print what is skipped.
 
     Args:
         root: folder, or one volume.
+        dicom_labels: list that collects the Paths of DICOM SEG and RTSTRUCT files; None: they are skipped.
 
     Returns:
         dict of name (without ending, with "/" between folders) to Path.
 
     Raises:
-        InputError: if none are found, or two have the same name.
+        InputError: if none are found, not even `dicom_labels`, or two have the same name.
     """
     root = Path(root)
+    if root.is_file() and dicom_labels is not None and dicom_labels_in(root):
+        dicom_labels.append(root)
+        return {}
     if root.is_file():
         return {name_of(root): root}
     if root.exists() and not root.is_dir():
@@ -80,6 +98,12 @@ def find_volumes(root):
             continue
         if not may_be_dicom(file):
             path, name = file, file.relative_to(root).with_name(name_of(file)).as_posix()
+        elif kind := dicom_labels_in(file):
+            if dicom_labels is None:
+                skipped.append(f"{file.relative_to(root)} (DICOM {kind})")
+            else:
+                dicom_labels.append(file)
+            continue
         elif file.suffix.lower() == ".dcm" or is_dicom(file):
             path = file.parent
             name = path.relative_to(root).as_posix() if path != root else root.name
@@ -89,8 +113,9 @@ def find_volumes(root):
             continue
         if volumes.setdefault(name, path) != path:
             raise InputError(f"{path} and {volumes[name]}: same case name ({name}); rename or remove one")
-    print_skipped(root, skipped, named=not any(path.is_dir() for path in volumes.values()))
-    if not volumes:
+    is_named = not dicom_labels and not any(path.is_dir() for path in volumes.values())
+    print_skipped(root, skipped, named=is_named)
+    if not volumes and not dicom_labels:
         raise InputError(
             f"{root}: no volumes found; expected DICOM series, or files that end in {', '.join(VOLUME_ENDINGS)}"
         )
@@ -126,51 +151,3 @@ def print_skipped(root, skipped, reason="without a volume", named=True):
 def may_be_dicom(path):
     """Whether a file name allows DICOM content: without an ending of another format."""
     return ending_of(path) in ("", ".dcm")  # DICOM files often have no ending
-
-
-def match_labels(images, labels, label_name):
-    """Match the volumes of a folder to label volumes by name.
-
-    Args:
-        images, labels: folders, or one volume each.
-        label_name: label volume name, with {id} for the volume name.
-
-    Returns:
-        two dicts of volume name to Path: volumes and label volumes.
-
-    Raises:
-        InputError: if none are found, or one has no partner.
-    """
-    together = Path(labels).resolve() == Path(images).resolve()
-    volumes = find_volumes(images)
-    label_volumes = volumes if together else find_volumes(labels)
-    if len(volumes) == len(label_volumes) == 1:
-        expected = dict.fromkeys(volumes, *label_volumes)
-    else:
-        expected = {name: label_name.format(id=name) for name in volumes}
-    if together:
-        expected = {name: label for name, label in expected.items() if label in label_volumes}
-        left = volumes.keys() - expected.keys() - set(expected.values())
-        print_skipped(labels, [f"{name}: no label volume {label_name.format(id=name)}" for name in sorted(left)])
-    alone = [
-        message
-        for name, label in expected.items()
-        for message in without_partner({label: volumes[name]}, label_volumes, f"label volume {label} in {labels}")
-    ]
-    no_match = f"{labels}: no label volume matches --label-name ({label_name}); change it, or rename the files"
-    if alone or not expected:
-        raise InputError(summarize(alone or [no_match], "volumes have no label volume; see --label-name"))
-    refuse_own_labels({volumes[name]: label_volumes[label] for name, label in expected.items()})
-    return {name: volumes[name] for name in expected}, {n: label_volumes[label] for n, label in expected.items()}
-
-
-def refuse_own_labels(pairs):
-    """Raise InputError if a volume is its own label volume, directly or through a link.
-
-    Args:
-        pairs: dict of Path of a volume to Path of its label volume.
-    """
-    own = [path for path, label in pairs.items() if path.exists() and label.exists() and os.path.samefile(path, label)]
-    problems = [f"{path}: used as its own label volume; set --labels and --label-name to the labels" for path in own]
-    if problems:
-        raise InputError(summarize(problems, "volumes are used as their own label volumes"))

@@ -1,0 +1,127 @@
+"""Label files of a set: label volumes, DICOM SEG, RTSTRUCT and .seg.nrrd, with the same class numbers in all."""
+
+from pathlib import Path
+
+from common.errors import InputError
+from common.parallel import progress
+from common.volumes import slicer_files
+from common.volumes.finding import dicom_labels_in
+from common.volumes.grids import Geometry, image_at
+from common.volumes.labels import labels_in
+from common.volumes.reading import read_volume
+from common.volumes.segments import describe, number_segments
+from common.words import number_of
+
+
+class LabelFiles:
+    """Label files that are read with the same class numbers.
+
+    Args:
+        paths: iterable of Path.
+        classes: setting CLASSES, names of segments in class order; None: all.
+        label_values: setting LABEL_VALUES; None: values are labels.
+        series: as for `common.volumes.reading.read_volume`.
+
+    Attributes:
+        failed: dict of Path of an unusable file to the message about it.
+        largest: largest class number in all files, at least 1.
+
+    Raises:
+        InputError: if a class is in no file, or there are too many.
+    """
+
+    def __init__(self, paths, classes=None, label_values=None, series=None):
+        self.label_values, self.series = label_values, series
+        self.largest, self.overlaps = 1, []
+        self.segments, self.failed = {}, {}
+        paths = list(paths)
+        for path in progress(paths, len(paths), "checking labels"):
+            try:
+                if segments := segments_in(path):
+                    self.segments[path] = segments
+                else:
+                    image = read_volume(path, series)
+                    self.largest = max(self.largest, int(labels_in(image, path, label_values).max(initial=0)))
+            except InputError as error:
+                self.failed[path] = str(error)
+        if classes and paths and not self.segments and not self.failed:
+            raise InputError(
+                "CLASSES: no names in the label files; use CLASSES for DICOM SEG, RTSTRUCT or .seg.nrrd only"
+            )
+        self.numbering = number_segments(self.segments, classes, label_values, partial=bool(self.failed))
+        self.largest = max(self.largest, self.numbering.largest)
+
+    def describe(self):
+        """Names of the segments and their class numbers, or "" if no file has names."""
+        return describe(self.segments, self.numbering) if self.segments else ""
+
+    def read(self, path, volume):
+        """Read the labels of a volume as SimpleITK.Image uint8, on a grid of their own.
+
+        Args:
+            path: Path, one of `paths`.
+            volume: Geometry of the volume as it is stored.
+
+        Raises:
+            InputError: if the file is damaged, or does not fit the volume.
+        """
+        if path in self.failed:
+            raise InputError(self.failed[path])
+        if path not in self.segments:
+            image = read_volume(path, self.series)
+            return image_at(labels_in(image, path, self.label_values), Geometry.of(image))
+        image, overlap = read_segments(path, self.segments[path], self.numbering, volume)
+        if overlap:
+            self.overlaps.append(overlap)
+        return image
+
+    def note_on_overlap(self):
+        """What a user should know about voxels in several segments, or ""."""
+        if not self.overlaps:
+            return ""
+        files, voxels = number_of(len(self.overlaps), "label file"), number_of(sum(self.overlaps), "voxel")
+        return f"{files} with overlapping segments; {voxels} in several of them became the highest of their classes"
+
+
+def segments_in(path):
+    """List of Segment of a file; [] for a label volume without names.
+
+    Raises:
+        InputError: if the file is damaged or has no segments.
+    """
+    path = Path(path)
+    if path.is_file() and slicer_files.is_slicer_file(path):
+        return slicer_files.segments_in(path)
+    if kind := dicom_labels_in(path):
+        return _module_of(kind).segments_in(path)
+    return []
+
+
+def read_segments(path, segments, numbering, volume):
+    """Read a file with named segments as class numbers.
+
+    Args:
+        path: Path.
+        segments: list of Segment in it.
+        numbering: `common.volumes.segments.Numbering`.
+        volume: Geometry of the volume as it is stored.
+
+    Returns:
+        SimpleITK.Image uint8, on a grid of its own, and the number of voxels in several classes.
+
+    Raises:
+        InputError: if the file is damaged, or does not fit the volume.
+    """
+    if slicer_files.is_slicer_file(path):
+        return slicer_files.read_segments(path, segments, numbering)
+    return _module_of(dicom_labels_in(path)).read_segments(path, segments, numbering, volume)
+
+
+def _module_of(kind):
+    if kind == "SEG":
+        from common.volumes import dicom_seg  # loads highdicom, which takes a second
+
+        return dicom_seg
+    from common.volumes import rtstruct  # only for such files
+
+    return rtstruct
