@@ -3,7 +3,6 @@
 import base64
 import binascii
 import math
-from collections import Counter
 from pathlib import PureWindowsPath
 from typing import Annotated
 
@@ -12,16 +11,15 @@ from annotated_types import Len
 from common.annotations.shapes import (
     ADVICE,
     Annotation,
+    Collected,
     Coordinate,
     Height,
     Part,
-    Shape,
     Width,
     check,
     class_name,
     ellipse,
     rectangle,
-    ring_of,
 )
 from common.errors import InputError
 from common.slices.decoding import decode
@@ -64,7 +62,7 @@ def read_labelme(content, path):
         InputError: if the file is invalid.
     """
     file = check(LabelMeFile, content, path, PROGRAM)
-    shapes, ignored = [], Counter()
+    collected = Collected()
     for number, one in enumerate(file.shapes, 1):
         where = f"{path}: shape {number}"
         kind = one.shape_type or "polygon"
@@ -74,27 +72,29 @@ def read_labelme(content, path):
                 f"{where}: expected {POINTS[kind]} points for a {kind} (found {len(one.points)}); {ADVICE}"
             )
         if kind == "mask":
-            shapes.append(Shape(name, mask=_mask_of(one, where), corner=tuple(math.floor(v) for v in one.points[0])))
-        elif rings := _rings_of(kind, one.points, where):
-            shapes.append(Shape(name, rings))
+            corner = tuple(math.floor(v) for v in one.points[0])
+            collected.mask(name, _mask_of(one, where), corner)
+        elif kind in OUTLINES:
+            collected.outline(name, [OUTLINES[kind](one.points)], where)
         else:
-            ignored[kind] += 1
+            collected.ignored[kind] += 1
     size = (file.imageHeight, file.imageWidth) if file.imageHeight and file.imageWidth else None
-    return [Annotation(path, PureWindowsPath(file.imagePath).as_posix(), size, shapes, ignored)]
+    image = PureWindowsPath(file.imagePath).as_posix()
+    return [Annotation(path, image, size, collected.shapes, collected.ignored)]
 
 
-def _rings_of(kind, points, where):
-    """Outlines of a shape; empty if it has no area."""
-    if kind in ("polygon", "oriented_rectangle"):
-        return (ring_of(points, where),)
-    if kind == "rectangle":
-        (left, top), (right, bottom) = points
-        return (rectangle(left, top, right, bottom),)
-    if kind == "circle":
-        (x, y), edge = points
-        radius = math.dist((x, y), edge)
-        return (ellipse(x, y, radius, radius),)
-    return ()
+def _circle(points):
+    (x, y), edge = points
+    radius = math.dist((x, y), edge)
+    return ellipse(x, y, radius, radius)
+
+
+OUTLINES = {
+    "polygon": list,
+    "oriented_rectangle": list,
+    "rectangle": lambda points: rectangle(*points[0], *points[1]),
+    "circle": _circle,
+}
 
 
 def _mask_of(one, where):

@@ -1,15 +1,23 @@
 """Find annotation files and read them; their content tells the format."""
 
+import zipfile
+import zlib
 from pathlib import Path
 
+from common.annotations.coco import is_coco, read_coco
+from common.annotations.cvat import read_cvat
 from common.annotations.labelme import is_labelme, read_labelme
+from common.annotations.xml_files import check_xml
 from common.errors import InputError
-from common.files import read_json
+from common.files import LARGEST_JSON, read_json
 from common.parallel import ordered_map, progress
 from common.slices.finding import OTHER, read_regular, walk
 
-ENDINGS = (".json",)
-FORMATS = {"labelme": "LabelMe"}
+FORMATS = {"labelme": "LabelMe", "coco": "COCO", "cvat": "CVAT"}
+ENDINGS = (".json", ".xml", ".zip")
+CVAT_IN_ZIP = "annotations.xml"
+ADVICE = "remove it or export it again"
+DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, OSError, EOFError)
 
 
 def find_annotations(root, skipped):
@@ -79,10 +87,36 @@ def read_file(path, expected="auto"):
 
 def _recognize(path):
     """Format of a file, its content, and the function that reads it."""
-    read_regular(path)
-    content = read_json(path)
-    if is_labelme(content):
-        return "labelme", content, read_labelme
-    raise InputError(
-        f"{path}: not an annotation file (expected one of {', '.join(FORMATS.values())}); remove it or export it again"
-    )
+    if path.is_file() and path.stat().st_size > LARGEST_JSON:
+        raise InputError(f"{path}: too large (found {path.stat().st_size / 1e6:.0f} MB); {ADVICE}")
+    data = read_regular(path)
+    start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
+    if start.startswith(b"PK\x03\x04"):
+        return _in_zip(path)
+    if start.startswith((b"<", b"\xff\xfe", b"\xfe\xff")):
+        if check_xml(data, path) == "annotations":
+            return "cvat", data, read_cvat
+    else:
+        content = read_json(path)
+        if is_labelme(content):
+            return "labelme", content, read_labelme
+        if is_coco(content):
+            return "coco", content, read_coco
+    raise InputError(f"{path}: not an annotation file (expected one of {', '.join(FORMATS.values())}); {ADVICE}")
+
+
+def _in_zip(path):
+    """Format of a zip file, its content, and the function that reads it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if CVAT_IN_ZIP not in archive.namelist():
+                raise InputError(f"{path}: no annotations in this zip file (expected {CVAT_IN_ZIP}); {ADVICE}")
+            with archive.open(CVAT_IN_ZIP) as file:
+                data = file.read(LARGEST_JSON + 1)
+    except DAMAGE as error:
+        raise InputError(f"{path}: damaged zip file ({str(error)[:80]}); copy it again") from None
+    if len(data) > LARGEST_JSON:
+        raise InputError(f"{path}: too large (found over {LARGEST_JSON / 1e6:.0f} MB of annotations); {ADVICE}")
+    if check_xml(data, path) != "annotations":
+        raise InputError(f"{path}: {CVAT_IN_ZIP} is not CVAT's; {ADVICE}")
+    return "cvat", data, read_cvat

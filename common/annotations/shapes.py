@@ -93,33 +93,51 @@ def check(kind, value, where, program):
         raise InputError(f"{where}: not a valid {program} file ({problem}); {ADVICE}") from None
 
 
-# --- outlines
+class Collected:
+    """Shapes of one image while its annotations are read.
 
-
-def ring_of(points, where):
-    """Closed outline of points.
-
-    Args:
-        points: list of (x, y).
-        where: file and shape, for messages.
-
-    Returns:
-        (N, 2) float array.
-
-    Raises:
-        InputError: for fewer than three points, or if one is not finite or far away.
+    Attributes:
+        shapes: list of Shape.
+        ignored: Counter of kinds of shapes without an area.
     """
-    ring = np.array(points, float).reshape(-1, 2)
-    if len(ring) < 3:
-        raise InputError(f"{where}: expected at least three points (found {len(ring)}); draw it again")
-    if not (np.abs(ring) <= FARTHEST).all():
-        raise InputError(f"{where}: a point is not in the image (found {_farthest(ring)}); {ADVICE}")
-    return ring
+
+    def __init__(self):
+        self.shapes, self.ignored = [], Counter()
+
+    def outline(self, name, rings, where):
+        """Add a shape with outlines, or count it as ignored if no ring has three points.
+
+        Args:
+            name: class name.
+            rings: list of lists of (x, y).
+            where: file and shape, for messages.
+
+        Raises:
+            InputError: if a point is not finite or far away.
+        """
+        rings = [np.array(ring, float).reshape(-1, 2) for ring in rings]
+        for ring in rings:
+            wrong = ~(np.abs(ring) <= FARTHEST).all(1)
+            if wrong.any():
+                found = ", ".join(f"{value:g}" for value in ring[wrong][0])
+                raise InputError(f"{where}: a point is not in the image (found {found}); {ADVICE}")
+        if with_area := tuple(ring for ring in rings if len(ring) >= 3):
+            self.shapes.append(Shape(name, with_area))
+        else:
+            self.ignored["outline of fewer than three points"] += 1
+
+    def mask(self, name, mask, corner=(0, 0)):
+        """Add a shape with a mask, (H, W) bool, whose top left pixel is at `corner`; keeps only its bounding box."""
+        rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+        if not len(rows):
+            self.ignored["empty mask"] += 1
+            return
+        top, left = int(rows[0]), int(columns[0])
+        inside = mask[top : rows[-1] + 1, left : columns[-1] + 1].copy()
+        self.shapes.append(Shape(name, mask=inside, corner=(corner[0] + left, corner[1] + top)))
 
 
-def _farthest(ring):
-    row = ring[(~(np.abs(ring) <= FARTHEST)).any(1)][0]
-    return ", ".join(f"{value:g}" for value in row)
+# --- outlines
 
 
 def rectangle(left, top, right, bottom, degrees=0.0):

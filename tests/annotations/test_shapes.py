@@ -10,7 +10,7 @@ from skimage.draw import polygon
 from skimage.measure import points_in_poly
 
 from common.annotations.classes import names_of, number_classes
-from common.annotations.shapes import Shape, draw, ellipse, fill, place, rectangle, ring_of
+from common.annotations.shapes import Collected, Shape, draw, ellipse, fill, place, rectangle
 from common.errors import InputError
 
 SHAPE = (50, 70)
@@ -91,17 +91,18 @@ def test_where_classes_overlap_the_largest_or_the_last_wins():
     assert several == 4 and (mask == 2).sum() == 32 and (mask == 1).sum() == 36
 
 
-@pytest.mark.parametrize(
-    ("points", "words"),
-    [
-        ([(0, 0), (1, 1)], r"at least three points \(found 2\)"),
-        ([(0, 0), (1, 1), (float("nan"), 2)], r"not in the image \(found nan, 2\)"),
-        ([(0, 0), (1, 1), (1e9, 2)], r"not in the image \(found 1e\+09, 2\)"),
-    ],
-)
-def test_impossible_outlines_are_refused(points, words):
-    with pytest.raises(InputError, match=words):
-        ring_of(points, "a.json: shape 1")
+def test_shapes_are_collected():
+    collected = Collected()
+    collected.outline("a", [[(0, 0), (1, 1)], [(0, 0), (4, 0), (4, 4)]], "x")
+    collected.outline("a", [[(0, 0), (1, 1)]], "x")
+    collected.mask("b", np.pad(np.ones((2, 3), bool), ((1, 4), (2, 5))), (10, 20))
+    collected.mask("b", np.zeros((2, 3), bool))
+    outline, mask = collected.shapes
+    assert len(outline.rings) == 1 and mask.corner == (12, 21) and mask.mask.shape == (2, 3)
+    assert collected.ignored == {"outline of fewer than three points": 1, "empty mask": 1}
+    for wrong, found in ((float("nan"), "nan, 2"), (1e9, r"1e\+09, 2"), (float("-inf"), "-inf, 2")):
+        with pytest.raises(InputError, match=f"x: a point is not in the image .found {found}"):
+            collected.outline("a", [[(0, 0), (1, 1), (wrong, 2)]], "x")
 
 
 def test_names_become_classes():

@@ -83,7 +83,7 @@ def annotated(folder, get):
     """Images, and annotations of one of them in each format."""
     for number in (1, 2):
         write_image(folder / "images" / f"slice{number}.png", np.full((40, 60), 50 * number, np.uint8))
-    for file in ANNOTATION_FILES.glob("*.json"):
+    for file in ANNOTATION_FILES.glob("[!R]*"):
         (folder / file.stem).mkdir()
         shutil.copy(file, folder / file.stem / file.name)
 
@@ -290,7 +290,7 @@ def loss(targets, probabilities):
 IMPORT = "preprocess/0_import_images.py"
 IMAGES = "--images @/{0}/x --masks @/{0}/y --cases @/out --size 16"
 ANNOTATE = "preprocess/0_import_annotations.py"
-ANNOTATED = "--images @/images --annotations @/labelme --cases @/out --size 16"
+ANNOTATED = "--images @/images --annotations @/{0} --cases @/out --size 16"
 VOLUMES = "preprocess/0_import_volumes.py"
 FROM_VOLUMES = "--images @/{0}/x --labels @/{0}/y --cases @/out --size 16"
 CHECK_CASES = "--cases @/cases --output @/out.html --step False"
@@ -334,7 +334,9 @@ KINDS = {
         "y/s1.csv",
         "TEXT",
     ),
-    "labelme": Kind(annotated, ANNOTATE, ANNOTATED, "labelme/labelme.json", "JSON"),
+    "labelme": Kind(annotated, ANNOTATE, ANNOTATED.format("labelme"), "labelme/labelme.json", "JSON"),
+    "coco": Kind(annotated, ANNOTATE, ANNOTATED.format("coco"), "coco/coco.json", "JSON"),
+    "cvat": Kind(annotated, ANNOTATE, ANNOTATED.format("cvat"), "cvat/cvat.xml", "TEXT"),
     # cases and lists
     "slice of a case": Kind(
         cases, "preprocess/2_write_lists.py", LISTS, "cases/case1/x/0001.png", "BINARY", intact=True

@@ -137,7 +137,7 @@ BASE = {  # flags with which each script works on good files
     "data/make_volumes.py": (kinds.surface, "--data @/out --train 1 --test 0 --contrasts 1"),
     "evaluate.py": (kinds.evaluated, kinds.EVALUATE),
     "predict.py": (kinds.run, kinds.PREDICT),
-    "preprocess/0_import_annotations.py": (kinds.annotated, kinds.ANNOTATED),
+    "preprocess/0_import_annotations.py": (kinds.annotated, kinds.ANNOTATED.format("labelme")),
     "preprocess/0_import_images.py": (kinds.pictures, kinds.IMAGES.format("png")),
     "preprocess/0_import_matrices.py": (kinds.matrices, "--images @/x --masks @/y --cases @/out --size 16"),
     "preprocess/0_import_nodules.py": (

@@ -15,6 +15,8 @@ from common.slices.case_files import read_case_record
 from common.slices.images import cut, read_mask, read_slice
 
 SCRIPT = "preprocess/0_import_annotations.py"
+ROWS, COLUMNS = np.mgrid[:40, :60]
+DISC = (COLUMNS - 40) ** 2 / 100 + (ROWS - 20) ** 2 / 64 < 1
 FILES = Path(__file__).parents[1] / "annotations" / "files"
 
 
@@ -81,6 +83,16 @@ def test_classes_overlap_and_images_without_annotations(labelme):
     out = run_import(labelme, CLASSES={"liver": 1}, REPLACE=True, CASE_FROM="image", STRETCH=True).stdout
     assert "1 class, in 3 cases" in out and "removed 2 cases of an earlier import of the same images" in out
     assert set(np.unique(read_mask(labelme / "cases" / "case_a_slice1" / "y" / "0001.png"))) == {0, 255}
+
+
+@pytest.mark.parametrize("file", ["labelme.json", "coco.json", "cvat.xml"])
+def test_the_mask_in_a_file_of_each_format(tmp_path, file):
+    """The files of all formats contain the same mask of a tumor on slice1.png."""
+    write_image(tmp_path / "images" / "slice1.png", image())
+    out = run_import(tmp_path, ANNOTATIONS=FILES / file, CLASSES={"tumor": 1}).stdout
+    assert "  class 1: tumor (1 shape)" in out
+    expected = np.pad(np.where(DISC, 255, 0), ((12, 12), (2, 2)))
+    assert np.array_equal(read_mask(tmp_path / "cases" / "case01" / "y" / "0001.png"), expected)
 
 
 def test_bad_input_is_refused(labelme):
