@@ -19,7 +19,7 @@ from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- input and output
-IMAGES: str = ""  # folder to search for volumes and DICOM series, or one volume
+IMAGES: str = ""  # folder to search for volumes and DICOM series, or one volume, or a data set with dataset.json
 LABELS: str = ""  # the same for label volumes, matched by name; empty: all masks are black
 LABEL_NAME: types.NamePattern = "{id}"  # label volume name for volume {id}, such as "{id}_seg"
 SERIES: types.Series | None = None  # number or description of the series, if a folder contains several
@@ -64,12 +64,13 @@ from common.errors import InputError, SettingError, name_broken
 from common.parallel import ordered_map
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
 from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
+from common.slices.nnunet import DATASET
+from common.volumes.datasets import read_data_set
 from common.volumes.finding import find_volumes
 from common.volumes.grids import Geometry, onto_grid, orient
 from common.volumes.label_files import LabelFiles
 from common.volumes.label_matching import match_labels
 from common.volumes.privacy import check_names_table, safe_names, write_names_table
-from common.volumes.segments import as_key
 from common.volumes.slicing import open_slices, planes_of, slice_entry, spacing_of_plane
 from common.words import number_of
 
@@ -78,21 +79,24 @@ FEW_LABELED = 0.1  # share of the slices of a volume
 
 def main():
     check_settings()
-    volumes, labels = match_volumes()
+    volumes, labels, class_names = match_volumes()
     names = safe_names(volumes, settings.NAMES)
     cases = {name: Path(settings.CASES, as_case_name(case)) for name, case in names.items()}
     refuse_existing_cases(cases.values(), settings.REPLACE)
-    label_files = LabelFiles(labels.values(), settings.CLASSES, settings.LABEL_VALUES, settings.SERIES)
+    label_files = LabelFiles(
+        labels.values(), settings.CLASSES, settings.LABEL_VALUES, settings.SERIES, dict(enumerate(class_names, 1))
+    )
     size = f"{settings.SIZE}x{settings.SIZE}"
     count = number_of(len(volumes), "volume")
     if names_of_classes := label_files.describe():
         print(names_of_classes, flush=True)
     print(f"importing {count} into {settings.CASES} ({settings.PLANE}, {settings.FIT} to {size})", flush=True)
     labeled = []
+    fitting = {"fit": settings.FIT, "mask_values": settings.LABEL_VALUES, "class_names": class_names}
     result = import_cases(
         [(cases[name], (path, labels.get(name))) for name, path in volumes.items()],
         partial(import_volume, label_files=label_files, labeled=labeled),
-        partial(CaseRecord, "0_import_volumes.py", settings.SIZE, fit=settings.FIT, mask_values=settings.LABEL_VALUES),
+        partial(CaseRecord, "0_import_volumes.py", settings.SIZE, **fitting),
         settings.REPLACE,
         parallel=False,
     )
@@ -106,30 +110,42 @@ def main():
 
 
 def check_settings():
-    if settings.SLICES != "all" and not settings.LABELS:
+    if settings.SLICES != "all" and not (settings.LABELS or is_data_set()):
         raise SettingError(
             f'SLICES: "{settings.SLICES}" needs LABELS; set --labels to their folder, or use --slices all'
         )
-    if settings.CLASSES and settings.LABEL_VALUES is not None:
-        raise SettingError("CLASSES: set together with LABEL_VALUES; use names or numbers, not both")
-    if len({as_key(name) for name in settings.CLASSES or []}) < len(settings.CLASSES or []):
-        raise SettingError(f"CLASSES: a name is listed twice (found {settings.CLASSES}); list each name once")
     check_names_table(settings.NAMES_TABLE, {"CASES": settings.CASES}, settings.REPLACE)
 
 
+def is_data_set():
+    """Whether IMAGES is a data set with dataset.json, which lists its labels."""
+    return not settings.LABELS and Path(settings.IMAGES or "-", DATASET).is_file()
+
+
 def match_volumes():
-    """Volumes by name, and their label volumes by the same names.
+    """Volumes by name, their label files by the same names, and class names that are no secret.
 
     Raises:
-        InputError: if no volumes are found, or one has no label volume.
+        InputError: if no volumes are found, or one has no labels, or has several channels.
     """
     for setting, value in (("IMAGES", settings.IMAGES), ("LABELS", settings.LABELS)):
         if (value or setting == "IMAGES") and not Path(value or "-").exists():
             found = f"{value} does not exist" if value else "not set"
             raise InputError(f"{setting}: {found}; choose a folder of volumes, or one volume")
+    if is_data_set():
+        data = read_data_set(Path(settings.IMAGES), settings.NAMES, settings.LABEL_VALUES, settings.CLASSES)
+        if more := [case for case in data.cases if case.channels]:
+            found = f"{1 + len(more[0].channels)} files a case"
+            raise InputError(
+                f"{Path(settings.IMAGES, DATASET)}: slices with several channels are not supported ({found}); use "
+                "3_pack_volumes.py for 3-D models, or keep one channel"
+            )
+        volumes = {case.source: case.image for case in data.cases}
+        return volumes, {case.source: case.label for case in data.cases}, list(data.labels.values())
     if not settings.LABELS:
-        return find_volumes(settings.IMAGES), {}
-    return match_labels(settings.IMAGES, settings.LABELS, settings.LABEL_NAME, settings.SERIES)
+        return find_volumes(settings.IMAGES), {}, []
+    volumes, labels = match_labels(settings.IMAGES, settings.LABELS, settings.LABEL_NAME, settings.SERIES)
+    return volumes, labels, settings.CLASSES or []
 
 
 def read_labels(path, label_files, volume):
@@ -149,7 +165,7 @@ def note_on_empty(labeled):
     Args:
         labeled: list of shares of the slices that have a label, one for each volume with labels.
     """
-    if not settings.LABELS:
+    if not (settings.LABELS or is_data_set()):
         return "LABELS is not set, so all masks are empty; use these cases for prediction only"
     few = sum(share < FEW_LABELED for share in labeled)
     if settings.SLICES != "all" or not few:

@@ -1,6 +1,6 @@
 """Step 3 for 3-D networks: pack volumes with label volumes into HDF5.
 
-Reads   DATA: a Medical Segmentation Decathlon data set; or IMAGES and LABELS, folders of volumes
+Reads   DATA: a data set of the Medical Segmentation Decathlon or nnU-Net v2; or IMAGES and LABELS, folders
 Writes  PACKED/cases.h5, and train.h5 and validation.h5 (or fold1/train.h5, ...), which link to it
 Takes   about 2 s for a 512x512x200 volume on two cores, 4 s if gray value statistics are computed,
         and about ten times the memory of its uncompressed file
@@ -23,7 +23,7 @@ from common.settings import apply_command_line
 # --- input and output
 DATA: str = ""  # folder with dataset.json, imagesTr and labelsTr; "": use IMAGES and LABELS
 IMAGES: str = ""  # folder to search for volumes (fourth axis: channels) and DICOM series
-LABELS: str = ""  # the same for label volumes, matched by name
+LABELS: str = ""  # the same for label volumes, DICOM SEG and RTSTRUCT, matched by name or reference
 LABEL_NAME: types.NamePattern = "{id}"  # label volume name for volume {id}, such as "{id}_seg"
 PACKED: types.PathName = "data/volumes"  # where to write the packed volumes
 REPLACE: bool = False  # True: overwrite existing packed volumes
@@ -50,6 +50,7 @@ INTENSITY: Literal["auto", "ct", "mr", "liver", "lung", "pancreas"] | types.Inte
 
 # --- labels
 LABEL_VALUES: types.LabelValues | None = None  # new labels, such as {5: 1, 6: 1}; others become 0; None: keep all
+CLASSES: types.Names | None = None  # segments of DICOM SEG, RTSTRUCT or .seg.nrrd by name, in class order; None: all
 EMPTY: Literal["refuse", "skip", "keep"] = "refuse"  # volumes without a label; "keep" is not possible for "patch"
 
 # --- training and validation
@@ -74,7 +75,7 @@ from common.replacing import refuse_existing, whole_folder
 from common.settings import require_folder
 from common.slices.hdf5_text import write_attributes
 from common.slices.lists import count_of_share, make_divisions, pick_named
-from common.volumes.datasets import read_case, read_decathlon, read_folders, survey, write_sets
+from common.volumes.datasets import read_case, read_data_set, read_folders, survey, write_sets
 from common.volumes.grids import (
     Box,
     Geometry,
@@ -135,15 +136,13 @@ def check_settings():
 
 
 def find_data():
+    options = settings.NAMES, settings.LABEL_VALUES, settings.CLASSES
     if settings.DATA:
-        data = read_decathlon(require_folder(settings.DATA, "DATA"), settings.NAMES)
-        if settings.LABEL_VALUES is not None:
-            data.labels = {}  # LABEL_VALUES changed their numbers
-        return data
+        return read_data_set(require_folder(settings.DATA, "DATA"), *options)
     if not settings.IMAGES:
         raise InputError("DATA: not set; set --data to a folder with dataset.json, or set --images and --labels")
     images, labels = require_folder(settings.IMAGES, "IMAGES"), require_folder(settings.LABELS, "LABELS")
-    return read_folders(images, labels, settings.LABEL_NAME, settings.NAMES)
+    return read_folders(images, labels, settings.LABEL_NAME, *options)
 
 
 def divide(names):
@@ -196,7 +195,7 @@ def pack_cases(file, data, labels, rule, attributes):
     with h5py.File(file, "w") as packed:
         for case in progress(data.cases, len(data.cases), "packing"):
             try:
-                volume = prepare(case, labels, rule)
+                volume = prepare(case, labels, rule, data.label_files)
             except SettingError:
                 raise
             except InputError as error:
@@ -222,9 +221,9 @@ def pack_cases(file, data, labels, rule, attributes):
     return written
 
 
-def prepare(case, labels, rule):
+def prepare(case, labels, rule, label_files):
     """Group of a case as a dict: arrays image, label and places, and its attributes; None to skip the case."""
-    channels, label = read_case(case, labels, settings.LABEL_VALUES, settings.NOT_FINITE)
+    channels, label = read_case(case, labels, settings.LABEL_VALUES, settings.NOT_FINITE, label_files)
     original = Geometry.of(label)
     if not sitk.GetArrayViewFromImage(label).any():
         if settings.EMPTY == "skip":

@@ -334,3 +334,27 @@ def write_decathlon(root, cases=4, test=0, channels=1, modality="MRI"):
     }
     (root / "dataset.json").write_text(json.dumps(about))
     return root
+
+
+def write_nnunet(root, cases=3, channels=("T2", "ADC"), ending=".nii.gz", labels=None, **fields):
+    """A data set of nnU-Net v2 of volumes.
+
+    Returns:
+        dict of case name to (list of channels, labels), SimpleITK.Image.
+    """
+    made = {}
+    for number in range(1, cases + 1):
+        image, truth = draw_case(number, channels=len(channels))
+        images = [image[..., i] for i in range(len(channels))] if len(channels) > 1 else [image]
+        made[f"scan_{number:03d}"] = images, truth
+        for channel, part in enumerate(images):
+            write(root / "imagesTr", f"scan_{number:03d}_{channel:04d}{ending}", part)
+        write(root / "labelsTr", f"scan_{number:03d}{ending}", truth)
+    about = {
+        "channel_names": {str(number): name for number, name in enumerate(channels)},
+        "labels": labels or {"background": 0, "organ": 1, "lesion": 2},
+        "numTraining": cases,
+        "file_ending": ending,
+    } | fields
+    (root / "dataset.json").write_text(json.dumps(about))
+    return made

@@ -9,13 +9,15 @@ import numpy as np
 import SimpleITK as sitk
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.errors import InputError, summarize
+from common.errors import InputError, SettingError, summarize
 from common.parallel import progress
 from common.records import Inside, Record, read_record
 from common.slices.hdf5_text import write_attributes
-from common.volumes.finding import name_of
-from common.volumes.grids import Geometry, image_at
+from common.slices.nnunet import is_nnunet, read_nnunet
+from common.volumes.finding import LABEL_ENDINGS, ending_of, name_of
+from common.volumes.grids import Geometry, image_at, onto_grid
 from common.volumes.intensity import ForegroundStatistics
+from common.volumes.label_files import LabelFiles
 from common.volumes.label_matching import match_labels, refuse_own_labels
 from common.volumes.labels import labels_in
 from common.volumes.privacy import safe_names, write_names_table
@@ -26,12 +28,17 @@ POSITION_TOLERANCE = 1e-3  # max offset of label volume and image: mm per voxel 
 
 
 class VolumeCase(NamedTuple):
-    """A volume and its label volume; `source` is its own name, which may identify a patient."""
+    """A volume and its label volume; `source` is its own name, which may identify a patient.
+
+    Attributes:
+        channels: Paths of further channels, each in a file of its own.
+    """
 
     name: str
     image: Path
     label: Path
     source: str
+    channels: tuple = ()
 
 
 Number = Annotated[str, Field(pattern=r"^[0-9]{1,3}$")]
@@ -71,16 +78,53 @@ class VolumeData:
         cases: list of VolumeCase, sorted by name.
         labels: dict of number to name, without the background; empty if unknown.
         ct: whether it is CT; None if unknown.
+        label_files: LabelFiles with named segments; None if all are label volumes.
     """
 
     cases: list
     labels: dict = field(default_factory=dict)
     ct: bool | None = None
+    label_files: LabelFiles | None = None
 
     def write_names_table(self, table):
         """Write NAMES_TABLE, as `common.volumes.privacy.write_names_table`."""
         names = {case.source: case.name for case in self.cases}
         write_names_table(table, names, {case.source: case.image for case in self.cases})
+
+
+def read_data_set(folder, case_names="numbers", label_values=None, classes=None):
+    """Find the training cases of a data set with dataset.json, of the Decathlon or of nnU-Net v2.
+
+    Args:
+        folder: Path.
+        case_names: as `names` of `common.volumes.privacy.safe_names`.
+        label_values: setting LABEL_VALUES.
+        classes: setting CLASSES, which must not be set.
+
+    Returns:
+        VolumeData; its labels are empty if `label_values` changes their numbers.
+
+    Raises:
+        InputError: as for `read_decathlon` and `common.slices.nnunet.read_nnunet`, or if the files are no volumes.
+    """
+    if classes:
+        raise SettingError("CLASSES: not for a data set with dataset.json, which lists its labels; use LABEL_VALUES")
+    if not is_nnunet(folder):
+        data = read_decathlon(folder, case_names)
+    else:
+        found = read_nnunet(folder, label_values)
+        if found.is_2d or not ending_of(f"name{found.ending}"):
+            advice = "use 0_import_images.py" if found.is_2d else f"convert them to {LABEL_ENDINGS[0]}"
+            raise InputError(f"{found.path}: contains no volumes (found {found.ending}); {advice}")
+        names = safe_names({name: images[0] for name, (images, _) in found.cases.items()}, case_names)
+        cases = [
+            VolumeCase(names[name], images[0], label, name, tuple(images[1:]))
+            for name, (images, label) in found.cases.items()
+        ]
+        data = VolumeData(sorted(cases), found.labels, ct=[name.upper() for name in found.channels] == ["CT"])
+    if label_values is not None:
+        data.labels = {}
+    return data
 
 
 def read_decathlon(folder, case_names="numbers"):
@@ -127,28 +171,37 @@ def _refuse_same_names(images, where):
         raise InputError(summarize(problems, "cases have the name of another"))
 
 
-def read_folders(images, labels, label_name, case_names="numbers"):
-    """Find the cases in a folder of volumes and a folder of label volumes, matched by name.
+def read_folders(images, labels, label_name, case_names="numbers", label_values=None, classes=None):
+    """Find the cases in a folder of volumes and a folder of labels, matched as by `match_labels`.
 
     Args:
         images, labels: folders.
         label_name: label volume name, with {id} for the volume name.
         case_names: as `names` of `common.volumes.privacy.safe_names`.
+        label_values, classes: as for LabelFiles.
 
     Raises:
-        InputError: if none are found, one has no partner, or two get the same name.
+        InputError: if none are found, one has no partner, is damaged, or two get the same name.
     """
     volumes, label_volumes = match_labels(images, labels, label_name)
-    cases = safe_names(volumes, case_names)
-    return VolumeData([VolumeCase(cases[name], volumes[name], label_volumes[name], name) for name in volumes])
+    names = safe_names(volumes, case_names)
+    cases = [VolumeCase(names[name], volumes[name], label_volumes[name], name) for name in volumes]
+    files = LabelFiles(label_volumes.values(), classes, label_values, survey=False)
+    if files.failed:
+        raise InputError(summarize(list(files.failed.values()), "label files cannot be used"))
+    if not files.segments:
+        return VolumeData(cases)
+    print(files.describe(), flush=True)
+    return VolumeData(cases, dict(enumerate(classes or [], 1)), label_files=files)  # names in files may be private
 
 
-def read_case(case, names, label_values=None, not_finite=None):
+def read_case(case, names, label_values=None, not_finite=None, label_files=None):
     """Read a volume and its labels.
 
     Args:
         case: VolumeCase.
         names, label_values: as for `labels_in`.
+        label_files: LabelFiles, or None.
         not_finite: as for `common.volumes.reading.read_volume`.
 
     Returns:
@@ -158,16 +211,27 @@ def read_case(case, names, label_values=None, not_finite=None):
         InputError: if one is unreadable, their grids differ, or a value is not a label.
     """
     channels = read_channels(case.image, not_finite=not_finite)
+    for path in case.channels:
+        channels.append(read_volume(path, not_finite=not_finite))
+        _require_same_grid(channels[-1], path, channels[0], case.image)
+    grid = Geometry.of(channels[0])
+    if label_files and case.label in label_files.segments:
+        return channels, onto_grid(label_files.read(case.label, grid), grid)
     label = read_volume(case.label)
-    grid, label_grid = Geometry.of(channels[0]), Geometry.of(label)
-    if grid.size != label_grid.size:
-        sizes = " and ".join("x".join(map(str, size)) for size in (label_grid.size, grid.size))
-        raise InputError(f"{case.label}: not on the grid of {case.image} ({sizes} voxels); {ADVICE}")
+    _require_same_grid(label, case.label, channels[0], case.image)
+    return channels, image_at(labels_in(label, case.label, label_values, names), grid)
+
+
+def _require_same_grid(image, path, reference, reference_path):
+    """Raise InputError unless a volume has the voxels of another."""
+    grid, own = Geometry.of(reference), Geometry.of(image)
+    if grid.size != own.size:
+        sizes = " and ".join("x".join(map(str, size)) for size in (own.size, grid.size))
+        raise InputError(f"{path}: not on the grid of {reference_path} ({sizes} voxels); {ADVICE}")
     corners = np.array([(0, 0, 0), grid.size])
     tolerance = POSITION_TOLERANCE * max(1, *grid.size)
-    if not np.allclose(grid.to_points(corners), label_grid.to_points(corners), atol=tolerance):
-        raise InputError(f"{case.label}: not on the grid of {case.image} (different origin, spacing or axes); {ADVICE}")
-    return channels, image_at(labels_in(label, case.label, label_values, names), grid)
+    if not np.allclose(grid.to_points(corners), own.to_points(corners), atol=tolerance):
+        raise InputError(f"{path}: not on the grid of {reference_path} (different origin, spacing or axes); {ADVICE}")
 
 
 def survey(data, label_values=None, not_finite=None):
@@ -187,7 +251,7 @@ def survey(data, label_values=None, not_finite=None):
     labels, statistics, problems = set(), [], []
     for case in progress(data.cases, len(data.cases), "checking volumes"):
         try:
-            channels, label_image = read_case(case, data.labels, label_values, not_finite)
+            channels, label_image = read_case(case, data.labels, label_values, not_finite, data.label_files)
         except InputError as error:
             problems.append(str(error))
             continue

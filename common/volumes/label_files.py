@@ -2,14 +2,14 @@
 
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, SettingError
 from common.parallel import progress
 from common.volumes import slicer_files
 from common.volumes.finding import dicom_labels_in
 from common.volumes.grids import Geometry, image_at
 from common.volumes.labels import labels_in
 from common.volumes.reading import read_volume
-from common.volumes.segments import describe, number_segments
+from common.volumes.segments import as_key, describe, number_segments
 from common.words import number_of
 
 
@@ -21,17 +21,24 @@ class LabelFiles:
         classes: setting CLASSES, names of segments in class order; None: all.
         label_values: setting LABEL_VALUES; None: values are labels.
         series: as for `common.volumes.reading.read_volume`.
+        names: dict of label number to name, of a data set; None or empty: any numbers.
+        survey: whether to read label volumes without names too, for `largest`.
 
     Attributes:
         failed: dict of Path of an unusable file to the message about it.
         largest: largest class number in all files, at least 1.
 
     Raises:
-        InputError: if a class is in no file, or there are too many.
+        SettingError: if a class is in no file, or listed twice, or `label_values` is given too.
+        InputError: if there are too many names.
     """
 
-    def __init__(self, paths, classes=None, label_values=None, series=None):
-        self.label_values, self.series = label_values, series
+    def __init__(self, paths, classes=None, label_values=None, series=None, names=None, survey=True):
+        if classes and label_values is not None:
+            raise SettingError("CLASSES: set together with LABEL_VALUES; use names or numbers, not both")
+        if len({as_key(name) for name in classes or []}) < len(classes or []):
+            raise SettingError(f"CLASSES: a name is listed twice (found {classes}); list each name once")
+        self.label_values, self.series, self.names = label_values, series, names
         self.largest, self.overlaps = 1, []
         self.segments, self.failed = {}, {}
         paths = list(paths)
@@ -39,21 +46,21 @@ class LabelFiles:
             try:
                 if segments := segments_in(path):
                     self.segments[path] = segments
-                else:
-                    image = read_volume(path, series)
-                    self.largest = max(self.largest, int(labels_in(image, path, label_values).max(initial=0)))
+                elif survey:
+                    self.largest = max(self.largest, int(self._labels_in(read_volume(path, series), path).max()))
             except InputError as error:
                 self.failed[path] = str(error)
-        if classes and paths and not self.segments and not self.failed:
-            raise InputError(
-                "CLASSES: no names in the label files; use CLASSES for DICOM SEG, RTSTRUCT or .seg.nrrd only"
-            )
+        if classes and not self.segments and not self.failed:
+            raise SettingError("CLASSES: no names in the label files; use it for DICOM SEG, RTSTRUCT or .seg.nrrd only")
         self.numbering = number_segments(self.segments, classes, label_values, partial=bool(self.failed))
         self.largest = max(self.largest, self.numbering.largest)
 
     def describe(self):
-        """Names of the segments and their class numbers, or "" if no file has names."""
-        return describe(self.segments, self.numbering) if self.segments else ""
+        """Names and class numbers of the segments, or of the data set, as text; "" without names."""
+        if self.segments:
+            return describe(self.segments, self.numbering)
+        listed = ", ".join(f"{number} {name}" for number, name in (self.names or {}).items())
+        return f"classes: {listed}" if listed else ""
 
     def read(self, path, volume):
         """Read the labels of a volume as SimpleITK.Image uint8, on a grid of their own.
@@ -69,11 +76,14 @@ class LabelFiles:
             raise InputError(self.failed[path])
         if path not in self.segments:
             image = read_volume(path, self.series)
-            return image_at(labels_in(image, path, self.label_values), Geometry.of(image))
+            return image_at(self._labels_in(image, path), Geometry.of(image))
         image, overlap = read_segments(path, self.segments[path], self.numbering, volume)
         if overlap:
             self.overlaps.append(overlap)
         return image
+
+    def _labels_in(self, image, path):
+        return labels_in(image, path, self.label_values, self.names)
 
     def note_on_overlap(self):
         """What a user should know about voxels in several segments, or ""."""

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.errors import InputError
+from common.errors import InputError, SettingError
 
 MAX_CLASSES = 99  # class numbers of label volumes
 
@@ -72,11 +72,14 @@ def number_segments(files, wanted=None, label_values=None, partial=False):
         Numbering.
 
     Raises:
-        InputError: if there are too many names, or a wanted one is in no file.
+        InputError: if there are too many names.
+        SettingError: if a wanted name is in no file.
     """
     found = {}
     for segment in (segment for segments in files.values() for segment in segments):
         found.setdefault(as_key(segment.name), segment.name)
+    if wanted and len(wanted) > MAX_CLASSES:
+        raise SettingError(f"CLASSES: too many names (found {len(wanted)}); use at most {MAX_CLASSES}")
     if label_values is not None:
         classes = {}
         for segment in (segment for segments in files.values() for segment in segments):
@@ -90,7 +93,7 @@ def number_segments(files, wanted=None, label_values=None, partial=False):
     missing = [name for name in wanted or [] if as_key(name) not in found]
     if missing and not partial:
         listed = ", ".join(list(found.values())[:20]) or "no names"
-        raise InputError(f"CLASSES: no segment {missing[0]!r} in the label files (found {listed}); use their names")
+        raise SettingError(f"CLASSES: no segment {missing[0]!r} in the label files (found {listed}); use their names")
     return Numbering(dict(enumerate(wanted or found.values(), 1)))
 
 

@@ -80,7 +80,9 @@ def test_what_is_refused(tmp_path):
     )
     assert len(said.splitlines()) == 1
     own = settings | {"IMAGES": root / "Plant1"}
-    assert_refused(SCRIPT, "CLASSES: no segment 'x' in the label files (found liver, tumor)", CLASSES=["x"], **own)
+    assert_refused(
+        SCRIPT, "CLASSES: no segment 'x' in the label files (found liver, tumor)", status=2, CLASSES=["x"], **own
+    )
     assert_refused(SCRIPT, "CLASSES: set together", status=2, CLASSES=["x"], LABEL_VALUES={1: 1}, **own)
     assert_refused(SCRIPT, "CLASSES: a name is listed twice", status=2, CLASSES=["x", "X "], **own)
     shutil.copy(labels / "a.dcm", labels / "b.dcm")

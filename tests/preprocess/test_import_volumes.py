@@ -6,7 +6,17 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from drawings import SHAPE, as_volume, assert_same_geometry, block, masks_of, write, write_copying_network, write_series
+from drawings import (
+    SHAPE,
+    as_volume,
+    assert_same_geometry,
+    block,
+    masks_of,
+    write,
+    write_copying_network,
+    write_nnunet,
+    write_series,
+)
 from running import REAL_DATA, assert_refused, leftovers, run_here, run_script
 
 sitk = pytest.importorskip("SimpleITK")
@@ -433,3 +443,26 @@ def test_a_volume_is_predicted_at_the_spacing_of_training(tmp_path):
     arrays = [sitk.GetArrayFromImage(image) for image in found]
     np.testing.assert_array_equal(*arrays)
     assert 0.1 < arrays[0].mean() < 0.9
+
+
+def test_a_data_set_of_nnunet(tmp_path):
+    root = tmp_path / "Dataset001_Organ"
+    made = write_nnunet(root, channels=["CT"])
+    settings = {"IMAGES": root, "CASES": tmp_path / "cases", "SIZE": 32}
+    said = run_here(SCRIPT, SLICES="labeled", **settings).stdout
+    assert "classes: 1 organ, 2 lesion" in said and "in 3 cases" in said
+    for name, (_, truth) in made.items():
+        record = json.loads((tmp_path / "cases" / f"case_{name}" / "case.json").read_text())
+        back = labels_of_slices(record, masks_of(tmp_path / "cases" / f"case_{name}"))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(back), sitk.GetArrayFromImage(truth))
+        assert_same_geometry(back, truth, 1e-5)
+        assert record["class_names"] == ["organ", "lesion"]
+    write_nnunet(root, labels={"background": 0, "all": [1, 2], "lesion": 2}, channels=["CT"])
+    assert_refused(SCRIPT, "regions of several labels are not supported", **settings)
+    run_here(SCRIPT, LABEL_VALUES={1: 1, 2: 1}, REPLACE=True, **settings)
+    assert_refused(SCRIPT, "CLASSES: not for a data set", status=2, CLASSES=["lesion"], **settings)
+    write_nnunet(root, channels=["T2", "ADC"])
+    assert_refused(SCRIPT, "slices with several channels are not supported (2 files a case)", REPLACE=True, **settings)
+    write_nnunet(tmp_path / "other", channels=["CT"], labels={"background": 0, "organ": 1})
+    words = "invalid labels (values from 0 to 2); expected whole numbers from 0 to 1 (organ)"
+    assert_refused(SCRIPT, words, **settings | {"IMAGES": tmp_path / "other", "CASES": tmp_path / "more"})

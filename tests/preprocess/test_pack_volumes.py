@@ -7,7 +7,8 @@ import h5py
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from drawings import STRAIGHT, TURNED, ball, write_decathlon
+from dicom_labels import draw_series, sources, write_seg, write_seg_nrrd
+from drawings import STRAIGHT, TURNED, ball, write_decathlon, write_nnunet
 from running import assert_refused, leftovers, run_here
 
 from common.slices.hdf5_text import text_of
@@ -132,6 +133,48 @@ def test_channels_and_named_validation_cases(tmp_path):
     assert cases_of(tmp_path / "p" / "validation.h5") == ["case_02"]
     with h5py.File(tmp_path / "p" / "train.h5") as packed:
         assert packed["cases/case_01/image"].shape[-1] == 2 and packed.attrs["channels"] == 2
+
+
+def test_a_data_set_of_nnunet_has_a_file_for_each_channel(tmp_path):
+    root = tmp_path / "Dataset001_Organ"
+    made = write_nnunet(root, channels=["T2", "ADC"])
+    pack(root, tmp_path / "p", VALIDATION_CASES=["scan_002"], STEP="single", SPACING=None, INTENSITY="mr")
+    with h5py.File(tmp_path / "p" / "cases.h5") as packed:
+        assert json.loads(packed.attrs["labels"]) == ["organ", "lesion"] and packed.attrs["channels"] == 2
+        for name, (images, truth) in made.items():
+            group = packed[f"cases/{name}"]
+            np.testing.assert_array_equal(group["label"][:], sitk.GetArrayFromImage(truth))
+            for i, image in enumerate(images):
+                values = sitk.GetArrayFromImage(image)
+                packed_values = group["image"][..., i]  # clipped at a high percentile
+                expected = np.minimum((values - values.mean()) / values.std(), packed_values.max())
+                np.testing.assert_allclose(packed_values, expected, atol=0.02)
+    moved = made["scan_001"][0][1]
+    moved.SetOrigin((0, 0, 1000))
+    sitk.WriteImage(moved, str(root / "imagesTr" / "scan_001_0001.nii.gz"))
+    assert_refused(SCRIPT, "scan_001_0001.nii.gz: not on the grid of", DATA=root, PACKED=tmp_path / "q", STEP="single")
+
+
+def test_named_segments_are_labels(tmp_path):
+    """A DICOM SEG on some slices, found by its series, and a segmentation of 3D Slicer, by its name."""
+    masks = np.zeros((6, 36, 40, 2), np.uint8)
+    masks[1:4, 5:20, 4:12, 0] = masks[2:5, 8:25, 15:30, 1] = 1
+    image = draw_series(tmp_path / "i" / "Plant", direction=np.eye(3))
+    write_seg(tmp_path / "l" / "seg", sources(tmp_path / "i" / "Plant")[1:5], masks[1:5], ["liver", "Plant tumor"])
+    sitk.WriteImage(image, str(tmp_path / "i" / "b.nrrd"))
+    write_seg_nrrd(tmp_path / "l" / "b.seg.nrrd", [masks[..., 1] * 4], Geometry.of(image), [("plant tumor", 4, 0)])
+    settings = {"IMAGES": tmp_path / "i", "LABELS": tmp_path / "l", "STEP": "single", "SPACING": None}
+    said = run_here(SCRIPT, PACKED=tmp_path / "p", VALIDATION_SHARE=0.5, **settings).stdout
+    assert "classes: 1 plant tumor (in 2 of 2), 2 liver (in 1 of 2)" in said
+    with h5py.File(tmp_path / "p" / "cases.h5") as packed:
+        assert json.loads(packed.attrs["labels"]) == ["1", "2"], "names in files may be private"
+        np.testing.assert_array_equal(packed["cases/b/label"][:], masks[..., 1])
+        name = next(name for name in packed["cases"] if name != "b")
+        np.testing.assert_array_equal(packed[f"cases/{name}/label"][:], masks[..., 1] + 2 * masks[..., 0])
+    run_here(SCRIPT, PACKED=tmp_path / "q", CLASSES=["Plant tumor"], **settings)
+    with h5py.File(tmp_path / "q" / "cases.h5") as packed:
+        assert json.loads(packed.attrs["labels"]) == ["Plant tumor"]
+    assert_refused(SCRIPT, "CLASSES: no segment 'x'", status=2, PACKED=tmp_path / "r", CLASSES=["x"], **settings)
 
 
 def test_gray_values_of_ct_are_those_of_the_labelled_voxels(tmp_path):

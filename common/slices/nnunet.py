@@ -1,0 +1,163 @@
+"""Data sets in the raw layout of nnU-Net v2: dataset.json, imagesTr/NAME_0000.nii.gz, labelsTr/NAME.nii.gz.
+
+Label numbers must have a meaning of their own: no regions of several numbers, and no number to ignore.
+"""
+
+import re
+from pathlib import Path
+from typing import Annotated, ClassVar, NamedTuple
+
+from pydantic import Field
+
+from common.errors import InputError, summarize
+from common.files import natural_key, read_json
+from common.records import Inside, Record
+from common.slices.finding import IMAGE_ENDINGS
+
+DATASET = "dataset.json"
+Number = Annotated[str, Field(pattern=r"^[0-9]{1,3}$")]
+Label = Annotated[int, Field(ge=0, le=99)]
+
+
+class NnunetCase(Record):
+    """A case listed in dataset.json: its channels in order, and its labels."""
+
+    images: Annotated[list[Inside], Field(min_length=1)]
+    label: Inside
+
+
+class NnunetFile(Record):
+    """Content of dataset.json of nnU-Net v2, as far as it is used."""
+
+    DAMAGED: ClassVar = "not in the format of nnU-Net v2"
+    REMEDY: ClassVar = 'write "channel_names" (numbers to names), "labels" (names to numbers) and "file_ending"'
+
+    channel_names: dict[Number, str]
+    labels: dict[str, Label | list[Label]]
+    file_ending: Annotated[str, Field(pattern=r"^\.[A-Za-z0-9.]{1,20}$")]
+    dataset: dict[str, NnunetCase] | None = None
+
+
+class NnunetData(NamedTuple):
+    """A data set of nnU-Net v2.
+
+    Attributes:
+        path: Path of dataset.json.
+        channels: channel names.
+        labels: dict of label number to name, without the background.
+        ending: ending of all files, such as ".nii.gz".
+        cases: dict of case name to (list of Paths of the channels, Path of the labels), in natural order.
+    """
+
+    path: Path
+    channels: list
+    labels: dict
+    ending: str
+    cases: dict
+
+    @property
+    def is_2d(self):
+        """Whether the files are images, not volumes."""
+        return self.ending.lower() in IMAGE_ENDINGS
+
+    @property
+    def files_per_case(self):
+        """Number of files of an image; 1 for colors in one file."""
+        return max(len(images) for images, _ in self.cases.values())
+
+
+def is_nnunet(folder):
+    """Whether a folder contains dataset.json of nnU-Net v2; the Decathlon has such a file of another format."""
+    path = Path(folder, DATASET)
+    if not path.is_file():
+        return False
+    content = read_json(path)
+    return isinstance(content, dict) and bool({"channel_names", "file_ending"} & set(content))
+
+
+def read_nnunet(folder, label_values=None):
+    """Find the training cases of a data set.
+
+    Args:
+        folder: Path with dataset.json.
+        label_values: setting LABEL_VALUES or MASK_VALUES, which makes labels of regions and labels to ignore usable.
+
+    Returns:
+        NnunetData.
+
+    Raises:
+        InputError: if dataset.json is damaged or asks for what is not supported, or files are missing.
+    """
+    path = Path(folder, DATASET)
+    content = NnunetFile.check(read_json(path), path)
+    if label_values is None:
+        _refuse_special_labels(path, content.labels)
+    numbers = {name: number for name, number in content.labels.items() if isinstance(number, int) and number}
+    labels = {number: name for name, number in sorted(numbers.items(), key=lambda pair: pair[1])}
+    if content.dataset is not None:
+        cases = {
+            name: ([Path(folder, image) for image in case.images], Path(folder, case.label))
+            for name, case in content.dataset.items()
+        }
+        _refuse_missing([file for images, label in cases.values() for file in (*images, label)])
+    else:
+        cases = _find_cases(Path(folder), content.file_ending)
+    if not cases:
+        raise InputError(f"{path}: no training cases; expected files such as imagesTr/NAME_0000{content.file_ending}")
+    cases = {name: cases[name] for name in sorted(cases, key=natural_key)}
+    counts = {len(images) for images, _ in cases.values()}
+    channels = [content.channel_names[key] for key in sorted(content.channel_names, key=int)]
+    in_one = counts == {1} and content.file_ending.lower() in IMAGE_ENDINGS  # colors
+    if not in_one and counts != {len(channels)}:
+        found = " or ".join(map(str, sorted(counts)))
+        raise InputError(f"{path}: channel_names: expected as many as files of a case ({found} files, {len(channels)})")
+    return NnunetData(path, channels, labels, content.file_ending, cases)
+
+
+def _refuse_special_labels(path, labels):
+    regions = [name for name, number in labels.items() if isinstance(number, list)]
+    advice = 'use --label-values (images: --mask-values), such as "{1: 1, 2: 2}", to choose numbers of the label files'
+    if regions:
+        raise InputError(f"{path}: regions of several labels are not supported (found {', '.join(regions)}); {advice}")
+    if "ignore" in labels:
+        raise InputError(f"{path}: labels to ignore are not supported (found {labels['ignore']}); {advice}")
+    numbers = sorted(labels.values())
+    if numbers != list(range(len(numbers))) or len(numbers) < 2:
+        listed = ", ".join(map(str, numbers)) or "none"
+        raise InputError(f"{path}: labels: expected the background 0, then 1, 2, ... without gaps (found {listed})")
+
+
+def _find_cases(folder, ending):
+    """Cases by the names of their files: NAME_0000, NAME_0001, ... and NAME.
+
+    Returns:
+        dict of case name to (list of Paths, Path).
+    """
+    for name in ("imagesTr", "labelsTr"):
+        if not (folder / name).is_dir():
+            raise InputError(f"{folder / name}: folder is missing; restore it, as listed by {DATASET}")
+    channels, problems = {}, []
+    for file in sorted((folder / "imagesTr").iterdir()):
+        if file.name.startswith(".") or not file.name.endswith(ending):
+            continue
+        match = re.fullmatch(r"(.+)_(\d{4})", file.name.removesuffix(ending), re.DOTALL)
+        if match:
+            channels.setdefault(match[1], {})[int(match[2])] = file
+        else:
+            problems.append(f"{file}: no channel number in its name; expected a name such as NAME_0000{ending}")
+    cases = {}
+    for name, files in channels.items():
+        if sorted(files) != list(range(len(files))):
+            found = ", ".join(f"{number:04d}" for number in sorted(files))
+            problems.append(f"{files[min(files)]}: channels of {name} are missing (found {found}); restore them")
+        cases[name] = [files[number] for number in sorted(files)], folder / "labelsTr" / f"{name}{ending}"
+    if problems:
+        raise InputError(summarize(problems, "files do not fit the layout of nnU-Net"))
+    _refuse_missing([label for _, label in cases.values()])
+    return cases
+
+
+def _refuse_missing(files):
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        raise InputError(summarize([f"{path}: file is missing; restore it" for path in missing], "files are missing"))
