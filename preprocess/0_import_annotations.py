@@ -1,6 +1,6 @@
 """Step 0: import images with outlines from annotation programs into case folders.
 
-Reads   IMAGES: png, jpg, tif or bmp; ANNOTATIONS: LabelMe, COCO or CVAT files
+Reads   IMAGES: png, jpg, tif or bmp; ANNOTATIONS: LabelMe, COCO, CVAT or ImageJ files
 Writes  CASES/case_<subfolder>/x/0001.png, y/0001.png and case.json, for steps 1 and 2
 Takes   about a second per 100 images of 512x512 on two cores
 
@@ -20,7 +20,7 @@ from common.settings import apply_command_line
 # --- input and output
 IMAGES: str = ""  # folder of the images
 ANNOTATIONS: str = ""  # folder of the annotation files, or one file; may be IMAGES
-FORMAT: Literal["auto", "labelme", "coco", "cvat"] = "auto"  # "auto": whatever the content of each file says
+FORMAT: Literal["auto", "labelme", "coco", "cvat", "imagej"] = "auto"  # "auto": whatever the content of each file says
 CASES: types.PathName = "data/cases"  # output folder for the case folders
 CASE_FROM: Literal["folder", "image"] = "folder"  # "folder": a case per subfolder; "image": a case per image
 #   With "folder", images without a subfolder are one case together, unless names tell patients, as P004_s01 does.

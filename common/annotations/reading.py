@@ -1,11 +1,11 @@
 """Find annotation files and read them; their content tells the format."""
 
 import zipfile
-import zlib
 from pathlib import Path
 
 from common.annotations.coco import is_coco, read_coco
 from common.annotations.cvat import read_cvat
+from common.annotations.imagej import START, ZIP_DAMAGE, is_roi_set, read_roi, read_roi_set
 from common.annotations.labelme import is_labelme, read_labelme
 from common.annotations.xml_files import check_xml
 from common.errors import InputError
@@ -13,11 +13,10 @@ from common.files import LARGEST_JSON, read_json
 from common.parallel import ordered_map, progress
 from common.slices.finding import OTHER, read_regular, walk
 
-FORMATS = {"labelme": "LabelMe", "coco": "COCO", "cvat": "CVAT"}
-ENDINGS = (".json", ".xml", ".zip")
+FORMATS = {"labelme": "LabelMe", "coco": "COCO", "cvat": "CVAT", "imagej": "ImageJ"}
+ENDINGS = (".json", ".xml", ".zip", ".roi")
 CVAT_IN_ZIP = "annotations.xml"
 ADVICE = "remove it or export it again"
-DAMAGE = (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, ValueError, OSError, EOFError)
 
 
 def find_annotations(root, skipped):
@@ -91,8 +90,10 @@ def _recognize(path):
         raise InputError(f"{path}: too large (found {path.stat().st_size / 1e6:.0f} MB); {ADVICE}")
     data = read_regular(path)
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
-    if start.startswith(b"PK\x03\x04"):
+    if start.startswith(b"PK\x03\x04") or path.suffix.lower() == ".zip":
         return _in_zip(path)
+    if start.startswith(START) or path.suffix.lower() == ".roi":
+        return "imagej", data, read_roi
     if start.startswith((b"<", b"\xff\xfe", b"\xfe\xff")):
         if check_xml(data, path) == "annotations":
             return "cvat", data, read_cvat
@@ -109,11 +110,15 @@ def _in_zip(path):
     """Format of a zip file, its content, and the function that reads it."""
     try:
         with zipfile.ZipFile(path) as archive:
+            if is_roi_set(archive):
+                annotations = read_roi_set(archive, path)
+                return "imagej", annotations, lambda annotations, _: annotations
             if CVAT_IN_ZIP not in archive.namelist():
-                raise InputError(f"{path}: no annotations in this zip file (expected {CVAT_IN_ZIP}); {ADVICE}")
+                expected = f"expected {CVAT_IN_ZIP} of CVAT or .roi files of ImageJ"
+                raise InputError(f"{path}: no annotations in this zip file ({expected}); {ADVICE}")
             with archive.open(CVAT_IN_ZIP) as file:
                 data = file.read(LARGEST_JSON + 1)
-    except DAMAGE as error:
+    except ZIP_DAMAGE as error:
         raise InputError(f"{path}: damaged zip file ({str(error)[:80]}); copy it again") from None
     if len(data) > LARGEST_JSON:
         raise InputError(f"{path}: too large (found over {LARGEST_JSON / 1e6:.0f} MB of annotations); {ADVICE}")

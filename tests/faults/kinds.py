@@ -337,6 +337,10 @@ KINDS = {
     "labelme": Kind(annotated, ANNOTATE, ANNOTATED.format("labelme"), "labelme/labelme.json", "JSON"),
     "coco": Kind(annotated, ANNOTATE, ANNOTATED.format("coco"), "coco/coco.json", "JSON"),
     "cvat": Kind(annotated, ANNOTATE, ANNOTATED.format("cvat"), "cvat/cvat.xml", "TEXT"),
+    "imagej": Kind(annotated, ANNOTATE, ANNOTATED.format("slice1"), "slice1/slice1.roi", "BINARY"),
+    "imagej, set": Kind(
+        annotated, ANNOTATE, ANNOTATED.format("slice1_RoiSet"), "slice1_RoiSet/slice1_RoiSet.zip", "BINARY"
+    ),
     # cases and lists
     "slice of a case": Kind(
         cases, "preprocess/2_write_lists.py", LISTS, "cases/case1/x/0001.png", "BINARY", intact=True
