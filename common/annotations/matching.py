@@ -5,6 +5,7 @@ from pathlib import PurePosixPath
 
 from common.errors import InputError
 from common.files import natural_key, one_name
+from common.words import number_of
 
 SET_NAME = re.compile(r"[ _.-]*(roi[ _-]?set|rois?|roi_manager)$", re.I)  # at the end of names of ROI files
 
@@ -80,11 +81,13 @@ def _slice_in(stack, one, name):
     index = 0 if one.index is None and len(stack) == 1 else one.index
     if index is None:
         raise InputError(
-            f"{one.file}: a ROI without a slice number, and the folder {name} has {len(stack)} images; rename the file "
-            "after its image"
+            f"{one.file}: a ROI without a slice number, and the folder {name} has {number_of(len(stack), 'image')}; "
+            "rename the file after its image"
         )
     if index >= len(stack):
-        raise InputError(f"{one.file}: no slice {index + 1} in the folder {name} (found {len(stack)} images)")
+        raise InputError(
+            f"{one.file}: no slice {index + 1} in the folder {name} (found {number_of(len(stack), 'image')})"
+        )
     return stack[index]
 
 
