@@ -27,6 +27,16 @@ ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 ShareOfHalf = Annotated[float, Ge(0), Le(0.5)]
 Gray = Annotated[int, Ge(0), Lt(2**16)]  # 16-bit gray level
 PathName = Annotated[str, Rule("a path", lambda text: bool(text.strip()))]
+DataSetName = Annotated[
+    str,
+    Rule(
+        'a folder whose name is Dataset, three digits, _ and a name, such as "Dataset001_Liver"',
+        lambda text: "\0" not in text and bool(re.fullmatch(r"(.*[/\\])?Dataset\d{3}_\w+[/\\]?", text, re.ASCII)),
+    ),
+]
+ChannelName = Annotated[
+    str, Rule('a name, such as "CT" or "T2"', lambda text: text.isprintable() and bool(text.strip()))
+]
 PageName = Annotated[str, Rule('the path of an .html file, such as "check.html"', lambda name: name.endswith(".html"))]
 NamePattern = Annotated[
     str, Rule('text with one {id}, such as "{id}_seg"', lambda text: text.count("{id}") == 1 and _is_format(text))

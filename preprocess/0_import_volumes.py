@@ -5,9 +5,9 @@ Reads   IMAGES and LABELS: folders of DICOM series, NIfTI, NRRD or MetaImage fil
 Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json, for steps 1 and 2
 Takes   about 2 s and 0.5 GB of memory for a 512x512x300 volume on two cores
 
-Label volumes are matched by name, DICOM SEG and RTSTRUCT by the series that they refer to; grids may
-differ. case.json records the geometry, so that predictions can be mapped back onto the volume, and
-nothing that identifies a patient. Loads one volume at a time.
+Label volumes are matched by name, DICOM SEG and RTSTRUCT by the series that they refer to; their
+grids may differ. case.json records the geometry, so that predictions can be mapped back onto the
+volume, and nothing that identifies a patient. Loads one volume at a time.
 """
 
 import sys
@@ -19,7 +19,8 @@ from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- input and output
-IMAGES: str = ""  # folder to search for volumes and DICOM series, or one volume, or a data set with dataset.json
+IMAGES: str = ""  # folder to search for volumes and DICOM series, or one volume
+#   A folder with dataset.json is a data set of nnU-Net or the Decathlon and needs no LABELS.
 LABELS: str = ""  # the same for label volumes, matched by name; empty: all masks are black
 LABEL_NAME: types.NamePattern = "{id}"  # label volume name for volume {id}, such as "{id}_seg"
 SERIES: types.Series | None = None  # number or description of the series, if a folder contains several
@@ -49,8 +50,8 @@ BITS: Literal[8, 16] = 8  # bit depth of the slices: 8 or 16
 
 # --- labels
 LABEL_VALUES: types.LabelValues | None = None  # new labels, such as {5: 1, 6: 1}; others become 0; None: keep all
-CLASSES: types.Names | None = None  # segments or ROIs by name, in class order, such as ["liver", "tumor"]; None: all
-#   For DICOM SEG, RTSTRUCT and .seg.nrrd. The script prints the names and classes. If segments overlap, the later wins.
+CLASSES: types.Names | None = None  # segments to use, by name, in class order; None: all
+#   For DICOM SEG, RTSTRUCT and .seg.nrrd. The script prints the names. If segments overlap, the later class wins.
 
 settings = apply_command_line(globals())
 

@@ -42,14 +42,13 @@ import numpy as np
 
 from common.claims import claimed
 from common.errors import InputError, summarize
-from common.files import natural_key, whole_file
+from common.files import whole_file
 from common.jobs import Part
 from common.public_settings import public_settings
 from common.replacing import refuse_existing, whole_entries
-from common.settings import require_folder
 from common.slices.cases import common_preparation
 from common.slices.images import read_mask, read_slice
-from common.slices.lists import read_list, refuse_shared
+from common.slices.lists import read_divisions
 from common.slices.masks import class_count, class_count_of_files, values_of
 from common.slices.packed import (
     add_attributes,
@@ -64,13 +63,12 @@ from common.slices.packed import (
 )
 from common.words import number_of
 
-NAMES = ("train", "validation", "test")
 SHARDS = "shards"  # folder of the shards, next to the sets
 
 
 def main():
     part = Part.read(settings.PART)
-    divisions = [plan(folder, lists, part) for folder, lists in find_lists().items()]
+    divisions = [plan(folder, lists, part) for folder, lists in read_divisions(settings.LISTS).items()]
     for division in divisions:
         for name, table in division.tables.items():
             if not is_joined(path := set_path(division.folder, name), division.shard_paths(name)):
@@ -112,30 +110,6 @@ class Division(NamedTuple):
     def shard_paths(self, name):
         """Paths of the shards of a set, in order."""
         return [shard.path for shard in self.shards if shard.name == name]
-
-
-def find_lists():
-    """Find the lists to pack.
-
-    Returns:
-        dict of subfolder ("" or "fold1" and so on) to a dict of list name to DataFrame of `read_list`.
-
-    Raises:
-        InputError: if there are no lists, a list is invalid, or two lists of a division share a slice or a case.
-    """
-    root = require_folder(settings.LISTS, "LISTS")
-    folds = sorted((path.name for path in root.glob("fold*") if path.is_dir()), key=natural_key)
-    divisions = {}
-    for folder in folds or [""]:
-        files = {name: root / folder / f"{name}.csv" for name in NAMES}
-        lists = {name: read_list(file) for name, file in files.items() if file.exists() or file.is_symlink()}
-        if not lists:
-            raise InputError(
-                f"{root / folder}: contains no train.csv, validation.csv or test.csv; run 2_write_lists.py"
-            )
-        refuse_shared(lists, root / folder)
-        divisions[folder] = lists
-    return divisions
 
 
 def plan(folder, lists, part):

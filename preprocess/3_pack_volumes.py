@@ -1,6 +1,6 @@
 """Step 3 for 3-D networks: pack volumes with label volumes into HDF5.
 
-Reads   DATA: a data set of the Medical Segmentation Decathlon or nnU-Net v2; or IMAGES and LABELS, folders
+Reads   DATA: a data set of the Medical Segmentation Decathlon or nnU-Net v2; or IMAGES and LABELS
 Writes  PACKED/cases.h5, and train.h5 and validation.h5 (or fold1/train.h5, ...), which link to it
 Takes   about 2 s for a 512x512x200 volume on two cores, 4 s if gray value statistics are computed,
         and about ten times the memory of its uncompressed file
@@ -23,7 +23,7 @@ from common.settings import apply_command_line
 # --- input and output
 DATA: str = ""  # folder with dataset.json, imagesTr and labelsTr; "": use IMAGES and LABELS
 IMAGES: str = ""  # folder to search for volumes (fourth axis: channels) and DICOM series
-LABELS: str = ""  # the same for label volumes, DICOM SEG and RTSTRUCT, matched by name or reference
+LABELS: str = ""  # the same for label volumes, or DICOM SEG and RTSTRUCT of the series
 LABEL_NAME: types.NamePattern = "{id}"  # label volume name for volume {id}, such as "{id}_seg"
 PACKED: types.PathName = "data/volumes"  # where to write the packed volumes
 REPLACE: bool = False  # True: overwrite existing packed volumes
@@ -50,7 +50,7 @@ INTENSITY: Literal["auto", "ct", "mr", "liver", "lung", "pancreas"] | types.Inte
 
 # --- labels
 LABEL_VALUES: types.LabelValues | None = None  # new labels, such as {5: 1, 6: 1}; others become 0; None: keep all
-CLASSES: types.Names | None = None  # segments of DICOM SEG, RTSTRUCT or .seg.nrrd by name, in class order; None: all
+CLASSES: types.Names | None = None  # segments to use (DICOM SEG, RTSTRUCT, ...), in class order; None: all
 EMPTY: Literal["refuse", "skip", "keep"] = "refuse"  # volumes without a label; "keep" is not possible for "patch"
 
 # --- training and validation

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError, summarize
-from common.files import file_digest, whole_file
+from common.files import file_digest, natural_key, whole_file
+from common.settings import require_folder
 from common.slices.images import read_image
 from common.system_errors import why_unreadable
+
+LIST_NAMES = ("train", "validation", "test")
 
 
 def read_list(path):
@@ -164,6 +167,30 @@ def find_same_images(divisions, action):
         advice = "remove the copies, or pass --same-slices report"
         raise InputError(f"{message}; {advice}" if len(found) == 1 else f"{message}\n  {advice}")
     print(f"note: {message}")
+
+
+def read_divisions(root):
+    """Read the lists of a folder, or of its folders fold1, fold2 and so on.
+
+    Returns:
+        dict of subfolder ("" or "fold1" and so on) to a dict of list name to DataFrame of `read_list`.
+
+    Raises:
+        InputError: if a folder has no lists, or a list is damaged or shares slices with another.
+    """
+    root = require_folder(root, "LISTS")
+    folds = sorted((path.name for path in root.glob("fold*") if path.is_dir()), key=natural_key)
+    divisions = {}
+    for folder in folds or [""]:
+        files = {name: root / folder / f"{name}.csv" for name in LIST_NAMES}
+        lists = {name: read_list(file) for name, file in files.items() if file.exists() or file.is_symlink()}
+        if not lists:
+            raise InputError(
+                f"{root / folder}: contains no train.csv, validation.csv or test.csv; run 2_write_lists.py"
+            )
+        refuse_shared(lists, root / folder)
+        divisions[folder] = lists
+    return divisions
 
 
 def write_list(path, rows, relative_to=None):

@@ -4,7 +4,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from common.errors import InputError
-from common.volumes.grids import Geometry, along_axes, orient, resample
+from common.volumes.grids import Geometry, along_axes, image_at, orient, resample
 from common.volumes.intensity import percentiles_of
 from common.volumes.reading import read_volume
 
@@ -86,3 +86,36 @@ def planes_of(volume, plane):
 def spacing_of_plane(spacing, plane):
     """Pixel spacing (row, column) of a plane in mm; `spacing` of the oriented volume is i, j, k."""
     return [mm for axis, mm in enumerate(spacing[::-1]) if axis != PLANES[plane][0]]
+
+
+def stack_slices(record, slices):
+    """Volume of neighboring slices of a case, as they are in their files: fitted to their size and in display order.
+
+    Args:
+        record: content of case.json.
+        slices: dict of slice name to (SIZE, SIZE) array; all cut from the same box, without gaps between them.
+
+    Returns:
+        SimpleITK.Image with the geometry of these slices in the patient.
+    """
+    entries = {name: record["slices"][name] for name in slices}
+    names = sorted(entries, key=lambda name: entries[name]["index"])
+    array = np.stack([slices[name] for name in names])
+    grid = Geometry(**{field: tuple(values) for field, values in record["volume"]["grid"].items()})
+    axis, flipped = PLANES[record["volume"]["plane"]]
+    axes = [axis, *(other for other in range(3) if other != axis)]  # of an array (S, P, L), for slices, rows, columns
+    left, top, width, height = entries[names[0]]["box"]
+    scale = np.array([1, height / record["size"], width / record["size"]])
+    first = np.array([entries[names[0]]["index"], top, left]) + (scale - 1) / 2
+    start, steps = np.zeros(3), np.zeros((3, 3))  # in voxels i, j, k of the grid; a row of steps for each axis above
+    for number, of_array in enumerate(axes):
+        sign, last = (-1, grid.size[2 - of_array] - 1) if of_array in flipped else (1, 0)
+        start[2 - of_array] = last + sign * first[number]
+        steps[number, 2 - of_array] = sign * scale[number]
+    if np.linalg.det(steps[::-1]) < 0:  # mirrored axes are not possible in all formats
+        array, start, steps[0] = array[::-1], start + (len(names) - 1) * steps[0], -steps[0]
+    (origin,) = grid.to_points([start])
+    columns = (steps[::-1] @ grid.axes.T).T  # mm along columns, rows and slices
+    spacing = np.linalg.norm(columns, axis=0)
+    geometry = Geometry(array.shape[::-1], *(tuple(v.ravel().tolist()) for v in (spacing, origin, columns / spacing)))
+    return image_at(array, geometry)

@@ -136,6 +136,7 @@ BASE = {  # flags with which each script works on good files
     "data/make_sample.py": (kinds.surface, "--cases @/out --count 1 --slices 6 --size 64"),
     "data/make_volumes.py": (kinds.surface, "--data @/out --train 1 --test 0 --contrasts 1"),
     "evaluate.py": (kinds.evaluated, kinds.EVALUATE),
+    "export_dataset.py": (kinds.cases, "--lists @/lists --output @/out/Dataset001_Liver"),
     "predict.py": (kinds.run, kinds.PREDICT),
     "preprocess/0_import_annotations.py": (kinds.annotated, kinds.ANNOTATED.format("labelme")),
     "preprocess/0_import_images.py": (kinds.pictures, kinds.IMAGES.format("png")),
