@@ -1,12 +1,13 @@
-"""Step 0: import images with outlines from annotation programs into case folders.
+"""Step 0: import images or DICOM slices with outlines from annotation programs into case folders.
 
-Reads   IMAGES: png, jpg, tif or bmp; ANNOTATIONS: LabelMe, COCO, CVAT or ImageJ files
+Reads   IMAGES: png, jpg, tif, bmp, or DICOM series; ANNOTATIONS: LabelMe, COCO, CVAT, ImageJ,
+        or the XML, CSV or JSON files that OsiriX and Horos export
 Writes  CASES/case_<subfolder>/x/0001.png, y/0001.png and case.json, for steps 1 and 2
 Takes   about a second per 100 images of 512x512 on two cores
 
 Names of shapes become classes; the script prints their numbers. A pixel is inside an outline if
-its center is. Images and their annotations are matched by the file names in the annotations.
-IMAGES and ANNOTATIONS stay unchanged.
+its center is. Images and annotations are matched by file names, DICOM slices also by UID,
+position or number. IMAGES and ANNOTATIONS stay unchanged.
 """
 
 import sys
@@ -18,18 +19,25 @@ from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- input and output
-IMAGES: str = ""  # folder of the images
+IMAGES: str = ""  # folder of the images, or of DICOM series
 ANNOTATIONS: str = ""  # folder of the annotation files, or one file; may be IMAGES
-FORMAT: Literal["auto", "labelme", "coco", "cvat", "imagej"] = "auto"  # "auto": whatever the content of each file says
+FORMAT: Literal["auto", "labelme", "coco", "cvat", "imagej", "osirix"] = "auto"
+# "auto": the content of each file tells its format
 CASES: types.PathName = "data/cases"  # output folder for the case folders
 CASE_FROM: Literal["folder", "image"] = "folder"  # "folder": a case per subfolder; "image": a case per image
 #   With "folder", images without a subfolder are one case together, unless names tell patients, as P004_s01 does.
+#   A DICOM series is always a case.
 REPLACE: bool = False  # True: overwrite existing case folders
+NAMES: types.CaseNames = "numbers"  # case names of DICOM: "numbers" (case_0001, ...) or "folder"
+#   "folder" keeps the names of your folders, which may identify patients.
+NAMES_TABLE: str = ""  # DICOM: table to write (.csv): name and path of each case; "": none
+#   It identifies patients, so it must be outside of what you pass on.
 SKIP_BROKEN: bool = False  # True: exit with status 0 even if some images cannot be used
 
 # --- classes
-CLASSES: types.ClassNumbers = {}  # class of each name, such as {"liver": 1}; {}: numbers the names, sorted
-#   "*" in a name fits any text, as in {"lesion*": 2}. Shapes with other names are background.
+CLASSES: types.ClassNumbers | types.Names = {}  # class of each name, such as {"liver": 1}, or names in class order
+#   {} numbers the names in alphabetical order. "*" in a name fits any text, as in {"lesion*": 2}. Shapes with other
+#   names are background.
 OVERLAP: Literal["largest", "last"] = "largest"  # if classes overlap: the "largest" number, or the "last" shape, wins
 UNMATCHED: Literal["stop", "skip", "empty"] = "empty"
 # image without annotations: "stop", "skip" it, or "empty" mask
@@ -38,92 +46,118 @@ UNMATCHED: Literal["stop", "skip", "empty"] = "empty"
 SIZE: types.Side = 200  # side length of the slices in pixels
 FIT: Literal["resize", "crop", "pad", "tile"] = "resize"
 # "resize" (may distort), "crop" the center, "pad" to a square, "tile"
-#   "pad" shrinks images larger than SIZE. Black fills gaps.
+#   "pad" shrinks images larger than SIZE. Black fills gaps. "tile" is for images only.
 TILE_OVERLAP: types.Count = 0  # minimum overlap of neighboring tiles in pixels
 
 # --- gray values
-STRETCH: bool = False  # True: stretch each image's own minimum and maximum to the full range
+STRETCH: bool = False  # images: True: stretch each image's own minimum and maximum to the full range
+WINDOW: types.Window | None = None  # DICOM: values mapped to black and white, [low, high], such as [-200, 200] HU
+PERCENTILES: types.Percentiles = [0.5, 99.5]  # DICOM: percentiles mapped to black and white if WINDOW is None
+BITS: Literal[8, 16] = 8  # DICOM: bit depth of the slices: 8 or 16
 
 settings = apply_command_line(globals())
 
-from collections import Counter
 from functools import partial
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 
-from common.annotations.classes import names_of, number_classes, print_classes
+from common.annotations.classes import as_numbers, names_of
 from common.annotations.matching import match_images
 from common.annotations.reading import find_annotations, read_annotations
+from common.annotations.report import number_and_print, print_overlaps
 from common.annotations.shapes import draw
+from common.annotations.sources import Classes, Source, choose
 from common.errors import InputError, SettingError, name_broken, summarize
 from common.settings import require_folder
 from common.slices.case_names import name_cases
-from common.slices.cases import CaseRecord, Imported, import_cases, refuse_existing_cases
-from common.slices.finding import IMAGE_ENDINGS, find_images, report_skipped, walk
+from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
+from common.slices.finding import IMAGE_ENDINGS, OTHER, find_images, report_skipped, walk
 from common.slices.images import cut, encode_png, fit_boxes, read_image, refuse_tiny, stretch, to_gray
 from common.slices.import_notes import Seen
 from common.slices.leftovers import find_earlier_cases
 from common.slices.masks import class_count, values_of
 from common.slices.matching import IMAGE_FOLDERS, MASK_FOLDERS
+from common.volumes.finding import may_be_dicom
+from common.volumes.privacy import check_names_table, safe_names, write_names_table
 from common.words import number_of
 
 SCRIPT = "0_import_annotations.py"  # in case.json
 
 
-class Source(NamedTuple):
-    """An image to import."""
-
-    image: Path
-    annotations: list  # of Annotation
-    image_name: str  # relative to IMAGES
-
-
-class Drawn(NamedTuple):
-    """What drawing needs and finds: classes, and pixels of several classes in each image that has some."""
-
-    numbers: dict
-    one_class: bool
-    overlaps: list
-
-
 def main():
     check_settings()
-    sources, numbers = match_sources()
-    cases = dict.fromkeys(case for case, _ in sources)
-    refuse_existing_cases(cases, settings.REPLACE)
-    earlier = find_earlier_cases(sources, SCRIPT, lambda source: source.image_name, settings.REPLACE)
-    size = f"{settings.SIZE}x{settings.SIZE}"
-    images, in_cases = number_of(len(sources), "image"), number_of(len(cases), "case")
-    print(f"importing {images} as {in_cases}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
-    names = names_of(numbers, settings.CLASSES)
-    record = {"fit": settings.FIT, "stretched": settings.STRETCH, "class_names": names}
-    seen, drawn = Seen({}, [], [], []), Drawn(numbers, set(numbers.values()) == {1}, [])
-    result = import_cases(
-        sources,
-        partial(import_image, seen=seen, drawn=drawn),
-        partial(CaseRecord, SCRIPT, settings.SIZE, **record),
-        settings.REPLACE,
-        check=check_masks,
-        earlier=earlier,
-    )
-    if earlier and result.slices:
-        print(f"removed {number_of(len(earlier), 'case')} of an earlier import of the same images")
-    classes = class_count(result.values, settings.ANNOTATIONS)
-    print(
-        f"wrote {number_of(result.slices, 'slice')} of {size}, {number_of(classes, 'class', 'classes')}, "
-        f"in {number_of(result.cases, 'case')} to {settings.CASES}"
-    )
-    print(f'class names for train.py: --class-names "{names}"')
-    print_overlaps(drawn.overlaps)
-    seen.print_notes(settings.FIT)
-    name_broken(result.problems, "images cannot be used", result.slices, settings.SKIP_BROKEN)
+    root = require_folder(settings.IMAGES, "IMAGES")
+    images, skipped = walk(root)
+    together = Path(settings.ANNOTATIONS or "-").resolve() == root.resolve()
+    files = find_annotations(settings.ANNOTATIONS, skipped if together else None)
+    folder = root if together or Path(settings.ANNOTATIONS).is_file() else Path(settings.ANNOTATIONS)
+    annotations, problems = read_annotations(files, settings.FORMAT)
+    series, secrets = find_series(root, images, skipped)
+    match = partial(match_series, series, skipped) if series else partial(match_files, images, skipped)
+    sources, more = match(annotations, root, folder)
+    if problems := problems + more:
+        raise InputError(summarize(problems, "annotations cannot be used"))
+    classes = as_numbers(settings.CLASSES)
+    numbers = number_and_print(annotations, len(files), classes)
+    sources = choose(sources, settings.UNMATCHED, settings.ANNOTATIONS)
+    import_all(sources, numbers, names_of(numbers, classes, secrets), bool(series))
 
 
 def check_settings():
     if settings.TILE_OVERLAP >= settings.SIZE:
         raise SettingError(f"TILE_OVERLAP: expected 0 to {settings.SIZE - 1} (found {settings.TILE_OVERLAP})")
+    check_names_table(settings.NAMES_TABLE, {"CASES": settings.CASES}, settings.REPLACE)
+
+
+def import_all(sources, numbers, names, is_dicom):
+    """Import images or series into case folders.
+
+    Args:
+        sources: list of (Path of the case folder, Source).
+        numbers: dict of name to class number.
+        names: list of class names.
+        is_dicom: whether the sources are DICOM series.
+    """
+    cases = dict.fromkeys(case for case, _ in sources)
+    refuse_existing_cases(cases, settings.REPLACE)
+    earlier = [] if is_dicom else find_earlier_cases(sources, SCRIPT, lambda s: s.image_name, settings.REPLACE)
+    size = f"{settings.SIZE}x{settings.SIZE}"
+    what = number_of(len(sources), *(("series", "series") if is_dicom else ("image",)))
+    in_cases = number_of(len(cases), "case")
+    print(f"importing {what} as {in_cases}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
+    seen, drawn = Seen({}, [], [], []), Classes(numbers, set(numbers.values()) == {1}, [])
+    if is_dicom:
+        from common.annotations.dicom_slices import import_series  # see find_series
+
+        load = partial(import_series, seen=seen, classes=drawn, settings=settings)
+    else:
+        load = partial(import_image, seen=seen, classes=drawn)
+    stretched = settings.STRETCH and not is_dicom
+    record = {"fit": settings.FIT, "stretched": stretched, "class_names": names}
+    result = import_cases(
+        sources,
+        load,
+        partial(CaseRecord, SCRIPT, settings.SIZE, **record),
+        settings.REPLACE,
+        parallel=not is_dicom,
+        check=check_masks,
+        earlier=earlier,
+    )
+    if earlier and result.slices:
+        print(f"removed {number_of(len(earlier), 'case')} of an earlier import of the same images")
+    found = number_of(class_count(result.values, settings.ANNOTATIONS), "class", "classes")
+    slices = f"{number_of(result.slices, 'slice')} of {size}, {found}"
+    print(f"wrote {slices}, in {number_of(result.cases, 'case')} to {settings.CASES}")
+    if is_dicom:
+        series = {source.image.name: (case.name, source.image.where) for case, source in sources}
+        names_of_cases, paths = ({name: pair[i] for name, pair in series.items()} for i in (0, 1))
+        write_names_table(settings.NAMES_TABLE, names_of_cases, paths)
+    print(f'class names for train.py: --class-names "{names}"')
+    print_overlaps(drawn.overlaps, settings.OVERLAP == "largest")
+    seen.print_notes(settings.FIT)
+    broken = "series cannot be used" if is_dicom else "images cannot be used"
+    name_broken(result.problems, broken, result.slices, settings.SKIP_BROKEN)
 
 
 def check_masks(values):
@@ -135,84 +169,40 @@ def check_masks(values):
     class_count(values, settings.ANNOTATIONS)
 
 
-def print_overlaps(overlaps):
-    """Print how many pixels several classes cover."""
-    if overlaps:
-        wins = "the largest class number" if settings.OVERLAP == "largest" else "the last shape"
-        pixels, images = number_of(sum(overlaps), "pixel"), number_of(len(overlaps), "image")
-        print(f"note: shapes of several classes cover {pixels} in {images}; there, {wins} wins (see --overlap)")
+# --- images
 
 
-# --- matching images and annotations
+def match_files(images, skipped, annotations, root, folder):
+    """Match annotations to image files.
 
-
-def match_sources():
-    """Read the annotations, number their classes, and match them to images.
+    Args:
+        images, skipped: from `common.slices.finding.walk`.
+        annotations: list of Annotation.
+        root, folder: folders of the images and of the annotations.
 
     Returns:
-        list of (Path of the case folder, Source), in natural order; and dict of name to class number.
-
-    Raises:
-        InputError: if there are no images or annotations, an annotation is unusable, or they do not match.
+        list of (Path of the case folder, Source), in natural order; and list of error messages.
     """
-    root = require_folder(settings.IMAGES, "IMAGES")
-    image_files, skipped = walk(root)
-    together = Path(settings.ANNOTATIONS or "-").resolve() == root.resolve()
-    files = find_annotations(settings.ANNOTATIONS, skipped if together else None)
     report_skipped(skipped)
-    annotations, problems = read_annotations(files, settings.FORMAT)
-    images = find_images(root, image_files, "{id}", skip=MASK_FOLDERS, drop=IMAGE_FOLDERS)
+    images = find_images(root, images, "{id}", skip=MASK_FOLDERS, drop=IMAGE_FOLDERS)
     if not images:
-        raise InputError(f"IMAGES: no image ({', '.join(IMAGE_ENDINGS)}) in {root}; choose another folder")
-    folder = root if together else Path(settings.ANNOTATIONS)
-    matched, alone = match_images(annotations, list(images.values()), root, folder if folder.is_dir() else root)
-    if problems + alone:
-        raise InputError(summarize(problems + alone, "annotations cannot be used"))
-    counts = Counter(shape.name for one in annotations for shape in one.shapes)
-    print(f"{number_of(counts.total(), 'shape')} in {number_of(len(files), 'file')}, on {len(matched)} of "
-          f"{number_of(len(images), 'image')}")  # fmt: skip
-    numbers = number_classes(set(counts), settings.CLASSES)
-    print_classes(numbers, counts)
-    print_ignored(annotations)
-    used = choose_images(images, matched)
+        endings = ", ".join(IMAGE_ENDINGS)
+        raise InputError(f"IMAGES: no image ({endings}) or DICOM file in {root}; choose another folder")
+    matched, problems = match_images(annotations, list(images.values()), root, folder)
     sources = []
-    for key, case in name_cases(used, settings.CASE_FROM).items():
-        image = images[key]
-        source = Source(image, matched.get(image, []), image.relative_to(root).as_posix())
-        sources.append((Path(settings.CASES, case), source))
-    return sources, numbers
+    for key, case in name_cases(images, settings.CASE_FROM).items():
+        name = images[key].relative_to(root).as_posix()
+        sources.append((Path(settings.CASES, case), Source(images[key], matched.get(images[key], []), name)))
+    return sources, problems
 
 
-def print_ignored(annotations):
-    """Print how many shapes have no area."""
-    if ignored := sum((one.ignored for one in annotations), Counter()):
-        kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
-        print(f"skipped {number_of(ignored.total(), 'shape')} without an area ({kinds})")
-
-
-def choose_images(images, matched):
-    """Keys of the images to import, by UNMATCHED."""
-    without = [path for path in images.values() if path not in matched]
-    if without and settings.UNMATCHED == "stop":
-        problems = [f"{path}: no annotation in {settings.ANNOTATIONS}" for path in without]
-        raise InputError(summarize(problems, "images have no annotation; see --unmatched"))
-    if without:
-        count = number_of(len(without), "image")
-        print(f"skipped {count} without annotations" if settings.UNMATCHED == "skip" else
-              f"note: {count} without annotations, imported with an empty mask (see --unmatched)")  # fmt: skip
-    return [key for key, path in images.items() if path in matched or settings.UNMATCHED == "empty"]
-
-
-# --- one image
-
-
-def import_image(source, seen, drawn):
+def import_image(source, seen, classes):
     """Read an image, draw its shapes, and cut both to size.
 
     Args:
         source: Source.
         seen: Seen, to which it is added.
-        drawn: Drawn.
+        classes: Classes.
 
     Returns:
         Imported.
@@ -220,21 +210,12 @@ def import_image(source, seen, drawn):
     image = to_gray(read_image(source.image))
     refuse_tiny(image, source.image)
     for one in source.annotations:
-        if one.size and one.size != image.shape:
-            sizes = "{1}x{0}, expected {3}x{2}".format(*image.shape, *one.size)
-            raise InputError(
-                f"{source.image}: not the size that {one.file} has (found {sizes}); use the annotated image"
-            )
-    mask, several = draw(
-        [shape for one in source.annotations for shape in one.shapes],
-        drawn.numbers,
-        image.shape,
-        settings.OVERLAP == "last",
-    )
+        one.check_size(source.image, image.shape)
+    shapes = [shape for one in source.annotations for shape in one.shapes]
+    mask, several = draw(shapes, classes.numbers, image.shape, settings.OVERLAP == "last")
     if several:
-        drawn.overlaps.append(several)
-    if drawn.one_class:
-        mask = np.where(mask > 0, np.uint8(255), np.uint8(0))
+        classes.overlaps.append(several)
+    mask = classes.in_files(mask)
     if settings.STRETCH:
         image = stretch(image)
     slices = []
@@ -246,6 +227,42 @@ def import_image(source, seen, drawn):
         seen.brightest.append(int(image.max()))
     seen.ratios.append(max(image.shape) / min(image.shape))
     return Imported(slices, values=values_of(mask))
+
+
+# --- DICOM series
+
+
+def find_series(root, images, skipped):
+    """DICOM series in IMAGES, and texts that identify their patients.
+
+    Args:
+        root: Path of the folder.
+        images, skipped: from `common.slices.finding.walk`.
+    """
+    others = [path for reason, path in skipped if reason == OTHER and may_be_dicom(path)]
+    if not others:
+        return [], set()
+    from common.annotations.dicom_slices import find_dicom  # with pydicom and SimpleITK, which images do not need
+
+    series = find_dicom(root, others)
+    if images and series:
+        raise InputError(f"IMAGES: both images and DICOM series in {root}; put them into two folders")
+    if series and settings.FIT == "tile":
+        raise SettingError('FIT: "tile" is for images (found DICOM series); use "resize", "crop" or "pad"')
+    return series, {text for one in series for text in one.secrets}
+
+
+def match_series(series, skipped, annotations, root, folder):
+    """Match annotations to slices of DICOM series; arguments and result as `match_files`."""
+    from common.annotations.dicom_slices import match_slices  # see find_series
+
+    matched, problems = match_slices(annotations, series, root, folder)
+    if others := len(skipped) - sum(len(one.headers) for one in series):
+        print(f"skipped {number_of(others, 'file')} next to DICOM images (names may identify patients)")
+    names = safe_names({one.name: one.where for one in series}, settings.NAMES)
+    cases = [Path(settings.CASES, as_case_name(names[one.name])) for one in series]
+    sources = [Source(one, matched.get(i, {})) for i, one in enumerate(series)]
+    return list(zip(cases, sources, strict=True)), problems
 
 
 if __name__ == "__main__":

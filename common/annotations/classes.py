@@ -3,10 +3,16 @@
 from fnmatch import fnmatchcase
 
 from common.errors import InputError, SettingError
+from common.volumes.privacy import identifies
 from common.words import number_of
 
 MOST_CLASSES = 99
 MOST_SHOWN = 10  # names in a message
+
+
+def as_numbers(classes):
+    """Setting CLASSES as a dict of name to number; a list has class 1, 2 and so on."""
+    return classes if isinstance(classes, dict) else {name: number for number, name in enumerate(classes, 1)}
 
 
 def number_classes(names, classes):
@@ -14,14 +20,14 @@ def number_classes(names, classes):
 
     Args:
         names: set of str, the names of all shapes.
-        classes: setting CLASSES, dict of name to number; "*" in a name fits any text. {}: the names, sorted, are
-            numbered from 1.
+        classes: result of `as_numbers`; "*" in a name fits any text. {}: the names, sorted, are numbered from 1.
 
     Returns:
         dict of name to number; without names that `classes` does not have.
 
     Raises:
-        InputError: if there are no names, too many, or none that `classes` has.
+        InputError: if there are no names, or too many.
+        SettingError: if there are none that `classes` has.
     """
     if not names:
         raise InputError("ANNOTATIONS: no shape with an area in any file; choose another folder")
@@ -48,19 +54,21 @@ def _is_like(name, pattern):
     return name == pattern or ("*" in pattern and fnmatchcase(name, pattern.replace("[", "[[]").replace("?", "[?]")))
 
 
-def names_of(numbers, classes):
+def names_of(numbers, classes, secrets=()):
     """Class names for CLASS_NAMES of train.py.
 
     Args:
         numbers: result of `number_classes`.
-        classes: setting CLASSES.
+        classes: result of `as_numbers`.
+        secrets: texts that identify patients; a name that contains a part of one becomes its number.
 
     Returns:
         list of str: the name of class 1, 2 and so on; the number if it has no name.
     """
     named = {number: name.replace("*", "").strip() for name, number in reversed(classes.items())}
     named |= {} if classes else {number: name for name, number in numbers.items()}
-    return [named.get(number) or str(number) for number in range(1, max(numbers.values()) + 1)]
+    names = [named.get(number) or str(number) for number in range(1, max(numbers.values()) + 1)]
+    return [str(number) if secrets and identifies(name, secrets) else name for number, name in enumerate(names, 1)]
 
 
 def shown(names):

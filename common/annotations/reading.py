@@ -7,14 +7,16 @@ from common.annotations.coco import is_coco, read_coco
 from common.annotations.cvat import read_cvat
 from common.annotations.imagej import START, ZIP_DAMAGE, is_roi_set, read_roi, read_roi_set
 from common.annotations.labelme import is_labelme, read_labelme
+from common.annotations.osirix import is_osirix, read_osirix, read_osirix_csv, read_osirix_plist
 from common.annotations.xml_files import check_xml
 from common.errors import InputError
 from common.files import LARGEST_JSON, read_json
 from common.parallel import ordered_map, progress
 from common.slices.finding import OTHER, read_regular, walk
 
-FORMATS = {"labelme": "LabelMe", "coco": "COCO", "cvat": "CVAT", "imagej": "ImageJ"}
-ENDINGS = (".json", ".xml", ".zip", ".roi")
+FORMATS = {"labelme": "LabelMe", "coco": "COCO", "cvat": "CVAT", "imagej": "ImageJ", "osirix": "OsiriX"}
+ENDINGS = (".json", ".xml", ".zip", ".roi", ".csv", ".plist")
+XML_ROOTS = {"annotations": ("cvat", read_cvat), "plist": ("osirix", read_osirix_plist)}
 CVAT_IN_ZIP = "annotations.xml"
 ADVICE = "remove it or export it again"
 
@@ -92,17 +94,25 @@ def _recognize(path):
     start = data[:1024].lstrip(b"\xef\xbb\xbf \t\r\n")
     if start.startswith(b"PK\x03\x04") or path.suffix.lower() == ".zip":
         return _in_zip(path)
+    if start.startswith(b"bplist"):
+        raise InputError(f"{path}: an archive of OsiriX; export the ROIs as XML or CSV with the plug-in Export ROIs")
     if start.startswith(START) or path.suffix.lower() == ".roi":
         return "imagej", data, read_roi
     if start.startswith((b"<", b"\xff\xfe", b"\xfe\xff")):
-        if check_xml(data, path) == "annotations":
-            return "cvat", data, read_cvat
+        root = check_xml(data, path)
+        if root in XML_ROOTS:
+            found, read = XML_ROOTS[root]
+            return found, data, read
+    elif path.suffix.lower() == ".csv" or start.startswith(b"ImageNo"):
+        return "osirix", data, read_osirix_csv
     else:
         content = read_json(path)
         if is_labelme(content):
             return "labelme", content, read_labelme
         if is_coco(content):
             return "coco", content, read_coco
+        if is_osirix(content):
+            return "osirix", content, read_osirix
     raise InputError(f"{path}: not an annotation file (expected one of {', '.join(FORMATS.values())}); {ADVICE}")
 
 

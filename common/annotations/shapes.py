@@ -54,6 +54,7 @@ class Annotation(NamedTuple):
         ignored: Counter of kinds of shapes without an area, such as "line".
         uid: SOP instance UID of the DICOM slice, or None.
         index: slice index in the series or stack, from 0, or None.
+        center: a point of it in mm, LPS, or None.
     """
 
     file: Path
@@ -63,6 +64,13 @@ class Annotation(NamedTuple):
     ignored: Counter
     uid: str | None = None
     index: int | None = None
+    center: tuple | None = None
+
+    def check_size(self, image, shape):
+        """Raise InputError if an image, with its shape (height, width), is not the size that the file has."""
+        if self.size and self.size != tuple(shape):
+            sizes = "{1}x{0}, expected {3}x{2}".format(*shape, *self.size)
+            raise InputError(f"{image}: not the size that {self.file} has (found {sizes}); use the annotated image")
 
 
 class Part(BaseModel):

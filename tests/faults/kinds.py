@@ -84,8 +84,8 @@ def annotated(folder, get):
     for number in (1, 2):
         write_image(folder / "images" / f"slice{number}.png", np.full((40, 60), 50 * number, np.uint8))
     for file in ANNOTATION_FILES.glob("[!R]*"):
-        (folder / file.stem).mkdir()
-        shutil.copy(file, folder / file.stem / file.name)
+        (folder / file.name).mkdir()
+        shutil.copy(file, folder / file.name / file.name)
 
 
 def imported(folder, get):
@@ -178,6 +178,14 @@ def dicom(folder, get):
             image.SetMetaData(tag, text)
         writer.SetFileName(str(folder / "x" / "scan" / f"{k}.dcm"))
         writer.Execute(image)
+
+
+def outlined(folder, get):
+    """A DICOM series, and a ROI on one of its slices."""
+    dicom(folder, get)
+    roi = {"Name": "liver", "Type": 11, "Point_px": [[2, 3], [12, 4], [8, 14]]}
+    image = {"ImageIndex": 1, "SOPInstanceUID": "1.2.3.4.5.1", "ROIs": [roi]}
+    (folder / "scan.json").write_text(json.dumps({"Images": [image]}))
 
 
 def surface(folder, get):
@@ -334,12 +342,17 @@ KINDS = {
         "y/s1.csv",
         "TEXT",
     ),
-    "labelme": Kind(annotated, ANNOTATE, ANNOTATED.format("labelme"), "labelme/labelme.json", "JSON"),
-    "coco": Kind(annotated, ANNOTATE, ANNOTATED.format("coco"), "coco/coco.json", "JSON"),
-    "cvat": Kind(annotated, ANNOTATE, ANNOTATED.format("cvat"), "cvat/cvat.xml", "TEXT"),
-    "imagej": Kind(annotated, ANNOTATE, ANNOTATED.format("slice1"), "slice1/slice1.roi", "BINARY"),
+    "labelme": Kind(annotated, ANNOTATE, ANNOTATED.format("labelme.json"), "labelme.json/labelme.json", "JSON"),
+    "coco": Kind(annotated, ANNOTATE, ANNOTATED.format("coco.json"), "coco.json/coco.json", "JSON"),
+    "cvat": Kind(annotated, ANNOTATE, ANNOTATED.format("cvat.xml"), "cvat.xml/cvat.xml", "TEXT"),
+    "imagej": Kind(annotated, ANNOTATE, ANNOTATED.format("slice1.roi"), "slice1.roi/slice1.roi", "BINARY"),
     "imagej, set": Kind(
-        annotated, ANNOTATE, ANNOTATED.format("slice1_RoiSet"), "slice1_RoiSet/slice1_RoiSet.zip", "BINARY"
+        annotated, ANNOTATE, ANNOTATED.format("slice1_RoiSet.zip"), "slice1_RoiSet.zip/slice1_RoiSet.zip", "BINARY"
+    ),
+    "osirix, xml": Kind(annotated, ANNOTATE, ANNOTATED.format("slice1.xml"), "slice1.xml/slice1.xml", "TEXT"),
+    "osirix, csv": Kind(annotated, ANNOTATE, ANNOTATED.format("slice1.csv"), "slice1.csv/slice1.csv", "TEXT"),
+    "osirix, dicom": Kind(
+        outlined, ANNOTATE, "--images @/x --annotations @/scan.json --cases @/out --size 16", "x/scan/2.dcm", "DICOM"
     ),
     # cases and lists
     "slice of a case": Kind(

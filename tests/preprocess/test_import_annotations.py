@@ -85,7 +85,7 @@ def test_classes_overlap_and_images_without_annotations(labelme):
     assert set(np.unique(read_mask(labelme / "cases" / "case_a_slice1" / "y" / "0001.png"))) == {0, 255}
 
 
-@pytest.mark.parametrize("file", ["labelme.json", "coco.json", "cvat.xml", "slice1.roi", "slice1_RoiSet.zip"])
+@pytest.mark.parametrize("file", sorted(path.name for path in FILES.iterdir() if path.name != "README.md"))
 def test_the_mask_in_a_file_of_each_format(tmp_path, file):
     """The files of all formats contain the same mask of a tumor on slice1.png."""
     write_image(tmp_path / "images" / "slice1.png", image())

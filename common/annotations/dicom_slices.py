@@ -1,0 +1,258 @@
+"""Annotations of DICOM slices: series in a folder, the slice that each annotation is about, and label volumes."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import pydicom
+import SimpleITK as sitk
+
+from common.annotations.matching import SET_NAME, Images
+from common.annotations.shapes import draw
+from common.errors import InputError
+from common.files import natural_key
+from common.parallel import ordered_map
+from common.slices.cases import Imported
+from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
+from common.volumes.dicom import find_series
+from common.volumes.finding import is_dicom, may_be_dicom
+from common.volumes.grids import Geometry, image_at, orient
+from common.volumes.slicing import PLANES, open_slices, planes_of, slice_entry, spacing_of_plane
+from common.words import number_of
+
+FACTS = ("SOPInstanceUID", "InstanceNumber", "PatientName", "PatientID", "PatientBirthDate", "AccessionNumber")
+SECRETS = FACTS[2:]
+
+
+class Series(NamedTuple):
+    """A DICOM series.
+
+    Attributes:
+        name: its folder below IMAGES, with "/".
+        path: Path of its folder.
+        number: number for `common.volumes.reading.read_volume`.
+        headers: list of common.volumes.dicom.Header, in slice order.
+        uids: SOP instance UID of each file.
+        shown: slice index of each image in the order in which viewers show them.
+        secrets: texts that identify the patient.
+    """
+
+    name: str
+    path: Path
+    number: int
+    headers: list
+    uids: list
+    shown: list
+    secrets: list
+
+    @property
+    def where(self):
+        """Path to read it from: its folder, or its only file."""
+        return self.path if len(self.headers) > 1 else self.headers[0].file
+
+    @property
+    def count(self):
+        """Number of slices; a file can contain several."""
+        return self.headers[0].frames if len(self.headers) == 1 else len(self.headers)
+
+
+def find_dicom(root, files):
+    """DICOM series in a folder with its subfolders.
+
+    Args:
+        root: Path of the folder.
+        files: list of Path of the files in it that are no images.
+
+    Returns:
+        list of Series.
+
+    Raises:
+        InputError: if a DICOM file is damaged.
+    """
+    dicom = {path for path in files if may_be_dicom(path) and (path.suffix.lower() == ".dcm" or is_dicom(path))}
+    found = []
+    for folder in sorted({path.parent for path in dicom}, key=lambda folder: natural_key(folder.relative_to(root))):
+        all_series = find_series(folder)
+        for number, headers in enumerate(all_series, 1):
+            name = folder.relative_to(root).as_posix() if folder != root else root.resolve().name
+            name += f"/{headers[0].file.stem}" if len(all_series) > 1 else ""
+            found.append(_series(name, folder, number, headers))
+    return found
+
+
+def _series(name, folder, number, headers):
+    facts = [pydicom.dcmread(header.file, stop_before_pixels=True, specific_tags=list(FACTS)) for header in headers]
+    uids = [str(one.get("SOPInstanceUID") or "") for one in facts]
+    numbers = [int(one.get("InstanceNumber") or 0) for one in facts]
+    shown = list(range(headers[0].frames if len(headers) == 1 else len(headers)))
+    if len(headers) > 1 and len(set(numbers)) == len(numbers):
+        shown.sort(key=lambda k: numbers[k])
+    secrets = {str(one.get(tag) or "") for one in facts for tag in SECRETS} - {""}
+    return Series(name, folder, number, headers, uids, shown, sorted(secrets))
+
+
+# --- matching
+
+
+def match_slices(annotations, all_series, image_root, root):
+    """Match annotations to slices: by SOP instance UID, file name, position in mm, or number.
+
+    Args:
+        annotations: list of Annotation.
+        all_series: list of Series.
+        image_root: folder of the images.
+        root: folder of the annotations.
+
+    Returns:
+        dict of index in `all_series` to dict of slice index to list of Annotation; and list of error messages.
+    """
+    lookup = _Lookup(all_series, image_root)
+    found, problems = {}, []
+    for one in annotations:
+        try:
+            place = lookup.find(one, root)
+            if place:
+                header = all_series[place[0]].headers[0]
+                one.check_size(header.file, header.size[:2])
+                found.setdefault(place[0], {}).setdefault(place[1], []).append(one)
+            elif one.shapes:
+                problems.append(f"{one.file}: no DICOM file {one.image} in {image_root}")
+        except InputError as error:
+            problems.append(str(error))
+    return found, list(dict.fromkeys(problems))
+
+
+class _Lookup:
+    def __init__(self, all_series, image_root):
+        self.all_series, self.root = all_series, image_root
+        files = {header.file: (i, k) for i, one in enumerate(all_series) for k, header in enumerate(one.headers)}
+        self.by_uid = {uid: (i, k) for i, one in enumerate(all_series) for k, uid in enumerate(one.uids) if uid}
+        self.by_file, self.images = files, Images(list(files), image_root)
+
+    def find(self, one, root):
+        """(index of the series, slice index) of an annotation; None if its file name is unknown."""
+        if one.uid:
+            if one.uid not in self.by_uid:
+                raise InputError(
+                    f"{one.file}: no slice with the SOP instance UID of a ROI in {self.root}; use the same DICOM files"
+                )
+            return self._frame(*self.by_uid[one.uid], one)
+        if one.image is not None:
+            path = self.images.find(one, root)
+            return path and self._frame(*self.by_file[path], one)
+        i = self._series_of(one, root)
+        return i, self._slice_of(one, self.all_series[i])
+
+    def _frame(self, i, k, one):
+        several = self.all_series[i].headers[0].frames > 1
+        return i, self._slice_of(one, self.all_series[i]) if several else k
+
+    def _series_of(self, one, root):
+        """Index of the series that the name of an annotation file fits."""
+        stem = SET_NAME.sub("", one.file.stem)
+        folder = one.file.parent.relative_to(root).as_posix() if one.file.is_relative_to(root) else "."
+        for fits in (
+            lambda s: s.headers[0].file.stem in (one.file.stem, stem) and len(s.headers) == 1,
+            lambda s: s.name.split("/")[-1] in (one.file.stem, stem) or s.path.name in (one.file.stem, stem),
+            lambda s: s.path.relative_to(self.root).as_posix() == folder,
+            lambda s: len(s.headers) == 1 and stem and s.headers[0].file.stem.startswith(f"{stem}_"),  # INbreast
+            lambda s: True,
+        ):
+            found = [i for i, series in enumerate(self.all_series) if fits(series)]
+            if len(found) == 1:
+                return found[0]
+        raise InputError(
+            f"{one.file}: which of {number_of(len(self.all_series), 'series', 'series')} in {self.root} it is about is "
+            "unclear; name it after the folder of its series"
+        )
+
+    def _slice_of(self, one, series):
+        """Slice index of an annotation in its series."""
+        k = _nearest(one.center, series) if one.center else None
+        if k is not None:
+            return k
+        if series.count == 1 and not one.index:
+            return 0
+        if one.index is None:
+            raise InputError(f"{one.file}: a ROI without a slice number, in a series of {series.count} slices")
+        if one.index >= series.count:
+            raise InputError(
+                f"{one.file}: no image {one.index} in its series (found {number_of(series.count, 'slice')}); use the "
+                "same DICOM files"
+            )
+        return series.shown[one.index]
+
+
+def _nearest(center, series):
+    """Slice index whose plane is within half a slice distance of a point in mm; None if unknown."""
+    first = series.headers[0]
+    places = [header.positions[0] for header in series.headers if header.positions]
+    places = list(first.positions) if len(series.headers) == 1 else places
+    if first.orientation is None or len(places) != series.count or series.count == 1:
+        return None
+    normal = np.cross(first.orientation[:3], first.orientation[3:])
+    heights = np.array(places) @ normal
+    k = int(np.argmin(np.abs(heights - np.dot(center, normal))))
+    return k if abs(heights[k] - np.dot(center, normal)) <= np.median(np.abs(np.diff(heights))) / 2 else None
+
+
+# --- slices
+
+
+def import_series(source, seen, classes, settings):
+    """Read a series, draw its annotations, and cut its slices.
+
+    Args:
+        source: Source.
+        seen: Seen, to which it is added.
+        classes: Classes, to which it is added.
+        settings: settings of 0_import_annotations.py.
+
+    Returns:
+        Imported.
+
+    Raises:
+        InputError: if the series cannot be read.
+    """
+    series, size = source.image, settings.SIZE
+    plane = plane_of(series.headers[0])
+    number = series.number if series.where == series.path else None
+    values, (low, high), volume = open_slices(series.where, plane, settings.WINDOW, settings.PERCENTILES, None, number)
+    masks, annotated = _masks_of(source, Geometry(**volume["geometry"]), plane, classes, settings.OVERLAP == "last")
+    shape = values.shape[1:]
+    (box,) = fit_boxes(shape, size, settings.FIT)
+    seen.ratios.append(max(shape) / min(shape))
+
+    def make_slice(i):
+        image = cut(window_to_gray(values[i], low, high, settings.BITS), box, size)
+        mask = cut(np.ascontiguousarray(masks[i]), box, size, cv2.INTER_NEAREST)
+        return encode_png(image), encode_png(mask), slice_entry(shape, i, box)
+
+    wanted = [i for i in range(len(values)) if annotated[i].any() or settings.UNMATCHED == "empty"]
+    spacing = spacing_of_plane(Geometry(**volume["grid"]).spacing, plane)
+    record = {"spacing": spacing, "window": [low, high], "volume": volume}
+    return Imported(ordered_map(make_slice, wanted), record, set(np.unique(masks).tolist()))
+
+
+def _masks_of(source, geometry, plane, classes, last_wins):
+    """Masks of the slices in display order, and where slices are annotated, as arrays (slices, H, W)."""
+    labels, annotated, several = np.zeros(geometry.shape, np.uint8), np.zeros(geometry.shape, np.uint8), 0
+    for k, annotations in source.annotations.items():
+        shapes = [shape for one in annotations for shape in one.shapes]
+        labels[k], more = draw(shapes, classes.numbers, geometry.shape[1:], last_wins)
+        annotated[k] = 1
+        several += more
+    if several:
+        classes.overlaps.append(several)
+    arrays = (classes.in_files(labels), annotated)
+    return [planes_of(sitk.GetArrayFromImage(orient(image_at(array, geometry))), plane) for array in arrays]
+
+
+def plane_of(header):
+    """Plane in which a series was acquired: a name in `common.volumes.slicing.PLANES`."""
+    if header.orientation is None:
+        return "axial"
+    normal = np.abs(np.cross(header.orientation[:3], header.orientation[3:]))
+    axis = 2 - int(np.argmax(normal))  # of an array (S, P, L)
+    return next(plane for plane, (cut, _) in PLANES.items() if cut == axis)
