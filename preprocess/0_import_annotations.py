@@ -49,11 +49,13 @@ FIT: Literal["resize", "crop", "pad", "tile"] = "resize"
 #   "pad" shrinks images larger than SIZE. Black fills gaps. "tile" is for images only.
 TILE_OVERLAP: types.Count = 0  # minimum overlap of neighboring tiles in pixels
 
-# --- gray values
-STRETCH: bool = False  # images: True: stretch each image's own minimum and maximum to the full range
-WINDOW: types.Window | None = None  # DICOM: values mapped to black and white, [low, high], such as [-200, 200] HU
-PERCENTILES: types.Percentiles = [0.5, 99.5]  # DICOM: percentiles mapped to black and white if WINDOW is None
-BITS: Literal[8, 16] = 8  # DICOM: bit depth of the slices: 8 or 16
+# --- gray values of images
+STRETCH: bool = False  # True: stretch each image's own minimum and maximum to the full range
+
+# --- gray values of DICOM
+WINDOW: types.Window | None = None  # values mapped to black and white, [low, high], such as [-200, 200] HU
+PERCENTILES: types.Percentiles = [0.5, 99.5]  # percentiles mapped to black and white if WINDOW is None
+BITS: Literal[8, 16] = 8  # bit depth of the slices: 8 or 16
 
 settings = apply_command_line(globals())
 

@@ -43,11 +43,11 @@ def run_import(root, **settings):
 def test_labelme_into_case_folders(labelme):
     out = run_import(labelme).stdout
     for words in (
-        "8 shapes in 2 files, on 2 of 3 images",
+        "8 shapes in 2 files:",
         "  class 1: cyst (4 shapes)",
         "  class 2: liver (2 shapes)",
         "skipped 2 shapes without an area (2 line)",
-        "note: 1 image without annotations, imported with an empty mask",
+        "note: 1 of 3 images without annotations, imported with an empty mask",
         "wrote 3 slices of 64x64, 3 classes, in 2 cases",
         "--class-names \"['cyst', 'liver', 'tumor']\"",
     ):
@@ -74,7 +74,7 @@ def test_classes_overlap_and_images_without_annotations(labelme):
     files[0].write_text(json.dumps(content))
     out = run_import(labelme, CLASSES={"liver": 1, "tum*": 2}, UNMATCHED="skip").stdout
     assert "background: 3 shapes with a name that CLASSES does not have ('cyst')" in out
-    assert "skipped 1 image without annotations" in out and "wrote 2 slices of 64x64, 2 classes" in out
+    assert "skipped 1 of 3 images without annotations" in out and "wrote 2 slices of 64x64, 2 classes" in out
     assert "in 1 image; there, the largest class number wins" in out
     assert read_case_record(labelme / "cases" / "case_a")["class_names"] == ["liver", "tum"]
     places = {"IMAGES": labelme / "images", "ANNOTATIONS": labelme / "annotations", "CASES": labelme / "cases"}
