@@ -175,7 +175,8 @@ class _Lookup:
         if series.count == 1 and not one.index:
             return 0
         if one.index is None:
-            raise InputError(f"{one.file}: a ROI without a slice number, in a series of {series.count} slices")
+            slices = number_of(series.count, "slice")
+            raise InputError(f"{one.file}: a ROI without a slice number (its series has {slices}); export it again")
         if one.index >= series.count:
             raise InputError(
                 f"{one.file}: no image {one.index} in its series (found {number_of(series.count, 'slice')}); use the "
