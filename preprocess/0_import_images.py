@@ -18,6 +18,7 @@ from common.settings import apply_command_line
 
 # --- input and output
 IMAGES: str = ""  # folder of the images, or a name pattern: "images/{case}_{id}.png"
+#   A folder with dataset.json is a data set of nnU-Net and needs no MASKS.
 MASKS: str = ""  # folder of the masks, or a path with a name pattern: "images/{id}_mask.png"
 CASES: types.PathName = "data/cases"  # output folder for the case folders
 CASE_FROM: Literal["folder", "image"] = "folder"  # "folder": a case per subfolder; "image": a case per image
@@ -51,6 +52,7 @@ import cv2
 import numpy as np
 
 from common.errors import InputError, SettingError, name_broken
+from common.slices import nnunet
 from common.slices.case_names import name_cases
 from common.slices.cases import (
     CaseRecord,
@@ -75,6 +77,8 @@ from common.words import number_of
 
 SCRIPT = "0_import_images.py"  # in case.json
 
+settings, class_names = nnunet.settings_for(settings)
+
 
 class Source(NamedTuple):
     """An image to import."""
@@ -95,6 +99,7 @@ def main():
     images, in_cases = number_of(len(sources), "image"), number_of(len(cases), "case")
     print(f"importing {images} as {in_cases}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
     fitting = {"fit": settings.FIT, "stretched": settings.STRETCH, "mask_values": settings.MASK_VALUES}
+    fitting["class_names"] = class_names
     seen = Seen({}, [], [], [])
     result = import_cases(
         sources,

@@ -55,6 +55,7 @@ CLASSES: types.Names | None = None  # segments to use, by name, in class order; 
 
 settings = apply_command_line(globals())
 
+import os
 from functools import partial
 
 import cv2
@@ -120,7 +121,7 @@ def check_settings():
 
 def is_data_set():
     """Whether IMAGES is a data set with dataset.json, which lists its labels."""
-    return not settings.LABELS and Path(settings.IMAGES or "-", DATASET).is_file()
+    return not settings.LABELS and os.path.isfile(Path(settings.IMAGES or "-", DATASET))
 
 
 def match_volumes():

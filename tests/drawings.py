@@ -358,3 +358,19 @@ def write_nnunet(root, cases=3, channels=("T2", "ADC"), ending=".nii.gz", labels
     } | fields
     (root / "dataset.json").write_text(json.dumps(about))
     return made
+
+
+def write_nnunet_images(root, names=("a", "b", "c"), classes=1):
+    """A data set of nnU-Net v2 of PNG images.
+
+    Returns:
+        content of its dataset.json; and dict of name to image and mask, of 0 and 255 or class numbers.
+    """
+    drawn = {name: disc_slice(32, number, classes) for number, name in enumerate(names)}
+    for name, (image, mask) in drawn.items():
+        write_image(root / "imagesTr" / f"{name}_0000.png", image)
+        write_image(root / "labelsTr" / f"{name}.png", np.where(mask == 255, 1, mask).astype(np.uint8))
+    labels = {"background": 0, "liver": 1} | ({"tumor": 2} if classes == 2 else {})
+    about = {"channel_names": {"0": "gray"}, "labels": labels, "numTraining": len(names), "file_ending": ".png"}
+    (root / "dataset.json").write_text(json.dumps(about))
+    return about, drawn

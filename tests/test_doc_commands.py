@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 import trimesh
 from dicom_labels import draw_series, sources, write_seg
-from drawings import as_volume, make_cases, write, write_decathlon, write_image, write_nnunet
+from drawings import as_volume, make_cases, write, write_decathlon, write_image, write_nnunet, write_nnunet_images
 from pages import PAGES, all_commands, calls_of, check_flags, commands_of
 from running import ROOT, leftovers, run_here, run_script
 
@@ -303,6 +303,7 @@ def test_your_data(folder):
     shape = {"label": "liver", "points": [[5, 5], [30, 8], [20, 30]]}
     write_json(folder / "my_data" / "outlines" / "0.json", {"imagePath": "0.png", "shapes": [shape]})
     write_nnunet(folder / "Dataset001_Liver", channels=["CT"])
+    write_nnunet_images(folder / "Dataset002_Discs")
     draw_series(folder / "export" / "ct")
     write_seg(folder / "export" / "seg.dcm", sources(folder / "export" / "ct"), np.ones((6, 36, 40, 2), np.uint8))
     follow("docs/your_data.md", folder)

@@ -3,6 +3,7 @@
 Label numbers must have a meaning of their own: no regions of several numbers, and no number to ignore.
 """
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple
@@ -13,6 +14,7 @@ from common.errors import InputError, summarize
 from common.files import natural_key, read_json
 from common.records import Inside, Record
 from common.slices.finding import IMAGE_ENDINGS
+from common.slices.matching import patients_in
 
 DATASET = "dataset.json"
 Number = Annotated[str, Field(pattern=r"^[0-9]{1,3}$")]
@@ -69,7 +71,7 @@ class NnunetData(NamedTuple):
 def is_nnunet(folder):
     """Whether a folder contains dataset.json of nnU-Net v2; the Decathlon has such a file of another format."""
     path = Path(folder, DATASET)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False for impossible names, too
         return False
     content = read_json(path)
     return isinstance(content, dict) and bool({"channel_names", "file_ending"} & set(content))
@@ -112,6 +114,42 @@ def read_nnunet(folder, label_values=None):
         found = " or ".join(map(str, sorted(counts)))
         raise InputError(f"{path}: channel_names: expected as many as files of a case ({found} files, {len(channels)})")
     return NnunetData(path, channels, labels, content.file_ending, cases)
+
+
+def settings_for(settings):
+    """Settings of 0_import_images.py for a data set of nnU-Net as IMAGES, by its dataset.json.
+
+    Args:
+        settings: `common.settings.Settings`.
+
+    Returns:
+        Settings, unchanged if IMAGES is no such data set or MASKS is set; and the class names, [] if unknown.
+
+    Raises:
+        InputError: as `read_nnunet`, and for volumes, several files of an image, and files in other folders.
+    """
+    folder = Path(settings.IMAGES or "-")
+    if settings.MASKS or not is_nnunet(folder):
+        return settings, []
+    data = read_nnunet(folder, settings.MASK_VALUES)
+    if not data.is_2d:
+        raise InputError(f"{data.path}: contains volumes (found {data.ending}); use 0_import_volumes.py")
+    if data.files_per_case > 1:
+        raise InputError(
+            f"{data.path}: images with several channels are not supported ({data.files_per_case} files an image); keep "
+            f"one, and one name in channel_names"
+        )
+    images, masks = folder / "imagesTr" / f"{{id}}_0000{data.ending}", folder / "labelsTr" / f"{{id}}{data.ending}"
+    for name, ((image,), mask) in data.cases.items():
+        if (str(image), str(mask)) != (str(images).format(id=name), str(masks).format(id=name)):
+            raise InputError(f"{data.path}: dataset: {image} is not {images}; rename the files of {name}")
+    changes = {"IMAGES": str(images), "MASKS": str(masks)}
+    if "CASE_FROM" not in settings.given and not patients_in(list(data.cases)):
+        changes["CASE_FROM"] = "image"
+    if settings.MASK_VALUES is None and len(data.labels) == 1:
+        changes["MASK_VALUES"] = {1: 255}
+    names = [] if settings.MASK_VALUES else list(data.labels.values())
+    return settings.replace(f"{DATASET} of nnU-Net", **changes), names
 
 
 def _refuse_special_labels(path, labels):

@@ -6,7 +6,7 @@ from itertools import pairwise
 import cv2
 import numpy as np
 import pytest
-from drawings import disc_slice, write_image
+from drawings import disc_slice, make_cases, write_image, write_nnunet_images
 from hypothesis import given
 from hypothesis import strategies as st
 from running import REAL_DATA, assert_refused, leftovers, run_here, run_script
@@ -365,3 +365,38 @@ def test_what_looks_like_a_mistake_is_said(tmp_path):
         write_image(path, np.zeros((30, 40), np.uint8))
     places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases", "SIZE": 32}
     assert_refused(SCRIPT, "MASKS: every mask in", "is empty (found 3 masks", REPLACE=True, **places)
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_a_data_set_of_nnunet(tmp_path, classes):
+    root = tmp_path / "Dataset003_Discs"
+    about, drawn = write_nnunet_images(root, classes=classes)
+    run_here(SCRIPT, IMAGES=root, CASES=tmp_path / "cases", SIZE=32)
+    for name, (image, mask) in drawn.items():
+        case = tmp_path / "cases" / f"case_{name}"
+        np.testing.assert_array_equal(read_image(case / "x" / "0001.png"), image)
+        np.testing.assert_array_equal(read_image(case / "y" / "0001.png"), mask)
+        record = json.loads((case / "case.json").read_text())
+        assert (
+            record["class_names"] == ["liver", "tumor"][:classes] and record["slices"]["0001"]["mask"] == f"{name}.png"
+        )
+    (root / "dataset.json").write_text(json.dumps(about | {"channel_names": {"0": "a", "1": "b"}}))
+    for name in ("a", "b", "c"):
+        write_image(root / "imagesTr" / f"{name}_0001.png", image)
+    words = "images with several channels are not supported (2 files an image)"
+    assert_refused(SCRIPT, words, IMAGES=root, CASES=tmp_path / "more")
+    (root / "dataset.json").write_text(json.dumps(about | {"labels": {"background": 0, "liver": 1, "ignore": 2}}))
+    assert_refused(SCRIPT, "labels to ignore are not supported", IMAGES=root, CASES=tmp_path / "more")
+
+
+def test_slices_exported_to_nnunet_stay_with_their_case(tmp_path):
+    cases = make_cases(tmp_path / "cases", cases=3, slices=2)
+    run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=tmp_path / "lists", TEST_SHARE=0)
+    run_here("export_dataset.py", LISTS=tmp_path / "lists", OUTPUT=tmp_path / "Dataset001_A")
+    said = run_here(SCRIPT, IMAGES=tmp_path / "Dataset001_A", CASES=tmp_path / "again", SIZE=24).stdout
+    assert "3 cases from file names" in said
+    for case in ("case01", "case02", "case03"):
+        for side in ("x", "y"):
+            for path in (cases / case / side).iterdir():
+                again = tmp_path / "again" / case / side / path.name
+                np.testing.assert_array_equal(read_image(again), read_image(path))
