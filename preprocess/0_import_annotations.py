@@ -67,7 +67,7 @@ import numpy as np
 from common.annotations.classes import as_numbers, names_of
 from common.annotations.matching import match_images
 from common.annotations.reading import find_annotations, read_annotations
-from common.annotations.report import number_and_print, print_overlaps
+from common.annotations.report import number_and_print, print_overlaps, print_several
 from common.annotations.shapes import draw
 from common.annotations.sources import Classes, Source, choose
 from common.errors import InputError, SettingError, name_broken, summarize
@@ -101,7 +101,7 @@ def main():
     if problems := problems + more:
         raise InputError(summarize(problems, "annotations cannot be used"))
     classes = as_numbers(settings.CLASSES)
-    numbers = number_and_print(annotations, len(files), classes)
+    numbers = number_and_print(annotations, len(files), classes, secrets)
     sources = choose(sources, settings.UNMATCHED, settings.ANNOTATIONS)
     import_all(sources, numbers, names_of(numbers, classes, secrets), bool(series))
 
@@ -163,7 +163,7 @@ def import_all(sources, numbers, names, is_dicom):
 
 
 def check_masks(values):
-    if not values - {0}:
+    if values == {0}:
         raise InputError(
             f"ANNOTATIONS: every mask is empty, so all shapes are outside of their images (in {settings.ANNOTATIONS}); "
             "choose the images that were annotated"
@@ -191,6 +191,7 @@ def match_files(images, skipped, annotations, root, folder):
         endings = ", ".join(IMAGE_ENDINGS)
         raise InputError(f"IMAGES: no image ({endings}) or DICOM file in {root}; choose another folder")
     matched, problems = match_images(annotations, list(images.values()), root, folder)
+    print_several(matched.values())
     sources = []
     for key, case in name_cases(images, settings.CASE_FROM).items():
         name = images[key].relative_to(root).as_posix()

@@ -60,15 +60,20 @@ def names_of(numbers, classes, secrets=()):
     Args:
         numbers: result of `number_classes`.
         classes: result of `as_numbers`.
-        secrets: texts that identify patients; a name that contains a part of one becomes its number.
+        secrets: texts that identify patients; a name in the files that contains a part of one becomes its number.
 
     Returns:
         list of str: the name of class 1, 2 and so on; the number if it has no name.
     """
+    if not classes:
+        classes = {("" if is_secret(name, secrets) else name): number for name, number in numbers.items()}
     named = {number: name.replace("*", "").strip() for name, number in reversed(classes.items())}
-    named |= {} if classes else {number: name for name, number in numbers.items()}
-    names = [named.get(number) or str(number) for number in range(1, max(numbers.values()) + 1)]
-    return [str(number) if secrets and identifies(name, secrets) else name for number, name in enumerate(names, 1)]
+    return [named.get(number) or str(number) for number in range(1, max(numbers.values()) + 1)]
+
+
+def is_secret(name, secrets):
+    """Whether a name contains a part of texts that identify patients."""
+    return bool(secrets) and identifies(name, secrets)
 
 
 def shown(names):
@@ -77,15 +82,18 @@ def shown(names):
     return ", ".join(map(repr, names[:MOST_SHOWN])) + (", ..." if len(names) > MOST_SHOWN else "")
 
 
-def print_classes(numbers, counts):
+def print_classes(numbers, counts, secrets=()):
     """Print the table of classes.
 
     Args:
         numbers: result of `number_classes`.
         counts: Counter of the shapes of each name.
+        secrets: as for `names_of`.
     """
     for name, number in sorted(numbers.items(), key=lambda item: (item[1], item[0])):
-        print(f"  class {number}: {name} ({number_of(counts[name], 'shape')})")
+        public = "(contains a part of a patient's name or number)" if is_secret(name, secrets) else name
+        print(f"  class {number}: {public} ({number_of(counts[name], 'shape')})")
     if others := {name: count for name, count in counts.items() if name not in numbers}:
         left = number_of(sum(others.values()), "shape")
-        print(f"  background: {left} with a name that CLASSES does not have ({shown(others)})")
+        public = shown(name for name in others if not is_secret(name, secrets))
+        print(f"  background: {left} with a name that CLASSES does not have" + (f" ({public})" if public else ""))

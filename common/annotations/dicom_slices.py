@@ -21,8 +21,8 @@ from common.volumes.grids import Geometry, image_at, orient
 from common.volumes.slicing import PLANES, open_slices, planes_of, slice_entry, spacing_of_plane
 from common.words import number_of
 
-FACTS = ("SOPInstanceUID", "InstanceNumber", "PatientName", "PatientID", "PatientBirthDate", "AccessionNumber")
-SECRETS = FACTS[2:]
+SECRETS = ("PatientName", "PatientID", "PatientBirthDate", "OtherPatientNames", "OtherPatientIDs", "AccessionNumber")
+FACTS = ("SOPInstanceUID", "InstanceNumber", *SECRETS)
 
 
 class Series(NamedTuple):

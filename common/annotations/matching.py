@@ -29,9 +29,10 @@ class Images:
     def find(self, one, root):
         """Path of the image of an annotation; None if there is none.
 
-        A file name in an annotation is only looked up: as a path from the folder of the images, in the same subfolder
-        as the annotation file, or by its last part if only one image has it. Without one, the name of the annotation
-        file counts: it is the name of an image, or of a folder of images, such as a stack.
+        A file name in an annotation is only looked up: from the subfolder of the annotation file, as a path from the
+        folder of the images or from one above it, or by its last part if only one image has it, perhaps with another
+        ending. Without one, the name of the annotation file counts: it is the name of an image, or of a folder of
+        images, such as a stack.
 
         Args:
             one: Annotation.
@@ -45,10 +46,12 @@ class Images:
             return self._by_file(one, folder)
         parts = [part for part in PurePosixPath(one.image).parts if part not in ("..", ".", "/")]
         name = one_name(parts[-1] if parts else "", f"{one.file}: file name of the image")
-        for candidate in (PurePosixPath(folder, *parts), PurePosixPath(folder, name), PurePosixPath(*parts)):
+        tails = [PurePosixPath(*parts[i:]) for i in range(len(parts))]
+        for candidate in (PurePosixPath(folder, *parts), PurePosixPath(folder, name), *tails):
             if path := self.by_path.get(candidate.as_posix()):
                 return path
-        return _only(self.by_name.get(name, []), one)
+        same = self.by_name.get(name, []) or self.by_stem.get(PurePosixPath(name).stem, [])
+        return _only(same, one)
 
     def _by_file(self, one, folder):
         stem = SET_NAME.sub("", one.file.stem)

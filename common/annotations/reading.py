@@ -8,6 +8,7 @@ from common.annotations.cvat import read_cvat
 from common.annotations.imagej import START, ZIP_DAMAGE, is_roi_set, read_roi, read_roi_set
 from common.annotations.labelme import is_labelme, read_labelme
 from common.annotations.osirix import is_osirix, read_osirix, read_osirix_csv, read_osirix_plist
+from common.annotations.report import print_skipped
 from common.annotations.xml_files import check_xml
 from common.errors import InputError
 from common.files import LARGEST_JSON, read_json
@@ -21,13 +22,13 @@ CVAT_IN_ZIP = "annotations.xml"
 ADVICE = "remove it or export it again"
 
 
-def find_annotations(root, skipped):
-    """Annotation files in a folder, or one file.
+def find_annotations(root, skipped=None):
+    """Annotation files in a folder, or one file; print what else is in the folder.
 
     Args:
         root: setting ANNOTATIONS.
-        skipped: list of (reason, Path) of `common.slices.finding.walk` for the same folder, or None; annotation files
-            are removed from it.
+        skipped: list of (reason, Path) of `common.slices.finding.walk` if the folder is the folder of the images;
+            annotation files are removed from it, and nothing is printed.
 
     Returns:
         list of Path.
@@ -41,12 +42,13 @@ def find_annotations(root, skipped):
     if not root.is_dir():
         found = f"{root} does not exist" if str(root) != "-" else "not set"
         raise InputError(f"ANNOTATIONS: {found}; choose a folder of annotation files, or one file")
-    if skipped is None:
-        skipped = walk(root)[1]
-    files = [path for reason, path in skipped if reason == OTHER and path.suffix.lower() in ENDINGS]
+    images, others = walk(root) if skipped is None else ([], skipped)
+    files = [path for reason, path in others if reason == OTHER and path.suffix.lower() in ENDINGS]
     if not files:
         raise InputError(f"ANNOTATIONS: no file in {root} ends in {', '.join(ENDINGS)}; choose another folder")
-    skipped[:] = [(reason, path) for reason, path in skipped if path not in files]
+    others[:] = [(reason, path) for reason, path in others if path not in set(files)]
+    if skipped is None:
+        print_skipped([*images, *(path for _, path in others)], len(files))
     return sorted(files)
 
 

@@ -6,13 +6,14 @@ from common.annotations.classes import number_classes, print_classes
 from common.words import number_of
 
 
-def number_and_print(annotations, files, classes):
+def number_and_print(annotations, files, classes, secrets=()):
     """Number the classes, and print shapes, classes, and what is skipped.
 
     Args:
         annotations: list of Annotation.
         files: number of annotation files.
         classes: result of `common.annotations.classes.as_numbers`.
+        secrets: texts that identify patients.
 
     Returns:
         dict of name to class number.
@@ -23,7 +24,7 @@ def number_and_print(annotations, files, classes):
     counts = Counter(shape.name for one in annotations for shape in one.shapes)
     numbers = number_classes(set(counts), classes)
     print(f"{number_of(counts.total(), 'shape')} in {number_of(files, 'file')}:")
-    print_classes(numbers, counts)
+    print_classes(numbers, counts, secrets)
     if ignored := sum((one.ignored for one in annotations), Counter()):
         kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(ignored.items()))
         print(f"skipped {number_of(ignored.total(), 'shape')} without an area ({kinds})")
@@ -54,3 +55,27 @@ def print_overlaps(overlaps, largest):
         wins = "the largest class number" if largest else "the last shape"
         pixels, images = number_of(sum(overlaps), "pixel"), number_of(len(overlaps), "image")
         print(f"note: shapes of several classes cover {pixels} in {images}; there, {wins} wins (see --overlap)")
+
+
+def print_skipped(skipped, files):
+    """Print how many files in the folder of the annotations are none, by ending; their names may identify patients.
+
+    Args:
+        skipped: list of Path.
+        files: number of annotation files.
+    """
+    if skipped:
+        endings = Counter(path.suffix.lower() or "none" for path in skipped)
+        kinds = ", ".join(f"{count} {ending}" for ending, count in sorted(endings.items()))
+        print(f"skipped {number_of(len(skipped), 'file')} next to {number_of(files, 'annotation file')} ({kinds})")
+
+
+def print_several(matched):
+    """Print how many images have annotations from several files that tell their image.
+
+    Args:
+        matched: iterable of lists of Annotation, one for each image.
+    """
+    count = sum(len({one.file for one in found if one.image}) > 1 for found in matched)
+    if count:
+        print(f"note: {number_of(count, 'image')} with annotations in several files, drawn together")

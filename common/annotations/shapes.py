@@ -21,6 +21,7 @@ from common.streams import one_line
 
 FARTHEST = 2**20  # pixels
 ADVICE = "export the annotations again"
+MOST_CROSSINGS = 2**22  # of rows by outlines, at the same time
 CHORD = 0.02  # pixels that an ellipse may differ from the polygon that replaces it
 
 Coordinate = Annotated[float, Ge(-FARTHEST), Le(FARTHEST)]
@@ -185,22 +186,11 @@ def fill(rings, shape):
         (height, width) bool: pixels whose centers are inside an odd number of rings.
     """
     centered = [ring - 0.5 for ring in rings]  # whole numbers are now pixel centers
-    lines = [np.stack([ring, np.roll(ring, -1, axis=0)], axis=1) for ring in centered]
-    return fill_outlines(np.concatenate(lines), shape).astype(bool)
-
-
-def place(mask, corner, shape):
-    """Put a mask with its top left pixel at `corner` (left, top) into an empty mask of `shape`; clips what is outside.
-
-    Returns:
-        `shape` bool.
-    """
-    whole = np.zeros(shape, bool)
-    left, top = corner
-    rows, columns = (slice(max(at, 0), max(at + n, 0)) for at, n in ((top, mask.shape[0]), (left, mask.shape[1])))
-    inside = whole[rows, columns]
-    inside[:] = mask[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]]
-    return whole
+    lines = np.concatenate([np.stack([ring, np.roll(ring, -1, axis=0)], axis=1) for ring in centered])
+    inside, step = np.zeros(shape, bool), max(MOST_CROSSINGS // max(shape[0], 1), 1)
+    for start in range(0, len(lines), step):
+        inside ^= fill_outlines(lines[start : start + step], shape).astype(bool)
+    return inside
 
 
 def draw(shapes, numbers, shape, last_wins=False):
@@ -220,10 +210,32 @@ def draw(shapes, numbers, shape, last_wins=False):
         number = numbers.get(one.name)
         if number is None:
             continue
-        inside = place(one.mask, one.corner, shape) if one.mask is not None else fill(one.rings, shape)
-        several |= inside & (result > 0) & (result != number)
-        result[inside if last_wins else inside & (result < number)] = number
+        left, top, right, bottom = (int(v) for v in _box_in(one, shape))
+        box = np.s_[top:bottom, left:right]
+        inside, there = _within(one, left, top, right, bottom), result[box]
+        several[box] |= inside & (there > 0) & (there != number)
+        there[inside if last_wins else inside & (there < number)] = number
     return result, int(several.sum())
+
+
+def _box_in(one, shape):
+    """Box (left, top, right, bottom) around a shape in an image, in whole pixels."""
+    if one.mask is not None:
+        low = np.array(one.corner)
+        high = low + one.mask.shape[::-1]
+    else:
+        points = np.concatenate(one.rings)
+        low, high = np.floor(points.min(0)), np.ceil(points.max(0))
+    low = np.clip(low, 0, shape[::-1])
+    return (*low, *np.clip(high, low, shape[::-1]))
+
+
+def _within(one, left, top, right, bottom):
+    """Mask of a shape in a box of `_box_in`, bool."""
+    if one.mask is not None:
+        x, y = left - one.corner[0], top - one.corner[1]
+        return one.mask[y : y + bottom - top, x : x + right - left]
+    return fill([ring - (left, top) for ring in one.rings], (bottom - top, right - left))
 
 
 def class_name(name, where):

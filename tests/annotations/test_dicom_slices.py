@@ -166,5 +166,10 @@ def test_names_that_identify_a_patient_are_not_kept(tmp_path):
     (tmp_path / "rois").mkdir()
     rois = (0, roi("lesion of Eva Meier", 0)), (1, roi("organ", 1))
     (tmp_path / "rois" / "a.xml").write_bytes(osirix(*rois))
-    run_import(tmp_path)
+    for _ in range(2):
+        out = run_import(tmp_path, REPLACE=True).stdout
+        assert "Meier" not in out and "class 1: (contains a part of a patient's name or number)" in out
     assert read_case_record(tmp_path / "cases" / "case_0001")["class_names"] == ["1", "organ"]
+    out = run_import(tmp_path, REPLACE=True, CLASSES={"lesion*": 2, "organ": 1}).stdout
+    assert "Meier" not in out and "--class-names \"['organ', 'lesion']\"" in out
+    assert "Meier" not in run_import(tmp_path, REPLACE=True, CLASSES=["organ"]).stdout

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from skimage.draw import polygon
 from skimage.measure import points_in_poly
 
-from common.annotations.classes import names_of, number_classes
-from common.annotations.shapes import Collected, Shape, draw, ellipse, fill, place, rectangle
+import common.annotations.shapes as shapes_module
+from common.annotations.classes import as_numbers, names_of, number_classes
+from common.annotations.shapes import Collected, Shape, draw, ellipse, fill, rectangle
 from common.errors import InputError
 
 SHAPE = (50, 70)
@@ -72,11 +73,39 @@ def test_shapes_turn_clockwise_on_the_screen():
 
 
 def test_masks_are_placed_and_cut():
-    whole = np.ones((4, 5), bool)
-    assert place(whole, (3, 2), (10, 10))[2:6, 3:8].sum() == 20
-    assert place(whole, (-2, -1), (10, 10)).sum() == 9
-    assert place(whole, (8, 9), (10, 10)).sum() == 2
-    assert not place(whole, (-9, 0), (10, 10)).any() and not place(whole, (0, 50), (10, 10)).any()
+    def pixels(corner):
+        mask, _ = draw([Shape("a", mask=np.ones((4, 5), bool), corner=corner)], {"a": 1}, (10, 12))
+        return np.argwhere(mask)
+
+    for (left, top), count in (
+        ((3, 2), 20),
+        ((-2, -1), 9),
+        ((9, 8), 6),
+        ((-9, 0), 0),
+        ((0, 50), 0),
+        ((-(10**9), 0), 0),
+    ):
+        found = pixels((left, top))
+        assert len(found) == count
+        assert all(top <= y < top + 4 and left <= x < left + 5 for y, x in found)
+    corners = np.zeros((4, 5), bool)
+    corners[3, 4] = True
+    mask, _ = draw([Shape("a", mask=corners, corner=(-4, -3))], {"a": 1}, (10, 12))
+    assert np.argwhere(mask).tolist() == [[0, 0]]
+
+
+@pytest.mark.parametrize("move", [(0, 0), (-20, 3.25), (30.5, -17), (500, 0), (-35, -25)])
+def test_an_outline_is_cut_at_the_edges_of_the_image(move):
+    ring = star(3) + move
+    mask, _ = draw([Shape("a", (ring, ring / 2 + (9, 9)))], {"a": 1}, SHAPE)
+    assert np.array_equal(mask > 0, fill([ring, ring / 2 + (9, 9)], SHAPE))
+
+
+def test_long_outlines_are_filled_in_parts(monkeypatch):
+    ring = star(5, points=500)
+    whole = fill([ring], SHAPE)
+    monkeypatch.setattr(shapes_module, "MOST_CROSSINGS", 7 * SHAPE[0])
+    assert whole.any() and np.array_equal(fill([ring], SHAPE), whole)
 
 
 def test_where_classes_overlap_the_largest_or_the_last_wins():
@@ -111,6 +140,7 @@ def test_names_become_classes():
     numbers = number_classes({"lesion 3", "lesion 4", "organ", "air"}, classes)
     assert numbers == {"lesion 3": 1, "lesion 4": 2, "organ": 4}
     assert names_of(numbers, classes) == ["lesion 3", "lesion", "3", "organ"]
+    assert number_classes({"b", "a"}, as_numbers(["b", "a"])) == {"a": 2, "b": 1} and as_numbers({"a": 3}) == {"a": 3}
     assert names_of({"a": 1}, {"*": 1}) == ["1"] and names_of({"liver": 1, "tumor": 2}, {}) == ["liver", "tumor"]
     for names, classes, words in (
         (set(), {}, "no shape with an area"),

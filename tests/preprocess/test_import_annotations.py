@@ -119,7 +119,28 @@ def test_bad_input_is_refused(labelme):
     assert "stray.json: no image /etc/../other.png in" in result.stderr
     assert "unclear.json: several images are called slice1.png" in result.stderr
     shutil.rmtree(annotations / "c")
+    result = run_import(labelme, expect=1, FORMAT="coco")
+    assert "2 annotations cannot be used" in result.stderr and "not COCO (found LabelMe)" in result.stderr
     write_image(labelme / "images" / "a" / "slice1.png", image(0, (30, 60)))
     result = run_import(labelme, expect=1)
     assert "not the size that" in result.stderr and "(found 60x30, expected 60x40)" in result.stderr
     assert not (labelme / "cases" / "case_a").exists() and (labelme / "cases" / "case_b").exists()
+    for file in (labelme / "images").rglob("*.png"):
+        file.write_bytes(b"damaged")
+    result = run_import(labelme, expect=1, CASES=labelme / "none")
+    assert "3 images cannot be used" in result.stderr and not (labelme / "none").exists()
+
+
+def test_what_else_is_in_the_folders_is_counted(labelme):
+    """LabelMe keeps its files next to the images; other programs add lists and previews."""
+    for name in "ab":
+        shutil.copy(labelme / "annotations" / name / "one.json", labelme / "images" / name)
+    (labelme / "images" / "classes.txt").write_text("liver")
+    out = run_import(labelme, ANNOTATIONS=labelme / "images").stdout
+    assert "skipped 1 file (of another type): classes.txt" in out and "8 shapes in 2 files" in out
+    for name in ("preview.png", "labels.txt", "README"):
+        (labelme / "annotations" / name).write_text("x")
+    shutil.copy(labelme / "annotations" / "a" / "one.json", labelme / "annotations" / "a" / "second.json")
+    out = run_import(labelme, REPLACE=True).stdout
+    assert "skipped 3 files next to 3 annotation files (1 .png, 1 .txt, 1 none)" in out
+    assert "note: 1 image with annotations in several files, drawn together" in out
