@@ -232,7 +232,7 @@ class PixelSizes:
         self.count += 1
         if np.any(np.abs(np.log(seen / self.trained)) > np.log(OTHER_PIXELS)):
             self.different += 1
-            self.example = self.example or seen
+            self.example = seen if self.example is None else self.example
 
     def note(self):
         """Sentence about slices whose pixels differ; "" if none do."""

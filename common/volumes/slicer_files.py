@@ -64,5 +64,6 @@ def read_segments(path, segments, numbering):
         if not 0 <= layer < len(layers):
             found = f"layer {layer} of {len(layers)}"
             raise InputError(f"{path}: segment {segment.name!r} is missing ({found}); save it again in 3D Slicer")
-        canvas.paint(sitk.GetArrayViewFromImage(layers[layer]) == value, numbering.of(segment))
+        image = layers[layer]
+        canvas.paint(sitk.GetArrayViewFromImage(image) == value, numbering.of(segment))
     return image_at(canvas.array, Geometry.of(layers[0])), canvas.overlap
