@@ -22,6 +22,7 @@ from common.volumes.slicing import PLANES, open_slices, planes_of, slice_entry, 
 from common.words import number_of
 
 SECRETS = ("PatientName", "PatientID", "PatientBirthDate", "OtherPatientNames", "OtherPatientIDs", "AccessionNumber")
+FAR_PIXELS = 2  # that positions in mm and in pixels may differ; viewers count from corners or centers of pixels
 FACTS = ("SOPInstanceUID", "InstanceNumber", *SECRETS)
 
 
@@ -169,7 +170,7 @@ class _Lookup:
 
     def _slice_of(self, one, series):
         """Slice index of an annotation in its series."""
-        k = _nearest(one.center, series) if one.center else None
+        k = _at_position(one.middle, series) if one.middle else None
         if k is not None:
             return k
         if series.count == 1 and not one.index:
@@ -185,17 +186,28 @@ class _Lookup:
         return series.shown[one.index]
 
 
-def _nearest(center, series):
-    """Slice index whose plane is within half a slice distance of a point in mm; None if unknown."""
+def _at_position(middle, series):
+    """Slice index of a point that is known in mm and in pixels; None if the two do not agree, or positions are unknown.
+
+    Args:
+        middle: `Annotation.middle`.
+        series: Series.
+    """
     first = series.headers[0]
     places = [header.positions[0] for header in series.headers if header.positions]
-    places = list(first.positions) if len(series.headers) == 1 else places
-    if first.orientation is None or len(places) != series.count or series.count == 1:
+    places = np.array(first.positions if len(series.headers) == 1 else places)
+    if first.orientation is None or len(places) != series.count:
         return None
-    normal = np.cross(first.orientation[:3], first.orientation[3:])
-    heights = np.array(places) @ normal
-    k = int(np.argmin(np.abs(heights - np.dot(center, normal))))
-    return k if abs(heights[k] - np.dot(center, normal)) <= np.median(np.abs(np.diff(heights))) / 2 else None
+    point, (x, y) = np.array(middle[:3]), middle[3:]
+    right, down = np.array(first.orientation[:3]), np.array(first.orientation[3:])
+    by_row, by_column = first.spacing
+    on_slices = places + right * by_column * x + down * by_row * y
+    normal = np.cross(right, down)
+    k = int(np.argmin(np.abs((on_slices - point) @ normal)))
+    away = on_slices[k] - point
+    half = np.median(np.abs(np.diff(places @ normal))) / 2 if len(places) > 1 else np.inf
+    agrees = max(abs(away @ right) / by_column, abs(away @ down) / by_row) <= FAR_PIXELS
+    return k if agrees and abs(away @ normal) <= half else None
 
 
 # --- slices

@@ -155,9 +155,11 @@ def _annotation(path, name, kind, pixels, points, where, size, uid, index):
         collected.ignored[KINDS[kind]] += 1
     else:
         collected.outline(class_name(name, where), [pixels], where)
-    center = tuple(np.mean(points, axis=0).tolist()) if len(points) and np.isfinite(points).all() else None
+    middle = None
+    if len(points) == len(pixels) > 0 and np.isfinite(points).all():
+        middle = (*np.mean(points, axis=0).tolist(), *np.mean(pixels, axis=0).tolist())
     ignored = Counter(collected.ignored)
-    return Annotation(path, None, size, collected.shapes, ignored, uid and uid.strip(), index, center)
+    return Annotation(path, None, size, collected.shapes, ignored, uid and uid.strip(), index, middle)
 
 
 def _point(text, count, where):

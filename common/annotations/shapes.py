@@ -55,7 +55,7 @@ class Annotation(NamedTuple):
         ignored: Counter of kinds of shapes without an area, such as "line".
         uid: SOP instance UID of the DICOM slice, or None.
         index: slice index in the series or stack, from 0, or None.
-        center: a point of it in mm, LPS, or None.
+        middle: (x, y, z) in mm, LPS, and (x, y) in pixels of the middle of its points, as one tuple, or None.
     """
 
     file: Path
@@ -65,7 +65,7 @@ class Annotation(NamedTuple):
     ignored: Counter
     uid: str | None = None
     index: int | None = None
-    center: tuple | None = None
+    middle: tuple | None = None
 
     def check_size(self, image, shape):
         """Raise InputError if an image, with its shape (height, width), is not the size that the file has."""

@@ -79,7 +79,8 @@ def test_rois_land_on_the_scans_own_slices(tmp_path, axes):
     content = plistlib.loads(osirix(*rois))
     for image, uid in zip(content["Images"], uids, strict=True):
         image.update({"SOPInstanceUID": uid} if uid else {})
-    content["Images"][2]["ROIs"][0]["Point_mm"] = [point_in_mm(tmp_path / "scans" / "patient", 0)] * 4
+    first = sorted((tmp_path / "scans" / "patient").iterdir())[0]
+    content["Images"][2]["ROIs"][0]["Point_mm"] = points_in_mm(first, outline(0))  # and so do positions
     (tmp_path / "rois" / "any.xml").write_bytes(plistlib.dumps(content))
     out = run_import(tmp_path, NAMES_TABLE=tmp_path / "names.csv").stdout
     assert "note: 2 of 5 slices without annotations, imported with an empty mask" in out
@@ -92,10 +93,13 @@ def test_rois_land_on_the_scans_own_slices(tmp_path, axes):
     assert pd.read_csv(tmp_path / "names.csv")["name"].tolist() == ["patient"] and not leftovers(tmp_path)
 
 
-def point_in_mm(folder, k):
-    header = pydicom.dcmread(sorted(folder.iterdir())[k], stop_before_pixels=True)
-    x, y, z = map(float, header.ImagePositionPatient)
-    return f"({x:f}, {y:f}, {z:f})"
+def points_in_mm(file, points):
+    """Points of pixels as OsiriX exports them in mm."""
+    header = pydicom.dcmread(file, stop_before_pixels=True)
+    corner, axes = np.array(header.ImagePositionPatient, float), np.array(header.ImageOrientationPatient, float)
+    by_row, by_column = map(float, header.PixelSpacing)
+    found = [corner + axes[:3] * by_column * x + axes[3:] * by_row * y for x, y in points]
+    return [f"({x:f}, {y:f}, {z:f})" for x, y, z in found]
 
 
 def test_by_number_and_by_file_name(tmp_path):
@@ -107,7 +111,8 @@ def test_by_number_and_by_file_name(tmp_path):
         content.save_as(file)
     rois = tmp_path / "rois"
     rois.mkdir()
-    (rois / "a.xml").write_bytes(osirix((3, roi("liver", 3))))
+    elsewhere = ["(0.000000, 0.000000, 95.000000)"] * 4  # in the series, but not at these pixels
+    (rois / "a.xml").write_bytes(osirix((3, roi("liver", 3, Point_mm=elsewhere))))
     (rois / "b.xml").write_bytes(osirix((0, roi("liver", 4))))
     labelme = {"imagePath": "b/001.dcm", "shapes": [{"label": "tumor", "points": outline(1).tolist()}]}
     (rois / "labelme.json").write_text(json.dumps(labelme))

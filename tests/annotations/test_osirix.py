@@ -75,7 +75,7 @@ def test_the_rois_of_a_series(tmp_path, name):
     assert [shape.name for one in found for shape in one.shapes] == ["liver", "tumor"]
     tumor = fill(found[1].shapes[0].rings, SIZE)
     assert tumor.sum() == 180 and tumor[16:26, 31:49].all()
-    assert np.allclose(found[1].center, (0.7 * 40, 0.7 * 21, 12.5))
+    assert np.allclose(found[1].middle, (0.7 * 40, 0.7 * 21, 12.5, 40, 21))
     assert np.allclose(found[0].shapes[0].rings[0], LIVER)
     if name != "a.csv":
         assert found[0].size == SIZE
