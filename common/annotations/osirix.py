@@ -29,6 +29,7 @@ from common.errors import InputError
 PROGRAM = "OsiriX"
 KINDS = {5: "length", 10: "open polygon", 12: "angle", 13: "text", 14: "arrow", 16: "point", 19: "point"}
 KINDS |= {24: "layer", 26: "axis", 27: "angle", 28: "curve"}  # types of ROIs without an area, as in OsiriX' DCMView.h
+BRUSH = 20  # its outline goes around centers of pixels, which it counts as whole numbers (ITKSegmentation3D.mm)
 NUMBER = r"\s*([-+.\deE]+|[-+]?nan|[-+]?inf)\s*"
 POINTS = {count: re.compile(r"\(" + ",".join([NUMBER] * count) + r"\)") for count in (2, 3)}
 COLUMNS = ("ImageNo", "RoiName", "RoiType", "NumOfPoints")  # of the CSV file, among others
@@ -154,7 +155,8 @@ def _annotation(path, name, kind, pixels, points, where, size, uid, index):
     if kind in KINDS:
         collected.ignored[KINDS[kind]] += 1
     else:
-        collected.outline(class_name(name, where), [pixels], where)
+        ring = np.array(pixels, float).reshape(-1, 2)
+        collected.outline(class_name(name, where), [ring + 0.5 if kind == BRUSH else ring], where)
     middle = None
     if len(points) == len(pixels) > 0 and np.isfinite(points).all():
         middle = (*np.mean(points, axis=0).tolist(), *np.mean(pixels, axis=0).tolist())

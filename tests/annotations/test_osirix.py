@@ -6,6 +6,7 @@ import plistlib
 
 import numpy as np
 import pytest
+from skimage.measure import find_contours
 
 from common.annotations.reading import read_file
 from common.annotations.shapes import draw, fill
@@ -97,6 +98,13 @@ def test_ovals_have_enough_points(tmp_path):
     found = read_file(written(tmp_path, series(roi("tumor", points, 9))))
     differs = (draw(found[0].shapes, {"tumor": 1}, SIZE)[0] > 0) != DISC
     assert np.abs(np.hypot((COLUMNS - 40) / 10, (ROWS - 20) / 8) - 1)[differs].max(initial=0) < 0.001
+
+
+def test_the_outline_of_a_brush(tmp_path):
+    """OsiriX finds it with marching squares at 1, between pixels of 0 and 255."""
+    (contour,) = find_contours(DISC * 255.0, 1)
+    found = read_file(written(tmp_path, series(roi("tumor", contour[:, ::-1].tolist(), 20))))
+    assert np.array_equal(draw(found[0].shapes, {"tumor": 1}, SIZE)[0] > 0, DISC)
 
 
 def changed(change):
