@@ -16,6 +16,7 @@ from common.parallel import ordered_map
 from common.slices.cases import Imported
 from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
 from common.volumes.dicom import find_series
+from common.volumes.dicom_files import damaged_dicom
 from common.volumes.finding import is_dicom, may_be_dicom
 from common.volumes.grids import Geometry, image_at, orient
 from common.volumes.slicing import PLANES, open_slices, planes_of, slice_entry, spacing_of_plane
@@ -83,14 +84,20 @@ def find_dicom(root, files):
 
 
 def _series(name, folder, number, headers):
-    facts = [pydicom.dcmread(header.file, stop_before_pixels=True, specific_tags=list(FACTS)) for header in headers]
-    uids = [str(one.get("SOPInstanceUID") or "") for one in facts]
-    numbers = [int(one.get("InstanceNumber") or 0) for one in facts]
+    facts = [_facts(header.file) for header in headers]
+    numbers = [one["InstanceNumber"] for one in facts]
     shown = list(range(headers[0].frames if len(headers) == 1 else len(headers)))
-    if len(headers) > 1 and len(set(numbers)) == len(numbers):
-        shown.sort(key=lambda k: numbers[k])
-    secrets = {str(one.get(tag) or "") for one in facts for tag in SECRETS} - {""}
-    return Series(name, folder, number, headers, uids, shown, sorted(secrets))
+    if len(headers) > 1 and len(set(numbers)) == len(numbers) and all(map(str.isdecimal, numbers)):
+        shown.sort(key=lambda k: int(numbers[k]))
+    secrets = {one[tag] for one in facts for tag in SECRETS} - {""}
+    return Series(name, folder, number, headers, [one["SOPInstanceUID"] for one in facts], shown, sorted(secrets))
+
+
+def _facts(file):
+    """FACTS of a DICOM file as text."""
+    with damaged_dicom(file):
+        content = pydicom.dcmread(file, stop_before_pixels=True, specific_tags=list(FACTS))
+        return {tag: str(content.get(tag) or "").strip() for tag in FACTS}
 
 
 # --- matching

@@ -12,6 +12,7 @@ from drawings import as_volume, rotation, write_image, write_series
 from roifile import ImagejRoi
 from running import assert_refused, leftovers, run_here
 
+from common.annotations.dicom_slices import find_dicom
 from common.annotations.shapes import fill
 from common.slices.case_files import read_case_record
 from common.slices.images import read_mask
@@ -122,6 +123,19 @@ def test_by_number_and_by_file_name(tmp_path):
     assert np.array_equal(labels_in(cases / "case_0001", tmp_path, "a"), expected({3: 1}))
     assert np.array_equal(labels_in(cases / "case_0002", tmp_path, "b"), expected({4: 1, 1: 2, 2: 2}))
     assert len(list((cases / "case_0002" / "y").iterdir())) == 3
+
+
+def test_instance_numbers_that_are_none(tmp_path):
+    """Without them, slices are in the order of their positions."""
+    make_series(tmp_path / "scans" / "a")
+    file = sorted((tmp_path / "scans" / "a").iterdir())[2]
+    for wrong in ("", "7\\8", "x"):
+        content = pydicom.dcmread(file)
+        content.InstanceNumber = None
+        content["InstanceNumber"] = pydicom.DataElement(0x00200013, "LO", wrong)
+        content.save_as(file)
+        (series,) = find_dicom(tmp_path / "scans", sorted((tmp_path / "scans" / "a").iterdir()))
+        assert series.shown == [0, 1, 2, 3, 4] and series.uids[2] == "1.2.3.4.3" and series.secrets == ["MEIER^EVA"]
 
 
 def test_single_images_in_one_folder(tmp_path):
