@@ -74,6 +74,8 @@ UNCERTAINTY: bool = False  # True: write probability, uncertainty and cases_to_l
 PASTE: str = ""  # folder of the full images of cases or crops: paste masks into them
 #   Masks, overlays and areas at full size are written to full/.
 LABEL_VOLUMES: types.VolumeEnding = ".nii.gz"  # format: ".nii.gz", ".nii", ".nrrd", ".mha", ".mhd"; "": none
+DICOM_LABELS: list[Literal["SEG", "RTSTRUCT"]] = []  # also write these for DICOM series, in OUTPUT/dicom
+#   They repeat the patient's name and other tags of the series, so keep them apart from what you pass on.
 
 settings = apply_command_line(globals())
 
@@ -85,7 +87,7 @@ from common.jobs import Part
 from common.parallel import ordered_map
 from common.prediction.ensemble import Ensemble
 from common.prediction.inputs import ImageInput, PixelSizes, VolumeInput
-from common.prediction.outputs import Outputs, fingerprint, write_output
+from common.prediction.outputs import Outputs, fingerprint, require_dicom, write_output
 from common.prediction.uncertainty import Uncertainty
 from common.replacing import refuse_existing
 from common.slices.masks import class_numbers
@@ -123,6 +125,7 @@ def predict_slices(models):
     prepared = slice_preparation(models.files, decided)
     used = with_threshold(settings, models.files, models.threshold)
     source = open_input(prepared)
+    require_dicom(settings.DICOM_LABELS, source.volumes.values())
     part = Part.read(settings.PART)
     own = part.share(source.slices, functools.partial(unit_of, source=source))
     written = [f"{len(source.slices)} masks in {part.count} parts"]
@@ -191,6 +194,8 @@ def write_slices(folder, slices, source, models, prepared, used):
         volume_ending=settings.LABEL_VOLUMES,
         clean_slices=cleaning if settings.CLEAN_IN == "2d" else {},
         clean_volumes=cleaning if settings.CLEAN_IN == "3d" else {},
+        dicom_labels=settings.DICOM_LABELS,
+        series=settings.SERIES,
     )
     uncertainty = Uncertainty(folder, len(models.files)) if settings.UNCERTAINTY else None
     options = {"fit": fit, "overlap": settings.OVERLAP, "batch_size": settings.BATCH_SIZE, "flips": flips}

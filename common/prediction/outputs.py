@@ -97,14 +97,30 @@ class Outputs:
         volume_ending: ending of label volumes, such as ".nii.gz"; "": write none.
         clean_slices, clean_volumes: dicts of arguments of `common.slices.masks.clean`, for single masks and for
             whole label volumes.
+        dicom_labels, series: settings DICOM_LABELS and SERIES.
     """
 
-    def __init__(self, folder, source, names, *, overlays, full_scale, volume_ending, clean_slices, clean_volumes):
+    def __init__(
+        self,
+        folder,
+        source,
+        names,
+        *,
+        overlays,
+        full_scale,
+        volume_ending,
+        clean_slices,
+        clean_volumes,
+        dicom_labels=(),
+        series=None,
+    ):
         classes = len(names)
         self.folder, self.source, self.classes, self.clean_slices = folder, source, classes, clean_slices
         self.overlays, self.count = overlays, 0
         self.viewers, self.make_viewers = None, functools.partial(make_viewers, folder, source, names, clean_volumes)
-        self.volumes = LabelVolumes(folder, volume_ending, clean_volumes) if volume_ending else None
+        paths = {source.names[name]: path for name, path in source.volumes.items()}
+        dicom = make_dicom_labels(folder, dicom_labels, paths, series, names)
+        self.volumes = LabelVolumes(folder, volume_ending, clean_volumes, dicom) if volume_ending or dicom else None
         self.full_scale = FullScaleMasks(folder / "full", full_scale, classes) if full_scale else None
 
     def add(self, s, image, numbers):
@@ -154,17 +170,43 @@ def make_viewers(*arguments):
     return Viewers(*arguments)
 
 
+def require_dicom(kinds, volumes):
+    """Raise InputError if DICOM_LABELS asks for labels of anything but DICOM series.
+
+    Args:
+        kinds: setting DICOM_LABELS.
+        volumes: Paths of the volumes of INPUT; empty for images and cases.
+    """
+    from common.volumes.privacy import is_dicom_volume  # volumes only
+
+    volumes = list(volumes)
+    if kinds and not (volumes and all(map(is_dicom_volume, volumes))):
+        found = next((path.name for path in volumes if not is_dicom_volume(path)), "images or cases")
+        raise InputError(f"DICOM_LABELS: INPUT is not a DICOM series (found {found}); remove the setting, or use one")
+
+
+def make_dicom_labels(folder, kinds, paths, series, names):
+    """`common.prediction.dicom_labels.DicomLabels`, or None without `kinds`; arguments as there."""
+    if not kinds:
+        return None
+    from common.prediction.dicom_labels import FOLDER, DicomLabels  # loads highdicom, which takes a second
+
+    print(f"{FOLDER}/ will contain tags of patients; keep it apart from what you pass on", flush=True)
+    return DicomLabels(folder, kinds, paths, series, names)
+
+
 class LabelVolumes:
     """Collects the masks of each case in turn, and writes a label volume per case.
 
     Args:
         folder: Path for <case><ending> and volumes.csv.
-        ending: ending that `common.volumes.labels.write_labels` supports.
+        ending: ending that `common.volumes.labels.write_labels` supports; "": write none.
         cleaning: dict of arguments of `common.slices.masks.clean` for whole volumes.
+        dicom: `common.prediction.dicom_labels.DicomLabels`, or None.
     """
 
-    def __init__(self, folder, ending, cleaning):
-        self.folder, self.ending, self.cleaning = folder, ending, cleaning
+    def __init__(self, folder, ending, cleaning, dicom=None):
+        self.folder, self.ending, self.cleaning, self.dicom = folder, ending, cleaning, dicom
         self.case, self.record, self.masks, self.rows = None, None, {}, []
 
     def add(self, case, name, record, numbers):
@@ -188,7 +230,10 @@ class LabelVolumes:
         volume = labels.labels_of_slices(self.record, self.masks)
         if self.cleaning:
             volume = labels.clean_labels(volume, self.cleaning)
-        labels.write_labels(volume, self.folder / f"{self.case}{self.ending}")
+        if self.ending:
+            labels.write_labels(volume, self.folder / f"{self.case}{self.ending}")
+        if self.dicom:
+            self.dicom.write(self.case, volume)
         self.rows += labels.measure_labels(self.case, volume)
         self.masks = {}
 

@@ -11,7 +11,7 @@ from common.errors import InputError, SettingError, as_input_error, summarize
 from common.jobs import Part
 from common.parallel import progress
 from common.prediction.inputs import GrayRange, refuse_same_output
-from common.prediction.outputs import fingerprint, write_output, write_rows
+from common.prediction.outputs import fingerprint, make_dicom_labels, require_dicom, write_output, write_rows
 from common.prediction.viewer import FOLDER as VIEWERS
 from common.prediction.viewer import Compressor, write_viewer
 from common.prediction.volume_tiles import mean_probabilities
@@ -120,6 +120,7 @@ class Options(NamedTuple):
         cleaning: arguments of `common.slices.masks.clean`.
         overlays: whether to write overlays of three planes, and pages of all slices.
         series, not_finite: as for `common.volumes.reading.read_volume`.
+        dicom_labels: setting DICOM_LABELS.
     """
 
     threshold: float
@@ -131,6 +132,7 @@ class Options(NamedTuple):
     series: int | str | None
     not_finite: float | None = None
     region_threshold: float = DEFAULT
+    dicom_labels: tuple = ()
 
 
 def predict_with_settings(models, settings):
@@ -150,6 +152,7 @@ def predict_with_settings(models, settings):
         raise InputError(f"INPUT: {found}; choose a volume, or a folder of volumes")
     refuse_existing(settings.OUTPUT, settings.REPLACE)
     volumes, part, problems = find_volumes(settings.INPUT), Part.read(settings.PART), []
+    require_dicom(settings.DICOM_LABELS, volumes.values())
     names = safe_names(volumes, settings.NAMES)
     refuse_same_output(names, "INPUT")
     own = {names[name]: volumes[name] for name in part.share(list(volumes))}
@@ -164,6 +167,7 @@ def predict_with_settings(models, settings):
         settings.SERIES,
         settings.NOT_FINITE,
         DEFAULT if settings.THRESHOLD is None else settings.THRESHOLD,
+        tuple(settings.DICOM_LABELS),
     )
 
     def fill(folder):
@@ -208,10 +212,14 @@ def predict_volumes(models, volumes, folder, options):
     """
     stages = {step: Stage(of_step, options.tile) for step, of_step in models.items()}
     problems, rows = [], []
+    names = last_stage(stages).data.labels
+    dicom = make_dicom_labels(folder, options.dicom_labels, volumes, options.series, names)
     for name, path in progress(volumes.items(), len(volumes), "predicting"):
         try:
             volume = Volume(path, options.series, options.not_finite)
             labels, note = predict_labels(volume, stages, options)
+            if dicom:
+                dicom.write(name, labels)
         except SettingError:
             raise
         except InputError as error:
@@ -220,7 +228,6 @@ def predict_volumes(models, volumes, folder, options):
         if note:
             print(f"{name}: {note}", flush=True)
         write_labels(labels, folder / f"{name}{options.ending}")
-        names = last_stage(stages).data.labels
         measured = measure_labels(name, labels, len(names))
         rows += [row | {"label": label} for row, label in zip(measured, names, strict=True)]
         if options.overlays:
