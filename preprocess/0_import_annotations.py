@@ -143,7 +143,7 @@ def import_all(sources, numbers, names, is_dicom):
         partial(CaseRecord, SCRIPT, settings.SIZE, **record),
         settings.REPLACE,
         parallel=not is_dicom,
-        check=check_masks,
+        check=partial(check_masks, names=names),
         earlier=earlier,
     )
     if earlier and result.slices:
@@ -162,11 +162,16 @@ def import_all(sources, numbers, names, is_dicom):
     name_broken(result.problems, broken, result.slices, settings.SKIP_BROKEN)
 
 
-def check_masks(values):
+def check_masks(values, names):
     if values == {0}:
         raise InputError(
             f"ANNOTATIONS: every mask is empty, so all shapes are outside of their images (in {settings.ANNOTATIONS}); "
             "choose the images that were annotated"
+        )
+    if values == {0, 1}:
+        raise InputError(
+            f"CLASSES: only class 1 has pixels (of {number_of(len(names), 'class', 'classes')}), since other shapes are "
+            f'outside of their images or covered; for one class, pass --classes "{{{names[0]!r}: 1}}"'
         )
     class_count(values, settings.ANNOTATIONS)
 

@@ -131,6 +131,17 @@ def test_bad_input_is_refused(labelme):
     assert "3 images cannot be used" in result.stderr and not (labelme / "none").exists()
 
 
+def test_a_class_without_pixels_is_refused(labelme):
+    for file in (labelme / "annotations").rglob("*.json"):
+        content = json.loads(file.read_text())
+        content["shapes"][1:] = [content["shapes"][3] | {"label": "tumor", "points": [[90.0, 90.0], [99.0, 99.0]]}]
+        file.write_text(json.dumps(content))
+    result = run_import(labelme, expect=1)
+    assert "CLASSES: only class 1 has pixels (of 2 classes)" in result.stderr and "{'liver': 1}" in result.stderr
+    assert "2 slices" in run_import(labelme, CLASSES={"liver": 1}, UNMATCHED="skip").stdout
+    assert "every mask is empty" in run_import(labelme, expect=1, CLASSES={"tumor": 1}, REPLACE=True).stderr
+
+
 def test_what_else_is_in_the_folders_is_counted(labelme):
     """LabelMe keeps its files next to the images; other programs add lists and previews."""
     for name in "ab":
