@@ -170,7 +170,7 @@ def check_masks(values, names):
         )
     if values == {0, 1}:
         raise InputError(
-            f"CLASSES: only class 1 has pixels (of {number_of(len(names), 'class', 'classes')}), since other shapes are "
+            f"CLASSES: only class 1 has pixels (of {number_of(len(names), 'class', 'classes')}); other shapes are "
             f'outside of their images or covered; for one class, pass --classes "{{{names[0]!r}: 1}}"'
         )
     class_count(values, settings.ANNOTATIONS)
