@@ -29,7 +29,7 @@ REPLACE: bool = False  # True: overwrite an existing model
 # --- model format
 FORMAT: Literal["mlmodel", "mlpackage"] = "mlmodel"  # "mlmodel" for A.I.Segmentation; "mlpackage" for macOS 12 or later
 #   "mlmodel" is a neural network, "mlpackage" an ML program.
-INPUT_KIND: Literal["array", "image"] = "array"  # "array": (1, H, W) of gray/255; "image": a gray image, 0..255
+INPUT_KIND: Literal["array", "image"] = "array"  # "array": (C, H, W) of values/255; "image": a gray or RGB image
 OUTPUT_KIND: Literal["probabilities", "classes", "image"] = "probabilities"
 # "probabilities", "classes": numbers, or a gray "image"
 #   "probabilities": (1, H, W), or (K + 1, H, W) for K classes, background first; "classes": class numbers (1, H, W);
@@ -200,7 +200,7 @@ def write_models(network, source, contract, paths, targets, facts, stack):
         if options not in converted:
             converted = {options: convert_network(network, source, contract, *options)}  # keeps only one in memory
         model = compress_weights(converted[options], compression)
-        spec = complete_spec(model, contract, network.output_shape, texts(), facts | {"compression": compression})
+        spec = complete_spec(model, contract, network, texts(), facts | {"compression": compression})
         path = stack.enter_context(staged(path))
         if settings.TARGET:  # the layers of a neural network are known only now
             require_system(settings.TARGET, spec.specificationVersion, f"the layers of {path.name}")

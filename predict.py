@@ -41,6 +41,7 @@ FIT: Literal["resize", "tile", "pad"] | None = None  # "resize", "pad" to a squa
 #   "resize" to the input size and back; "tile": overlapping tiles of that size; None: "resize" if training slices have
 #   no record.
 OVERLAP: Annotated[float, Ge(0), Le(0.9)] = 0.5  # min overlap of neighboring tiles, as a share of a tile
+CHANNELS: types.Channels | None = None  # images: "gray", "rgb" or name patterns of files; None: as in training
 FLIPS: Literal["flips", "turns", "none"] | None = None
 # average over "flips", "turns" or "none"; None: as choose.py chose
 #   "flips" takes 4 times as long, "turns" (flips and quarter turns) 8 times. None without a choice is "none".
@@ -86,7 +87,7 @@ from common.errors import InputError
 from common.jobs import Part
 from common.parallel import ordered_map
 from common.prediction.ensemble import Ensemble
-from common.prediction.inputs import ImageInput, PixelSizes, VolumeInput
+from common.prediction.inputs import ImageInput, PixelSizes, VolumeInput, reader_of
 from common.prediction.outputs import Outputs, fingerprint, require_dicom, write_output
 from common.prediction.uncertainty import Uncertainty
 from common.replacing import refuse_existing
@@ -120,7 +121,7 @@ def predict_slices(models):
         models: `common.training.trained_models.Choice`.
     """
     refuse_existing(settings.OUTPUT, settings.REPLACE)
-    names = {"fit": "FIT", "window": "WINDOW", "plane": "PLANE", "resampled": "SPACING"}
+    names = {"fit": "FIT", "window": "WINDOW", "plane": "PLANE", "resampled": "SPACING", "channels": "CHANNELS"}
     decided = [name for name, setting in names.items() if getattr(settings, setting) is not None]
     prepared = slice_preparation(models.files, decided)
     used = with_threshold(settings, models.files, models.threshold)
@@ -146,10 +147,11 @@ def open_input(prepared):
     if not settings.INPUT or not (is_volume(settings.INPUT) or is_folder_of_volumes(settings.INPUT)):
         if settings.NAMES_TABLE:
             raise InputError("NAMES_TABLE: only for volumes (INPUT is images or cases); leave it empty")
-        return ImageInput(settings.INPUT, prepared.stretched)
+        return ImageInput(settings.INPUT, prepared.stretched, settings.CHANNELS or prepared.channels_to_read)
     plane, window = settings.PLANE or prepared.plane or "axial", settings.WINDOW or prepared.window
     spacing = settings.SPACING or prepared.resampled
-    return VolumeInput(settings.INPUT, plane, window, spacing, settings.SERIES, settings.NOT_FINITE, settings.NAMES)
+    options = settings.SERIES, settings.NOT_FINITE, settings.NAMES, prepared.neighbors or 0
+    return VolumeInput(settings.INPUT, plane, window, spacing, *options)
 
 
 def unit_of(s, source):
@@ -200,8 +202,9 @@ def write_slices(folder, slices, source, models, prepared, used):
     uncertainty = Uncertainty(folder, len(models.files)) if settings.UNCERTAINTY else None
     options = {"fit": fit, "overlap": settings.OVERLAP, "batch_size": settings.BATCH_SIZE, "flips": flips}
     options["squares"] = settings.UNCERTAINTY
+    read = reader_of(source, ensemble.inputs)
     pixels = PixelSizes(prepared.spacing, ensemble.size, fit)
-    predicted = ensemble.predict(lambda: ordered_map(source.read, slices), len(slices), **options)
+    predicted = ensemble.predict(lambda: ordered_map(read, slices), len(slices), **options)
     for s, (image, probabilities) in zip(slices, predicted, strict=True):
         numbers = class_numbers(probabilities[..., : ensemble.channels], used.THRESHOLD)
         if uncertainty:

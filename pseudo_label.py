@@ -48,7 +48,7 @@ from common.devices import import_keras
 from common.errors import InputError
 from common.parallel import ordered_map
 from common.prediction.ensemble import Ensemble
-from common.prediction.inputs import ImageInput
+from common.prediction.inputs import ImageInput, reader_of
 from common.prediction.pseudo_labels import SCRIPT, PseudoLabels, Rule, case_name
 from common.replacing import whole_entries
 from common.slices.cases import CaseRecord, Imported, fill_case, refuse_existing_cases
@@ -67,7 +67,7 @@ def main():
     if settings.INPUT and is_volume(settings.INPUT):
         raise InputError(f"INPUT: {settings.INPUT} is a volume; import it with 0_import_volumes.py, then pass its case")
     prepared = slice_preparation(models.files)
-    source = ImageInput(settings.INPUT, prepared.stretched)
+    source = ImageInput(settings.INPUT, prepared.stretched, prepared.channels_to_read)
     cases = {s: case_name(s) for s in source.slices}
     names = list(dict.fromkeys(cases.values()))
     refuse_existing_cases([Path(settings.CASES, name) for name in names], settings.REPLACE)
@@ -75,13 +75,14 @@ def main():
     ensemble, used = Ensemble(models.files), with_threshold(settings, models.files, models.threshold)
     fit = prepared.fit or "resize"
     rule = Rule(settings.CONFIDENCE, settings.SMALLEST, settings.MARGIN)
-    labels = PseudoLabels(ensemble.size, fit, used.THRESHOLD, models.clean, rule)
+    labels = PseudoLabels(ensemble.size, fit, used.THRESHOLD, models.clean, rule, prepared.channels)
     images = number_of(len(source.slices), "image")
     print(f"predicting {images} with {', '.join(map(str, models.files))}", flush=True)
     if ensemble.channels == 1:
         print(threshold_in_words(used), flush=True)
     options = {"fit": fit, "batch_size": settings.BATCH_SIZE, "flips": models.flips}
-    predicted = ensemble.predict(lambda: ordered_map(source.read, source.slices), len(source.slices), **options)
+    read = reader_of(source, ensemble.inputs)
+    predicted = ensemble.predict(lambda: ordered_map(read, source.slices), len(source.slices), **options)
     kept, model = [], models.files[0].parent.name if len(models.files) == 1 else Path(settings.RUN).name
     with whole_entries(settings.CASES, names, settings.REPLACE, removed=lambda: outdated(names, kept)) as folder:
         kept += write_cases(folder, zip(source.slices, predicted, strict=True), source, cases, labels, model)

@@ -41,6 +41,8 @@ PageName = Annotated[str, Rule('the path of an .html file, such as "check.html"'
 NamePattern = Annotated[
     str, Rule('text with one {id}, such as "{id}_seg"', lambda text: text.count("{id}") == 1 and _is_format(text))
 ]
+Neighbors = Annotated[int, Ge(0), Le(16)]
+Channels = Literal["gray", "rgb"] | Annotated[list[NamePattern], Len(1, 64)]
 PartOfWork = Annotated[str, Rule('"" or a part such as "2/8"', lambda text: not text or _is_part(text))]
 Names = list[Annotated[str, Rule("a name", bool)]]
 

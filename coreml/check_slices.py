@@ -7,7 +7,8 @@ import numpy as np
 
 from common.errors import InputError
 from common.slices.cases import find_slices
-from common.slices.images import images_in, read_image, read_mask, resize, to_gray, to_unit
+from common.slices.channels import read_with_channels
+from common.slices.images import images_in, read_image, read_mask, resize, to_unit, with_channels
 from common.slices.masks import class_count, to_classes, values_of
 from common.training.sets import open_set
 
@@ -75,10 +76,14 @@ def _gather_from_folder(folder, count, shape, classes):
         mask = mask_of(paths[i])
         return mask is not None and mask.any()
 
+    def read(path):
+        kind = {1: "gray", 3: "rgb"}.get(shape[2])
+        return read_with_channels([path], kind)[0] if kind else read_image(path)
+
     images, truths = [], []
     for i in _choose_slices(len(paths), count, has_mask):
         mask = mask_of(paths[i])
-        images.append(to_unit(resize(to_gray(read_image(paths[i])), shape[:2]))[..., None])
+        images.append(to_unit(with_channels(resize(read(paths[i]), shape[:2]))))
         truths.append(None if mask is None else _to_network_mask(mask, paths[i], shape, classes))
     return images, truths
 

@@ -88,12 +88,13 @@ def prepare_inputs(image, contract):
         contract: `coreml.convert.Contract`.
 
     Returns:
-        Keras input (H, W, C) and model input: (C, H, W) float32, or an image (H, W) uint8, to which both are rounded.
+        Keras input (H, W, C) and model input: (C, H, W) float32, or an image uint8, to which both are rounded, (H, W)
+        or RGB (H, W, 3).
     """
     if contract.input_kind == "array":
         return image, np.ascontiguousarray(image.transpose(2, 0, 1))
-    pixels = np.rint(255 * image[..., 0]).astype(np.uint8)
-    return (pixels / np.float32(255))[..., None], pixels
+    pixels = np.rint(255 * image).astype(np.uint8)
+    return pixels / np.float32(255), pixels[..., 0] if image.shape[-1] == 1 else pixels
 
 
 def _probability_differences(output, expected, contract):

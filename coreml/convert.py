@@ -40,7 +40,7 @@ class Contract:
 
     Attributes:
         format: "mlmodel" (neural network, for A.I.Segmentation) or "mlpackage" (ML program).
-        input_kind: "array": (C, H, W) in 0..1; "image": a gray image of 0..255.
+        input_kind: "array": (C, H, W) in 0..1; "image": a gray or RGB image of 0..255.
         output_kind: "probabilities": (C, H, W); "classes": class numbers (1, H, W); "image": a gray image of 255 times
             the probability (one class) or of class numbers.
         threshold: probability above which a pixel is foreground, with one class.
@@ -64,9 +64,10 @@ class Contract:
         tensors = [*getattr(network, "inputs", ()), *getattr(network, "outputs", ())]  # a user's class may lack these
         match shapes := [tuple(tensor.shape[1:]) for tensor in tensors]:
             case [(int(), int(), channels), (_, _, int())] if shapes[0][:2] == shapes[1][:2]:
-                if self.input_kind == "image" and channels != 1:
+                if self.input_kind == "image" and channels not in (1, 3):
                     raise InputError(
-                        f"INPUT_KIND: 'image' needs one channel (found {channels} in {source}); use --input-kind array"
+                        f"INPUT_KIND: 'image' needs 1 or 3 channels (found {channels} in {source}); "
+                        "use --input-kind array"
                     )
             case _:
                 raise InputError(
@@ -112,8 +113,9 @@ def convert_network(network, source, contract, half_precision, target):
 
     height, width, channels = network.input_shape[1:]
     if contract.input_kind == "image":
-        shape = (1, height, width, 1)
-        input_type = ct.ImageType("input", shape, scale=1 / 255, color_layout=ct.colorlayout.GRAYSCALE)
+        shape = (1, height, width, channels)
+        colors = ct.colorlayout.GRAYSCALE if channels == 1 else ct.colorlayout.RGB
+        input_type = ct.ImageType("input", shape, scale=1 / 255, color_layout=colors)
     else:
         shape = (channels, height, width)
         input_type = ct.TensorType("input", shape, dtype=np.float32)
@@ -214,7 +216,8 @@ def describe_file(path):
     for feature in (*spec.description.input, *spec.description.output):
         image, array = feature.type.imageType, feature.type.multiArrayType
         if feature.type.HasField("imageType"):
-            yield f"{feature.name:8}gray image of {image.height}x{image.width}"
+            colors = "RGB" if image.ColorSpace.Name(image.colorSpace) == "RGB" else "gray"
+            yield f"{feature.name:8}{colors} image of {image.height}x{image.width}"
         else:
             yield f"{feature.name:8}array of {tuple(array.shape)}, {array.ArrayDataType.Name(array.dataType)}"
     counts = count_operations(spec)

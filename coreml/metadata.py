@@ -31,22 +31,22 @@ def recorded_facts(run, source):
     }
 
 
-def complete_spec(model, contract, output_shape, texts, facts):
+def complete_spec(model, contract, network, texts, facts):
     """Name the output of a model and add its metadata.
 
     Args:
         model: coremltools.models.MLModel.
         contract: Contract.
-        output_shape: output shape of the Keras network, (None, H, W, C).
+        network: keras.Model that was converted.
         texts: dict of author, licence, description, input and output; empty descriptions get a default text.
         facts: dict of further metadata; None values are skipped.
 
     Returns:
         Model message.
     """
-    spec = model.get_spec()
+    spec, input_shape, output_shape = model.get_spec(), network.input_shape, network.output_shape
     _declare_features(spec, output_shape, contract)
-    _describe(spec.description, contract, output_shape, texts, facts)
+    _describe(spec.description, contract, input_shape, output_shape, texts, facts)
     return spec
 
 
@@ -65,10 +65,13 @@ def _declare_features(spec, output_shape, contract):
             feature.type.multiArrayType.dataType = ct.proto.FeatureTypes_pb2.ArrayFeatureType.DOUBLE
 
 
-def _describe(description, contract, output_shape, texts, facts):
+def _describe(description, contract, input_shape, output_shape, texts, facts):
     _, height, width, channels = output_shape
     classes = max(channels - 1, 1)
-    values = "gray values divided by 255" if contract.input_kind == "array" else "a gray image of 0..255"
+    kind = {1: "gray", 3: "RGB"}.get(input_shape[-1])
+    values = f"{kind} values divided by 255" if kind else f"{input_shape[-1]} channels of values divided by 255"
+    if contract.input_kind == "image":
+        values = f"{'an RGB' if kind == 'RGB' else 'a gray'} image of 0..255"
     meaning = f"probability of {'the mask' if channels == 1 else 'background and classes'}, 0..1"
     if contract.output_kind == "image" and channels == 1:
         meaning = "probability of the mask times 255, a gray image"

@@ -19,8 +19,8 @@ class Feature:
 
     Attributes:
         name: str.
-        type: "array", or "image" for a gray image of 0..255.
-        shape: of the array, or (height, width).
+        type: "array", or "image" for an image of 0..255.
+        shape: of the array, or (height, width) of a gray image, or (height, width, 3) of an RGB image.
         data_type: element type, such as "FLOAT32" or "DOUBLE"; "UINT8" for an image.
         scale, bias: the graph input of an image is scale * pixel + bias.
         graph_shape: shape inside the graph; None: `shape`.
@@ -51,6 +51,7 @@ class Feature:
         value = value.astype(np.float32)
         if self.type == "image":
             value = np.float32(self.scale) * value + np.float32(self.bias)
+            value = value.transpose(2, 0, 1) if value.ndim == 3 else value
         return value.reshape(self.graph_shape or self.shape)
 
     def from_graph(self, value):
@@ -100,7 +101,7 @@ class Model:
         """Run the model once.
 
         Args:
-            inputs: dict of input name to array: of its shape, or an image (height, width) uint8.
+            inputs: dict of input name to array: of its shape; uint8 for an image.
             watch: function of (operation, value name, array), called for every computed value.
 
         Returns:

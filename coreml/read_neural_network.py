@@ -44,13 +44,18 @@ def _read_preprocessing(network, inputs, path):
     features = {feature.name: feature for feature in inputs}
     for feature in inputs:
         if feature.type == "image":
-            feature.graph_shape = (1, 1, *feature.shape)
+            height, width, *channels = feature.shape
+            feature.graph_shape = (1, *(channels or [1]), height, width)
     for preprocessing in network.preprocessing:
         preprocessor = preprocessing.WhichOneof("preprocessor")
         feature = features.get(preprocessing.featureName or next(iter(features)))
         if preprocessor != "scaler" or feature is None or feature.type != "image":
             raise InputError(f"{path}: {preprocessor} before the network is not supported")
-        feature.scale, feature.bias = preprocessing.scaler.channelScale or 1.0, preprocessing.scaler.grayBias
+        scaler = preprocessing.scaler
+        biases = {scaler.redBias, scaler.greenBias, scaler.blueBias} if len(feature.shape) == 3 else {scaler.grayBias}
+        if len(biases) > 1:
+            raise InputError(f"{path}: another bias for each color before the network is not supported")
+        feature.scale, feature.bias = scaler.channelScale or 1.0, biases.pop()
 
 
 def _read_layer(layer, path):

@@ -90,9 +90,11 @@ def _read_feature(description, path):
     name, feature_type = description.name, description.type
     if feature_type.HasField("imageType"):
         image = feature_type.imageType
-        if not image.ColorSpace.Name(image.colorSpace).startswith("GRAYSCALE"):
-            raise InputError(f"{path}: {name} is a color image; only gray images are supported")
-        return Feature(name, "image", (image.height, image.width), "UINT8")
+        colors = image.ColorSpace.Name(image.colorSpace)
+        if not colors.startswith(("GRAYSCALE", "RGB")):
+            raise InputError(f"{path}: {name} is a {colors} image; only gray and RGB images are supported")
+        shape = (image.height, image.width, *((3,) if colors == "RGB" else ()))
+        return Feature(name, "image", shape, "UINT8")
     if feature_type.HasField("multiArrayType"):
         array = feature_type.multiArrayType
         return Feature(name, "array", tuple(array.shape), array.ArrayDataType.Name(array.dataType))

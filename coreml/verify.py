@@ -91,7 +91,9 @@ def feature_mismatches(model, network, contract):
     height, width, channels = network.input_shape[1:]
     data_type = "DOUBLE" if contract.format == "mlmodel" else "FLOAT32"
     image = "image", (height, width), "UINT8"
-    expected_input = image if contract.input_kind == "image" else ("array", (channels, height, width), data_type)
+    expected_input = "array", (channels, height, width), data_type
+    if contract.input_kind == "image":
+        expected_input = image if channels == 1 else ("image", (height, width, channels), "UINT8")
     channels = network.output_shape[-1] if contract.output_kind == "probabilities" else 1
     expected_output = image if contract.output_kind == "image" else ("array", (channels, height, width), data_type)
     mismatches = []

@@ -33,7 +33,9 @@ FIT: Literal["resize", "crop", "pad", "tile"] = "resize"
 #   "pad" shrinks images larger than SIZE. Black fills gaps.
 TILE_OVERLAP: types.Count = 0  # minimum overlap of neighboring tiles in pixels
 
-# --- gray values
+# --- channels and gray values
+CHANNELS: types.Channels = "gray"  # "gray", "rgb", or name patterns of the files of an image
+#   ["{id}_0000", "{id}_0001"]: two gray files become an image of two channels; IMAGES is then their folder.
 STRETCH: bool = False  # True: stretch each image's own minimum and maximum to the full range
 
 # --- masks
@@ -61,8 +63,9 @@ from common.slices.cases import (
     match_files,
     refuse_existing_cases,
 )
+from common.slices.channels import read_with_channels
 from common.slices.finding import IMAGE_ENDINGS, find_images, report_skipped, walk
-from common.slices.images import cut, encode_png, fit_boxes, read_image, refuse_tiny, stretch, to_gray
+from common.slices.images import cut, encode_png, encode_slice, fit_boxes, read_image, refuse_tiny, stretch
 from common.slices.import_notes import Seen
 from common.slices.leftovers import find_earlier_cases
 from common.slices.masks import check_mask_values, class_count, from_colors, gray_mask, map_values, values_of
@@ -84,6 +87,7 @@ class Source(NamedTuple):
     """An image to import."""
 
     image: Path
+    files: list  # Paths of the image, or of each of its channels
     mask: Path | None  # None: a black mask
     image_name: str  # relative to IMAGES
     mask_name: str | None  # relative to MASKS
@@ -100,7 +104,8 @@ def main():
     print(f"importing {images} as {in_cases}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
     fitting = {"fit": settings.FIT, "stretched": settings.STRETCH, "mask_values": settings.MASK_VALUES}
     fitting["class_names"] = class_names
-    seen = Seen({}, [], [], [])
+    fitting["channels"] = None if settings.CHANNELS == "gray" else settings.CHANNELS
+    seen = Seen({}, [], [], [], [])
     result = import_cases(
         sources,
         partial(import_image, seen=seen),
@@ -146,7 +151,12 @@ def match_sources():
     image_files, skipped = walk(image_root)
     mask_files, more = (image_files, []) if mask_root == image_root else walk(mask_root)
     report_skipped(skipped + more)
-    images = find_images(image_root, image_files, image_name or "{id}", skip=MASK_FOLDERS, drop=IMAGE_FOLDERS)
+    patterns = settings.CHANNELS if isinstance(settings.CHANNELS, list) else [image_name or "{id}"]
+    of_channels = [find_images(image_root, image_files, name, MASK_FOLDERS, IMAGE_FOLDERS) for name in patterns]
+    images = of_channels[0]
+    for name, others in zip(patterns[1:], of_channels[1:], strict=True):
+        missing = f"file {name} in {settings.IMAGES}", f"file {patterns[0]} in {settings.IMAGES}"
+        match_files(images, others, *missing, "files have no partner; see --channels")
     whole = "{case}" in (image_name or "") and Path(image_name).stem
     candidates = [mask_name] if mask_name else [name.replace("{id}", whole or "{id}") for name in MASK_NAMES]
     images, masks, fitting = choose_mask_name(images, mask_root, mask_files, candidates, image_root == mask_root)
@@ -171,8 +181,9 @@ def match_sources():
     sources = []
     for key, case in name_cases(used, settings.CASE_FROM).items():
         image, mask = images[key], masks.get(key)
+        files = [found[key] for found in of_channels]
         names = image.relative_to(image_root).as_posix(), mask and mask.relative_to(mask_root).as_posix()
-        sources.append((Path(settings.CASES, case), Source(image, mask, *names)))
+        sources.append((Path(settings.CASES, case), Source(image, files, mask, *names)))
     return sources
 
 
@@ -189,23 +200,25 @@ def import_image(source, seen):
     Returns:
         Imported.
     """
-    image = to_gray(read_image(source.image))
+    image, lost_colors = read_with_channels(source.files, settings.CHANNELS)
     refuse_tiny(image, source.image)
-    mask = np.zeros(image.shape, np.uint8) if source.mask is None else prepare_mask(source.mask)
-    if mask.shape != image.shape:
-        sizes = "{1}x{0} and {3}x{2}".format(*image.shape, *mask.shape)
+    shape = image.shape[:2]
+    mask = np.zeros(shape, np.uint8) if source.mask is None else prepare_mask(source.mask)
+    if mask.shape != shape:
+        sizes = "{1}x{0} and {3}x{2}".format(*shape, *mask.shape)
         raise InputError(f"{source.image}: size differs from its mask {source.mask} (found {sizes}); replace one")
     if settings.STRETCH:
         image = stretch(image)
     slices = []
-    for box in fit_boxes(image.shape, settings.SIZE, settings.FIT, settings.TILE_OVERLAP):
-        entry = {"image": source.image_name, "mask": source.mask_name, "image_size": list(image.shape), "box": box}
+    for box in fit_boxes(shape, settings.SIZE, settings.FIT, settings.TILE_OVERLAP):
+        entry = {"image": source.image_name, "mask": source.mask_name, "image_size": list(shape), "box": box}
         image_cut, mask_cut = cut(image, box, settings.SIZE), cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
-        slices.append((encode_png(image_cut), encode_png(mask_cut), entry))
+        slices.append((encode_slice(image_cut), encode_png(mask_cut), entry))
+    seen.colored.append(lost_colors)
     if image.dtype == np.uint16:
         seen.brightest.append(int(image.max()))
     found = values_of(mask)
-    seen.ratios.append(max(image.shape) / min(image.shape))
+    seen.ratios.append(max(shape) / min(shape))
     if source.mask:
         seen.values[source.mask] = found
         seen.shares.append(float((mask > 0).mean()))

@@ -38,6 +38,7 @@ PLANE: types.Plane = "axial"  # "axial", "coronal" or "sagittal"
 SPACING: types.Spacing | None = None  # mm to resample to, one number or (left, back, head); None: no resampling
 SLICES: Literal["all", "labeled", "labelled"] = "all"  # "all"; "labeled": only slices with a label
 #   Empty slices teach what is not the target. Use "labeled" if only some slices of each volume are outlined.
+NEIGHBORS: types.Neighbors = 0  # slices before and after each slice to add as channels (2.5-D)
 SIZE: types.Side = 200  # side length of the slices in pixels
 FIT: Literal["resize", "crop", "pad"] = "pad"  # "resize" (may distort), "crop" the center, or "pad" to a square
 #   "pad" shrinks slices larger than SIZE.
@@ -65,7 +66,7 @@ import SimpleITK as sitk
 from common.errors import InputError, SettingError, name_broken
 from common.parallel import ordered_map
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
-from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
+from common.slices.images import cut, encode_png, encode_slice, fit_boxes, window_to_gray
 from common.slices.nnunet import DATASET
 from common.volumes.datasets import read_data_set
 from common.volumes.finding import find_volumes
@@ -73,7 +74,7 @@ from common.volumes.grids import Geometry, onto_grid, orient
 from common.volumes.label_files import LabelFiles
 from common.volumes.label_matching import match_labels
 from common.volumes.privacy import check_names_table, safe_names, write_names_table
-from common.volumes.slicing import open_slices, planes_of, slice_entry, spacing_of_plane
+from common.volumes.slicing import open_slices, planes_of, slice_entry, spacing_of_plane, with_neighbors
 from common.words import number_of
 
 FEW_LABELED = 0.1  # share of the slices of a volume
@@ -95,6 +96,7 @@ def main():
     print(f"importing {count} into {settings.CASES} ({settings.PLANE}, {settings.FIT} to {size})", flush=True)
     labeled = []
     fitting = {"fit": settings.FIT, "mask_values": settings.LABEL_VALUES, "class_names": class_names}
+    fitting["neighbors"] = settings.NEIGHBORS
     result = import_cases(
         [(cases[name], (path, labels.get(name))) for name, path in volumes.items()],
         partial(import_volume, label_files=label_files, labeled=labeled),
@@ -210,9 +212,9 @@ def import_volume(source, label_files, labeled):
     def make_slice(i):
         mask = np.ascontiguousarray(masks[i])
         mask = np.where(mask > 0, np.uint8(255), np.uint8(0)) if label_files.largest == 1 else mask
-        image = cut(window_to_gray(values[i], low, high, settings.BITS), box, settings.SIZE)
+        image = window_to_gray(with_neighbors(values, i, settings.NEIGHBORS), low, high, settings.BITS)
         mask = cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
-        return encode_png(image), encode_png(mask), slice_entry(shape, i, box)
+        return encode_slice(cut(image, box, settings.SIZE)), encode_png(mask), slice_entry(shape, i, box)
 
     spacing = spacing_of_plane(grid.spacing, settings.PLANE)
     return Imported(ordered_map(make_slice, wanted), {"spacing": spacing, "window": [low, high], "volume": volume})

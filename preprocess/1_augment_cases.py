@@ -61,7 +61,7 @@ from common.manifest import VARIANTS
 from common.parallel import ordered_map, progress
 from common.replacing import refuse_existing, whole_entries
 from common.slices.cases import find_cases, pair_up
-from common.slices.images import encode_png, read_pair
+from common.slices.images import encode_png, encode_slice, read_pair, slice_ending
 from common.slices.variants import (
     Variants,
     digests_of,
@@ -164,14 +164,14 @@ def augment_slice(task, filters, shapes, new):
     for letter, function in filters.items():
         filtered = function(image)
         for shape, deform in shapes.items():
-            data = encode_png(deform(filtered, smooth=True))
-            ((new / case.name / image_folder(letter, shape)) / f"{name}.png").write_bytes(data)
+            data = encode_slice(deform(filtered, smooth=True))
+            (new / case.name / image_folder(letter, shape) / f"{name}{slice_ending(data)}").write_bytes(data)
     one_class = np.isin(mask, (0, 255)).all()
     for shape, deform in shapes.items():
         deformed = deform(mask, smooth=one_class)  # never blend class numbers
         if one_class:
             deformed = cv2.threshold(deformed, 127, 255, cv2.THRESH_BINARY)[1]
-        ((new / case.name / mask_folder(shape)) / f"{name}.png").write_bytes(encode_png(deformed))
+        (new / case.name / mask_folder(shape) / f"{name}.png").write_bytes(encode_png(deformed))
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ Reads   LISTS/train.csv, validation.csv, test.csv, or LISTS/fold1/train.csv and 
 Writes  PACKED/train.h5, validation.h5, test.h5, or PACKED/fold1/train.h5 and so on, for train.py
 Takes   about a second per 1,000 slices of 200x200 on two cores; keeps only a few slices in memory
 
-Datasets: x and y, (N, size, size, 1), with the number type of the slices; case and source, text.
-Attributes: classes, settings, format, and how the slices were made (spacing, window, resampled,
-plane, fit, stretched). Training sets are shuffled once. With SHARD_GB or PART, PACKED/shards
-contains the slices, and train.h5 links to them: keep both together. PART without SHARD_GB makes
-one shard per part. After an interruption, the same command makes the missing shards.
+Datasets: x, (N, size, size, channels), in the number type of the slices; y, (N, size, size, 1); case
+and source, text. Attributes: classes, settings, format, and how the slices were made (spacing,
+window, resampled, plane, fit, stretched, channels, neighbors). Training sets are shuffled once.
+With SHARD_GB or PART, PACKED/shards has the slices, and train.h5 links to them: keep both together.
+PART without SHARD_GB makes one shard per part. After an interruption, the same command makes the
+missing shards.
 """
 
 import sys
@@ -46,7 +47,6 @@ from common.files import whole_file
 from common.jobs import Part
 from common.public_settings import public_settings
 from common.replacing import refuse_existing, whole_entries
-from common.slices.cases import common_preparation
 from common.slices.images import read_mask, read_slice
 from common.slices.lists import read_divisions
 from common.slices.masks import class_count, class_count_of_files, values_of
@@ -61,6 +61,7 @@ from common.slices.packed import (
     remove_shards,
     values_of_shards,
 )
+from common.slices.preparation import common_preparation
 from common.words import number_of
 
 SHARDS = "shards"  # folder of the shards, next to the sets

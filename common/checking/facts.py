@@ -9,7 +9,7 @@ from common.checking.leaks import signature_of
 from common.parallel import ordered_map, progress
 from common.slices.checks import Checked, check_images
 from common.slices.drawing import evenly_spaced
-from common.slices.images import read_pair
+from common.slices.images import read_pair, to_gray
 from common.slices.shifts import Alignment, edges_under_outline
 
 BINS = {8: 256, 16: 1024}  # of the histogram of gray levels, by bit depth
@@ -67,6 +67,7 @@ class DataFacts:
     def _look_at(self, pair):
         image, mask = read_pair(pair.x, pair.y)
         checked = check_images(pair, image, mask)
+        image = to_gray(image)
         histogram = None
         if pair.case in self._drawn:
             bins = BINS[checked.bits]

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from common.parallel import progress
-from common.slices.images import read_slice
+from common.slices.images import read_slice, to_gray
 
 GRID = 17  # points of a side, for 2 x 256 differences
 SIGNATURE = 2 * (GRID - 1) ** 2 // 8  # bytes
@@ -73,7 +73,7 @@ def find_alike(slices, pairs):
 
     @functools.lru_cache(maxsize=MOST_DETAILS)
     def detail(index):
-        return detail_of(read_slice(slices[index].x))
+        return detail_of(to_gray(read_slice(slices[index].x)))
 
     @functools.lru_cache(maxsize=MOST_CANDIDATES)
     def difference(first, second):

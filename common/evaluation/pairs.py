@@ -11,10 +11,11 @@ from common.files import natural_key, read_json
 from common.prediction.outputs import RECORD
 from common.settings import require_folder
 from common.slices.case_files import is_pseudo_labeled, read_case_record
-from common.slices.cases import find_slices, is_case, is_case_name, match_files, pixel_spacing
+from common.slices.cases import find_slices, is_case, is_case_name, match_files
 from common.slices.images import read_image, to_gray
-from common.slices.masks import check_mask_values, class_count, values_of
+from common.slices.masks import check_mask_values, class_count, refuse_samples, values_of
 from common.slices.matching import MASK_NAMES, patients_in
+from common.slices.preparation import pixel_spacing
 from common.volumes.finding import ending_of, find_volumes, is_volume
 from common.volumes.grids import Geometry, orient
 from common.volumes.labels import labels_in
@@ -243,6 +244,7 @@ def without_color(picture, path):
             f"{path}: a color image (expected a mask with 0 and 255 or class numbers); "
             "choose the folder of the masks, not of overlays"
         )
+    refuse_samples(picture, path)
     return to_gray(picture)
 
 

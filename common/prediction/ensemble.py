@@ -12,7 +12,7 @@ import numpy as np
 from common.errors import InputError
 from common.parallel import progress
 from common.prediction.uncertainty import foreground
-from common.slices.images import cut, fit_boxes, resize, to_unit
+from common.slices.images import cut, fit_boxes, resize, to_unit, with_channels
 from common.slices.tiling import WeightedMean, gaussian_window
 from common.training.trained_models import load_network, recorded_shape
 
@@ -32,7 +32,7 @@ class Ensemble:
 
     Attributes:
         size: side of the input slices in pixels.
-        channels: number of output channels.
+        inputs, channels: numbers of input and output channels.
 
     Raises:
         InputError: if one cannot be loaded, or their sizes or channels differ.
@@ -40,13 +40,14 @@ class Ensemble:
 
     def __init__(self, files):
         self.files, self._loaded = files, None
-        others = [recorded_shape(file) or size_and_channels(self._load(i), file) for i, file in enumerate(files[1:], 1)]
-        self.size, self.channels = size_and_channels(self._load(0), files[0])  # stays loaded, because it predicts first
-        for (size, channels), file in zip(others, files[1:], strict=True):
-            if (size, channels) != (self.size, self.channels):
+        others = [recorded_shape(file) or shape_of(self._load(i), file) for i, file in enumerate(files[1:], 1)]
+        own = shape_of(self._load(0), files[0])  # stays loaded, because it predicts first
+        self.size, self.inputs, self.channels = own
+        for shape, file in zip(others, files[1:], strict=True):
+            if shape != own:
                 raise InputError(
-                    f"{file}: does not match {files[0]} (input sizes {size} and {self.size}, output channels "
-                    f"{channels} and {self.channels}); average only models that match"
+                    f"{file}: does not match {files[0]} (side, input and output channels {shape} and {own}); "
+                    "average only models that match"
                 )
 
     def predict(self, images, count, **settings):
@@ -68,7 +69,7 @@ class Ensemble:
         """Running sums of probabilities, network by network; stored in files, 4 bytes per pixel and channel.
 
         Args:
-            images: function that returns an iterable of (H, W) uint8 or uint16, the same at each call.
+            images: function that returns an iterable of (H, W) or (H, W, C) uint8 or uint16, the same at each call.
             squares: whether to add a channel, the square of the foreground probability, to see how networks differ.
             settings: as for `predict_images`.
 
@@ -97,18 +98,16 @@ class Ensemble:
         return self._loaded[1]
 
 
-def size_and_channels(network, file):
-    """Input slice side and output channels of a network.
+def shape_of(network, file):
+    """Input slice side, input channels and output channels of a network.
 
     Raises:
-        InputError: if its input is not square gray slices.
+        InputError: if its input is not square slices.
     """
-    (height, width, gray), channels = network.input_shape[1:], network.output_shape[-1]
-    if height != width or height is None or gray != 1:
-        raise InputError(
-            f"{file}: unsupported input shape ({network.input_shape[1:]}); expected square slices with one channel"
-        )
-    return height, channels
+    shape = network.input_shape[1:]
+    if len(shape) != 3 or shape[0] != shape[1] or None in shape:
+        raise InputError(f"{file}: unsupported input shape (found {shape}); expected square slices")
+    return shape[0], shape[2], network.output_shape[-1]
 
 
 # --- one network
@@ -118,7 +117,7 @@ def predict_images(images, network, size, fit, overlap=0.5, batch_size=8, flips=
     """Predict probabilities of images as a stream; only a few images are in memory at a time.
 
     Args:
-        images: iterable of (H, W) uint8 or uint16, of any sizes.
+        images: iterable of (H, W) or (H, W, C) uint8 or uint16, of any sizes, with the channels of the network.
         network: keras.Model.
         size: side of the input slices in pixels.
         fit: "resize", "tile" or "pad", as for `common.slices.images.fit_boxes`; overlapping tiles are averaged with
@@ -135,17 +134,19 @@ def predict_images(images, network, size, fit, overlap=0.5, batch_size=8, flips=
 
     def all_tiles():
         for image in images:
-            boxes = [[0, 0, size, size]] if image.shape == (size, size) else None
-            tiled = TiledImage(image, boxes or fit_boxes(image.shape, size, fit, int(overlap * size)), window)
+            shape = image.shape[:2]
+            boxes = [[0, 0, size, size]] if shape == (size, size) else None
+            tiled = TiledImage(image, boxes or fit_boxes(shape, size, fit, int(overlap * size)), window)
             waiting.append(tiled)
             for box in tiled.boxes:
-                yield tiled, box, to_unit(cut(image, box, size))
+                yield tiled, box, to_unit(with_channels(cut(image, box, size)))
 
     stream = all_tiles()
     while batch := list(itertools.islice(stream, batch_size)):
-        x = np.zeros((batch_size, size, size, 1), np.float32)  # always full, so that the network compiles only once
+        shape = batch_size, *batch[0][2].shape  # always full, so that the network compiles only once
+        x = np.zeros(shape, np.float32)
         for row, (_, _, tile) in enumerate(batch):
-            x[row, ..., 0] = tile
+            x[row] = tile
         for (tiled, box, _), probabilities in zip(batch, average_over(network, x, flips), strict=False):
             tiled.add(box, probabilities)
         while waiting and waiting[0].is_complete:
@@ -157,7 +158,7 @@ class TiledImage:
     """An image with tiles in prediction.
 
     Args:
-        image: (H, W).
+        image: (H, W) or (H, W, C).
         boxes: tile boxes, [left, top, width, height].
         window: (size, size, 1), tile weights.
 
@@ -176,7 +177,7 @@ class TiledImage:
             resize(array, (height, width), cv2.INTER_LINEAR).reshape(height, width, -1)
             for array in (probabilities, self.window)
         )
-        self.mean = self.mean or WeightedMean(self.image.shape, probabilities.shape[-1])
+        self.mean = self.mean or WeightedMean(self.image.shape[:2], probabilities.shape[-1])
         self.mean.add((top, left), probabilities, weights)
         self.missing -= 1
 
@@ -190,7 +191,7 @@ def average_over(network, x, flips):
 
     Args:
         network: keras.Model.
-        x: (B, H, H, 1) float32.
+        x: (B, H, H, C) float32.
         flips: name in TRANSFORMS.
 
     Returns:

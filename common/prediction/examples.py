@@ -71,7 +71,8 @@ def _slices(dataset, model, batch_size, count, seen):
     for i in first_and_last(sorted(scores, key=scores.get), count):
         x, y = dataset.batch([i])
         numbers = class_numbers(model.predict_on_batch(x))[0]
-        picture = draw_truth_and_prediction(to_eight_bit(dataset.x[i][..., 0]), y[0, ..., 0], numbers)
+        image = to_eight_bit(dataset.to_draw(dataset.x[i]))
+        picture = draw_truth_and_prediction(image, y[0, ..., 0], numbers)
         pictures.append((picture, f"Dice {scores[i]:.3f} {dataset.case[i]} {Path(dataset.source[i]).stem}"))
     return pictures
 

@@ -10,8 +10,10 @@ import numpy as np
 from common.errors import InputError, summarize
 from common.parallel import progress
 from common.slices.case_files import read_case_record
-from common.slices.cases import Slice, find_slices, pixel_spacing
-from common.slices.images import read_image, stretch, to_gray, window_to_gray
+from common.slices.cases import Slice, find_slices
+from common.slices.channels import group_files, read_with_channels, to_draw
+from common.slices.images import read_image, stretch, to_gray, window_to_gray, with_channels
+from common.slices.preparation import pixel_spacing
 from common.volumes.finding import find_volumes, is_volume, name_of
 from common.volumes.privacy import safe_names
 from common.words import number_of
@@ -73,6 +75,7 @@ class ImageInput:
     Args:
         source: setting INPUT.
         stretched: whether training slices were stretched from their minimum to their maximum.
+        channels: as for `common.slices.channels.read_with_channels`; "stored": all channels of each file.
 
     Attributes:
         slices: list of `common.slices.cases.Slice`.
@@ -82,8 +85,11 @@ class ImageInput:
         InputError: if no image is found.
     """
 
-    def __init__(self, source, stretched):
-        self.slices, self._stretched = find_slices(source, "x", "INPUT"), stretched
+    def __init__(self, source, stretched, channels="gray"):
+        self.slices, self._stretched, self._channels = find_slices(source, "x", "INPUT"), stretched, channels
+        self._files = {}  # path of the first to the paths of all channels
+        if isinstance(channels, list):
+            self.slices, self._files = group_files(self.slices, channels)
         self.volumes, self.names = {}, {}
         self._in_color = set()  # paths
         self._record_in = functools.cache(read_case_record)
@@ -103,20 +109,27 @@ class ImageInput:
                 )
 
     def read(self, s):
-        """Gray image (H, W) of a slice, uint8 or uint16; stretched as in training, unless its importer did that."""
-        picture = read_image(s.path)
-        image = to_gray(picture)
-        if picture.ndim == 3 and not (picture == image[..., None]).all():
-            self._in_color.add(s.path)
+        """Image of a slice, (H, W) or (H, W, C) uint8 or uint16; stretched as in training unless its importer did."""
+        if files := self._files.get(s.path):
+            image, _ = read_with_channels(files, self._channels)
+        elif self._channels == "stored" or isinstance(self._channels, list):
+            image = read_image(s.path)
+        else:
+            image, lost_colors = read_with_channels([s.path], self._channels)
+            if lost_colors:
+                self._in_color.add(s.path)
         return stretch(image) if self._stretched and not self.case_of(s)[1] else image
 
     def drawn(self, s, image):
-        """Image of a slice to draw on: in its colors (H, W, 3) if it has any, otherwise `image` from `read`."""
-        return read_image(s.path) if s.path in self._in_color else image
+        """What to draw on of a slice: its colors (H, W, 3) if it has any, or a channel of `image` from `read`."""
+        if s.path in self._in_color:
+            return read_image(s.path)
+        return to_draw(image, self.case_of(s)[1].get("neighbors", 0))
 
     def viewed(self, s, image):
         """Gray levels (H, W) uint8 of a slice for the page of its volume, which `range_of` describes."""
-        return image if image.dtype == np.uint8 else (image >> 8).astype(np.uint8)
+        gray = to_gray(to_draw(image, self.case_of(s)[1].get("neighbors", 0)))
+        return gray if gray.dtype == np.uint8 else (gray >> 8).astype(np.uint8)
 
     def range_of(self, s):
         """GrayRange of the volume of a slice; gray levels if its importer did not record a window."""
@@ -143,18 +156,20 @@ class VolumeInput:
         path: setting INPUT.
         plane, window, spacing, series, not_finite: as for `common.volumes.slicing.open_slices`.
         case_names: setting NAMES.
+        neighbors: slices before and after each slice that are its further channels.
 
     Raises:
         InputError: if a volume cannot be read, or two would be written under one name.
     """
 
-    def __init__(self, path, plane, window, spacing, series, not_finite=None, case_names="numbers"):
+    def __init__(self, path, plane, window, spacing, series, not_finite=None, case_names="numbers", neighbors=0):
         from common.volumes.slicing import open_slices  # needs SimpleITK, images do not
 
         several = not is_volume(path)
         self.volumes = find_volumes(path) if several else {name_of(Path(path).resolve()): Path(path)}
         self.names = safe_names(self.volumes, case_names)
         options = {"spacing": spacing, "series": series, "not_finite": not_finite}
+        self._neighbors = neighbors
         self._open_slices = lambda volume: open_slices(volume, plane, window, **options)
         self._newest, self._lock = {}, threading.Lock()  # path to values and levels, the last two
         self._cases, self._ranges, self._spacings, self.slices, problems = {}, {}, {}, [], []
@@ -180,22 +195,24 @@ class VolumeInput:
         self._spacings[path] = spacing_of_plane(volume["grid"]["spacing"], plane)
         self._newest = {path: (values, levels)}
 
-    def _plane_of(self, s):
-        """Values (H, W) of a slice, and the levels of its volume."""
+    def _plane_of(self, s, neighbors=0):
+        """Values of a slice, (H, W) or (H, W, C) with neighbors, and the levels of its volume."""
+        from common.volumes.slicing import with_neighbors  # needs SimpleITK, images do not
+
         with self._lock:
             if s.path not in self._newest:
                 kept = list(self._newest.items())[-1:]
                 self._newest = dict(kept)  # before the next is read, so that no third volume is in memory
                 self._newest[s.path] = self._open_slices(s.path)[:2]
             values, levels = self._newest[s.path]
-        return values[self._cases[s.path][1]["slices"][s.name]["index"]], levels
+        return with_neighbors(values, self._cases[s.path][1]["slices"][s.name]["index"], neighbors), levels
 
     def read(self, s):
-        values, levels = self._plane_of(s)
+        values, levels = self._plane_of(s, self._neighbors)
         return window_to_gray(values, *levels, 8)
 
     def drawn(self, s, image):
-        return image
+        return to_draw(image, self._neighbors)
 
     def viewed(self, s, image):
         return window_to_gray(self._plane_of(s)[0], self.range_of(s).black, self.range_of(s).white, 8)
@@ -208,6 +225,27 @@ class VolumeInput:
 
     def case_of(self, s):
         return self._cases[s.path]
+
+
+def reader_of(source, inputs):
+    """Function of a slice to its image, as `read` of an ImageInput or VolumeInput, with a check of its channels.
+
+    Args:
+        source: ImageInput or VolumeInput.
+        inputs: number of channels that the models expect.
+    """
+
+    def read(s):
+        image = source.read(s)
+        found = with_channels(image).shape[2]
+        if found != inputs:
+            raise InputError(
+                f"{s.path}: wrong number of channels (found {found}, in training {inputs}); import it as for training, "
+                "or see --channels"
+            )
+        return image
+
+    return read
 
 
 class PixelSizes:

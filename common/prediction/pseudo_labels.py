@@ -7,13 +7,21 @@ import cv2
 import numpy as np
 
 from common.slices.cases import as_case_name
-from common.slices.images import cut, encode_png, fit_boxes
+from common.slices.images import cut, encode_png, encode_slice, fit_boxes
 from common.slices.masks import class_numbers, clean, from_classes
 from common.words import number_of
 
 SCRIPT = "pseudo_label.py"  # in case.json
 PREFIX = "pseudo_"  # of the names of the cases
-FROM_RECORD = ("fit", "stretched", "spacing", "window", "volume")  # of case.json, kept for slices of a case
+FROM_RECORD = (
+    "fit",
+    "stretched",
+    "channels",
+    "neighbors",
+    "spacing",
+    "window",
+    "volume",
+)  # of case.json, kept for slices of a case
 
 
 class Rule(NamedTuple):
@@ -31,7 +39,7 @@ class Rule(NamedTuple):
 
 
 class Labeled(NamedTuple):
-    """A slice that was kept: image and mask as bytes of PNG files, and its entry of `CaseRecord.slices`."""
+    """A slice that was kept: image and mask as bytes of files, and its entry of `CaseRecord.slices`."""
 
     image: bytes
     mask: bytes
@@ -67,13 +75,15 @@ class PseudoLabels:
         threshold: as for `common.slices.masks.class_numbers`.
         cleaning: dict of arguments for `common.slices.masks.clean`.
         rule: Rule.
+        channels: "rgb", or patterns of the files of an image, as the models were trained.
 
     Attributes:
         counts: Counter of "kept", "small" (too small, or empty) and "unsure" slices.
     """
 
-    def __init__(self, size, fit, threshold, cleaning, rule):
+    def __init__(self, size, fit, threshold, cleaning, rule, channels=None):
         self.size, self.fit, self.threshold, self.cleaning, self.rule = size, fit, threshold, cleaning, rule
+        self.channels = channels
         self.counts = collections.Counter()
 
     def slices_of(self, s, image, probabilities, record):
@@ -81,7 +91,7 @@ class PseudoLabels:
 
         Args:
             s: `common.slices.cases.Slice`.
-            image: (H, W) uint8 or uint16.
+            image: (H, W) or (H, W, C) uint8 or uint16.
             probabilities: (H, W, C) float32.
             record: content of case.json of its case, or {}.
 
@@ -90,15 +100,16 @@ class PseudoLabels:
         """
         numbers = clean(class_numbers(probabilities, self.threshold), **self.cleaning)
         entry = record.get("slices", {}).get(s.name)
-        fits = image.shape == (self.size, self.size)
-        for box in [[0, 0, self.size, self.size]] if fits else fit_boxes(image.shape, self.size, self.fit):
+        shape = image.shape[:2]
+        fits = shape == (self.size, self.size)
+        for box in [[0, 0, self.size, self.size]] if fits else fit_boxes(shape, self.size, self.fit):
             mask = cut(numbers, box, self.size, cv2.INTER_NEAREST)
             if not self._is_kept(cut_probabilities(probabilities, box, self.size), mask):
                 continue
-            cut_out = {"image": s.path.name, "mask": None, "image_size": [*image.shape], "box": box}
+            cut_out = {"image": s.path.name, "mask": None, "image_size": [*shape], "box": box}
             own = entry if fits and entry else cut_out
             classes = max(probabilities.shape[-1] - 1, 1)
-            yield Labeled(encode_png(cut(image, box, self.size)), encode_png(from_classes(mask, classes)), own)
+            yield Labeled(encode_slice(cut(image, box, self.size)), encode_png(from_classes(mask, classes)), own)
 
     def _is_kept(self, probabilities, mask):
         if np.count_nonzero(mask) < self.rule.smallest:
@@ -117,7 +128,8 @@ class PseudoLabels:
             model: name of the run or cross-validation that predicts.
         """
         kept = {name: record[name] for name in FROM_RECORD if record.get("size") == self.size and name in record}
-        return {"fit": self.fit, **kept, "pseudo_labels": {"confidence": self.rule.confidence, "model": model}}
+        made = {"confidence": self.rule.confidence, "model": model}
+        return {"fit": self.fit, "channels": self.channels or None, **kept, "pseudo_labels": made}
 
     def in_words(self):
         """What was kept and what not, as text."""

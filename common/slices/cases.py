@@ -8,29 +8,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-import numpy as np
-
 from common.errors import InputError, SettingError, summarize
 from common.files import natural_key, one_name, remove, write_json
 from common.parallel import ordered_map, progress
 from common.replacing import refuse_existing, whole_entries
 from common.settings import require_folder
-from common.slices.case_files import RECORD, read_case_record
+from common.slices.case_files import RECORD
 from common.slices.finding import IMAGE_ENDINGS, report_skipped
-from common.slices.images import images_in
+from common.slices.images import images_in, slice_ending
 from common.slices.lists import read_list
 
 FORMAT = 1  # version of case.json
-
-# How slices were made from their sources, with the value for "unknown".
-UNKNOWN = {
-    "spacing": (np.nan, np.nan),  # (row, column) distance between pixels in mm
-    "window": (np.nan, np.nan),  # (low, high) values mapped to black and white
-    "resampled": (np.nan, np.nan, np.nan),  # volumes: mm to the left, back and head; 0: not resampled
-    "plane": "",  # volumes only
-    "fit": "",
-    "stretched": False,  # whether each image was stretched from its minimum to its maximum
-}
 
 
 class Slice(NamedTuple):
@@ -54,6 +42,8 @@ class CaseRecord:
         stretched: whether each source was stretched from its minimum to its maximum.
         mask_values: mapping of the source's mask values, or None.
         class_names: list of the name of class 1, 2 and so on, or None.
+        channels: "rgb", a list of the patterns of the files that became channels, or None for gray slices.
+        neighbors: how many slices before and after a slice of a volume are its further channels.
         spacing: [row, column] distance of the source's pixels in mm, or None.
         window: [low, high], source values mapped to black and white, or None.
         volume: entry from `common.volumes.slicing.open_slices` for slices of a volume, or None.
@@ -66,6 +56,8 @@ class CaseRecord:
     fit: str | None = None
     stretched: bool = False
     mask_values: dict | None = None
+    channels: str | list | None = None
+    neighbors: int = 0
     spacing: list | None = None
     window: list | None = None
     volume: dict | None = None
@@ -86,6 +78,8 @@ class CaseRecord:
             "window": self.window,
             "mask_values": self.mask_values and repr(self.mask_values),
             **({"class_names": self.class_names} if self.class_names else {}),
+            **({"channels": self.channels} if self.channels else {}),
+            **({"neighbors": self.neighbors} if self.neighbors else {}),
             **({"volume": self.volume} if self.volume else {}),
             **({"pseudo_labels": self.pseudo_labels} if self.pseudo_labels else {}),
             "slices": self.slices,
@@ -99,7 +93,8 @@ class Imported(NamedTuple):
     """What an importer returns for a source, such as an image or a volume.
 
     Attributes:
-        slices: iterable of (slice and mask as bytes of PNG files, entry of `CaseRecord.slices`).
+        slices: iterable of (slice and mask as bytes of `common.slices.images.encode_slice`, entry of
+            `CaseRecord.slices`).
         record: dict of CaseRecord attributes that depend on the source.
         values: set of values in its mask.
     """
@@ -184,7 +179,7 @@ def fill_case(folder, sources, make_record):
         attributes |= imported.record
         for image, mask, entry in imported.slices:
             name = f"{len(slices) + 1:04d}"
-            (folder / "x" / f"{name}.png").write_bytes(image)
+            (folder / "x" / f"{name}{slice_ending(image)}").write_bytes(image)
             (folder / "y" / f"{name}.png").write_bytes(mask)
             slices[name] = entry
     if slices:
@@ -209,45 +204,6 @@ def one_by_one(function, items, problems):
 
 
 # --- reading
-
-
-def common_preparation(table):
-    """Preparation on which all case.json files of a list agree, except for pseudo-labeled cases.
-
-    Args:
-        table: DataFrame from `read_list`.
-
-    Returns:
-        dict with the keys of UNKNOWN; a value is the unknown one if cases differ or do not record it.
-    """
-    found = {name: set() for name in UNKNOWN}
-    for case in {Path(x).parent.parent for x in table["x"]}:
-        record = read_case_record(case)
-        if record.get("pseudo_labels"):  # made for a model of the same preparation; parts may be unknown
-            continue
-        volume = record.get("volume") or {}
-        found["window"].add(tuple(map(float, record.get("window") or UNKNOWN["window"])))
-        found["resampled"].add(tuple(float(mm or 0) for mm in volume.get("resampled") or UNKNOWN["resampled"]))
-        found["plane"].add(volume.get("plane", ""))
-        found["fit"].add(record.get("fit") or "")
-        found["stretched"].add(bool(record.get("stretched")))
-        for name in record.get("slices", {}) or [None]:
-            found["spacing"].add(pixel_spacing(record, name) or UNKNOWN["spacing"])
-    return {name: values.pop() if len(values) == 1 else UNKNOWN[name] for name, values in found.items()}
-
-
-def pixel_spacing(record, name):
-    """(row, column) distance in mm between the pixels of a slice; None if unknown.
-
-    Args:
-        record: content of case.json.
-        name: slice name.
-    """
-    entry = record.get("slices", {}).get(name)
-    if not entry or not record.get("spacing"):
-        return None
-    scale = [entry["box"][3] / record["size"], entry["box"][2] / record["size"]]
-    return tuple(np.round(np.multiply(record["spacing"], scale), 6).tolist())
 
 
 def is_case(folder):

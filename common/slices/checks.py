@@ -12,7 +12,7 @@ from common.parallel import ordered_map, progress
 from common.slices.case_files import read_case_record
 from common.slices.cases import pair_up
 from common.slices.finding import report_skipped
-from common.slices.images import read_pair
+from common.slices.images import read_pair, with_channels
 from common.slices.masks import check_mask_values, values_of
 
 
@@ -39,6 +39,7 @@ class Checked(NamedTuple):
     values: frozenset  # of the mask
     foreground: float  # fraction of the slice
     digest: bytes = b""  # of the image; empty for an image of one gray level
+    channels: int = 1
 
 
 def check_data(cases, where):
@@ -96,7 +97,7 @@ def check_slice(pair):
 
 
 def check_images(pair, image, mask):
-    """Checked of a Pair that has been read, (H, H) uint8 or uint16 and (H, H) uint8.
+    """Checked of a Pair that has been read, (H, H) or (H, H, C) uint8 or uint16 and (H, H) uint8.
 
     Raises:
         InputError: if mask values are invalid.
@@ -104,7 +105,8 @@ def check_images(pair, image, mask):
     values = frozenset(values_of(mask))
     check_mask_values(values, pair.y)
     digest = hashlib.blake2b(image, digest_size=16).digest() if np.ptp(image) else b""
-    return Checked(*pair, len(image), 8 * image.itemsize, values, float((mask > 0).mean()), digest)
+    channels = with_channels(image).shape[2]
+    return Checked(*pair, len(image), 8 * image.itemsize, values, float((mask > 0).mean()), digest, channels)
 
 
 def find_differences(slices, where):
@@ -117,7 +119,8 @@ def find_differences(slices, where):
     if not slices:
         return [f"CASES: no slices in {where}; import some with 0_import_images.py"]
     messages = []
-    for what, found in (("side length", {s.size: s for s in slices}), ("bit depth", {s.bits: s for s in slices})):
+    for what, attribute in (("side length", "size"), ("bit depth", "bits"), ("number of channels", "channels")):
+        found = {getattr(s, attribute): s for s in slices}
         if len(found) > 1:
             examples = ", ".join(f"{number} in {s.x}" for number, s in sorted(found.items()))
             messages.append(f"CASES: slices differ in {what} (found {examples}); import all with the same settings")

@@ -3,6 +3,7 @@
 OpenCV alone fills missing data with gray, reads only the first page of a TIFF, and ignores orientation. It decodes PNG
 here, after a check of every checksum. simplejpeg decodes JPEG, since it alone reports what libjpeg only warns about;
 tifffile decodes TIFF, and Pillow BMP and the TIFF compressions that tifffile lacks (OpenCV, if they are 16-bit color).
+Only a TIFF of several gray samples per pixel has other channels than gray or RGB.
 """
 
 import io
@@ -58,7 +59,8 @@ def decode(data, path):
         path: path for messages.
 
     Returns:
-        uint8 or uint16, (H, W) or (H, W, 3) in RGB order; 1-bit images as 0 and 255.
+        uint8 or uint16, (H, W) or (H, W, 3) in RGB order, or (H, W, C) of a TIFF with C gray samples per pixel; 1-bit
+        images as 0 and 255.
 
     Raises:
         InputError: if the file is damaged or of another format; has several pages or frames, an orientation,
@@ -67,7 +69,7 @@ def decode(data, path):
     try:
         read = _reader(data)
         with np.errstate(all="ignore"):
-            return _as_gray_or_rgb(read(data))
+            return _without_alpha(*read(data))
     except Unusable as problem:
         raise InputError(f"{path}: {problem}") from None
     except DAMAGE as error:
@@ -114,12 +116,19 @@ def _check_frames(number, what):
         )
 
 
-def _as_gray_or_rgb(image):
-    """Remove an opaque alpha channel and single channels; refuse other number types."""
+def _without_alpha(image, several=False):
+    """Remove an opaque alpha channel and single channels; refuse other number types.
+
+    Args:
+        image: array.
+        several: whether all channels are gray samples, none of them alpha.
+    """
     if image.dtype == bool:
         image = image.astype(np.uint8) * 255
     if image.dtype not in (np.uint8, np.uint16):
         raise Unusable(f"expected 8-bit or 16-bit values (found {image.dtype}); convert it")
+    if several and image.ndim == 3 and image.shape[2] > 1:
+        return np.ascontiguousarray(image)
     if image.ndim == 3 and image.shape[2] in (2, 4):
         if (image[..., -1] != np.iinfo(image.dtype).max).any():
             raise Unusable("image has transparent pixels (alpha channel); save it without transparency")
@@ -144,7 +153,7 @@ def _read_png(data):
         exif = Image.Exif()
         exif.load(b"Exif\0\0" + chunks[b"eXIf"])
         _check_orientation(exif.get(ORIENTATION))
-    return _by_opencv(data)
+    return (_by_opencv(data),)
 
 
 def _by_opencv(data):
@@ -181,7 +190,7 @@ def _read_jpeg(data):
             raise Unusable(f"expected gray or RGB (found {header.mode}); convert it to PNG")
         _check_orientation(header.getexif().get(ORIENTATION))
         colors = {"L": "GRAY"}.get(header.mode, "RGB")
-    return simplejpeg.decode_jpeg(data, colors, strict=True)
+    return (simplejpeg.decode_jpeg(data, colors, strict=True),)
 
 
 def _read_bmp(data):
@@ -193,7 +202,7 @@ def _read_bmp(data):
             raise ValueError(f"header and file size differ: {needed} and {len(data)} bytes")
     with Image.open(io.BytesIO(data), formats=("BMP",)) as image:
         _check_size(*image.size, len(image.getbands()))
-        return np.asarray(image.convert("RGB") if image.mode == "P" else image)
+        return (np.asarray(image.convert("RGB") if image.mode == "P" else image),)
 
 
 def _read_tiff(data):
@@ -207,7 +216,8 @@ def _read_tiff(data):
         _check_frames(page.imagedepth, "planes")
         tag = page.tags.get(ORIENTATION)
         _check_orientation(tag and int(tag.value))
-        return _tiff_pixels(page, data)
+        gray = page.photometric is not None and page.photometric.name in ("MINISBLACK", "MINISWHITE")
+        return _tiff_pixels(page, data), gray and page.samplesperpixel > 1 and not any(page.extrasamples)
 
 
 def _pages_of(file):

@@ -19,8 +19,11 @@ PLANE_CELLS = {0: (0, 0), 2: (0, 1), 1: (1, 0)}
 
 
 def as_rgb(image):
-    """Copy of a gray or RGB image, uint8 or uint16, to draw on: (H, W, 3) uint8."""
-    image = to_eight_bit(image)
+    """Copy of an image, (H, W) or (H, W, C) uint8 or uint16, to draw on: (H, W, 3) uint8.
+
+    Three channels are RGB; of any other number the first is drawn.
+    """
+    image = to_eight_bit(image if image.ndim == 2 or image.shape[2] == 3 else image[..., 0])
     return image.copy() if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
 
 

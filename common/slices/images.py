@@ -1,7 +1,11 @@
 """Images: read and check files, write, convert gray levels, cut to size."""
 
+import io
+from functools import partial
+
 import cv2
 import numpy as np
+import tifffile
 
 from common.errors import InputError
 from common.files import whole_file
@@ -20,7 +24,8 @@ def read_image(path):
         path: PNG, JPEG, TIFF or BMP file.
 
     Returns:
-        uint8 or uint16, (H, W) or (H, W, 3) in RGB order, without an opaque alpha channel.
+        uint8 or uint16, (H, W) or (H, W, 3) in RGB order, without an opaque alpha channel; (H, W, C) of a TIFF with C
+        gray samples per pixel.
 
     Raises:
         InputError: if the file is missing, empty or no regular file, or as `common.slices.decoding.decode`.
@@ -29,39 +34,39 @@ def read_image(path):
 
 
 def refuse_tiny(picture, path):
-    """Raise InputError if an image to import, (H, W), has a side under SMALLEST_SIDE."""
-    if min(picture.shape) < SMALLEST_SIDE:
+    """Raise InputError if an image to import, (H, W) or (H, W, C), has a side under SMALLEST_SIDE."""
+    if min(picture.shape[:2]) < SMALLEST_SIDE:
         found = "{1}x{0}".format(*picture.shape)
         raise InputError(f"{path}: too small for an image (found {found}, expected at least 8x8); replace it")
 
 
 def read_slice(path):
-    """Read a slice of a case folder: gray, 8-bit or 16-bit, square.
+    """Read a slice of a case folder: gray or with several channels, 8-bit or 16-bit, square.
 
     Returns:
-        (H, H) uint8 or uint16.
+        (H, H) or (H, H, C) uint8 or uint16.
 
     Raises:
-        InputError: as `read_image`, and if the image has several channels or is not square.
+        InputError: as `read_image`, and if the image is not square.
     """
     picture = read_image(path)
-    if picture.ndim == 3:
-        raise InputError(
-            f"{path}: expected one gray channel (found {picture.shape[2]} channels); import it with 0_import_images.py"
-        )
-    height, width = picture.shape
+    height, width = picture.shape[:2]
     if height != width:
         raise InputError(f"{path}: expected a square (found {width}x{height}); import it with 0_import_images.py")
     return picture
 
 
 def read_mask(path):
-    """Read a mask of a case folder, like `read_slice` but 8-bit only.
+    """Read a mask of a case folder, like `read_slice` but gray and 8-bit only.
 
     Returns:
         (H, H) uint8.
     """
     mask = read_slice(path)
+    if mask.ndim == 3:
+        raise InputError(
+            f"{path}: expected one gray channel (found {mask.shape[2]} channels); import it with 0_import_images.py"
+        )
     if mask.dtype != np.uint8:
         raise InputError(f"{path}: expected an 8-bit mask (found 16 bits); import it with 0_import_images.py")
     return mask
@@ -75,18 +80,18 @@ def read_pair(x_path, y_path, like=None):
         like: (path, slice) with the expected size and number type, or None.
 
     Returns:
-        (H, H) uint8 or uint16 and (H, H) uint8.
+        (H, H) or (H, H, C) uint8 or uint16, and (H, H) uint8.
 
     Raises:
-        InputError: as `read_slice`, and if sizes or number types differ.
+        InputError: as `read_slice`, and if sizes, channels or number types differ.
     """
     x, y = read_slice(x_path), read_mask(y_path)
     if like and (x.shape, x.dtype) != (like[1].shape, like[1].dtype):
-        expected, found = (f"{len(image)}x{len(image)} {image.dtype}" for image in (like[1], x))
+        expected, found = (f"{'x'.join(map(str, image.shape))} {image.dtype}" for image in (like[1], x))
         raise InputError(
             f"{x_path}: expected {expected} as in {like[0]} (found {found}); import both with the same settings"
         )
-    if x.shape != y.shape:
+    if len(x) != len(y):
         sizes = f"{len(x)}x{len(x)} and {len(y)}x{len(y)}"
         raise InputError(f"{x_path}: size differs from its mask {y_path} (found {sizes}); import both again")
     return x, y
@@ -120,17 +125,49 @@ def to_gray(picture):
     """Convert an image to gray.
 
     Args:
-        picture: (H, W) or (H, W, 3), RGB order.
+        picture: (H, W) or (H, W, C); 3 channels are RGB.
 
     Returns:
-        (H, W), same number type; equal channels stay unchanged, others become luminance (ITU-R BT.601).
+        (H, W), same number type; equal channels stay unchanged, RGB becomes luminance (ITU-R BT.601), and of other
+        channels the first is taken.
     """
     if picture.ndim == 2:
         return picture
-    first = picture[..., 0]
-    if all(np.array_equal(first, picture[..., i]) for i in (1, 2)):
-        return np.ascontiguousarray(first)
-    return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    if is_color(picture):
+        return cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
+    return np.ascontiguousarray(picture[..., 0])
+
+
+def is_color(picture):
+    """Whether an image, (H, W) or (H, W, C), is RGB with channels that differ."""
+    return picture.ndim == 3 and picture.shape[2] == 3 and not (picture == picture[..., :1]).all()
+
+
+def with_channels(picture):
+    """View of an image, (H, W) or (H, W, C), as (H, W, C)."""
+    return picture if picture.ndim == 3 else picture[..., None]
+
+
+def shapes_of(image):
+    """Shapes and number types of slices and masks in arrays, dict of "x" and "y", for a slice (H, W) or (H, W, C)."""
+    return {"x": (with_channels(image).shape, image.dtype), "y": ((*image.shape[:2], 1), np.dtype(np.uint8))}
+
+
+def by_channels(function, picture):
+    """Apply an OpenCV function to an image; it is exact for 1, 3 and 4 channels, so others go one by one.
+
+    Args:
+        function: function of (H, W) or (H, W, C) to an image of the same channels; OpenCV drops a channel axis of 1.
+        picture: (H, W) or (H, W, C).
+
+    Returns:
+        the result, with a channel axis if `picture` has one.
+    """
+    if picture.ndim == 2:
+        return function(picture)
+    if picture.shape[2] in (1, 3, 4):
+        return with_channels(function(picture))
+    return np.stack([function(np.ascontiguousarray(picture[..., i])) for i in range(picture.shape[2])], axis=-1)
 
 
 def write_png(path, picture, *, atomic=True):
@@ -149,6 +186,28 @@ def write_png(path, picture, *, atomic=True):
     else:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
+
+
+def encode_slice(picture):
+    """Encode a slice for a case folder.
+
+    Args:
+        picture: (H, W) or (H, W, C) uint8 or uint16.
+
+    Returns:
+        bytes of a PNG file for gray and RGB, otherwise of a TIFF file (deflate); `slice_ending` tells which.
+    """
+    if picture.ndim == 2 or picture.shape[2] in (1, 3):
+        return encode_png(picture)
+    file = io.BytesIO()
+    samples = {"extrasamples": [0] * (picture.shape[2] - 1), "metadata": None}  # unspecified, so not alpha
+    tifffile.imwrite(file, picture, photometric="minisblack", planarconfig="contig", compression="zlib", **samples)
+    return file.getvalue()
+
+
+def slice_ending(data):
+    """Ending for the bytes of `encode_slice`."""
+    return ".tif" if data.startswith((b"II", b"MM")) else ".png"
 
 
 def encode_png(picture):
@@ -247,20 +306,21 @@ def cut(picture, box, size, interpolation=None):
     """Cut a box out of an image, black beyond the edge, and scale it to size x size.
 
     Args:
-        picture: (H, W).
+        picture: (H, W) or (H, W, C).
         box: (left, top, width, height) in image pixels; left and top may be negative.
         size: side length of the result in pixels.
         interpolation: an OpenCV constant; None: area averaging to shrink, bicubic to enlarge.
 
     Returns:
-        (size, size), same number type.
+        (size, size) or (size, size, C), same number type.
     """
     left, top, width, height = box
-    rows, columns = picture.shape
+    rows, columns = picture.shape[:2]
     inside = picture[max(top, 0) : top + height, max(left, 0) : left + width]
     borders = (max(-top, 0), max(top + height - rows, 0), max(-left, 0), max(left + width - columns, 0))
     if any(borders):
-        inside = cv2.copyMakeBorder(inside, *borders, cv2.BORDER_CONSTANT, value=0)
+        add = partial(cv2.copyMakeBorder, borderType=cv2.BORDER_CONSTANT, value=0)
+        inside = by_channels(lambda channels: add(channels, *borders), inside)
     return resize(inside, (size, size), interpolation)
 
 
@@ -285,11 +345,11 @@ def paste(mask, box, shape):
 
 
 def resize(picture, shape, interpolation=None):
-    """Scale an image to (height, width); interpolation as in `cut`."""
+    """Scale an image, (H, W) or (H, W, C), to (height, width); interpolation as in `cut`."""
     height, width = shape
     if picture.shape[:2] == (height, width):
         return picture
     if interpolation is None:
         shrinks = height * width < picture.shape[0] * picture.shape[1]
         interpolation = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
-    return cv2.resize(picture, (width, height), interpolation=interpolation)
+    return by_channels(lambda channels: cv2.resize(channels, (width, height), interpolation=interpolation), picture)

@@ -18,12 +18,14 @@ class Seen(NamedTuple):
         brightest: maximum of each 16-bit image.
         ratios: long side over short side of each image.
         shares: share of foreground in each mask.
+        colored: whether each image lost its colors.
     """
 
     values: dict
     brightest: list
     ratios: list
     shares: list
+    colored: list
 
     def check_masks(self, where):
         """Raise InputError for masks that do not fit each other, or that are all empty.
@@ -48,6 +50,9 @@ class Seen(NamedTuple):
             print(
                 f"note: the 16-bit images are dark (brightest value {max(self.brightest)} of 65535); consider --stretch"
             )
+        if any(self.colored):
+            count = f"{sum(self.colored)} of {number_of(len(self.colored), 'image')}"
+            print(f"note: {count} lost their colors; to train on colors, use --channels rgb")
         oblong = sum(ratio > OBLONG for ratio in self.ratios)
         if oblong and fit == "resize":
             print(

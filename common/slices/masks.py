@@ -105,6 +105,7 @@ def gray_mask(mask, where):
     """
     if mask.ndim == 2:
         return mask
+    refuse_samples(mask, where)
     gray = to_gray(mask)
     if np.array_equal(gray, mask[..., 0]):
         return gray
@@ -114,6 +115,12 @@ def gray_mask(mask, where):
     raise InputError(
         f'{where}: expected a gray mask (found {number_of(len(found), "color")}); pass --colors "{{{entries}}}"{more}'
     )
+
+
+def refuse_samples(mask, where):
+    """Raise InputError for a mask, (H, W) or (H, W, C), with another number of channels than gray or RGB."""
+    if mask.ndim == 3 and mask.shape[2] != 3:
+        raise InputError(f"{where}: expected a gray or RGB mask (found {mask.shape[2]} channels); convert it to PNG")
 
 
 def colors_of(image):
@@ -135,6 +142,7 @@ def from_colors(image, colors, where):
     Raises:
         InputError: for a color without an entry; black is the background.
     """
+    refuse_samples(image, where)
     if image.dtype != np.uint8:
         raise InputError(f"{where}: expected 8 bits for --colors (found {8 * image.itemsize}); convert it")
     codes = _codes(np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image)

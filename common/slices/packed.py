@@ -1,7 +1,7 @@
 """Packed sets: slices and masks in one HDF5 file, or in shards joined by one file.
 
-Datasets: x and y, (N, side, side, 1); case and source, text. Attributes: classes, settings, format, division (the same
-for the sets that were divided together), and how the slices were made (`common.slices.cases.UNKNOWN`).
+Datasets: x (N, side, side, C) and y (N, side, side, 1); case and source, text. Attributes: classes, settings, format,
+division (the same for sets divided together), and how the slices were made (`common.slices.preparation.UNKNOWN`).
 AIS files with <name>_X and <name>_Y work too.
 """
 
@@ -21,14 +21,15 @@ from common.claims import remove_abandoned
 from common.errors import InputError
 from common.manifest import MANIFEST, Manifest
 from common.parallel import ordered_map, progress
-from common.slices.cases import UNKNOWN
 from common.slices.hdf5 import DAMAGE, damage_as_error, open_unchanged, sources_of, state_of, write_virtual
 from common.slices.hdf5_text import text_of, write_attributes, write_texts
-from common.slices.images import read_pair
+from common.slices.images import read_pair, shapes_of, with_channels
 from common.slices.masks import class_count, values_of
+from common.slices.preparation import UNKNOWN
 from common.words import number_of
 
 FORMAT = 1  # version of packed sets
+MOST_CHANNELS = 64
 
 
 # --- reading
@@ -38,13 +39,13 @@ class PackedSlices(NamedTuple):
     """A packed set.
 
     Attributes:
-        x: slices, (N, H, W, 1) uint8 or uint16; an array, `LazyRows` or `FileRows`.
+        x: slices, (N, H, W, C) uint8 or uint16; an array, `LazyRows` or `FileRows`.
         y: masks, (N, H, W, 1) uint8; the same.
         case: list of N case names; "" if unknown.
         source: list of N slice paths; "" if unknown.
         classes: number of classes.
         in_memory: whether x and y are arrays.
-        preparation: dict with the keys of `common.slices.cases.UNKNOWN`.
+        preparation: dict with the keys of `common.slices.preparation.UNKNOWN`.
         division: identity of the division that the set belongs to; "" if unknown.
     """
 
@@ -80,10 +81,12 @@ def read_packed(path, file, memory_gb, classes=None):
 def _read_packed(path, file, memory_gb, classes):
     names = _dataset_names(path, file)
     x, y = (file[name] for name in names)
-    if x.ndim != 4 or x.shape[-1] != 1 or y.shape != x.shape or not x.dtype.kind == y.dtype.kind == "u":
+    fits = x.ndim == 4 and y.shape == (*x.shape[:3], 1) and 1 <= x.shape[-1] <= MOST_CHANNELS
+    if not fits or not x.dtype.kind == y.dtype.kind == "u":
         raise InputError(
-            f"{path}: expected two datasets of unsigned integers, (N, size, size, 1) (found {names[0]} {x.shape} "
-            f"{x.dtype} and {names[1]} {y.shape} {y.dtype}); pack it again with 3_pack_hdf5.py"
+            f"{path}: expected unsigned integers, (N, size, size, C) and (N, size, size, 1) "
+            f"(found {names[0]} {x.shape} {x.dtype} and {names[1]} {y.shape} {y.dtype}); "
+            "pack it again with 3_pack_hdf5.py"
         )
     if not len(x):
         raise InputError(f"{path}: contains no slices; pack it again with 3_pack_hdf5.py")
@@ -129,11 +132,11 @@ def _dataset_names(path, file):
 
 
 class LazyRows:
-    """Rows of (N, H, W, 1), read one by one by a function; index with a number or an array of numbers.
+    """Rows of (N, H, W, C), read one by one by a function; index with a number or an array of numbers.
 
     Args:
-        read: function of a row number to a row, (H, W, 1).
-        shape: (N, H, W, 1).
+        read: function of a row number to a row, (H, W, C).
+        shape: (N, H, W, C).
         dtype: number type of the rows.
     """
 
@@ -189,7 +192,7 @@ def open_rows(path, dataset):
 
     Args:
         path: Path of the HDF5 file.
-        dataset: h5py.Dataset in it, (N, H, W, 1); keep it open if its rows are compressed.
+        dataset: h5py.Dataset in it, (N, H, W, C); keep it open if its rows are compressed.
 
     Returns:
         FileRows, or LazyRows for a chunked dataset.
@@ -226,7 +229,7 @@ def pack_slices(file, table, like, attributes, compression, problems, bar):
         file: path of the HDF5 file.
         table: DataFrame from `common.slices.lists.read_list`.
         like: (path, slice); all slices must have its size and number type.
-        attributes: dict of attributes: `common.slices.cases.common_preparation`, and settings as JSON text.
+        attributes: dict of attributes: `common.slices.preparation.common_preparation`, and settings as JSON text.
         compression: None, "gzip" or "lzf".
         problems: list that collects error messages for unusable slices.
         bar: text of the progress bar.
@@ -234,10 +237,10 @@ def pack_slices(file, table, like, attributes, compression, problems, bar):
     Returns:
         set of values in the masks.
     """
-    count, (side, _), number = len(table), like[1].shape, like[1].dtype
+    count = len(table)
     with h5py.File(file, "w") as packed:
-        for dataset, dtype in (("x", number), ("y", np.uint8)):
-            _create(packed, dataset, (count, side, side, 1), dtype, compression)
+        for dataset, (shape, dtype) in shapes_of(like[1]).items():
+            _create(packed, dataset, (count, *shape), dtype, compression)
         _describe(packed, table, attributes)
         offsets = [] if compression else [packed[dataset].id.get_offset() for dataset in ("x", "y")]
 
@@ -257,7 +260,7 @@ def pack_slices(file, table, like, attributes, compression, problems, bar):
             if result:
                 values |= result[0]
                 for dataset, image in zip(("x", "y") if packed else (), result[1], strict=False):
-                    packed[dataset][i, ..., 0] = image
+                    packed[dataset][i] = with_channels(image)
     return values
 
 
@@ -296,8 +299,8 @@ def join_shards(file, shards, table, like, attributes):
         table, like, attributes: as in `pack_slices`; attributes also contain the classes.
     """
     with h5py.File(file, "w") as packed:
-        for dataset, dtype in (("x", like[1].dtype), ("y", np.uint8)):
-            write_virtual(packed, dataset, (*like[1].shape, 1), dtype, shards)
+        for dataset, (shape, dtype) in shapes_of(like[1]).items():
+            write_virtual(packed, dataset, shape, dtype, shards)
         _describe(packed, table, attributes)
 
 

@@ -4,6 +4,7 @@ A variant of a case is an image folder, x_<filter><shape> such as x_A_RTP, and a
 change masks.
 """
 
+import functools
 import hashlib
 import re
 from functools import partial
@@ -16,7 +17,9 @@ from common.errors import InputError
 from common.manifest import VARIANTS, Manifest
 from common.records import read_record
 from common.slices.finding import read_regular
-from common.slices.images import images_in
+from common.slices.images import by_channels, images_in, resize
+
+CUBIC = cv2.INTER_CUBIC
 
 
 class Variants(Manifest):
@@ -98,11 +101,12 @@ def list_rows(members, variants):
         list of (image path, mask path, case name).
     """
     rows = []
+    files_in = functools.cache(images_in)
     for s in members:
         folders = variants.get(s.case) or []
         if "x_O" not in [x for x, _ in folders]:
             rows.append((s.x, s.y, s.case.name))
-        rows += [(s.case / x / f"{s.name}.png", s.case / y / f"{s.name}.png", s.case.name) for x, y in folders]
+        rows += [(files_in(s.case / x)[s.name], files_in(s.case / y)[s.name], s.case.name) for x, y in folders]
     return rows
 
 
@@ -119,15 +123,23 @@ def make_filters(strength, sigmas, clip_limit, levels):
         levels: number of gray levels of the posterization.
 
     Returns:
-        dict of letter to function; each maps (H, H) uint8 or uint16 to the same.
+        dict of letter to function; each maps (H, H) or (H, H, C) uint8 or uint16 to the same, channel by channel.
     """
-    return {
+    filters = {
         "O": lambda image: image,
         "A": partial(denoise, strength=strength),
         "B": partial(smooth_three_times, sigmas=sigmas),
         "C": partial(equalize, clip_limit=clip_limit),
         "D": partial(posterize, levels=levels),
     }
+    return {letter: partial(one_by_one, function) for letter, function in filters.items()}
+
+
+def one_by_one(function, image):
+    """Apply a function of (H, H) to each channel of an image, (H, H) or (H, H, C)."""
+    if image.ndim == 2:
+        return function(image)
+    return np.stack([function(np.ascontiguousarray(image[..., i])) for i in range(image.shape[2])], axis=-1)
 
 
 def denoise(image, strength):
@@ -177,7 +189,7 @@ def trim(image, margin):
     if not margin:
         return image
     image = image.copy()
-    lines = image if margin > 0 else image.T
+    lines = image if margin > 0 else image.swapaxes(0, 1)
     lines[: abs(margin)] = 0
     lines[-abs(margin) :] = 0
     return image
@@ -198,8 +210,8 @@ def make_shapes(stretch, trapezoid, shear, rotation, margin):
         margin: pixels between the edges and the squares CP1 to CP4.
 
     Returns:
-        dict of name to function; each maps ((H, H) uint8 or uint16, smooth) to the same, black outside. smooth=False
-        uses nearest neighbors.
+        dict of name to function; each maps ((H, H) or (H, H, C) uint8 or uint16, smooth) to the same, black outside.
+        smooth=False uses nearest neighbors.
     """
     shapes = {
         "": lambda image, smooth: image,
@@ -219,16 +231,14 @@ def stretch_height(image, smooth, share):
     """Stretch up and down by a share of the size, and cut off the ends."""
     size = len(image)
     ends = int(size * share)
-    interpolation = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST
-    return cv2.resize(image, (size, size + 2 * ends), interpolation=interpolation)[ends : ends + size]
+    return resize(image, (size + 2 * ends, size), CUBIC if smooth else cv2.INTER_NEAREST)[ends : ends + size]
 
 
 def stretch_width(image, smooth, share):
     """Like `stretch_height`, to the left and right."""
     size = len(image)
     ends = int(size * share)
-    interpolation = cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST
-    return cv2.resize(image, (size + 2 * ends, size), interpolation=interpolation)[:, ends : ends + size]
+    return resize(image, (size, size + 2 * ends), CUBIC if smooth else cv2.INTER_NEAREST)[:, ends : ends + size]
 
 
 def warp(image, smooth, left_top=0, right_top=0, left_bottom=0, right_bottom=0):
@@ -238,14 +248,16 @@ def warp(image, smooth, left_top=0, right_top=0, left_bottom=0, right_bottom=0):
     moved = corners.copy()
     moved[:, 0] += [int(size * share) for share in (left_top, right_top, left_bottom, right_bottom)]
     matrix = cv2.getPerspectiveTransform(corners, moved)
-    return cv2.warpPerspective(image, matrix, (size, size), flags=cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST)
+    flags = cv2.INTER_LINEAR if smooth else cv2.INTER_NEAREST
+    return by_channels(lambda channels: cv2.warpPerspective(channels, matrix, (size, size), flags=flags), image)
 
 
 def rotate(image, smooth, degrees):
     """Rotate counterclockwise around the center."""
     size = len(image)
     matrix = cv2.getRotationMatrix2D((size / 2, size / 2), degrees, 1)
-    return cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_CUBIC if smooth else cv2.INTER_NEAREST)
+    flags = CUBIC if smooth else cv2.INTER_NEAREST
+    return by_channels(lambda channels: cv2.warpAffine(channels, matrix, (size, size), flags=flags), image)
 
 
 def keep_square(image, smooth, index, margin):

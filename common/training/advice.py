@@ -9,6 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
+from common.slices.images import to_gray
 from common.slices.shifts import Alignment, edges_under_outline, in_words
 from common.training.progress import class_columns
 from common.words import number_of
@@ -149,7 +150,8 @@ def shifted_masks(training):
         return None
     alignment = Alignment()
     for i in _some(training, MOST_SHIFTED):
-        alignment.add(training.case[i], edges_under_outline(training.x[i][..., 0], training.y[i][..., 0]))
+        image = to_gray(training.to_draw(training.x[i]))
+        alignment.add(training.case[i], edges_under_outline(image, training.y[i][..., 0]))
     found = alignment.finish()
     if found is None:
         return None

@@ -8,6 +8,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from common.slices.images import by_channels, resize, with_channels
+
 AXES = "xyz"  # left-right, front-back, up-down
 VOLUME_SETTINGS = ("rotation", "zoom", "shift", "shear", "flip", "gamma", "margins")
 
@@ -227,13 +229,11 @@ def warp(array, matrix, places, edge, method):
         New array of the same shape and type, or the same array if nothing moves.
     """
     if places is not None:
-        result = cv2.remap(array, *places, method, borderMode=edge)
-    elif np.array_equal(matrix, np.eye(2, 3)):
+        return by_channels(lambda channels: cv2.remap(channels, *places, method, borderMode=edge), array)
+    if np.array_equal(matrix, np.eye(2, 3)):
         return array
-    else:
-        size, flags = array.shape[1::-1], method | cv2.WARP_INVERSE_MAP
-        result = cv2.warpAffine(array, matrix, size, flags=flags, borderMode=edge)
-    return result.reshape(array.shape)  # OpenCV drops a channel axis of 1
+    size, flags = array.shape[1::-1], method | cv2.WARP_INVERSE_MAP
+    return by_channels(lambda channels: cv2.warpAffine(channels, matrix, size, flags=flags, borderMode=edge), array)
 
 
 def _cut_and_mix(x, y, other_x, other_y, share, place):
@@ -259,15 +259,13 @@ def _change_values(x, amounts, rng):
     if "brightness" in amounts:
         x = x + np.float32(amounts["brightness"][0])
     if "resolution" in amounts:
-        smaller = [max(1, round(side * (1 - amounts["resolution"][0]))) for side in shape[1::-1]]
-        x = cv2.resize(
-            cv2.resize(x, smaller, interpolation=cv2.INTER_AREA), shape[1::-1], interpolation=cv2.INTER_CUBIC
-        )
+        smaller = [max(1, round(side * (1 - amounts["resolution"][0]))) for side in shape[:2]]
+        x = resize(resize(x, smaller, cv2.INTER_AREA), shape[:2], cv2.INTER_CUBIC)
     if "blur" in amounts and amounts["blur"][0] > 0:
         x = cv2.GaussianBlur(x, (0, 0), amounts["blur"][0], borderType=cv2.BORDER_REFLECT)
     if "noise" in amounts:
-        x = x.reshape(shape) + np.float32(amounts["noise"][0]) * rng.standard_normal(shape, np.float32)
-    return np.clip(x.reshape(shape), 0, 1)
+        x = with_channels(x) + np.float32(amounts["noise"][0]) * rng.standard_normal(shape, np.float32)
+    return np.clip(with_channels(x), 0, 1)
 
 
 def apply_gamma(x, exponent, inverted):

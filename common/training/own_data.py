@@ -11,7 +11,7 @@ from common.files import read_json, whole_file
 from common.settings import REASONS
 from common.slices.cases import find_cases
 from common.slices.finding import walk
-from common.slices.images import images_in, read_image, resize, to_gray
+from common.slices.images import images_in, is_color, read_image, resize, to_gray
 from common.slices.matching import patients_in
 from common.volumes.finding import ending_of
 from common.words import number_of
@@ -83,7 +83,8 @@ def choose_import(images, masks, size, minutes):
 
 
 def _of_images(images, masks, pictures, size, minutes):
-    shapes = [read_image(path).shape[:2] for path in _some(pictures)]
+    looked_at = [read_image(path) for path in _some(pictures)]
+    shapes = [image.shape[:2] for image in looked_at]
     ratio = max(max(shape) / min(shape) for shape in shapes)
     in_folders = any(path.parent != Path(images) for path in pictures)
     chosen = {"IMAGES": (str(images), "as you said"), "MASKS": (str(masks), "as you said")}
@@ -95,6 +96,8 @@ def _of_images(images, masks, pictures, size, minutes):
     else:
         reason = "each image counts as a case; if a patient has several images, put them into a subfolder"
         chosen["CASE_FROM"] = "image", reason
+    if colored := sum(map(is_color, looked_at)):
+        chosen["CHANNELS"] = "rgb", f"{colored} of {number_of(len(shapes), 'image')} looked at are in color"
     median = statistics.median(max(shape) for shape in shapes)
     kept = kept_outlines(masks) if size is None else {}
     side, why = _side(median, size, minutes, kept)

@@ -74,7 +74,7 @@ def draw_augmented(batches, run):
     x, y = batches.first(AUGMENTED)
     colors = [TRUTH_COLOR] if batches.slices.classes == 1 else CLASS_COLORS
     shown = [
-        draw_outlines((image[..., 0] * 255).round().astype("uint8"), mask[..., 0], colors)
+        draw_outlines((batches.slices.to_draw(image) * 255).round().astype("uint8"), mask[..., 0], colors)
         for image, mask in zip(x, y, strict=True)
     ]
     write_png(run.augmented_file, contact_sheet(shown, min(6, len(shown)), 200))

@@ -36,6 +36,7 @@ class SliceData(Data):
     Attributes:
         classes: 1, or K for class numbers 0..K.
         size: side of the slices in pixels.
+        inputs: number of their channels.
         bits: 8 or 16, bit depth of the slices.
         spacing: [row, column] in mm, if the same for all slices.
         window: [low, high] source values that became black and white, if the same for all.
@@ -43,10 +44,13 @@ class SliceData(Data):
         plane: "axial", "coronal" or "sagittal", for slices of volumes.
         fit: how the importer fitted images to the size: "resize", "crop", "pad" or "tile".
         stretched: whether each image was stretched from its minimum to its maximum.
+        channels: "rgb", or patterns of the files that became channels; "": gray, or unknown.
+        neighbors: slices before and after a slice of a volume that are its further channels.
     """
 
     classes: Classes | None = None
     size: PositiveInt | None = None
+    inputs: Annotated[int, Field(ge=1, le=64)] | None = None
     bits: Literal[8, 16] | None = None
     spacing: Annotated[list[Positive], Len(2, 2)] | None = None
     window: Annotated[list[Finite], Len(2, 2)] | None = None
@@ -54,6 +58,8 @@ class SliceData(Data):
     plane: Literal["axial", "coronal", "sagittal", ""] | None = None
     fit: Literal["resize", "crop", "pad", "tile", ""] | None = None
     stretched: bool | None = None
+    channels: Literal["rgb", ""] | list[str] | None = None
+    neighbors: Annotated[int, Field(ge=0, le=16)] | None = None
 
 
 class ScaleRecord(Data):

@@ -16,12 +16,13 @@ import numpy as np
 from common.devices import OneDevice
 from common.errors import InputError, summarize
 from common.parallel import ordered_map, progress
-from common.slices.cases import common_preparation
+from common.slices.channels import to_draw
 from common.slices.hdf5 import damage_as_error, open_hdf5
-from common.slices.images import read_mask, read_pair, read_slice, to_unit
+from common.slices.images import read_mask, read_pair, read_slice, shapes_of, to_unit, with_channels
 from common.slices.lists import read_list, slice_identity
 from common.slices.masks import class_count, to_classes, values_of
 from common.slices.packed import LazyRows, read_packed
+from common.slices.preparation import channels_of_text, common_preparation
 from common.training.augmentation import make_augmentation
 from common.training.divisions import refuse_mixed_divisions, refuse_shared_cases
 from common.training.run_records import SliceData
@@ -143,11 +144,11 @@ class SliceSet:
 
     Attributes:
         path: source file.
-        x, y: (N, H, W, 1) in the files' integer types: arrays, or indexed like arrays (see `common.slices.packed`).
+        x, y: (N, H, W, C) and (N, H, W, 1) in the files' integer types; as in `common.slices.packed.PackedSlices`.
         case, source: lists of N str.
         classes: 1, or K for class numbers 0..K.
         in_memory: whether x and y are arrays.
-        preparation: result of `common.slices.cases.common_preparation`.
+        preparation: result of `common.slices.preparation.common_preparation`.
         division: identity of the division of a packed set; "" if unknown.
     """
 
@@ -168,7 +169,8 @@ class SliceSet:
 
     def in_words(self):
         """Number and size of the slices as text."""
-        return f"{number_of(len(self), 'slice')} of {self.shape[0]}x{self.shape[1]}"
+        channels = f" with {self.shape[2]} channels" if self.shape[2] > 1 else ""
+        return f"{number_of(len(self), 'slice')} of {self.shape[0]}x{self.shape[1]}{channels}"
 
     def has_foreground(self):
         """Whether any mask has foreground."""
@@ -200,6 +202,7 @@ class SliceSet:
             self.path,
             classes=self.classes,
             size=self.shape[0],
+            inputs=self.shape[2],
             bits=8 * self.x[0].dtype.itemsize,
             spacing=known("spacing"),
             window=known("window"),
@@ -207,10 +210,16 @@ class SliceSet:
             plane=str(self.preparation["plane"]),
             fit=str(self.preparation["fit"]),
             stretched=bool(self.preparation["stretched"]),
+            channels=channels_of_text(str(self.preparation["channels"])),
+            neighbors=int(self.preparation["neighbors"]),
         )
 
+    def to_draw(self, image):
+        """What to draw of a slice of this set, (H, W, C); see `common.slices.channels.to_draw`."""
+        return to_draw(image, int(self.preparation["neighbors"]))
+
     def batch(self, indices):
-        """Slices scaled to 0..1, (B, H, W, 1) float32, and class numbers, (B, H, W, 1) uint8."""
+        """Slices scaled to 0..1, (B, H, W, C) float32, and class numbers, (B, H, W, 1) uint8."""
         return to_unit(self.x[indices]), to_classes(self.y[indices], self.classes)
 
     def batches(self, batch_size, seed=None, augmentation=None, crop=None, devices=None, foreground=0):
@@ -270,7 +279,7 @@ class Batches(keras.utils.PyDataset):
         return self[index]
 
     def __getitem__(self, index):
-        """Slices (B, H, W, 1) float32 in 0..1, and class numbers (B, H, W, 1) uint8."""
+        """Slices (B, H, W, C) float32 in 0..1, and class numbers (B, H, W, 1) uint8."""
         pool, threads = _preparing()
         for later in range(index, min(index + threads + 1, len(self))):
             if later not in self.ahead:
@@ -359,13 +368,13 @@ def _open_packed(path, memory_gb, classes):
 def _open_list(path, memory_gb, classes):
     table = read_list(path)
     first = read_slice(table["x"][0])
-    shape = (len(table), *first.shape, 1)
-    in_memory = np.prod(shape) * (first.itemsize + 1) <= memory_gb * 1e9
+    shapes = {name: ((len(table), *shape), dtype) for name, (shape, dtype) in shapes_of(first).items()}
+    in_memory = sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes.values()) <= memory_gb * 1e9
     if in_memory:
-        x, y = np.empty(shape, first.dtype), np.empty(shape, np.uint8)
+        x, y = np.empty(*shapes["x"]), np.empty(*shapes["y"])
     else:
-        x = LazyRows(lambda i: read_slice(table["x"][i])[..., None], shape, first.dtype)
-        y = LazyRows(lambda i: read_mask(table["y"][i])[..., None], shape, np.uint8)
+        x = LazyRows(lambda i: with_channels(read_slice(table["x"][i])), *shapes["x"])
+        y = LazyRows(lambda i: read_mask(table["y"][i])[..., None], *shapes["y"])
     problems, values = [], set()
     pairs = zip(table["x"], table["y"], strict=True)
     decoded = ordered_map(lambda pair: read_pair(*pair, (table["x"][0], first)), pairs, problems=problems)
@@ -373,7 +382,7 @@ def _open_list(path, memory_gb, classes):
         if pair is None:
             continue
         if in_memory:
-            x[i, ..., 0], y[i, ..., 0] = pair
+            x[i], y[i] = map(with_channels, pair)
         values |= values_of(pair[1])
     if problems:
         raise InputError(summarize(problems, f"slices of {path} cannot be used"))

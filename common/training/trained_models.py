@@ -132,18 +132,18 @@ def take_weights(model, other, source):
 
 
 def recorded_shape(file):
-    """(slice side, output channels) of a model, as recorded in its run.
+    """(slice side, input channels, output channels) of a model, as recorded in its run.
 
     Returns:
         None if the run did not record them, or the file is damaged: then load the model to find out.
     """
     data = Run(Path(file).parent).data
-    if not isinstance(data, SliceData) or data.size is None or data.classes is None:
+    if not isinstance(data, SliceData) or None in (data.size, data.classes, data.inputs):
         return None
     with zipfile.ZipFile(file) as archive:
         if archive.testzip():
             return None
-    return data.size, 1 if data.classes == 1 else data.classes + 1
+    return data.size, data.inputs, 1 if data.classes == 1 else data.classes + 1
 
 
 def names_of_classes(file, classes):
@@ -275,8 +275,8 @@ class Preparation(NamedTuple):
 
     Attributes:
         fit: the matching value of FIT in predict.py: "resize", "tile" or "pad".
-        window, plane, resampled, stretched, spacing: see `common.training.run_folder.SliceData`; models may differ in
-            spacing, and the first one's is used.
+        window, plane, resampled, stretched, channels, neighbors, inputs, spacing: see
+            `common.training.run_folder.SliceData`; models may differ in spacing, and the first one's is used.
     """
 
     fit: str | None
@@ -284,7 +284,17 @@ class Preparation(NamedTuple):
     plane: str | None
     resampled: list | None
     stretched: bool | None
+    channels: str | list | None
+    neighbors: int | None
+    inputs: int | None
     spacing: list | None
+
+    @property
+    def channels_to_read(self):
+        """How `common.slices.channels.read_with_channels` reads an image; "stored": all channels of its file."""
+        if self.channels or self.inputs in (None, 1):
+            return self.channels or "gray"
+        return "rgb" if self.inputs == 3 and not self.neighbors else "stored"
 
 
 def slice_preparation(files, decided=()):

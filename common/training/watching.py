@@ -39,7 +39,7 @@ class Watched:
         with keras.device("cpu:0"):
             numbers = class_numbers(keras.ops.convert_to_numpy(model(x, training=False)).astype(np.float32))
         drawn = [
-            draw_truth_and_prediction(to_eight_bit(self.validation.x[i][..., 0]), mask, predicted)
+            draw_truth_and_prediction(to_eight_bit(self.validation.to_draw(self.validation.x[i])), mask, predicted)
             for i, mask, predicted in zip(self.indices, y[..., 0], numbers, strict=True)
         ]
         strip = contact_sheet(drawn, len(drawn), SIDE)

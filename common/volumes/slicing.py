@@ -83,6 +83,23 @@ def planes_of(volume, plane):
     return np.moveaxis(np.flip(volume, flipped), axis, 0)
 
 
+def with_neighbors(values, index, neighbors):
+    """A slice with the slices before and after it as channels; the first and last slice stand in for missing ones.
+
+    Args:
+        values: (slices, H, W) array.
+        index: slice index.
+        neighbors: how many on each side; 0: the slice alone.
+
+    Returns:
+        (H, W), or (H, W, 2 * neighbors + 1) with the slice in the middle.
+    """
+    if not neighbors:
+        return values[index]
+    chosen = np.clip(np.arange(index - neighbors, index + neighbors + 1), 0, len(values) - 1)
+    return np.stack([values[i] for i in chosen], axis=-1)
+
+
 def spacing_of_plane(spacing, plane):
     """Pixel spacing (row, column) of a plane in mm; `spacing` of the oriented volume is i, j, k."""
     return [mm for axis, mm in enumerate(spacing[::-1]) if axis != PLANES[plane][0]]

@@ -12,6 +12,7 @@ from typing import get_args
 import keras
 import numpy as np
 import pytest
+from drawings import write_image
 from keras import layers
 from running import run_here, run_main
 
@@ -245,6 +246,22 @@ def test_image_input_is_gray_and_scaled_to_one(tmp_path, convert, kind):
 
 
 @on_tensorflow
+@pytest.mark.parametrize("kind", ["mlmodel", "mlpackage"])
+def test_image_input_of_three_channels_is_rgb(tmp_path, convert, kind):
+    """The check runs the file on colors that differ, so that channels in another order would not pass."""
+    images = np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), np.uint8)
+    for number, image in enumerate(images):
+        write_image(tmp_path / "slices" / f"{number}.png", image)
+    run = make_run(tmp_path / "run", with_random_weights(small_network(shape=(40, 40, 3))))
+    spec = convert(run, FORMAT=kind, INPUT_KIND="image", SLICES=str(tmp_path / "slices"))
+    (end,) = spec.description.input
+    image = end.type.imageType
+    rgb = ct.proto.FeatureTypes_pb2.ImageFeatureType.RGB
+    assert (end.name, image.height, image.width, image.colorSpace) == ("input", 40, 40, rgb)
+    assert end.shortDescription == "slice, an RGB image of 0..255"
+
+
+@on_tensorflow
 def test_noise_layers_are_gone_and_channels_are_planes(tmp_path, convert):
     noise = layers.GaussianNoise(0.1), layers.GaussianDropout(0.2), layers.SpatialDropout2D(0.2)
     run = make_run(tmp_path / "run", small_network(*noise, shape=(40, 48, 2)))
@@ -255,7 +272,7 @@ def test_noise_layers_are_gone_and_channels_are_planes(tmp_path, convert):
     ends = spec.description.input[0], spec.description.output[0]
     assert spec.description.metadata.shortDescription == "mine"
     assert [end.shortDescription for end in ends] == ["in", "out"]
-    with pytest.raises(InputError, match=r"needs one channel \(found 2 in"):
+    with pytest.raises(InputError, match=r"needs 1 or 3 channels \(found 2 in"):
         convert(run, INPUT_KIND="image", REPLACE=True)
 
 

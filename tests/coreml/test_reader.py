@@ -124,7 +124,7 @@ def preprocess(spec):
 
 
 def color_input(spec):
-    spec.description.input[0].type.imageType.colorSpace = 20
+    spec.description.input[0].type.imageType.colorSpace = 30  # blue first
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def color_input(spec):
         (lost_output, "nothing computes the output output"),
         (short_weights, r"convolution last cannot be read: wrong number of weights \(found 7"),
         (preprocess, "meanImage before the network"),
-        (color_input, "color image"),
+        (color_input, "a BGR image"),
     ],
 )
 def test_foreign_networks_are_named(tmp_path, a_network, change, text):

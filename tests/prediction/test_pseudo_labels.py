@@ -13,7 +13,8 @@ from running import assert_refused, leftovers, run_here
 from common.errors import InputError
 from common.prediction.pseudo_labels import PseudoLabels, Rule, case_name, confidence_of
 from common.slices.case_files import read_case_record, split_pseudo_labeled
-from common.slices.cases import Slice, common_preparation
+from common.slices.cases import Slice
+from common.slices.preparation import common_preparation
 
 
 def square(probability, around, size=32):

@@ -141,7 +141,7 @@ def test_bad_data_sets(tmp_path):
     write_image(x, disc_slice(24, 1, bits=16)[0])
     refused("differ in bit depth", "16 in")
     write_image(x, np.zeros((24, 24, 3), np.uint8))
-    refused("3 channels")
+    refused("differ in number of channels", "3 in")
     write_image(x, np.zeros((24, 24, 4), np.uint8))
     refused("transparent pixels")
     write_image(x, np.zeros((24, 30), np.uint8))

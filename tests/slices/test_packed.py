@@ -53,7 +53,7 @@ def test_what_is_no_packed_set(tmp_path):
         open_hdf5(path)
     for datasets, message in (
         ({}, r"expected datasets x and y, or .* \(found nothing\)"),
-        ({"x": np.zeros((2, 8, 8), np.uint8), "y": np.zeros((2, 8, 8), np.uint8)}, "two datasets of unsigned integers"),
+        ({"x": np.zeros((2, 8, 8), np.uint8), "y": np.zeros((2, 8, 8), np.uint8)}, "expected unsigned integers"),
         ({"x": np.zeros((0, 8, 8, 1), np.uint8), "y": np.zeros((0, 8, 8, 1), np.uint8)}, "contains no slices"),
     ):
         with h5py.File(path, "w") as file:

@@ -41,6 +41,14 @@ def test_images(tmp_path, names, shape, minutes, expected):
     assert values(choose_import(folder, "masks", 128, minutes)[1])["SIZE"] == 128
 
 
+def test_colors_are_kept(tmp_path):
+    folder = images(tmp_path / "images", ["a.png", "b.png"])
+    assert "CHANNELS" not in choose_import(folder, "masks", None, 20)[1]
+    write_image(folder / "b.png", np.dstack([np.full((40, 40), value, np.uint8) for value in (9, 9, 80)]))
+    value, reason = choose_import(folder, "masks", None, 20)[1]["CHANNELS"]
+    assert value == "rgb" and reason == "1 of 2 images looked at are in color"
+
+
 def test_size_and_tiles_follow_the_outlines(tmp_path):
     """Large targets allow small slices; lines of four pixels need tiles. Images among the masks do not count."""
     rng = np.random.default_rng(0)

@@ -1,0 +1,74 @@
+"""How slices were made from their sources: what case.json files agree on, as packed sets and runs record it."""
+
+import json
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from common.slices.case_files import read_case_record
+
+# How slices were made from their sources, with the value for "unknown".
+UNKNOWN = {
+    "spacing": (np.nan, np.nan),  # (row, column) distance between pixels in mm
+    "window": (np.nan, np.nan),  # (low, high) values mapped to black and white
+    "resampled": (np.nan, np.nan, np.nan),  # volumes: mm to the left, back and head; 0: not resampled
+    "plane": "",  # volumes only
+    "fit": "",
+    "stretched": False,  # whether each image was stretched from its minimum to its maximum
+    "channels": "",  # "rgb", or a list of file name patterns as JSON text
+    "neighbors": 0,  # slices before and after a slice that are its further channels
+}
+
+
+def common_preparation(table):
+    """Preparation on which all case.json files of a list agree, except for pseudo-labeled cases.
+
+    Args:
+        table: DataFrame from `read_list`.
+
+    Returns:
+        dict with the keys of UNKNOWN; a value is the unknown one if cases differ or do not record it.
+    """
+    found = {name: set() for name in UNKNOWN}
+    for case in {Path(x).parent.parent for x in table["x"]}:
+        record = read_case_record(case)
+        if record.get("pseudo_labels"):  # made for a model of the same preparation; parts may be unknown
+            continue
+        volume = record.get("volume") or {}
+        found["window"].add(tuple(map(float, record.get("window") or UNKNOWN["window"])))
+        found["resampled"].add(tuple(float(mm or 0) for mm in volume.get("resampled") or UNKNOWN["resampled"]))
+        found["plane"].add(volume.get("plane", ""))
+        found["fit"].add(record.get("fit") or "")
+        found["stretched"].add(bool(record.get("stretched")))
+        found["channels"].add(channels_as_text(record.get("channels")))
+        found["neighbors"].add(int(record.get("neighbors") or 0))
+        for name in record.get("slices", {}) or [None]:
+            found["spacing"].add(pixel_spacing(record, name) or UNKNOWN["spacing"])
+    return {name: values.pop() if len(values) == 1 else UNKNOWN[name] for name, values in found.items()}
+
+
+def channels_as_text(channels):
+    """`channels` of case.json as text for an attribute of a packed set: "", "rgb", or a list as JSON."""
+    return json.dumps(channels) if isinstance(channels, list) else channels or ""
+
+
+def channels_of_text(text):
+    """The reverse of `channels_as_text`; damaged text stays as it is."""
+    with suppress(ValueError):
+        return json.loads(text)
+    return text
+
+
+def pixel_spacing(record, name):
+    """(row, column) distance in mm between the pixels of a slice; None if unknown.
+
+    Args:
+        record: content of case.json.
+        name: slice name.
+    """
+    entry = record.get("slices", {}).get(name)
+    if not entry or not record.get("spacing"):
+        return None
+    scale = [entry["box"][3] / record["size"], entry["box"][2] / record["size"]]
+    return tuple(np.round(np.multiply(record["spacing"], scale), 6).tolist())
