@@ -92,7 +92,7 @@ def exported(networks, tmp_path_factory):
                 converted[options] = convert_network(network, *options)
             model = compress_weights(converted[options], kind)
             texts = dict.fromkeys(("author", "licence", "description", "input", "output"), "")
-            spec = complete_spec(model, contract, network.output_shape, texts, {"network": title})
+            spec = complete_spec(model, contract, network, texts, {"network": title})
             path = tmp_path_factory.mktemp("exported") / f"model.{contract.format}"
             save_model(spec, model.weights_dir, path)
             made[title, contract, kind] = network, path, contract
