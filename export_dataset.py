@@ -38,7 +38,8 @@ from common.files import natural_key, write_json
 from common.parallel import ordered_map, progress
 from common.replacing import refuse_existing, whole_folder
 from common.slices.case_files import read_case_record
-from common.slices.images import read_pair, read_slice, write_png
+from common.slices.channels import to_draw
+from common.slices.images import read_pair, read_slice, with_channels, write_png
 from common.slices.lists import read_divisions
 from common.slices.masks import class_count_of_files, values_of
 from common.slices.variants import is_variant_folder
@@ -66,7 +67,7 @@ def main():
         write = write_images if ending == ".png" else write_volumes
         write(folder, cases, slices, records, testing)
         about = {
-            "channel_names": {"0": settings.CHANNEL},
+            "channel_names": name_channels(slices, records),
             "labels": labels,
             "numTraining": len(cases) - len(testing),
             "file_ending": ending,
@@ -184,6 +185,14 @@ def count_classes(slices):
     return class_count_of_files(values, settings.LISTS)
 
 
+def name_channels(slices, records):
+    """Channels of dataset.json: dict of number, as text, to name."""
+    x = next(iter(slices))
+    count = len(channels_of(read_slice(x), records[Path(x).parent.parent]))
+    names = ["R", "G", "B"] if count == 3 else [f"{settings.CHANNEL}{number}" for number in range(count)]
+    return {str(number): name for number, name in enumerate(names if count > 1 else [settings.CHANNEL])}
+
+
 def name_labels(classes, records):
     """Labels of dataset.json: dict of name to number.
 
@@ -208,13 +217,14 @@ def name_labels(classes, records):
 
 
 def write_images(folder, cases, slices, records, testing):
-    """Write each slice as a PNG image, and its mask as class numbers."""
+    """Write each slice as a PNG image for each channel, and its mask as class numbers."""
 
     def write(item):
         name, (x,) = item
         images, labels = FOLDERS[name in testing]
         image, mask = read_pair(x, slices[x][0])
-        write_png(folder / images / f"{name}_0000.png", image, atomic=False)
+        for number, channel in enumerate(channels_of(image, records[Path(x).parent.parent])):
+            write_png(folder / images / f"{name}_{number:04d}.png", channel, atomic=False)
         write_png(folder / labels / f"{name}.png", as_numbers(mask), atomic=False)
 
     for _ in progress(ordered_map(write, list(cases.items())), len(cases), "writing"):
@@ -227,10 +237,24 @@ def write_volumes(folder, cases, slices, records, testing):
         record = records[Path(paths[0]).parent.parent]
         pairs = {Path(x).stem: read_pair(x, slices[x][0]) for x in paths}
         images, labels = FOLDERS[name in testing]
-        values = stack_slices(record, {stem: image for stem, (image, _) in pairs.items()})
-        write_volume(values, folder / images / f"{name}_0000.nii.gz")
+        channels = {stem: channels_of(image, record) for stem, (image, _) in pairs.items()}
+        for number in range(len(next(iter(channels.values())))):
+            values = stack_slices(record, {stem: of_slice[number] for stem, of_slice in channels.items()})
+            write_volume(values, folder / images / f"{name}_{number:04d}.nii.gz")
         numbers = stack_slices(record, {stem: as_numbers(mask) for stem, (_, mask) in pairs.items()})
         write_volume(numbers, folder / labels / f"{name}.nii.gz")
+
+
+def channels_of(image, record):
+    """Channels of a slice, a list of (H, H); of neighboring slices only the slice itself, since nnU-Net has the others.
+
+    Args:
+        image: (H, H) or (H, H, C).
+        record: content of case.json.
+    """
+    if neighbors := record.get("neighbors", 0):
+        image = to_draw(image, neighbors)
+    return list(np.moveaxis(with_channels(image), -1, 0))
 
 
 def as_numbers(mask):

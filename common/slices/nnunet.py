@@ -126,7 +126,7 @@ def settings_for(settings):
         Settings, unchanged if IMAGES is no such data set or MASKS is set; and the class names, [] if unknown.
 
     Raises:
-        InputError: as `read_nnunet`, and for volumes, several files of an image, and files in other folders.
+        InputError: as `read_nnunet`, and for volumes, and files in other folders.
     """
     folder = Path(settings.IMAGES or "-")
     if settings.MASKS or not is_nnunet(folder):
@@ -134,16 +134,18 @@ def settings_for(settings):
     data = read_nnunet(folder, settings.MASK_VALUES)
     if not data.is_2d:
         raise InputError(f"{data.path}: contains volumes (found {data.ending}); use 0_import_volumes.py")
-    if data.files_per_case > 1:
-        raise InputError(
-            f"{data.path}: images with several channels are not supported ({data.files_per_case} files an image); keep "
-            f"one, and one name in channel_names"
-        )
-    images, masks = folder / "imagesTr" / f"{{id}}_0000{data.ending}", folder / "labelsTr" / f"{{id}}{data.ending}"
-    for name, ((image,), mask) in data.cases.items():
-        if (str(image), str(mask)) != (str(images).format(id=name), str(masks).format(id=name)):
-            raise InputError(f"{data.path}: dataset: {image} is not {images}; rename the files of {name}")
-    changes = {"IMAGES": str(images), "MASKS": str(masks)}
+    patterns = [f"{{id}}_{channel:04d}" for channel in range(data.files_per_case)]
+    images = [folder / "imagesTr" / f"{pattern}{data.ending}" for pattern in patterns]
+    masks = folder / "labelsTr" / f"{{id}}{data.ending}"
+    for name, (files, mask) in data.cases.items():
+        for file, expected in zip([*files, mask], [*images, masks], strict=True):
+            if str(file) != str(expected).format(id=name):
+                raise InputError(f"{data.path}: dataset: {file} is not {expected}; rename the files of {name}")
+    changes = {"IMAGES": str(images[0]), "MASKS": str(masks)}
+    if len(patterns) > 1:
+        changes |= {"IMAGES": str(folder / "imagesTr"), "CHANNELS": patterns}
+    elif len(data.channels) == 3 and "CHANNELS" not in settings.given:
+        changes["CHANNELS"] = "rgb"
     if "CASE_FROM" not in settings.given and not patients_in(list(data.cases)):
         changes["CASE_FROM"] = "image"
     if settings.MASK_VALUES is None and len(data.labels) == 1:

@@ -382,9 +382,21 @@ def test_a_data_set_of_nnunet(tmp_path, classes):
         )
     (root / "dataset.json").write_text(json.dumps(about | {"channel_names": {"0": "a", "1": "b"}}))
     for name in ("a", "b", "c"):
-        write_image(root / "imagesTr" / f"{name}_0001.png", image)
-    words = "images with several channels are not supported (2 files an image)"
-    assert_refused(SCRIPT, words, IMAGES=root, CASES=tmp_path / "more")
+        write_image(root / "imagesTr" / f"{name}_0001.png", 255 - drawn[name][0])
+    run_here(SCRIPT, IMAGES=root, CASES=tmp_path / "channels", SIZE=32)
+    for name, (image, _) in drawn.items():
+        found = read_image(tmp_path / "channels" / f"case_{name}" / "x" / "0001.tif")
+        np.testing.assert_array_equal(found, np.dstack([image, 255 - image]))
+    (root / "imagesTr" / "b_0001.png").unlink()
+    assert_refused(SCRIPT, "channel_names", IMAGES=root, CASES=tmp_path / "more")
+    for name in ("a", "b", "c"):
+        write_image(root / "imagesTr" / f"{name}_0000.png", np.dstack([drawn[name][0]] * 2 + [255 - drawn[name][0]]))
+        (root / "imagesTr" / f"{name}_0001.png").unlink(missing_ok=True)
+    (root / "dataset.json").write_text(json.dumps(about | {"channel_names": {"0": "R", "1": "G", "2": "B"}}))
+    run_here(SCRIPT, IMAGES=root, CASES=tmp_path / "colors", SIZE=32)
+    for name, (image, _) in drawn.items():
+        found = read_image(tmp_path / "colors" / f"case_{name}" / "x" / "0001.png")
+        np.testing.assert_array_equal(found, np.dstack([255 - image, image, image]))  # OpenCV wrote blue first
     (root / "dataset.json").write_text(json.dumps(about | {"labels": {"background": 0, "liver": 1, "ignore": 2}}))
     assert_refused(SCRIPT, "labels to ignore are not supported", IMAGES=root, CASES=tmp_path / "more")
 

@@ -83,7 +83,9 @@ def test_a_deeply_nested_record_is_refused_in_one_message(tmp_path, depth):
 
 
 def test_a_run_says_what_it_was_trained_on(tmp_path):
-    data = SliceData(classes=3, size=24, inputs=1, bits=8, spacing=[1.0, 2.0], fit="tile", plane="axial", stretched=False)
+    data = SliceData(
+        classes=3, size=24, inputs=1, bits=8, spacing=[1.0, 2.0], fit="tile", plane="axial", stretched=False
+    )
     run = make_run(tmp_path / "run", data)
     assert run.exists and run.data == data and run.settings == {"MODEL": "unet"} and run.crop is None
     assert not run.has_ended, "the page of examples is missing"
