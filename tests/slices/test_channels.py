@@ -218,6 +218,19 @@ def test_sets_with_other_channels_do_not_go_together(tmp_path):
                 assert np.array_equal(training.x[i], read_slice(source))
 
 
+def test_channels_come_back_from_a_data_set_of_nnunet(tmp_path):
+    write_files(tmp_path, 5, 2)
+    prepare(tmp_path, CHANNELS=PATTERNS[:2])
+    run_here("export_dataset.py", LISTS=tmp_path / "lists", OUTPUT=tmp_path / "Dataset001_A")
+    about = json.loads((tmp_path / "Dataset001_A" / "dataset.json").read_text())
+    assert about["channel_names"] == {"0": "gray0", "1": "gray1"}
+    run_here("preprocess/0_import_images.py", IMAGES=tmp_path / "Dataset001_A", CASES=tmp_path / "again", SIZE=32)
+    found = {read_slice(path).tobytes() for path in (tmp_path / "again").glob("*/x/*")}
+    testing = {read_image(path).tobytes() for path in (tmp_path / "Dataset001_A").glob("imagesTs/*_0000.png")}
+    drawn = [blobs(32, number, 2)[0] for number in range(5)]
+    assert testing and found == {image.tobytes() for image in drawn if image[..., 0].tobytes() not in testing}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["rgb", "files"])
 def test_what_no_channel_shows_alone_is_learned(tmp_path, kind):
