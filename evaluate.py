@@ -24,6 +24,8 @@ UNMATCHED: Literal["stop", "skip"] = "stop"  # mask without a partner: "stop", o
 CASE_FROM: Literal["folder", "image"] = "folder"  # "image": each loose image is a case; "folder": they are one
 #   With "folder", names such as P004_s01 tell the case of a loose image.
 NAMES_TABLE: str = ""  # names table of predict.py for numbered predictions; "": none
+IGNORE: types.Gray | None = None  # value in TRUTH of pixels that do not count; None: none
+#   254, as in case folders of an import with IGNORE, never counts.
 IMAGES: str = ""  # images to show errors on, if TRUTH has none: folder of images or volumes
 OUTPUT: types.PathName = "scores"  # where to write the scores
 REPLACE: bool = False  # True: overwrite an existing OUTPUT
@@ -105,6 +107,7 @@ class Evaluation:
             settings.UNMATCHED,
             settings.CASE_FROM,
         )
+        self.pairs = [pair._replace(ignore=settings.IGNORE) for pair in self.pairs]
         own = {"TOLERANCE": settings.TOLERANCE, "SPACING": settings.SPACING}
         cases = {pair.case for pair in self.pairs}
         self.other = read_other(settings.AGAINST, cases, own) if settings.AGAINST else None

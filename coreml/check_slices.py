@@ -9,7 +9,7 @@ from common.errors import InputError
 from common.slices.cases import find_slices
 from common.slices.channels import read_with_channels
 from common.slices.images import images_in, read_image, read_mask, resize, to_unit, with_channels
-from common.slices.masks import class_count, to_classes, values_of
+from common.slices.masks import IGNORED, class_count, is_target, to_classes, values_of
 from common.training.sets import open_set
 
 TRIES_PER_SLICE = 50  # slices to open per slice wanted, in search of some with a mask
@@ -74,7 +74,7 @@ def _gather_from_folder(folder, count, shape, classes):
 
     def has_mask(i):
         mask = mask_of(paths[i])
-        return mask is not None and mask.any()
+        return mask is not None and is_target(mask).any()
 
     def read(path):
         kind = {1: "gray", 3: "rgb"}.get(shape[2])
@@ -90,7 +90,7 @@ def _gather_from_folder(folder, count, shape, classes):
 
 def _to_network_mask(mask, path, shape, classes):
     values = values_of(mask)
-    found = class_count(values, path) if classes == 1 else max(values)
+    found = class_count(values, path) if classes == 1 else max(values - {IGNORED}, default=0)
     if found > classes:
         raise InputError(
             f"SLICES: the mask of {path} does not fit the network (found class {found}, expected up to {classes}); "
@@ -106,7 +106,7 @@ def _gather_from_set(path, count, classes):
             f"SLICES: {path} does not fit the network (found classes: {slices.classes}, expected {classes}); "
             "use masks with the same classes"
         )
-    pairs = [slices.batch([i]) for i in _choose_slices(len(slices), count, lambda i: slices.y[i].any())]
+    pairs = [slices.batch([i]) for i in _choose_slices(len(slices), count, lambda i: is_target(slices.y[i]).any())]
     return [x[0] for x, _ in pairs], [y[0, ..., 0] for _, y in pairs]
 
 

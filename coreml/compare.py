@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from common.scores import count_pixels, mean_dice, scores_of_counts
-from common.slices.masks import class_numbers
+from common.slices.masks import class_numbers, is_target, without_ignored
 from common.words import number_of
 from coreml.convert import layer_of
 
@@ -66,8 +66,8 @@ def compare_on_slices(network, model, contract, images, truths):
         for number in range(1, max(2, channels)):
             counts = count_pixels(masks[1] == number, masks[0] == number)
             pixel_counts[number] = np.add(pixel_counts.get(number, 0), counts)
-        if truth is not None and truth.any():
-            dice_to_truth.append([mean_dice(mask, truth) for mask in masks])
+        if truth is not None and is_target(truth).any():
+            dice_to_truth.append([mean_dice(*without_ignored(mask, truth)) for mask in masks])
         slices += 1
     scores = [scores_of_counts(*counts)["dice"] for counts in pixel_counts.values()]
     scores = [score for score in scores if not np.isnan(score)]

@@ -1,5 +1,6 @@
 """Losses by name: one alone, or a sum, such as "mse", "dice", "mse+dice", "hausdorff+iou", "my.py+dice"."""
 
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -8,7 +9,7 @@ from keras import ops
 from losses import overlap, own, pixel
 from losses.hausdorff import hausdorff
 from losses.metrics import training_metrics  # noqa: F401  (imported from here, like the loss)
-from losses.overlap import one_hot_like
+from losses.overlap import one_hot_like, valid_pixels
 
 TERMS = {
     **{term.__name__: term for term in (pixel.mse, pixel.log_cosh, pixel.kld, pixel.bce, pixel.cce)},
@@ -22,7 +23,7 @@ SERIES = ("mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff")  
 SERIES_STEPS = 10  # batches before the next loss has its turn
 
 
-def get_loss(name, classes=None, axes=2):
+def get_loss(name, classes=None, axes=2, ignores=False):
     """Return the loss for a name.
 
     Args:
@@ -30,6 +31,7 @@ def get_loss(name, classes=None, axes=2):
             joined by "+" are added up.
         classes: number of classes, if known, to refuse losses that do not suit them.
         axes: 2 for slices, 3 for volumes.
+        ignores: whether masks of slices have pixels that are `common.slices.masks.IGNORED` and do not count.
 
     Returns:
         keras.losses.Loss of class numbers and probabilities, shaped as in `losses.overlap`. It is averaged over the
@@ -39,7 +41,7 @@ def get_loss(name, classes=None, axes=2):
         ValueError: for an unknown name, "series" on JAX, "cce" for one class, a loss that does not support volumes, or
             a file that does not work.
     """
-    loss = SegmentationLoss(name)
+    loss = SegmentationLoss(name, ignores)
     terms = name.split("+")
     if classes == 1 and pixel.cce in loss.functions:
         raise ValueError(pixel.CCE_NEEDS_CLASSES)
@@ -55,11 +57,14 @@ def get_loss(name, classes=None, axes=2):
 class SegmentationLoss(keras.losses.Loss):
     """Sum of the losses in `terms`; see `get_loss`.
 
+    With `ignores`, targets and probabilities of ignored pixels are 0 in all channels for the overlap losses and for
+    your own, and losses of pixels are means over the others.
+
     Attributes:
         steps: number of batches so far; "series" uses it to choose the loss. See `follow_steps`.
     """
 
-    def __init__(self, terms="mse+dice", **kwargs):
+    def __init__(self, terms="mse+dice", ignores=False, **kwargs):
         names = terms.split("+")
         unknown = [name for name in names if name not in (*TERMS, "series") and not own.is_own(name)]
         short = [Path(name).stem if own.is_own(name) else name for name in names]
@@ -73,7 +78,7 @@ class SegmentationLoss(keras.losses.Loss):
                 'the loss "series" needs TensorFlow or PyTorch (on JAX, a loss cannot see the step); choose another'
             )
         super().__init__(**{"name": "_".join(short), "dtype": "float32", **kwargs})
-        self.terms = terms
+        self.terms, self.ignores = terms, ignores
         self.functions = [self._function(name) for name in names]
         self.steps = 0
 
@@ -84,20 +89,37 @@ class SegmentationLoss(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         y_pred = ops.cast(y_pred, "float32")
-        targets = one_hot_like(y_true, y_pred)
-        return sum(function(targets, y_pred) for function in self.functions)
+        if not self.ignores:
+            targets = one_hot_like(y_true, y_pred)
+            return sum(function(targets, y_pred) for function in self.functions)
+        valid = valid_pixels(y_true, y_pred)
+        targets = one_hot_like(y_true, y_pred) * valid[..., None]
+        return sum(apply(function, targets, y_pred, valid) for function in self.functions)
 
-    def series(self, targets, probabilities):
+    def series(self, targets, probabilities, valid=None):
         """The loss in SERIES whose turn it is."""
         turn = ops.cast(self.steps, "int32") // SERIES_STEPS % len(SERIES)
-        return ops.switch(turn, [TERMS[name] for name in SERIES], targets, probabilities)
+        functions = [TERMS[name] for name in SERIES]
+        if valid is not None:
+            functions = [partial(apply, function, valid=valid) for function in functions]
+        return ops.switch(turn, functions, targets, probabilities)
 
     def get_config(self):
-        return {"terms": self.terms, "name": self.name, "reduction": self.reduction}
+        config = {"terms": self.terms, "name": self.name, "reduction": self.reduction}
+        return config | ({"ignores": True} if self.ignores else {})
 
     @classmethod
     def from_config(cls, config):
         return cls(**config | {"terms": own.take_copies(config["terms"])})
+
+
+def apply(function, targets, probabilities, valid):
+    """A loss of the pixels of which `valid`, (B, H, W), is 1; targets are 0 elsewhere. See `SegmentationLoss`."""
+    if function in pixel.LOSSES:
+        return function(targets, probabilities, valid)
+    probabilities = probabilities * valid[..., None]
+    takes_valid = function is hausdorff or getattr(function, "__func__", None) is SegmentationLoss.series
+    return function(targets, probabilities, valid) if takes_valid else function(targets, probabilities)
 
 
 def follow_steps(model):

@@ -3,12 +3,15 @@
 from keras import ops
 
 from losses.overlap import foreground, harden
+from losses.pixel import mean_of_pixels
 
 CAP = 101  # pixels; larger distances, and distances to an empty mask, count as this
 
 
-def hausdorff(targets, probabilities):
+def hausdorff(targets, probabilities, valid=None):
     """Mean of (t - p)^2 (dt^2 + dp^2) over pixels and classes; two (B, H, W, C) float32 to (B,).
+
+    With `valid`, see `losses.pixel`, targets and probabilities are 0 elsewhere.
 
     dt and dp are a pixel's distances to the mask and to the thresholded prediction, divided by CAP; see `distances`.
     They have no gradient.
@@ -17,7 +20,7 @@ def hausdorff(targets, probabilities):
     masks = ops.concatenate([foreground(targets), foreground(harden(probabilities))], axis=-1)
     squares = ops.square(distances(ops.stop_gradient(masks)) / CAP)
     dt, dp = ops.split(squares, 2, axis=-1)
-    return ops.mean(errors * (dt + dp), axis=(1, 2, 3))
+    return mean_of_pixels(ops.mean(errors * (dt + dp), axis=-1), valid)
 
 
 def distances(masks, cap=CAP):

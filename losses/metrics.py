@@ -2,14 +2,21 @@
 
 The overlap scores skip images with an empty mask, since their Dice does not measure how well an outline is found.
 With several classes, an image's score is the mean over the classes in its mask. Without any such image the result is
-0. Images with an empty mask have their own metric.
+0. Images with an empty mask have their own metric. With `ignores`, pixels of slices that are IGNORED do not count.
 """
 
 import keras
 from keras import ops
 
 from losses import overlap
-from losses.overlap import foreground, harden, one_hot_like
+from losses.overlap import IGNORED, foreground, harden, one_hot_like, valid_pixels
+
+
+def without_ignored(y_true, *channels):
+    """Channels, each (B, H, W, C), with 0 where the truth, (B, H, W, 1) class numbers, is IGNORED."""
+    valid = valid_pixels(y_true, channels[0])[..., None]
+    return [values * valid for values in channels]
+
 
 SCORES = {"dice": overlap.dice_of_sums, "iou": overlap.iou_of_sums, "rou": overlap.rou_of_sums}
 
@@ -22,12 +29,13 @@ class Overlap(keras.metrics.Metric):
         score: "dice", "iou" or "rou".
         soft: True: use the probabilities unchanged, as the losses do; False: use the most probable class (for one
             class: p > 0.5).
+        ignores: whether masks have pixels that are IGNORED.
         name: metric name; default: the score, prefixed with "soft_" if soft.
     """
 
-    def __init__(self, score="dice", soft=False, name=None, **kwargs):
+    def __init__(self, score="dice", soft=False, ignores=False, name=None, **kwargs):
         super().__init__(name=name or ("soft_" if soft else "") + score, **kwargs)
-        self.score, self.soft = score, soft
+        self.score, self.soft, self.ignores = score, soft, ignores
         self.total = self.add_weight(name="total", initializer="zeros")
         self.count = self.add_weight(name="count", initializer="zeros")
 
@@ -37,6 +45,8 @@ class Overlap(keras.metrics.Metric):
         targets = one_hot_like(y_true, y_pred)
         if not self.soft:
             y_pred = harden(y_pred)
+        if self.ignores:
+            targets, y_pred = without_ignored(y_true, targets, y_pred)
         sums = overlap.overlap_sums(foreground(targets), foreground(y_pred))
         present = ops.cast(sums[1] > 0, self.dtype)
         classes = ops.sum(present, axis=-1)
@@ -48,7 +58,7 @@ class Overlap(keras.metrics.Metric):
         return self.total / ops.maximum(self.count, 1)
 
     def get_config(self):
-        return {**super().get_config(), "score": self.score, "soft": self.soft}
+        return {**super().get_config(), "score": self.score, "soft": self.soft, "ignores": self.ignores}
 
 
 @keras.saving.register_keras_serializable(package="segmentation")
@@ -59,21 +69,31 @@ class FalsePositivesOnEmpty(keras.metrics.Metric):
     of all classes together.
     """
 
-    def __init__(self, name="fpoet", **kwargs):
+    def __init__(self, ignores=False, name="fpoet", **kwargs):
         super().__init__(name=name, **kwargs)
+        self.ignores = ignores
         self.total = self.add_weight(name="total", initializer="zeros")
         self.count = self.add_weight(name="count", initializer="zeros")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
         """Add a batch: class numbers and probabilities, shaped as in `losses.overlap`."""
         predicted = foreground(harden(ops.cast(y_pred, self.dtype)))
-        share = ops.mean(ops.sum(predicted, axis=-1), axis=tuple(range(1, len(predicted.shape) - 1)))
-        empty = ops.cast(ops.logical_not(ops.any(y_true > 0, axis=tuple(range(1, len(y_true.shape))))), self.dtype)
+        pixels, target, size = tuple(range(1, len(predicted.shape) - 1)), y_true > 0, None
+        if self.ignores:
+            target = ops.logical_and(target, y_true != IGNORED)
+            (predicted,) = without_ignored(y_true, predicted)
+            size = ops.maximum(ops.sum(valid_pixels(y_true, predicted), axis=pixels), 1)
+        area = ops.sum(predicted, axis=-1)
+        share = ops.mean(area, axis=pixels) if size is None else ops.sum(area, axis=pixels) / size
+        empty = ops.cast(ops.logical_not(ops.any(target, axis=tuple(range(1, len(y_true.shape))))), self.dtype)
         self.total.assign_add(ops.sum(share * empty))
         self.count.assign_add(ops.sum(empty))
 
     def result(self):
         return self.total / ops.maximum(self.count, 1)
+
+    def get_config(self):
+        return {**super().get_config(), "ignores": self.ignores}
 
 
 @keras.saving.register_keras_serializable(package="segmentation")
@@ -82,12 +102,13 @@ class ClassDice(keras.metrics.Metric):
 
     Args:
         number: class number, from 1.
+        ignores: whether masks have pixels that are IGNORED.
         name: metric name; default: "dice_" and the number.
     """
 
-    def __init__(self, number, name=None, **kwargs):
+    def __init__(self, number, ignores=False, name=None, **kwargs):
         super().__init__(name=name or f"dice_{number}", **kwargs)
-        self.number = number
+        self.number, self.ignores = number, ignores
         self.total = self.add_weight(name="total", initializer="zeros")
         self.count = self.add_weight(name="count", initializer="zeros")
 
@@ -95,6 +116,8 @@ class ClassDice(keras.metrics.Metric):
         """Add a batch: class numbers and probabilities, shaped as in `losses.overlap`."""
         y_pred = ops.cast(y_pred, self.dtype)
         channels = [foreground(values) for values in (one_hot_like(y_true, y_pred), harden(y_pred))]
+        if self.ignores:
+            channels = without_ignored(y_true, *channels)
         sums = overlap.overlap_sums(*(values[..., self.number - 1 : self.number] for values in channels))
         present = ops.cast(sums[1] > 0, self.dtype)
         self.total.assign_add(ops.sum(overlap.dice_of_sums(*sums) * present))
@@ -104,16 +127,17 @@ class ClassDice(keras.metrics.Metric):
         return self.total / self.count
 
     def get_config(self):
-        return {**super().get_config(), "number": self.number}
+        return {**super().get_config(), "number": self.number, "ignores": self.ignores}
 
 
-def training_metrics(classes=1):
+def training_metrics(classes=1, ignores=False):
     """The metrics of every run: dice, iou, rou, fpoet, soft_dice, soft_iou; with several classes also dice_1, ...
 
     Args:
         classes: number of classes without the background.
+        ignores: whether masks have pixels that are `common.slices.masks.IGNORED`.
     """
-    hard = [Overlap(score) for score in SCORES]
-    soft = [Overlap("dice", soft=True), Overlap("iou", soft=True)]
-    by_class = [ClassDice(number) for number in range(1, classes + 1)] if classes > 1 else []
-    return [*hard, FalsePositivesOnEmpty(), *soft, *by_class]
+    hard = [Overlap(score, ignores=ignores) for score in SCORES]
+    soft = [Overlap(score, soft=True, ignores=ignores) for score in ("dice", "iou")]
+    by_class = [ClassDice(number, ignores) for number in range(1, classes + 1)] if classes > 1 else []
+    return [*hard, FalsePositivesOnEmpty(ignores), *soft, *by_class]

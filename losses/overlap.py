@@ -7,12 +7,14 @@ first. Volumes (B, S, H, W, K) have one sigmoid channel per label and none for t
 import keras
 from keras import ops
 
+IGNORED = 254  # as `common.slices.masks.IGNORED`
+
 
 def one_hot_like(y_true, y_pred):
     """Class numbers as channels.
 
     Args:
-        y_true: (B, H, W, 1) or (B, S, H, W, 1), class numbers 0..K of any type.
+        y_true: (B, H, W, 1) or (B, S, H, W, 1), class numbers 0..K of any type, or of slices IGNORED.
         y_pred: (B, H, W, C) or (B, S, H, W, C), probabilities, float.
 
     Returns:
@@ -23,6 +25,11 @@ def one_hot_like(y_true, y_pred):
         return ops.cast(y_true, y_pred.dtype)
     numbers = ops.cast(y_true[..., 0], "int32") - (0 if has_background(y_pred) else 1)  # for -1, all channels are 0
     return ops.one_hot(numbers, channels, dtype=y_pred.dtype)
+
+
+def valid_pixels(y_true, y_pred):
+    """Where the truth is not IGNORED: (B, H, W) of 0 and 1 in the type of y_pred."""
+    return ops.cast(y_true[..., 0] != IGNORED, y_pred.dtype)
 
 
 def harden(probabilities):

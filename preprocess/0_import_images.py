@@ -41,6 +41,8 @@ STRETCH: bool = False  # True: stretch each image's own minimum and maximum to t
 # --- masks
 MASK_VALUES: types.MaskValues | None = None  # map mask values, such as {1: 255}; None: 0 and 255, or class numbers
 COLORS: types.MaskColors = {}  # classes of colored masks, such as {"#ff0000": 1, "#0000ff": 2}
+IGNORE: types.Gray | None = None  # mask value of pixels that count in no loss and no score; None: none
+#   Masks then have 254 there.
 MASK_THRESHOLD: types.Gray | None = None  # mask values above this are foreground (soft or JPEG); None: off
 UNMATCHED: Literal["stop", "skip", "empty"] = "stop"
 # image without a mask: "stop", "skip" it, or "empty": a black mask
@@ -65,10 +67,10 @@ from common.slices.cases import (
 )
 from common.slices.channels import read_with_channels
 from common.slices.finding import IMAGE_ENDINGS, find_images, report_skipped, walk
-from common.slices.images import cut, encode_png, encode_slice, fit_boxes, read_image, refuse_tiny, stretch
+from common.slices.images import cut, encode_png, encode_slice, fit_boxes, refuse_tiny, stretch
 from common.slices.import_notes import Seen
 from common.slices.leftovers import find_earlier_cases
-from common.slices.masks import check_mask_values, class_count, from_colors, gray_mask, map_values, values_of
+from common.slices.masks import class_count, is_target, values_of
 from common.slices.matching import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
@@ -76,6 +78,7 @@ from common.slices.matching import (
     choose_mask_name,
     root_and_name,
 )
+from common.slices.source_masks import read_source_mask
 from common.words import number_of
 
 SCRIPT = "0_import_images.py"  # in case.json
@@ -130,8 +133,11 @@ def check_settings():
         raise SettingError(f"TILE_OVERLAP: expected 0 to {settings.SIZE - 1} (found {settings.TILE_OVERLAP})")
     if settings.MASK_VALUES is not None and settings.MASK_THRESHOLD is not None:
         raise SettingError("MASK_VALUES: cannot be combined with MASK_THRESHOLD; set only one of them")
-    if settings.COLORS and (settings.MASK_VALUES is not None or settings.MASK_THRESHOLD is not None):
-        raise SettingError("COLORS: cannot be combined with MASK_VALUES or MASK_THRESHOLD; set only one of them")
+    others = settings.MASK_VALUES, settings.MASK_THRESHOLD, settings.IGNORE
+    if settings.COLORS and others != (None, None, None):
+        raise SettingError(
+            "COLORS: cannot be combined with MASK_VALUES, MASK_THRESHOLD or IGNORE; set only one of them"
+        )
 
 
 # --- matching images and masks
@@ -203,7 +209,8 @@ def import_image(source, seen):
     image, lost_colors = read_with_channels(source.files, settings.CHANNELS)
     refuse_tiny(image, source.image)
     shape = image.shape[:2]
-    mask = np.zeros(shape, np.uint8) if source.mask is None else prepare_mask(source.mask)
+    how = settings.COLORS, settings.MASK_VALUES, settings.MASK_THRESHOLD, settings.IGNORE
+    mask = np.zeros(shape, np.uint8) if source.mask is None else read_source_mask(source.mask, *how)
     if mask.shape != shape:
         sizes = "{1}x{0} and {3}x{2}".format(*shape, *mask.shape)
         raise InputError(f"{source.image}: size differs from its mask {source.mask} (found {sizes}); replace one")
@@ -221,29 +228,8 @@ def import_image(source, seen):
     seen.ratios.append(max(shape) / min(shape))
     if source.mask:
         seen.values[source.mask] = found
-        seen.shares.append(float((mask > 0).mean()))
+        seen.shares.append(float(is_target(mask).mean()))
     return Imported(slices, values=found)
-
-
-def prepare_mask(path):
-    """Read a mask and map its values.
-
-    Returns:
-        (H, W) uint8.
-    """
-    mask = read_image(path)
-    if settings.COLORS:
-        return from_colors(mask, settings.COLORS, path)
-    mask = gray_mask(mask, path)
-    if settings.MASK_THRESHOLD is not None:
-        return np.where(mask > settings.MASK_THRESHOLD, 255, 0).astype(np.uint8)
-    values = values_of(mask)
-    if settings.MASK_VALUES is not None:
-        if unknown := sorted(values - {0, *settings.MASK_VALUES}):
-            raise InputError(f"{path}: values without an entry in MASK_VALUES (found {unknown[:8]}); add them")
-        return map_values(mask, settings.MASK_VALUES)
-    check_mask_values(values, path)
-    return mask.astype(np.uint8)
 
 
 if __name__ == "__main__":

@@ -50,6 +50,7 @@ PERCENTILES: types.Percentiles = [0.5, 99.5]  # percentiles mapped to black and 
 BITS: Literal[8, 16] = 8  # bit depth of the slices: 8 or 16
 
 # --- labels
+IGNORE: types.Gray | None = None  # label of voxels that count in no loss and no score; None: none
 LABEL_VALUES: types.LabelValues | None = None  # new labels, such as {5: 1, 6: 1}; others become 0; None: keep all
 CLASSES: types.Names | None = None  # segments to use, by name, in class order; None: all
 #   For DICOM SEG, RTSTRUCT and .seg.nrrd. The script prints the names. If segments overlap, the later class wins.
@@ -67,6 +68,7 @@ from common.errors import InputError, SettingError, name_broken
 from common.parallel import ordered_map
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
 from common.slices.images import cut, encode_png, encode_slice, fit_boxes, window_to_gray
+from common.slices.masks import is_target
 from common.slices.nnunet import DATASET
 from common.volumes.datasets import read_data_set
 from common.volumes.finding import find_volumes
@@ -87,7 +89,12 @@ def main():
     cases = {name: Path(settings.CASES, as_case_name(case)) for name, case in names.items()}
     refuse_existing_cases(cases.values(), settings.REPLACE)
     label_files = LabelFiles(
-        labels.values(), settings.CLASSES, settings.LABEL_VALUES, settings.SERIES, dict(enumerate(class_names, 1))
+        labels.values(),
+        settings.CLASSES,
+        settings.LABEL_VALUES,
+        settings.SERIES,
+        dict(enumerate(class_names, 1)),
+        ignore=settings.IGNORE,
     )
     size = f"{settings.SIZE}x{settings.SIZE}"
     count = number_of(len(volumes), "volume")
@@ -203,15 +210,15 @@ def import_volume(source, label_files, labeled):
     masks = np.zeros(values.shape, np.uint8)
     if label_path:
         masks = planes_of(read_labels(label_path, label_files, volume), settings.PLANE)
-    wanted = [i for i in range(len(values)) if settings.SLICES == "all" or masks[i].any()]
-    labeled.append(sum(bool(mask.any()) for mask in masks) / len(masks))
+    wanted = [i for i in range(len(values)) if settings.SLICES == "all" or is_target(masks[i]).any()]
+    labeled.append(sum(bool(is_target(mask).any()) for mask in masks) / len(masks))
     if not wanted:
         raise InputError(f"{path}: no slice has a label; remove the volume, or use --slices all")
     (box,) = fit_boxes(shape, settings.SIZE, settings.FIT)
 
     def make_slice(i):
         mask = np.ascontiguousarray(masks[i])
-        mask = np.where(mask > 0, np.uint8(255), np.uint8(0)) if label_files.largest == 1 else mask
+        mask = np.where(is_target(mask), np.uint8(255), mask) if label_files.largest == 1 else mask
         image = window_to_gray(with_neighbors(values, i, settings.NEIGHBORS), low, high, settings.BITS)
         mask = cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
         return encode_slice(cut(image, box, settings.SIZE)), encode_png(mask), slice_entry(shape, i, box)

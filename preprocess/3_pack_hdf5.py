@@ -7,9 +7,8 @@ Takes   about a second per 1,000 slices of 200x200 on two cores; keeps only a fe
 Datasets: x, (N, size, size, channels), in the number type of the slices; y, (N, size, size, 1); case
 and source, text. Attributes: classes, settings, format, and how the slices were made (spacing,
 window, resampled, plane, fit, stretched, channels, neighbors). Training sets are shuffled once.
-With SHARD_GB or PART, PACKED/shards has the slices, and train.h5 links to them: keep both together.
-PART without SHARD_GB makes one shard per part. After an interruption, the same command makes the
-missing shards.
+With SHARD_GB or PART (then a shard per part), PACKED/shards has the slices, and train.h5 links to
+them: keep both together. After an interruption, the same command makes the missing shards.
 """
 
 import sys
@@ -49,7 +48,7 @@ from common.public_settings import public_settings
 from common.replacing import refuse_existing, whole_entries
 from common.slices.images import read_mask, read_slice
 from common.slices.lists import read_divisions
-from common.slices.masks import class_count, class_count_of_files, values_of
+from common.slices.masks import IGNORED, class_count, class_count_of_files, values_of
 from common.slices.packed import (
     add_attributes,
     fingerprint,
@@ -182,7 +181,7 @@ def pack_division(division, files):
         raise InputError(summarize(problems, "slices cannot be packed"))
     classes = count_classes(values, division)
     for file in files.values():
-        add_attributes(file, classes=classes)
+        add_attributes(file, classes=classes, ignores=IGNORED in values)
 
 
 def count_classes(values, division):
@@ -247,7 +246,7 @@ def join_division(division, files):
     classes = count_classes(values, division)
     for name, file in files.items():
         shards = [(f"{SHARDS}/{s.path.name}", len(s.table)) for s in division.shards if s.name == name]
-        attributes = division.attributes[name] | {"classes": classes}
+        attributes = division.attributes[name] | {"classes": classes, "ignores": IGNORED in values}
         join_shards(file, shards, division.tables[name], division.like, attributes)
 
 

@@ -85,7 +85,7 @@ def measure(training, chosen):
     values = {name: value for name, (value, _) in chosen.items()}
     s = configure(Settings.of("train.py", TRAIN=str(training.path), **values))
     network = build_network(s, training)
-    compile_network(network, s.OPTIMIZER, s.LEARNING_RATE, s.LOSS, usual_jit())
+    compile_network(network, s.OPTIMIZER, s.LEARNING_RATE, s.LOSS, usual_jit(), training.ignores)
     batches = make_batches(s, training, s.BATCH_SIZE)
     numbers = iter(range(10**6))
 

@@ -10,6 +10,7 @@ from common.parallel import ordered_map, progress
 from common.slices.checks import Checked, check_images
 from common.slices.drawing import evenly_spaced
 from common.slices.images import read_pair, to_gray
+from common.slices.masks import IGNORED, is_target
 from common.slices.shifts import Alignment, edges_under_outline
 
 BINS = {8: 256, 16: 1024}  # of the histogram of gray levels, by bit depth
@@ -73,12 +74,12 @@ class DataFacts:
             bins = BINS[checked.bits]
             histogram = cv2.calcHist([image], [0], None, [bins], [0, 2**checked.bits]).ravel().astype(np.int64)
         counts = np.bincount(mask.ravel(), minlength=256)
-        sizes = {1 if value == 255 else value: counts[value] / mask.size for value in checked.values if value}
+        sizes = {1 if value == 255 else value: counts[value] / mask.size for value in checked.values - {0, IGNORED}}
         frame = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
-        inside = mask > 0
+        inside = is_target(mask)
         contrast = float(image[inside].mean() - image[~inside].mean()) if 0 < checked.foreground < 1 else 0.0
         of_image = signature_of(image), edges_under_outline(image, mask)
-        return Facts(checked, histogram, sizes, float((frame > 0).mean()), contrast, *of_image)
+        return Facts(checked, histogram, sizes, float(is_target(frame).mean()), contrast, *of_image)
 
     def _add(self, facts):
         case = facts.checked.case.name

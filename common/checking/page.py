@@ -13,7 +13,7 @@ from common.plots import CLASS_COLORS, PLOT_STYLE, SOFT, svg
 from common.public_settings import without_own_paths
 from common.slices.drawing import draw_outlines, evenly_spaced
 from common.slices.images import encode_jpeg, read_pair, resize
-from common.slices.masks import to_classes
+from common.slices.masks import is_target, to_classes
 from common.streams import one_line
 
 LARGEST = 480  # side of an image in the page, in pixels
@@ -87,7 +87,7 @@ def _to_look_at(slices):
 
 def _for_page(s, caption, classes):
     image, mask = read_pair(s.x, s.y)
-    numbers = (mask > 0).astype(np.uint8) if classes is None else to_classes(mask, classes)
+    numbers = is_target(mask).astype(np.uint8) if classes is None else to_classes(mask, classes)
     side = min(LARGEST, max(len(image), 160))
     picture = draw_outlines(image, numbers)
     return encode_jpeg(resize(picture, (side, side))), caption

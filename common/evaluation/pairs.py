@@ -13,7 +13,7 @@ from common.settings import require_folder
 from common.slices.case_files import is_pseudo_labeled, read_case_record
 from common.slices.cases import find_slices, is_case, is_case_name, match_files
 from common.slices.images import read_image, to_gray
-from common.slices.masks import check_mask_values, class_count, refuse_samples, values_of
+from common.slices.masks import IGNORED, check_mask_values, class_count, refuse_samples, values_of
 from common.slices.matching import MASK_NAMES, patients_in
 from common.slices.preparation import pixel_spacing
 from common.volumes.finding import ending_of, find_volumes, is_volume
@@ -34,6 +34,7 @@ class Pair(NamedTuple):
         name: slice name, or "volume".
         predicted, truth: files.
         spacing: mm between pixels along each axis; None if unknown.
+        ignore: value of true pixels that do not count, besides IGNORED; None: no other.
     """
 
     case: str
@@ -41,6 +42,7 @@ class Pair(NamedTuple):
     predicted: Path
     truth: Path
     spacing: tuple | None
+    ignore: int | None = None
 
     @property
     def is_volume(self):
@@ -220,8 +222,12 @@ def _match(predictions, masks, predicted, truth, unmatched):
 # --- reading
 
 
-def read_mask(path):
+def read_mask(path, ignore=None):
     """Read a mask or label volume.
+
+    Args:
+        path: file.
+        ignore: value of pixels that do not count, which becomes IGNORED; None: none.
 
     Returns:
         (H, W) or (k, j, i) uint8, and its Geometry (None for an image).
@@ -231,10 +237,11 @@ def read_mask(path):
     """
     if not ending_of(path):
         mask = without_color(read_image(path), path)
+        mask = mask if ignore is None else np.where(mask == ignore, mask.dtype.type(IGNORED), mask)
         check_mask_values(values_of(mask), path)
         return mask.astype(np.uint8), None
     image = orient(read_volume(path))  # so that both have their slices in the same order
-    return labels_in(image, path, allow_255=True), Geometry.of(image)
+    return labels_in(image, path, allow_255=True, ignore=ignore), Geometry.of(image)
 
 
 def without_color(picture, path):
@@ -263,7 +270,8 @@ def read_masks(pair):
     Raises:
         InputError: if one is unreadable, or they do not match.
     """
-    (predicted, geometry), (truth, true_geometry) = (read_mask(path) for path in (pair.predicted, pair.truth))
+    predicted, geometry = read_mask(pair.predicted)
+    truth, true_geometry = read_mask(pair.truth, pair.ignore)
     if predicted.shape != truth.shape:
         found, expected = ("x".join(map(str, mask.shape[::-1])) for mask in (predicted, truth))
         raise InputError(
@@ -296,7 +304,7 @@ def count_classes(pairs, values, truth):
     Raises:
         InputError: if true values are not class numbers, or a predicted mask contains other values.
     """
-    known = set().union(*(true_values for _, true_values in values))
+    known = set().union(*(true_values for _, true_values in values)) - {IGNORED}
     volumes = pairs[0].is_volume
     classes = 1 if volumes and known <= {0, 1} else class_count(known, truth)
     allowed = {0, 255} | ({1} if volumes else set()) if classes == 1 else set(range(classes + 1))

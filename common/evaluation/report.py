@@ -14,6 +14,7 @@ from common.scores import SCORES, hausdorff_line
 from common.slices.cases import find_slices
 from common.slices.drawing import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE, paint_errors
 from common.slices.images import encode_jpeg, read_image, resize, to_eight_bit, to_gray, window_to_gray
+from common.slices.masks import without_ignored
 from common.volumes.finding import find_volumes
 from common.volumes.grids import orient
 from common.volumes.intensity import percentiles_of
@@ -74,6 +75,7 @@ def show_errors(pair, background, window, line):
         (H, W, 3) uint8, RGB; small images are enlarged.
     """
     predicted, truth, spacing, _ = read_masks(pair)
+    predicted, truth = without_ignored(predicted, truth)
     if truth.ndim == 3:
         index = int(np.argmax((predicted != truth).sum((1, 2))))
         gray = _slice_of_volume(background, index, window, truth.shape)

@@ -16,7 +16,7 @@ from common.evaluation.summary import interval_of_mean
 from common.parallel import ordered_map, progress
 from common.prediction.ensemble import TRANSFORMS, predict_turned
 from common.scores import count_pixels, scores_of_counts
-from common.slices.masks import class_numbers, clean
+from common.slices.masks import class_numbers, clean, without_ignored
 from common.system_errors import errors_of
 from common.training.calibration import choose_threshold
 from common.training.run_folder import CHECKPOINTS
@@ -227,10 +227,10 @@ class MeanProbabilities:
 
 def count_slice(probabilities, slices, cleanings, i):
     """Rows of counts for slice i, for each cleaning and class."""
-    numbers, truth = class_numbers(probabilities[i]), slices.batch([i])[1][0, ..., 0]
+    numbers, true_numbers = class_numbers(probabilities[i]), slices.batch([i])[1][0, ..., 0]
     rows = []
     for cleaning in cleanings:
-        cleaned = clean(numbers, **cleaning)
+        cleaned, truth = without_ignored(clean(numbers, **cleaning), true_numbers)
         for c in range(1, slices.classes + 1):
             counts = dict(zip(COUNTS, count_pixels(cleaned == c, truth == c), strict=True))
             rows.append({"clean": str(cleaning), "case": slices.case[i], "class": c, **counts})
@@ -239,10 +239,11 @@ def count_slice(probabilities, slices, cleanings, i):
 
 def count_thresholds(probabilities, slices, cleaning, i):
     """Rows of counts for slice i with one class, for each of THRESHOLDS."""
-    truth, rows = slices.batch([i])[1][0, ..., 0] > 0, []
+    true_numbers, rows = slices.batch([i])[1][0, ..., 0], []
     for threshold in THRESHOLDS.tolist():
         cleaned = clean(class_numbers(probabilities[i], threshold), **cleaning)
-        counts = dict(zip(COUNTS, count_pixels(cleaned > 0, truth), strict=True))
+        cleaned, truth = without_ignored(cleaned, true_numbers)
+        counts = dict(zip(COUNTS, count_pixels(cleaned > 0, truth > 0), strict=True))
         rows.append({"threshold": threshold, "case": slices.case[i], **counts})
     return rows
 

@@ -1,6 +1,7 @@
 """Score pairs of masks, and summarize the scores: means with intervals over cases, quartiles and differences."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from common.evaluation.pairs import count_classes, read_masks
 from common.files import read_json
 from common.parallel import ordered_map, progress
 from common.scores import SCORES, count_pixels, scores_of, scores_of_counts, scores_of_surfaces
+from common.slices.masks import IGNORED, without_ignored
 from common.tables import read_table, refuse_duplicates, to_numbers
 from common.words import number_of
 
@@ -78,8 +80,11 @@ def score_pairs(pairs, all_pairs, given_spacing, tolerance):
         spacing = own_spacing if known else (1, 1)
         if given_spacing and not pair.is_volume:
             spacing = given_spacing
-        classes = ({1 if value == 255 else value for value in set().union(*values)} | {1}) - {0}
-        rows = [score_class(pair, c, predicted == c, truth == c, spacing, tolerance) for c in sorted(classes)]
+        classes = ({1 if value == 255 else value for value in set().union(*values)} | {1}) - {0, IGNORED}
+        pixels = int(np.count_nonzero(truth != IGNORED))
+        predicted, truth = without_ignored(predicted, truth)
+        of_class = partial(score_class, pixels=pixels, spacing=spacing, tolerance=tolerance)
+        rows = [of_class(pair, c, predicted == c, truth == c) for c in sorted(classes)]
         return [rows, list(map(sorted, values))]
 
     return list(progress(ordered_map(score, pairs), len(pairs), "scoring"))
@@ -90,15 +95,15 @@ def knows_spacing(pairs, given_spacing):
     return pairs[0].is_volume or bool(given_spacing) or None not in {pair.spacing for pair in pairs}
 
 
-def score_class(pair, number, predicted, truth, spacing, tolerance):
+def score_class(pair, number, predicted, truth, pixels, spacing, tolerance):
     counts = count_pixels(predicted, truth)
     return {
         "case": pair.case,
         "image": pair.name,
-        **scores_of_counts(*counts, truth.size),
+        **scores_of_counts(*counts, pixels),
         **scores_of_surfaces(predicted, truth, spacing, tolerance),
         "class": number,
-        **dict(zip(COUNTS, (*counts, truth.size), strict=True)),
+        **dict(zip(COUNTS, (*counts, pixels), strict=True)),
         "element": float(np.prod(spacing)),
     }
 

@@ -7,7 +7,7 @@ import numpy as np
 from common.scores import mean_dice
 from common.slices.drawing import PREDICTED_COLOR, TRUTH_COLOR, draw_planes, draw_truth_and_prediction, first_and_last
 from common.slices.images import to_eight_bit
-from common.slices.masks import class_numbers
+from common.slices.masks import class_numbers, is_target, without_ignored
 from common.training.calibration import Calibrator
 from common.training.report import finish_report
 from common.training.trained_models import load_network
@@ -65,8 +65,8 @@ def _slices(dataset, model, batch_size, count, seen):
         predicted = np.asarray(model.predict_on_batch(x), np.float32)
         for i, mask, probabilities in zip(indices.tolist(), y[..., 0], predicted, strict=True):
             seen(probabilities, mask, dataset.case[i])
-            if mask.any():
-                scores[i] = mean_dice(class_numbers(probabilities), mask)
+            if is_target(mask).any():
+                scores[i] = mean_dice(*without_ignored(class_numbers(probabilities), mask))
     pictures = []
     for i in first_and_last(sorted(scores, key=scores.get), count):
         x, y = dataset.batch([i])

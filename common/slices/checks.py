@@ -13,7 +13,7 @@ from common.slices.case_files import read_case_record
 from common.slices.cases import pair_up
 from common.slices.finding import report_skipped
 from common.slices.images import read_pair, with_channels
-from common.slices.masks import check_mask_values, values_of
+from common.slices.masks import check_mask_values, is_target, values_of
 
 
 class Pair(NamedTuple):
@@ -106,7 +106,7 @@ def check_images(pair, image, mask):
     check_mask_values(values, pair.y)
     digest = hashlib.blake2b(image, digest_size=16).digest() if np.ptp(image) else b""
     channels = with_channels(image).shape[2]
-    return Checked(*pair, len(image), 8 * image.itemsize, values, float((mask > 0).mean()), digest, channels)
+    return Checked(*pair, len(image), 8 * image.itemsize, values, float(is_target(mask).mean()), digest, channels)
 
 
 def find_differences(slices, where):

@@ -5,7 +5,7 @@ import numpy as np
 
 from common.files import natural_key
 from common.slices.images import read_mask, read_slice, resize, to_eight_bit
-from common.slices.masks import to_classes
+from common.slices.masks import is_target, to_classes
 from common.streams import one_line
 
 # RGB colors of classes 1, 2, ... (Okabe and Ito, safe for color-blind readers).
@@ -39,7 +39,7 @@ def draw_outlines(image, numbers, colors=CLASS_COLORS):
         (H, W, 3) uint8, RGB.
     """
     picture = as_rgb(image)
-    for number in np.unique(numbers[numbers > 0]):
+    for number in np.unique(numbers[is_target(numbers)]):
         contours = cv2.findContours((numbers == number).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
         cv2.drawContours(picture, contours, -1, colors[(int(number) - 1) % len(colors)], 1)
     return picture
@@ -54,7 +54,7 @@ def paint(image, numbers, opacity=0.4, colors=CLASS_COLORS):
     """Paint a mask over a slice in translucent colors; arguments and result as in `draw_outlines`."""
     picture = as_rgb(image)
     palette = np.array(colors, np.float32)
-    inside = numbers > 0
+    inside = is_target(numbers)
     tints = palette[(numbers[inside].astype(int) - 1) % len(palette)]
     picture[inside] = np.rint((1 - opacity) * picture[inside] + opacity * tints)
     return picture

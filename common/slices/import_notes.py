@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from common.errors import InputError
-from common.slices.masks import class_count_of_files
+from common.slices.masks import IGNORED, class_count_of_files
 from common.words import number_of
 
 OBLONG = 1.1  # long side over short side from which squeezing to a square changes shapes
@@ -34,7 +34,7 @@ class Seen(NamedTuple):
             where: folder of the masks, for messages.
         """
         class_count_of_files(self.values, where)
-        if len(self.values) > 1 and not any(found - {0} for found in self.values.values()):
+        if len(self.values) > 1 and not any(found - {0, IGNORED} for found in self.values.values()):
             raise InputError(
                 f"MASKS: every mask in {where} is empty (found {number_of(len(self.values), 'mask')} without a pixel "
                 "above 0); pass the folder of the masks, or a pattern of their names"

@@ -8,6 +8,7 @@ from common.errors import InputError, summarize
 from common.slices.images import to_gray
 from common.words import number_of
 
+IGNORED = 254  # value of pixels, in masks and as class number, that count in no loss and in no score
 BLACK, MOST_COLORS = "#000000", 6  # background of colored masks; colors in a message
 
 # --- values
@@ -36,8 +37,9 @@ def check_mask_values(values, where):
         where: file or folder, for the message.
 
     Raises:
-        InputError: unless the values are within {0, 255} or all under 100.
+        InputError: unless the values, apart from IGNORED, are within {0, 255} or all under 100.
     """
+    values = values - {IGNORED}
     if values <= {0, 255} or max(values) < 100:
         return
     raise InputError(
@@ -54,12 +56,13 @@ def class_count(values, where):
         where: file or folder, for the message.
 
     Returns:
-        1 for values within {0, 255}; K for class numbers 0..K with K at least 2.
+        1 for values within {0, 255}; K for class numbers 0..K with K at least 2. IGNORED does not count.
 
     Raises:
         InputError: for any other values.
     """
     check_mask_values(values, where)
+    values = values - {IGNORED}
     if values <= {0, 255}:
         return 1
     if values <= {0, 1}:
@@ -80,7 +83,7 @@ def class_count_of_files(values, where):
         return class_count(frozenset().union(*values.values()), where)
     except InputError as error:
         full = [file for file, found in values.items() if 255 in found]
-        numbered = [file for file, found in values.items() if found - {0, 255}]
+        numbered = [file for file, found in values.items() if found - {0, 255, IGNORED}]
         if not (full and numbered):
             files = ", ".join(map(str, numbered[:10])) + (", ..." if len(numbered) > 10 else "")
             raise InputError(f"{error} (in {len(numbered)} of {number_of(len(values), 'mask')}: {files})") from None
@@ -183,8 +186,25 @@ def map_values(mask, mapping):
 
 
 def to_classes(masks, classes):
-    """Convert masks from files to class numbers 0..K, same shape; with one class, 255 becomes 1."""
-    return (masks > 127).astype(np.uint8) if classes == 1 else masks
+    """Convert masks from files to class numbers 0..K and IGNORED, same shape; with one class, 255 becomes 1."""
+    if classes > 1:
+        return masks
+    numbers = (masks > 127).astype(np.uint8)
+    numbers[masks == IGNORED] = IGNORED
+    return numbers
+
+
+def is_target(masks):
+    """Whether each pixel of a mask, or of class numbers, belongs to a class."""
+    return (masks > 0) & (masks != IGNORED)
+
+
+def without_ignored(predicted, truth):
+    """Predicted and true class numbers, with background in both where the truth is IGNORED."""
+    ignored = truth == IGNORED
+    if not ignored.any():
+        return predicted, truth
+    return np.where(ignored, 0, predicted), np.where(ignored, 0, truth)
 
 
 def from_classes(numbers, classes):

@@ -47,6 +47,7 @@ class PackedSlices(NamedTuple):
         in_memory: whether x and y are arrays.
         preparation: dict with the keys of `common.slices.preparation.UNKNOWN`.
         division: identity of the division that the set belongs to; "" if unknown.
+        ignores: whether masks have pixels that are `common.slices.masks.IGNORED`.
     """
 
     x: object
@@ -57,6 +58,7 @@ class PackedSlices(NamedTuple):
     in_memory: bool
     preparation: dict
     division: str
+    ignores: bool = False
 
 
 def read_packed(path, file, memory_gb, classes=None):
@@ -96,8 +98,8 @@ def _read_packed(path, file, memory_gb, classes):
     classes = file.attrs.get("classes", classes)
     if classes is None:  # AIS file
         classes = class_count(set().union(*(values_of(y[i]) for i in range(y.shape[0]))), path)
-    division = str(text_of(file.attrs.get("division", "")))
-    return PackedSlices(x, y, case, source, int(classes), in_memory, _read_preparation(path, file), division)
+    division, ignores = str(text_of(file.attrs.get("division", ""))), bool(file.attrs.get("ignores", False))
+    return PackedSlices(x, y, case, source, int(classes), in_memory, _read_preparation(path, file), division, ignores)
 
 
 def _read_texts(path, file, name, count):

@@ -34,7 +34,7 @@ def autotune(settings, training, devices):
     def compiled(jit=None):
         model = build_network(settings, training)
         jit = usual_jit() if jit is None else jit
-        compile_network(model, settings.OPTIMIZER, settings.LEARNING_RATE, settings.LOSS, jit)
+        compile_network(model, settings.OPTIMIZER, settings.LEARNING_RATE, settings.LOSS, jit, training.ignores)
         return model
 
     def batch(size):

@@ -9,6 +9,7 @@ import numpy as np
 import scipy  # loads scipy.optimize at first use, so that importers start faster
 
 from common.files import file_digest
+from common.slices.masks import IGNORED
 from common.training.run_folder import Run
 from common.training.run_records import Calibration
 from common.words import number_of
@@ -49,6 +50,8 @@ class Calibrator:
         """
         channels = probabilities.shape[-1]
         probabilities = np.nan_to_num(np.asarray(probabilities, np.float32), nan=0.0)
+        if (ignored := truth == IGNORED).any():
+            probabilities, truth = probabilities[~ignored], truth[~ignored]
         if truth.any() and not self.exclusive:
             key = case if self.by_case else len(self.dice)
             self.dice[key] = self.dice.get(key, 0) + dice_by_threshold(probabilities, truth)

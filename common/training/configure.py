@@ -311,7 +311,8 @@ def make_model(settings, training, validation, used):
                 return resumed, log
         if settings.MODE == "retrain":
             take_weights(model, load_network(model_file(settings.RUN)), settings.RUN)
-        compile_network(model, settings.OPTIMIZER, settings.LEARNING_RATE, settings.LOSS, settings.JIT)
+        ignores = training.ignores or (validation is not None and validation.ignores)
+        compile_network(model, settings.OPTIMIZER, settings.LEARNING_RATE, settings.LOSS, settings.JIT, ignores)
         return model, Log()
 
 

@@ -11,7 +11,7 @@ from losses import follow_steps, get_loss, training_metrics
 SCHEDULES = ("constant", "poly", "graph", "cosine")
 
 
-def compile_network(model, optimizer, rate, loss, jit):
+def compile_network(model, optimizer, rate, loss, jit, ignores=False):
     """Compile a model for training.
 
     Args:
@@ -19,13 +19,14 @@ def compile_network(model, optimizer, rate, loss, jit):
         optimizer, rate: as in `make_optimizer`.
         loss: as in `losses.get_loss`.
         jit: whether to compile with XLA or PyTorch's compiler.
+        ignores: whether masks have pixels that do not count; see `losses.get_loss`.
     """
     channels = model.output_shape[-1]
     classes = channels - 1 if len(model.output_shape) == 4 and channels > 1 else channels  # slices: with background
     model.compile(
         optimizer=make_optimizer(optimizer, rate),
-        loss=get_loss(loss),
-        metrics=training_metrics(classes),
+        loss=get_loss(loss, ignores=ignores),
+        metrics=training_metrics(classes, ignores),
         jit_compile=jit,
     )
     model.optimizer.build(model.trainable_variables)  # otherwise the first step builds it, and is traced twice

@@ -13,6 +13,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.settings import FORMAT, REASONS
+from common.slices.masks import is_target
 from common.words import number_of
 
 SMALLEST_SIDE = 64  # pixels; the encoder of pretrained_unet halves the size five times
@@ -98,7 +99,7 @@ def read_facts(training, validation):
 def shares_of_foreground(slices, most):
     """Share of foreground pixels of up to `most` masks of a SliceSet, at equal distances; list of floats, 0..1."""
     masks = (slices.y[i] for i in np.unique(np.linspace(0, len(slices) - 1, min(most, len(slices))).astype(int)))
-    return [float(np.count_nonzero(mask)) / mask.size for mask in masks]
+    return [float(np.count_nonzero(is_target(mask))) / mask.size for mask in masks]
 
 
 def network_of(facts):

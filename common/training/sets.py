@@ -20,7 +20,7 @@ from common.slices.channels import to_draw
 from common.slices.hdf5 import damage_as_error, open_hdf5
 from common.slices.images import read_mask, read_pair, read_slice, shapes_of, to_unit, with_channels
 from common.slices.lists import read_list, slice_identity
-from common.slices.masks import class_count, to_classes, values_of
+from common.slices.masks import IGNORED, class_count, is_target, to_classes, values_of
 from common.slices.packed import LazyRows, read_packed
 from common.slices.preparation import channels_of_text, common_preparation
 from common.training.augmentation import make_augmentation
@@ -37,12 +37,14 @@ class TrainingSet(Protocol):
         classes: 1, or K for class numbers 0..K.
         shape: shape of an item, (height, width, channels) or (None, None, None, channels).
         division: identity of the division of a packed set; "" if unknown.
+        ignores: whether masks have pixels that are `common.slices.masks.IGNORED`.
     """
 
     axes: int
     classes: int
     shape: tuple
     division: str
+    ignores: bool
 
     def __len__(self):
         """Number of items."""
@@ -150,14 +152,15 @@ class SliceSet:
         in_memory: whether x and y are arrays.
         preparation: result of `common.slices.preparation.common_preparation`.
         division: identity of the division of a packed set; "" if unknown.
+        ignores: whether masks have pixels that are IGNORED.
     """
 
     axes = 2
 
-    def __init__(self, path, x, y, case, source, classes, in_memory, preparation, division=""):
+    def __init__(self, path, x, y, case, source, classes, in_memory, preparation, division="", ignores=False):
         self.path, self.x, self.y, self.case, self.source = path, x, y, case, source
         self.classes, self.in_memory, self.preparation = int(classes), in_memory, preparation
-        self.division = division
+        self.division, self.ignores = division, ignores
 
     def __len__(self):
         return len(self.case)
@@ -174,12 +177,12 @@ class SliceSet:
 
     def has_foreground(self):
         """Whether any mask has foreground."""
-        return any(self.y[i].any() for i in range(len(self)))
+        return any(is_target(self.y[i]).any() for i in range(len(self)))
 
     @functools.cached_property
     def with_foreground(self):
         """Whether each mask has foreground, (N,) bool; read once."""
-        return np.array([self.y[i].any() for i in range(len(self))])
+        return np.array([is_target(self.y[i]).any() for i in range(len(self))])
 
     def item_keys(self):
         """Identity of each slice as a list of str, equal for its variants; "" if unknown."""
@@ -386,7 +389,8 @@ def _open_list(path, memory_gb, classes):
         values |= values_of(pair[1])
     if problems:
         raise InputError(summarize(problems, f"slices of {path} cannot be used"))
-    if not (classes and 1 < classes >= max(values)):
+    if not (classes and 1 < classes >= max(values - {IGNORED}, default=0)):
         classes = class_count(values, path)
     preparation = common_preparation(table)
-    return SliceSet(path, x, y, list(table["case"]), list(table["x"]), classes, in_memory, preparation)
+    texts = list(table["case"]), list(table["x"])
+    return SliceSet(path, x, y, *texts, classes, in_memory, preparation, ignores=IGNORED in values)

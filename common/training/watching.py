@@ -6,7 +6,7 @@ import numpy as np
 from common.files import remove, whole_file
 from common.slices.drawing import contact_sheet, draw_truth_and_prediction, evenly_spaced
 from common.slices.images import encode_jpeg, to_eight_bit
-from common.slices.masks import class_numbers
+from common.slices.masks import class_numbers, is_target
 
 WATCHED = 4  # slices
 SIDE = 200  # pixels of each in the strip
@@ -24,7 +24,9 @@ class Watched:
     def __init__(self, run, validation):
         self.run, self.validation, self.indices = run, validation, []
         if validation is not None and validation.axes == 2:
-            filled = [i for i in evenly_spaced(list(range(len(validation))), 50 * WATCHED) if validation.y[i].any()]
+            filled = [
+                i for i in evenly_spaced(list(range(len(validation))), 50 * WATCHED) if is_target(validation.y[i]).any()
+            ]
             self.indices = evenly_spaced(filled, WATCHED)
 
     def draw(self, model, epoch):

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from common.errors import InputError, SettingError
 from common.parallel import progress
+from common.slices.masks import is_target
 from common.volumes import slicer_files
 from common.volumes.finding import dicom_labels_in
 from common.volumes.grids import Geometry, image_at
@@ -22,6 +23,7 @@ class LabelFiles:
         label_values: setting LABEL_VALUES; None: values are labels.
         series: as for `common.volumes.reading.read_volume`.
         names: dict of label number to name, of a data set; None or empty: any numbers.
+        ignore: value of voxels of label volumes that do not count; None: none.
         survey: whether to read label volumes without names too, for `largest`.
 
     Attributes:
@@ -33,12 +35,12 @@ class LabelFiles:
         InputError: if there are too many names.
     """
 
-    def __init__(self, paths, classes=None, label_values=None, series=None, names=None, survey=True):
+    def __init__(self, paths, classes=None, label_values=None, series=None, names=None, survey=True, ignore=None):
         if classes and label_values is not None:
             raise SettingError("CLASSES: set together with LABEL_VALUES; use names or numbers, not both")
         if len({as_key(name) for name in classes or []}) < len(classes or []):
             raise SettingError(f"CLASSES: a name is listed twice (found {classes}); list each name once")
-        self.label_values, self.series, self.names = label_values, series, names
+        self.label_values, self.series, self.names, self.ignore = label_values, series, names, ignore
         self.largest, self.overlaps = 1, []
         self.segments, self.failed = {}, {}
         paths = list(paths)
@@ -47,7 +49,8 @@ class LabelFiles:
                 if segments := segments_in(path):
                     self.segments[path] = segments
                 elif survey:
-                    self.largest = max(self.largest, int(self._labels_in(read_volume(path, series), path).max()))
+                    labels = self._labels_in(read_volume(path, series), path)
+                    self.largest = max(self.largest, int(labels[is_target(labels)].max(initial=0)))
             except InputError as error:
                 self.failed[path] = str(error)
         if classes and not self.segments and not self.failed:
@@ -83,7 +86,7 @@ class LabelFiles:
         return image
 
     def _labels_in(self, image, path):
-        return labels_in(image, path, self.label_values, self.names)
+        return labels_in(image, path, self.label_values, self.names, ignore=self.ignore)
 
     def note_on_overlap(self):
         """What a user should know about voxels in several segments, or ""."""

@@ -5,7 +5,7 @@ import SimpleITK as sitk
 
 from common.errors import InputError
 from common.slices.images import paste
-from common.slices.masks import clean
+from common.slices.masks import IGNORED, clean
 from common.volumes.grids import Geometry, image_at, onto_grid
 from common.volumes.slicing import planes_of
 from common.volumes.writing import write_volume
@@ -14,7 +14,7 @@ MAX_LABEL = 99
 SAMPLES = 500  # voxel positions to pack per label, as crop centers
 
 
-def labels_in(image, path, label_values=None, names=None, allow_255=False):
+def labels_in(image, path, label_values=None, names=None, allow_255=False, ignore=None):
     """Check and map the labels of a volume.
 
     Args:
@@ -24,14 +24,22 @@ def labels_in(image, path, label_values=None, names=None, allow_255=False):
             are labels.
         names: dict of expected label to name; None or empty: 0 to MAX_LABEL.
         allow_255: whether to accept 0 and 255 too, for evaluate.py, which has no LABEL_VALUES.
+        ignore: value of voxels that do not count; None: none.
 
     Returns:
-        (k, j, i) uint8 array.
+        (k, j, i) uint8 array; `common.slices.masks.IGNORED` where voxels do not count.
 
     Raises:
         InputError: if a value is not a label.
     """
     values = sitk.GetArrayViewFromImage(image)
+    if ignore is not None and (ignored := values == ignore).any():
+        others = np.where(ignored, values.dtype.type(0), values)
+        return np.where(ignored, np.uint8(IGNORED), _checked(others, path, label_values, names, allow_255))
+    return _checked(values, path, label_values, names, allow_255)
+
+
+def _checked(values, path, label_values, names, allow_255):
     is_whole = values.dtype.kind != "f" or np.array_equal(values, np.rint(values))
     if label_values is not None and is_whole:
         mapped = np.zeros(values.shape, np.uint8)
