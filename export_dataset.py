@@ -41,7 +41,7 @@ from common.slices.case_files import read_case_record
 from common.slices.channels import to_draw
 from common.slices.images import read_pair, read_slice, with_channels, write_png
 from common.slices.lists import read_divisions
-from common.slices.masks import class_count_of_files, values_of
+from common.slices.masks import IGNORED, class_count_of_files, values_of
 from common.slices.variants import is_variant_folder
 from common.volumes.slicing import stack_slices
 from common.volumes.writing import write_volume
@@ -58,14 +58,14 @@ def main():
     cases, ending = group(slices, records)
     splits = make_splits(divisions, cases)
     testing = {name for name, members in cases.items() if slices[members[0]][1]}
-    classes = count_classes(slices)
-    labels = name_labels(classes, records)
+    classes, ignores = count_classes(slices)
+    labels = name_labels(classes, records) | ({"ignore": classes + 1} if ignores else {})
     print(f"exporting {number_of(len(cases), 'case')} ({ending}) to {settings.OUTPUT}", flush=True)
     with whole_folder(settings.OUTPUT, settings.REPLACE) as folder:
         for name in ("imagesTr", "labelsTr", *(FOLDERS[True] if testing else ())):
             (folder / name).mkdir()
         write = write_images if ending == ".png" else write_volumes
-        write(folder, cases, slices, records, testing)
+        write(folder, cases, slices, records, testing, classes)
         about = {
             "channel_names": name_channels(slices, records),
             "labels": labels,
@@ -168,7 +168,7 @@ def make_splits(divisions, cases):
 
 
 def count_classes(slices):
-    """Number of classes in all masks."""
+    """Number of classes in all masks, and whether pixels are IGNORED."""
     problems, first, values = [], None, {}
 
     def check(item):
@@ -182,7 +182,7 @@ def count_classes(slices):
         values[y] = of_mask or frozenset()
     if problems:
         raise InputError(summarize(problems, "slices cannot be used"))
-    return class_count_of_files(values, settings.LISTS)
+    return class_count_of_files(values, settings.LISTS), any(IGNORED in found for found in values.values())
 
 
 def name_channels(slices, records):
@@ -216,7 +216,7 @@ def name_labels(classes, records):
 # --- writing
 
 
-def write_images(folder, cases, slices, records, testing):
+def write_images(folder, cases, slices, records, testing, classes):
     """Write each slice as a PNG image for each channel, and its mask as class numbers."""
 
     def write(item):
@@ -225,13 +225,13 @@ def write_images(folder, cases, slices, records, testing):
         image, mask = read_pair(x, slices[x][0])
         for number, channel in enumerate(channels_of(image, records[Path(x).parent.parent])):
             write_png(folder / images / f"{name}_{number:04d}.png", channel, atomic=False)
-        write_png(folder / labels / f"{name}.png", as_numbers(mask), atomic=False)
+        write_png(folder / labels / f"{name}.png", as_numbers(mask, classes), atomic=False)
 
     for _ in progress(ordered_map(write, list(cases.items())), len(cases), "writing"):
         pass
 
 
-def write_volumes(folder, cases, slices, records, testing):
+def write_volumes(folder, cases, slices, records, testing, classes):
     """Write the slices of each case as a NIfTI volume, and their masks as a label volume."""
     for name, paths in progress(cases.items(), len(cases), "writing"):
         record = records[Path(paths[0]).parent.parent]
@@ -241,7 +241,7 @@ def write_volumes(folder, cases, slices, records, testing):
         for number in range(len(next(iter(channels.values())))):
             values = stack_slices(record, {stem: of_slice[number] for stem, of_slice in channels.items()})
             write_volume(values, folder / images / f"{name}_{number:04d}.nii.gz")
-        numbers = stack_slices(record, {stem: as_numbers(mask) for stem, (_, mask) in pairs.items()})
+        numbers = stack_slices(record, {stem: as_numbers(mask, classes) for stem, (_, mask) in pairs.items()})
         write_volume(numbers, folder / labels / f"{name}.nii.gz")
 
 
@@ -257,9 +257,9 @@ def channels_of(image, record):
     return list(np.moveaxis(with_channels(image), -1, 0))
 
 
-def as_numbers(mask):
-    """Class numbers of a mask of 0 and 255, or of class numbers."""
-    return np.where(mask == 255, np.uint8(1), mask)
+def as_numbers(mask, classes):
+    """Class numbers of a mask of 0 and 255, or of class numbers; the one after the last class where it is IGNORED."""
+    return np.where(mask == 255, np.uint8(1), np.where(mask == IGNORED, np.uint8(classes + 1), mask))
 
 
 if __name__ == "__main__":

@@ -49,6 +49,7 @@ class NnunetData(NamedTuple):
         labels: dict of label number to name, without the background.
         ending: ending of all files, such as ".nii.gz".
         cases: dict of case name to (list of Paths of the channels, Path of the labels), in natural order.
+        ignored: number of the label to ignore; None: none.
     """
 
     path: Path
@@ -56,6 +57,7 @@ class NnunetData(NamedTuple):
     labels: dict
     ending: str
     cases: dict
+    ignored: int | None = None
 
     @property
     def is_2d(self):
@@ -77,12 +79,13 @@ def is_nnunet(folder):
     return isinstance(content, dict) and bool({"channel_names", "file_ending"} & set(content))
 
 
-def read_nnunet(folder, label_values=None):
+def read_nnunet(folder, label_values=None, ignore=False):
     """Find the training cases of a data set.
 
     Args:
         folder: Path with dataset.json.
         label_values: setting LABEL_VALUES or MASK_VALUES, which makes labels of regions and labels to ignore usable.
+        ignore: whether the caller can ignore a label.
 
     Returns:
         NnunetData.
@@ -92,9 +95,12 @@ def read_nnunet(folder, label_values=None):
     """
     path = Path(folder, DATASET)
     content = NnunetFile.check(read_json(path), path)
+    of_file, ignored = dict(content.labels), None
+    if ignore and isinstance(of_file.get("ignore"), int):
+        ignored = of_file.pop("ignore")
     if label_values is None:
-        _refuse_special_labels(path, content.labels)
-    numbers = {name: number for name, number in content.labels.items() if isinstance(number, int) and number}
+        _refuse_special_labels(path, of_file)
+    numbers = {name: number for name, number in of_file.items() if isinstance(number, int) and number}
     labels = {number: name for name, number in sorted(numbers.items(), key=lambda pair: pair[1])}
     if content.dataset is not None:
         cases = {
@@ -113,7 +119,7 @@ def read_nnunet(folder, label_values=None):
     if not in_one and counts != {len(channels)}:
         found = " or ".join(map(str, sorted(counts)))
         raise InputError(f"{path}: channel_names: expected as many as files of a case ({found} files, {len(channels)})")
-    return NnunetData(path, channels, labels, content.file_ending, cases)
+    return NnunetData(path, channels, labels, content.file_ending, cases, ignored)
 
 
 def settings_for(settings):
@@ -131,7 +137,7 @@ def settings_for(settings):
     folder = Path(settings.IMAGES or "-")
     if settings.MASKS or not is_nnunet(folder):
         return settings, []
-    data = read_nnunet(folder, settings.MASK_VALUES)
+    data = read_nnunet(folder, settings.MASK_VALUES, ignore=True)
     if not data.is_2d:
         raise InputError(f"{data.path}: contains volumes (found {data.ending}); use 0_import_volumes.py")
     patterns = [f"{{id}}_{channel:04d}" for channel in range(data.files_per_case)]
@@ -150,6 +156,8 @@ def settings_for(settings):
         changes["CASE_FROM"] = "image"
     if settings.MASK_VALUES is None and len(data.labels) == 1:
         changes["MASK_VALUES"] = {1: 255}
+    if data.ignored and settings.IGNORE is None:
+        changes["IGNORE"] = data.ignored
     names = [] if settings.MASK_VALUES else list(data.labels.values())
     return settings.replace(f"{DATASET} of nnU-Net", **changes), names
 

@@ -397,8 +397,25 @@ def test_a_data_set_of_nnunet(tmp_path, classes):
     for name, (image, _) in drawn.items():
         found = read_image(tmp_path / "colors" / f"case_{name}" / "x" / "0001.png")
         np.testing.assert_array_equal(found, np.dstack([255 - image, image, image]))  # OpenCV wrote blue first
-    (root / "dataset.json").write_text(json.dumps(about | {"labels": {"background": 0, "liver": 1, "ignore": 2}}))
-    assert_refused(SCRIPT, "labels to ignore are not supported", IMAGES=root, CASES=tmp_path / "more")
+    labels = {name: number for name, number in about["labels"].items() if number <= 1} | {"ignore": 2}
+    (root / "dataset.json").write_text(json.dumps(about | {"labels": labels}))
+    for name, (_, mask) in drawn.items():
+        write_image(root / "imagesTr" / f"{name}_0000.png", drawn[name][0])
+        numbers = (mask > 0).astype(np.uint8)
+        numbers[:3] = 2
+        write_image(root / "labelsTr" / f"{name}.png", numbers)
+    run_here(SCRIPT, IMAGES=root, CASES=tmp_path / "ignored", SIZE=32)
+    for name, (_, mask) in drawn.items():
+        found = read_image(tmp_path / "ignored" / f"case_{name}" / "y" / "0001.png")
+        expected = np.where(mask > 0, 255, 0)
+        expected[:3] = 254
+        np.testing.assert_array_equal(found, expected)
+    run_here("preprocess/2_write_lists.py", CASES=tmp_path / "ignored", LISTS=tmp_path / "lists", TEST_SHARE=0)
+    run_here("export_dataset.py", LISTS=tmp_path / "lists", OUTPUT=tmp_path / "Dataset009_Out")
+    assert json.loads((tmp_path / "Dataset009_Out" / "dataset.json").read_text())["labels"]["ignore"] == 2
+    for name in drawn:
+        again = read_image(tmp_path / "Dataset009_Out" / "labelsTr" / f"case_{name}_0001.png")
+        np.testing.assert_array_equal(again, read_image(root / "labelsTr" / f"{name}.png"))
 
 
 def test_slices_exported_to_nnunet_stay_with_their_case(tmp_path):
