@@ -82,7 +82,7 @@ def constrained_focal(targets, probabilities, valid=None, power=1 / 2.5):
     t, p = with_background(targets), with_background(probabilities)
     area = t.shape[1] * t.shape[2] if valid is None else ops.sum(valid, axis=(1, 2))[:, None, None, None]
     counts = ops.maximum(ops.sum(t[..., 1:], axis=(1, 2), keepdims=True), 1)
-    weights = ops.power((area - counts) / counts, power)
+    weights = ops.power(ops.maximum((area - counts) / counts, 0), power)
     weight = t[..., 0] + ops.sum(t[..., 1:] * weights, axis=-1)
     epsilon = keras.config.epsilon()
     true = ops.clip(ops.sum(t * p, axis=-1), epsilon, 1 - epsilon)
