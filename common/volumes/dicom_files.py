@@ -45,8 +45,10 @@ def damaged_dicom(path):
     except InputError as error:
         text = str(error)
         raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from None
-    except (MemoryError, OSError):
+    except OSError:
         raise
+    except MemoryError:  # a damaged length, or truly too large
+        raise InputError(f"{path}: damaged DICOM file, or too large (out of memory); {ADVICE}") from None
     except Exception as error:
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise InputError(f"{path}: damaged DICOM file ({reason}); {ADVICE}") from None

@@ -441,9 +441,14 @@ def of_dicom(rng, data):
 
     dataset = pydicom.dcmread(io.BytesIO(data))
     for _ in range(rng.choice([1, 1, 3])):
-        element = rng.choice([element for element in dataset if element.tag != 0x00020010])
+        item = dataset
+        while deeper := [child for element in item if element.VR == "SQ" for child in element.value]:
+            if rng.random() < 0.3:
+                break
+            item = rng.choice(deeper)
+        element = rng.choice([element for element in item if element.tag != 0x00020010])
         if rng.random() < 0.3:
-            del dataset[element.tag]
+            del item[element.tag]
             continue
         texts = ["", "nonsense", "0", "-1", "nan", "1e30", "1\\2", "1\\2\\3", "99999", "1.5", "1\\0\\0\\0\\nan\\0"]
         if element.VR in ("US", "SS", "UL"):

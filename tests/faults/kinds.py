@@ -9,7 +9,8 @@ import cv2
 import h5py
 import numpy as np
 import SimpleITK as sitk
-from drawings import SHAPE, as_volume, block, disc_slice, make_cases, write_image
+from dicom_labels import draw_series, sources, write_rtstruct, write_seg, write_seg_nrrd
+from drawings import SHAPE, as_volume, block, disc_slice, make_cases, write_image, write_nnunet
 from optuna.distributions import CategoricalDistribution, IntDistribution
 from optuna.trial import TrialState, create_trial
 from running import run_here, run_script
@@ -18,6 +19,7 @@ from common.settings import Settings
 from common.slices.hdf5_text import text_of
 from common.training.trained_models import CrossValidation
 from common.tuning.study import open_study
+from common.volumes.grids import Geometry
 
 
 class Kind(NamedTuple):
@@ -180,6 +182,20 @@ def dicom(folder, get):
         writer.Execute(image)
 
 
+def segmented(folder, get):
+    """A DICOM series with labels in three formats, and a data set of nnU-Net."""
+    image = draw_series(folder / "x" / "scan", (4, 16, 16), np.eye(3))
+    masks = np.zeros((4, 16, 16, 2), np.uint8)
+    masks[1:3, 4:12, 4:9, 0] = masks[2:, 6:10, 6:14, 1] = 1
+    slices, grid = sources(folder / "x" / "scan"), Geometry.of(image)
+    write_seg(folder / "seg" / "s.dcm", slices, masks)
+    points = grid.to_points([(3, 4, 1), (12, 5, 1), (8, 13, 1)])
+    write_rtstruct(folder / "rt" / "r.dcm", slices, [(1, "liver", [points, points + 0.5], "CLOSED_PLANAR")])
+    segments = [("liver", 1, 0), ("tumor", 1, 1)]
+    write_seg_nrrd(folder / "slicer" / "scan.seg.nrrd", [masks[..., 0], masks[..., 1]], grid, segments)
+    write_nnunet(folder / "Dataset001_A", cases=1, channels=["CT"])
+
+
 def outlined(folder, get):
     """A DICOM series, and a ROI on one of its slices."""
     dicom(folder, get)
@@ -305,6 +321,7 @@ CHECK_CASES = "--cases @/cases --output @/out.html --step False"
 LISTS = "--cases @/cases --lists @/out --validation-share 0.34 --test-share 0.34"
 EVALUATE = "--predicted @/predicted --truth @/cases --output @/out"
 CASE = "cases/case1/case.json"
+SEGMENTED = "--images @/x --labels @/{} --cases @/out --size 16"
 READ_SET = "tests/faults/readers/set.py"
 READ_RUN = "tests/faults/readers/run.py"
 COMPARE = "--runs @/ --output @/out/index.html"
@@ -466,6 +483,19 @@ KINDS = {
     "nii.gz, labels": Kind(volumes, VOLUMES, FROM_VOLUMES.format("nii_gz"), "nii_gz/y/v.nii.gz", "BINARY", intact=True),
     "dicom": Kind(dicom, VOLUMES, "--images @/x --slices all --cases @/out --size 16", "x/scan/2.dcm", "DICOM"),
     "dicom, bytes": Kind(dicom, VOLUMES, "--images @/x --slices all --cases @/out --size 16", "x/scan/3.dcm", "BINARY"),
+    **{
+        name: Kind(
+            segmented, VOLUMES, f"--images @/x --labels @/{file.split('/')[0]} --cases @/out --size 16", file, damage
+        )
+        for name, file, damage in (
+            ("dicom seg", "seg/s.dcm", "DICOM"),
+            ("rtstruct", "rt/r.dcm", "DICOM"),
+            ("seg.nrrd", "slicer/scan.seg.nrrd", "TEXT"),
+        )
+    },
+    "dataset.json, nnU-Net": Kind(
+        segmented, VOLUMES, "--images @/Dataset001_A --cases @/out --size 16", "Dataset001_A/dataset.json", "JSON"
+    ),
     "dataset.json": Kind(
         volumes,
         "preprocess/3_pack_volumes.py",
