@@ -50,6 +50,7 @@ FIT: Literal["resize", "crop", "pad", "tile"] = "resize"
 TILE_OVERLAP: types.Count = 0  # minimum overlap of neighboring tiles in pixels
 
 # --- gray values of images
+CHANNELS: Literal["gray", "rgb"] = "gray"  # "gray", or "rgb" to keep the colors of images
 STRETCH: bool = False  # True: stretch each image's own minimum and maximum to the full range
 
 # --- gray values of DICOM
@@ -62,7 +63,6 @@ settings = apply_command_line(globals())
 from functools import partial
 
 import cv2
-import numpy as np
 
 from common.annotations.classes import as_numbers, names_of
 from common.annotations.matching import match_images
@@ -74,8 +74,9 @@ from common.errors import InputError, SettingError, name_broken, summarize
 from common.settings import require_folder
 from common.slices.case_names import name_cases
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
+from common.slices.channels import read_with_channels
 from common.slices.finding import IMAGE_ENDINGS, OTHER, find_images, report_skipped, walk
-from common.slices.images import cut, encode_png, fit_boxes, read_image, refuse_tiny, stretch, to_gray
+from common.slices.images import cut, encode_png, encode_slice, fit_boxes, refuse_tiny, stretch
 from common.slices.import_notes import Seen
 from common.slices.leftovers import find_earlier_cases
 from common.slices.masks import class_count, values_of
@@ -128,15 +129,15 @@ def import_all(sources, numbers, names, is_dicom):
     what = number_of(len(sources), *(("series", "series") if is_dicom else ("image",)))
     in_cases = number_of(len(cases), "case")
     print(f"importing {what} as {in_cases}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
-    seen, drawn = Seen({}, [], [], []), Classes(numbers, set(numbers.values()) == {1}, [])
+    seen, drawn = Seen({}, [], [], [], []), Classes(numbers, set(numbers.values()) == {1}, [])
     if is_dicom:
         from common.annotations.dicom_slices import import_series  # see find_series
 
         load = partial(import_series, seen=seen, classes=drawn, settings=settings)
     else:
         load = partial(import_image, seen=seen, classes=drawn)
-    stretched = settings.STRETCH and not is_dicom
-    record = {"fit": settings.FIT, "stretched": stretched, "class_names": names}
+    record = {} if is_dicom else {"stretched": settings.STRETCH, "channels": {"rgb": "rgb"}.get(settings.CHANNELS)}
+    record |= {"fit": settings.FIT, "class_names": names}
     result = import_cases(
         sources,
         load,
@@ -149,13 +150,13 @@ def import_all(sources, numbers, names, is_dicom):
     if earlier and result.slices:
         print(f"removed {number_of(len(earlier), 'case')} of an earlier import of the same images")
     found = number_of(class_count(result.values, settings.ANNOTATIONS), "class", "classes")
-    slices = f"{number_of(result.slices, 'slice')} of {size}, {found}"
-    print(f"wrote {slices}, in {number_of(result.cases, 'case')} to {settings.CASES}")
+    slices, of_cases = number_of(result.slices, "slice"), number_of(result.cases, "case")
+    print(f"wrote {slices} of {size}, {found}, in {of_cases} to {settings.CASES}")
     if is_dicom:
         series = {source.image.name: (case.name, source.image.where) for case, source in sources}
         names_of_cases, paths = ({name: pair[i] for name, pair in series.items()} for i in (0, 1))
         write_names_table(settings.NAMES_TABLE, names_of_cases, paths)
-    print(f'class names for train.py: --class-names "{names}"')
+    print(f"class names, which train.py takes from case.json: {', '.join(names)}")
     print_overlaps(drawn.overlaps, settings.OVERLAP == "largest")
     seen.print_notes(settings.FIT)
     broken = "series cannot be used" if is_dicom else "images cannot be used"
@@ -215,25 +216,24 @@ def import_image(source, seen, classes):
     Returns:
         Imported.
     """
-    image = to_gray(read_image(source.image))
+    image, lost_colors = read_with_channels([source.image], settings.CHANNELS)
     refuse_tiny(image, source.image)
+    shape = image.shape[:2]
     for one in source.annotations:
-        one.check_size(source.image, image.shape)
+        one.check_size(source.image, shape)
     shapes = [shape for one in source.annotations for shape in one.shapes]
-    mask, several = draw(shapes, classes.numbers, image.shape, settings.OVERLAP == "last")
+    mask, several = draw(shapes, classes.numbers, shape, settings.OVERLAP == "last")
     if several:
         classes.overlaps.append(several)
     mask = classes.in_files(mask)
     if settings.STRETCH:
         image = stretch(image)
     slices = []
-    for box in fit_boxes(image.shape, settings.SIZE, settings.FIT, settings.TILE_OVERLAP):
-        entry = {"image": source.image_name, "mask": None, "image_size": list(image.shape), "box": box}
+    for box in fit_boxes(shape, settings.SIZE, settings.FIT, settings.TILE_OVERLAP):
+        entry = {"image": source.image_name, "mask": None, "image_size": list(shape), "box": box}
         image_cut, mask_cut = cut(image, box, settings.SIZE), cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
-        slices.append((encode_png(image_cut), encode_png(mask_cut), entry))
-    if image.dtype == np.uint16:
-        seen.brightest.append(int(image.max()))
-    seen.ratios.append(max(image.shape) / min(image.shape))
+        slices.append((encode_slice(image_cut), encode_png(mask_cut), entry))
+    seen.add_image(image, lost_colors)
     return Imported(slices, values=values_of(mask))
 
 

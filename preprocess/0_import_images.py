@@ -221,11 +221,8 @@ def import_image(source, seen):
         entry = {"image": source.image_name, "mask": source.mask_name, "image_size": list(shape), "box": box}
         image_cut, mask_cut = cut(image, box, settings.SIZE), cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
         slices.append((encode_slice(image_cut), encode_png(mask_cut), entry))
-    seen.colored.append(lost_colors)
-    if image.dtype == np.uint16:
-        seen.brightest.append(int(image.max()))
+    seen.add_image(image, lost_colors)
     found = values_of(mask)
-    seen.ratios.append(max(shape) / min(shape))
     if source.mask:
         seen.values[source.mask] = found
         seen.shares.append(float(is_target(mask).mean()))

@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+import numpy as np
+
 from common.errors import InputError
 from common.slices.masks import IGNORED, class_count_of_files
 from common.words import number_of
@@ -26,6 +28,14 @@ class Seen(NamedTuple):
     ratios: list
     shares: list
     colored: list
+
+    def add_image(self, image, lost_colors):
+        """Add an image, (H, W) or (H, W, C) uint8 or uint16, and whether it lost its colors."""
+        height, width = image.shape[:2]
+        self.ratios.append(max(height, width) / min(height, width))
+        self.colored.append(lost_colors)
+        if image.dtype == np.uint16:
+            self.brightest.append(int(image.max()))
 
     def check_masks(self, where):
         """Raise InputError for masks that do not fit each other, or that are all empty.

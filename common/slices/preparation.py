@@ -18,6 +18,7 @@ UNKNOWN = {
     "stretched": False,  # whether each image was stretched from its minimum to its maximum
     "channels": "",  # "rgb", or a list of file name patterns as JSON text
     "neighbors": 0,  # slices before and after a slice that are its further channels
+    "class_names": "",  # a list as JSON text
 }
 
 
@@ -41,20 +42,21 @@ def common_preparation(table):
         found["plane"].add(volume.get("plane", ""))
         found["fit"].add(record.get("fit") or "")
         found["stretched"].add(bool(record.get("stretched")))
-        found["channels"].add(channels_as_text(record.get("channels")))
+        found["channels"].add(list_as_text(record.get("channels")))
+        found["class_names"].add(list_as_text(record.get("class_names")))
         found["neighbors"].add(int(record.get("neighbors") or 0))
         for name in record.get("slices", {}) or [None]:
             found["spacing"].add(pixel_spacing(record, name) or UNKNOWN["spacing"])
     return {name: values.pop() if len(values) == 1 else UNKNOWN[name] for name, values in found.items()}
 
 
-def channels_as_text(channels):
-    """`channels` of case.json as text for an attribute of a packed set: "", "rgb", or a list as JSON."""
-    return json.dumps(channels) if isinstance(channels, list) else channels or ""
+def list_as_text(value):
+    """A list, text or None of case.json as text for an attribute of a packed set: a list as JSON, None as ""."""
+    return json.dumps(value) if isinstance(value, list) else value or ""
 
 
-def channels_of_text(text):
-    """The reverse of `channels_as_text`; damaged text stays as it is."""
+def list_of_text(text):
+    """The reverse of `list_as_text`, but "" stays; damaged text stays as it is."""
     with suppress(ValueError):
         return json.loads(text)
     return text

@@ -46,6 +46,7 @@ class SliceData(Data):
         stretched: whether each image was stretched from its minimum to its maximum.
         channels: "rgb", or patterns of the files that became channels; "": gray, or unknown.
         neighbors: slices before and after a slice of a volume that are its further channels.
+        labels: names of classes 1, 2 and so on.
     """
 
     classes: Classes | None = None
@@ -60,6 +61,7 @@ class SliceData(Data):
     stretched: bool | None = None
     channels: Literal["rgb", ""] | list[str] | None = None
     neighbors: Annotated[int, Field(ge=0, le=16)] | None = None
+    labels: list[str] | None = None
 
 
 class ScaleRecord(Data):

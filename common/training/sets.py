@@ -22,7 +22,7 @@ from common.slices.images import read_mask, read_pair, read_slice, shapes_of, to
 from common.slices.lists import read_list, slice_identity
 from common.slices.masks import IGNORED, class_count, is_target, to_classes, values_of
 from common.slices.packed import LazyRows, read_packed
-from common.slices.preparation import channels_of_text, common_preparation
+from common.slices.preparation import common_preparation, list_of_text
 from common.training.augmentation import make_augmentation
 from common.training.divisions import refuse_mixed_divisions, refuse_shared_cases
 from common.training.run_records import SliceData
@@ -197,6 +197,8 @@ class SliceSet:
     def record(self):
         """Facts about the slices for later steps, as a `common.training.run_folder.SliceData`."""
 
+        names = list_of_text(str(self.preparation["class_names"]))
+
         def known(name):
             values = [float(value) for value in self.preparation[name]]
             return None if any(map(math.isnan, values)) else values
@@ -213,8 +215,9 @@ class SliceSet:
             plane=str(self.preparation["plane"]),
             fit=str(self.preparation["fit"]),
             stretched=bool(self.preparation["stretched"]),
-            channels=channels_of_text(str(self.preparation["channels"])),
+            channels=list_of_text(str(self.preparation["channels"])),
             neighbors=int(self.preparation["neighbors"]),
+            labels=names if names and len(names) == self.classes else None,
         )
 
     def to_draw(self, image):

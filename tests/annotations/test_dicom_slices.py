@@ -190,5 +190,5 @@ def test_names_that_identify_a_patient_are_not_kept(tmp_path):
         assert "Meier" not in out and "class 1: (contains a part of a patient's name or number)" in out
     assert read_case_record(tmp_path / "cases" / "case_0001")["class_names"] == ["1", "organ"]
     out = run_import(tmp_path, REPLACE=True, CLASSES={"lesion*": 2, "organ": 1}).stdout
-    assert "Meier" not in out and "--class-names \"['organ', 'lesion']\"" in out
+    assert "Meier" not in out and "from case.json: organ, lesion\n" in out
     assert "Meier" not in run_import(tmp_path, REPLACE=True, CLASSES=["organ"]).stdout

@@ -49,7 +49,7 @@ def test_labelme_into_case_folders(labelme):
         "skipped 2 shapes without an area (2 line)",
         "note: 1 of 3 images without annotations, imported with an empty mask",
         "wrote 3 slices of 64x64, 3 classes, in 2 cases",
-        "--class-names \"['cyst', 'liver', 'tumor']\"",
+        "from case.json: cyst, liver, tumor\n",
     ):
         assert words in out
     (one,) = read_file(FILES / "labelme.json")
@@ -64,6 +64,13 @@ def test_labelme_into_case_folders(labelme):
         entry = {"image": f"{case[-1]}/slice1.png", "mask": None, "image_size": [40, 60], "box": [-2, -12, 64, 64]}
         assert record["slices"]["0001"] == entry
     assert not read_mask(labelme / "cases" / "case_b" / "y" / "0002.png").any()
+    color = np.dstack([image(0), image(1), 255 - image(0)])
+    write_image(labelme / "images" / "a" / "slice1.png", color[..., ::-1])  # OpenCV writes blue first
+    assert "1 of 3 images lost their colors" in run_import(labelme, REPLACE=True).stdout
+    run_import(labelme, REPLACE=True, CHANNELS="rgb")
+    found = read_slice(labelme / "cases" / "case_a" / "x" / "0001.png")
+    assert np.array_equal(found, cut(color, [-2, -12, 64, 64], 64))
+    assert read_case_record(labelme / "cases" / "case_a")["channels"] == "rgb"
     assert not leftovers(labelme)
 
 

@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 import pytest
+from drawings import make_cases
 from hypothesis import given
 from hypothesis import strategies as st
-from running import assert_refused, training
+from running import assert_refused, run_here, training
 
+from common.files import write_json
 from common.training.augmentation import make_augmentation
 from common.training.sets import Batches, open_set, with_share
 from common.training.volume_sets import VolumeSet
@@ -66,3 +68,22 @@ def test_a_share_out_of_range_is_refused(packed, tmp_path):
 def test_volumes_have_no_share():
     with pytest.raises(ValueError, match=r"^FOREGROUND: only for slices \(found 0.5 and packed volumes\)"):
         VolumeSet.batches(None, 1, foreground=0.5)
+
+
+def test_names_of_classes_come_from_the_cases(tmp_path):
+    """If all cases agree on as many names as there are classes, from packed sets and from lists."""
+    cases = make_cases(tmp_path / "cases", cases=3, slices=2, classes=2)
+
+    def names(folder, **of_cases):
+        for case in cases.iterdir():
+            write_json(case / "case.json", {"class_names": of_cases.get(case.name, ["liver", "tumor"])})
+        lists, packed = tmp_path / folder / "lists", tmp_path / folder / "packed"
+        run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=lists, VALIDATION_SHARE=0, TEST_SHARE=0)
+        run_here("preprocess/3_pack_hdf5.py", LISTS=lists, PACKED=packed)
+        found = [open_set(path).record().labels for path in (lists / "train.csv", packed / "train.h5")]
+        assert found[0] == found[1]
+        return found[0]
+
+    assert names("same") == ["liver", "tumor"]
+    assert names("other", case02=["tumor", "liver"]) is None
+    assert names("few", case01=["a"], case02=["a"], case03=["a"]) is None
