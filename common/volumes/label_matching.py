@@ -136,9 +136,10 @@ def _own_uids(path, series):
 
 def _references_of(path):
     """UIDs of the series and images that a DICOM SEG or RTSTRUCT file refers to."""
-    from common.volumes.dicom_files import read_dataset  # needs pydicom, which only DICOM needs
+    from common.volumes.dicom_files import damaged_dicom, read_dataset  # needs pydicom, which only DICOM needs
 
-    return set(_nested_uids(read_dataset(path, pixels=False)))
+    with damaged_dicom(path):
+        return set(_nested_uids(read_dataset(path, pixels=False)))
 
 
 def _nested_uids(item, depth=0):
