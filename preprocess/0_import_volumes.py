@@ -84,7 +84,7 @@ FEW_LABELED = 0.1  # share of the slices of a volume
 
 def main():
     check_settings()
-    volumes, labels, class_names = match_volumes()
+    volumes, labels, class_names, ignored = match_volumes()
     names = safe_names(volumes, settings.NAMES)
     cases = {name: Path(settings.CASES, as_case_name(case)) for name, case in names.items()}
     refuse_existing_cases(cases.values(), settings.REPLACE)
@@ -94,7 +94,7 @@ def main():
         settings.LABEL_VALUES,
         settings.SERIES,
         dict(enumerate(class_names, 1)),
-        ignore=settings.IGNORE,
+        ignore=ignored,
     )
     size = f"{settings.SIZE}x{settings.SIZE}"
     count = number_of(len(volumes), "volume")
@@ -134,7 +134,7 @@ def is_data_set():
 
 
 def match_volumes():
-    """Volumes by name, their label files by the same names, and class names that are no secret.
+    """Volumes by name, their label files by the same names, class names that are no secret, and the label to ignore.
 
     Raises:
         InputError: if no volumes are found, or one has no labels, or has several channels.
@@ -144,7 +144,9 @@ def match_volumes():
             found = f"{value} does not exist" if value else "not set"
             raise InputError(f"{setting}: {found}; choose a folder of volumes, or one volume")
     if is_data_set():
-        data = read_data_set(Path(settings.IMAGES), settings.NAMES, settings.LABEL_VALUES, settings.CLASSES)
+        data = read_data_set(
+            Path(settings.IMAGES), settings.NAMES, settings.LABEL_VALUES, settings.CLASSES, ignore=True
+        )
         if more := [case for case in data.cases if case.channels]:
             found = f"{1 + len(more[0].channels)} files a case"
             raise InputError(
@@ -152,11 +154,12 @@ def match_volumes():
                 "3_pack_volumes.py for 3-D models, or keep one channel"
             )
         volumes = {case.source: case.image for case in data.cases}
-        return volumes, {case.source: case.label for case in data.cases}, list(data.labels.values())
+        labels = {case.source: case.label for case in data.cases}
+        return volumes, labels, list(data.labels.values()), data.ignored if settings.IGNORE is None else settings.IGNORE
     if not settings.LABELS:
-        return find_volumes(settings.IMAGES), {}, []
+        return find_volumes(settings.IMAGES), {}, [], settings.IGNORE
     volumes, labels = match_labels(settings.IMAGES, settings.LABELS, settings.LABEL_NAME, settings.SERIES)
-    return volumes, labels, settings.CLASSES or []
+    return volumes, labels, settings.CLASSES or [], settings.IGNORE
 
 
 def read_labels(path, label_files, volume):

@@ -79,12 +79,14 @@ class VolumeData:
         labels: dict of number to name, without the background; empty if unknown.
         ct: whether it is CT; None if unknown.
         label_files: LabelFiles with named segments; None if all are label volumes.
+        ignored: label of voxels that do not count, or None.
     """
 
     cases: list
     labels: dict = field(default_factory=dict)
     ct: bool | None = None
     label_files: LabelFiles | None = None
+    ignored: int | None = None
 
     def write_names_table(self, table):
         """Write NAMES_TABLE, as `common.volumes.privacy.write_names_table`."""
@@ -92,7 +94,7 @@ class VolumeData:
         write_names_table(table, names, {case.source: case.image for case in self.cases})
 
 
-def read_data_set(folder, case_names="numbers", label_values=None, classes=None):
+def read_data_set(folder, case_names="numbers", label_values=None, classes=None, ignore=False):
     """Find the training cases of a data set with dataset.json, of the Decathlon or of nnU-Net v2.
 
     Args:
@@ -100,6 +102,7 @@ def read_data_set(folder, case_names="numbers", label_values=None, classes=None)
         case_names: as `names` of `common.volumes.privacy.safe_names`.
         label_values: setting LABEL_VALUES.
         classes: setting CLASSES, which must not be set.
+        ignore: whether a label to ignore is supported.
 
     Returns:
         VolumeData; its labels are empty if `label_values` changes their numbers.
@@ -112,7 +115,7 @@ def read_data_set(folder, case_names="numbers", label_values=None, classes=None)
     if not is_nnunet(folder):
         data = read_decathlon(folder, case_names)
     else:
-        found = read_nnunet(folder, label_values)
+        found = read_nnunet(folder, label_values, ignore)
         if found.is_2d or not ending_of(f"name{found.ending}"):
             advice = "use 0_import_images.py" if found.is_2d else f"convert them to {LABEL_ENDINGS[0]}"
             raise InputError(f"{found.path}: contains no volumes (found {found.ending}); {advice}")
@@ -121,7 +124,8 @@ def read_data_set(folder, case_names="numbers", label_values=None, classes=None)
             VolumeCase(names[name], images[0], label, name, tuple(images[1:]))
             for name, (images, label) in found.cases.items()
         ]
-        data = VolumeData(sorted(cases), found.labels, ct=[name.upper() for name in found.channels] == ["CT"])
+        ct = [name.upper() for name in found.channels] == ["CT"]
+        data = VolumeData(sorted(cases), found.labels, ct, ignored=found.ignored)
     if label_values is not None:
         data.labels = {}
     return data

@@ -21,6 +21,7 @@ from running import REAL_DATA, assert_refused, leftovers, run_here, run_script
 
 sitk = pytest.importorskip("SimpleITK")
 from common.slices.images import read_image, read_mask
+from common.slices.masks import IGNORED
 from common.training.sets import open_set
 from common.volumes.grids import orient
 from common.volumes.labels import labels_of_slices, write_labels
@@ -461,6 +462,12 @@ def test_a_data_set_of_nnunet(tmp_path):
     assert_refused(SCRIPT, "regions of several labels are not supported", **settings)
     run_here(SCRIPT, LABEL_VALUES={1: 1, 2: 1}, REPLACE=True, **settings)
     assert_refused(SCRIPT, "CLASSES: not for a data set", status=2, CLASSES=["lesion"], **settings)
+    write_nnunet(root, labels={"background": 0, "organ": 1, "ignore": 2}, channels=["CT"])
+    run_here(SCRIPT, REPLACE=True, **settings)
+    for name, (_, truth) in made.items():
+        masks = np.stack(list(masks_of(tmp_path / "cases" / f"case_{name}").values()))
+        counts = [np.count_nonzero(masks == value) for value in (255, IGNORED)]
+        assert counts == [np.count_nonzero(sitk.GetArrayViewFromImage(truth) == number) for number in (1, 2)]
     write_nnunet(root, channels=["T2", "ADC"])
     assert_refused(SCRIPT, "slices with several channels are not supported (2 files a case)", REPLACE=True, **settings)
     write_nnunet(tmp_path / "other", channels=["CT"], labels={"background": 0, "organ": 1})
