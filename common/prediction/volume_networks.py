@@ -1,6 +1,7 @@
 """Predict volumes with 3-D networks in one stage, or in two: find the region, then the labels in it."""
 
 from pathlib import Path
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -19,8 +20,10 @@ from common.replacing import refuse_existing
 from common.slices.drawing import CLASS_COLORS, draw_planes
 from common.slices.images import window_to_gray, write_png
 from common.slices.masks import clean, keep_components
+from common.slices.nnunet import join_channels
 from common.training.calibration import DEFAULT, threshold_in_words, with_threshold
 from common.training.trained_models import load_network
+from common.volumes.datasets import require_same_grid
 from common.volumes.finding import find_volumes
 from common.volumes.grids import (
     Box,
@@ -41,7 +44,7 @@ from common.volumes.grids import (
 from common.volumes.intensity import percentiles_of, scales_of
 from common.volumes.labels import label_image, measure_labels, write_labels
 from common.volumes.privacy import safe_names, write_names_table
-from common.volumes.reading import read_channels
+from common.volumes.reading import read_channels, read_volume
 from common.volumes.slicing import PERCENTILES, spacing_of_plane
 from common.words import number_of
 
@@ -80,12 +83,20 @@ class Stage:
 class Volume:
     """A volume to predict: its channels, oriented as in training, and its original geometry.
 
+    Args:
+        path: Path.
+        series, not_finite: as for `common.volumes.reading.read_volume`.
+        further: Paths of channels in other files.
+
     Raises:
-        InputError: if it cannot be read.
+        InputError: if it cannot be read, or its channels have different grids.
     """
 
-    def __init__(self, path, series=None, not_finite=None):
+    def __init__(self, path, series=None, not_finite=None, further=()):
         channels = read_channels(path, series, not_finite)
+        for other in further:
+            channels.append(read_volume(other, not_finite=not_finite))
+            require_same_grid(channels[-1], other, channels[0], path)
         self.path, self.original = path, Geometry.of(channels[0])
         self.channels = [orient(channel) for channel in channels]
         self.geometry = Geometry.of(self.channels[0])
@@ -121,6 +132,7 @@ class Options(NamedTuple):
         overlays: whether to write overlays of three planes, and pages of all slices.
         series, not_finite: as for `common.volumes.reading.read_volume`.
         dicom_labels: setting DICOM_LABELS.
+        further_channels: mapping of the Path of a volume to Paths of its channels in other files.
     """
 
     threshold: float
@@ -133,6 +145,7 @@ class Options(NamedTuple):
     not_finite: float | None = None
     region_threshold: float = DEFAULT
     dicom_labels: tuple = ()
+    further_channels: dict = MappingProxyType({})
 
 
 def predict_with_settings(models, settings):
@@ -151,7 +164,8 @@ def predict_with_settings(models, settings):
         found = f"{settings.INPUT} does not exist" if settings.INPUT else "not set"
         raise InputError(f"INPUT: {found}; choose a volume, or a folder of volumes")
     refuse_existing(settings.OUTPUT, settings.REPLACE)
-    volumes, part, problems = find_volumes(settings.INPUT), Part.read(settings.PART), []
+    volumes, further = join_channels(settings.INPUT, find_volumes(settings.INPUT))
+    part, problems = Part.read(settings.PART), []
     require_dicom(settings.DICOM_LABELS, volumes.values())
     names = safe_names(volumes, settings.NAMES)
     refuse_same_output(names, "INPUT")
@@ -168,6 +182,7 @@ def predict_with_settings(models, settings):
         settings.NOT_FINITE,
         DEFAULT if settings.THRESHOLD is None else settings.THRESHOLD,
         tuple(settings.DICOM_LABELS),
+        further,
     )
 
     def fill(folder):
@@ -184,7 +199,8 @@ def predict_with_settings(models, settings):
 
     networks = [file for of_step in models.values() for file in of_step.files]
     inputs = {"networks": list(map(str, networks)), "volumes": len(volumes)}
-    inputs["files"] = fingerprint([*networks, *volumes.values()])
+    files = [*volumes.values(), *(path for of_volume in further.values() for path in of_volume)]
+    inputs["files"] = fingerprint([*networks, *files])
     if write_output(used, part, inputs, fill, hidden=["INPUT"]):
         write_names_table(settings.NAMES_TABLE, names, volumes)
         count = len(volumes) - len(problems)
@@ -216,7 +232,7 @@ def predict_volumes(models, volumes, folder, options):
     dicom = make_dicom_labels(folder, options.dicom_labels, volumes, options.series, names)
     for name, path in progress(volumes.items(), len(volumes), "predicting"):
         try:
-            volume = Volume(path, options.series, options.not_finite)
+            volume = Volume(path, options.series, options.not_finite, options.further_channels.get(path, ()))
             labels, note = predict_labels(volume, stages, options)
             if dicom:
                 dicom.write(name, labels)

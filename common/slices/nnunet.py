@@ -122,6 +122,35 @@ def read_nnunet(folder, label_values=None, ignore=False):
     return NnunetData(path, channels, labels, content.file_ending, cases, ignored)
 
 
+def join_channels(folder, volumes):
+    """Join the files of a case in a folder of nnU-Net, such as imagesTs, next to a dataset.json.
+
+    Args:
+        folder: Path of imagesTr, imagesTs and the like, or of anything else.
+        volumes: dict of file name without ending to Path.
+
+    Returns:
+        dict of case name to Path of its first channel, and dict of this Path to a list of the Paths of its further
+        channels; `volumes` and {} if the folder is another.
+
+    Raises:
+        InputError: if a channel is missing.
+    """
+    if not (Path(folder).is_dir() and is_nnunet(Path(os.path.abspath(folder)).parent)):
+        return volumes, {}
+    channels = {}
+    for name, path in volumes.items():
+        if not (match := re.fullmatch(r"(.+)_(\d{4})", name, re.DOTALL)):
+            return volumes, {}
+        channels.setdefault(match[1], {})[int(match[2])] = path
+    for name, files in channels.items():
+        if sorted(files) != list(range(len(files))):
+            found = ", ".join(f"{number:04d}" for number in sorted(files))
+            raise InputError(f"{files[min(files)]}: channels of {name} are missing (found {found}); restore them")
+    further = {files[0]: [files[number] for number in sorted(files)[1:]] for files in channels.values()}
+    return {name: files[0] for name, files in channels.items()}, further
+
+
 def settings_for(settings):
     """Settings of 0_import_images.py for a data set of nnU-Net as IMAGES, by its dataset.json.
 

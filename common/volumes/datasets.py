@@ -217,16 +217,16 @@ def read_case(case, names, label_values=None, not_finite=None, label_files=None)
     channels = read_channels(case.image, not_finite=not_finite)
     for path in case.channels:
         channels.append(read_volume(path, not_finite=not_finite))
-        _require_same_grid(channels[-1], path, channels[0], case.image)
+        require_same_grid(channels[-1], path, channels[0], case.image)
     grid = Geometry.of(channels[0])
     if label_files and case.label in label_files.segments:
         return channels, onto_grid(label_files.read(case.label, grid), grid)
     label = read_volume(case.label)
-    _require_same_grid(label, case.label, channels[0], case.image)
+    require_same_grid(label, case.label, channels[0], case.image)
     return channels, image_at(labels_in(label, case.label, label_values, names), grid)
 
 
-def _require_same_grid(image, path, reference, reference_path):
+def require_same_grid(image, path, reference, reference_path):
     """Raise InputError unless a volume has the voxels of another."""
     grid, own = Geometry.of(reference), Geometry.of(image)
     if grid.size != own.size:

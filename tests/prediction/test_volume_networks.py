@@ -151,6 +151,22 @@ def test_where_the_first_step_finds_nothing_the_second_sees_all(decathlon, decat
         assert said == note and labels.GetSize() == sitk.ReadImage(str(path)).GetSize()[:3]
 
 
+@pytest.mark.slow
+def test_a_file_for_each_channel_is_predicted_as_one_volume(decathlon, decathlon_runs, tmp_path):
+    """imagesTs of nnU-Net."""
+    (path,) = (decathlon / "Task99_Synthetic" / "imagesTs").iterdir()
+    volume, images = sitk.ReadImage(str(path)), tmp_path / "Dataset001_A" / "imagesTs"
+    images.mkdir(parents=True)
+    for channel in range(volume.GetSize()[3]):
+        sitk.WriteImage(volume[..., channel], str(images / f"scan_{channel:04d}.nii.gz"))
+    about = {"channel_names": {"0": "T1"}, "labels": {"background": 0, "organ": 1}, "file_ending": ".nii.gz"}
+    (images.parent / "dataset.json").write_text(json.dumps(about))
+    run_here("predict.py", RUN=decathlon_runs[0], INPUT=images, OUTPUT=tmp_path / "a", OVERLAYS=False)
+    run_here("predict.py", RUN=decathlon_runs[0], INPUT=path, OUTPUT=tmp_path / "b", OVERLAYS=False)
+    found, expected = tmp_path / "a" / "scan.nii.gz", tmp_path / "b" / path.name
+    np.testing.assert_array_equal(*(sitk.GetArrayFromImage(sitk.ReadImage(str(file))) for file in (found, expected)))
+
+
 def test_runs_that_do_not_belong_together(decathlon_runs, trained, tmp_path):
     settings = {"RUN": decathlon_runs[0], "INPUT": tmp_path, "OUTPUT": tmp_path / "out"}
     assert_refused("predict.py", "UNCERTAINTY: not available for 3-D models", **settings, UNCERTAINTY=True)

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from common.errors import InputError
-from common.slices.nnunet import is_nnunet, read_nnunet
+from common.slices.nnunet import is_nnunet, join_channels, read_nnunet
 
 
 def write_layout(root, names=("a", "b"), channels=1, ending=".png", labels=None, **fields):
@@ -77,3 +77,16 @@ def test_files_without_a_partner_or_number(tmp_path):
     (tmp_path / "other" / "labelsTr" / "a.png").unlink()
     with pytest.raises(InputError, match=r"labelsTr/a.png: file is missing"):
         read_nnunet(tmp_path / "other")
+
+
+def test_channels_of_a_case_to_predict(tmp_path):
+    folder = write_layout(tmp_path, ("a", "b"), channels=2, ending=".nii.gz") / "imagesTr"
+    volumes = {path.name.removesuffix(".nii.gz"): path for path in sorted(folder.iterdir())}
+    first, further = join_channels(folder, volumes)
+    assert first == {"a": volumes["a_0000"], "b": volumes["b_0000"]}
+    assert further == {volumes["a_0000"]: [volumes["a_0001"]], volumes["b_0000"]: [volumes["b_0001"]]}
+    named = volumes | {"notes": folder / "notes.nii.gz"}
+    assert join_channels(folder, named) == (named, {}) and join_channels(tmp_path, volumes) == (volumes, {})
+    del volumes["b_0000"]
+    with pytest.raises(InputError, match=r"channels of b are missing \(found 0001\)"):
+        join_channels(folder, volumes)
