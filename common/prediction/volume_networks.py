@@ -171,19 +171,7 @@ def predict_with_settings(models, settings):
     refuse_same_output(names, "INPUT")
     own = {names[name]: volumes[name] for name in part.share(list(volumes))}
     used = with_threshold(settings, last_stage(models).files)
-    options = Options(
-        used.THRESHOLD,
-        settings.OVERLAP,
-        settings.TILE,
-        settings.LABEL_VOLUMES or ".nii.gz",
-        settings.CLEAN or {},
-        settings.OVERLAYS,
-        settings.SERIES,
-        settings.NOT_FINITE,
-        DEFAULT if settings.THRESHOLD is None else settings.THRESHOLD,
-        tuple(settings.DICOM_LABELS),
-        further,
-    )
+    options = options_of(settings, used.THRESHOLD, further)
 
     def fill(folder):
         import_keras()
@@ -207,6 +195,23 @@ def predict_with_settings(models, settings):
         print(f"wrote {number_of(count, 'label volume')} to {settings.OUTPUT}")
     if problems:
         raise InputError(summarize(problems, "volumes cannot be predicted") + "\n  The other volumes were predicted.")
+
+
+def options_of(settings, threshold, further):
+    """Options by the settings of predict.py, the threshold in force and `further_channels`."""
+    return Options(
+        threshold,
+        settings.OVERLAP,
+        settings.TILE,
+        settings.LABEL_VOLUMES or ".nii.gz",
+        settings.CLEAN or {},
+        settings.OVERLAYS,
+        settings.SERIES,
+        settings.NOT_FINITE,
+        DEFAULT if settings.THRESHOLD is None else settings.THRESHOLD,
+        tuple(settings.DICOM_LABELS),
+        further,
+    )
 
 
 def predict_volumes(models, volumes, folder, options):
