@@ -150,7 +150,13 @@ def open_input(prepared):
         return ImageInput(settings.INPUT, prepared.stretched, settings.CHANNELS or prepared.channels_to_read)
     plane, window = settings.PLANE or prepared.plane or "axial", settings.WINDOW or prepared.window
     spacing = settings.SPACING or prepared.resampled
-    options = settings.SERIES, settings.NOT_FINITE, settings.NAMES, prepared.neighbors or 0
+    options = (
+        settings.SERIES,
+        settings.NOT_FINITE,
+        settings.NAMES,
+        prepared.neighbors or 0,
+        settings.CHANNELS or prepared.channels,
+    )
     return VolumeInput(settings.INPUT, plane, window, spacing, *options)
 
 

@@ -43,8 +43,16 @@ NamePattern = Annotated[
 ]
 Neighbors = Annotated[int, Ge(0), Le(16)]
 Channels = Literal["gray", "rgb"] | Annotated[list[NamePattern], Len(1, 64)]
+FileName = Annotated[
+    str, Rule('a file name with at most one {id}, such as "{id}_t1"', lambda text: bool(text) and _is_file_name(text))
+]
+FileChannels = Annotated[list[FileName], Len(0, 64)]
 PartOfWork = Annotated[str, Rule('"" or a part such as "2/8"', lambda text: not text or _is_part(text))]
 Names = list[Annotated[str, Rule("a name", bool)]]
+
+
+def _is_file_name(text):
+    return not set(text) & set("/\\\0") and text.count("{id}") < 2
 
 
 def _is_format(text):

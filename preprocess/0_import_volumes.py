@@ -21,6 +21,7 @@ from common.settings import apply_command_line
 # --- input and output
 IMAGES: str = ""  # folder to search for volumes and DICOM series, or one volume
 #   A folder with dataset.json is a data set of nnU-Net or the Decathlon and needs no LABELS.
+CHANNELS: types.FileChannels = []  # names of a file for each channel, such as ["{id}_flair", "{id}_t1"]; []: one
 LABELS: str = ""  # the same for label volumes, matched by name; empty: all masks are black
 LABEL_NAME: types.NamePattern = "{id}"  # label volume name for volume {id}, such as "{id}_seg"
 SERIES: types.Series | None = None  # number or description of the series, if a folder contains several
@@ -59,6 +60,7 @@ settings = apply_command_line(globals())
 
 import os
 from functools import partial
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -67,16 +69,17 @@ import SimpleITK as sitk
 from common.errors import InputError, SettingError, name_broken
 from common.parallel import ordered_map
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
-from common.slices.images import cut, encode_png, encode_slice, fit_boxes, window_to_gray
+from common.slices.images import cut, encode_png, encode_slice, fit_boxes
 from common.slices.masks import is_target
 from common.slices.nnunet import DATASET
+from common.volumes.channels import first_files, group_channels
 from common.volumes.datasets import read_data_set
 from common.volumes.finding import find_volumes
 from common.volumes.grids import Geometry, onto_grid, orient
 from common.volumes.label_files import LabelFiles
 from common.volumes.label_matching import match_labels
 from common.volumes.privacy import check_names_table, safe_names, write_names_table
-from common.volumes.slicing import open_slices, planes_of, slice_entry, spacing_of_plane, with_neighbors
+from common.volumes.slicing import open_slices, planes_of, slice_entry, spacing_of_plane, to_gray_levels, with_neighbors
 from common.words import number_of
 
 FEW_LABELED = 0.1  # share of the slices of a volume
@@ -84,7 +87,8 @@ FEW_LABELED = 0.1  # share of the slices of a volume
 
 def main():
     check_settings()
-    volumes, labels, class_names, ignored = match_volumes()
+    found = match_volumes()
+    volumes, labels, class_names = found.volumes, found.labels, found.class_names
     names = safe_names(volumes, settings.NAMES)
     cases = {name: Path(settings.CASES, as_case_name(case)) for name, case in names.items()}
     refuse_existing_cases(cases.values(), settings.REPLACE)
@@ -94,7 +98,7 @@ def main():
         settings.LABEL_VALUES,
         settings.SERIES,
         dict(enumerate(class_names, 1)),
-        ignore=ignored,
+        ignore=found.ignored,
     )
     size = f"{settings.SIZE}x{settings.SIZE}"
     count = number_of(len(volumes), "volume")
@@ -103,9 +107,9 @@ def main():
     print(f"importing {count} into {settings.CASES} ({settings.PLANE}, {settings.FIT} to {size})", flush=True)
     labeled = []
     fitting = {"fit": settings.FIT, "mask_values": settings.LABEL_VALUES, "class_names": class_names}
-    fitting["neighbors"] = settings.NEIGHBORS
+    fitting |= {"neighbors": settings.NEIGHBORS, "channels": found.patterns or None}
     result = import_cases(
-        [(cases[name], (path, labels.get(name))) for name, path in volumes.items()],
+        [(cases[name], (found.files.get(name, [path]), labels.get(name))) for name, path in volumes.items()],
         partial(import_volume, label_files=label_files, labeled=labeled),
         partial(CaseRecord, "0_import_volumes.py", settings.SIZE, **fitting),
         settings.REPLACE,
@@ -133,11 +137,32 @@ def is_data_set():
     return not settings.LABELS and os.path.isfile(Path(settings.IMAGES or "-", DATASET))
 
 
+class Found(NamedTuple):
+    """What to import.
+
+    Attributes:
+        volumes, labels: dicts of name to Path of the volumes, or of their first channels, and of the label files.
+        class_names: names of class 1, 2 and so on that are no secret.
+        ignored: label of voxels that do not count, or None.
+        files, patterns: dict of name to the Paths of all channels, and their name patterns; empty with one file each.
+    """
+
+    volumes: dict
+    labels: dict
+    class_names: list
+    ignored: int | None
+    files: dict
+    patterns: list
+
+
 def match_volumes():
-    """Volumes by name, their label files by the same names, class names that are no secret, and the label to ignore.
+    """Match volumes with their channels and label files.
+
+    Returns:
+        Found.
 
     Raises:
-        InputError: if no volumes are found, or one has no labels, or has several channels.
+        InputError: if no volumes are found, or one has no labels or lacks a channel.
     """
     for setting, value in (("IMAGES", settings.IMAGES), ("LABELS", settings.LABELS)):
         if (value or setting == "IMAGES") and not Path(value or "-").exists():
@@ -147,19 +172,25 @@ def match_volumes():
         data = read_data_set(
             Path(settings.IMAGES), settings.NAMES, settings.LABEL_VALUES, settings.CLASSES, ignore=True
         )
-        if more := [case for case in data.cases if case.channels]:
-            found = f"{1 + len(more[0].channels)} files a case"
-            raise InputError(
-                f"{Path(settings.IMAGES, DATASET)}: slices with several channels are not supported ({found}); use "
-                "3_pack_volumes.py for 3-D models, or keep one channel"
-            )
-        volumes = {case.source: case.image for case in data.cases}
-        labels = {case.source: case.label for case in data.cases}
-        return volumes, labels, list(data.labels.values()), data.ignored if settings.IGNORE is None else settings.IGNORE
-    if not settings.LABELS:
-        return find_volumes(settings.IMAGES), {}, [], settings.IGNORE
-    volumes, labels = match_labels(settings.IMAGES, settings.LABELS, settings.LABEL_NAME, settings.SERIES)
-    return volumes, labels, settings.CLASSES or [], settings.IGNORE
+        files = {case.source: [case.image, *case.channels] for case in data.cases}
+        patterns = [f"{{id}}_{number:04d}" for number in range(max(map(len, files.values())))]
+        return Found(
+            volumes={case.source: case.image for case in data.cases},
+            labels={case.source: case.label for case in data.cases},
+            class_names=list(data.labels.values()),
+            ignored=data.ignored if settings.IGNORE is None else settings.IGNORE,
+            files=files,
+            patterns=patterns if len(patterns) > 1 else [],
+        )
+    files = {}
+    if settings.CHANNELS:
+        files = group_channels(find_volumes(settings.IMAGES), settings.CHANNELS, "IMAGES")
+    volumes, labels = first_files(files), {}
+    if settings.LABELS:
+        matched = match_labels(settings.IMAGES, settings.LABELS, settings.LABEL_NAME, settings.SERIES, volumes or None)
+        volumes, labels = matched
+    volumes = volumes or find_volumes(settings.IMAGES)
+    return Found(volumes, labels, settings.CLASSES or [], settings.IGNORE, files, settings.CHANNELS)
 
 
 def read_labels(path, label_files, volume):
@@ -194,7 +225,7 @@ def import_volume(source, label_files, labeled):
     """Read a volume and cut its slices.
 
     Args:
-        source: Path of the volume, and Path of its labels or None for black masks.
+        source: list of the Paths of its channels, and Path of its labels or None for black masks.
         label_files: LabelFiles of all volumes.
         labeled: list; gets the share of the slices that have a label.
 
@@ -204,13 +235,15 @@ def import_volume(source, label_files, labeled):
     Raises:
         InputError: if the volume cannot be read, or has no label.
     """
-    path, label_path = source
+    paths, label_path = source
+    path = paths[0]
     window, percentiles = settings.WINDOW, settings.PERCENTILES
-    values, (low, high), volume = open_slices(
-        path, settings.PLANE, window, percentiles, settings.SPACING, settings.SERIES, settings.NOT_FINITE
-    )
-    grid, shape = Geometry(**volume["grid"]), values.shape[1:]
-    masks = np.zeros(values.shape, np.uint8)
+    how = settings.SPACING, settings.SERIES, settings.NOT_FINITE
+    values, levels, volume = open_slices(paths, settings.PLANE, window, percentiles, *how, several=True)
+    if len(levels) > 1 and settings.NEIGHBORS:
+        raise SettingError(f"NEIGHBORS: only for volumes with one channel (found {len(levels)}); set it to 0")
+    grid, shape = Geometry(**volume["grid"]), values.shape[1:3]
+    masks = np.zeros(values.shape[:3], np.uint8)
     if label_path:
         masks = planes_of(read_labels(label_path, label_files, volume), settings.PLANE)
     wanted = [i for i in range(len(values)) if settings.SLICES == "all" or is_target(masks[i]).any()]
@@ -222,12 +255,13 @@ def import_volume(source, label_files, labeled):
     def make_slice(i):
         mask = np.ascontiguousarray(masks[i])
         mask = np.where(is_target(mask), np.uint8(255), mask) if label_files.largest == 1 else mask
-        image = window_to_gray(with_neighbors(values, i, settings.NEIGHBORS), low, high, settings.BITS)
+        image = to_gray_levels(with_neighbors(values, i, settings.NEIGHBORS), levels, settings.BITS)
         mask = cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
         return encode_slice(cut(image, box, settings.SIZE)), encode_png(mask), slice_entry(shape, i, box)
 
     spacing = spacing_of_plane(grid.spacing, settings.PLANE)
-    return Imported(ordered_map(make_slice, wanted), {"spacing": spacing, "window": [low, high], "volume": volume})
+    common = list(levels[0]) if len(set(map(tuple, levels))) == 1 else None
+    return Imported(ordered_map(make_slice, wanted), {"spacing": spacing, "window": common, "volume": volume})
 
 
 if __name__ == "__main__":

@@ -238,7 +238,9 @@ def import_series(source, seen, classes, settings):
     series, size = source.image, settings.SIZE
     plane = plane_of(series.headers[0])
     number = series.number if series.where == series.path else None
-    values, (low, high), volume = open_slices(series.where, plane, settings.WINDOW, settings.PERCENTILES, None, number)
+    values, ((low, high),), volume = open_slices(
+        series.where, plane, settings.WINDOW, settings.PERCENTILES, None, number
+    )
     masks, annotated = _masks_of(source, Geometry(**volume["geometry"]), plane, classes, settings.OVERLAP == "last")
     shape = values.shape[1:]
     (box,) = fit_boxes(shape, size, settings.FIT)

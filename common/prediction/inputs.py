@@ -14,6 +14,7 @@ from common.slices.cases import Slice, find_slices
 from common.slices.channels import group_files, read_with_channels, to_draw
 from common.slices.images import read_image, stretch, to_gray, window_to_gray, with_channels
 from common.slices.preparation import pixel_spacing
+from common.volumes.channels import channels_of_input, first_files
 from common.volumes.finding import find_volumes, is_volume, name_of
 from common.volumes.privacy import safe_names
 from common.words import number_of
@@ -157,20 +158,28 @@ class VolumeInput:
         plane, window, spacing, series, not_finite: as for `common.volumes.slicing.open_slices`.
         case_names: setting NAMES.
         neighbors: slices before and after each slice that are its further channels.
+        channels: name patterns of the files of a volume, if it has one for each channel; others: one file.
 
     Raises:
         InputError: if a volume cannot be read, or two would be written under one name.
     """
 
-    def __init__(self, path, plane, window, spacing, series, not_finite=None, case_names="numbers", neighbors=0):
+    def __init__(
+        self, path, plane, window, spacing, series, not_finite=None, case_names="numbers", neighbors=0, channels=None
+    ):
         from common.volumes.slicing import open_slices  # needs SimpleITK, images do not
 
         several = not is_volume(path)
-        self.volumes = find_volumes(path) if several else {name_of(Path(path).resolve()): Path(path)}
+        self._files = {}  # path of the first channel to the paths of all
+        if isinstance(channels, list):
+            grouped = channels_of_input(Path(path), channels)
+            self.volumes, self._files = first_files(grouped), {files[0]: files for files in grouped.values()}
+        else:
+            self.volumes = find_volumes(path) if several else {name_of(Path(path).resolve()): Path(path)}
         self.names = safe_names(self.volumes, case_names)
-        options = {"spacing": spacing, "series": series, "not_finite": not_finite}
+        options = {"spacing": spacing, "series": series, "not_finite": not_finite, "several": True}
         self._neighbors = neighbors
-        self._open_slices = lambda volume: open_slices(volume, plane, window, **options)
+        self._open_slices = lambda volume: open_slices(self._files.get(volume, volume), plane, window, **options)
         self._newest, self._lock = {}, threading.Lock()  # path to values and levels, the last two
         self._cases, self._ranges, self._spacings, self.slices, problems = {}, {}, {}, [], []
         if several:
@@ -188,10 +197,11 @@ class VolumeInput:
         from common.volumes.slicing import slice_entry, spacing_of_plane  # needs SimpleITK, images do not
 
         values, levels, volume = self._open_slices(path)
-        entries = {f"{i + 1:04d}": slice_entry(values.shape[1:], i) for i in range(len(values))}
+        entries = {f"{i + 1:04d}": slice_entry(values.shape[1:3], i) for i in range(len(values))}
         self.slices += [Slice(case if several else "", name, path) for name in entries]
         self._cases[path] = case, {"slices": entries, "volume": volume}
-        self._ranges[path] = GrayRange.around(*levels, values.min(), values.max())
+        shown = values if values.ndim == 3 else values[..., 0]
+        self._ranges[path] = GrayRange.around(*levels[0], shown.min(), shown.max())
         self._spacings[path] = spacing_of_plane(volume["grid"]["spacing"], plane)
         self._newest = {path: (values, levels)}
 
@@ -208,14 +218,17 @@ class VolumeInput:
         return with_neighbors(values, self._cases[s.path][1]["slices"][s.name]["index"], neighbors), levels
 
     def read(self, s):
-        values, levels = self._plane_of(s, self._neighbors)
-        return window_to_gray(values, *levels, 8)
+        from common.volumes.slicing import to_gray_levels  # needs SimpleITK, images do not
+
+        return to_gray_levels(*self._plane_of(s, self._neighbors), 8)
 
     def drawn(self, s, image):
-        return to_draw(image, self._neighbors)
+        return to_draw(image, self._neighbors) if self._neighbors or image.ndim == 2 else image[..., 0]
 
     def viewed(self, s, image):
-        return window_to_gray(self._plane_of(s)[0], self.range_of(s).black, self.range_of(s).white, 8)
+        values = self._plane_of(s)[0]
+        shown = values if values.ndim == 2 else np.ascontiguousarray(values[..., 0])
+        return window_to_gray(shown, self.range_of(s).black, self.range_of(s).white, 8)
 
     def range_of(self, s):
         return self._ranges[s.path]

@@ -23,7 +23,6 @@ from common.slices.masks import clean, keep_components
 from common.slices.nnunet import join_channels
 from common.training.calibration import DEFAULT, threshold_in_words, with_threshold
 from common.training.trained_models import load_network
-from common.volumes.datasets import require_same_grid
 from common.volumes.finding import find_volumes
 from common.volumes.grids import (
     Box,
@@ -38,6 +37,7 @@ from common.volumes.grids import (
     onto_grid,
     orient,
     require_room,
+    require_same_grid,
     smoothed_onto_grid,
     whole_box,
 )

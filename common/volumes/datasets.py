@@ -15,16 +15,13 @@ from common.records import Inside, Record, read_record
 from common.slices.hdf5_text import write_attributes
 from common.slices.nnunet import is_nnunet, read_nnunet
 from common.volumes.finding import LABEL_ENDINGS, ending_of, name_of
-from common.volumes.grids import Geometry, image_at, onto_grid
+from common.volumes.grids import Geometry, image_at, onto_grid, require_same_grid
 from common.volumes.intensity import ForegroundStatistics
 from common.volumes.label_files import LabelFiles
 from common.volumes.label_matching import match_labels, refuse_own_labels
 from common.volumes.labels import labels_in
 from common.volumes.privacy import safe_names, write_names_table
 from common.volumes.reading import read_channels, read_volume
-
-ADVICE = "resample it onto that grid"
-POSITION_TOLERANCE = 1e-3  # max offset of label volume and image: mm per voxel of the longest axis
 
 
 class VolumeCase(NamedTuple):
@@ -224,18 +221,6 @@ def read_case(case, names, label_values=None, not_finite=None, label_files=None)
     label = read_volume(case.label)
     require_same_grid(label, case.label, channels[0], case.image)
     return channels, image_at(labels_in(label, case.label, label_values, names), grid)
-
-
-def require_same_grid(image, path, reference, reference_path):
-    """Raise InputError unless a volume has the voxels of another."""
-    grid, own = Geometry.of(reference), Geometry.of(image)
-    if grid.size != own.size:
-        sizes = " and ".join("x".join(map(str, size)) for size in (own.size, grid.size))
-        raise InputError(f"{path}: not on the grid of {reference_path} ({sizes} voxels); {ADVICE}")
-    corners = np.array([(0, 0, 0), grid.size])
-    tolerance = POSITION_TOLERANCE * max(1, *grid.size)
-    if not np.allclose(grid.to_points(corners), own.to_points(corners), atol=tolerance):
-        raise InputError(f"{path}: not on the grid of {reference_path} (different origin, spacing or axes); {ADVICE}")
 
 
 def survey(data, label_values=None, not_finite=None):

@@ -9,6 +9,7 @@ import SimpleITK as sitk
 from common.errors import InputError, SettingError
 
 MAX_VOXELS = 2 * 10**9  # more than any scanner makes; 8 GB in single precision
+POSITION_TOLERANCE = 1e-3  # max offset of two volumes on one grid: mm per voxel of the longest axis
 LONG = 2 * 10**8  # voxels from which resampling takes more than a few seconds
 
 
@@ -243,3 +244,16 @@ def image_at(array, geometry):
     image.SetOrigin(geometry.origin)
     image.SetDirection(geometry.direction)
     return image
+
+
+def require_same_grid(image, path, reference, reference_path):
+    """Raise InputError unless a volume has the voxels of another."""
+    grid, own = Geometry.of(reference), Geometry.of(image)
+    if grid.size != own.size:
+        sizes = " and ".join("x".join(map(str, size)) for size in (own.size, grid.size))
+        raise InputError(f"{path}: not on the grid of {reference_path} ({sizes} voxels); resample it onto that grid")
+    corners = np.array([(0, 0, 0), grid.size])
+    tolerance = POSITION_TOLERANCE * max(1, *grid.size)
+    if not np.allclose(grid.to_points(corners), own.to_points(corners), atol=tolerance):
+        found = "different origin, spacing or axes"
+        raise InputError(f"{path}: not on the grid of {reference_path} ({found}); resample it onto that grid")

@@ -13,7 +13,7 @@ OWN_UIDS = ("SeriesInstanceUID", "SOPInstanceUID")
 REFERENCES = (0x0020000E, 0x00081155)  # SeriesInstanceUID, ReferencedSOPInstanceUID
 
 
-def match_labels(images, labels, label_name, series=None):
+def match_labels(images, labels, label_name, series=None, channels=None):
     """Match the volumes of a folder to label files.
 
     DICOM SEG and RTSTRUCT files belong to the series that they refer to, other label volumes to the volume of their
@@ -23,6 +23,7 @@ def match_labels(images, labels, label_name, series=None):
         images, labels: folders, or one file each.
         label_name: label volume name, with {id} for the volume name.
         series: as for `common.volumes.reading.read_volume`.
+        channels: dict of volume name to Path of its first channel, of volumes with a file for each; None: one file.
 
     Returns:
         two dicts of volume name to Path: volumes and label files.
@@ -33,6 +34,7 @@ def match_labels(images, labels, label_name, series=None):
     together, dicom_labels = Path(labels).resolve() == Path(images).resolve(), []
     volumes = find_volumes(images, dicom_labels if together else None)
     label_volumes = volumes if together else find_volumes(labels, dicom_labels)
+    volumes = channels or volumes
     referring, foreign = _by_reference(dicom_labels, volumes, series) if dicom_labels else ({}, 0)
     if len(volumes) == len(label_volumes) == 1 and not referring:
         expected = dict.fromkeys(volumes, *label_volumes)

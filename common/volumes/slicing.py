@@ -4,9 +4,10 @@ import numpy as np
 import SimpleITK as sitk
 
 from common.errors import InputError
-from common.volumes.grids import Geometry, along_axes, image_at, orient, resample
+from common.slices.images import window_to_gray
+from common.volumes.grids import Geometry, along_axes, image_at, orient, require_same_grid, resample
 from common.volumes.intensity import percentiles_of
-from common.volumes.reading import read_volume
+from common.volumes.reading import read_channels, read_volume
 
 PERCENTILES = (0.5, 99.5)  # of a volume, mapped to black and white without a window
 
@@ -14,40 +15,84 @@ PERCENTILES = (0.5, 99.5)  # of a volume, mapped to black and white without a wi
 PLANES = {"axial": (0, ()), "coronal": (1, (0,)), "sagittal": (2, (0,))}
 
 
-def open_slices(path, plane, window=None, percentiles=PERCENTILES, spacing=None, series=None, not_finite=None):
+def open_slices(
+    path, plane, window=None, percentiles=PERCENTILES, spacing=None, series=None, not_finite=None, several=False
+):
     """Open a volume as slices, for 0_import_volumes.py and predict.py.
 
     Args:
-        path: as for `read_volume`.
+        path: as for `read_volume`; with `several`, also a list of Paths with a file for each channel.
         plane: a name in PLANES.
         window: [low, high], values mapped to black and white; None: use percentiles.
         percentiles: [low, high] of the volume, in percent.
         spacing: mm to resample to, as for `along_axes`; None: no resampling.
         series, not_finite: as for `read_volume`.
+        several: whether a volume may have several channels.
 
     Returns:
-        values, (slices, H, W) array; (low, high), values mapped to black and white; and the volume entry of case.json.
+        values, array (slices, H, W), or (slices, H, W, C) with several channels; list of (low, high), values of each
+        channel mapped to black and white; and the volume entry of case.json.
 
     Raises:
-        InputError: as for `read_volume`, or if low is not less than high.
+        InputError: as for `read_volume`, if low is not less than high, or if files of channels have other grids.
     """
-    image = read_volume(path, series, not_finite)
-    geometry = Geometry.of(image)
-    image = orient(image)
-    spacing = along_axes(spacing)
-    if any(spacing):
-        image = resample(image, spacing, path)
-    values = planes_of(sitk.GetArrayFromImage(image), plane)
-    low, high = window or percentiles_of(values, percentiles)
-    if not low < high:
-        raise InputError(f"{path}: constant between its percentiles {list(percentiles)} (value {low:g}); use --window")
+    paths = path if isinstance(path, list) else [path]
+    channels = read_files(paths, series, not_finite) if several else [read_volume(path, series, not_finite)]
+    geometry = Geometry.of(channels[0])
+    spacing, stacked, levels = along_axes(spacing), [], []
+    for image in map(orient, channels):
+        image = resample(image, spacing, paths[0]) if any(spacing) else image
+        stacked.append(planes_of(sitk.GetArrayFromImage(image), plane))
+        levels.append(window or percentiles_of(stacked[-1], percentiles))
+        if not levels[-1][0] < levels[-1][1]:
+            where = paths[min(len(levels), len(paths)) - 1]
+            found = f"constant between its percentiles {list(percentiles)} (value {levels[-1][0]:g})"
+            raise InputError(f"{where}: {found}; use --window")
     volume = {
         "plane": plane,
         "geometry": geometry._asdict(),
         "grid": Geometry.of(image)._asdict(),
         "resampled": spacing if any(spacing) else None,
     }
-    return values, (low, high), volume
+    return stacked[0] if len(stacked) == 1 else np.stack(stacked, axis=-1), levels, volume
+
+
+def read_files(paths, series=None, not_finite=None):
+    """Read the channels of a volume from one file, or from a file for each.
+
+    Args:
+        paths: list of Paths.
+        series, not_finite: as for `read_volume`.
+
+    Returns:
+        list of SimpleITK.Image with three axes, on one grid.
+
+    Raises:
+        InputError: as for `read_volume`, or if a file has another grid than the first.
+    """
+    if len(paths) == 1:
+        return read_channels(paths[0], series, not_finite)
+    channels = [read_volume(path, series, not_finite) for path in paths]
+    for path, channel in zip(paths[1:], channels[1:], strict=True):
+        require_same_grid(channel, path, channels[0], paths[0])
+    return channels
+
+
+def to_gray_levels(values, levels, bits):
+    """Slices as gray levels.
+
+    Args:
+        values: (H, W), with its neighbors (H, W, N), or with several channels (H, W, C).
+        levels: list of (low, high), one, or one for each channel; see `open_slices`.
+        bits: 8 or 16.
+
+    Returns:
+        uint8 or uint16 of the same shape.
+    """
+    if len(levels) == 1:
+        return window_to_gray(values, *levels[0], bits)
+    channels = [window_to_gray(values[..., i], *pair, bits) for i, pair in enumerate(levels)]
+    return np.stack(channels, axis=-1)
 
 
 def slice_entry(shape, index, box=None):

@@ -469,7 +469,9 @@ def test_a_data_set_of_nnunet(tmp_path):
         counts = [np.count_nonzero(masks == value) for value in (255, IGNORED)]
         assert counts == [np.count_nonzero(sitk.GetArrayViewFromImage(truth) == number) for number in (1, 2)]
     write_nnunet(root, channels=["T2", "ADC"])
-    assert_refused(SCRIPT, "slices with several channels are not supported (2 files a case)", REPLACE=True, **settings)
+    run_here(SCRIPT, REPLACE=True, **settings)
+    record = json.loads((tmp_path / "cases" / "case_scan_001" / "case.json").read_text())
+    assert record["channels"] == ["{id}_0000", "{id}_0001"]
     write_nnunet(tmp_path / "other", channels=["CT"], labels={"background": 0, "organ": 1})
     words = "invalid labels (values from 0 to 2); expected whole numbers from 0 to 1 (organ)"
     assert_refused(SCRIPT, words, **settings | {"IMAGES": tmp_path / "other", "CASES": tmp_path / "more"})

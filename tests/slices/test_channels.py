@@ -6,6 +6,7 @@ import cv2
 import h5py
 import numpy as np
 import pytest
+import SimpleITK as sitk
 import tifffile
 from drawings import as_volume, disc_slice, write, write_image
 from hypothesis import given, settings
@@ -179,6 +180,70 @@ def test_neighbors_become_channels(tmp_path):
         assert np.array_equal(image, expected) and np.array_equal(source.drawn(s, image), planes[index])
         assert np.array_equal(read_slice(case / "x" / f"{s.name}.png"), expected)
     assert with_neighbors(values, 2, 0).shape == (24, 24) and with_neighbors(values, 0, 2).shape == (24, 24, 5)
+
+
+def planes_of_files(paths):
+    """Slices of volumes as gray levels, (slices, H, W, C), one file after the other."""
+    sources = [VolumeInput(path, "axial", None, None, None) for path in paths]
+    return np.stack([[source.read(s) for s in source.slices] for source in sources], axis=-1)
+
+
+@pytest.mark.parametrize(
+    ("names", "channels", "label"),
+    [
+        (["a_flair", "a_t1"], ["{id}_flair", "{id}_t1"], "a_seg"),
+        (["a/flair", "a/t1"], ["flair", "t1"], "a/seg"),
+        (["a/x_flair", "a/x_t1"], ["{id}_flair", "{id}_t1"], "a/x_seg"),
+    ],
+)
+def test_files_of_volumes_become_channels(tmp_path, names, channels, label):
+    """As each of them alone; predict.py reads them the same, from the folder or from any of the files."""
+    rng = np.random.default_rng(0)
+    truth = np.zeros((4, 24, 24), np.uint8)
+    truth[1:3, 5:15, 5:15] = 1
+    for name, values in ((names[0], 100), (names[1], 3000), (label, None)):
+        array = truth if values is None else rng.integers(0, values, truth.shape).astype(np.int16)
+        path = tmp_path / "in" / f"{name}.nii.gz"
+        write(path.parent, path.name, as_volume(array, np.eye(3)))
+    files = [tmp_path / "in" / f"{name}.nii.gz" for name in names]
+    pattern = "{id}/seg" if label.endswith("/seg") else "{id}_seg"
+    given = {"IMAGES": tmp_path / "in", "LABELS": tmp_path / "in", "LABEL_NAME": pattern, "CHANNELS": channels}
+    script, cases = "preprocess/0_import_volumes.py", tmp_path / "cases"
+    run_here(script, **given, CASES=cases, SIZE=24)
+    (case,) = cases.iterdir()
+    expected = planes_of_files(files)
+    found = [read_slice(path) for path in sorted((case / "x").iterdir())]
+    assert np.array_equal(found, expected) and json.loads((case / "case.json").read_text())["channels"] == channels
+    masks = [read_image(path).any() for path in sorted((case / "y").iterdir())]
+    assert sum(masks) == 2
+    for source in (tmp_path / "in", *files):
+        read = VolumeInput(source, "axial", None, None, None, channels=channels)
+        assert len(read.volumes) == 1 and np.array_equal([read.read(s) for s in read.slices], expected)
+        image = read.read(read.slices[0])
+        assert np.array_equal(read.drawn(read.slices[0], image), expected[0, ..., 0])
+        assert read.viewed(read.slices[0], image).shape == (24, 24)
+    assert_refused(script, "NEIGHBORS", status=2, **given, CASES=tmp_path / "x", NEIGHBORS=1)
+    write(files[1].parent, files[1].name, as_volume(truth[:3].astype(np.int16), np.eye(3)))
+    assert_refused(script, f"{files[1].name}: not on the grid of", **given, CASES=tmp_path / "none")
+    files[1].unlink()
+    assert_refused(script, f"{files[0].name}: its channel", "is missing", **given, CASES=tmp_path / "none")
+    assert_refused(script, "IMAGES: no volume fits", **{**given, "CHANNELS": ["{id}_t2"]}, CASES=tmp_path / "none")
+
+
+def test_a_volume_with_several_channels_in_one_file(tmp_path):
+    """As of the Decathlon: the fourth axis."""
+    values = np.random.default_rng(0).integers(0, 500, (3, 4, 24, 24)).astype(np.int16)
+    (tmp_path / "in").mkdir()
+    volumes = [as_volume(channel, np.eye(3)) for channel in values]
+    sitk.WriteImage(sitk.JoinSeries(volumes), str(tmp_path / "in" / "a.nii.gz"))
+    for number, volume in enumerate(volumes):
+        write(tmp_path / "alone", f"{number}.nii.gz", volume)
+    run_here("preprocess/0_import_volumes.py", IMAGES=tmp_path / "in", CASES=tmp_path / "cases", SIZE=24)
+    (case,) = (tmp_path / "cases").iterdir()
+    expected = planes_of_files(sorted((tmp_path / "alone").iterdir()))
+    assert np.array_equal([read_slice(path) for path in sorted((case / "x").iterdir())], expected)
+    read = VolumeInput(tmp_path / "in" / "a.nii.gz", "axial", None, None, None)
+    assert np.array_equal([read.read(s) for s in read.slices], expected)
 
 
 # --- prediction
