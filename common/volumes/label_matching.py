@@ -96,12 +96,18 @@ def _by_reference(dicom_labels, volumes, series):
         InputError: if a file is damaged, or several refer to one volume.
     """
     volume_of = {uid: name for name, path in volumes.items() for uid in _own_uids(path, series)}
-    found, foreign = {}, 0
+    found, foreign, damaged = {}, 0, []
     for path in dicom_labels:
-        names = {volume_of[uid] for uid in _references_of(path) if uid in volume_of}
+        try:
+            names = {volume_of[uid] for uid in _references_of(path) if uid in volume_of}
+        except InputError as error:
+            damaged.append(str(error))
+            continue
         foreign += not names
         for name in names:
             found.setdefault(name, []).append(path)
+    if damaged:  # which volumes they belong to is unknown
+        raise InputError(summarize(damaged, "label files cannot be used"))
     problems = [
         f"{volumes[name]}: {len(paths)} DICOM SEG or RTSTRUCT files refer to it "
         f"({', '.join(path.name for path in paths[:5])}); keep one of them in LABELS"
