@@ -38,7 +38,7 @@ SMALL = {
         --model-settings "{'unet': {'features': 2, 'depth': [1, 2]}}" """
     ),
 }
-HERE = "tests/test_doc_commands.py"
+HERE, CHANNELS = "tests/test_doc_commands.py", "tests/slices/test_channels.py"
 # Pages whose code blocks a test runs from the first command to the last.
 FOLLOWED = {
     "README.md": f"{HERE}::test_readme",
@@ -85,6 +85,11 @@ RUN_ELSEWHERE = {
     "python train.py --help": ("tests/test_settings.py::test_help_of_every_script_is_immediate_and_complete"),
     "python train.py --loss my_loss.py": "tests/test_extending.py::test_network_and_loss",
     "python train.py --model my_network.py": "tests/test_extending.py::test_network_and_loss",
+    "0_import_images.py --channels rgb": f"{CHANNELS}::test_colors_are_kept_or_their_loss_is_said",
+    """0_import_volumes.py --channels "['{id}_flair', '{id}_t1']\"""": (
+        f"{CHANNELS}::test_files_of_volumes_become_channels"
+    ),
+    "0_import_volumes.py --neighbors 1": f"{CHANNELS}::test_neighbors_become_channels",
     "train.py --train image_training.h5 --validation image_validation.h5": FOLLOWED["docs/from_ais.md"],
 }
 INSTALLS = "installs from the internet"
