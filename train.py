@@ -20,7 +20,7 @@ from common.settings import apply_command_line, check_model_settings
 TRAIN: types.PathName = "data/packed/train.h5"  # packed set or list to train on
 VALIDATION: types.PathName | Literal[""] = "data/packed/validation.h5"  # set or list that decides the best epoch
 #   "": none, for a final training on all cases; the model of the last epoch counts.
-CLASS_NAMES: types.Names = []  # names of the classes, such as ["liver", "tumor"]; []: of case.json, or numbers
+CLASS_NAMES: types.Names = []  # class names, such as ["liver", "tumor"]; []: of case.json, or numbers
 MEMORY_GB: types.NonNegative = 4.0  # load sets up to this size into memory; read larger ones from disk
 FOLD: types.PositiveInt | Literal["all"] | None = None  # which fold next to TRAIN (1, 2, ...); "all": cross-validation
 AUGMENTATION: Literal["medical"] | types.Augmentation | None = None  # on the fly; {}: none; None: see docs/plan.md

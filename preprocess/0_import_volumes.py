@@ -21,7 +21,7 @@ from common.settings import apply_command_line
 # --- input and output
 IMAGES: str = ""  # folder to search for volumes and DICOM series, or one volume
 #   A folder with dataset.json is a data set of nnU-Net or the Decathlon and needs no LABELS.
-CHANNELS: types.FileChannels = []  # names of a file for each channel, such as ["{id}_flair", "{id}_t1"]; []: one
+CHANNELS: types.FileChannels = []  # a file name for each channel, such as ["{id}_flair", "{id}_t1"]
 LABELS: str = ""  # the same for label volumes, matched by name; empty: all masks are black
 LABEL_NAME: types.NamePattern = "{id}"  # label volume name for volume {id}, such as "{id}_seg"
 SERIES: types.Series | None = None  # number or description of the series, if a folder contains several
