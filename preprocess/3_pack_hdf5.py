@@ -5,7 +5,7 @@ Writes  PACKED/train.h5, validation.h5, test.h5, or PACKED/fold1/train.h5 and so
 Takes   about a second per 1,000 slices of 200x200 on two cores; keeps only a few slices in memory
 
 Datasets: x, (N, size, size, channels), in the number type of the slices; y, (N, size, size, 1);
-case and source, text. Attributes: classes, settings, format, and how the slices were made (spacing,
+case and source, text. Attributes: classes, settings, format, and how slices were made (spacing,
 window, resampled, plane, fit, stretched, channels, neighbors). Training sets are shuffled once.
 With SHARD_GB or PART (then a shard per part), PACKED/shards has the slices, and train.h5 links to
 them: keep both together. After an interruption, the same command makes the missing shards.
