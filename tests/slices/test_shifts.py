@@ -52,6 +52,13 @@ def test_right_masks_are_not_suspected(organs):
     assert alignment.finish() is None and alignment.shifted == {}
 
 
+def test_the_edge_of_what_is_ignored_is_no_outline(organs):
+    image, mask = organs[0][0]
+    half = np.where(np.indices(mask.shape)[0] < 50, np.uint8(254), np.uint8(0))
+    assert edges_under_outline(image, half) is None
+    assert edges_under_outline(image, np.where(half, half, mask)) is not None
+
+
 @pytest.mark.parametrize("offset", [(8, 0), (-8, 8), (0, -5), (3, 20)])
 def test_a_shifted_set_is_found_with_its_offset(organs, offset):
     down, right, stronger = aligned(organs, everywhere(organs, offset)).finish()
