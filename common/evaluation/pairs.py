@@ -12,7 +12,7 @@ from common.prediction.outputs import RECORD
 from common.settings import require_folder
 from common.slices.case_files import is_pseudo_labeled, read_case_record
 from common.slices.cases import find_slices, is_case, is_case_name, match_files
-from common.slices.images import read_image, to_gray
+from common.slices.images import read_image, to_gray, without_soft_edges
 from common.slices.masks import IGNORED, check_mask_values, class_count, refuse_samples, values_of
 from common.slices.matching import MASK_NAMES, patients_in
 from common.slices.preparation import pixel_spacing
@@ -238,6 +238,8 @@ def read_mask(path, ignore=None):
     if not ending_of(path):
         mask = without_color(read_image(path), path)
         mask = mask if ignore is None else np.where(mask == ignore, mask.dtype.type(IGNORED), mask)
+        if mask.dtype == np.uint8:
+            mask = without_soft_edges(mask, path)
         check_mask_values(values_of(mask), path)
         return mask.astype(np.uint8), None
     image = orient(read_volume(path))  # so that both have their slices in the same order

@@ -57,7 +57,7 @@ def read_slice(path):
 
 
 def read_mask(path):
-    """Read a mask of a case folder, like `read_slice` but gray and 8-bit only.
+    """Read a mask of a case folder, like `read_slice` but gray and 8-bit only; JPEG as in `without_soft_edges`.
 
     Returns:
         (H, H) uint8.
@@ -69,7 +69,22 @@ def read_mask(path):
         )
     if mask.dtype != np.uint8:
         raise InputError(f"{path}: expected an 8-bit mask (found 16 bits); import it with 0_import_images.py")
-    return mask
+    return without_soft_edges(mask, path)
+
+
+def without_soft_edges(mask, path):
+    """A mask, (H, W) uint8, with 255 above 127 and else 0 if its file is a JPEG, which has soft edges; others as is.
+
+    Raises:
+        InputError: for a JPEG file that can only have class numbers, which would not be exact.
+    """
+    if not str(path).lower().endswith((".jpg", ".jpeg")):
+        return mask
+    if 0 < mask.max() < 100:
+        raise InputError(
+            f"{path}: class numbers in a JPEG file are not exact (brightest value {mask.max()}); save masks as PNG"
+        )
+    return np.where(mask > 127, np.uint8(255), np.uint8(0))
 
 
 def read_pair(x_path, y_path, like=None):

@@ -11,9 +11,13 @@ from common.errors import InputError, summarize
 from common.files import file_digest, natural_key, whole_file
 from common.settings import require_folder
 from common.slices.images import read_image
+from common.streams import one_line
 from common.system_errors import why_unreadable
+from common.words import number_of
 
 LIST_NAMES = ("train", "validation", "test")
+# Names of lists that people cut themselves.
+OTHER_NAMES = {"training": "train", "val": "validation", "valid": "validation", "testing": "test"}
 
 
 def read_list(path):
@@ -182,8 +186,7 @@ def read_divisions(root):
     folds = sorted((path.name for path in root.glob("fold*") if path.is_dir()), key=natural_key)
     divisions = {}
     for folder in folds or [""]:
-        files = {name: root / folder / f"{name}.csv" for name in LIST_NAMES}
-        lists = {name: read_list(file) for name, file in files.items() if file.exists() or file.is_symlink()}
+        lists = {name: read_list(file) for name, file in _list_files(root / folder).items()}
         if not lists:
             raise InputError(
                 f"{root / folder}: contains no train.csv, validation.csv or test.csv; run 2_write_lists.py"
@@ -191,6 +194,30 @@ def read_divisions(root):
         refuse_shared(lists, root / folder)
         divisions[folder] = lists
     return divisions
+
+
+def _list_files(folder):
+    """Lists in a folder, dict of a name in LIST_NAMES to Path; other names are taken for one of them, or printed.
+
+    Raises:
+        InputError: if two files would be the same list.
+    """
+    files, others = {}, []
+    for path in sorted(folder.glob("*.csv"), key=natural_key):
+        name = OTHER_NAMES.get(path.stem.lower(), path.stem)
+        if name not in LIST_NAMES:
+            others.append(path.name)
+            continue
+        if name in files:
+            raise InputError(f"{path}: the same list as {files[name].name}, as {name}.csv; keep only one of them")
+        if name != path.stem:
+            print(f"using {path} as {name}.csv")
+        files[name] = path
+    if files and others:
+        listed = ", ".join(map(one_line, others[:10])) + (", ..." if len(others) > 10 else "")
+        names = ", ".join(f"{name}.csv" for name in LIST_NAMES)
+        print(f"skipped {number_of(len(others), 'file')} in {folder} that are none of {names}: {listed}")
+    return {name: files[name] for name in LIST_NAMES if name in files}
 
 
 def write_list(path, rows, relative_to=None):

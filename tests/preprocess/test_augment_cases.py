@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 from drawings import disc_slice, make_cases, write_image
@@ -133,6 +134,31 @@ def test_class_numbers_stay_class_numbers_and_16_bits_stay(tmp_path):
         found = read_image(case / f"x_{letter}" / "0001.png")
         expected = reference_filter(letter, (image >> 8).astype(np.uint8)) * 257.0
         assert found.dtype == np.uint16 and np.abs(found - expected).mean() < 2 * 257
+
+
+def test_cases_with_jpeg_files_go_through_all_steps(tmp_path):
+    """As AIS has them: soft masks are cut at 127, and the variants are found, with masks of 0 and 255."""
+    for number in (1, 2):
+        for name in ("0001", "0002"):
+            for side, picture in zip("xy", disc_slice(24, 10 * number + int(name)), strict=True):
+                write_image(tmp_path / "cases" / f"case{number}" / side / f"{name}.jpg", picture)
+    soft = read_image(tmp_path / "cases" / "case1" / "y" / "0001.jpg")
+    assert len(np.unique(soft)) > 2
+    assert np.array_equal(read_mask(tmp_path / "cases" / "case1" / "y" / "0001.jpg"), np.where(soft > 127, 255, 0))
+    run_here(SCRIPT, CASES=tmp_path / "cases", FILTERS=["O", "A"], SHAPES=["", "RTP"])
+    run_here(
+        "preprocess/2_write_lists.py",
+        CASES=tmp_path / "cases",
+        LISTS=tmp_path / "lists",
+        VALIDATION_SHARE=0.5,
+        TEST_SHARE=0,
+    )
+    run_here("preprocess/3_pack_hdf5.py", LISTS=tmp_path / "lists", PACKED=tmp_path / "packed")
+    with h5py.File(tmp_path / "packed" / "train.h5") as file:
+        assert len(file["x"]) == 8 and set(np.unique(file["y"])) == {0, 255} and file.attrs["classes"] == 1
+    numbers = tmp_path / "cases" / "case1" / "y" / "0001.jpg"
+    write_image(numbers, np.where(soft > 127, 2, 0).astype(np.uint8))
+    assert_refused(SCRIPT, "0001.jpg: class numbers in a JPEG file are not exact", CASES=tmp_path / "cases")
 
 
 def test_parts_make_what_one_run_makes(tmp_path):

@@ -162,6 +162,26 @@ def test_spacing_of_the_slices_is_that_of_the_source_scaled(tmp_path):
         assert file.attrs["spacing"].tolist() == [1.0, 1.0] and text_of(file.attrs["fit"]) == "resize"
 
 
+def test_lists_that_people_cut_themselves(tmp_path):
+    """Under other names they are packed as the usual ones; files that are no list are named, never passed over."""
+    cases, lists = make_cases(tmp_path / "cases", cases=4, slices=2), tmp_path / "lists"
+    run_here(LISTS, CASES=cases, LISTS=lists, VALIDATION_SHARE=0.25, TEST_SHARE=0.25)
+    out = run_here(PACK, LISTS=lists, PACKED=tmp_path / "usual").stdout
+    assert "using" not in out and "skipped" not in out
+    for name, other in (("train", "Training"), ("validation", "val"), ("test", "testing")):
+        (lists / f"{name}.csv").rename(lists / f"{other}.csv")
+    (lists / "patients.csv").write_text("name\n")
+    out = run_here(PACK, LISTS=lists, PACKED=tmp_path / "own").stdout
+    assert f"using {lists / 'Training.csv'} as train.csv" in out and "wrote 8 slices in 3 sets" in out
+    assert f"skipped 1 file in {lists} that are none of" in out and "patients.csv" in out
+    for name in ("train", "validation", "test"):
+        sets = [h5py.File(tmp_path / folder / f"{name}.h5") for folder in ("own", "usual")]
+        assert all(np.array_equal(sets[0][key][:], sets[1][key][:]) for key in ("x", "y", "case", "source"))
+        assert sets[0].attrs["division"] == sets[1].attrs["division"]
+    shutil.copy(lists / "val.csv", lists / "valid.csv")
+    assert_refused(PACK, "valid.csv: the same list as val.csv", LISTS=lists, PACKED=tmp_path / "none")
+
+
 def test_bad_lists(tmp_path):
     cases = make_cases(tmp_path / "cases", cases=4, slices=2)
     lists = tmp_path / "lists"

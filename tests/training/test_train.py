@@ -61,6 +61,7 @@ def test_run_folder_is_complete(trained):
     assert state["data"] == {
         "classes": 1,
         "size": 24,
+        "inputs": 1,
         "bits": 8,
         "spacing": None,
         "window": None,
@@ -68,6 +69,9 @@ def test_run_folder_is_complete(trained):
         "plane": "",
         "fit": "",
         "stretched": False,
+        "channels": "",
+        "neighbors": 0,
+        "labels": None,
     }
     assert (run / "code" / "train.py").exists() and (run / "code" / "models" / "unet.py").exists()
     assert "keras 3" in (run / "environment.txt").read_text()
