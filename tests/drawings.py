@@ -4,6 +4,7 @@ No patient is in any of it: ellipses, spheres and noise.
 """
 
 import json
+import locale
 import re
 import shlex
 import zipfile
@@ -222,6 +223,7 @@ def write(folder, name, image):
 def write_series(folder, image, names=None, series="1.2.3.4", compressor="", **tags):
     """A DICOM series, one file a slice."""
     folder.mkdir(parents=True, exist_ok=True)
+    before = locale.setlocale(locale.LC_CTYPE)
     writer = sitk.ImageFileWriter()
     writer.KeepOriginalImageUIDOn()
     if compressor:
@@ -249,6 +251,7 @@ def write_series(folder, image, names=None, series="1.2.3.4", compressor="", **t
         writer.Execute(part)
         if names:
             file.rename(folder / names[k])
+    locale.setlocale(locale.LC_CTYPE, before)  # ITK's writer sets "C", in which Python would read text as ASCII
 
 
 def masks_of(case):

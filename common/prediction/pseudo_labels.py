@@ -129,7 +129,8 @@ class PseudoLabels:
         """
         kept = {name: record[name] for name in FROM_RECORD if record.get("size") == self.size and name in record}
         made = {"confidence": self.rule.confidence, "model": model}
-        return {"fit": self.fit, "channels": self.channels or None, **kept, "pseudo_labels": made}
+        channels = {"channels": self.channels} if self.channels else {}
+        return {"fit": self.fit, **channels, **kept, "pseudo_labels": made}
 
     def in_words(self):
         """What was kept and what not, as text."""
