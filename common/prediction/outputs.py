@@ -262,7 +262,7 @@ class FullScaleMasks:
         entry = record["slices"].get(name, {}) if record else self._find_crop(path)
         if not entry.get("image"):
             raise InputError(
-                f"{path}: no original image in its case.json; use PASTE only for cases of 0_import_images.py"
+                f"{path}: no original image in its case.json; use PASTE only for cases of images, not of volumes"
             )
         if self.current != (case, entry["image"]):
             self._write()
