@@ -60,9 +60,6 @@ RUN_ELSEWHERE = {
     "3_pack_hdf5.py --shard-gb 2": (
         "tests/preprocess/test_pack_hdf5.py::test_shards_are_shown_as_one_set_and_are_made_once"
     ),
-    "preprocess/0_import_images.py --mask-threshold 127": (
-        "tests/preprocess/test_import_images.py::test_mask_values_threshold_and_unmatched"
-    ),
     "python -P -m common.tuning.worker": (
         "tests/tuning/test_tune.py::test_a_search_killed_twice_and_finished_by_two_processes"
     ),
