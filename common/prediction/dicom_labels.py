@@ -96,6 +96,8 @@ def _segmentation(slices, array, labels, names):
         )
         for number, name in enumerate(names, 1)
     ]
+    for one in slices:
+        one.pop("SpacingBetweenSlices", None)  # wrong in some files; highdicom then takes it from the positions
     return highdicom.seg.Segmentation(
         source_images=slices,
         pixel_array=array,

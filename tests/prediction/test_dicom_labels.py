@@ -59,6 +59,21 @@ def test_labels_are_read_back_equal(tmp_path, series, kind, seed):
         assert seg.SegmentSequence[0].SegmentAlgorithmType == "AUTOMATIC"
 
 
+def test_a_wrong_distance_of_slices_in_the_source_is_not_copied(tmp_path):
+    folder = tmp_path / "series"
+    draw_series(folder)
+    for file in folder.glob("*.dcm"):
+        content = pydicom.dcmread(file)
+        content.SpacingBetweenSlices = "1.0"
+        content.save_as(file)
+    image = read_volume(folder)
+    labels = sitk.GetImageFromArray(np.ones(image.GetSize()[::-1], np.uint8))
+    labels.CopyInformation(image)
+    DicomLabels(tmp_path, ["SEG"], {"a": folder}, None, ["liver"]).write("a", labels)
+    volume = highdicom.seg.segread(tmp_path / "dicom" / "a_seg.dcm").get_volume(combine_segments=True)
+    assert volume.array.shape[0] == image.GetSize()[2] and volume.spacing[0] == pytest.approx(image.GetSpacing()[2])
+
+
 @pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])
 def test_an_empty_prediction(tmp_path, series, kind):
     folder, image = series
