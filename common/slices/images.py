@@ -182,6 +182,13 @@ def by_channels(function, picture):
         return function(picture)
     if picture.shape[2] in (1, 3, 4):
         return with_channels(function(picture))
+    return each_channel(function, picture)
+
+
+def each_channel(function, picture):
+    """Apply a function of (H, W) to an image, (H, W) or (H, W, C), channel by channel."""
+    if picture.ndim == 2:
+        return function(picture)
     return np.stack([function(np.ascontiguousarray(picture[..., i])) for i in range(picture.shape[2])], axis=-1)
 
 

@@ -17,7 +17,7 @@ from common.errors import InputError
 from common.manifest import VARIANTS, Manifest
 from common.records import read_record
 from common.slices.finding import read_regular
-from common.slices.images import by_channels, images_in, resize
+from common.slices.images import by_channels, each_channel, images_in, resize
 
 CUBIC = cv2.INTER_CUBIC
 
@@ -132,14 +132,7 @@ def make_filters(strength, sigmas, clip_limit, levels):
         "C": partial(equalize, clip_limit=clip_limit),
         "D": partial(posterize, levels=levels),
     }
-    return {letter: partial(one_by_one, function) for letter, function in filters.items()}
-
-
-def one_by_one(function, image):
-    """Apply a function of (H, H) to each channel of an image, (H, H) or (H, H, C)."""
-    if image.ndim == 2:
-        return function(image)
-    return np.stack([function(np.ascontiguousarray(image[..., i])) for i in range(image.shape[2])], axis=-1)
+    return {letter: partial(each_channel, function) for letter, function in filters.items()}
 
 
 def denoise(image, strength):

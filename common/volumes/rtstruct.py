@@ -8,6 +8,7 @@ programs write them, lose nothing.
 import numpy as np
 
 from common.errors import InputError
+from common.slices.outlines import crossings_of
 from common.volumes.dicom_files import damaged_dicom, read_dataset
 from common.volumes.grids import image_at
 from common.volumes.segments import Canvas, Segment, plain_text
@@ -139,13 +140,7 @@ def _spans(starts, stops, height):
         starts, stops: (N, 2) ends x, y of the edges.
         height: number of rows.
     """
-    low = np.clip(np.ceil(np.minimum(starts[:, 1], stops[:, 1])), 0, height).astype(int)
-    high = np.clip(np.ceil(np.maximum(starts[:, 1], stops[:, 1])), 0, height).astype(int)  # row at the upper end: no
-    counts = high - low
-    edge = np.repeat(np.arange(len(starts)), counts)
-    row = np.arange(len(edge)) - np.repeat(np.cumsum(counts) - counts, counts) + low[edge]
-    share = (row - starts[edge, 1]) / (stops[edge, 1] - starts[edge, 1])
-    x = starts[edge, 0] + share * (stops[edge, 0] - starts[edge, 0])
+    row, x = crossings_of(starts, stops, height)
     order = np.lexsort((x, row))
     row, x = row[order], x[order]  # an even number of crossings in each row
     return row[::2], x[::2], x[1::2]
