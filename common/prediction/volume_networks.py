@@ -37,14 +37,13 @@ from common.volumes.grids import (
     onto_grid,
     orient,
     require_room,
-    require_same_grid,
     smoothed_onto_grid,
     whole_box,
 )
 from common.volumes.intensity import percentiles_of, scales_of
 from common.volumes.labels import label_image, measure_labels, write_labels
 from common.volumes.privacy import safe_names, write_names_table
-from common.volumes.reading import read_channels, read_volume
+from common.volumes.reading import read_channels, read_further
 from common.volumes.slicing import PERCENTILES, spacing_of_plane
 from common.words import number_of
 
@@ -94,9 +93,7 @@ class Volume:
 
     def __init__(self, path, series=None, not_finite=None, further=()):
         channels = read_channels(path, series, not_finite)
-        for other in further:
-            channels.append(read_volume(other, not_finite=not_finite))
-            require_same_grid(channels[-1], other, channels[0], path)
+        channels += read_further(further, channels[0], path, not_finite=not_finite)
         self.path, self.original = path, Geometry.of(channels[0])
         self.channels = [orient(channel) for channel in channels]
         self.geometry = Geometry.of(self.channels[0])

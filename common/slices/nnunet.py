@@ -1,6 +1,6 @@
 """Data sets in the raw layout of nnU-Net v2: dataset.json, imagesTr/NAME_0000.nii.gz, labelsTr/NAME.nii.gz.
 
-Label numbers must have a meaning of their own: no regions of several numbers, and no number to ignore.
+Label numbers must have a meaning of their own: no regions of several numbers. A number to ignore is for slices only.
 """
 
 import os
@@ -143,10 +143,8 @@ def join_channels(folder, volumes):
         if not (match := re.fullmatch(r"(.+)_(\d{4})", name, re.DOTALL)):
             return volumes, {}
         channels.setdefault(match[1], {})[int(match[2])] = path
-    for name, files in channels.items():
-        if sorted(files) != list(range(len(files))):
-            found = ", ".join(f"{number:04d}" for number in sorted(files))
-            raise InputError(f"{files[min(files)]}: channels of {name} are missing (found {found}); restore them")
+    if problems := _gaps_in(channels):
+        raise InputError(problems[0])
     further = {files[0]: [files[number] for number in sorted(files)[1:]] for files in channels.values()}
     return {name: files[0] for name, files in channels.items()}, further
 
@@ -222,16 +220,24 @@ def _find_cases(folder, ending):
             channels.setdefault(match[1], {})[int(match[2])] = file
         else:
             problems.append(f"{file}: no channel number in its name; expected a name such as NAME_0000{ending}")
-    cases = {}
+    if problems := problems + _gaps_in(channels):
+        raise InputError(summarize(problems, "files do not fit the layout of nnU-Net"))
+    cases = {
+        name: ([files[number] for number in sorted(files)], folder / "labelsTr" / f"{name}{ending}")
+        for name, files in channels.items()
+    }
+    _refuse_missing([label for _, label in cases.values()])
+    return cases
+
+
+def _gaps_in(channels):
+    """Messages about cases that lack a channel, by dict of case name to dict of channel number to Path."""
+    problems = []
     for name, files in channels.items():
         if sorted(files) != list(range(len(files))):
             found = ", ".join(f"{number:04d}" for number in sorted(files))
             problems.append(f"{files[min(files)]}: channels of {name} are missing (found {found}); restore them")
-        cases[name] = [files[number] for number in sorted(files)], folder / "labelsTr" / f"{name}{ending}"
-    if problems:
-        raise InputError(summarize(problems, "files do not fit the layout of nnU-Net"))
-    _refuse_missing([label for _, label in cases.values()])
-    return cases
+    return problems
 
 
 def _refuse_missing(files):

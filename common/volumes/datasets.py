@@ -21,7 +21,7 @@ from common.volumes.label_files import LabelFiles
 from common.volumes.label_matching import match_labels, refuse_own_labels
 from common.volumes.labels import labels_in
 from common.volumes.privacy import safe_names, write_names_table
-from common.volumes.reading import read_channels, read_volume
+from common.volumes.reading import read_channels, read_further, read_volume
 
 
 class VolumeCase(NamedTuple):
@@ -212,9 +212,7 @@ def read_case(case, names, label_values=None, not_finite=None, label_files=None)
         InputError: if one is unreadable, their grids differ, or a value is not a label.
     """
     channels = read_channels(case.image, not_finite=not_finite)
-    for path in case.channels:
-        channels.append(read_volume(path, not_finite=not_finite))
-        require_same_grid(channels[-1], path, channels[0], case.image)
+    channels += read_further(case.channels, channels[0], case.image, not_finite=not_finite)
     grid = Geometry.of(channels[0])
     if label_files and case.label in label_files.segments:
         return channels, onto_grid(label_files.read(case.label, grid), grid)

@@ -11,7 +11,7 @@ from common.devices import silenced_libraries
 from common.errors import InputError
 from common.volumes.dicom import list_series, read_series  # noqa: F401
 from common.volumes.finding import VOLUME_ENDINGS, ending_of, is_dicom
-from common.volumes.grids import Geometry, image_at
+from common.volumes.grids import Geometry, image_at, require_same_grid
 from common.volumes.paths import plain_files
 from common.volumes.whole import ADVICE, FARTHEST, check_header, check_spacing, check_stream, require_file
 from common.words import number_of
@@ -42,6 +42,27 @@ def read_volume(path, series=None, not_finite=None):
     if len(channels) > 1:
         raise InputError(f"{path}: wrong number of channels ({len(channels)}); expected a 3-D volume with one channel")
     return channels[0]
+
+
+def read_further(paths, first, first_path, series=None, not_finite=None):
+    """Read channels that have a file of their own.
+
+    Args:
+        paths: Paths of all channels but the first.
+        first, first_path: first channel, SimpleITK.Image, and its Path.
+        series, not_finite: as for `read_volume`.
+
+    Returns:
+        list of SimpleITK.Image.
+
+    Raises:
+        InputError: as `read_volume`, or if one has another grid than the first.
+    """
+    channels = []
+    for path in paths:
+        channels.append(read_volume(path, series, not_finite))
+        require_same_grid(channels[-1], path, first, first_path)
+    return channels
 
 
 def read_channels(path, series=None, not_finite=None):

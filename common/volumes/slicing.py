@@ -5,9 +5,9 @@ import SimpleITK as sitk
 
 from common.errors import InputError
 from common.slices.images import window_to_gray
-from common.volumes.grids import Geometry, along_axes, image_at, orient, require_same_grid, resample
+from common.volumes.grids import Geometry, along_axes, image_at, orient, resample
 from common.volumes.intensity import percentiles_of
-from common.volumes.reading import read_channels, read_volume
+from common.volumes.reading import read_channels, read_further, read_volume
 
 PERCENTILES = (0.5, 99.5)  # of a volume, mapped to black and white without a window
 
@@ -72,10 +72,8 @@ def read_files(paths, series=None, not_finite=None):
     """
     if len(paths) == 1:
         return read_channels(paths[0], series, not_finite)
-    channels = [read_volume(path, series, not_finite) for path in paths]
-    for path, channel in zip(paths[1:], channels[1:], strict=True):
-        require_same_grid(channel, path, channels[0], paths[0])
-    return channels
+    first = read_volume(paths[0], series, not_finite)
+    return [first, *read_further(paths[1:], first, paths[0], series, not_finite)]
 
 
 def to_gray_levels(values, levels, bits):
