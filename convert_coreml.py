@@ -163,7 +163,7 @@ def load_libraries():
     """Import Keras quietly, on the CPU and on TensorFlow, the only backend that coremltools reads."""
     os.environ |= {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1", "TQDM_DISABLE": "1"}
     logging.getLogger("coremltools").setLevel(logging.ERROR)  # it warns about every TensorFlow after 2.12
-    import_keras()
+    import_keras(say_unused=False)
 
 
 def choose_targets(paths):

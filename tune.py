@@ -71,6 +71,7 @@ from optuna.trial import TrialState
 
 from common.errors import InputError, SettingError
 from common.files import write_json
+from common.gpus import unused_before_import
 from common.parallel import ProgressBar
 from common.training.trust import trust_command
 from common.tuning import results
@@ -89,6 +90,8 @@ SHUTDOWN_STATUSES = [-getattr(signal, name, 0) for name in ("SIGHUP", "SIGINT", 
 def main():
     trust_command(settings)
     check_settings()
+    if line := unused_before_import():
+        print(line, flush=True)
     folder = Path(settings.STUDY)
     may_differ = ("STUDY", "TRIALS", "TRUST_RUN")
     study = tuning.open_study(folder, settings.as_json(), may_differ, check_with_train, make_pruner())

@@ -1,4 +1,4 @@
-"""Backend, devices, precision and seeds; only cpu_speedups, distribution and coreml also depend on the backend.
+"""Backend, devices, precision and seeds; only gpus, cpu_speedups, distribution and coreml also depend on the backend.
 
 Functions import Keras only when needed: it takes seconds, and scripts that import this module check their input first.
 TensorFlow, JAX and PyTorch are optional.
@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from types import SimpleNamespace
 
+from common import gpus
 from common.errors import InputError
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # from malloc.h
@@ -46,16 +47,22 @@ def silenced_libraries():
 
 
 def set_defaults():
-    """Set environment variables that Keras and TensorFlow read on import, unless the user has set them."""
-    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+    """Set environment variables that Keras and its backend read on import, unless the user has set them.
+
+    Raises:
+        InputError: as `common.gpus.choose_backend`.
+    """
+    os.environ["KERAS_BACKEND"] = gpus.choose_backend()
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")  # on a Mac, what its GPU lacks runs on the CPU
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")  # faster on every CPU; the default is on only with AVX-512
 
 
-def import_keras():
-    """Import Keras, quietly, on the KERAS_BACKEND; TensorFlow by default.
+def import_keras(say_unused=True):
+    """Import Keras, quietly, on the backend that `common.gpus.choose_backend` chooses.
 
-    Several processes must join first; see `common.training.distribution.join_processes`.
+    Prints a line if this machine has a GPU that the backend does not use, unless not `say_unused`. Several
+    processes must join first; see `common.training.distribution.join_processes`.
     """
     set_defaults()
     with silenced_libraries():
@@ -66,13 +73,24 @@ def import_keras():
 
             tensorflow.get_logger().setLevel("ERROR")  # it warns about volumes of several sizes
         list_devices()
+    if say_unused and (line := unused_gpu()):
+        print(line, flush=True)
+
+
+def unused_gpu():
+    """A line about a GPU that the backend does not use, with what to install; "" if there is none."""
+    return "" if accelerators() else gpus.unused_gpu(backend(), describe())
 
 
 def list_devices():
-    """Device names of the backend, such as `gpu:0`; `cpu:0` if there are no others."""
+    """Device names of the backend, such as `gpu:0` or, on a Mac, `mps:0`; `cpu:0` if there are no others."""
     if backend() == "torch":  # Keras lists devices only on TensorFlow and JAX
         import torch  # optional
 
+        if os.environ.get("KERAS_TORCH_DEVICE", "").startswith("cpu"):
+            return ["cpu:0"]
+        if torch.backends.mps.is_available():
+            return ["mps:0"]
         return [f"gpu:{i}" for i in range(torch.cuda.device_count())] or ["cpu:0"]
     import keras  # late, see above
 
@@ -109,6 +127,10 @@ def set_up(seed, deterministic):
             tf.config.experimental.set_memory_growth(gpu, True)
         if deterministic:
             tf.config.experimental.enable_op_determinism()
+    elif backend() == "torch":
+        import torch  # optional
+
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, not deterministic
 
 
 def hold_memory():
@@ -160,7 +182,16 @@ def errors_of_batches():
 
 
 def usual_half():
-    """Best half-precision policy of the accelerator: bfloat16, or float16 on a GPU without bfloat16."""
+    """Fastest policy of the accelerator that is known to work: bfloat16, or float16 on a GPU without bfloat16.
+
+    A Mac's GPU computes in float32.
+    """
+    if accelerators()[0].startswith("mps"):
+        return "float32"
+    if backend() == "torch":
+        import torch  # optional
+
+        return "mixed_bfloat16" if torch.cuda.get_device_capability() >= (8, 0) else "mixed_float16"
     if backend() == "tensorflow" and accelerators()[0].startswith("gpu"):
         import tensorflow as tf  # optional
 
@@ -197,7 +228,7 @@ def peak_memory():
         if backend() == "torch":
             import torch  # optional
 
-            return torch.cuda.max_memory_allocated()
+            return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
         if backend() == "jax":
             import jax  # optional
 

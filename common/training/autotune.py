@@ -79,7 +79,8 @@ def choose_precision(setting, make_model, make_batch, steps):
     if setting != "auto":
         return setting, None
     if accelerators():
-        return usual_half(), "auto: the fastest this device supports"
+        policy = usual_half()
+        return policy, f"auto: the fastest this device {'is known to compute' if policy == 'float32' else 'supports'}"
     if steps < 500:
         return "float32", "auto: fewer than 500 steps, too few to benchmark"
     if (slowdown := slowdown_of_bfloat16()) > GREATEST_SLOWDOWN:
