@@ -1,7 +1,7 @@
 """Score predicted masks against true ones.
 
 Reads   PREDICTED: masks or label volumes of predict.py; TRUTH: masks, case folder, folder of
-        cases, list, or volumes
+        cases, list, or volumes; or two tables of lesions, as in LUNA16
 Writes  OUTPUT/report.html, scores.csv (case,image,dice,iou,...), cases.csv, summary.csv, worst.png
 Takes   about 3 s for 1,000 masks of 200x200 on two cores
 Expect  a table of scores; look at the images in report.html before you trust a mean
@@ -11,6 +11,7 @@ images with an empty true mask, because their Dice is meaningless; they are coun
 scores include them. The report defines each score and its value for empty masks.
 """
 
+from functools import partial
 from typing import Literal
 
 from common import setting_types as types
@@ -38,6 +39,14 @@ SPACING: types.PixelSpacing | None = None
 #   None reads it from the cases or volumes.
 TOLERANCE: types.NonNegative = 1.0  # surface Dice tolerance in mm (in pixels if the spacing is unknown)
 
+# --- lesions
+LESIONS: Literal["overlap", "center", ""] = ""  # score connected parts as lesions, matched by this rule; "": off
+#   "overlap": a common pixel; "center": center of the predicted lesion within the true radius. Tables: "center".
+LESION_SIZES: types.RisingSizes = [5, 10, 20]  # diameters between the size groups in mm (or pixels); []: one group
+CANDIDATES: str = ""  # table of submission.py with a probability for each lesion of PREDICTED (volumes); "": none
+EXCLUDED: str = ""  # table of findings that do not count, if TRUTH is a table of lesions; "": none
+SCANS: str = ""  # table of all scans, also without lesions, if TRUTH is a table of lesions; "": those in the tables
+
 # --- images in the report
 SHOW: Literal["worst", "first", "random"] = "worst"  # which images to show: "worst", "first" or "random"
 WORST: types.Count = 12  # how many images to show
@@ -50,6 +59,10 @@ import numpy as np
 import pandas as pd
 
 from common.devices import environment
+from common.errors import InputError
+from common.evaluation.lesion_page import write_lesion_report
+from common.evaluation.lesion_scores import find_lesions, summarize_lesions, write_lesion_tables
+from common.evaluation.lesion_tables import Candidates, is_lesion_table, print_lesions, score_tables
 from common.evaluation.pairs import match_pairs, predicted_images
 from common.evaluation.report import find_backgrounds, show_errors, write_report
 from common.evaluation.summary import combine_scores, compare_scores, read_other, score_pairs
@@ -58,12 +71,13 @@ from common.jobs import Part, do_part
 from common.parallel import ordered_map
 from common.prediction.outputs import fingerprint
 from common.public_settings import public_settings
-from common.replacing import refuse_existing
+from common.replacing import refuse_existing, whole_folder
 from common.scores import SCORES
 from common.settings import FORMAT
 from common.slices.drawing import contact_sheet
 from common.slices.images import encode_png
 from common.tables import write_table
+from common.volumes.privacy import read_names_table
 
 RECORD = "evaluation.json"
 SCORED = "scored.json"  # scores of one part
@@ -71,6 +85,9 @@ SCORED = "scored.json"  # scores of one part
 
 def main():
     refuse_existing(settings.OUTPUT, settings.REPLACE)
+    if is_lesion_table(settings.TRUTH):
+        evaluate_tables()
+        return
     part = Part.read(settings.PART)
     evaluation = Evaluation(part)
     files = [file for pair in evaluation.pairs for file in (pair.predicted, pair.truth)]
@@ -81,6 +98,25 @@ def main():
         print_tables(result)
         cases = result.cases["case"].nunique()
         print(f"wrote {settings.OUTPUT} (images: {len(evaluation.pairs)}, cases: {cases})")
+
+
+def evaluate_tables():
+    """Score a table of predicted lesions against one of true lesions."""
+    if not is_lesion_table(settings.PREDICTED):
+        raise InputError("PREDICTED: expected a table of lesions as TRUTH is; use one of submission.py --kind nodules")
+    unfit = [name for name in ("PART", "AGAINST", "CANDIDATES") if getattr(settings, name)]
+    unfit += ["LESIONS"] if settings.LESIONS == "overlap" else []
+    if unfit:
+        raise InputError(f"{unfit[0]}: not for tables of lesions (TRUTH is {settings.TRUTH}); leave it out")
+    tables = settings.PREDICTED, settings.TRUTH, settings.EXCLUDED, settings.SCANS
+    result = score_tables(*tables, settings.LESION_SIZES)
+    recorded = public_settings(settings, ["TRUTH", "EXCLUDED", "SCANS"])
+    with whole_folder(settings.OUTPUT, settings.REPLACE) as folder:
+        write_lesion_tables(folder, result)
+        write_json(folder / RECORD, {FORMAT: 1} | recorded)
+        write_lesion_report(folder / "report.html", result, recorded, environment(with_backend=False))
+    print_lesions(result)
+    print(f"wrote {settings.OUTPUT} (lesions: {result.summary['lesions'].iloc[0]}, scans: {result.images})")
 
 
 class Evaluation:
@@ -112,16 +148,25 @@ class Evaluation:
         cases = {pair.case for pair in self.pairs}
         self.other = read_other(settings.AGAINST, cases, own) if settings.AGAINST else None
         self.part = part
+        self.candidates = self.read_candidates()
         spacing = settings.SPACING
         self.spacing = tuple(spacing) if isinstance(spacing, list) else spacing and (spacing, spacing)
         self.recorded = public_settings(settings, ["TRUTH", "IMAGES"] if self.pairs[0].is_volume else [])
         self.result = None
 
+    def read_candidates(self):
+        if not settings.CANDIDATES:
+            return None
+        if not self.pairs[0].is_volume or not settings.LESIONS:
+            raise InputError("CANDIDATES: only for label volumes and with LESIONS; leave it empty")
+        return Candidates(settings.CANDIDATES, read_names_table(settings.NAMES_TABLE))
+
     def score(self, folder):
         """Score the pairs of this part and write the scores, or the result if it is the only part, into a folder."""
         pairs = self.part.share(self.pairs)
         print(f"scoring {settings.PREDICTED} (masks: {len(pairs)})", flush=True)
-        scored = score_pairs(pairs, self.pairs, self.spacing, settings.TOLERANCE)
+        find = partial(find_lesions, settings.LESIONS, self.candidates) if settings.LESIONS else None
+        scored = score_pairs(pairs, self.pairs, self.spacing, settings.TOLERANCE, find)
         if self.part.is_whole:
             self.write(folder, scored)
         else:
@@ -133,6 +178,16 @@ class Evaluation:
 
     def write(self, folder, scored):
         result = combine_scores(scored, self.pairs, settings.TRUTH, self.spacing, settings.TOLERANCE)
+        if settings.LESIONS:
+            result.lesions = summarize_lesions(
+                [row for _, _, lesions in scored for row in lesions],
+                [(pair.case, pair.name) for pair in self.pairs],
+                result.images["class"].max(),
+                settings.LESIONS,
+                result.unit,
+                "volume" if self.pairs[0].is_volume else "image",
+                settings.LESION_SIZES,
+            )
         if settings.AGAINST:
             result.differences, result.other = (
                 compare_scores(result.cases, self.other, SCORES),
@@ -148,6 +203,8 @@ def write_result(folder, result, pairs, recorded):
     write_table(folder / "cases.csv", result.cases)
     both = (("cases", result.over_cases), ("images", result.over_images))
     write_table(folder / "summary.csv", pd.concat([t.assign(over=name) for name, t in both]))
+    if result.lesions:
+        write_lesion_tables(folder, result.lesions)
     if result.differences is not None:
         write_table(folder / "differences.csv", result.differences)
     images = draw_images(result.images, pairs)
@@ -197,6 +254,8 @@ def print_tables(result):
         print(f"\n{title}\n{table[table['n'] > 0][columns].round(4).to_string(index=False)}")
     empty = result.images[result.images["tp"] + result.images["fn"] == 0]
     print(f"\nempty masks: {len(empty)} ({(empty['fp'] == 0).sum()} predicted empty)")
+    if result.lesions:
+        print_lesions(result.lesions)
     if result.differences is not None:
         table = result.differences.round(4).to_string(index=False)
         print(f"\ndifference to {settings.AGAINST} (this minus other)\n{table}")

@@ -98,6 +98,11 @@ WindowOrNone = Annotated[
     list[Value],
     Rule("[low, high] with low < high, or []", lambda pair: not pair or (len(pair) == 2 and pair[0] < pair[1])),
 ]
+RisingSizes = Annotated[
+    list[Positive],
+    Len(0, 10),
+    Rule("rising numbers such as [5, 10, 20]", lambda sizes: sizes == sorted(set(sizes))),
+]
 PositivePair = Annotated[list[Positive], Len(2, 2)]
 PixelSpacing = Millimeters | Annotated[list[Millimeters], Len(2, 2)]
 Crop = Annotated[

@@ -26,6 +26,23 @@ from common.words import number_of
 GEOMETRY_TOLERANCE = 1e-3  # tolerance for origin, spacing and axes of predicted and true volumes
 
 
+class Masks(NamedTuple):
+    """Both masks of a Pair.
+
+    Attributes:
+        predicted, truth: class numbers as uint8 arrays of the same shape, with 255 converted to 1.
+        spacing: mm along each axis, or None.
+        values: the sets of values in the predicted and the true file.
+        geometry: Geometry of a volume; None for images.
+    """
+
+    predicted: np.ndarray
+    truth: np.ndarray
+    spacing: tuple | None
+    values: tuple
+    geometry: Geometry | None
+
+
 class Pair(NamedTuple):
     """A predicted mask and its true mask.
 
@@ -263,11 +280,7 @@ def values_in(mask):
 
 
 def read_masks(pair):
-    """Read both masks of a pair, with their spacing and the values in the files.
-
-    Returns:
-        predicted and truth, class numbers as uint8 arrays of the same shape, with 255 converted to 1; mm along each
-        axis, or None; and the sets of values of both.
+    """Read both masks of a pair as Masks, with their spacing and the values in the files.
 
     Raises:
         InputError: if one is unreadable, or they do not match.
@@ -292,7 +305,8 @@ def read_masks(pair):
         np.where(mask == 255, np.uint8(1), mask) if 255 in present else mask
         for mask, present in zip((predicted, truth), values, strict=True)
     )
-    return predicted, truth, true_geometry.spacing[::-1] if true_geometry else pair.spacing, values
+    spacing = true_geometry.spacing[::-1] if true_geometry else pair.spacing
+    return Masks(predicted, truth, spacing, values, true_geometry)
 
 
 def count_classes(pairs, values, truth):

@@ -7,6 +7,7 @@ import SimpleITK as sitk
 from matplotlib.figure import Figure
 
 from common.errors import InputError
+from common.evaluation.lesion_page import lesion_page
 from common.evaluation.pairs import holds_volumes, read_masks
 from common.html import in_words, write_page
 from common.plots import CLASS_COLORS, PLOT_STYLE, SOFT, svg
@@ -74,8 +75,9 @@ def show_errors(pair, background, window, line):
     Returns:
         (H, W, 3) uint8, RGB; small images are enlarged.
     """
-    predicted, truth, spacing, _ = read_masks(pair)
-    predicted, truth = without_ignored(predicted, truth)
+    masks = read_masks(pair)
+    predicted, truth = without_ignored(masks.predicted, masks.truth)
+    spacing = masks.spacing
     if truth.ndim == 3:
         index = int(np.argmax((predicted != truth).sum((1, 2))))
         gray = _slice_of_volume(background, index, window, truth.shape)
@@ -144,6 +146,7 @@ def write_report(path, result, images, settings, environment):
         dice_by_size=dice_by_size(plotted[filled], sizes[filled], f"mask size ({result.element_unit})")
         if filled.any()
         else None,
+        lesions=lesion_page(result.lesions) if result.lesions else None,
         differences=None if result.differences is None else _with_spaces_in_scores(result.differences),
         colors=[
             (name, f"rgb{color}")

@@ -35,6 +35,7 @@ class Result:
         images, cases: DataFrames of scores, with a row for each image or case and class.
         over_images, over_cases: their summaries by `summarize_scores`.
         empty_masks: dict of kind of empty masks to their count and names, as text.
+        lesions: common.evaluation.lesion_scores.LesionResult; None without LESIONS.
         differences, other: DataFrame of `compare_scores`, and the other evaluation's folder; otherwise None and "".
     """
 
@@ -48,6 +49,7 @@ class Result:
     over_images: pd.DataFrame
     over_cases: pd.DataFrame
     empty_masks: dict
+    lesions: object = None
     differences: pd.DataFrame | None = None
     other: str = ""
 
@@ -55,7 +57,7 @@ class Result:
 # --- scores of pairs
 
 
-def score_pairs(pairs, all_pairs, given_spacing, tolerance):
+def score_pairs(pairs, all_pairs, given_spacing, tolerance, find_lesions=None):
     """Score pairs; reads each mask once, and keeps only a few in memory.
 
     Args:
@@ -63,10 +65,12 @@ def score_pairs(pairs, all_pairs, given_spacing, tolerance):
         all_pairs: list of all pairs of the evaluation, including `pairs`.
         given_spacing: (row, column) spacing of slices in mm; None: spacing of the cases.
         tolerance: surface Dice tolerance.
+        find_lesions: function of a Pair, a class, its bool masks (predicted, true), spacing and Geometry (of a volume)
+            to a list of rows of lesions; None: none.
 
     Returns:
-        list of [rows, values] of each pair, for `combine_scores` and JSON: a dict for each class, and the lists of
-        values in the predicted and the true file.
+        list of [rows, values, lesions] of each pair, for `combine_scores` and JSON: a dict for each class, the lists
+        of values in the predicted and the true file, and the rows of `find_lesions`.
 
     Raises:
         InputError: as for `read_masks`.
@@ -76,7 +80,7 @@ def score_pairs(pairs, all_pairs, given_spacing, tolerance):
         print("some cases have no spacing; all distances are in pixels")
 
     def score(pair):
-        predicted, truth, own_spacing, values = read_masks(pair)
+        predicted, truth, own_spacing, values, geometry = read_masks(pair)
         spacing = own_spacing if known else (1, 1)
         if given_spacing and not pair.is_volume:
             spacing = given_spacing
@@ -84,8 +88,12 @@ def score_pairs(pairs, all_pairs, given_spacing, tolerance):
         pixels = int(np.count_nonzero(truth != IGNORED))
         predicted, truth = without_ignored(predicted, truth)
         of_class = partial(score_class, pixels=pixels, spacing=spacing, tolerance=tolerance)
-        rows = [of_class(pair, c, predicted == c, truth == c) for c in sorted(classes)]
-        return [rows, list(map(sorted, values))]
+        rows, lesions = [], []
+        for c in sorted(classes):
+            masks = predicted == c, truth == c
+            rows.append(of_class(pair, c, *masks))
+            lesions += find_lesions(pair, c, *masks, spacing, geometry) if find_lesions else []
+        return [rows, list(map(sorted, values)), lesions]
 
     return list(progress(ordered_map(score, pairs), len(pairs), "scoring"))
 
@@ -127,7 +135,7 @@ def combine_scores(scored, pairs, truth_folder, given_spacing, tolerance):
         InputError: as for `count_classes`.
     """
     volumes, known = pairs[0].is_volume, knows_spacing(pairs, given_spacing)
-    rows, values = zip(*scored, strict=True)
+    rows, values, _ = zip(*scored, strict=True)
     classes = count_classes(pairs, [list(map(set, both)) for both in values], truth_folder)
     images = pd.DataFrame([row for pair_rows in rows for row in with_all_classes(pair_rows, classes)])
     elements = images.pop("element")
