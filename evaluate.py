@@ -42,10 +42,12 @@ TOLERANCE: types.NonNegative = 1.0  # surface Dice tolerance in mm (in pixels if
 # --- lesions
 LESIONS: Literal["overlap", "center", ""] = ""  # score connected parts as lesions, matched by this rule; "": off
 #   "overlap": a common pixel; "center": center of the predicted lesion within the true radius. Tables: "center".
-LESION_SIZES: types.RisingSizes = [5, 10, 20]  # diameters between the size groups in mm (or pixels); []: one group
-CANDIDATES: str = ""  # table of submission.py with a probability for each lesion of PREDICTED (volumes); "": none
-EXCLUDED: str = ""  # table of findings that do not count, if TRUTH is a table of lesions; "": none
-SCANS: str = ""  # table of all scans, also without lesions, if TRUTH is a table of lesions; "": those in the tables
+LESION_SIZES: types.RisingSizes = [5, 10, 20]  # diameters in mm between size groups; []: one
+CANDIDATES: str = ""  # table of submission.py: probability of each predicted lesion; "": none
+#   For label volumes; tables of lesions have their own.
+EXCLUDED: str = ""  # table of findings that do not count; "": none
+SCANS: str = ""  # table of all scans, also without lesions; "": those in the tables
+#   EXCLUDED and SCANS are for a TRUTH that is a table of lesions.
 
 # --- images in the report
 SHOW: Literal["worst", "first", "random"] = "worst"  # which images to show: "worst", "first" or "random"

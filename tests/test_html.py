@@ -29,7 +29,7 @@ def scored(made_once):
         for file in sorted(truth.glob("case*/y/*.png")):
             write_image(root / "a" / file.parent.parent.name / file.name, np.roll(read_mask(file), 2, axis=0))
         run_here("evaluate.py", PREDICTED=root / "a", TRUTH=truth, OUTPUT=root / "first")
-        flags = {"AGAINST": root / "first", "WORST": 3}
+        flags = {"AGAINST": root / "first", "WORST": 3, "LESIONS": "overlap"}
         return run_here("evaluate.py", PREDICTED=root / "a", TRUTH=truth, OUTPUT=root / "scores", **flags).stdout
 
     return made_once("scored", score)[0] / "scores" / "report.html"

@@ -21,19 +21,24 @@ DETECTION = {
     "false_per_scan": "per scan",
     "false_low": "per scan, low",
     "false_high": "per scan, high",
+}
+QUALITY = {
+    "class": "class",
+    "size": "size",
     "precision": "precision",
     "f1": "F1",
     "panoptic_quality": "panoptic quality",
     "recognition_quality": "recognition quality",
     "segmentation_quality": "segmentation quality",
 }
-NARROW = ("class", "size", "lesions", "sensitivity", "per scan")
+NARROW = ("class", "size", "sensitivity", "panoptic quality", "measure", "n", "mean", "mse")
 
 
 def lesion_page(result):
     """Values of the template evaluation/lesions.html.jinja for a LesionResult, as a dict."""
-    detection = result.summary[list(DETECTION)].rename(columns=DETECTION)
-    detection = detection.dropna(axis=1, how="all")
+    detection, quality = (
+        result.summary[list(names)].rename(columns=names).dropna(axis=1, how="all") for names in (DETECTION, QUALITY)
+    )
     detection.columns = [name.replace("per scan", f"per {result.scans}") for name in detection.columns]
     overall = result.summary[result.summary["size"] == "all"].set_index("class")
     scores = {
@@ -47,6 +52,7 @@ def lesion_page(result):
         "scans": result.scans,
         "unit": result.unit,
         "detection": detection,
+        "quality": quality,
         "narrow": (*NARROW, f"per {result.scans}"),
         "froc": froc_plot(result) if result.curves else None,
         "scores": scores,
