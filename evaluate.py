@@ -12,6 +12,7 @@ scores include them. The report defines each score and its value for empty masks
 """
 
 from functools import partial
+from itertools import chain
 from typing import Literal
 
 from common import setting_types as types
@@ -32,6 +33,7 @@ OUTPUT: types.PathName = "scores"  # where to write the scores
 REPLACE: bool = False  # True: overwrite an existing OUTPUT
 PART: types.PartOfWork = ""  # "2/8": only the second of eight parts; the last one joins them; "": all
 AGAINST: str = ""  # OUTPUT of another evaluation of the same cases to compare with; "": none
+AGAINST_PREDICTED: str = ""  # its PREDICTED, to show both on one image; "": as recorded there
 
 # --- distances
 SPACING: types.PixelSpacing | None = None
@@ -50,27 +52,27 @@ SCANS: str = ""  # table of all scans, also without lesions; "": those in the ta
 #   EXCLUDED and SCANS are for a TRUTH that is a table of lesions.
 
 # --- images in the report
-SHOW: Literal["worst", "first", "random"] = "worst"  # which images to show: "worst", "first" or "random"
+SHOW: Literal["worst", "hausdorff", "first", "random"] = "worst"  # images to show: "worst" by Dice, ...
+#   "hausdorff": the largest distance first, and missed or invented masks before all; "first"; "random".
 WORST: types.Count = 12  # how many images to show
 WINDOW: types.Window | None = None  # values of IMAGES mapped to black and white, [low, high]; None: unchanged
 HAUSDORFF_LINE: bool = False  # True: draw the Hausdorff distance as a line
 
 settings = apply_command_line(globals())
 
-import numpy as np
 import pandas as pd
 
 from common.devices import environment
 from common.errors import InputError
+from common.evaluation.images import choose_images, draw_images, find_backgrounds, find_others
 from common.evaluation.lesion_page import write_lesion_report
 from common.evaluation.lesion_scores import find_lesions, summarize_lesions, write_lesion_tables
 from common.evaluation.lesion_tables import Candidates, is_lesion_table, print_lesions, score_tables
 from common.evaluation.pairs import match_pairs, predicted_images
-from common.evaluation.report import find_backgrounds, show_errors, write_report
+from common.evaluation.report import write_report
 from common.evaluation.summary import combine_scores, compare_scores, read_other, score_pairs
 from common.files import read_json, write_json
 from common.jobs import Part, do_part
-from common.parallel import ordered_map
 from common.prediction.outputs import fingerprint
 from common.public_settings import public_settings
 from common.replacing import refuse_existing, whole_folder
@@ -207,43 +209,28 @@ def write_result(folder, result, pairs, recorded):
     write_table(folder / "summary.csv", pd.concat([t.assign(over=name) for name, t in both]))
     if result.lesions:
         write_lesion_tables(folder, result.lesions)
+    write_table(folder / "agreement.csv", result.agreement)
     if result.differences is not None:
         write_table(folder / "differences.csv", result.differences)
-    images = draw_images(result.images, pairs)
+    images = draw(result.images, pairs)
     if images:
-        drawn, captions = zip(*images, strict=True)
+        drawn, captions = (list(chain(*lists)) for lists in zip(*images, strict=True))
         (folder / "worst.png").write_bytes(encode_png(contact_sheet(drawn, min(6, len(drawn)), 240, captions)))
     write_json(folder / RECORD, {FORMAT: 1} | recorded)
     write_report(folder / "report.html", result, images, recorded, environment(with_backend=False))
 
 
-def draw_images(images, pairs):
-    """Draw WORST images with their scores as captions; false positives on empty masks score 0.
-
-    Returns:
-        list of (RGB image, caption).
-    """
-    scores = images.groupby(["case", "image"], sort=False)[["dice", "hausdorff"]].mean()
-    scores = scores[scores["dice"].notna()]
-    if settings.SHOW == "worst":
-        scores = scores.sort_values("dice", kind="stable")
-    elif settings.SHOW == "random":
-        scores = scores.sample(frac=1, random_state=1)
-    by_key = {(pair.case, pair.name): pair for pair in pairs}
-    backgrounds = find_backgrounds(
-        settings.IMAGES, settings.TRUTH, by_key, settings.NAMES_TABLE, predicted_images(settings.PREDICTED)
-    )
-    chosen = list(scores.head(settings.WORST).itertuples())
-
-    def draw(row):
-        return show_errors(by_key[row.Index], backgrounds.get(row.Index), settings.WINDOW, settings.HAUSDORFF_LINE)
-
-    captions = [
-        " ".join(["Dice", f"{row.dice:.3f}", *row.Index])
-        + (f", HD {row.hausdorff:.1f}" if np.isfinite(row.hausdorff) else "")
-        for row in chosen
-    ]
-    return list(zip(ordered_map(draw, chosen), captions, strict=True))
+def draw(images, pairs):
+    """Draw WORST images with their scores as captions, with AGAINST also as predicted there."""
+    others, names = {}, settings.NAMES_TABLE
+    if settings.AGAINST:
+        other = settings.AGAINST, settings.AGAINST_PREDICTED
+        others = find_others(*other, settings.TRUTH, settings.LABEL_NAME, names, settings.CASE_FROM)
+    keys = [(pair.case, pair.name) for pair in pairs]
+    predicted = predicted_images(settings.PREDICTED)
+    backgrounds = find_backgrounds(settings.IMAGES, settings.TRUTH, keys, names, predicted)
+    chosen = choose_images(images, settings.SHOW, settings.WORST)
+    return draw_images(chosen, pairs, backgrounds, others, settings.WINDOW, settings.HAUSDORFF_LINE)
 
 
 def print_tables(result):

@@ -62,10 +62,12 @@ class Score:
         unit: "share", or "distance" for mm or pixels. Plots show distances, and shares with 1 as best value.
         low_is_good: whether 0 is the best value.
         headline: whether reports show it in large type at the top.
-        one_empty: value of a surface score if exactly one mask is empty.
+        one_empty: value of a surface score if exactly one mask is empty; "diagonal": the largest distance between two
+            pixels of the image.
         of_tolerance: whether it depends on the tolerance.
         lowest, highest: smallest and largest possible value of a share.
         of_empty_masks: whether means over images include images with an empty true mask.
+        plotted: whether box plots show it.
     """
 
     name: str
@@ -75,11 +77,12 @@ class Score:
     unit: Literal["share", "distance"] = "share"
     low_is_good: bool = False
     headline: bool = False
-    one_empty: float = np.nan
+    one_empty: float | Literal["diagonal"] = np.nan
     of_empty_masks: bool = False
     of_tolerance: bool = False
     lowest: float = 0.0
     highest: float = 1.0
+    plotted: bool = True
 
     @property
     def limits(self):
@@ -179,6 +182,18 @@ SCORES = {
             one_empty=0.0,
             of_tolerance=True,
         ),
+        Score(
+            "hausdorff_95_penalized",
+            of="surfaces",
+            rule="hausdorff_95, or the image diagonal for a missed or invented mask (one is empty); "
+            "undefined if both are empty",
+            compute=lambda d: max(np.percentile(d.to_truth, 95), np.percentile(d.to_prediction, 95)),
+            unit="distance",
+            low_is_good=True,
+            one_empty="diagonal",
+            of_empty_masks=True,
+            plotted=False,
+        ),
     )
 }
 
@@ -243,7 +258,9 @@ def scores_of_surfaces(predicted, truth, spacing, tolerance):
     """
     filled = int(predicted.any()), int(truth.any())
     if sum(filled) < 2:
-        return {score.name: score.one_empty if sum(filled) else np.nan for score in scores_of("surfaces")}
+        worst = {"diagonal": float(np.linalg.norm((np.array(truth.shape) - 1) * spacing))}
+        values = {score.name: worst.get(score.one_empty, score.one_empty) for score in scores_of("surfaces")}
+        return values if sum(filled) else dict.fromkeys(values, np.nan)
     (to_truth, _, _), (to_prediction, _, _) = surface_distances(predicted, truth, spacing)
     distances = Distances(to_truth, to_prediction, tolerance)
     return {score.name: float(score.compute(distances)) for score in scores_of("surfaces")}

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
+from scipy.stats import bootstrap, wilcoxon
 
 from common.errors import InputError
+from common.evaluation.agreement import agreement_of_sizes
 from common.evaluation.pairs import count_classes, read_masks
 from common.files import read_json
 from common.parallel import ordered_map, progress
@@ -35,6 +36,9 @@ class Result:
         images, cases: DataFrames of scores, with a row for each image or case and class.
         over_images, over_cases: their summaries by `summarize_scores`.
         empty_masks: dict of kind of empty masks to their count and names, as text.
+        sizes: DataFrame of true and predicted areas or volumes: case, image, class, true, predicted, in size_unit.
+        size_unit: "mm²", "mm³", "pixels" or "voxels".
+        agreement: DataFrame of `common.evaluation.agreement.agreement_of_sizes`.
         lesions: common.evaluation.lesion_scores.LesionResult; None without LESIONS.
         differences, other: DataFrame of `compare_scores`, and the other evaluation's folder; otherwise None and "".
     """
@@ -49,6 +53,9 @@ class Result:
     over_images: pd.DataFrame
     over_cases: pd.DataFrame
     empty_masks: dict
+    sizes: pd.DataFrame
+    size_unit: str
+    agreement: pd.DataFrame
     lesions: object = None
     differences: pd.DataFrame | None = None
     other: str = ""
@@ -139,6 +146,7 @@ def combine_scores(scored, pairs, truth_folder, given_spacing, tolerance):
     classes = count_classes(pairs, [list(map(set, both)) for both in values], truth_folder)
     images = pd.DataFrame([row for pair_rows in rows for row in with_all_classes(pair_rows, classes)])
     elements = images.pop("element")
+    sizes = sizes_of(images, elements)
     cases = combine_images(images)
     filled = images.copy()  # means over images exclude images with an empty mask
     of_filled = [score.name for score in SCORES.values() if not score.of_empty_masks]
@@ -154,7 +162,17 @@ def combine_scores(scored, pairs, truth_folder, given_spacing, tolerance):
         over_images=summarize_scores(filled, SCORES),
         over_cases=summarize_scores(cases, SCORES),
         empty_masks=describe_empty_masks(images, cases),
+        sizes=sizes,
+        size_unit=("mm³" if volumes else "mm²") if known else "voxels" if volumes else "pixels",
+        agreement=agreement_of_sizes(sizes, interval_of_mean),
     )
+
+
+def sizes_of(images, elements):
+    """True and predicted areas or volumes of the images in which a class is present in either mask."""
+    true, predicted = ((images["tp"] + images[name]) * elements for name in ("fn", "fp"))
+    sizes = images[["case", "image", "class"]].assign(true=true, predicted=predicted)
+    return sizes[true + predicted > 0].reset_index(drop=True)
 
 
 def with_all_classes(rows, classes):
@@ -314,7 +332,8 @@ def compare_scores(ours, theirs, scores):
 
     Returns:
         DataFrame with a row for each class and score: class, score, n, difference (mean), low and high (its
-        interval), more and less (number of cases in which ours is larger or smaller).
+        interval), more and less (number of cases in which ours is larger or smaller), p (two-sided Wilcoxon signed-rank
+        test; cases without a difference are left out, NaN if all are).
     """
     both = ours.merge(theirs, on=["case", "class"], suffixes=("", "_theirs"))
     rows = []
@@ -326,5 +345,6 @@ def compare_scores(ours, theirs, scores):
                 low, high = interval_of_mean(differences.to_numpy(float), of_class.loc[differences.index, "case"])
                 row |= {"difference": differences.mean(), "low": low, "high": high}
                 row |= {"more": int((differences > 0).sum()), "less": int((differences < 0).sum())}
+                row["p"] = float(wilcoxon(differences).pvalue) if differences.any() else np.nan
             rows.append(row)
-    return pd.DataFrame(rows, columns=["class", "score", "n", "difference", "low", "high", "more", "less"])
+    return pd.DataFrame(rows, columns=["class", "score", "n", "difference", "low", "high", "more", "less", "p"])

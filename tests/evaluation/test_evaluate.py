@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from running import assert_refused, leftovers, run_here, run_script
 
+from common.evaluation.agreement import intraclass_correlation
+from common.evaluation.images import choose_images, find_backgrounds, show_errors
 from common.evaluation.pairs import match_pairs
-from common.evaluation.report import find_backgrounds, show_errors
 from common.evaluation.summary import compare_scores, interval_of_mean, summarize_scores
 from common.scores import (
     SCORES,
@@ -84,6 +85,7 @@ def distances_by_hand(predicted, truth, spacing, tolerance):
         "hausdorff_95": max(np.percentile(there, 95), np.percentile(back, 95)),
         "mean_surface_distance": both.sum() / len(both),
         "surface_dice": ((there <= tolerance).sum() + (back <= tolerance).sum()) / len(both),
+        "hausdorff_95_penalized": max(np.percentile(there, 95), np.percentile(back, 95)),
     }
 
 
@@ -102,7 +104,7 @@ def test_distances_are_those_of_brute_force(masks, spacing, tolerance):
     found = scores_of_surfaces(predicted, truth, spacing, tolerance)
     if predicted.any() and truth.any():
         expected = distances_by_hand(predicted, truth, spacing, tolerance)
-        for name in DISTANCES[:3]:
+        for name in (*DISTANCES[:3], "hausdorff_95_penalized"):
             assert found[name] == pytest.approx(expected[name], abs=1e-6), name
         near = distances_by_hand(predicted, truth, spacing, tolerance + 1e-9)["surface_dice"]
         assert expected["surface_dice"] - 1e-12 <= found["surface_dice"] <= near + 1e-12
@@ -110,6 +112,10 @@ def test_distances_are_those_of_brute_force(masks, spacing, tolerance):
         assert np.isnan([found[name] for name in DISTANCES[:3]]).all()
         one = predicted.any() or truth.any()
         assert found["surface_dice"] == 0 if one else np.isnan(found["surface_dice"])
+        corners = [np.zeros(truth.ndim), (np.array(truth.shape) - 1) * spacing]
+        diagonal = np.sqrt(((corners[1] - corners[0]) ** 2).sum())
+        worst = found["hausdorff_95_penalized"]
+        assert worst == pytest.approx(diagonal, abs=1e-9) if one else np.isnan(worst)
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.7])
@@ -128,7 +134,7 @@ def test_distances_that_are_known():
     square[5:15, 5:15] = moved[5:15, 8:18] = True
     found = scores_of_surfaces(square, moved, (2, 2), 5.9)
     assert found["hausdorff"] == found["hausdorff_95"] == 6
-    assert scores_of_surfaces(square, square, (2, 2), 0) == dict(zip(DISTANCES, (0, 0, 0, 1), strict=True))
+    assert scores_of_surfaces(square, square, (2, 2), 0) == dict(zip(DISTANCES, (0, 0, 0, 1, 0), strict=True))
     one, other = np.zeros((2, 9, 9, 9), bool)
     one[1, 1, 1] = other[3, 4, 7] = True
     assert scores_of_surfaces(one, other, (1, 2, 3), 1)["mean_surface_distance"] == np.sqrt(4 + 36 + 324)
@@ -171,6 +177,36 @@ def test_summary_counts_what_it_leaves_out():
     assert row["median"] == 0.7 and row["q1"] == pytest.approx(0.6) and row["low"] <= 0.7 <= row["high"]
     (row,) = compare_scores(table, table.assign(dice=table["dice"] - [0.1, 0, 0.2, -0.1]), ["dice"]).to_dict("records")
     assert row["n"] == 3 and row["difference"] == pytest.approx(0.2 / 3) and (row["more"], row["less"]) == (2, 1)
+
+
+def test_p_is_that_of_all_signs():
+    """Of the Wilcoxon signed-rank test: the share of the 2^7 signs whose rank sum is as far from its mean."""
+    differences = np.array([0.11, 0.02, -0.03, 0.05, 0.17, 0.23, -0.01])
+    table = pd.DataFrame({"case": list("abcdefg"), "class": 1, "dice": 0.5})
+    (row,) = compare_scores(table, table.assign(dice=0.5 - differences), ["dice"]).to_dict("records")
+    ranks = np.argsort(np.argsort(abs(differences))) + 1
+    sums = np.array([ranks[list(signs)].sum() for signs in itertools.product([False, True], repeat=7)])
+    far = abs(ranks[differences > 0].sum() - ranks.sum() / 2)
+    assert row["p"] == pytest.approx(np.mean(abs(sums - ranks.sum() / 2) >= far), abs=1e-9)
+    (row,) = compare_scores(table, table, ["dice"]).to_dict("records")
+    assert np.isnan(row["p"]), "no difference: nothing to test"
+
+
+def test_intraclass_correlation_is_that_of_shrout_and_fleiss():
+    """Six targets and four judges of their paper of 1979: ICC(2,1) 0.29, and its interval as by psych::ICC of R."""
+    judges = [[9, 2, 5, 8], [6, 1, 3, 2], [8, 4, 6, 8], [7, 1, 2, 6], [10, 5, 6, 9], [6, 2, 4, 7]]
+    icc, low, high = intraclass_correlation(np.array(judges, float))
+    assert icc == pytest.approx(0.2897638, abs=1e-6)
+    assert (low, high) == pytest.approx((0.019, 0.761), abs=1e-3)
+    same = np.repeat([[1.0], [2.0], [4.0]], 2, axis=1)
+    assert intraclass_correlation(same)[0] == 1 and np.isnan(intraclass_correlation(same[:1])).all()
+
+
+def test_missed_masks_are_the_worst_by_hausdorff():
+    scores = {"dice": [0.9, 0.5, 0, np.nan, 0.7], "hausdorff": [9, 2, np.nan, np.nan, 3.0]}
+    table = pd.DataFrame({"case": "a", "image": list("12345"), **scores})
+    assert [row.Index[1] for row in choose_images(table, "hausdorff", 3)] == ["3", "1", "5"]
+    assert [row.Index[1] for row in choose_images(table, "worst", 3)] == ["3", "2", "5"]
 
 
 # --- the script
@@ -223,9 +259,9 @@ def test_errors_in_small_images_are_drawn_larger(tmp_path):
         write_image(tmp_path / name / "a.png", mask)
     (pair,) = match_pairs(tmp_path / "predicted", tmp_path / "truth")
     small = paint_errors(np.zeros((20, 30), np.uint8), predicted > 0, truth > 0)
-    drawn = show_errors(pair, None, None, line=False)
+    (drawn,) = show_errors(pair, None, None, line=False)
     assert drawn.shape == (160, 240, 3) and np.array_equal(drawn[4::8, 4::8], small)
-    with_line = show_errors(pair, None, None, line=True)
+    (with_line,) = show_errors(pair, None, None, line=True)
     _, columns = np.nonzero((with_line != drawn).any(axis=-1))
     assert 8 * 9 <= columns.min() <= 8 * 10 and 8 * 14 <= columns.max() <= 8 * 15
 
@@ -324,6 +360,19 @@ def test_comparison_with_another_result(tmp_path):
     assert found.loc["dice", "difference"] == pytest.approx((b["dice"] - a["dice"]).mean())
     assert found.loc["dice", "low"] > 0 and found.loc["dice", ["more", "less"]].tolist() == [5, 0]
     assert f"difference to {tmp_path / 'sa'} (this minus other)" in said.stdout
+    assert found.loc["dice", "p"] == pytest.approx(2 / 2**5), "five of five cases are better"
+    sizes = pd.read_csv(tmp_path / "sb" / "scores.csv")
+    areas = sizes["tp"] + sizes["fp"] - sizes["tp"] - sizes["fn"]
+    agreement = pd.read_csv(tmp_path / "sb" / "agreement.csv").iloc[0]
+    assert agreement["n"] == 12 and agreement["bias"] == pytest.approx(areas.mean(), abs=1e-9)
+    assert agreement["upper_limit"] == pytest.approx(areas.mean() + 1.96 * areas.std(), abs=1e-9)
+    report = (tmp_path / "sb" / "report.html").read_text(encoding="utf-8")
+    assert "Bland-Altman" in report and "MedPy" in report
+    assert "pass --against-predicted" in said.stdout and "other: Dice" not in report
+    both = {"AGAINST": tmp_path / "sa", "AGAINST_PREDICTED": tmp_path / "a", "SHOW": "hausdorff", "WORST": 3}
+    run_here("evaluate.py", PREDICTED=tmp_path / "b", TRUTH=truth, OUTPUT=tmp_path / "both", **both)
+    assert "; other: Dice" in (tmp_path / "both" / "report.html").read_text(encoding="utf-8")
+    assert read_image(tmp_path / "both" / "worst.png").shape == (240, 6 * 240, 3), "two images of each of three"
     for unfit in (tmp_path, tmp_path / "gone"):
         assert_refused(
             "evaluate.py", "not an output folder of evaluate.py",

@@ -11,8 +11,8 @@ from drawings import as_volume, disc_slice, make_cases, write, write_image
 from running import assert_refused, run_here
 
 from common.errors import InputError
+from common.evaluation.images import find_backgrounds
 from common.evaluation.pairs import match_pairs, predicted_images, read_masks
-from common.evaluation.report import find_backgrounds
 from common.evaluation.summary import read_other
 from common.files import write_json
 from common.prediction.inputs import ImageInput, refuse_same_output
@@ -196,7 +196,7 @@ OWN = {"TOLERANCE": 1.0, "SPACING": None}
         ([GOOD | {"class": "1.5"}], "line 2 has an invalid class (found '1.5', expected a whole number"),
         ([GOOD | {"class": ""}], "line 2 has an invalid class (found ''"),
         ([GOOD | {"class": "one"}], "line 2 has an invalid class (found 'one'"),
-        ([GOOD, ["b", "0.5"]], "line 3 is incomplete or too long (found 2 fields, expected 13)"),
+        ([GOOD, ["b", "0.5"]], "line 3 is incomplete or too long (found 2 fields, expected 14)"),
         ([["b", '"0.5']], "line 2 is not CSV"),
         ([], "none of the cases"),
     ],
