@@ -1,4 +1,4 @@
-"""Slices to check an exported model on."""
+"""Slices or volumes to check an exported model on."""
 
 from pathlib import Path
 
@@ -11,7 +11,9 @@ from common.slices.channels import read_with_channels
 from common.slices.images import images_in, read_image, read_mask, resize, to_unit, with_channels
 from common.slices.masks import IGNORED, class_count, is_target, to_classes, values_of
 from common.training.sets import open_set
+from common.words import number_of
 
+DRAWN_VOLUME = (32, 32, 32)  # voxels
 TRIES_PER_SLICE = 50  # slices to open per slice wanted, in search of some with a mask
 
 
@@ -31,6 +33,40 @@ def gather_or_draw(source, validation, count, shape, channels):
         return images, truths, f"{source or validation} (slices: {len(images)})"
     reason = f"the run's validation set {validation} is missing" if validation else "there is no run"
     return *draw_slices(count, shape), f"drawn slices ({count}), because {reason}; use your own with --slices"
+
+
+def gather_or_draw_volumes(source, validation, count, channels, crop):
+    """Gather packed volumes from a source or from the run's validation set; if both are missing, draw some.
+
+    Args:
+        source: packed volumes, or "".
+        validation: path of the run's validation set, or None without a run.
+        count: number of volumes; fewer if the set is smaller.
+        channels: channels of the network's input.
+        crop: size of the part in the center that is used, (up, back, left); None: whole volumes.
+
+    Returns:
+        as `gather_or_draw`; the images are (S, H, W, C) float32, standardized, and all masks None.
+
+    Raises:
+        InputError: if the set is missing or does not fit the network.
+    """
+    if not (source or (validation and Path(validation).is_file())):
+        return *draw_slices(count, (*DRAWN_VOLUME, channels)), f"{number_of(count, 'drawn volume')}; use --slices"
+    volumes = open_set(source or validation, memory_gb=0)
+    if len(volumes.shape) != 4 or volumes.shape[-1] != channels:
+        raise InputError(
+            f"SLICES: {source or validation} does not fit the network (found shape {volumes.shape}, expected volumes "
+            f"with {number_of(channels, 'channel')}); use packed volumes as in training"
+        )
+    images = [_center(volumes.shown_volume(i)[0], crop) for i in range(min(count, len(volumes)))]
+    return images, [None] * len(images), f"{source or validation} ({number_of(len(images), 'volume')})"
+
+
+def _center(volume, size):
+    """Center of a volume (S, H, W, C), at most of a size (up, back, left); None: the whole volume."""
+    starts = [max(0, (have - want) // 2) for have, want in zip(volume.shape[:3], size or volume.shape[:3], strict=True)]
+    return volume[*(slice(start, start + want) for start, want in zip(starts, size or volume.shape[:3], strict=True))]
 
 
 def gather_slices(source, count, shape, channels):
@@ -121,11 +157,11 @@ def _choose_slices(total, count, has_mask):
 
 
 def draw_slices(count, shape):
-    """Draw soft clouds with noise, for a network without slices to check on.
+    """Draw soft clouds with noise, for a network without slices or volumes to check on.
 
     Args:
-        count: number of slices.
-        shape: (H, W, C).
+        count: number of images.
+        shape: (H, W, C) or (S, H, W, C).
 
     Returns:
         list of images (H, W, C) float32 in 0..1, and list of None.
@@ -133,7 +169,7 @@ def draw_slices(count, shape):
     rng = np.random.default_rng(0)
     images = []
     for _ in range(count):
-        clouds = resize(rng.random((8, 8), np.float32), shape[:2], cv2.INTER_LINEAR)
+        clouds = resize(rng.random((8, 8), np.float32), shape[-3:-1], cv2.INTER_LINEAR)
         noise = rng.normal(0, 0.05, shape).astype(np.float32)
         images.append(np.clip(clouds[..., None] + noise, 0, 1).astype(np.float32))
     return images, [None] * count

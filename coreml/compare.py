@@ -46,9 +46,9 @@ def compare_on_slices(network, model, contract, images, truths):
 
     Args:
         network: keras.Model in float32.
-        model: `coreml.model.Model` or AppleModel.
+        model: `coreml.model.Model`, AppleModel or `coreml.exports.ExportedModel`.
         contract: `coreml.convert.Contract` that the model was exported with.
-        images: iterable of (H, W, C) float32 in 0..1.
+        images: iterable of (H, W, C) float32 in 0..1, or of volumes (S, H, W, C).
         truths: iterable of true masks, class numbers (H, W) or None, one for each image.
 
     Returns:
@@ -92,7 +92,7 @@ def prepare_inputs(image, contract):
         or RGB (H, W, 3).
     """
     if contract.input_kind == "array":
-        return image, np.ascontiguousarray(image.transpose(2, 0, 1))
+        return image, np.ascontiguousarray(np.moveaxis(image, -1, 0))
     pixels = np.rint(255 * image).astype(np.uint8)
     return pixels / np.float32(255), pixels[..., 0] if image.shape[-1] == 1 else pixels
 
@@ -105,7 +105,7 @@ def _probability_differences(output, expected, contract):
         probabilities = output[None] / 255
     else:
         return None
-    difference = np.abs(probabilities - expected.transpose(2, 0, 1).astype(np.float64))
+    difference = np.abs(probabilities - np.moveaxis(expected, -1, 0).astype(np.float64))
     if contract.output_kind == "image":  # gray levels are rounded
         difference = np.maximum(difference - 0.5 / 255, 0)
     difference = np.where(np.isnan(difference), np.inf, difference)
@@ -121,7 +121,7 @@ def _max_and_mean(differences):
 
 def _mask_of_output(output, channels, contract):
     if contract.output_kind == "probabilities":
-        return class_numbers(output.transpose(1, 2, 0), contract.threshold)
+        return class_numbers(np.moveaxis(output, 0, -1), contract.threshold)
     if contract.output_kind == "image" and channels == 1:
         return class_numbers(output[..., None], 255 * contract.threshold)
     return np.rint(output.reshape(output.shape[-2:])).astype(np.uint8)

@@ -45,6 +45,7 @@ FOLLOWED = {
     "docs/benchmarks.md": f"{HERE}::test_benchmarks",
     "docs/choosing.md": f"{HERE}::test_choosing",
     "docs/coreml.md": f"{HERE}::test_coreml",
+    "docs/export.md": f"{HERE}::test_export",
     "docs/first_model.md": f"{HERE}::test_first_model",
     "docs/from_ais.md": f"{HERE}::test_from_ais",
     "docs/scores.md": f"{HERE}::test_scores",
@@ -115,6 +116,7 @@ NOT_RUN = {
     "pip download -r requirements-gpu.txt -d wheels": INSTALLS,
     "pip install --no-index --find-links wheels -r requirements-gpu.txt": f"{INSTALLS}, before",
     "pip install optuna-dashboard": INSTALLS,
+    "pip install -r requirements-export.txt": INSTALLS,
     "python3 -m venv .venv && .venv/bin/pip install -q -r tests/requirements.txt": INSTALLS,
     "python3 -m venv .venv && . .venv/bin/activate && pip install -q -r tests/requirements.txt && python -m pytest": (
         f"{INSTALLS}, as .ci/run does"
@@ -339,6 +341,15 @@ def test_coreml(folder, packed):
     follow("docs/coreml.md", folder)
     flags = shlex.split("--run runs --format mlpackage --compare --replace --slices")
     run_small("convert_coreml.py", [*flags, str(packed["packed"] / "test.h5")], folder)
+
+
+@pytest.mark.slow
+def test_export(folder, packed):
+    sets = ["--train", str(packed["packed"] / "train.h5"), "--validation", str(packed["packed"] / "validation.h5")]
+    run_small("train.py", sets, folder)
+    follow("docs/export.md", folder)
+    (run,) = (folder / "runs").glob("*_unet")
+    assert {path.name for path in (run / "export").iterdir()} == {"litert", "saved_model", "stripped"}
 
 
 @pytest.mark.slow

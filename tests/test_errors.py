@@ -43,6 +43,7 @@ BAD = {  # a setting that each script refuses; train.py and tune.py have such te
     "convert_coreml.py": {"RUN": "gone"},
     "data/make_sample.py": {"COUNT": 0},
     "data/make_volumes.py": {"CONTRASTS": 5},
+    "export.py": {"RUN": "gone"},
     "export_dataset.py": {"LISTS": "gone"},
     "evaluate.py": {"SHOW": "best"},
     "predict.py": {"RUN": "gone"},

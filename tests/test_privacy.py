@@ -175,6 +175,8 @@ def everything(imported):
     sets = {name.upper(): out / "packed" / f"{name}.h5" for name in ("train", "validation")}
     run("train.py", RUNS=out / "runs", MODEL_SETTINGS=TINY_UNET, EPOCHS=1, **sets)
     run("convert_coreml.py", RUN=out / "runs", OUTPUT=out / "model.mlmodel", CHECKED=1)
+    run("export.py", RUN=out / "runs", OUTPUT=out / "export", FORMATS=["litert"], CHECKED=1)
+    run("export.py", RUN=out / "runs", OUTPUT=out / "export", STRIP=True)
     sets = {name.upper(): out / "volumes" / f"{name}.h5" for name in ("train", "validation")}
     network = {"MODEL": "se_resunet3d", "MODEL_SETTINGS": TINY_SE_RESUNET3D, "OPTIMIZER": "sgd"}
     run("train.py", RUNS=out / "runs3d", EPOCHS=1, BATCH_SIZE=1, **network, **sets)

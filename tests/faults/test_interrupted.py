@@ -126,6 +126,14 @@ STORIES = {
         "--author me",
         keras=True,
     ),
+    "exported": Story(
+        kinds.run,
+        "export.py",
+        "--run @/run --output @/out/m --formats ['saved_model'] --checked 1",
+        "",
+        "--class-names ['disc']",
+        keras=True,
+    ),
     "mlpackage": Story(
         kinds.run,
         "convert_coreml.py",

@@ -22,7 +22,16 @@ from common.tuning.study import open_study
 
 SECRET = 77  # gray value of the image beside, and of nothing else
 
-KERAS = ("predict.py", "train.py", "convert_coreml.py", "choose.py", "tune.py", kinds.READ_SET, kinds.READ_RUN)
+KERAS = (
+    "predict.py",
+    "train.py",
+    "convert_coreml.py",
+    "export.py",
+    "choose.py",
+    "tune.py",
+    kinds.READ_SET,
+    kinds.READ_RUN,
+)
 
 NAMES = ["../../beside", "../../beside/x", "{beside}", "{beside}/x", "..", ".", "", "x", "y", "x/../../../../beside"]
 
@@ -264,6 +273,7 @@ RETRAIN = kinds.TRAIN + " --mode retrain --run @/run --model unet --loss bce+dic
     [
         ("predict.py", kinds.PREDICT),
         ("convert_coreml.py", kinds.CONVERT),
+        ("export.py", "--run @/run --output @/out --formats ['saved_model'] --checked 1"),
         ("train.py", kinds.RESUME),
         ("train.py", RETRAIN),
         ("choose.py", "--cross-validations @/cv"),

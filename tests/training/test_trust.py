@@ -56,6 +56,7 @@ def test_no_script_runs_the_network_of_a_stranger(stranger, packed, tmp_path, ma
     commands = {
         "predict.py": {"RUN": run, "INPUT": case, "OUTPUT": tmp_path / "out"},
         "convert_coreml.py": {"RUN": run, "OUTPUT": tmp_path / "m.mlmodel"},
+        "export.py": {"RUN": run, "OUTPUT": tmp_path / "export", "FORMATS": ["litert"]},
     }
     for script, settings in commands.items():
         assert_refused(script, "evil.py", NOT_NAMED, "--trust-run", **settings)
