@@ -1,6 +1,6 @@
 """Convert predictions to the tables that competitions ask for.
 
-Reads   PREDICTED: masks or label volumes of predict.py
+Reads   PREDICTED: masks or label volumes of predict.py; SCANS for a second stage
 Writes  OUTPUT: img,pixels (run lengths), or seriesuid,coordX,coordY,coordZ,probability,diameter_mm
         (nodules)
 Takes   about 1 s for 300 masks of 512x512, or for a 512x512x300 label volume
@@ -18,22 +18,32 @@ PREDICTED: types.PathName = "predictions"  # OUTPUT folder of predict.py
 OUTPUT: types.PathName = "submission.csv"  # table to write
 NAMES_TABLE: str = ""  # names table of predict.py, to write your own names; "": none
 REPLACE: bool = False  # True: overwrite an existing table
-PROBABILITY: types.Share = 1.0  # probability to write for every nodule
+
+# --- probability of nodules
+PROBABILITY: types.Share = 1.0  # probability to write for every nodule, without the following
+PROBABILITIES: str = ""  # folder of probability volumes, named as the label volumes; "": none
+#   probability is then the mean inside each nodule; mean_probability and max_probability are further columns.
+SECOND_STAGE: str = ""  # run of train.py on crops of 0_import_candidates.py; "": none
+SCANS: str = ""  # folder of the scans, for SECOND_STAGE
+MIN_PROBABILITY: types.Share = 0.0  # leave out nodules with a lower one
 
 settings = apply_command_line(globals())
 
 import pandas as pd
+import SimpleITK as sitk
 
 from common.errors import InputError, summarize
 from common.evaluation.pairs import read_mask
 from common.parallel import ordered_map, progress
+from common.prediction.second_stage import SecondStage
 from common.replacing import new_file, refuse_existing
 from common.settings import require_folder
 from common.slices.cases import find_slices
 from common.slices.masks import values_of
 from common.tables import write_table
 from common.volumes.finding import LABEL_ENDINGS, ending_of, name_of
-from common.volumes.nodules import find_nodules, run_lengths
+from common.volumes.grids import require_same_grid
+from common.volumes.nodules import find_nodules, find_scans, run_lengths
 from common.volumes.privacy import read_names_table
 from common.volumes.reading import read_volume
 from common.words import number_of
@@ -76,13 +86,43 @@ def nodule_rows():
     cases = [name_of(path).removeprefix("case_") for path in files]
     if again := {name for name in cases if cases.count(name) > 1}:
         raise InputError(f"{settings.PREDICTED}: several label volumes of {min(again)}; keep only one of them")
+    second = SecondStage(settings.SECOND_STAGE) if settings.SECOND_STAGE else None
+    scans = find_scans(settings.SCANS) if second else {}
     rows, names = [], read_names_table(settings.NAMES_TABLE)
     for path in progress(files, len(files), "reading"):
         name = name_of(path).removeprefix("case_")
         name = names.get(name, name)
-        for x, y, z, diameter in find_nodules(read_volume(path)):
-            rows.append((name, x, y, z, settings.PROBABILITY, diameter))
-    return pd.DataFrame(rows, columns=["seriesuid", "coordX", "coordY", "coordZ", "probability", "diameter_mm"])
+        if second and name not in scans:
+            raise InputError(f"{path}: no scan {name} in {settings.SCANS}; see NAMES_TABLE, or add the scan")
+        labels = read_volume(path)
+        nodules = find_nodules(labels, probabilities_of(path, labels) if settings.PROBABILITIES else None)
+        judged = second.probabilities(scans[name], [nodule.point for nodule in nodules]) if second and nodules else []
+        for number, nodule in enumerate(nodules):
+            own = settings.PROBABILITY if nodule.mean is None else nodule.mean
+            row = (name, *nodule.point, judged[number] if second else own, nodule.diameter)
+            rows.append(row + ((nodule.mean, nodule.maximum) if settings.PROBABILITIES else ()))
+    columns = ["seriesuid", "coordX", "coordY", "coordZ", "probability", "diameter_mm"]
+    columns += ["mean_probability", "max_probability"] if settings.PROBABILITIES else []
+    table = pd.DataFrame(rows, columns=columns)
+    return table[table["probability"] >= settings.MIN_PROBABILITY]
+
+
+def probabilities_of(path, labels):
+    """Probability volume (k, j, i) with the name of a label volume, on its grid.
+
+    Raises:
+        InputError: if it is missing, has another grid, or values outside of 0 to 1.
+    """
+    folder = require_folder(settings.PROBABILITIES, "PROBABILITIES")
+    found = [other for other in sorted(folder.iterdir()) if ending_of(other) and name_of(other) == name_of(path)]
+    if not found:
+        raise InputError(f"{path}: no probability volume in {folder} with this name; predict both together")
+    image = read_volume(found[0])
+    require_same_grid(image, found[0], labels, path)
+    values = sitk.GetArrayFromImage(image)
+    if not (values.min() >= 0 and values.max() <= 1):
+        raise InputError(f"{found[0]}: expected probabilities from 0 to 1 (found up to {values.max():g})")
+    return values
 
 
 if __name__ == "__main__":

@@ -177,7 +177,15 @@ FreeDict = Annotated[dict[str, Any], Rule("a dict that maps names to numbers, st
 
 NetworkFile = Annotated[str, Rule('the path of a .py file, such as "my_network.py"', lambda name: name.endswith(".py"))]
 Network = (
-    Literal["unet", "cvnet_synapse", "cvnet_synapse_512", "deeplab_v3plus", "pretrained_unet", "se_resunet3d"]
+    Literal[
+        "unet",
+        "cvnet_synapse",
+        "cvnet_synapse_512",
+        "deeplab_v3plus",
+        "pretrained_unet",
+        "crop_classifier",
+        "se_resunet3d",
+    ]
     | NetworkFile
 )  # the names in models.NETWORKS
 TERMS = ("mse", "log_cosh", "kld", "bce", "weighted_bce", "cce", "focal", "constrained_focal", "hausdorff")
@@ -240,6 +248,13 @@ class PretrainedUnetSettings(TypedDict, total=False):
 
 
 @strict
+class CropClassifierSettings(TypedDict, total=False):
+    features: Annotated[int, Ge(1), Le(1024)]
+    depth: Annotated[int, Ge(1), Le(10)]
+    dropout: ShareBelowOne
+
+
+@strict
 class SeResunetSettings(TypedDict, total=False):
     features: Annotated[int, Ge(1), Le(1024)]
     depth: Annotated[int, Ge(1), Le(8)]
@@ -253,6 +268,7 @@ MODEL_SETTINGS = {
     "cvnet_synapse_512": SynapseSettings,
     "deeplab_v3plus": DeeplabSettings,
     "pretrained_unet": PretrainedUnetSettings,
+    "crop_classifier": CropClassifierSettings,
     "se_resunet3d": SeResunetSettings,
 }  # keyword arguments of each build_model; your own file can accept any
 

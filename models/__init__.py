@@ -6,7 +6,15 @@ import inspect
 import sys
 from pathlib import Path
 
-from models import cvnet_synapse, cvnet_synapse_512, deeplab_v3plus, pretrained_unet, se_resunet3d, unet
+from models import (
+    crop_classifier,
+    cvnet_synapse,
+    cvnet_synapse_512,
+    deeplab_v3plus,
+    pretrained_unet,
+    se_resunet3d,
+    unet,
+)
 
 # Modules with build_model(input_shape, classes, **settings), RECOMMENDED and, if for volumes, FOR_VOLUMES = True.
 NETWORKS = {
@@ -15,6 +23,7 @@ NETWORKS = {
     "cvnet_synapse_512": cvnet_synapse_512,
     "deeplab_v3plus": deeplab_v3plus,
     "pretrained_unet": pretrained_unet,
+    "crop_classifier": crop_classifier,
     "se_resunet3d": se_resunet3d,
 }
 NOT_SETTINGS = ("name", "input_shape", "classes")  # arguments of a network that depend on the data

@@ -49,12 +49,17 @@ import numpy as np
 
 from common.errors import InputError, SettingError, name_broken
 from common.parallel import ordered_map
-from common.settings import require_folder
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
 from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
-from common.volumes.finding import find_volumes
 from common.volumes.grids import Geometry
-from common.volumes.nodules import LUNG_FINDERS, no_annotations, read_annotations, sphere_masks, square_around
+from common.volumes.nodules import (
+    LUNG_FINDERS,
+    find_scans,
+    no_annotations,
+    read_annotations,
+    sphere_masks,
+    square_around,
+)
 from common.volumes.privacy import check_names_table, safe_names, write_names_table
 from common.volumes.slicing import open_slices, slice_entry, spacing_of_plane
 from common.words import number_of
@@ -62,7 +67,7 @@ from common.words import number_of
 
 def main():
     check_settings()
-    paths = find_scans()
+    paths = find_scans(settings.SCANS)
     names = safe_names(paths, settings.NAMES)
     cases = {
         Path(settings.CASES, as_case_name(names[name])): scan for name, scan in match_annotations(paths, names).items()
@@ -91,19 +96,6 @@ def check_settings():
     if settings.CUT and not settings.LUNGS:
         raise SettingError("CUT: needs LUNGS; use --lungs clusters or --lungs thresholds")
     check_names_table(settings.NAMES_TABLE, {"CASES": settings.CASES}, settings.REPLACE)
-
-
-def find_scans():
-    """Find the scans: dict of name, the last part of a path without ending, to Path.
-
-    Raises:
-        InputError: if none are found, or two have the same name.
-    """
-    scans = {}
-    for name, path in find_volumes(require_folder(settings.SCANS, "SCANS")).items():
-        if scans.setdefault(name.split("/")[-1], path) != path:
-            raise InputError(f"{path}: same name as {scans[name.split('/')[-1]]}; rename one")
-    return scans
 
 
 def match_annotations(paths, names):

@@ -377,3 +377,26 @@ def write_nnunet_images(root, names=("a", "b", "c"), classes=1):
     about = {"channel_names": {"0": "gray"}, "labels": labels, "numTraining": len(names), "file_ending": ".png"}
     (root / "dataset.json").write_text(json.dumps(about))
     return about, drawn
+
+
+# --- nodules
+
+NODULE_SPACING = (0.7, 0.7, 1.25)
+
+
+def nodule_scan(direction):
+    """An empty scan of 96x96x40 and nodules at known places in it."""
+    image = as_volume(np.full((40, 96, 96), -800, np.int16), direction, NODULE_SPACING, (-80.5, 33.25, -140.0))
+    places = [(20.3, 30.7, 9.6), (70.2, 60.1, 25.2)]
+    diameters = [9.0, 14.0]
+    rows = []
+    for place, diameter in zip(places, diameters, strict=True):
+        rows.append((*image.TransformContinuousIndexToPhysicalPoint(place), diameter))
+    return image, rows
+
+
+def nodule_table(path, rows):
+    """Write an annotations table of (seriesuid, x, y, z, diameter in mm), and return its path."""
+    columns = ["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"]
+    pd.DataFrame(rows, columns=columns).to_csv(path, index=False)
+    return path

@@ -48,6 +48,7 @@ BAD = {  # a setting that each script refuses; train.py and tune.py have such te
     "evaluate.py": {"SHOW": "best"},
     "predict.py": {"RUN": "gone"},
     "preprocess/0_import_annotations.py": {"IMAGES": "gone", "ANNOTATIONS": "gone"},
+    "preprocess/0_import_candidates.py": {"SCANS": "gone"},
     "preprocess/0_import_images.py": {"IMAGES": "gone", "MASKS": "gone"},
     "preprocess/0_import_matrices.py": {"IMAGES": "gone"},
     "preprocess/0_import_nodules.py": {"LUNGS": "by hand"},

@@ -7,13 +7,10 @@ import numpy as np
 from common.errors import InputError
 from common.evaluation.lesion_scores import summarize_lesions
 from common.evaluation.lesions import Lesion, match_lesions
-from common.tables import read_table, to_numbers
-from common.volumes.nodules import FARTHEST
+from common.volumes.candidates import POINT, read_lesions
 from common.words import number_of
 
-POINT = ["coordX", "coordY", "coordZ"]
 UNKNOWN_DIAMETER = 10.0  # mm, of an excluded finding with a negative diameter, as in the LUNA16 script
-ADVICE = "use a table seriesuid,coordX,coordY,coordZ,..., such as submission.py writes"
 
 
 def is_lesion_table(path):
@@ -23,31 +20,6 @@ def is_lesion_table(path):
         return False
     with path.open("rb") as file:
         return b"seriesuid" in file.readline(1000)
-
-
-def read_lesions(path, with_diameter=False, with_probability=False):
-    """Read a table of lesions: seriesuid, coordX, coordY, coordZ (mm, LPS), diameter_mm, probability.
-
-    Args:
-        path: CSV file.
-        with_diameter, with_probability: whether the column must be there.
-
-    Returns:
-        DataFrame with these columns; NaN for a diameter or probability that is missing.
-
-    Raises:
-        InputError: if a column is missing or a number is invalid.
-    """
-    wanted = ["diameter_mm"] * with_diameter + ["probability"] * with_probability
-    table = read_table(path, ["seriesuid", *POINT, *wanted], ADVICE)
-    limits = dict.fromkeys(POINT, (-FARTHEST, FARTHEST)) | {"diameter_mm": (-FARTHEST, FARTHEST), "probability": (0, 1)}
-    numbers = {
-        name: to_numbers(table, name, path, ADVICE, bounds, required=name in (*POINT, *wanted))
-        if name in table
-        else np.nan
-        for name, bounds in limits.items()
-    }
-    return table[["seriesuid"]].assign(**numbers)
 
 
 class Candidates:

@@ -1,5 +1,7 @@
 """Lung nodules as spheres: annotations to masks, label volumes to annotations; and finding the lungs."""
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 import pandas as pd
@@ -8,10 +10,27 @@ from scipy import ndimage
 from skimage.segmentation import clear_border
 
 from common.errors import InputError
+from common.settings import require_folder
+from common.slices.components import label_components, measure_components
+from common.volumes.finding import find_volumes
+from common.volumes.grids import Geometry
 
 COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
 FARTHEST = 1e5  # max position and diameter in mm
 AIR_HU = -320  # `lungs_by_thresholds` counts pixels below this as air
+
+
+def find_scans(folder):
+    """Find the scans in the folder SCANS: dict of name, the last part of a path without ending, to Path.
+
+    Raises:
+        InputError: if none are found, or two have the same name.
+    """
+    scans = {}
+    for name, path in find_volumes(require_folder(folder, "SCANS")).items():
+        if scans.setdefault(name.split("/")[-1], path) != path:
+            raise InputError(f"{path}: same name as {scans[name.split('/')[-1]]}; rename one")
+    return scans
 
 
 def read_annotations(path):
@@ -76,25 +95,43 @@ def sphere_masks(grid, nodules, neighbors):
     return masks
 
 
-def find_nodules(labels):
+class Nodule(NamedTuple):
+    """A nodule in a label volume.
+
+    Attributes:
+        point: center in mm, (x, y, z), LPS.
+        diameter: of a disc with the area of its largest slice, in mm.
+        mean, maximum: of the probabilities inside it; None if unknown.
+    """
+
+    point: tuple
+    diameter: float
+    mean: float | None = None
+    maximum: float | None = None
+
+
+def find_nodules(labels, probabilities=None):
     """Find the nodules in a label volume.
 
     Args:
         labels: SimpleITK.Image, 0 outside.
+        probabilities: (k, j, i) array of the same shape; None: unknown.
 
     Returns:
-        list of (x, y, z, diameter) in mm, LPS, largest component first: the center of each connected component, and
-        the diameter of a disc with the area of its largest slice.
+        list of Nodule, one for each connected component; those in most slices first.
     """
-    components = sitk.ConnectedComponent(labels != 0, True)
-    array = sitk.GetArrayViewFromImage(components)
-    nodules = []
-    for number, box in enumerate(ndimage.find_objects(array), 1):
-        k, j, i = (inside + side.start for inside, side in zip(np.nonzero(array[box] == number), box, strict=True))
-        area = np.bincount(k).max() * labels.GetSpacing()[0] * labels.GetSpacing()[1]
-        center = labels.TransformContinuousIndexToPhysicalPoint((float(i.mean()), float(j.mean()), float(k.mean())))
-        nodules.append((*center, 2 * float(np.sqrt(area / np.pi)), len(k)))
-    return [nodule[:4] for nodule in sorted(nodules, key=lambda nodule: -nodule[4])]
+    numbers = label_components(sitk.GetArrayViewFromImage(labels) != 0)
+    components = measure_components(numbers, labels.GetSpacing()[::-1])
+    points = Geometry.of(labels).to_points(np.reshape([c.center[::-1] for c in components], (-1, 3)))
+    nodules = [Nodule(tuple(map(float, p)), c.diameter) for p, c in zip(points, components, strict=True)]
+    boxes = ndimage.find_objects(numbers)
+    if probabilities is not None:
+        insides = [probabilities[box][numbers[box] == n].astype(float) for n, box in enumerate(boxes, 1)]
+        nodules = [
+            nodule._replace(mean=float(inside.mean()), maximum=float(inside.max()))
+            for nodule, inside in zip(nodules, insides, strict=True)
+        ]
+    return [nodules[i] for i in sorted(range(len(nodules)), key=lambda i: boxes[i][0].start - boxes[i][0].stop)]
 
 
 def run_lengths(mask):

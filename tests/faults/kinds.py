@@ -320,6 +320,7 @@ FROM_VOLUMES = "--images @/{0}/x --labels @/{0}/y --cases @/out --size 16"
 CHECK_CASES = "--cases @/cases --output @/out.html --step False"
 LISTS = "--cases @/cases --lists @/out --validation-share 0.34 --test-share 0.34"
 EVALUATE = "--predicted @/predicted --truth @/cases --output @/out"
+CANDIDATES = "--scans @/mha/x --candidates @/nodules.csv --annotations @/nodules.csv --cases @/out --size 16"
 CASE = "cases/case1/case.json"
 SEGMENTED = "--images @/x --labels @/{} --cases @/out --size 16"
 READ_SET = "tests/faults/readers/set.py"
@@ -509,6 +510,10 @@ KINDS = {
         "--scans @/mha/x --annotations @/nodules.csv --cases @/out --size 16",
         "nodules.csv",
         "TEXT",
+    ),
+    "candidates.csv": Kind(volumes, "preprocess/0_import_candidates.py", CANDIDATES, "nodules.csv", "TEXT"),
+    "lesions.csv": Kind(
+        volumes, "evaluate.py", "--predicted @/nodules.csv --truth @/nodules.csv --output @/out", "nodules.csv", "TEXT"
     ),
     "label volume, nodules": Kind(
         volumes, "submission.py", "--kind nodules --predicted @/nrrd/y --output @/out.csv", "nrrd/y/v.nrrd", "TEXT"

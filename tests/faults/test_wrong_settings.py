@@ -140,6 +140,7 @@ BASE = {  # flags with which each script works on good files
     "export_dataset.py": (kinds.cases, "--lists @/lists --output @/out/Dataset001_Liver"),
     "predict.py": (kinds.run, kinds.PREDICT),
     "preprocess/0_import_annotations.py": (kinds.annotated, kinds.ANNOTATED.format("labelme.json")),
+    "preprocess/0_import_candidates.py": (kinds.volumes, kinds.CANDIDATES),
     "preprocess/0_import_images.py": (kinds.pictures, kinds.IMAGES.format("png")),
     "preprocess/0_import_matrices.py": (kinds.matrices, "--images @/x --masks @/y --cases @/out --size 16"),
     "preprocess/0_import_nodules.py": (

@@ -25,6 +25,7 @@ from models.cvnet_synapse import bottom_kernels
 SMALL = {
     "unet": ("unet", 24, {"features": 4, "depth": 2}),
     "one level": ("unet", 24, {"features": 4, "depth": 1}),  # for the losses, which see its output only
+    "crop_classifier": ("crop_classifier", 24, {"features": 4, "depth": 2}),
     "cvnet_synapse": ("cvnet_synapse", 72, {"width": 0.1}),
     "cvnet_synapse_512": ("cvnet_synapse_512", 128, {"width": 0.1}),
     "mobilenetv2": ("deeplab_v3plus", 40, {"backbone": "mobilenetv2", "alpha": 0.35}),

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from drawings import SKEWED, as_volume, masks_of, write_image
+from drawings import NODULE_SPACING, SKEWED, as_volume, masks_of, nodule_scan, nodule_table, write_image
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -18,24 +18,6 @@ from common.volumes.nodules import LUNG_FINDERS, run_lengths, square_around
 
 sitk = pytest.importorskip("SimpleITK")
 SCRIPT = "preprocess/0_import_nodules.py"
-SPACING = (0.7, 0.7, 1.25)
-
-
-def scan(direction):
-    """An empty scan of 96x96x40 and nodules at known places in it."""
-    image = as_volume(np.full((40, 96, 96), -800, np.int16), direction, SPACING, (-80.5, 33.25, -140.0))
-    places = [(20.3, 30.7, 9.6), (70.2, 60.1, 25.2)]
-    diameters = [9.0, 14.0]
-    rows = []
-    for place, diameter in zip(places, diameters, strict=True):
-        rows.append((*image.TransformContinuousIndexToPhysicalPoint(place), diameter))
-    return image, rows
-
-
-def table(path, rows):
-    columns = ["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"]
-    pd.DataFrame(rows, columns=columns).to_csv(path, index=False)
-    return path
 
 
 @pytest.mark.parametrize(
@@ -44,10 +26,10 @@ def table(path, rows):
     ids=["plain", "feet", "turned", "skewed"],
 )
 def test_nodules_come_back(tmp_path, direction):
-    image, nodules = scan(direction)
+    image, nodules = nodule_scan(direction)
     (tmp_path / "scans").mkdir()
     sitk.WriteImage(image, str(tmp_path / "scans" / "1.2.840.1.mhd"))
-    annotations = table(tmp_path / "annotations.csv", [("1.2.840.1", *nodule) for nodule in nodules])
+    annotations = nodule_table(tmp_path / "annotations.csv", [("1.2.840.1", *nodule) for nodule in nodules])
     cases = tmp_path / "cases"
     run_here(SCRIPT, SCANS=tmp_path / "scans", ANNOTATIONS=annotations, CASES=cases, NEIGHBOURS=12, SIZE=96)
     case = cases / "case_1.2.840.1"
@@ -61,34 +43,34 @@ def test_nodules_come_back(tmp_path, direction):
     for nodule in nodules:
         distances = np.linalg.norm(found[["coordX", "coordY", "coordZ"]].to_numpy() - nodule[:3], axis=1)
         nearest = distances.argmin()
-        assert distances[nearest] < 0.5 * min(SPACING)
-        assert abs(found["diameter_mm"][nearest] - nodule[3]) < SPACING[0]
+        assert distances[nearest] < 0.5 * min(NODULE_SPACING)
+        assert abs(found["diameter_mm"][nearest] - nodule[3]) < NODULE_SPACING[0]
 
 
 def test_three_slices_a_nodule_and_who_is_missing(tmp_path):
-    image, nodules = scan(np.eye(3))
+    image, nodules = nodule_scan(np.eye(3))
     for name in ("a", "b"):
         (tmp_path / "scans" / name).mkdir(parents=True)
         sitk.WriteImage(image, str(tmp_path / "scans" / name / f"{name}.nrrd"))
-    annotations = table(tmp_path / "t.csv", [("a", *nodules[0]), ("gone", *nodules[1])])
+    annotations = nodule_table(tmp_path / "t.csv", [("a", *nodules[0]), ("gone", *nodules[1])])
     settings = {"SCANS": tmp_path / "scans", "ANNOTATIONS": annotations, "CASES": tmp_path / "cases"}
     said = run_script(SCRIPT, **settings).stdout
     assert "scans without annotations (1): b" in said and "annotations without a scan (1): gone" in said
     masks = [read_mask(path) for path in sorted((tmp_path / "cases" / "case_a" / "y").iterdir())]
     assert [mask.shape for mask in masks] == [(512, 512)] * 3
-    area = (masks[1] > 0).sum() * (96 / 512 * SPACING[0]) ** 2
-    height = (10 - 9.6) * SPACING[2]
+    area = (masks[1] > 0).sum() * (96 / 512 * NODULE_SPACING[0]) ** 2
+    height = (10 - 9.6) * NODULE_SPACING[2]
     assert area == pytest.approx(np.pi * (4.5**2 - height**2), rel=0.05)
 
 
 def test_bad_input(tmp_path):
-    image, nodules = scan(np.eye(3))
+    image, nodules = nodule_scan(np.eye(3))
     (tmp_path / "scans").mkdir()
     sitk.WriteImage(image, str(tmp_path / "scans" / "a.nrrd"))
-    far = table(tmp_path / "far.csv", [("a", 0, 0, 5000, 5)])
+    far = nodule_table(tmp_path / "far.csv", [("a", 0, 0, 5000, 5)])
     settings = {"SCANS": tmp_path / "scans", "CASES": tmp_path / "cases"}
     assert_refused(SCRIPT, "nodule is outside the scan", ANNOTATIONS=far, **settings)
-    other = table(tmp_path / "other.csv", [("b", *nodules[0])])
+    other = nodule_table(tmp_path / "other.csv", [("b", *nodules[0])])
     assert_refused(SCRIPT, "no seriesuid is the name of a scan", ANNOTATIONS=other, **settings)
     (tmp_path / "half.csv").write_text("seriesuid,coordX\na,1\n")
     assert_refused(
@@ -156,7 +138,7 @@ def test_slices_are_cut_to_the_lungs(tmp_path, way):
     image = as_volume(np.stack([hu] * 3).astype(np.int16), np.eye(3), (0.7, 0.7, 2.0), (0, 0, 0))
     (tmp_path / "scans").mkdir()
     sitk.WriteImage(image, str(tmp_path / "scans" / "a.nrrd"))
-    annotations = table(tmp_path / "t.csv", [("a", 165 * 0.7, 250 * 0.7, 2.0, 10.0)])
+    annotations = nodule_table(tmp_path / "t.csv", [("a", 165 * 0.7, 250 * 0.7, 2.0, 10.0)])
     settings = {"SCANS": tmp_path / "scans", "ANNOTATIONS": annotations, "LUNGS": way, "SIZE": 128}
     run_here(SCRIPT, CASES=tmp_path / "cases", CUT=True, **settings)
     record = json.loads((tmp_path / "cases" / "case_a" / "case.json").read_text())

@@ -1,0 +1,141 @@
+"""Step 0: import crops of lung nodule candidates, for a second stage that removes false positives.
+
+Reads   SCANS; CANDIDATES: seriesuid,coordX,coordY,coordZ (mm, LPS), such as submission.py writes;
+        ANNOTATIONS: the true nodules, with diameter_mm
+Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json for steps 1 and 2; CUBES
+Takes   about 10 ms a candidate, and a second to read a scan of 512x512x300
+
+A crop is an image of three channels: the axial, coronal and sagittal plane through the candidate.
+Its mask is white if the candidate is less than the radius away from a true nodule, else black, so
+that `train.py --model crop_classifier` learns to tell them apart. The true nodules themselves are
+crops too. Then submission.py --second-stage gives every candidate its probability.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from common import setting_types as types
+from common.settings import apply_command_line
+
+# --- input and output
+SCANS: str = ""  # folder to search for scans
+CANDIDATES: str = ""  # table of candidates (.csv)
+ANNOTATIONS: str = ""  # table of true nodules (.csv)
+CASES: types.PathName = "data/candidates"  # where to write the case folders
+CUBES: str = ""  # folder for a cube (.nii.gz) around each candidate; "": none
+REPLACE: bool = False  # True: overwrite existing case folders and cubes
+NAMES: types.CaseNames = "numbers"  # case names of DICOM: "numbers" (case_0001, ...) or "folder"
+#   "folder" keeps the names of your folders, which may identify patients.
+SKIP_BROKEN: bool = False  # True: exit with 0 even if some scans could not be used
+
+# --- crops
+SIZE: types.Side = 64  # side length of the crops in pixels
+SPACING: types.Millimeters = 0.75  # mm between their pixels: 64 of 0.75 mm are 48 mm
+WINDOW: types.Window = [-1000, 400]  # HU mapped to black and white, [low, high]
+WITH_NODULES: bool = True  # also crop around true nodules, so that missed ones are learned
+CUBE_SIZE: types.Side = 60  # side length of the cubes in voxels
+CUBE_SPACING: types.Millimeters = 1.0  # mm between their voxels
+
+settings = apply_command_line(globals())
+
+from contextlib import nullcontext
+from functools import partial
+
+import numpy as np
+
+from common.errors import InputError, name_broken
+from common.replacing import refuse_existing, whole_folder
+from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
+from common.slices.images import encode_png, encode_slice, window_to_gray
+from common.volumes.candidates import PLANES, POINT, are_nodules, crop_cube, crop_planes, open_scan, read_lesions
+from common.volumes.nodules import find_scans, read_annotations
+from common.volumes.privacy import safe_names
+from common.volumes.reading import read_volume
+from common.volumes.writing import write_volume
+from common.words import number_of
+
+
+def main():
+    scans = find_scans(settings.SCANS)
+    names = {name: as_case_name(case) for name, case in safe_names(scans, settings.NAMES).items()}
+    crops = find_crops(scans)
+    cases = {name: Path(settings.CASES, names[name]) for name in crops}
+    refuse_existing_cases(cases.values(), settings.REPLACE)
+    if settings.CUBES:
+        refuse_existing(settings.CUBES, settings.REPLACE)
+    count, true = (sum(map(function, (labels for _, labels in crops.values()))) for function in (len, np.count_nonzero))
+    found = f"{number_of(count, 'crop')} ({true} of nodules) of {number_of(len(crops), 'scan')}"
+    print(f"importing {found} into {settings.CASES}", flush=True)
+    known = {"channels": PLANES, "spacing": [settings.SPACING] * 2, "window": settings.WINDOW}
+    with whole_folder(settings.CUBES, settings.REPLACE) if settings.CUBES else nullcontext() as cubes:
+        result = import_cases(
+            [(cases[name], (scans[name], *of_scan, cubes and cubes / names[name])) for name, of_scan in crops.items()],
+            import_scan,
+            partial(CaseRecord, "0_import_candidates.py", settings.SIZE, **known),
+            settings.REPLACE,
+            parallel=False,
+        )
+    print(f"wrote {number_of(result.slices, 'crop')} in {number_of(result.cases, 'case')} to {settings.CASES}")
+    name_broken(result.problems, "scans cannot be used", result.cases, settings.SKIP_BROKEN)
+
+
+def find_crops(scans):
+    """Points to crop around, and whether each is a nodule.
+
+    Args:
+        scans: dict of scan name to Path.
+
+    Returns:
+        dict of scan name to ((N, 3) points in mm, (N,) bool), without scans that have none.
+
+    Raises:
+        InputError: if a table is not set, or no scan has a crop.
+    """
+    for name in ("CANDIDATES", "ANNOTATIONS"):
+        if not getattr(settings, name):
+            raise InputError(f"{name}: not set; pass --{name.lower()} the table of {name.lower()}")
+    candidates, nodules = read_lesions(settings.CANDIDATES), read_annotations(settings.ANNOTATIONS)
+    found = {}
+    for name in scans:
+        of_scan = nodules[nodules["seriesuid"] == name]
+        points = candidates.loc[candidates["seriesuid"] == name, POINT].to_numpy(float)
+        if settings.WITH_NODULES:
+            points = np.concatenate([points, of_scan[POINT].to_numpy(float)])
+        if len(points):
+            found[name] = points, are_nodules(points, of_scan)
+    if not found:
+        raise InputError(f"{settings.CANDIDATES}: no seriesuid is a scan in {settings.SCANS}; rename the scans")
+    unknown = sorted({*candidates["seriesuid"]} - scans.keys())
+    if unknown:
+        listed = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")
+        print(f"candidates without a scan ({len(unknown)}): {listed}")
+    return found
+
+
+def import_scan(source):
+    """Cut the crops of a scan, and write its cubes.
+
+    Args:
+        source: (Path of the scan, points, labels, folder of the cubes or None).
+
+    Returns:
+        Imported.
+    """
+    path, points, labels, cubes = source
+    values, grid = open_scan(read_volume(path))
+    slices = []
+    for number, (point, label) in enumerate(zip(points, labels, strict=True), 1):
+        crop = crop_planes(values, grid, point, settings.SIZE, settings.SPACING, settings.WINDOW[0])
+        mask = np.full(crop.shape[:2], 255 * int(label), np.uint8)
+        entry = {"image": None, "mask": None, "image_size": [settings.SIZE] * 2, "box": [0, 0, *[settings.SIZE] * 2]}
+        slices.append((encode_slice(window_to_gray(crop, *settings.WINDOW, 8)), encode_png(mask), entry))
+        if cubes:
+            cubes.mkdir(exist_ok=True)
+            cube = crop_cube(values, grid, point, settings.CUBE_SIZE, settings.CUBE_SPACING, settings.WINDOW[0])
+            write_volume(cube, cubes / f"{number:04d}.nii.gz")
+    return Imported(slices)
+
+
+if __name__ == "__main__":
+    main()
