@@ -189,7 +189,7 @@ Network = (
     | NetworkFile
 )  # the names in models.NETWORKS
 TERMS = ("mse", "log_cosh", "kld", "bce", "weighted_bce", "cce", "focal", "constrained_focal", "hausdorff")
-TERMS += ("dice", "batch_dice", "smooth_dice", "iou", "tversky", "focal_tversky")
+TERMS += ("dice", "batch_dice", "smooth_dice", "smooth_batch_dice", "iou", "tversky", "focal_tversky")
 
 
 def is_loss(name):

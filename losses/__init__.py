@@ -15,10 +15,12 @@ TERMS = {
     **{term.__name__: term for term in (pixel.mse, pixel.log_cosh, pixel.kld, pixel.bce, pixel.cce)},
     pixel.weighted_bce.__name__: pixel.weighted_bce,
     **{term.__name__: term for term in (pixel.focal, pixel.constrained_focal, hausdorff)},
-    **{term.__name__: term for term in (overlap.dice, overlap.batch_dice, overlap.smooth_dice, overlap.iou)},
+    **{term.__name__: term for term in (overlap.dice, overlap.batch_dice, overlap.smooth_dice)},
+    **{term.__name__: term for term in (overlap.smooth_batch_dice, overlap.iou)},
     **{term.__name__: term for term in (overlap.tversky, overlap.focal_tversky)},
 }
-FOR_VOLUMES = ("mse", "log_cosh", "bce", "dice", "batch_dice", "smooth_dice", "iou", "tversky", "focal_tversky")
+FOR_VOLUMES = ("mse", "log_cosh", "bce", "dice", "batch_dice", "smooth_dice", "smooth_batch_dice", "iou")
+FOR_VOLUMES += ("tversky", "focal_tversky")
 SERIES = ("mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff")  # used in turn
 SERIES_STEPS = 10  # batches before the next loss has its turn
 

@@ -135,6 +135,13 @@ def smooth_dice(targets, probabilities):
     return 1 - ops.mean((2 * both + 1) / (target + prediction + 1), axis=-1)
 
 
+def smooth_batch_dice(targets, probabilities):
+    """`smooth_dice` of all images of the batch together, with equal values; shapes as in `dice`."""
+    sums = overlap_sums(foreground(targets), foreground(probabilities))
+    both, target, prediction = (ops.sum(one, axis=0) for one in sums)
+    return ops.zeros_like(sums[0][:, 0]) + 1 - ops.mean((2 * both + 1) / (target + prediction + 1))
+
+
 def iou(targets, probabilities):
     """1 - IoU, mean over the classes; shapes and empty masks as in `dice`."""
     sums = overlap_sums(foreground(targets), foreground(probabilities))

@@ -2,12 +2,14 @@
 
 Reads   SCANS: MetaImage, NIfTI, NRRD or DICOM; ANNOTATIONS:
         seriesuid,coordX,coordY,coordZ,diameter_mm (mm, LPS)
-Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json, for steps 1 and 2
+Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json, for steps 1 and 2;
+        LUNG_MASKS and SIZES, if set
 Takes   about 1 s for a 512x512x300 scan on two cores; 4 s for all of its slices with LUNGS
 
 A row belongs to the scan whose name is its seriesuid. For each nodule, the slice through its
 center and NEIGHBOURS more on each side are imported. Masks are cross-sections of a sphere with the
-nodule's diameter. Lists scans without annotations and annotations without a scan.
+nodule's diameter, clipped at the faces of the scan. Lists scans without annotations, annotations
+without a scan, and nodules outside of their scan, which are left out.
 """
 
 import sys
@@ -29,6 +31,8 @@ NAMES: types.CaseNames = "numbers"  # case names of DICOM: "numbers" (case_0001,
 #   "folder" keeps the names of your folders, which may identify patients.
 NAMES_TABLE: str = ""  # table to write (.csv): name and path of each case; "": none
 #   It identifies patients, so it must be outside of what you pass on.
+LUNG_MASKS: str = ""  # folder for a mask of the lungs of each slice (needs LUNGS); "": none
+SIZES: str = ""  # table to write (.csv): size of each nodule and its slices; "": none
 SKIP_BROKEN: bool = False  # True: exit with 0 even if some scans could not be used
 
 # --- slices
@@ -42,20 +46,26 @@ CUT: bool = False  # True: crop slices to the square around the lungs (needs LUN
 
 settings = apply_command_line(globals())
 
+from contextlib import nullcontext
 from functools import partial
 
 import cv2
 import numpy as np
+import pandas as pd
 
 from common.errors import InputError, SettingError, name_broken
 from common.parallel import ordered_map
+from common.replacing import new_file, refuse_existing, whole_folder
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
 from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
+from common.tables import write_table
 from common.volumes.grids import Geometry
 from common.volumes.nodules import (
     LUNG_FINDERS,
+    NODULE_COLUMNS,
     find_scans,
     no_annotations,
+    place_nodules,
     read_annotations,
     sphere_masks,
     square_around,
@@ -76,14 +86,14 @@ def main():
     nodules = sum(len(rows) for _, rows in cases.values())
     found = f"{number_of(len(cases), 'scan')} with {number_of(nodules, 'nodule')}"
     print(f"importing {found} into {settings.CASES}", flush=True)
-    fit = "crop" if settings.CUT else "resize"
-    result = import_cases(
-        list(cases.items()),
-        import_scan,
-        partial(CaseRecord, "0_import_nodules.py", settings.SIZE, fit=fit, window=settings.WINDOW),
-        settings.REPLACE,
-        parallel=False,
-    )
+    make_record = partial(CaseRecord, "0_import_nodules.py", settings.SIZE, fit="crop" if settings.CUT else "resize")
+    make_record = partial(make_record, window=settings.WINDOW)
+    table = []
+    with whole_folder(settings.LUNG_MASKS, settings.REPLACE) if settings.LUNG_MASKS else nullcontext() as lungs:
+        load = partial(import_scan, table=table)
+        sources = [(case, (*scan, case.name, lungs and lungs / case.name)) for case, scan in cases.items()]
+        result = import_cases(sources, load, make_record, settings.REPLACE, parallel=False)
+    report_nodules(table)
     slices = f"{number_of(result.slices, 'slice')} of {settings.SIZE}x{settings.SIZE}"
     write_names_table(settings.NAMES_TABLE, names, paths)
     print(f"wrote {slices} in {number_of(result.cases, 'case')} to {settings.CASES}")
@@ -95,6 +105,10 @@ def check_settings():
         raise SettingError("ANNOTATIONS: not set; set --annotations to the nodule table, or use --slices all")
     if settings.CUT and not settings.LUNGS:
         raise SettingError("CUT: needs LUNGS; use --lungs clusters or --lungs thresholds")
+    if settings.LUNG_MASKS and not settings.LUNGS:
+        raise SettingError("LUNG_MASKS: needs LUNGS; use --lungs clusters or --lungs thresholds")
+    for output in filter(None, (settings.LUNG_MASKS, settings.SIZES)):
+        refuse_existing(output, settings.REPLACE)
     check_names_table(settings.NAMES_TABLE, {"CASES": settings.CASES}, settings.REPLACE)
 
 
@@ -130,40 +144,74 @@ def print_names(problem, names):
         print(f"{problem} ({len(names)}): {listed}")
 
 
-def import_scan(scan):
+def import_scan(source, table):
     """Read a scan and cut its slices.
 
     Args:
-        scan: (Path, rows).
+        source: (Path, rows of annotations, case name, folder of the lung masks or None).
+        table: list that collects the rows of SIZES.
 
     Returns:
         Imported.
+
+    Raises:
+        InputError: if only slices with nodules are wanted, and all nodules are outside the scan.
     """
-    path, nodules = scan
+    path, nodules, case, lungs = source
     hu, _, volume = open_slices(path, "axial", settings.WINDOW, not_finite=settings.NOT_FINITE)
     grid, shape = Geometry(**volume["grid"]), hu.shape[1:]
-    masks = sphere_masks(grid, nodules, settings.NEIGHBOURS if settings.SLICES == "nodules" else len(hu))
+    placed = place_nodules(grid, nodules)
+    table += [{"case": case, **row} for row in placed]
+    kept = nodules[[row["place"] != "outside" for row in placed]]
+    if kept.empty and settings.SLICES == "nodules":
+        where = tuple(nodules.iloc[0][["coordX", "coordY", "coordZ"]])
+        raise InputError(f"{nodules.iloc[0].seriesuid}: nodule is outside the scan (at {where}); correct or remove it")
+    masks = sphere_masks(grid, kept, settings.NEIGHBOURS if settings.SLICES == "nodules" else len(hu))
     wanted = range(len(hu)) if settings.SLICES == "all" else sorted(masks)
     empty = np.zeros(shape, np.uint8)
+    if lungs:
+        lungs.mkdir()
 
-    def make_entry(k):
-        image, mask, box = make_slice(hu[k], masks.get(k, empty))
+    def make_entry(numbered):
+        number, k = numbered
+        image, mask, lung, box = make_slice(hu[k], masks.get(k, empty))
+        if lungs:
+            (lungs / f"{number:04d}.png").write_bytes(lung)
         return image, mask, slice_entry(shape, k, box)
 
     record = {"spacing": spacing_of_plane(grid.spacing, "axial"), "volume": volume}
-    return Imported(ordered_map(make_entry, wanted), record)
+    return Imported(ordered_map(make_entry, enumerate(wanted, 1)), record)
 
 
 def make_slice(hu, mask):
-    """A slice and its mask as encoded PNG, and the box they were cut from."""
+    """A slice, its mask and the mask of its lungs (None without LUNGS) as encoded PNG, and their box."""
     (box,) = fit_boxes(hu.shape, settings.SIZE, "resize")
-    image = window_to_gray(hu, *settings.WINDOW, 8)
+    image, lung = window_to_gray(hu, *settings.WINDOW, 8), None
     if settings.LUNGS:
-        inside = LUNG_FINDERS[settings.LUNGS](np.asarray(hu, np.float32)) | (mask > 0)  # keeps nodules at the wall
+        found = LUNG_FINDERS[settings.LUNGS](np.asarray(hu, np.float32))
+        inside = found | (mask > 0)  # keeps nodules at the wall
         image = np.where(inside, image, 0).astype(np.uint8)
         box = (square_around(inside) or box) if settings.CUT else box
+        lung = encode_png(cut(found * np.uint8(255), box, settings.SIZE, cv2.INTER_NEAREST))
     mask = cut(mask * np.uint8(255), box, settings.SIZE, cv2.INTER_NEAREST)
-    return encode_png(cut(image, box, settings.SIZE)), encode_png(mask), box
+    return encode_png(cut(image, box, settings.SIZE)), encode_png(mask), lung, box
+
+
+def report_nodules(table):
+    """Print the sizes of the nodules and which are outside of their scans, and write SIZES."""
+    kept = [row["diameter_mm"] for row in table if row["place"] != "outside"]
+    if kept:
+        print(f"nodule diameters: {min(kept):g} to {max(kept):g} mm, median {np.median(kept):g}")
+    for place, what in (("clipped", "clipped at the face of a scan"), ("outside", "left out: outside of their scan")):
+        found = [
+            f"{row['case']} (voxel {row['i']:.0f}, {row['j']:.0f}, {row['k']:.0f})"
+            for row in table
+            if row["place"] == place
+        ]
+        print_names(f"nodules {what}", found)
+    if settings.SIZES:
+        with new_file(settings.SIZES, settings.REPLACE) as file:
+            write_table(file, pd.DataFrame(table, columns=["case", *NODULE_COLUMNS]))
 
 
 if __name__ == "__main__":

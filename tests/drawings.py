@@ -400,3 +400,42 @@ def nodule_table(path, rows):
     columns = ["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"]
     pd.DataFrame(rows, columns=columns).to_csv(path, index=False)
     return path
+
+
+def decoy_scans(root, train=10, test=10, shape=(24, 64, 64), pixel=2.0, of_each=4, seed=0):
+    """Chest scans with spheres, the nodules, and as many vessels: cylinders through the slices, of the same brightness.
+
+    On one slice, a vessel looks like a nodule. Writes root/train and root/test/<series>.mhd and root/annotations.csv.
+    """
+    rng = np.random.default_rng(seed)
+    spacing = np.array([pixel, pixel, 2.5])
+    rows = []
+    for number in range(train + test):
+        series = f"1.2.826.0.2.{number + 1}"
+        k, j, i = np.indices(shape).astype(np.float32)
+        x, y = i / shape[2] - 0.5, j / shape[1] - 0.5
+        hu = np.where((x / 0.47) ** 2 + (y / 0.42) ** 2 < 1, 40, -1000).astype(np.float32)
+        lungs = np.minimum(*(((x - s * 0.21) / 0.2) ** 2 + (y / 0.34) ** 2 for s in (-1, 1))) < 1
+        hu[lungs] = -850
+        origin = rng.uniform(-200, 0, 3).round(2)
+        inside = np.argwhere(np.minimum(*(((x - s * 0.21) / 0.12) ** 2 + (y / 0.24) ** 2 for s in (-1, 1))) < 1)
+        inside = inside[(inside[:, 0] > 6) & (inside[:, 0] < shape[0] - 7)]
+        centers = []
+        while len(centers) < 2 * of_each:
+            center = inside[rng.integers(len(inside))][::-1] + rng.uniform(-0.4, 0.4, 3)
+            apart = [np.linalg.norm(((center - other) * spacing)[:2]) for other in centers]
+            if min(apart, default=99) > 17:
+                centers.append(center)
+        for count, center in enumerate(centers):
+            far = [((axis - c) * mm) ** 2 for axis, c, mm in zip((i, j, k), center, spacing, strict=True)]
+            if count < of_each:
+                diameter = round(rng.uniform(9, 15), 2)
+                hu[sum(far) <= (diameter / 2) ** 2] = 20
+                rows.append((series, *(origin + center * spacing).round(3), diameter))
+            else:
+                hu[(far[0] + far[1] <= rng.uniform(4, 7) ** 2) & (abs(k - center[2]) < 8)] = 20
+        image = sitk.GetImageFromArray((hu + rng.normal(0, 25, shape)).round().astype(np.int16))
+        image.SetSpacing(spacing.tolist())
+        image.SetOrigin(origin.tolist())
+        write(root / ("train" if number < train else "test"), f"{series}.mhd", image)
+    nodule_table(root / "annotations.csv", rows)

@@ -16,6 +16,8 @@ from common.volumes.finding import find_volumes
 from common.volumes.grids import Geometry
 
 COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
+NODULE_COLUMNS = ["i", "j", "k", "diameter_mm", "diameter_pixels", "slices", "height", "width"]
+NODULE_COLUMNS += ["spacing_x", "spacing_y", "spacing_z", "place"]  # of `place_nodules`
 FARTHEST = 1e5  # max position and diameter in mm
 AIR_HU = -320  # `lungs_by_thresholds` counts pixels below this as air
 
@@ -71,28 +73,57 @@ def sphere_masks(grid, nodules, neighbors):
         neighbors: number of slices on each side of the center slice.
 
     Returns:
-        dict of slice index to (H, W) uint8 of 0 and 1.
-
-    Raises:
-        InputError: if a center is outside the volume.
+        dict of slice index to (H, W) uint8 of 0 and 1. Nodules are clipped at the faces of the scan.
     """
     columns, rows, count = grid.size
     spacing = grid.spacing
     masks = {}
     for nodule in nodules.itertuples():
-        world = (nodule.coordX, nodule.coordY, nodule.coordZ)
-        i, j, k = grid.to_voxels([world])[0]
-        if not (-0.5 <= i < columns - 0.5 and -0.5 <= j < rows - 0.5 and -0.5 <= k < count - 0.5):
-            raise InputError(f"{nodule.seriesuid}: nodule is outside the scan (at {world}); correct or remove it")
+        i, j, k = grid.to_voxels([(nodule.coordX, nodule.coordY, nodule.coordZ)])[0]
         x, y = (np.arange(columns) - i) * spacing[0], (np.arange(rows) - j) * spacing[1]
-        for slice_index in range(max(0, round(k) - neighbors), min(count, round(k) + neighbors + 1)):
+        middle = min(max(round(k), 0), count - 1)
+        for slice_index in range(max(0, middle - neighbors), min(count, middle + neighbors + 1)):
             squared_radius = (nodule.diameter_mm / 2) ** 2 - ((slice_index - k) * spacing[2]) ** 2
             disc = np.add.outer(y**2, x**2) <= squared_radius
+            is_inside = 0 <= round(j) < rows and 0 <= round(i) < columns
+            if not (disc.any() or is_inside):
+                continue
             mask = masks.setdefault(slice_index, np.zeros((rows, columns), np.uint8))
             mask |= disc.astype(np.uint8)
-            if slice_index == round(k) and not disc.any():  # smaller than a pixel: mark the center pixel
+            if slice_index == round(k) and is_inside and not disc.any():  # smaller than a pixel: mark the center pixel
                 mask[round(j), round(i)] = 1
     return masks
+
+
+def place_nodules(grid, nodules):
+    """Where the nodules of a scan are, as rows of a table.
+
+    Args:
+        grid, nodules: as for `sphere_masks`.
+
+    Returns:
+        list of dicts: i, j, k (center in voxels), diameter_mm, diameter_pixels (rows of the slice), slices (number of
+        slices that the sphere reaches), height, width (of the slices in pixels), spacing_x, spacing_y, spacing_z (mm),
+        and place: "inside", "clipped" (only a part of the sphere is inside) or "outside".
+    """
+    size, spacing, rows = np.array(grid.size), np.array(grid.spacing), []
+    for nodule in nodules.itertuples():
+        center = grid.to_voxels([(nodule.coordX, nodule.coordY, nodule.coordZ)])[0]
+        radius = nodule.diameter_mm / 2 / spacing
+        low, high = np.ceil(center - radius), np.floor(center + radius)
+        inside = (center >= -0.5) & (center < size - 0.5)
+        near = np.clip(center, 0, size - 1)
+        touches = np.linalg.norm((near - center) * spacing) <= nodule.diameter_mm / 2
+        place = "outside" if not (inside.all() or touches) else "inside"
+        if place == "inside" and ((low < 0) | (high > size - 1)).any():
+            place = "clipped"
+        slices = int(max(1, min(high[2], size[2] - 1) - max(low[2], 0) + 1)) if place != "outside" else 0
+        row = dict(zip(("i", "j", "k"), map(float, center), strict=True)) | {"diameter_mm": nodule.diameter_mm}
+        row |= {"diameter_pixels": nodule.diameter_mm / spacing[1], "slices": slices}
+        row |= {"height": int(size[1]), "width": int(size[0])}
+        row |= {f"spacing_{axis}": float(mm) for axis, mm in zip("xyz", spacing, strict=True)}
+        rows.append(row | {"place": place})
+    return rows
 
 
 class Nodule(NamedTuple):

@@ -69,6 +69,8 @@ def reference_term(name, t, p):
         hard = reference_harden(whole)
         return ((t - p) ** 2 * ((hundred_rounds(t) / 101) ** 2 + (hundred_rounds(hard) / 101) ** 2)).mean((1, 2, 3))
     both, a, b = (t * p).sum((1, 2)), t.sum((1, 2)), p.sum((1, 2))
+    if name == "smooth_batch_dice":
+        return np.full(len(t), (1 - (2 * both.sum(0) + 1) / (a.sum(0) + b.sum(0) + 1)).mean())
     if name == "batch_dice":
         both, a, b, name = *(np.broadcast_to(sums.sum(0), sums.shape) for sums in (both, a, b)), "dice"
     if name.endswith("tversky"):
@@ -115,7 +117,7 @@ def example(seed, classes=1, batch=3, size=8):
 PIXEL = ["mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff", "bce", "weighted_bce"]
 BINARY = [
     *(f"{name}{term}" for name in PIXEL for term in ("", "+dice", "+iou")),
-    *("dice", "batch_dice", "bce+batch_dice", "iou", "tversky", "focal_tversky"),
+    *("dice", "batch_dice", "bce+batch_dice", "smooth_batch_dice", "iou", "tversky", "focal_tversky"),
 ]
 
 
@@ -130,7 +132,19 @@ def test_binary_losses(name, seed):
 
 
 @pytest.mark.parametrize(
-    "name", [*PIXEL, "dice", "batch_dice", "iou", "tversky", "focal_tversky", "mse+dice", "cce", "cce+iou"]
+    "name",
+    [
+        *PIXEL,
+        "dice",
+        "batch_dice",
+        "smooth_batch_dice",
+        "iou",
+        "tversky",
+        "focal_tversky",
+        "mse+dice",
+        "cce",
+        "cce+iou",
+    ],
 )
 def test_losses_of_several_classes(name):
     mask, p = example(5, classes=3)

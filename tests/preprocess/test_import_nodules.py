@@ -63,6 +63,35 @@ def test_three_slices_a_nodule_and_who_is_missing(tmp_path):
     assert area == pytest.approx(np.pi * (4.5**2 - height**2), rel=0.05)
 
 
+def test_a_nodule_at_a_face_is_clipped_and_one_outside_is_left_out_alone(tmp_path):
+    image, nodules = nodule_scan(np.diag([1, 1, -1]))
+    (tmp_path / "scans").mkdir()
+    sitk.WriteImage(image, str(tmp_path / "scans" / "a.nrrd"))
+
+    def at(i, j, k, diameter):
+        return ("a", *image.TransformContinuousIndexToPhysicalPoint((float(i), float(j), float(k))), diameter)
+
+    rows = [("a", *nodules[0]), at(-3, 40, 20, 8), at(50, 50, -2, 9), at(-20, 40, 20, 8), at(999, 0, 0, 5)]
+    annotations = nodule_table(tmp_path / "t.csv", rows)
+    settings = {"SCANS": tmp_path / "scans", "ANNOTATIONS": annotations, "NEIGHBOURS": 3, "SIZE": 96}
+    said = run_here(SCRIPT, **settings, CASES=tmp_path / "c", SIZES=tmp_path / "sizes.csv").stdout
+    assert "nodules left out: outside of their scan (2): case_a (voxel -20, 40, " in said
+    assert "nodules clipped at the face of a scan (2): " in said
+    assert "nodule diameters: 8 to 9 mm, median 9" in said
+    sizes = pd.read_csv(tmp_path / "sizes.csv")
+    assert sizes["place"].tolist() == ["inside", "clipped", "clipped", "outside", "outside"]
+    assert sizes["slices"].tolist()[1:] == [7, 2, 0, 0] and set(sizes["height"]) == {96}
+    assert sizes["diameter_pixels"][0] == pytest.approx(9 / 0.7)
+    run_here(SCRIPT, **settings | {"NEIGHBOURS": 0}, CASES=tmp_path / "d", SLICES="all")
+    masks = [read_mask(path) > 0 for path in sorted((tmp_path / "d" / "case_a" / "y").iterdir())]
+    k, j, i = np.indices((40, 96, 96))
+    expected = np.zeros((40, 96, 96), bool)
+    for center, diameter in (((20.3, 30.7, 9.6), 9), ((-3, 40, 20), 8), ((50, 50, -2), 9)):
+        far = [((axis - c) * mm) ** 2 for axis, c, mm in zip((i, j, k), center, NODULE_SPACING, strict=True)]
+        expected |= sum(far) <= (diameter / 2) ** 2
+    np.testing.assert_array_equal(np.stack(masks)[::-1], expected)  # slices go up from the feet
+
+
 def test_bad_input(tmp_path):
     image, nodules = nodule_scan(np.eye(3))
     (tmp_path / "scans").mkdir()
@@ -82,6 +111,7 @@ def test_bad_input(tmp_path):
         assert_refused(SCRIPT, said, ANNOTATIONS=tmp_path / "words.csv", **settings)
     assert_refused(SCRIPT, "gone.csv: cannot be read", ANNOTATIONS=tmp_path / "gone.csv", **settings)
     assert_refused(SCRIPT, "CUT: needs LUNGS", status=2, ANNOTATIONS=far, CUT=True, **settings)
+    assert_refused(SCRIPT, "LUNG_MASKS: needs LUNGS", status=2, ANNOTATIONS=far, LUNG_MASKS=tmp_path / "l", **settings)
     assert not (tmp_path / "cases").exists() or not list((tmp_path / "cases").iterdir())
     assert_refused("submission.py", "no label volumes found", KIND="nodules", PREDICTED=tmp_path, OUTPUT=tmp_path / "o")
 
@@ -140,10 +170,15 @@ def test_slices_are_cut_to_the_lungs(tmp_path, way):
     sitk.WriteImage(image, str(tmp_path / "scans" / "a.nrrd"))
     annotations = nodule_table(tmp_path / "t.csv", [("a", 165 * 0.7, 250 * 0.7, 2.0, 10.0)])
     settings = {"SCANS": tmp_path / "scans", "ANNOTATIONS": annotations, "LUNGS": way, "SIZE": 128}
-    run_here(SCRIPT, CASES=tmp_path / "cases", CUT=True, **settings)
+    run_here(SCRIPT, CASES=tmp_path / "cases", CUT=True, LUNG_MASKS=tmp_path / "lungs", **settings)
     record = json.loads((tmp_path / "cases" / "case_a" / "case.json").read_text())
     left, top, side, _ = record["slices"]["0001"]["box"]
     assert 60 < left < 110 and 60 < top < 110 and 310 < side < 380
+    masks = sorted((tmp_path / "lungs" / "case_a").iterdir())
+    assert [path.name for path in masks] == ["0001.png", "0002.png", "0003.png"]
+    found = LUNG_FINDERS[way](hu.astype(np.int16).astype(np.float32))[top : top + side, left : left + side]
+    lung = read_mask(masks[1])
+    assert set(np.unique(lung)) == {0, 255} and (lung > 0).mean() == pytest.approx(found.mean(), abs=0.01)
     picture = read_image(tmp_path / "cases" / "case_a" / "x" / "0002.png")
     assert picture[:3, 60:68].max() == 0 and picture[64, 20:30].max() > 0
 
