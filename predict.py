@@ -1,12 +1,13 @@
 """Predict masks for images of any size.
 
 Reads   RUN: run folder of train.py, several to average, a cross-validation, or .keras files;
-        INPUT: images, case folders, a list, a volume or a folder of volumes; for 3-D models RUN is
-        ["whole run", "patch run"]
+        INPUT: images, case folders, a list, a volume, a folder of volumes, or files of numbers; for
+        3-D models RUN is ["whole run", "patch run"]
 Writes  OUTPUT/<name>.png, masks of the same size as the images, and OUTPUT/overlays/<name>.png;
         for several cases OUTPUT/<case>/<name>.png and OUTPUT/overlays/<case>/<name>.png; for cases
         from volumes also OUTPUT/<case>.nii.gz, labels on the volume's own grid, volumes.csv,
-        their measurements, and OUTPUT/viewers/<case>.html, pages to look at them
+        their measurements, and OUTPUT/viewers/<case>.html, pages to look at them; for files of
+        numbers also OUTPUT/matrices/<file>, class numbers in the same format
 Takes   20 s for 10 images of 512x512 in tiles with a U-net of 16 features on two cores
 """
 
@@ -26,8 +27,8 @@ WEIGHTS_FILE: types.WeightsFile = "best_dice"  # checkpoint of a run: "best_dice
 MODEL: str = ""  # your own network file of RUN, so that its copy in RUN may run
 #   Code in RUN runs only if it equals this file.
 TRUST_RUN: bool = False  # True: run any code that RUN contains; only if you trust its source
-INPUT: str = ""  # folder of images, cases or volumes, case folder, list (.csv), or volume
-#   A volume is a DICOM folder, NIfTI, NRRD or MetaImage.
+INPUT: str = ""  # folder of images, cases, volumes or files of numbers; case folder, list (.csv), or volume
+#   A volume is a DICOM folder, NIfTI, NRRD or MetaImage. Files of numbers (.csv, .txt, .npy) give such masks back too.
 OUTPUT: types.PathName = "predictions"  # where to write the masks
 REPLACE: bool = False  # True: overwrite an existing OUTPUT
 NAMES: types.CaseNames = "numbers"  # names of DICOM volumes: "numbers" (case_0001, ...) or "folder"
@@ -88,10 +89,12 @@ from common.jobs import Part
 from common.parallel import ordered_map
 from common.prediction.ensemble import Ensemble
 from common.prediction.inputs import ImageInput, PixelSizes, VolumeInput, reader_of
+from common.prediction.matrices import MatrixInput
 from common.prediction.outputs import Outputs, fingerprint, require_dicom, write_output
 from common.prediction.uncertainty import Uncertainty
 from common.replacing import refuse_existing
 from common.slices.masks import class_numbers
+from common.slices.matrices import are_matrices
 from common.training.calibration import threshold_in_words, with_threshold
 from common.training.trained_models import find_models, find_volume_models, names_of_classes, slice_preparation
 from common.training.trust import trust_command
@@ -147,6 +150,8 @@ def open_input(prepared):
     if not settings.INPUT or not (is_volume(settings.INPUT) or is_folder_of_volumes(settings.INPUT)):
         if settings.NAMES_TABLE:
             raise InputError("NAMES_TABLE: only for volumes (INPUT is images or cases); leave it empty")
+        if settings.INPUT and are_matrices(settings.INPUT):
+            return MatrixInput(settings.INPUT, settings.WINDOW or prepared.window)
         return ImageInput(settings.INPUT, prepared.stretched, settings.CHANNELS or prepared.channels_to_read)
     plane, window = settings.PLANE or prepared.plane or "axial", settings.WINDOW or prepared.window
     spacing = settings.SPACING or prepared.resampled

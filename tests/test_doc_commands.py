@@ -26,6 +26,7 @@ TINY = ["--epochs", "1", "--model-settings", "{'features': 2, 'depth': 1}", "--b
 SMALL = {
     "0_import_annotations.py": ["--size", "32"],
     "0_import_images.py": ["--size", "32"],
+    "0_import_matrices.py": ["--size", "32"],
     "0_import_volumes.py": ["--size", "32", "--slices", "all"],
     "0_import_stl.py": ["--interval", "8", "--size", "32"],
     "1_augment_cases.py": ["--filters", "['O']", "--shapes", "['']"],
@@ -309,6 +310,14 @@ def test_your_data(folder):
             image = as_volume(volume, np.eye(3), spacing=(1, 1, 3), origin=(-12, -12, -18))
             write(folder / name, f"scan{number}.nii.gz", image)
     write_decathlon(folder / "Task03_Liver", cases=5, test=1)
+    for number in (1, 2):
+        for patient in ("a", "b"):
+            file = folder / "my_data" / "numbers" / patient / "images" / f"{number}.csv"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            np.savetxt(file, drawings.disc_slice(40, number)[0], fmt="%d", delimiter=",")
+    pairs = [drawings.disc_slice(40, number) for number in (1, 2)]
+    for name, arrays in zip(("imgs", "imgs_mask"), zip(*pairs, strict=True), strict=True):
+        np.save(folder / "my_data" / f"{name}_train.npy", np.stack(arrays))
     shape = {"label": "liver", "points": [[5, 5], [30, 8], [20, 30]]}
     write_json(folder / "my_data" / "outlines" / "0.json", {"imagePath": "0.png", "shapes": [shape]})
     write_nnunet(folder / "Dataset001_Liver", channels=["CT"])

@@ -20,7 +20,7 @@ from common.volumes.privacy import safe_names
 from common.words import number_of
 
 # Folders that predict.py writes next to its masks.
-RESERVED = ("overlays", "full", "viewers", "probability", "uncertainty", "disagreement")
+RESERVED = ("overlays", "full", "viewers", "matrices", "probability", "uncertainty", "disagreement")
 
 OTHER_PIXELS = 1.25  # pixels that are larger or smaller by more than this factor are said to differ from training
 

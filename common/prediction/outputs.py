@@ -11,6 +11,7 @@ import numpy as np
 from common.errors import InputError
 from common.files import write_json
 from common.jobs import do_part, merge
+from common.prediction.matrices import MatrixInput, MatrixMasks
 from common.prediction.uncertainty import sort_table
 from common.public_settings import public_settings
 from common.settings import FORMAT, REASONS
@@ -90,7 +91,7 @@ class Outputs:
 
     Args:
         folder: Path to write to; the caller renames it when it is complete.
-        source: `common.prediction.inputs.ImageInput` or VolumeInput of the slices.
+        source: `common.prediction.inputs.ImageInput`, VolumeInput or `common.prediction.matrices.MatrixInput`.
         names: names of the classes from 1 up.
         overlays: whether to write overlays, and pages of volumes.
         full_scale: folder of the images that the slices were cut from; "": no full-scale masks.
@@ -122,6 +123,7 @@ class Outputs:
         dicom = make_dicom_labels(folder, dicom_labels, paths, series, names)
         self.volumes = LabelVolumes(folder, volume_ending, clean_volumes, dicom) if volume_ending or dicom else None
         self.full_scale = FullScaleMasks(folder / "full", full_scale, classes) if full_scale else None
+        self.matrices = MatrixMasks(folder) if isinstance(source, MatrixInput) else None
 
     def add(self, s, image, numbers):
         """Write a slice and everything that it completes.
@@ -145,6 +147,8 @@ class Outputs:
             if self.overlays:
                 self.viewers = self.viewers or self.make_viewers()
                 self.viewers.add(s, image, numbers, case, record)
+        if self.matrices:
+            self.matrices.add(record, numbers)
         if self.full_scale:
             self.full_scale.add(case if record else s.case, s.name, record, numbers, s.path)
         self.count += 1
@@ -156,10 +160,15 @@ class Outputs:
             Text that lists what was written.
         """
         text = number_of(self.count, "mask") + (" with overlays" if self.overlays else "")
-        outputs = (self.volumes, "label volume"), (self.viewers, "viewer"), (self.full_scale, "full-size mask")
+        outputs = (
+            (self.volumes, ["label volume"]),
+            (self.viewers, ["viewer"]),
+            (self.full_scale, ["full-size mask"]),
+            (self.matrices, ["file of numbers", "files of numbers"]),
+        )
         for output, item in outputs:
             if output and (count := output.close()):
-                text += f", {number_of(count, item)}"
+                text += f", {number_of(count, *item)}"
         return text
 
 

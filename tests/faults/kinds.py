@@ -79,6 +79,7 @@ def matrices(folder, get):
         for number in (1, 2):
             image, mask = disc_slice(24, number)
             np.savetxt(folder / side / f"s{number}.csv", image if side == "x" else mask // 255, fmt="%d", delimiter=",")
+            np.save(folder / f"{side}.npy", image if side == "x" else mask)
 
 
 def annotated(folder, get):
@@ -359,6 +360,13 @@ KINDS = {
         "--images @/x --masks @/y --cases @/out --size 16",
         "y/s1.csv",
         "TEXT",
+    ),
+    "array": Kind(
+        matrices,
+        "preprocess/0_import_matrices.py",
+        "--images @/x.npy --masks @/y.npy --cases @/out --size 16",
+        "x.npy",
+        "BINARY",
     ),
     "labelme": Kind(annotated, ANNOTATE, ANNOTATED.format("labelme.json"), "labelme.json/labelme.json", "JSON"),
     "coco": Kind(annotated, ANNOTATE, ANNOTATED.format("coco.json"), "coco.json/coco.json", "JSON"),

@@ -109,3 +109,59 @@ def test_bad_input(muscle, tmp_path):
         write(muscle["MASKS"] / f"L3_{number}", np.full((40, 40), 7))
     assert_refused(SCRIPT, "3 pairs cannot be used", REPLACE=True, **muscle)
     assert len(list(muscle["CASES"].iterdir())) == 3
+
+
+# --- subfolders, no masks, and .npy
+
+
+def test_folders_of_patients_with_images_and_masks_inside(muscle, tmp_path):
+    for number, patient in enumerate(("p1", "p2/follow-up")):
+        image, mask = scan(seed=number)
+        write(tmp_path / "data" / patient / "images" / "L3", image)
+        write(tmp_path / "data" / patient / "masks" / "L3", mask)
+    run_here(SCRIPT, IMAGES=tmp_path / "data", CASES=tmp_path / "nested", SIZE=40, WINDOW=[-200, 200])
+    run_here(SCRIPT, IMAGES=muscle["IMAGES"], MASKS=muscle["MASKS"], CASES=muscle["CASES"], SIZE=40, WINDOW=[-200, 200])
+    cases = tmp_path / "nested"
+    assert sorted(path.name for path in cases.iterdir()) == ["case_p1_L3", "case_p2_follow-up_L3"]
+    for name, flat in (("case_p1_L3", "case_L3_0"), ("case_p2_follow-up_L3", "case_L3_1")):
+        found, expected = (read_image(folder / "x" / "0001.png") for folder in (cases / name, muscle["CASES"] / flat))
+        np.testing.assert_array_equal(found, expected)
+        assert read_mask(cases / name / "y" / "0001.png").any()
+
+
+def test_without_masks(muscle):
+    said = run_here(SCRIPT, **{name: value for name, value in muscle.items() if name != "MASKS"}).stdout
+    assert "all masks are black, so do not train on them" in said and "wrote 3 slices of 40x40 in 3 cases" in said
+    for case in muscle["CASES"].iterdir():
+        assert read_image(case / "x" / "0001.png").any() and not read_mask(case / "y" / "0001.png").any()
+
+
+@pytest.mark.parametrize("shape", [(4, 40, 40), (4, 1, 40, 40), (4, 40, 40, 1)])
+def test_sets_of_the_nodule_tutorial(tmp_path, shape):
+    """imgs_train.npy and imgs_mask_train.npy: all slices in one file, with a channel axis; masks of 0 and 255."""
+    images, masks = (np.stack(arrays) for arrays in zip(*(scan(seed=number) for number in range(4)), strict=True))
+    np.save(tmp_path / "imgs_train.npy", images.reshape(shape).astype(np.float32))
+    np.save(tmp_path / "imgs_mask_train.npy", (255 * masks).reshape(shape).astype(np.uint8))
+    given = {"IMAGES": tmp_path / "imgs_train.npy", "MASKS": tmp_path / "imgs_mask_train.npy"}
+    said = run_here(SCRIPT, CASES=tmp_path / "cases", SIZE=40, WINDOW=[-1000, 400], **given).stdout
+    assert "wrote 4 slices of 40x40 in 1 case to" in said
+    case = tmp_path / "cases" / "case_imgs_train"
+    for number in range(4):
+        expected = np.rint((images[number].clip(-1000, 400) + 1000) / 1400 * 255)
+        assert np.abs(read_image(case / "x" / f"000{number + 1}.png") - expected).max() <= 1
+        np.testing.assert_array_equal(read_mask(case / "y" / f"000{number + 1}.png"), 255 * masks[number])
+    assert json.loads((case / "case.json").read_text())["slices"]["0004"]["mask"] == "imgs_mask_train.npy"
+
+
+def test_a_file_for_each_scan_by_pattern_and_what_does_not_fit(tmp_path):
+    for number in (1, 2):
+        image, mask = scan(seed=number)
+        np.save(tmp_path / f"images_{number:04d}.npy", np.stack([image] * 3))
+        np.save(tmp_path / f"masks_{number:04d}.npy", np.stack([mask] * (3 if number == 1 else 2)).astype(bool))
+        np.save(tmp_path / f"lungmask_{number:04d}.npy", np.ones((3, 40, 40)))
+    given = {"IMAGES": tmp_path / "images_{id}.npy", "MASKS": tmp_path / "masks_{id}.npy", "SIZE": 40}
+    said = assert_refused(SCRIPT, "(found 3 slices of 40x40 and 2 slices of 40x40)", CASES=tmp_path / "cases", **given)
+    assert "Imported the others" in said and [path.name for path in (tmp_path / "cases").iterdir()] == ["case_0001"]
+    assert len(list((tmp_path / "cases" / "case_0001" / "y").iterdir())) == 3
+    assert_refused(SCRIPT, "IMAGES: expected one {id}", **given | {"IMAGES": tmp_path / "{id}_{id}.npy"})
+    assert_refused(SCRIPT, "no file of numbers in", **given | {"IMAGES": tmp_path / "none_{id}.npy"})
