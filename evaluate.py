@@ -63,7 +63,7 @@ settings = apply_command_line(globals())
 import pandas as pd
 
 from common.devices import environment
-from common.errors import InputError
+from common.errors import InputError, SettingError
 from common.evaluation.images import choose_images, draw_images, find_backgrounds, find_others
 from common.evaluation.lesion_page import write_lesion_report
 from common.evaluation.lesion_scores import find_lesions, summarize_lesions, write_lesion_tables
@@ -89,9 +89,14 @@ SCORED = "scored.json"  # scores of one part
 
 def main():
     refuse_existing(settings.OUTPUT, settings.REPLACE)
-    if is_lesion_table(settings.TRUTH):
+    if is_lesion_table(settings.TRUTH) or is_lesion_table(settings.PREDICTED):
         evaluate_tables()
         return
+    for name in ("EXCLUDED", "SCANS"):
+        if getattr(settings, name):
+            raise SettingError(f"{name}: only for tables of lesions (TRUTH is {settings.TRUTH}); leave it empty")
+    if settings.AGAINST_PREDICTED and not settings.AGAINST:
+        raise SettingError("AGAINST_PREDICTED: needs AGAINST; pass --against the OUTPUT of that evaluation")
     part = Part.read(settings.PART)
     evaluation = Evaluation(part)
     files = [file for pair in evaluation.pairs for file in (pair.predicted, pair.truth)]
@@ -106,8 +111,12 @@ def main():
 
 def evaluate_tables():
     """Score a table of predicted lesions against one of true lesions."""
-    if not is_lesion_table(settings.PREDICTED):
-        raise InputError("PREDICTED: expected a table of lesions as TRUTH is; use one of submission.py --kind nodules")
+    for name, other in (("PREDICTED", "TRUTH"), ("TRUTH", "PREDICTED")):
+        if not is_lesion_table(getattr(settings, name)):
+            raise InputError(
+                f"{name}: expected a table of lesions, as {other} is (found {getattr(settings, name) or 'nothing'}); "
+                "use a table seriesuid,coordX,coordY,coordZ,..., such as submission.py --kind nodules writes"
+            )
     unfit = [name for name in ("PART", "AGAINST", "CANDIDATES") if getattr(settings, name)]
     unfit += ["LESIONS"] if settings.LESIONS == "overlap" else []
     if unfit:

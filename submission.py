@@ -32,7 +32,7 @@ settings = apply_command_line(globals())
 import pandas as pd
 import SimpleITK as sitk
 
-from common.errors import InputError, summarize
+from common.errors import InputError, SettingError, summarize
 from common.evaluation.pairs import read_mask
 from common.parallel import ordered_map, progress
 from common.prediction.second_stage import SecondStage
@@ -41,16 +41,22 @@ from common.settings import require_folder
 from common.slices.cases import find_slices
 from common.slices.masks import values_of
 from common.tables import write_table
-from common.volumes.finding import LABEL_ENDINGS, ending_of, name_of
+from common.volumes.finding import LABEL_ENDINGS, ending_of, find_volumes, name_of
 from common.volumes.grids import require_same_grid
-from common.volumes.nodules import find_nodules, find_scans, run_lengths
-from common.volumes.privacy import read_names_table
+from common.volumes.nodules import find_nodules, run_lengths
+from common.volumes.privacy import plain_name, read_names_table, safe_names
 from common.volumes.reading import read_volume
 from common.words import number_of
 
 
 def main():
     refuse_existing(settings.OUTPUT, settings.REPLACE)
+    if settings.KIND == "run_lengths":
+        for name in ("PROBABILITIES", "SECOND_STAGE", "SCANS", "MIN_PROBABILITY"):
+            if getattr(settings, name):
+                raise SettingError(f"{name}: only for nodules; use --kind nodules, or leave it out")
+    elif bool(settings.SCANS) != bool(settings.SECOND_STAGE):
+        raise SettingError("SCANS: SECOND_STAGE and SCANS need each other; set both or none")
     rows = run_length_rows() if settings.KIND == "run_lengths" else nodule_rows()
     with new_file(settings.OUTPUT, settings.REPLACE) as file:
         write_table(file, rows)
@@ -87,7 +93,7 @@ def nodule_rows():
     if again := {name for name in cases if cases.count(name) > 1}:
         raise InputError(f"{settings.PREDICTED}: several label volumes of {min(again)}; keep only one of them")
     second = SecondStage(settings.SECOND_STAGE) if settings.SECOND_STAGE else None
-    scans = find_scans(settings.SCANS) if second else {}
+    scans = scans_by_name() if second else {}
     rows, names = [], read_names_table(settings.NAMES_TABLE)
     for path in progress(files, len(files), "reading"):
         name = name_of(path).removeprefix("case_")
@@ -105,6 +111,16 @@ def nodule_rows():
     columns += ["mean_probability", "max_probability"] if settings.PROBABILITIES else []
     table = pd.DataFrame(rows, columns=columns)
     return table[table["probability"] >= settings.MIN_PROBABILITY]
+
+
+def scans_by_name():
+    """Scans in SCANS by all names that a prediction of them can have: dict to Path."""
+    volumes = find_volumes(require_folder(settings.SCANS, "SCANS"))
+    scans = {plain_name(name): path for name, path in volumes.items()}
+    for names in (safe_names(volumes), {name: name.split("/")[-1] for name in volumes}):
+        for name, other in names.items():
+            scans.setdefault(other.removeprefix("case_"), volumes[name])
+    return scans
 
 
 def probabilities_of(path, labels):

@@ -167,6 +167,17 @@ class Done:
     returncode = 0
 
 
+def test_second_stage(benchmark, tmp_path, capfd):
+    tiny = ["--model-settings", "{'features': 4, 'depth': 2}", "--epochs", "8"]
+    benchmark(
+        "second_stage",
+        SCANS={"train": 4, "test": 2},
+        FIRST=["--model", "unet", "--learning-rate", "1e-2", *tiny],
+        SECOND=["--model", "crop_classifier", *tiny],
+    ).main(tmp_path)
+    assert "false positives a scan at 0.9 sensitivity" in capfd.readouterr().out
+
+
 def test_train(benchmark, capsys):
     small = {"cases": 5, "size": 64, "epochs": 2}
     benchmark("train", SPEED=small, DICE=small, DICE_FEATURES=2, BATCH=8).main("2")

@@ -90,7 +90,7 @@ def find_others(against, predicted, truth, label_name, names_table, case_from):
         dict of (case, name) to (Pair, its mean Dice over the classes, NaN if unknown); {} if it is not found.
 
     Raises:
-        InputError: as `match_pairs`.
+        InputError: as `match_pairs`, if `predicted` is given.
     """
     record = Path(against, "evaluation.json")
     recorded = read_json(record) if record.is_file() else {}
@@ -98,7 +98,13 @@ def find_others(against, predicted, truth, label_name, names_table, case_from):
     if not predicted and not (isinstance(recorded, str) and recorded and Path(recorded).exists()):
         print("showing this evaluation only; to show both, pass --against-predicted with the other one's PREDICTED")
         return {}
-    pairs = match_pairs(predicted or recorded, truth, label_name, names_table, "skip", case_from)
+    try:
+        pairs = match_pairs(predicted or recorded, truth, label_name, names_table, "skip", case_from)
+    except InputError as error:
+        if predicted:
+            raise
+        print(f"showing this evaluation only: the other one's predictions have changed ({error})")
+        return {}
     dice = dice_of_images(Path(against, "scores.csv"))
     return {(pair.case, pair.name): (pair, dice.get((pair.case, pair.name), np.nan)) for pair in pairs}
 

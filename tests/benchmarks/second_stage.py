@@ -18,8 +18,10 @@ import drawings
 SCANS = {"train": 10, "test": 10}
 SENSITIVITY = 0.9
 FIRST = ["--model", "unet", "--model-settings", "{'features': 8, 'depth': 3, 'dropout': 0}", "--loss", "bce+dice"]
+FIRST += ["--batch-size", "4", "--learning-rate", "3e-3", "--schedule", "cosine", "--epochs", "100"]
 SECOND = ["--model", "crop_classifier", "--model-settings", "{'features': 8}", "--loss", "bce", "--foreground", "0.5"]
-EPOCHS = ["--epochs", "40", "--max-minutes", "4"]
+SECOND += ["--epochs", "40"]
+MINUTES = ["--max-minutes", "6"]
 
 
 def main(work):
@@ -33,7 +35,7 @@ def main(work):
         run("preprocess/2_write_lists.py", "--cases", cases, "--lists", f"{name}_lists", "--test-share", "0")
         run("preprocess/3_pack_hdf5.py", "--lists", f"{name}_lists", "--packed", name)
         sets = ["--train", f"{name}/train.h5", "--validation", f"{name}/validation.h5"]
-        run("train.py", *sets, "--runs", f"{name}_runs", *flags, *EPOCHS)
+        run("train.py", *sets, "--runs", f"{name}_runs", *flags, *MINUTES)
 
     table = ["--annotations", "annotations.csv"]
     slices = ["--size", "64", "--slices", "all"]

@@ -271,7 +271,7 @@ def test_parts_score_what_one_run_scores(tmp_path):
     truth = make_cases(tmp_path / "truth", cases=3, slices=3, size=32, classes=2)
     predictions_of(truth, tmp_path / "out")
     write_image(truth / "case02" / "y" / "0002.png", np.zeros((32, 32), np.uint8))
-    settings = {"PREDICTED": tmp_path / "out", "TRUTH": truth}
+    settings = {"PREDICTED": tmp_path / "out", "TRUTH": truth, "LESIONS": "center"}
     run_script("evaluate.py", **settings, OUTPUT=tmp_path / "whole")
     for number in (2, 1, 3):
         run_script("evaluate.py", **settings, OUTPUT=tmp_path / "parts", PART=f"{number}/3")

@@ -327,7 +327,12 @@ def test_bad_input(tmp_path):
     )
     for words, changed in refused:
         assert_refused("evaluate.py", *words, **(good | changed))
+    assert_refused("evaluate.py", "TRUTH: expected a table of lesions", **good | {"TRUTH": tmp_path})
     assert_refused("evaluate.py", "LESION_SIZES", status=2, **good, LESION_SIZES=[5, 3])
     write_image(tmp_path / "m" / "1.png", np.zeros((24, 24), np.uint8))
     masks = {"PREDICTED": tmp_path / "m", "TRUTH": tmp_path / "m", "OUTPUT": tmp_path / "o"}
     assert_refused("evaluate.py", "CANDIDATES: only for label volumes", CANDIDATES=tmp_path / "p.csv", **masks)
+    for name in ("EXCLUDED", "SCANS"):
+        words = f"{name}: only for tables of lesions"
+        assert_refused("evaluate.py", words, status=2, **masks | {name: tmp_path / "p.csv"})
+    assert_refused("evaluate.py", "AGAINST_PREDICTED: needs AGAINST", status=2, **masks, AGAINST_PREDICTED=tmp_path)

@@ -138,6 +138,12 @@ def test_nodules_get_probabilities(tmp_path):
     assert_refused(
         "submission.py", "no scan a in", **settings, **stage | {"SCANS": tmp_path / "p"}, OUTPUT=tmp_path / "u"
     )
+    assert_refused(
+        "submission.py", "SECOND_STAGE and SCANS need each other", status=2, **settings, SECOND_STAGE=tmp_path / "run",
+        OUTPUT=tmp_path / "u",
+    )  # fmt: skip
+    lengths = {"KIND": "run_lengths", "PREDICTED": tmp_path / "p", "OUTPUT": tmp_path / "u"}
+    assert_refused("submission.py", "SECOND_STAGE: only for nodules", status=2, **lengths, **stage)
     second_stage(tmp_path / "other", channels="rgb")
     stage["SECOND_STAGE"] = tmp_path / "other"
     assert_refused("submission.py", "was not trained on crops", **settings, **stage, OUTPUT=tmp_path / "u")
