@@ -93,17 +93,16 @@ def main():
     print(doing.format(source, ", ".join(map(str, paths.values()))), flush=True)
     load_libraries()
     from coreml.check_slices import gather_or_draw  # imports Keras; load_libraries chose its backend
+    from models import has_overlapping_classes
 
     targets = choose_targets(paths)
-    contract = Contract(settings.FORMAT, settings.INPUT_KIND, settings.OUTPUT_KIND, settings.THRESHOLD)
     network = load_network(source)
+    kinds = settings.FORMAT, settings.INPUT_KIND, settings.OUTPUT_KIND
+    contract = Contract(*kinds, settings.THRESHOLD, has_overlapping_classes(network))
     check_network(network, contract, source)
+    shapes = network.input_shape[1:], network.output_shape[-1], contract.overlapping
     images, truths, description = gather_or_draw(
-        settings.SLICES,
-        run.settings.get("VALIDATION"),
-        settings.CHECKED,
-        network.input_shape[1:],
-        network.output_shape[-1],
+        settings.SLICES, run.settings.get("VALIDATION"), settings.CHECKED, *shapes
     )
     network = to_float32(network)
     facts |= calibrate(network, run.calibration_of(source) if settings.CALIBRATE else None, images)
@@ -124,7 +123,7 @@ def main():
                 publish(path, final)
             results[compression] = final, result
     if not settings.CHECK_ONLY:
-        about = facts | facts_of_network(network, facts["network"]) | {"size": network.output_shape[1:3]}
+        about = facts | facts_of_network(network, facts["network"], contract) | {"size": network.output_shape[1:3]}
         models = [path for path, result in results.values() if not result.faults]
         write_cards(models, about, texts(), settings.CARD, network.count_params(), settings.REPLACE)
     finish(results)
@@ -183,7 +182,7 @@ def choose_targets(paths):
 def check_network(network, contract, source):
     """Check that the network fits the contract and CLASS_NAMES."""
     contract.check_network(network, source)
-    classes = max(network.output_shape[-1] - 1, 1)
+    classes = contract.classes_of(network.output_shape[-1])
     if settings.CLASS_NAMES and len(settings.CLASS_NAMES) != classes:
         raise InputError(
             f"CLASS_NAMES: wrong number of names (found {len(settings.CLASS_NAMES)}, expected {classes}); "
@@ -193,7 +192,7 @@ def check_network(network, contract, source):
 
 def write_models(network, source, contract, paths, targets, facts, stack):
     """Write a model for each compression to a `staged` path in `stack`; yield the compression and the path."""
-    facts = facts | facts_of_network(network, facts["network"])
+    facts = facts | facts_of_network(network, facts["network"], contract)
     converted = {}
     for compression, path in paths.items():
         options = uses_half_precision(compression, settings.FORMAT), targets[compression]
@@ -208,15 +207,16 @@ def write_models(network, source, contract, paths, targets, facts, stack):
         yield compression, path
 
 
-def facts_of_network(network, name):
+def facts_of_network(network, name, contract):
     """Metadata from the network and the settings as a dict; empty settings keep what the run recorded."""
-    channels = network.output_shape[-1]
+    has_threshold = network.output_shape[-1] == 1 or contract.overlapping
     facts = {
         "network": name or network.name,
-        "classes": max(channels - 1, 1),
+        "classes": contract.classes_of(network.output_shape[-1]),
+        "overlapping": contract.overlapping,
         "class_names": settings.CLASS_NAMES,
         "window": settings.WINDOW,
-        "threshold": settings.THRESHOLD if channels == 1 else None,
+        "threshold": settings.THRESHOLD if has_threshold else None,
     }
     return {name: value for name, value in facts.items() if value}
 

@@ -134,8 +134,9 @@ def main():
 
 def check_class_names(network):
     """Check that CLASS_NAMES fit the network."""
-    channels = network.output_shape[-1]
-    classes = max(channels - 1, 1) if len(network.output_shape) == 4 else channels
+    from models import classes_of  # imports Keras, whose backend is chosen now
+
+    classes = classes_of(network)
     if settings.CLASS_NAMES and len(settings.CLASS_NAMES) != classes:
         raise InputError(
             f"CLASS_NAMES: wrong number of names (found {len(settings.CLASS_NAMES)}, expected {classes}); "
@@ -146,10 +147,12 @@ def check_class_names(network):
 def find_images(run, network):
     """Slices or volumes to check on, their true masks, and a text that describes them."""
     from coreml.check_slices import gather_or_draw, gather_or_draw_volumes  # import Keras, whose backend is chosen now
+    from models import has_overlapping_classes
 
     source, validation, shape = settings.SLICES, run.settings.get("VALIDATION"), network.input_shape[1:]
     if len(shape) == 3:
-        return gather_or_draw(source, validation, settings.CHECKED, shape, network.output_shape[-1])
+        output = network.output_shape[-1], has_overlapping_classes(network)
+        return gather_or_draw(source, validation, settings.CHECKED, shape, *output)
     return gather_or_draw_volumes(source, validation, settings.CHECKED, shape[-1], run.crop)
 
 
@@ -160,7 +163,7 @@ def export(job, name):
     with whole_entries(job.folder, [name, unverified.name], settings.REPLACE) as new:
         (new / name).mkdir()
         path = new / name / f"{job.stem}{EXPORTS[name].ending}"
-        contract = Contract(name, threshold=settings.THRESHOLD)
+        contract = Contract(name, threshold=settings.THRESHOLD, overlapping=job.facts.get("overlapping", False))
         try:
             write_model(job.network, name, path, job.source)
             size = size_in_bytes(new / name)

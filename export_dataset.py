@@ -39,9 +39,10 @@ from common.parallel import ordered_map, progress
 from common.replacing import refuse_existing, whole_folder
 from common.slices.case_files import read_case_record
 from common.slices.channels import to_draw
+from common.slices.classes import IGNORED
 from common.slices.images import read_pair, read_slice, with_channels, write_png
 from common.slices.lists import read_divisions
-from common.slices.masks import IGNORED, class_count_of_files, values_of
+from common.slices.masks import class_count_of_files, values_of
 from common.slices.variants import is_variant_folder
 from common.volumes.slicing import stack_slices
 from common.volumes.writing import write_volume

@@ -93,7 +93,7 @@ from common.prediction.matrices import MatrixInput
 from common.prediction.outputs import Outputs, fingerprint, require_dicom, write_output
 from common.prediction.uncertainty import Uncertainty
 from common.replacing import refuse_existing
-from common.slices.masks import class_numbers
+from common.slices.classes import OVERLAPPING, class_numbers
 from common.slices.matrices import are_matrices
 from common.training.calibration import threshold_in_words, with_threshold
 from common.training.trained_models import find_models, find_volume_models, names_of_classes, slice_preparation
@@ -127,7 +127,9 @@ def predict_slices(models):
     names = {"fit": "FIT", "window": "WINDOW", "plane": "PLANE", "resampled": "SPACING", "channels": "CHANNELS"}
     decided = [name for name, setting in names.items() if getattr(settings, setting) is not None]
     prepared = slice_preparation(models.files, decided)
-    used = with_threshold(settings, models.files, models.threshold)
+    used, facts = with_threshold(settings, models.files, models.threshold), {}
+    if prepared.overlap:
+        facts["overlap"] = prepared.overlap
     source = open_input(prepared)
     require_dicom(settings.DICOM_LABELS, source.volumes.values())
     part = Part.read(settings.PART)
@@ -136,11 +138,12 @@ def predict_slices(models):
 
     def fill(folder):
         if own:
-            written.append(write_slices(folder, own, source, models, prepared, used))
+            written.append(write_slices(folder, own, source, models, prepared, used, facts))
 
     files = fingerprint([*models.files, *dict.fromkeys(s.path for s in source.slices)])
     inputs = {"networks": list(map(str, models.files)), "pictures": len(source.slices), "files": files}
-    if write_output(used, part, inputs, fill, hidden=["INPUT"] if source.volumes else []):
+    hidden = ["INPUT"] if source.volumes else []
+    if write_output(used, part, inputs, fill, hidden, facts):
         write_names_table(settings.NAMES_TABLE, source.names, source.volumes)
         print(f"wrote {written[-1] if part.is_whole else written[0]} to {settings.OUTPUT}")
 
@@ -171,7 +174,7 @@ def unit_of(s, source):
     return case if s.case or "volume" in record or (settings.PASTE and record) else s.path
 
 
-def write_slices(folder, slices, source, models, prepared, used):
+def write_slices(folder, slices, source, models, prepared, used, facts):
     """Predict slices and write their masks and all other outputs into a folder.
 
     Args:
@@ -181,6 +184,7 @@ def write_slices(folder, slices, source, models, prepared, used):
         models: `common.training.trained_models.Choice`.
         prepared: `common.training.trained_models.Preparation` of the training slices.
         used: settings with the threshold in force.
+        facts: dict, which gets how classes overlap, if they do.
 
     Returns:
         Text that lists what was written.
@@ -195,13 +199,16 @@ def write_slices(folder, slices, source, models, prepared, used):
         f"with {', '.join(map(str, models.files))} ({fit} at {ensemble.size}x{ensemble.size}{averaged})",
         flush=True,
     )
-    if ensemble.channels == 1:
+    if ensemble.channels == 1 or ensemble.overlapping:
         print(threshold_in_words(used), flush=True)
+    if ensemble.overlapping:
+        facts.setdefault("overlap", OVERLAPPING)
     cleaning = models.clean if settings.CLEAN is None else settings.CLEAN
     outputs = Outputs(
         folder,
         source,
-        names_of_classes(models.files[0], max(ensemble.channels - 1, 1)),
+        names_of_classes(models.files[0], ensemble.classes),
+        overlap=facts.get("overlap", ""),
         overlays=settings.OVERLAYS,
         full_scale=settings.PASTE,
         volume_ending=settings.LABEL_VOLUMES,
@@ -210,14 +217,13 @@ def write_slices(folder, slices, source, models, prepared, used):
         dicom_labels=settings.DICOM_LABELS,
         series=settings.SERIES,
     )
-    uncertainty = Uncertainty(folder, len(models.files)) if settings.UNCERTAINTY else None
+    uncertainty = Uncertainty(folder, len(models.files), ensemble.overlapping) if settings.UNCERTAINTY else None
     options = {"fit": fit, "overlap": settings.OVERLAP, "batch_size": settings.BATCH_SIZE, "flips": flips}
     options["squares"] = settings.UNCERTAINTY
-    read = reader_of(source, ensemble.inputs)
-    pixels = PixelSizes(prepared.spacing, ensemble.size, fit)
+    read, pixels = reader_of(source, ensemble.inputs), PixelSizes(prepared.spacing, ensemble.size, fit)
     predicted = ensemble.predict(lambda: ordered_map(read, slices), len(slices), **options)
     for s, (image, probabilities) in zip(slices, predicted, strict=True):
-        numbers = class_numbers(probabilities[..., : ensemble.channels], used.THRESHOLD)
+        numbers = class_numbers(probabilities[..., : ensemble.channels], used.THRESHOLD, ensemble.overlapping)
         if uncertainty:
             uncertainty.add(s, *source.case_of(s), probabilities, numbers)
         outputs.add(s, image, numbers)

@@ -52,8 +52,9 @@ from common.prediction.inputs import ImageInput, reader_of
 from common.prediction.pseudo_labels import SCRIPT, PseudoLabels, Rule, case_name
 from common.replacing import whole_entries
 from common.slices.cases import CaseRecord, Imported, fill_case, refuse_existing_cases
+from common.slices.classes import OVERLAPPING
 from common.training.calibration import threshold_in_words, with_threshold
-from common.training.trained_models import find_models, find_volume_models, slice_preparation
+from common.training.trained_models import find_models, find_volume_models, names_of_classes, slice_preparation
 from common.training.trust import trust_command
 from common.volumes.finding import is_volume
 from common.words import number_of
@@ -75,10 +76,12 @@ def main():
     ensemble, used = Ensemble(models.files), with_threshold(settings, models.files, models.threshold)
     fit = prepared.fit or "resize"
     rule = Rule(settings.CONFIDENCE, settings.SMALLEST, settings.MARGIN)
-    labels = PseudoLabels(ensemble.size, fit, used.THRESHOLD, models.clean, rule, prepared.channels)
+    overlap = (prepared.overlap or OVERLAPPING) if ensemble.overlapping else ""
+    classes = prepared.channels, overlap, names_of_classes(models.files[0], ensemble.classes)
+    labels = PseudoLabels(ensemble.size, fit, used.THRESHOLD, models.clean, rule, *classes)
     images = number_of(len(source.slices), "image")
     print(f"predicting {images} with {', '.join(map(str, models.files))}", flush=True)
-    if ensemble.channels == 1:
+    if ensemble.channels == 1 or ensemble.overlapping:
         print(threshold_in_words(used), flush=True)
     options = {"fit": fit, "batch_size": settings.BATCH_SIZE, "flips": models.flips}
     read = reader_of(source, ensemble.inputs)

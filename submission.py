@@ -33,8 +33,9 @@ import pandas as pd
 import SimpleITK as sitk
 
 from common.errors import InputError, SettingError, summarize
-from common.evaluation.pairs import read_mask
+from common.evaluation.pairs import overlap_of, read_mask
 from common.parallel import ordered_map, progress
+from common.prediction.mask_files import CLASSES
 from common.prediction.second_stage import SecondStage
 from common.replacing import new_file, refuse_existing
 from common.settings import require_folder
@@ -57,6 +58,9 @@ def main():
                 raise SettingError(f"{name}: only for nodules; use --kind nodules, or leave it out")
     elif bool(settings.SCANS) != bool(settings.SECOND_STAGE):
         raise SettingError("SCANS: SECOND_STAGE and SCANS need each other; set both or none")
+    if overlap_of(settings.PREDICTED):
+        folders = f"{settings.PREDICTED}/{CLASSES}"
+        raise InputError(f"PREDICTED: classes of {settings.PREDICTED} overlap; pass one of the folders in {folders}")
     rows = run_length_rows() if settings.KIND == "run_lengths" else nodule_rows()
     with new_file(settings.OUTPUT, settings.REPLACE) as file:
         write_table(file, rows)

@@ -232,16 +232,6 @@ def scores_of_counts(true_positive, false_positive, false_negative, pixels=0):
     return {score.name: float(score.compute(counts)) for score in scores_of("pixels")}
 
 
-def mean_dice(predicted, truth):
-    """Mean Dice over the classes in the true mask.
-
-    Args:
-        predicted, truth: class numbers of the same shape; truth with at least one class.
-    """
-    classes = np.unique(truth[truth > 0])
-    return float(np.mean([scores_of_counts(*count_pixels(predicted == c, truth == c))["dice"] for c in classes]))
-
-
 # --- distances
 
 

@@ -8,8 +8,9 @@ import numpy as np
 from common.errors import InputError
 from common.slices.cases import find_slices
 from common.slices.channels import read_with_channels
+from common.slices.classes import are_sets, classes_in, is_target
 from common.slices.images import images_in, read_image, read_mask, resize, to_unit, with_channels
-from common.slices.masks import IGNORED, class_count, is_target, to_classes, values_of
+from common.slices.masks import class_count, to_classes, values_of
 from common.training.sets import open_set
 from common.words import number_of
 
@@ -17,19 +18,19 @@ DRAWN_VOLUME = (32, 32, 32)  # voxels
 TRIES_PER_SLICE = 50  # slices to open per slice wanted, in search of some with a mask
 
 
-def gather_or_draw(source, validation, count, shape, channels):
+def gather_or_draw(source, validation, count, shape, channels, overlapping=False):
     """Gather slices from a source or from the run's validation set; if both are missing, draw some.
 
     Args:
         source: as for `gather_slices`, or "".
         validation: path of the run's validation set, or None without a run.
-        count, shape, channels: as for `gather_slices`.
+        count, shape, channels, overlapping: as for `gather_slices`.
 
     Returns:
         what `gather_slices` returns, and a text that describes the slices.
     """
     if source or (validation and Path(validation).is_file()):
-        images, truths = gather_slices(source or validation, count, shape, channels)
+        images, truths = gather_slices(source or validation, count, shape, channels, overlapping)
         return images, truths, f"{source or validation} (slices: {len(images)})"
     reason = f"the run's validation set {validation} is missing" if validation else "there is no run"
     return *draw_slices(count, shape), f"drawn slices ({count}), because {reason}; use your own with --slices"
@@ -69,7 +70,7 @@ def _center(volume, size):
     return volume[*(slice(start, start + want) for start, want in zip(starts, size or volume.shape[:3], strict=True))]
 
 
-def gather_slices(source, count, shape, channels):
+def gather_slices(source, count, shape, channels, overlapping=False):
     """Choose slices at random from a set, preferably with a mask.
 
     Args:
@@ -77,20 +78,21 @@ def gather_slices(source, count, shape, channels):
         count: number of slices; fewer if the set is smaller.
         shape: (H, W, C) of the network's input.
         channels: channels of the network's output.
+        overlapping: whether its classes overlap.
 
     Returns:
-        list of images (H, W, C) float32 in 0..1, and list of class numbers (H, W) or None.
+        list of images (H, W, C) float32 in 0..1, and list of masks (H, W) or None.
 
     Raises:
         InputError: if the set is missing or does not fit the network.
     """
-    source, classes = Path(source), max(channels - 1, 1)
+    source, classes = Path(source), channels if overlapping else max(channels - 1, 1)
     if not source.exists():
         raise InputError(f"SLICES: {source} does not exist; use a packed set, a list or a folder")
     if source.is_dir():
-        images, truths = _gather_from_folder(source, count, shape, classes)
+        images, truths = _gather_from_folder(source, count, shape, classes, overlapping)
     else:
-        images, truths = _gather_from_set(source, count, classes)
+        images, truths = _gather_from_set(source, count, classes, overlapping)
     if images[0].shape != tuple(shape):
         raise InputError(
             f"SLICES: {source} does not fit the network (found slices of {images[0].shape}, expected {tuple(shape)}); "
@@ -99,14 +101,14 @@ def gather_slices(source, count, shape, channels):
     return images, truths
 
 
-def _gather_from_folder(folder, count, shape, classes):
+def _gather_from_folder(folder, count, shape, classes, overlapping):
     paths = [s.path for s in find_slices(str(folder), "x", "SLICES")]
     folders = {path.parent for path in paths if path.parent.name == "x"}
     mask_paths = {folder: images_in(folder.with_name("y")) for folder in folders if folder.with_name("y").is_dir()}
 
     def mask_of(path):
         mask_path = mask_paths.get(path.parent, {}).get(path.stem)
-        return None if mask_path is None else read_mask(mask_path)
+        return None if mask_path is None else read_mask(mask_path, np.uint16 if overlapping else np.uint8)
 
     def has_mask(i):
         mask = mask_of(paths[i])
@@ -125,21 +127,24 @@ def _gather_from_folder(folder, count, shape, classes):
 
 
 def _to_network_mask(mask, path, shape, classes):
-    values = values_of(mask)
-    found = class_count(values, path) if classes == 1 else max(values - {IGNORED}, default=0)
+    found = class_count(values_of(mask), path) if classes == 1 else max(classes_in(mask), default=0)
     if found > classes:
         raise InputError(
             f"SLICES: the mask of {path} does not fit the network (found class {found}, expected up to {classes}); "
             "use masks with the same classes"
         )
-    return resize(to_classes(mask, classes), shape[:2], cv2.INTER_NEAREST)
+    return resize(to_classes(mask, classes, are_sets(mask)), shape[:2], cv2.INTER_NEAREST)
 
 
-def _gather_from_set(path, count, classes):
+def _gather_from_set(path, count, classes, overlapping):
     slices = open_set(path, memory_gb=0, classes=classes)
-    if slices.classes != classes:
+    found, expected = (
+        f"{number} overlapping" if kind else str(number)
+        for number, kind in ((slices.classes, slices.overlapping), (classes, overlapping))
+    )
+    if found != expected:
         raise InputError(
-            f"SLICES: {path} does not fit the network (found classes: {slices.classes}, expected {classes}); "
+            f"SLICES: {path} does not fit the network (found classes: {found}, expected {expected}); "
             "use masks with the same classes"
         )
     pairs = [slices.batch([i]) for i in _choose_slices(len(slices), count, lambda i: is_target(slices.y[i]).any())]

@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from common.scores import count_pixels, mean_dice, scores_of_counts
-from common.slices.masks import class_numbers, is_target, without_ignored
+from common.scores import count_pixels, scores_of_counts
+from common.slices.classes import class_numbers, has_class, is_target, mean_dice, without_ignored
 from common.words import number_of
 from coreml.convert import layer_of
 
@@ -61,10 +61,11 @@ def compare_on_slices(network, model, contract, images, truths):
         output = model.run({"input": model_input})["output"]
         channels = expected.shape[-1]
         differences.append(_probability_differences(output, expected, contract))
-        masks = class_numbers(expected, contract.threshold), _mask_of_output(output, channels, contract)
+        rule = contract.threshold, contract.overlapping
+        masks = class_numbers(expected, *rule), _mask_of_output(output, channels, contract)
         changed_pixels += int(np.count_nonzero(masks[0] != masks[1]))
-        for number in range(1, max(2, channels)):
-            counts = count_pixels(masks[1] == number, masks[0] == number)
+        for number in range(1, channels + 1 if contract.overlapping else max(2, channels)):
+            counts = count_pixels(has_class(masks[1], number), has_class(masks[0], number))
             pixel_counts[number] = np.add(pixel_counts.get(number, 0), counts)
         if truth is not None and is_target(truth).any():
             dice_to_truth.append([mean_dice(*without_ignored(mask, truth)) for mask in masks])
@@ -121,7 +122,7 @@ def _max_and_mean(differences):
 
 def _mask_of_output(output, channels, contract):
     if contract.output_kind == "probabilities":
-        return class_numbers(np.moveaxis(output, 0, -1), contract.threshold)
+        return class_numbers(np.moveaxis(output, 0, -1), contract.threshold, contract.overlapping)
     if contract.output_kind == "image" and channels == 1:
         return class_numbers(output[..., None], 255 * contract.threshold)
     return np.rint(output.reshape(output.shape[-2:])).astype(np.uint8)

@@ -43,13 +43,19 @@ class Contract:
         input_kind: "array": (C, H, W) in 0..1; "image": a gray or RGB image of 0..255.
         output_kind: "probabilities": (C, H, W); "classes": class numbers (1, H, W); "image": a gray image of 255 times
             the probability (one class) or of class numbers.
-        threshold: probability above which a pixel is foreground, with one class.
+        threshold: probability above which a pixel is foreground, with one class or overlapping ones.
+        overlapping: whether classes overlap; see `models.has_overlapping_classes`.
     """
 
     format: str
     input_kind: str = "array"
     output_kind: str = "probabilities"
     threshold: float = 0.5
+    overlapping: bool = False
+
+    def classes_of(self, channels):
+        """Number of classes of a network with this number of output channels, without the background."""
+        return channels if self.overlapping or channels == 1 else channels - 1
 
     def check_network(self, network, source):
         """Check that a network takes one image of fixed size and returns one of the same height and width.
@@ -61,6 +67,11 @@ class Contract:
         Raises:
             InputError: if not.
         """
+        if self.overlapping and self.output_kind != "probabilities":
+            raise InputError(
+                f"OUTPUT_KIND: {self.output_kind!r} has one class for each pixel, and the classes of {source} overlap; "
+                "use --output-kind probabilities"
+            )
         tensors = [*getattr(network, "inputs", ()), *getattr(network, "outputs", ())]  # a user's class may lack these
         match shapes := [tuple(tensor.shape[1:]) for tensor in tensors]:
             case [(int(), int(), channels), (_, _, int())] if shapes[0][:2] == shapes[1][:2]:

@@ -213,9 +213,12 @@ def interface_of(network, run, facts, threshold, class_names):
         threshold: probability above which a pixel is foreground.
         class_names: names without the background; []: as in training.
     """
+    from models import has_overlapping_classes  # imports Keras, whose backend the script chooses
+
     data, channels = run.data, network.output_shape[-1]
     volumes = len(network.input_shape) == 5
-    exclusive = channels > 1 and not volumes
+    overlapping = has_overlapping_classes(network)
+    exclusive = channels > 1 and not volumes and not overlapping
     scaled = {"divide_by": 2 ** (getattr(data, "bits", None) or 8) - 1}
     intensity = getattr(data, "intensity", None)
     found = {
@@ -236,6 +239,7 @@ def interface_of(network, run, facts, threshold, class_names):
             "values": "probability of background, then of each class" if exclusive else "probability of each class",
         },
         "classes": channels - 1 if exclusive else channels,
+        "overlapping": overlapping or None,
         "class_names": class_names or facts["class_names"],
         "mask": "class of the largest probability" if exclusive else f"probability above {threshold:g}",
         "threshold": None if exclusive else threshold,

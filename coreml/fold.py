@@ -39,7 +39,7 @@ def fold(network, images, temperature, threshold=0.5):
     """Fold a temperature and a threshold into the last layer with weights, in place.
 
     Args:
-        network: keras.Model in float32, with one sigmoid channel, or a softmax.
+        network: keras.Model in float32, with a sigmoid for each channel, or a softmax.
         images: list of (H, W, C) float32 in 0..1; the result on them is compared with the calculation.
         temperature: above 0.
         threshold: 0 to 1, for a sigmoid.
@@ -53,8 +53,10 @@ def fold(network, images, temperature, threshold=0.5):
     offset = logit(threshold)
     if gain is None or (offset and shift not in names):
         return None
-    before = layer.get_weights()
-    expected = [_calibrated(_predict(network, image), temperature, offset) for image in images]
+    from models import classes_of  # loads Keras; the script chose its backend
+
+    before, sigmoid = layer.get_weights(), classes_of(network) == network.output_shape[-1]
+    expected = [_calibrated(_predict(network, image), temperature, offset, sigmoid) for image in images]
     names[gain].assign(names[gain].numpy() / temperature)
     if shift in names:
         names[shift].assign((names[shift].numpy() - offset) / temperature)
@@ -86,11 +88,11 @@ def _predict(network, image):
     return np.asarray(network.predict_on_batch(image[None])[0], np.float64)
 
 
-def _calibrated(probabilities, temperature, offset):
+def _calibrated(probabilities, temperature, offset, sigmoid):
     """Probabilities (H, W, C) after calibration, and where they are known, (H, W)."""
     known = ((probabilities > KNOWN) & (probabilities < 1 - KNOWN)).all(axis=-1)
     probabilities = np.clip(probabilities, KNOWN, 1 - KNOWN)
-    if probabilities.shape[-1] == 1:
+    if sigmoid:
         return expit((logit(probabilities) - offset) / temperature), known
     return softmax(np.log(probabilities) / temperature, axis=-1), known
 

@@ -67,12 +67,13 @@ def _declare_features(spec, output_shape, contract):
 
 def _describe(description, contract, input_shape, output_shape, texts, facts):
     _, height, width, channels = output_shape
-    classes = max(channels - 1, 1)
+    classes = contract.classes_of(channels)
     kind = {1: "gray", 3: "RGB"}.get(input_shape[-1])
     values = f"{kind} values divided by 255" if kind else f"{input_shape[-1]} channels of values divided by 255"
     if contract.input_kind == "image":
         values = f"{'an RGB' if kind == 'RGB' else 'a gray'} image of 0..255"
-    meaning = f"probability of {'the mask' if channels == 1 else 'background and classes'}, 0..1"
+    several = "each class, which may overlap" if contract.overlapping else "background and classes"
+    meaning = f"probability of {'the mask' if channels == 1 else several}, 0..1"
     if contract.output_kind == "image" and channels == 1:
         meaning = "probability of the mask times 255, a gray image"
     elif contract.output_kind != "probabilities":

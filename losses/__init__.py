@@ -25,7 +25,7 @@ SERIES = ("mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff")  
 SERIES_STEPS = 10  # batches before the next loss has its turn
 
 
-def get_loss(name, classes=None, axes=2, ignores=False):
+def get_loss(name, classes=None, axes=2, ignores=False, overlapping=False):
     """Return the loss for a name.
 
     Args:
@@ -33,18 +33,20 @@ def get_loss(name, classes=None, axes=2, ignores=False):
             joined by "+" are added up.
         classes: number of classes, if known, to refuse losses that do not suit them.
         axes: 2 for slices, 3 for volumes.
-        ignores: whether masks of slices have pixels that are `common.slices.masks.IGNORED` and do not count.
+        ignores: whether masks of slices have pixels that are `common.slices.classes.IGNORED` and do not count.
+        overlapping: whether classes overlap.
 
     Returns:
-        keras.losses.Loss of class numbers and probabilities, shaped as in `losses.overlap`. It is averaged over the
-        images, and computed in float32 whatever the dtype policy.
+        keras.losses.Loss of class numbers, or of the channels of overlapping classes, and probabilities, shaped as in
+        `losses.overlap`. It is averaged over the images, and computed in float32 whatever the dtype policy.
 
     Raises:
-        ValueError: for an unknown name, "series" on JAX, "cce" for one class, a loss that does not support volumes, or
-            a file that does not work.
+        ValueError: for an unknown name, "series" on JAX, "cce" for one class or overlapping ones, a loss that does not
+            support volumes, or a file that does not work.
     """
     loss = SegmentationLoss(name, ignores)
     terms = name.split("+")
+    classes = 1 if overlapping else classes  # each of them is one
     if classes == 1 and pixel.cce in loss.functions:
         raise ValueError(pixel.CCE_NEEDS_CLASSES)
     if axes == 3 and (flat := [term for term in terms if term not in FOR_VOLUMES and not own.is_own(term)]):
@@ -61,6 +63,8 @@ class SegmentationLoss(keras.losses.Loss):
 
     With `ignores`, targets and probabilities of ignored pixels are 0 in all channels for the overlap losses and for
     your own, and losses of pixels are means over the others.
+
+    Of overlapping classes, each counts like the only class of its images, and the loss is the mean over the classes.
 
     Attributes:
         steps: number of batches so far; "series" uses it to choose the loss. See `follow_steps`.
@@ -91,6 +95,13 @@ class SegmentationLoss(keras.losses.Loss):
 
     def call(self, y_true, y_pred):
         y_pred = ops.cast(y_pred, "float32")
+        if y_true.shape[-1] == 1:
+            return self._of_masks(y_true, y_pred)
+        classes = range(y_pred.shape[-1])  # they overlap
+        losses = [self._of_masks(y_true[..., k : k + 1], y_pred[..., k : k + 1]) for k in classes]
+        return sum(losses) / len(losses)
+
+    def _of_masks(self, y_true, y_pred):
         if not self.ignores:
             targets = one_hot_like(y_true, y_pred)
             return sum(function(targets, y_pred) for function in self.functions)

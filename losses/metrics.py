@@ -13,9 +13,26 @@ from losses.overlap import IGNORED, foreground, harden, one_hot_like, valid_pixe
 
 
 def without_ignored(y_true, *channels):
-    """Channels, each (B, H, W, C), with 0 where the truth, (B, H, W, 1) class numbers, is IGNORED."""
+    """Channels, each (B, H, W, C), with 0 where the truth, class numbers or channels, is IGNORED."""
     valid = valid_pixels(y_true, channels[0])[..., None]
     return [values * valid for values in channels]
+
+
+def class_channels(y_true, y_pred, soft=False):
+    """Channels of the classes 1..K, without the background.
+
+    Args:
+        y_true: (B, H, W, 1) class numbers, or (B, H, W, K) channels of K overlapping classes; volumes alike.
+        y_pred: (B, H, W, C) probabilities, float.
+        soft: whether to leave probabilities as they are, instead of 1 where a class is predicted.
+
+    Returns:
+        targets and predictions, (B, H, W, K) in the type of y_pred.
+    """
+    if y_true.shape[-1] > 1:
+        return ops.cast(y_true, y_pred.dtype), y_pred if soft else ops.cast(y_pred > 0.5, y_pred.dtype)
+    targets, predicted = one_hot_like(y_true, y_pred), y_pred if soft else harden(y_pred)
+    return foreground(targets), foreground(predicted)
 
 
 SCORES = {"dice": overlap.dice_of_sums, "iou": overlap.iou_of_sums, "rou": overlap.rou_of_sums}
@@ -28,7 +45,7 @@ class Overlap(keras.metrics.Metric):
     Args:
         score: "dice", "iou" or "rou".
         soft: True: use the probabilities unchanged, as the losses do; False: use the most probable class (for one
-            class: p > 0.5).
+            class, and for overlapping ones: p > 0.5).
         ignores: whether masks have pixels that are IGNORED.
         name: metric name; default: the score, prefixed with "soft_" if soft.
     """
@@ -40,14 +57,12 @@ class Overlap(keras.metrics.Metric):
         self.count = self.add_weight(name="count", initializer="zeros")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Add a batch: class numbers and probabilities, shaped as in `losses.overlap`."""
+        """Add a batch: class numbers or channels, and probabilities, shaped as in `class_channels`."""
         y_pred = ops.cast(y_pred, self.dtype)
-        targets = one_hot_like(y_true, y_pred)
-        if not self.soft:
-            y_pred = harden(y_pred)
+        channels = class_channels(y_true, y_pred, self.soft)
         if self.ignores:
-            targets, y_pred = without_ignored(y_true, targets, y_pred)
-        sums = overlap.overlap_sums(foreground(targets), foreground(y_pred))
+            channels = without_ignored(y_true, *channels)
+        sums = overlap.overlap_sums(*channels)
         present = ops.cast(sums[1] > 0, self.dtype)
         classes = ops.sum(present, axis=-1)
         scores = ops.sum(SCORES[self.score](*sums) * present, axis=-1) / ops.maximum(classes, 1)
@@ -65,7 +80,7 @@ class Overlap(keras.metrics.Metric):
 class FalsePositivesOnEmpty(keras.metrics.Metric):
     """False positives on empty truth: predicted area over image area, mean over the images with an empty mask.
 
-    0 without any such image. The prediction is p > 0.5, or the most probable of several classes; the area is the area
+    0 without any such image. The prediction is p > 0.5, or the most probable of exclusive classes; the area is the area
     of all classes together.
     """
 
@@ -76,14 +91,14 @@ class FalsePositivesOnEmpty(keras.metrics.Metric):
         self.count = self.add_weight(name="count", initializer="zeros")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Add a batch: class numbers and probabilities, shaped as in `losses.overlap`."""
-        predicted = foreground(harden(ops.cast(y_pred, self.dtype)))
+        """Add a batch: class numbers or channels, and probabilities, shaped as in `class_channels`."""
+        _, predicted = class_channels(y_true, ops.cast(y_pred, self.dtype))
         pixels, target, size = tuple(range(1, len(predicted.shape) - 1)), y_true > 0, None
         if self.ignores:
             target = ops.logical_and(target, y_true != IGNORED)
             (predicted,) = without_ignored(y_true, predicted)
             size = ops.maximum(ops.sum(valid_pixels(y_true, predicted), axis=pixels), 1)
-        area = ops.sum(predicted, axis=-1)
+        area = ops.max(predicted, axis=-1)
         share = ops.mean(area, axis=pixels) if size is None else ops.sum(area, axis=pixels) / size
         empty = ops.cast(ops.logical_not(ops.any(target, axis=tuple(range(1, len(y_true.shape))))), self.dtype)
         self.total.assign_add(ops.sum(share * empty))
@@ -113,9 +128,9 @@ class ClassDice(keras.metrics.Metric):
         self.count = self.add_weight(name="count", initializer="zeros")
 
     def update_state(self, y_true, y_pred, sample_weight=None):
-        """Add a batch: class numbers and probabilities, shaped as in `losses.overlap`."""
+        """Add a batch: class numbers or channels, and probabilities, shaped as in `class_channels`."""
         y_pred = ops.cast(y_pred, self.dtype)
-        channels = [foreground(values) for values in (one_hot_like(y_true, y_pred), harden(y_pred))]
+        channels = class_channels(y_true, y_pred)
         if self.ignores:
             channels = without_ignored(y_true, *channels)
         sums = overlap.overlap_sums(*(values[..., self.number - 1 : self.number] for values in channels))
@@ -135,7 +150,7 @@ def training_metrics(classes=1, ignores=False):
 
     Args:
         classes: number of classes without the background.
-        ignores: whether masks have pixels that are `common.slices.masks.IGNORED`.
+        ignores: whether masks have pixels that are `common.slices.classes.IGNORED`.
     """
     hard = [Overlap(score, ignores=ignores) for score in SCORES]
     soft = [Overlap(score, soft=True, ignores=ignores) for score in ("dice", "iou")]

@@ -1,13 +1,14 @@
 """Dice (Dice 1945, Sorensen 1948) and IoU (Jaccard 1912) of images, and the losses 1 - score.
 
 Slices (B, H, W, C) have one sigmoid channel for one class, or the K + 1 softmax channels of K classes, background
-first. Volumes (B, S, H, W, K) have one sigmoid channel per label and none for the background.
+first. Volumes (B, S, H, W, K) have one sigmoid channel per label and none for the background. Overlapping classes never
+come here together: `losses.SegmentationLoss` computes a loss for each of them alone.
 """
 
 import keras
 from keras import ops
 
-IGNORED = 254  # as `common.slices.masks.IGNORED`
+IGNORED = 254  # as `common.slices.classes.IGNORED`
 
 
 def one_hot_like(y_true, y_pred):

@@ -8,7 +8,7 @@ or K + 1 with the background first. `mse`, `log_cosh` and `bce` also accept volu
 import keras
 from keras import ops
 
-CCE_NEEDS_CLASSES = 'the loss "cce" needs several classes (found one); use "bce"'
+CCE_NEEDS_CLASSES = 'the loss "cce" needs several exclusive classes (found one, or overlapping ones); use "bce"'
 
 
 def mse(targets, probabilities, valid=None):

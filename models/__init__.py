@@ -15,6 +15,7 @@ from models import (
     se_resunet3d,
     unet,
 )
+from models.layers import classes_of, has_overlapping_classes, output_channels  # noqa: F401
 
 # Modules with build_model(input_shape, classes, **settings), RECOMMENDED and, if for volumes, FOR_VOLUMES = True.
 NETWORKS = {
@@ -26,11 +27,15 @@ NETWORKS = {
     "crop_classifier": crop_classifier,
     "se_resunet3d": se_resunet3d,
 }
-NOT_SETTINGS = ("name", "input_shape", "classes")  # arguments of a network that depend on the data
+NOT_SETTINGS = ("name", "input_shape", "classes", "overlapping")  # arguments of a network that depend on the data
+OVERLAPPING = (
+    "expected an argument overlapping and, if it is True, a layer output with a sigmoid for each class, since classes "
+    "overlap (found neither, or one of both); end with output_layer(classes, overlapping) of models.layers"
+)
 RECOMMENDED = {"BATCH_SIZE": 8, "OPTIMIZER": "adam", "LEARNING_RATE": 1e-3, "SCHEDULE": "constant"}
 
 
-def build_model(name, input_shape, classes=1, /, **settings):
+def build_model(name, input_shape, classes=1, overlapping=False, /, **settings):
     """Build a model.
 
     Args:
@@ -39,6 +44,8 @@ def build_model(name, input_shape, classes=1, /, **settings):
         input_shape: (height, width, channels); for volumes (None, None, None, channels).
         classes: 1 for one sigmoid channel, K > 1 for a softmax over K + 1 channels; for volumes, one sigmoid channel
             per class.
+        overlapping: whether the K classes of slices overlap: one sigmoid channel for each. A file's function then needs
+            an argument of this name.
         settings: keyword arguments of the network's own `build_model`.
 
     Returns:
@@ -47,7 +54,7 @@ def build_model(name, input_shape, classes=1, /, **settings):
 
     Raises:
         ValueError: for an unknown name or setting, a value with another type than the default, slices for a network
-            for volumes or the reverse, a file without such a function, or a model without such layers.
+            for volumes or the reverse, a file without such a function or argument, or a model without such layers.
     """
     volumes = len(input_shape) == 4
     build = find_network(name).build_model
@@ -64,13 +71,21 @@ def build_model(name, input_shape, classes=1, /, **settings):
             require_type(name, setting, value, parameters[setting].default)
     if "name" in parameters:  # a file may use the signature of this function too
         settings["name"] = Path(name).stem
+    overlapping = overlapping and classes > 1 and not volumes
+    if overlapping:
+        if "overlapping" not in parameters and not takes_any:
+            raise ValueError(f"{name}: {OVERLAPPING}")
+        settings["overlapping"] = True
     model = build(input_shape=tuple(input_shape), classes=classes, **settings)
     names = {layer.name for layer in model.layers}
     if missing := sorted({"input", "output"} - names):
         raise ValueError(f"{name}: no layer {' or '.join(missing)}; name the first layer input and the last one output")
-    expected = (*input_shape[:-1], classes if volumes or classes == 1 else classes + 1)
+    channels = classes if volumes else output_channels(classes, overlapping)
+    expected = (*input_shape[:-1], channels)
     if tuple(model.output_shape[1:]) != expected:
         raise ValueError(f"{name}: expected an output of {expected} (found {model.output_shape[1:]})")
+    if overlapping and not has_overlapping_classes(model):
+        raise ValueError(f"{name}: {OVERLAPPING}")
     return model
 
 

@@ -10,7 +10,7 @@ RECOMMENDED = {"BATCH_SIZE": 32, "OPTIMIZER": "adam", "LEARNING_RATE": 1e-3, "SC
 MOST_CHANNELS = 2048  # at the lowest level
 
 
-def build_model(input_shape, classes=1, *, features=16, depth=3, dropout=0.3):
+def build_model(input_shape, classes=1, *, overlapping=False, features=16, depth=3, dropout=0.3):
     """Build a classifier for crops of one size: convolutions, global mean and maximum, one probability for the crop.
 
     It trains, predicts and converts like any network for slices, since its output has the size of the crop. The mask of
@@ -19,6 +19,7 @@ def build_model(input_shape, classes=1, *, features=16, depth=3, dropout=0.3):
     Args:
         input_shape: (height, width, channels) of the crops, scaled to 0..1.
         classes: 1 for one sigmoid channel; K > 1 for a softmax over K + 1 channels.
+        overlapping: whether the K classes overlap: a sigmoid channel for each instead.
         features: channels of the first level; each level below has twice as many, up to MOST_CHANNELS.
         depth: how many times height and width are halved, at least 1; 2**depth may not exceed the smaller of them.
         dropout: dropout rate before the last layer, 0 <= dropout < 1.
@@ -50,6 +51,6 @@ def build_model(input_shape, classes=1, *, features=16, depth=3, dropout=0.3):
     maximum = layers.GlobalMaxPooling2D(keepdims=True, name="maximum")(x)
     x = layers.Concatenate(name="join")([mean, maximum])
     x = layers.Dropout(dropout, name="drop")(x) if dropout else x
-    x = layers.Conv2D(output_channels(classes), 1, name="logits")(x)
+    x = layers.Conv2D(output_channels(classes, overlapping), 1, name="logits")(x)
     x = layers.UpSampling2D(input_shape[:2], name="spread")(x)
-    return keras.Model(inputs, output_layer(classes)(x), name="crop_classifier")
+    return keras.Model(inputs, output_layer(classes, overlapping)(x), name="crop_classifier")

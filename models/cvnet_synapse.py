@@ -27,7 +27,7 @@ MOST_WIDTH = 4  # sixteen times the parameters
 MOST_NOISE = 10  # ten times the standard deviation of a normalized feature map
 
 
-def build_model(input_shape, classes=1, *, width=1.0, dropout=0.2, parallel_dropout=0.4, noise=0.1):
+def build_model(input_shape, classes=1, *, overlapping=False, width=1.0, dropout=0.2, parallel_dropout=0.4, noise=0.1):
     """Build a CV-net SYNAPSE for images of 200x200, or with other sides that are a multiple of 64 plus 8.
 
     At (200, 200, 1) with the defaults it has 26,118,252 parameters, 26,105,596 of them trainable.
@@ -35,6 +35,7 @@ def build_model(input_shape, classes=1, *, width=1.0, dropout=0.2, parallel_drop
     Args:
         input_shape: (height, width, channels) of the images, scaled to 0..1.
         classes: 1 for one sigmoid channel; K > 1 for a softmax over K + 1 channels.
+        overlapping: whether the K classes overlap: a sigmoid channel for each instead.
         width: factor for the filters of every layer except the output, up to MOST_WIDTH.
         dropout: Gaussian dropout rate of all units except the parallel ones, 0 <= dropout < 1.
         parallel_dropout: dropout rate of the two parallel units of a level, 0 <= parallel_dropout < 1.
@@ -53,7 +54,7 @@ def build_model(input_shape, classes=1, *, width=1.0, dropout=0.2, parallel_drop
     x = stem_activation(x)
     x = encode_and_decode(x, ENCODER, DECODER, kernels, BOTTOM, scaled, dropout, parallel_dropout)
     x = layers.Conv2DTranspose(scaled(32), 7, use_bias=False, kernel_initializer="he_uniform", name="head1_conv")(x)
-    return finish(inputs, x, classes, scaled, noise, "cvnet_synapse")
+    return finish(inputs, x, classes, overlapping, scaled, noise, "cvnet_synapse")
 
 
 # --- shared with the network for 512x512
@@ -168,15 +169,15 @@ def encode_and_decode(x, encoder, decoder, kernels, bottom, scaled, dropout, par
     return x
 
 
-def finish(inputs, x, classes, scaled, noise, name):
+def finish(inputs, x, classes, overlapping, scaled, noise, name):
     """Add the head after its first convolution, and make the model."""
     x = head_activation(x, noise, "head1")
     x = layers.Conv2DTranspose(scaled(16), 3, use_bias=False, kernel_initializer="he_uniform", name="head2_conv")(x)
     x = head_activation(x, noise, "head2")
     x = layers.Concatenate(name="head_join")([x, inputs])
-    x = layers.Conv2D(output_channels(classes), 1, name="logits")(x)
+    x = layers.Conv2D(output_channels(classes, overlapping), 1, name="logits")(x)
     x = SynapticTransmissionRegulator(name="logits_regulator")(x)
-    return keras.Model(inputs, output_layer(classes)(x), name=name)
+    return keras.Model(inputs, output_layer(classes, overlapping)(x), name=name)
 
 
 def head_activation(x, noise, name):

@@ -14,7 +14,7 @@ DECODER = (512, 384, 160, 56, 24, 24)  # filters per level; the first three regu
 BOTTOM = (1024, 2048)
 
 
-def build_model(input_shape, classes=1, *, width=1.0, dropout=0.2, parallel_dropout=0.4, noise=0.1):
+def build_model(input_shape, classes=1, *, overlapping=False, width=1.0, dropout=0.2, parallel_dropout=0.4, noise=0.1):
     """Build a CV-net SYNAPSE for images of 512x512, or with other sides that are a multiple of 128.
 
     At (512, 512, 1) with the defaults it has 47,196,340 parameters, 47,183,588 of them trainable. Arguments,
@@ -27,4 +27,4 @@ def build_model(input_shape, classes=1, *, width=1.0, dropout=0.2, parallel_drop
     x = stem_activation(x)
     x = encode_and_decode(x, ENCODER, DECODER, kernels, BOTTOM, scaled, dropout, parallel_dropout)
     x = layers.Conv2D(scaled(32), 3, use_bias=False, kernel_initializer="he_uniform", name="head1_conv")(x)
-    return finish(inputs, x, classes, scaled, noise, "cvnet_synapse_512")
+    return finish(inputs, x, classes, overlapping, scaled, noise, "cvnet_synapse_512")

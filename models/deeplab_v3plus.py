@@ -32,6 +32,7 @@ def build_model(
     input_shape,
     classes=1,
     *,
+    overlapping=False,
     backbone="xception",
     backbone_weights="imagenet",
     output_stride=None,
@@ -47,6 +48,7 @@ def build_model(
     Args:
         input_shape: (height, width, channels) of the images, scaled to 0..1.
         classes: 1 for one sigmoid channel; K > 1 for a softmax over K + 1 channels.
+        overlapping: whether the K classes overlap: a sigmoid channel for each instead.
         backbone: "xception" or "mobilenetv2", with random weights; or "resnet50" of keras.applications up to its fourth
             stage (He et al., arXiv 1512.03385).
         backbone_weights: for ResNet-50, as `encoder_weights` of `models.pretrained_unet`.
@@ -93,9 +95,9 @@ def build_model(
     if skip is not None:
         x = decode(blocks, x, skip, stride // 4)
         stride = 4
-    x = layers.Conv2D(output_channels(classes), 1, name="logits")(x)
+    x = layers.Conv2D(output_channels(classes, overlapping), 1, name="logits")(x)
     x = crop(layers.UpSampling2D(stride, interpolation="bilinear", name="logits_up")(x))
-    return keras.Model(inputs, output_layer(classes)(x), name="deeplab_v3plus")
+    return keras.Model(inputs, output_layer(classes, overlapping)(x), name="deeplab_v3plus")
 
 
 class Blocks:

@@ -10,18 +10,34 @@ from models.extra_layers import GELU, FullSizePReLU, Square, SquareRoot, Swish  
 NORM_MOMENTUM = 0.9
 
 
-def output_layer(classes):
+def output_layer(classes, overlapping=False):
     """Last layer of every network: probabilities in float32, whatever the precision of the other layers.
 
     Args:
         classes: 1 for a sigmoid, K > 1 for a softmax over K + 1 channels (the first is the background).
+        overlapping: whether the K classes overlap: a sigmoid for each, without a channel for the background.
     """
-    return layers.Activation("sigmoid" if classes == 1 else "softmax", dtype="float32", name="output")
+    kind = "sigmoid" if classes == 1 or overlapping else "softmax"
+    return layers.Activation(kind, dtype="float32", name="output")
 
 
-def output_channels(classes):
-    """Channels before `output_layer`: 1 for one class, K + 1 for K > 1."""
-    return 1 if classes == 1 else classes + 1
+def output_channels(classes, overlapping=False):
+    """Channels before `output_layer`: 1 for one class, K + 1 for K > 1, K if they overlap."""
+    return classes if classes == 1 or overlapping else classes + 1
+
+
+def has_overlapping_classes(model):
+    """Whether a model for slices has a sigmoid for each of several classes, not a softmax."""
+    *_, channels = shape = model.output_shape
+    activation = getattr(model.get_layer("output"), "activation", None)
+    return len(shape) == 4 and channels > 1 and activation is keras.activations.sigmoid
+
+
+def classes_of(model):
+    """Number of classes of a model: its output channels without the one of the background, which a softmax has."""
+    *_, channels = shape = model.output_shape
+    has_background = len(shape) == 4 and channels > 1 and not has_overlapping_classes(model)
+    return channels - 1 if has_background else channels
 
 
 def pad_to_multiple(x, step):

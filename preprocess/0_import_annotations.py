@@ -38,7 +38,8 @@ SKIP_BROKEN: bool = False  # True: exit with status 0 even if some images cannot
 CLASSES: types.ClassNumbers | types.Names = {}  # class of each name, such as {"liver": 1}, or names in class order
 #   {} numbers the names in alphabetical order. "*" in a name fits any text, as in {"lesion*": 2}. Shapes with other
 #   names are background.
-OVERLAP: Literal["largest", "last"] = "largest"  # if classes overlap: the "largest" number, or the "last" shape, wins
+OVERLAP: Literal["largest", "last", "keep"] = "largest"  # of classes that overlap, one wins, or "keep" all of them
+#   "largest": the largest number wins; "last": the last shape.
 UNMATCHED: Literal["stop", "skip", "empty"] = "empty"
 # image without annotations: "stop", "skip" it, or "empty" mask
 
@@ -68,7 +69,6 @@ from common.annotations.classes import as_numbers, names_of
 from common.annotations.matching import match_images
 from common.annotations.reading import find_annotations, read_annotations
 from common.annotations.report import number_and_print, print_overlaps, print_several
-from common.annotations.shapes import draw
 from common.annotations.sources import Classes, Source, choose
 from common.errors import InputError, SettingError, name_broken, summarize
 from common.settings import require_folder
@@ -79,7 +79,7 @@ from common.slices.finding import IMAGE_ENDINGS, OTHER, find_images, report_skip
 from common.slices.images import cut, encode_png, encode_slice, fit_boxes, refuse_tiny, stretch
 from common.slices.import_notes import Seen
 from common.slices.leftovers import find_earlier_cases
-from common.slices.masks import class_count, values_of
+from common.slices.masks import values_of
 from common.slices.matching import IMAGE_FOLDERS, MASK_FOLDERS
 from common.volumes.finding import may_be_dicom
 from common.volumes.privacy import check_names_table, safe_names, write_names_table
@@ -129,7 +129,7 @@ def import_all(sources, numbers, names, is_dicom):
     what = number_of(len(sources), *(("series", "series") if is_dicom else ("image",)))
     in_cases = number_of(len(cases), "case")
     print(f"importing {what} as {in_cases}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
-    seen, drawn = Seen({}, [], [], [], []), Classes(numbers, set(numbers.values()) == {1}, [])
+    seen, drawn = Seen({}, [], [], [], []), Classes.of(numbers, names, settings.OVERLAP)
     if is_dicom:
         from common.annotations.dicom_slices import import_series  # see find_series
 
@@ -137,19 +137,19 @@ def import_all(sources, numbers, names, is_dicom):
     else:
         load = partial(import_image, seen=seen, classes=drawn)
     record = {} if is_dicom else {"stretched": settings.STRETCH, "channels": {"rgb": "rgb"}.get(settings.CHANNELS)}
-    record |= {"fit": settings.FIT, "class_names": names}
+    record |= {"fit": settings.FIT, "class_names": names, "overlap": drawn.overlap}
     result = import_cases(
         sources,
         load,
         partial(CaseRecord, SCRIPT, settings.SIZE, **record),
         settings.REPLACE,
         parallel=not is_dicom,
-        check=partial(check_masks, names=names),
+        check=partial(drawn.check, where=settings.ANNOTATIONS),
         earlier=earlier,
     )
     if earlier and result.slices:
         print(f"removed {number_of(len(earlier), 'case')} of an earlier import of the same images")
-    found = number_of(class_count(result.values, settings.ANNOTATIONS), "class", "classes")
+    found = drawn.in_words(result.values, settings.ANNOTATIONS)
     slices, of_cases = number_of(result.slices, "slice"), number_of(result.cases, "case")
     print(f"wrote {slices} of {size}, {found}, in {of_cases} to {settings.CASES}")
     if is_dicom:
@@ -157,24 +157,10 @@ def import_all(sources, numbers, names, is_dicom):
         names_of_cases, paths = ({name: pair[i] for name, pair in series.items()} for i in (0, 1))
         write_names_table(settings.NAMES_TABLE, names_of_cases, paths)
     print(f"class names, which train.py takes from case.json: {', '.join(names)}")
-    print_overlaps(drawn.overlaps, settings.OVERLAP == "largest")
+    print_overlaps(drawn.overlaps, drawn.rule)
     seen.print_notes(settings.FIT)
     broken = "series cannot be used" if is_dicom else "images cannot be used"
     name_broken(result.problems, broken, result.slices, settings.SKIP_BROKEN)
-
-
-def check_masks(values, names):
-    if values == {0}:
-        raise InputError(
-            f"ANNOTATIONS: every mask is empty, so all shapes are outside of their images (in {settings.ANNOTATIONS}); "
-            "choose the images that were annotated"
-        )
-    if values == {0, 1}:
-        raise InputError(
-            f"CLASSES: only class 1 has pixels (of {number_of(len(names), 'class', 'classes')}); other shapes are "
-            f'outside of their images or covered; for one class, pass --classes "{{{names[0]!r}: 1}}"'
-        )
-    class_count(values, settings.ANNOTATIONS)
 
 
 # --- images
@@ -222,7 +208,7 @@ def import_image(source, seen, classes):
     for one in source.annotations:
         one.check_size(source.image, shape)
     shapes = [shape for one in source.annotations for shape in one.shapes]
-    mask, several = draw(shapes, classes.numbers, shape, settings.OVERLAP == "last")
+    mask, several = classes.draw(shapes, shape)
     if several:
         classes.overlaps.append(several)
     mask = classes.in_files(mask)

@@ -20,6 +20,7 @@ from common.settings import apply_command_line
 IMAGES: str = ""  # folder of the images, or a name pattern: "images/{case}_{id}.png"
 #   A folder with dataset.json is a data set of nnU-Net and needs no MASKS.
 MASKS: str = ""  # folder of the masks, or a path with a name pattern: "images/{id}_mask.png"
+#   With a file for each class: "masks/{class}/{id}.png" or "masks/{id}_{class}.png".
 CASES: types.PathName = "data/cases"  # output folder for the case folders
 CASE_FROM: Literal["folder", "image"] = "folder"  # "folder": a case per subfolder; "image": a case per image
 #   With "folder", images without a subfolder are one case together, unless names tell patients, as P004_s01 does.
@@ -43,6 +44,10 @@ MASK_VALUES: types.MaskValues | None = None  # map mask values, such as {1: 255}
 COLORS: types.MaskColors = {}  # classes of colored masks, such as {"#ff0000": 1, "#0000ff": 2}
 IGNORE: types.Gray | None = None  # mask value of pixels that count in no loss and no score; None: none
 #   Masks then have 254 there.
+CLASS_NAMES: types.Names = []  # with {class} in MASKS: names of the classes in order; []: all of them
+OVERLAP: Literal["keep", "largest"] = "keep"  # with {class}: pixels in several classes stay, or "largest" number wins
+REGIONS: types.Regions | None = None  # classes of several mask numbers: {"whole": [1, 2], "core": [2]}
+#   "nested": class 1 includes class 2, which includes class 3, and so on.
 MASK_THRESHOLD: types.Gray | None = None  # mask values above this are foreground (soft or JPEG); None: off
 UNMATCHED: Literal["stop", "skip", "empty"] = "stop"
 # image without a mask: "stop", "skip" it, or "empty": a black mask
@@ -53,7 +58,6 @@ from functools import partial
 from typing import NamedTuple
 
 import cv2
-import numpy as np
 
 from common.errors import InputError, SettingError, name_broken
 from common.slices import nnunet
@@ -66,11 +70,13 @@ from common.slices.cases import (
     refuse_existing_cases,
 )
 from common.slices.channels import read_with_channels
+from common.slices.class_masks import MaskReader, has_classes
+from common.slices.classes import is_target
 from common.slices.finding import IMAGE_ENDINGS, find_images, report_skipped, walk
 from common.slices.images import cut, encode_png, encode_slice, fit_boxes, refuse_tiny, stretch
 from common.slices.import_notes import Seen
 from common.slices.leftovers import find_earlier_cases
-from common.slices.masks import class_count, is_target, values_of
+from common.slices.masks import values_of
 from common.slices.matching import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
@@ -78,7 +84,6 @@ from common.slices.matching import (
     choose_mask_name,
     root_and_name,
 )
-from common.slices.source_masks import read_source_mask
 from common.words import number_of
 
 SCRIPT = "0_import_images.py"  # in case.json
@@ -92,13 +97,15 @@ class Source(NamedTuple):
     image: Path
     files: list  # Paths of the image, or of each of its channels
     mask: Path | None  # None: a black mask
+    of_class: dict  # class number to Path, if each class has a file
     image_name: str  # relative to IMAGES
     mask_name: str | None  # relative to MASKS
 
 
 def main():
     check_settings()
-    sources = match_sources()
+    masks = MaskReader(settings, class_names)
+    sources = match_sources(masks)
     cases = dict.fromkeys(case for case, _ in sources)
     refuse_existing_cases(cases, settings.REPLACE)
     earlier = find_earlier_cases(sources, SCRIPT, lambda source: source.image_name, settings.REPLACE)
@@ -106,22 +113,21 @@ def main():
     images, in_cases = number_of(len(sources), "image"), number_of(len(cases), "case")
     print(f"importing {images} as {in_cases}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
     fitting = {"fit": settings.FIT, "stretched": settings.STRETCH, "mask_values": settings.MASK_VALUES}
-    fitting["class_names"] = class_names
+    fitting |= {"class_names": masks.names, "overlap": masks.overlap}
     fitting["channels"] = None if settings.CHANNELS == "gray" else settings.CHANNELS
     seen = Seen({}, [], [], [], [])
     result = import_cases(
         sources,
-        partial(import_image, seen=seen),
+        partial(import_image, seen=seen, masks=masks),
         partial(CaseRecord, SCRIPT, settings.SIZE, **fitting),
         settings.REPLACE,
-        check=lambda _: seen.check_masks(settings.MASKS),
+        check=lambda _: seen.check_masks(settings.MASKS, masks.overlap),
         earlier=earlier,
     )
     if earlier and result.slices:
         print(f"removed {len(earlier)} case{'s' * (len(earlier) != 1)} of an earlier import of the same images")
-    classes = class_count(result.values, settings.MASKS)
     print(
-        f"wrote {number_of(result.slices, 'slice')} of {size}, {number_of(classes, 'class', 'classes')}, "
+        f"wrote {number_of(result.slices, 'slice')} of {size}, {masks.in_words(result.values)}, "
         f"in {number_of(result.cases, 'case')} to {settings.CASES}"
     )
     seen.print_notes(settings.FIT)
@@ -138,13 +144,20 @@ def check_settings():
         raise SettingError(
             "COLORS: cannot be combined with MASK_VALUES, MASK_THRESHOLD or IGNORE; set only one of them"
         )
+    if settings.REGIONS and (has_classes(settings.MASKS) or settings.MASK_THRESHOLD is not None):
+        raise SettingError("REGIONS: needs class numbers (found {class} or MASK_THRESHOLD); remove one of them")
+    if has_classes(settings.MASKS) and settings.COLORS:
+        raise SettingError("COLORS: cannot be combined with {class} in MASKS; remove one of them")
 
 
 # --- matching images and masks
 
 
-def match_sources():
+def match_sources(masks):
     """Match images and masks.
+
+    Args:
+        masks: MaskReader, which also finds the files of each class.
 
     Returns:
         list of (Path of the case folder, Source), in natural order.
@@ -153,19 +166,57 @@ def match_sources():
         InputError: if there are no images, or images and masks do not match.
     """
     image_root, image_name = root_and_name(settings.IMAGES, "IMAGES")
-    mask_root, mask_name = root_and_name(settings.MASKS, "MASKS")
     image_files, skipped = walk(image_root)
-    mask_files, more = (image_files, []) if mask_root == image_root else walk(mask_root)
-    report_skipped(skipped + more)
     patterns = settings.CHANNELS if isinstance(settings.CHANNELS, list) else [image_name or "{id}"]
     of_channels = [find_images(image_root, image_files, name, MASK_FOLDERS, IMAGE_FOLDERS) for name in patterns]
     images = of_channels[0]
     for name, others in zip(patterns[1:], of_channels[1:], strict=True):
         missing = f"file {name} in {settings.IMAGES}", f"file {patterns[0]} in {settings.IMAGES}"
         match_files(images, others, *missing, "files have no partner; see --channels")
+    if masks.by_class:
+        report_skipped(skipped)
+        images, found, mask_root = masks.find(images)
+    else:
+        images, found, mask_root = find_masks(images, image_root, image_files, image_name, skipped)
+    used = choose_used(images, found, mask_root)
+    sources = []
+    for key, case in name_cases(used, settings.CASE_FROM).items():
+        image, mask = images[key], found.get(key)
+        files = [of_channel[key] for of_channel in of_channels]
+        names = image.relative_to(image_root).as_posix(), mask and mask.relative_to(mask_root).as_posix()
+        sources.append((Path(settings.CASES, case), Source(image, files, mask, masks.files.get(key, {}), *names)))
+    masks.note_missing([source.of_class for _, source in sources])
+    return sources
+
+
+def find_masks(images, image_root, image_files, image_name, skipped):
+    """Masks with one file for each image.
+
+    Args:
+        images: dict of key to Path, from `find_images`.
+        image_root, image_files, skipped: folder of the images, and what `walk` found there.
+        image_name: name pattern of the images, or None.
+
+    Returns:
+        images (without files that are masks), dict of key to Path of the masks, and the folder of the masks.
+    """
+    mask_root, mask_name = root_and_name(settings.MASKS, "MASKS")
+    mask_files, more = (image_files, []) if mask_root == image_root else walk(mask_root)
+    report_skipped(skipped + more)
     whole = "{case}" in (image_name or "") and Path(image_name).stem
     candidates = [mask_name] if mask_name else [name.replace("{id}", whole or "{id}") for name in MASK_NAMES]
     images, masks, fitting = choose_mask_name(images, mask_root, mask_files, candidates, image_root == mask_root)
+    if not mask_name and fitting != "{id}" and images.keys() & masks.keys():
+        print(f"mask name pattern: {fitting}")
+    return images, masks, mask_root
+
+
+def choose_used(images, masks, mask_root):
+    """Images to import, dict of key to Path, by the setting UNMATCHED.
+
+    Raises:
+        InputError: if there are no images, or images and masks do not match.
+    """
     if not images:
         raise InputError(
             f"IMAGES: no image ({', '.join(IMAGE_ENDINGS)}) matches {settings.IMAGES}; pass their folder as --images"
@@ -173,35 +224,27 @@ def match_sources():
     if not images.keys() & masks.keys():
         raise InputError(
             f"MASKS: no mask in {settings.MASKS} matches an image in {settings.IMAGES}; pass a name pattern such as "
-            f'--masks "{mask_root}/{{id}}_mask.png"'
+            f'--masks "{mask_root}/{{id}}_mask.png", or "{mask_root}/{{class}}/{{id}}.png" for a folder of each class'
         )
-    if not mask_name and fitting != "{id}":
-        print(f"mask name pattern: {fitting}")
-
     must_match = {key: path for key, path in images.items() if settings.UNMATCHED == "stop" or key in masks}
     missing = f"mask in {settings.MASKS}", f"image in {settings.IMAGES}"
     match_files(must_match, masks, *missing, "files have no partner (for images without a mask, see --unmatched)")
     used = images if settings.UNMATCHED == "empty" else must_match
     if skipped := len(images) - len(used):
         print(f"skipped {number_of(skipped, 'image')} without a mask")
-    sources = []
-    for key, case in name_cases(used, settings.CASE_FROM).items():
-        image, mask = images[key], masks.get(key)
-        files = [found[key] for found in of_channels]
-        names = image.relative_to(image_root).as_posix(), mask and mask.relative_to(mask_root).as_posix()
-        sources.append((Path(settings.CASES, case), Source(image, files, mask, *names)))
-    return sources
+    return used
 
 
 # --- one image
 
 
-def import_image(source, seen):
+def import_image(source, seen, masks):
     """Read an image with its mask and cut both to size.
 
     Args:
         source: Source.
         seen: Seen, to which it is added.
+        masks: MaskReader.
 
     Returns:
         Imported.
@@ -209,8 +252,7 @@ def import_image(source, seen):
     image, lost_colors = read_with_channels(source.files, settings.CHANNELS)
     refuse_tiny(image, source.image)
     shape = image.shape[:2]
-    how = settings.COLORS, settings.MASK_VALUES, settings.MASK_THRESHOLD, settings.IGNORE
-    mask = np.zeros(shape, np.uint8) if source.mask is None else read_source_mask(source.mask, *how)
+    mask = masks.read(source.mask, source.of_class, shape)
     if mask.shape != shape:
         sizes = "{1}x{0} and {3}x{2}".format(*shape, *mask.shape)
         raise InputError(f"{source.image}: size differs from its mask {source.mask} (found {sizes}); replace one")

@@ -54,7 +54,10 @@ BITS: Literal[8, 16] = 8  # bit depth of the slices: 8 or 16
 IGNORE: types.Gray | None = None  # label of voxels that count in no loss and no score; None: none
 LABEL_VALUES: types.LabelValues | None = None  # new labels, such as {5: 1, 6: 1}; others become 0; None: keep all
 CLASSES: types.Names | None = None  # segments to use, by name, in class order; None: all
-#   For DICOM SEG, RTSTRUCT and .seg.nrrd. The script prints the names. If segments overlap, the later class wins.
+#   For DICOM SEG, RTSTRUCT and .seg.nrrd. The script prints the names.
+OVERLAP: Literal["largest", "keep"] = "largest"  # of segments that overlap, the later class wins, or "keep" all
+REGIONS: types.Regions | None = None  # classes of several labels: {"whole": [1, 2], "core": [2]}
+#   "nested": class 1 includes class 2, which includes class 3, and so on.
 
 settings = apply_command_line(globals())
 
@@ -69,9 +72,10 @@ import SimpleITK as sitk
 from common.errors import InputError, SettingError, name_broken
 from common.parallel import ordered_map
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
+from common.slices.classes import is_target, type_of_masks
 from common.slices.images import cut, encode_png, encode_slice, fit_boxes
-from common.slices.masks import is_target
 from common.slices.nnunet import DATASET
+from common.slices.regions import Regions
 from common.volumes.channels import first_files, group_channels
 from common.volumes.datasets import read_data_set
 from common.volumes.finding import find_volumes
@@ -92,21 +96,18 @@ def main():
     names = safe_names(volumes, settings.NAMES)
     cases = {name: Path(settings.CASES, as_case_name(case)) for name, case in names.items()}
     refuse_existing_cases(cases.values(), settings.REPLACE)
-    label_files = LabelFiles(
-        labels.values(),
-        settings.CLASSES,
-        settings.LABEL_VALUES,
-        settings.SERIES,
-        dict(enumerate(class_names, 1)),
-        ignore=found.ignored,
-    )
+    expected = {} if found.regions else dict(enumerate(class_names, 1))
+    how = settings.CLASSES, settings.LABEL_VALUES, settings.SERIES, expected
+    sharing = {"overlapping": settings.OVERLAP == "keep", "regions": found.regions and Regions(found.regions)}
+    label_files = LabelFiles(labels.values(), *how, ignore=found.ignored, **sharing)
     size = f"{settings.SIZE}x{settings.SIZE}"
     count = number_of(len(volumes), "volume")
     if names_of_classes := label_files.describe():
         print(names_of_classes, flush=True)
     print(f"importing {count} into {settings.CASES} ({settings.PLANE}, {settings.FIT} to {size})", flush=True)
     labeled = []
-    fitting = {"fit": settings.FIT, "mask_values": settings.LABEL_VALUES, "class_names": class_names}
+    fitting = {"fit": settings.FIT, "mask_values": settings.LABEL_VALUES, "overlap": label_files.overlap}
+    fitting |= {"class_names": label_files.names_of_regions or class_names}
     fitting |= {"neighbors": settings.NEIGHBORS, "channels": found.patterns or None}
     result = import_cases(
         [(cases[name], (found.files.get(name, [path]), labels.get(name))) for name, path in volumes.items()],
@@ -145,6 +146,7 @@ class Found(NamedTuple):
         class_names: names of class 1, 2 and so on that are no secret.
         ignored: label of voxels that do not count, or None.
         files, patterns: dict of name to the Paths of all channels, and their name patterns; empty with one file each.
+        regions: setting REGIONS, or the regions of the data set; None: none.
     """
 
     volumes: dict
@@ -153,6 +155,7 @@ class Found(NamedTuple):
     ignored: int | None
     files: dict
     patterns: list
+    regions: dict | str | None
 
 
 def match_volumes():
@@ -170,7 +173,7 @@ def match_volumes():
             raise InputError(f"{setting}: {found}; choose a folder of volumes, or one volume")
     if is_data_set():
         data = read_data_set(
-            Path(settings.IMAGES), settings.NAMES, settings.LABEL_VALUES, settings.CLASSES, ignore=True
+            Path(settings.IMAGES), settings.NAMES, settings.LABEL_VALUES, settings.CLASSES, special=True
         )
         files = {case.source: [case.image, *case.channels] for case in data.cases}
         patterns = [f"{{id}}_{number:04d}" for number in range(max(map(len, files.values())))]
@@ -181,6 +184,7 @@ def match_volumes():
             ignored=data.ignored if settings.IGNORE is None else settings.IGNORE,
             files=files,
             patterns=patterns if len(patterns) > 1 else [],
+            regions=settings.REGIONS or data.regions or None,
         )
     files = {}
     if settings.CHANNELS:
@@ -190,11 +194,11 @@ def match_volumes():
         matched = match_labels(settings.IMAGES, settings.LABELS, settings.LABEL_NAME, settings.SERIES, volumes or None)
         volumes, labels = matched
     volumes = volumes or find_volumes(settings.IMAGES)
-    return Found(volumes, labels, settings.CLASSES or [], settings.IGNORE, files, settings.CHANNELS)
+    return Found(volumes, labels, settings.CLASSES or [], settings.IGNORE, files, settings.CHANNELS, settings.REGIONS)
 
 
 def read_labels(path, label_files, volume):
-    """Labels as an array (S, P, L) uint8 on the grid of the slices; `volume` is the entry of case.json."""
+    """Labels as an array (S, P, L) on the grid of the slices; `volume` is the entry of case.json."""
     image, grid = label_files.read(path, Geometry(**volume["geometry"])), Geometry(**volume["grid"])
     if Geometry.of(image) == grid:
         return sitk.GetArrayFromImage(orient(image))
@@ -243,7 +247,7 @@ def import_volume(source, label_files, labeled):
     if len(levels) > 1 and settings.NEIGHBORS:
         raise SettingError(f"NEIGHBORS: only for volumes with one channel (found {len(levels)}); set it to 0")
     grid, shape = Geometry(**volume["grid"]), values.shape[1:3]
-    masks = np.zeros(values.shape[:3], np.uint8)
+    masks = np.zeros(values.shape[:3], type_of_masks(label_files.overlap))
     if label_path:
         masks = planes_of(read_labels(label_path, label_files, volume), settings.PLANE)
     wanted = [i for i in range(len(values)) if settings.SLICES == "all" or is_target(masks[i]).any()]
@@ -254,7 +258,8 @@ def import_volume(source, label_files, labeled):
 
     def make_slice(i):
         mask = np.ascontiguousarray(masks[i])
-        mask = np.where(is_target(mask), np.uint8(255), mask) if label_files.largest == 1 else mask
+        if label_files.largest == 1 and not label_files.overlap:
+            mask = np.where(is_target(mask), np.uint8(255), mask)
         image = to_gray_levels(with_neighbors(values, i, settings.NEIGHBORS), levels, settings.BITS)
         mask = cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
         return encode_slice(cut(image, box, settings.SIZE)), encode_png(mask), slice_entry(shape, i, box)

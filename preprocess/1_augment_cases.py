@@ -60,7 +60,9 @@ from common.jobs import Part
 from common.manifest import VARIANTS
 from common.parallel import ordered_map, progress
 from common.replacing import refuse_existing, whole_entries
+from common.slices.case_files import read_case_record
 from common.slices.cases import find_cases, pair_up
+from common.slices.classes import are_sets, type_of_masks
 from common.slices.images import encode_png, encode_slice, read_pair, slice_ending
 from common.slices.variants import (
     Variants,
@@ -85,7 +87,8 @@ def main():
     folders = [*(image_folder(letter, shape) for letter in filters for shape in shapes), *map(mask_folder, shapes)]
     for case in cases:
         refuse_foreign_folders(case, folders)
-    slices = [(case, *pair) for case in cases for pair in pair_up(case / "x", case / "y", case)]
+    types = {case: type_of_masks(read_case_record(case).get("overlap")) for case in cases}
+    slices = [(case, *pair, types[case]) for case in cases for pair in pair_up(case / "x", case / "y", case)]
     check_slices(slices)
     in_cases = number_of(len(cases), "case")
     print(
@@ -139,8 +142,8 @@ def check_slices(slices):
     """Raise InputError if slices or masks are unreadable, or too small for PART_MARGIN or TRIM."""
 
     def check(task):
-        _, _, image_path, mask_path = task
-        side = len(read_pair(image_path, mask_path)[0])
+        *_, image_path, mask_path, mask_type = task
+        side = len(read_pair(image_path, mask_path, mask_type=mask_type)[0])
         if side < 2 * settings.PART_MARGIN + 2 or abs(settings.TRIM) >= side / 2:
             raise InputError(f"{image_path}: too small for PART_MARGIN or TRIM (found {side}x{side}); reduce them")
 
@@ -155,18 +158,18 @@ def augment_slice(task, filters, shapes, new):
     """Write every variant of a slice and of its mask.
 
     Args:
-        task: (case folder, name, image path, mask path).
+        task: (case folder, name, image path, mask path, number type of masks).
         filters, shapes: dict of name to function.
         new: Path of the folder that contains a folder for each case.
     """
-    case, name, image_path, mask_path = task
-    image, mask = (trim(pixels, settings.TRIM) for pixels in read_pair(image_path, mask_path))
+    case, name, image_path, mask_path, mask_type = task
+    image, mask = (trim(pixels, settings.TRIM) for pixels in read_pair(image_path, mask_path, mask_type=mask_type))
     for letter, function in filters.items():
         filtered = function(image)
         for shape, deform in shapes.items():
             data = encode_slice(deform(filtered, smooth=True))
             (new / case.name / image_folder(letter, shape) / f"{name}{slice_ending(data)}").write_bytes(data)
-    one_class = np.isin(mask, (0, 255)).all()
+    one_class = not are_sets(mask) and np.isin(mask, (0, 255)).all()
     for shape, deform in shapes.items():
         deformed = deform(mask, smooth=one_class)  # never blend class numbers
         if one_class:

@@ -50,7 +50,7 @@ from common.parallel import progress
 from common.replacing import refuse_existing, whole_folder
 from common.slices.case_files import split_pseudo_labeled
 from common.slices.cases import find_cases
-from common.slices.checks import check_data
+from common.slices.checks import check_data, count_classes_of
 from common.slices.drawing import data_check
 from common.slices.images import encode_png
 from common.slices.lists import (
@@ -61,7 +61,6 @@ from common.slices.lists import (
     split_into_folds,
     write_list,
 )
-from common.slices.masks import class_count_of_files
 from common.slices.variants import find_variants, list_rows
 from common.tables import write_table
 from common.words import number_of
@@ -73,7 +72,7 @@ def main():
     cases = find_cases(settings.CASES)
     print(f"checking {number_of(len(cases), 'case')} in {settings.CASES}", flush=True)
     slices = check_data(cases, settings.CASES)
-    classes = class_count_of_files({s.y: s.values for s in slices}, settings.CASES)
+    classes = count_classes_of(slices, settings.CASES)
     variants = {case: find_variants(case) if settings.VARIANTS else [] for case in cases}
 
     divisions = divide(slices)
@@ -91,7 +90,7 @@ def main():
         with whole_folder(settings.COPY_TO, settings.REPLACE) as unfinished:
             for folder, lists in divisions.items():
                 copy_pairs(folder, lists, variants, unfinished)
-    what = "one class" if classes == 1 else f"{classes} classes"
+    what = "one class" if classes == 1 else f"{classes} {slices[0].overlap} classes".replace("  ", " ")
     size, bits, count = slices[0].size, slices[0].bits, sum(map(len, divisions.values()))
     written = f"{number_of(count, 'list')} of {size}x{size} {bits}-bit slices, {what}"
     print(f"wrote {written}, and data_check.png to {settings.LISTS}")

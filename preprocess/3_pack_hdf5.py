@@ -48,7 +48,7 @@ from common.public_settings import public_settings
 from common.replacing import refuse_existing, whole_entries
 from common.slices.images import read_mask, read_slice
 from common.slices.lists import read_divisions
-from common.slices.masks import IGNORED, class_count, class_count_of_files, values_of
+from common.slices.masks import class_count_of_files, values_of
 from common.slices.packed import (
     add_attributes,
     fingerprint,
@@ -60,7 +60,7 @@ from common.slices.packed import (
     remove_shards,
     values_of_shards,
 )
-from common.slices.preparation import common_preparation
+from common.slices.preparation import common_preparation, count_classes, holds_ignored
 from common.words import number_of
 
 SHARDS = "shards"  # folder of the shards, next to the sets
@@ -179,16 +179,20 @@ def pack_division(division, files):
         values |= pack(files[name], table, name, division, problems)
     if problems:
         raise InputError(summarize(problems, "slices cannot be packed"))
-    classes = count_classes(values, division)
-    for file in files.values():
-        add_attributes(file, classes=classes, ignores=IGNORED in values)
+    classes = classes_of(values, division)
+    for name, file in files.items():
+        add_attributes(file, classes=classes, ignores=holds_ignored(values, division.attributes[name]))
 
 
-def count_classes(values, division):
+def classes_of(values, division):
     """Number of classes for the values in all masks; an error lists the masks that do not fit the others."""
     where = Path(settings.LISTS, division.folder)
+    prepared = list(division.attributes.values())
+    if differing := {attributes["overlap"] for attributes in prepared} - {prepared[0]["overlap"]}:
+        found = " and ".join(sorted(overlap or "exclusive" for overlap in {*differing, prepared[0]["overlap"]}))
+        raise InputError(f"{where}: lists differ in how classes overlap (found {found}); import all the same way")
     try:
-        return class_count(values, where)
+        return max(count_classes(values, where, attributes) for attributes in prepared)
     except InputError:
         masks = [mask for table in division.tables.values() for mask in table["y"]]
         return class_count_of_files({mask: values_of(read_mask(mask)) for mask in masks}, where)
@@ -243,10 +247,11 @@ def pack_shard(shard, division):
 def join_division(division, files):
     """Write the sets, which concatenate x and y of their shards; arguments as `write` of `write_sets`."""
     values = values_of_shards([shard.path for shard in division.shards])
-    classes = count_classes(values, division)
+    classes = classes_of(values, division)
     for name, file in files.items():
         shards = [(f"{SHARDS}/{s.path.name}", len(s.table)) for s in division.shards if s.name == name]
-        attributes = division.attributes[name] | {"classes": classes, "ignores": IGNORED in values}
+        attributes = division.attributes[name]
+        attributes |= {"classes": classes, "ignores": holds_ignored(values, attributes)}
         join_shards(file, shards, division.tables[name], division.like, attributes)
 
 

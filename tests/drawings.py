@@ -264,16 +264,15 @@ def assert_same_geometry(image, other, tolerance=1e-6):
         np.testing.assert_allclose(ours, theirs, rtol=tolerance, atol=tolerance)
 
 
-def write_copying_network(path, side):
-    """A network that gives back its image: the truth as the prediction, where the image is the mask."""
+def write_copying_network(path, side, channels=1):
+    """A network that gives back its image: the truth as the prediction, where each channel is the mask of a class."""
     keras = pytest.importorskip("keras")
-    picture = keras.Input((side, side, 1), name="input")
-    start = {
-        "kernel_initializer": keras.initializers.Constant(20),
-        "bias_initializer": keras.initializers.Constant(-10),
-    }
-    copied = keras.layers.Conv2D(1, 1, activation="sigmoid", name="output", **start)(picture)
-    keras.Model(picture, copied).save(path)
+    picture = keras.Input((side, side, channels), name="input")
+    copied = keras.layers.Conv2D(channels, 1, activation="sigmoid", name="output")(picture)
+    model = keras.Model(picture, copied)
+    model.get_layer("output").set_weights([20 * np.eye(channels)[None, None], np.full(channels, -10)])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    model.save(path)
     return path
 
 

@@ -21,6 +21,7 @@ from pages import PAGES, all_commands, calls_of, check_flags, commands_of
 from running import ROOT, leftovers, run_here, run_script
 
 from common.files import write_json
+from common.slices.images import read_image
 
 TINY = ["--epochs", "1", "--model-settings", "{'features': 2, 'depth': 1}", "--batch-size", "4"]
 SMALL = {
@@ -324,6 +325,11 @@ def test_your_data(folder):
     write_nnunet_images(folder / "Dataset002_Discs")
     draw_series(folder / "export" / "ct")
     write_seg(folder / "export" / "seg.dcm", sources(folder / "export" / "ct"), np.ones((6, 36, 40, 2), np.uint8))
+    masks = folder / "my_data" / "masks"
+    for path in masks.glob("*/*.png"):
+        for name, shift in (("heart", 0), ("lung", 3)):
+            moved = np.roll(read_image(path), shift, axis=1)
+            write_image(folder / "my_data" / "classes" / name / path.relative_to(masks), moved)
     follow("docs/your_data.md", folder)
     assert (folder / "volume_scores" / "report.html").exists() and (folder / "run_lengths.csv").exists()
     assert len(list((folder / "liver").glob("*.nii.gz"))) == 1

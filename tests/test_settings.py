@@ -398,4 +398,4 @@ def test_names_in_types_are_those_of_networks_and_losses():
     assert sorted(TERMS) == sorted(losses.TERMS)
     for name, kind in MODEL_SETTINGS.items():
         parameters = inspect.signature(models.NETWORKS[name].build_model).parameters
-        assert set(typing.get_type_hints(kind)) == parameters.keys() - {"input_shape", "classes"}
+        assert set(typing.get_type_hints(kind)) == parameters.keys() - set(models.NOT_SETTINGS)

@@ -9,7 +9,6 @@ import pydicom
 import SimpleITK as sitk
 
 from common.annotations.matching import SET_NAME, Images
-from common.annotations.shapes import draw
 from common.errors import InputError
 from common.files import natural_key
 from common.parallel import ordered_map
@@ -241,7 +240,7 @@ def import_series(source, seen, classes, settings):
     values, ((low, high),), volume = open_slices(
         series.where, plane, settings.WINDOW, settings.PERCENTILES, None, number
     )
-    masks, annotated = _masks_of(source, Geometry(**volume["geometry"]), plane, classes, settings.OVERLAP == "last")
+    masks, annotated = _masks_of(source, Geometry(**volume["geometry"]), plane, classes)
     shape = values.shape[1:]
     (box,) = fit_boxes(shape, size, settings.FIT)
     seen.ratios.append(max(shape) / min(shape))
@@ -257,12 +256,12 @@ def import_series(source, seen, classes, settings):
     return Imported(ordered_map(make_slice, wanted), record, set(np.unique(masks).tolist()))
 
 
-def _masks_of(source, geometry, plane, classes, last_wins):
+def _masks_of(source, geometry, plane, classes):
     """Masks of the slices in display order, and where slices are annotated, as arrays (slices, H, W)."""
-    labels, annotated, several = np.zeros(geometry.shape, np.uint8), np.zeros(geometry.shape, np.uint8), 0
+    labels, annotated, several = np.zeros(geometry.shape, classes.type), np.zeros(geometry.shape, np.uint8), 0
     for k, annotations in source.annotations.items():
         shapes = [shape for one in annotations for shape in one.shapes]
-        labels[k], more = draw(shapes, classes.numbers, geometry.shape[1:], last_wins)
+        labels[k], more = classes.draw(shapes, geometry.shape[1:])
         annotated[k] = 1
         several += more
     if several:

@@ -44,17 +44,17 @@ def print_without(count, total, noun, skipped):
         print(f"skipped {what}" if skipped else f"note: {what}, imported with an empty mask (see --unmatched)")
 
 
-def print_overlaps(overlaps, largest):
+def print_overlaps(overlaps, rule):
     """Print how many pixels several classes cover.
 
     Args:
         overlaps: list of numbers of such pixels, one for each image that has some.
-        largest: whether the largest class number wins.
+        rule: setting OVERLAP.
     """
     if overlaps:
-        wins = "the largest class number" if largest else "the last shape"
+        result = {"largest": "the largest class number wins", "last": "the last shape wins", "keep": "all of them stay"}
         pixels, images = number_of(sum(overlaps), "pixel"), number_of(len(overlaps), "image")
-        print(f"note: shapes of several classes cover {pixels} in {images}; there, {wins} wins (see --overlap)")
+        print(f"note: shapes of several classes cover {pixels} in {images}; there, {result[rule]} (see --overlap)")
 
 
 def print_skipped(skipped, files):

@@ -193,19 +193,22 @@ def fill(rings, shape):
     return inside
 
 
-def draw(shapes, numbers, shape, last_wins=False):
-    """Draw shapes into a mask of class numbers.
+def draw(shapes, numbers, shape, overlap="largest"):
+    """Draw shapes into a mask.
 
     Args:
         shapes: list of Shape.
         numbers: dict of name to class number; shapes with other names are not drawn.
         shape: (height, width).
-        last_wins: which class a pixel gets if shapes of several classes cover it: the largest number, or the last one.
+        overlap: which class a pixel gets if shapes of several classes cover it: the "largest" number, the "last" one,
+            or "keep": all of them.
 
     Returns:
-        (height, width) uint8, and the number of pixels that several classes cover.
+        (height, width) uint8 class numbers or, with "keep", uint16 sets of classes; and the number of pixels that
+        several classes cover.
     """
-    result, several = np.zeros(shape, np.uint8), np.zeros(shape, bool)
+    keep = overlap == "keep"
+    result, several = np.zeros(shape, np.uint16 if keep else np.uint8), np.zeros(shape, bool)
     for one in shapes:
         number = numbers.get(one.name)
         if number is None:
@@ -213,8 +216,12 @@ def draw(shapes, numbers, shape, last_wins=False):
         left, top, right, bottom = (int(v) for v in _box_in(one, shape))
         box = np.s_[top:bottom, left:right]
         inside, there = _within(one, left, top, right, bottom), result[box]
-        several[box] |= inside & (there > 0) & (there != number)
-        there[inside if last_wins else inside & (there < number)] = number
+        value = 1 << (number - 1) if keep else number
+        several[box] |= inside & (there > 0) & (there != value)
+        if keep:
+            there[inside] |= value
+        else:
+            there[inside if overlap == "last" else inside & (there < number)] = number
     return result, int(several.sum())
 
 

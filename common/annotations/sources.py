@@ -5,7 +5,10 @@ from typing import NamedTuple
 import numpy as np
 
 from common.annotations.report import print_without
-from common.errors import InputError, summarize
+from common.annotations.shapes import draw
+from common.errors import InputError, SettingError, summarize
+from common.slices.classes import MOST_OVERLAPPING, OVERLAPPING, type_of_masks
+from common.slices.preparation import count_classes, list_as_text
 from common.words import number_of
 
 
@@ -35,15 +38,64 @@ class Classes(NamedTuple):
         numbers: dict of name to class number.
         one: whether there is one class, which is 255 in masks.
         overlaps: list of the number of pixels of several classes, for each image that has some.
+        rule: setting OVERLAP; see `common.annotations.shapes.draw`.
+        names: names of the classes.
     """
 
     numbers: dict
     one: bool
     overlaps: list
+    rule: str
+    names: list
+
+    @classmethod
+    def of(cls, numbers, names, rule):
+        """Classes before drawing; raises SettingError if too many overlap."""
+        one, most = set(numbers.values()) == {1}, max(numbers.values())
+        if rule == "keep" and most > MOST_OVERLAPPING:
+            raise SettingError(f'OVERLAP: "keep" is for up to {MOST_OVERLAPPING} classes (found {most}); choose some')
+        return cls(numbers, one, [], "largest" if one and rule == "keep" else rule, names)
+
+    @property
+    def overlap(self):
+        """How classes share pixels; see `common.slices.classes`."""
+        return OVERLAPPING if self.rule == "keep" else ""
+
+    @property
+    def type(self):
+        """Number type of masks."""
+        return type_of_masks(self.overlap)
+
+    def draw(self, shapes, shape):
+        """Mask of shapes in an image of (height, width), and the number of pixels of several classes."""
+        return draw(shapes, self.numbers, shape, self.rule)
 
     def in_files(self, mask):
-        """Class numbers as the values of mask files."""
+        """A drawn mask with the values of mask files."""
         return np.where(mask > 0, np.uint8(255), np.uint8(0)) if self.one else mask
+
+    def count(self, values, where):
+        """Number of classes of masks with a set of values; `where` is for messages."""
+        return count_classes(values, where, {"overlap": self.overlap, "class_names": list_as_text(self.names)})
+
+    def in_words(self, values, where):
+        """Number and kind of the classes of masks with a set of values as text."""
+        kind = f"{self.overlap} class".strip()
+        return number_of(self.count(values, where), kind, f"{kind}es")
+
+    def check(self, values, where):
+        """Raise InputError if masks with a set of values show that shapes are not where they should be."""
+        if values == {0}:
+            raise InputError(
+                f"ANNOTATIONS: every mask is empty, so all shapes are outside of their images (in {where}); "
+                "choose the images that were annotated"
+            )
+        if values == {0, 1} and not self.overlap:
+            raise InputError(
+                f"CLASSES: only class 1 has pixels (of {number_of(len(self.names), 'class', 'classes')}); other shapes "
+                f'are outside of their images or covered; for one class, pass --classes "{{{self.names[0]!r}: 1}}"'
+            )
+        self.count(values, where)
 
 
 def choose(sources, unmatched, annotations):

@@ -6,8 +6,7 @@ from common.checking.machine import check_room
 from common.checking.suspicions import find_suspicions
 from common.errors import InputError
 from common.slices.cases import find_cases
-from common.slices.checks import find_differences, find_pairs
-from common.slices.masks import class_count_of_files
+from common.slices.checks import count_classes_of, find_differences, find_pairs
 from common.slices.variants import find_variants
 from common.words import number_of
 
@@ -43,7 +42,7 @@ class DataCheck:
         if not slices:
             return
         try:
-            self.classes = class_count_of_files({s.y: s.values for s in slices}, self.root)
+            self.classes = count_classes_of(slices, self.root)
         except InputError as error:
             yield from as_findings([str(error)])
         yield Finding(OK, self._in_words())

@@ -8,9 +8,9 @@ import numpy as np
 from common.checking.leaks import signature_of
 from common.parallel import ordered_map, progress
 from common.slices.checks import Checked, check_images
+from common.slices.classes import classes_in, has_class, is_target, type_of_masks
 from common.slices.drawing import evenly_spaced
 from common.slices.images import read_pair, to_gray
-from common.slices.masks import IGNORED, is_target
 from common.slices.shifts import Alignment, edges_under_outline
 
 BINS = {8: 256, 16: 1024}  # of the histogram of gray levels, by bit depth
@@ -66,15 +66,15 @@ class DataFacts:
                 self._add(facts)
 
     def _look_at(self, pair):
-        image, mask = read_pair(pair.x, pair.y)
+        image, mask = read_pair(pair.x, pair.y, mask_type=type_of_masks(pair.overlap))
         checked = check_images(pair, image, mask)
         image = to_gray(image)
         histogram = None
         if pair.case in self._drawn:
             bins = BINS[checked.bits]
             histogram = cv2.calcHist([image], [0], None, [bins], [0, 2**checked.bits]).ravel().astype(np.int64)
-        counts = np.bincount(mask.ravel(), minlength=256)
-        sizes = {1 if value == 255 else value: counts[value] / mask.size for value in checked.values - {0, IGNORED}}
+        numbers = mask if pair.overlap else np.where(mask == 255, np.uint8(1), mask)
+        sizes = {number: float(has_class(numbers, number).mean()) for number in classes_in(numbers)}
         frame = np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])
         inside = is_target(mask)
         contrast = float(image[inside].mean() - image[~inside].mean()) if 0 < checked.foreground < 1 else 0.0

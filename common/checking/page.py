@@ -11,9 +11,10 @@ from common.checking.findings import NOTE, OK, PROBLEM
 from common.html import write_page
 from common.plots import CLASS_COLORS, PLOT_STYLE, SOFT, svg
 from common.public_settings import without_own_paths
+from common.slices.classes import is_target, type_of_masks
 from common.slices.drawing import draw_outlines, evenly_spaced
 from common.slices.images import encode_jpeg, read_pair, resize
-from common.slices.masks import is_target, to_classes
+from common.slices.masks import to_classes
 from common.streams import one_line
 
 LARGEST = 480  # side of an image in the page, in pixels
@@ -86,8 +87,8 @@ def _to_look_at(slices):
 
 
 def _for_page(s, caption, classes):
-    image, mask = read_pair(s.x, s.y)
-    numbers = is_target(mask).astype(np.uint8) if classes is None else to_classes(mask, classes)
+    image, mask = read_pair(s.x, s.y, mask_type=type_of_masks(s.overlap))
+    numbers = is_target(mask).astype(np.uint8) if classes is None else to_classes(mask, classes, bool(s.overlap))
     side = min(LARGEST, max(len(image), 160))
     picture = draw_outlines(image, numbers)
     return encode_jpeg(resize(picture, (side, side))), caption

@@ -12,9 +12,9 @@ from common.files import read_json
 from common.parallel import ordered_map
 from common.scores import hausdorff_line
 from common.slices.cases import find_slices
+from common.slices.classes import without_ignored
 from common.slices.drawing import paint_errors
 from common.slices.images import read_image, resize, to_eight_bit, to_gray, window_to_gray
-from common.slices.masks import without_ignored
 from common.tables import read_table, to_numbers
 from common.volumes.finding import find_volumes
 from common.volumes.grids import orient

@@ -8,14 +8,17 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import natural_key, read_json
+from common.prediction.mask_files import CLASSES
 from common.prediction.outputs import RECORD
 from common.settings import require_folder
 from common.slices.case_files import is_pseudo_labeled, read_case_record
 from common.slices.cases import find_slices, is_case, is_case_name, match_files
+from common.slices.classes import IGNORED, NESTED, OVERLAPPING, are_sets, classes_in, is_ignored
 from common.slices.images import read_image, to_gray, without_soft_edges
-from common.slices.masks import IGNORED, check_mask_values, class_count, refuse_samples, values_of
+from common.slices.masks import check_mask_values, class_count, refuse_samples, values_of
 from common.slices.matching import MASK_NAMES, patients_in
 from common.slices.preparation import pixel_spacing
+from common.slices.regions import Regions
 from common.volumes.finding import ending_of, find_volumes, is_volume
 from common.volumes.grids import Geometry, orient
 from common.volumes.labels import labels_in
@@ -52,6 +55,7 @@ class Pair(NamedTuple):
         predicted, truth: files.
         spacing: mm between pixels along each axis; None if unknown.
         ignore: value of true pixels that do not count, besides IGNORED; None: no other.
+        overlap: how classes share pixels; see `common.slices.classes`.
     """
 
     case: str
@@ -60,6 +64,7 @@ class Pair(NamedTuple):
     truth: Path
     spacing: tuple | None
     ignore: int | None = None
+    overlap: str = ""
 
     @property
     def is_volume(self):
@@ -129,10 +134,28 @@ def _match_slices(predicted, truth, unmatched):
             f"TRUTH: {pseudo_labeled[0]} contains masks of a model, not true ones (found {len(pseudo_labeled)} "
             "pseudo-labeled); leave such cases out"
         )
+    overlaps = {record_of(case).get("overlap") or "" for case in cases}
+    if len(overlaps) > 1:
+        found = " and ".join(sorted(overlap or "exclusive" for overlap in overlaps))
+        raise InputError(f"TRUTH: cases differ in how classes overlap (found {found}); import all the same way")
+    (overlap,) = overlaps
+    if not overlap and (found := overlap_of(predicted)):
+        raise InputError(
+            f"PREDICTED: {predicted} contains {found} classes (found exclusive ones in {truth}); for one of them, "
+            f"pass its folder in {Path(predicted, CLASSES)}"
+        )
     return [
-        Pair(*key, prediction, mask, pixel_spacing(record_of(mask.parent.parent), mask.stem))
+        Pair(*key, prediction, mask, pixel_spacing(record_of(mask.parent.parent), mask.stem), overlap=overlap)
         for key, prediction, mask in _match(predictions, masks, predicted, truth, unmatched)
     ]
+
+
+def overlap_of(predicted):
+    """How classes share pixels in an OUTPUT of predict.py; "" for exclusive ones and for anything else."""
+    path = Path(predicted, RECORD)
+    record = read_json(path) if path.is_file() else {}
+    found = record.get("overlap") if isinstance(record, dict) else None
+    return found if found in (OVERLAPPING, NESTED) else ""
 
 
 def _by_mask_name(predictions, masks):
@@ -239,26 +262,30 @@ def _match(predictions, masks, predicted, truth, unmatched):
 # --- reading
 
 
-def read_mask(path, ignore=None):
+def read_mask(path, ignore=None, overlap=""):
     """Read a mask or label volume.
 
     Args:
         path: file.
         ignore: value of pixels that do not count, which becomes IGNORED; None: none.
+        overlap: how classes share pixels in images: then 16 bits are sets of classes, and 8 bits class numbers.
 
     Returns:
-        (H, W) or (k, j, i) uint8, and its Geometry (None for an image).
+        (H, W) or (k, j, i) uint8, or uint16 for overlapping classes, and its Geometry (None for an image).
 
     Raises:
         InputError: if its values are not mask values.
     """
     if not ending_of(path):
         mask = without_color(read_image(path), path)
+        if overlap and are_sets(mask):
+            return mask, None
         mask = mask if ignore is None else np.where(mask == ignore, mask.dtype.type(IGNORED), mask)
         if mask.dtype == np.uint8:
             mask = without_soft_edges(mask, path)
         check_mask_values(values_of(mask), path)
-        return mask.astype(np.uint8), None
+        mask = mask.astype(np.uint8)
+        return Regions(overlap).sets_of(mask, path) if overlap else mask, None
     image = orient(read_volume(path))  # so that both have their slices in the same order
     return labels_in(image, path, allow_255=True, ignore=ignore), Geometry.of(image)
 
@@ -275,7 +302,9 @@ def without_color(picture, path):
 
 
 def values_in(mask):
-    """Set of int values in a mask with two or three axes."""
+    """Set of int values in a mask with two or three axes; of overlapping classes their numbers, 0 and IGNORED."""
+    if are_sets(mask):
+        return {0, *classes_in(mask), *([IGNORED] if is_ignored(mask).any() else [])}
     return values_of(mask.reshape(-1, mask.shape[-1]))
 
 
@@ -285,8 +314,8 @@ def read_masks(pair):
     Raises:
         InputError: if one is unreadable, or they do not match.
     """
-    predicted, geometry = read_mask(pair.predicted)
-    truth, true_geometry = read_mask(pair.truth, pair.ignore)
+    predicted, geometry = read_mask(pair.predicted, overlap=pair.overlap)
+    truth, true_geometry = read_mask(pair.truth, pair.ignore, pair.overlap)
     if predicted.shape != truth.shape:
         found, expected = ("x".join(map(str, mask.shape[::-1])) for mask in (predicted, truth))
         raise InputError(
@@ -302,7 +331,7 @@ def read_masks(pair):
         )
     values = values_in(predicted), values_in(truth)
     predicted, truth = (
-        np.where(mask == 255, np.uint8(1), mask) if 255 in present else mask
+        np.where(mask == 255, np.uint8(1), mask) if 255 in present and not are_sets(mask) else mask
         for mask, present in zip((predicted, truth), values, strict=True)
     )
     spacing = true_geometry.spacing[::-1] if true_geometry else pair.spacing
@@ -322,6 +351,8 @@ def count_classes(pairs, values, truth):
     """
     known = set().union(*(true_values for _, true_values in values)) - {IGNORED}
     volumes = pairs[0].is_volume
+    if pairs[0].overlap:
+        return max(2, *known, *(value for both in values for found in both for value in found - {IGNORED}))
     classes = 1 if volumes and known <= {0, 1} else class_count(known, truth)
     allowed = {0, 255} | ({1} if volumes else set()) if classes == 1 else set(range(classes + 1))
     for pair, (predicted_values, _) in zip(pairs, values, strict=True):

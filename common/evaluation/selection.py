@@ -16,7 +16,8 @@ from common.evaluation.summary import interval_of_mean
 from common.parallel import ordered_map, progress
 from common.prediction.ensemble import TRANSFORMS, predict_turned
 from common.scores import count_pixels, scores_of_counts
-from common.slices.masks import class_numbers, clean, without_ignored
+from common.slices.classes import class_numbers, has_class, without_ignored
+from common.slices.masks import clean
 from common.system_errors import errors_of
 from common.training.calibration import choose_threshold
 from common.training.run_folder import CHECKPOINTS
@@ -227,12 +228,13 @@ class MeanProbabilities:
 
 def count_slice(probabilities, slices, cleanings, i):
     """Rows of counts for slice i, for each cleaning and class."""
-    numbers, true_numbers = class_numbers(probabilities[i]), slices.batch([i])[1][0, ..., 0]
+    numbers = class_numbers(probabilities[i], overlapping=slices.overlapping)
+    true_numbers = slices.batch([i])[1][0, ..., 0]
     rows = []
     for cleaning in cleanings:
         cleaned, truth = without_ignored(clean(numbers, **cleaning), true_numbers)
         for c in range(1, slices.classes + 1):
-            counts = dict(zip(COUNTS, count_pixels(cleaned == c, truth == c), strict=True))
+            counts = dict(zip(COUNTS, count_pixels(has_class(cleaned, c), has_class(truth, c)), strict=True))
             rows.append({"clean": str(cleaning), "case": slices.case[i], "class": c, **counts})
     return rows
 

@@ -14,7 +14,7 @@ from common.evaluation.pairs import count_classes, read_masks
 from common.files import read_json
 from common.parallel import ordered_map, progress
 from common.scores import SCORES, count_pixels, scores_of, scores_of_counts, scores_of_surfaces
-from common.slices.masks import IGNORED, without_ignored
+from common.slices.classes import IGNORED, has_class, is_ignored, without_ignored
 from common.tables import read_table, refuse_duplicates, to_numbers
 from common.words import number_of
 
@@ -92,12 +92,12 @@ def score_pairs(pairs, all_pairs, given_spacing, tolerance, find_lesions=None):
         if given_spacing and not pair.is_volume:
             spacing = given_spacing
         classes = ({1 if value == 255 else value for value in set().union(*values)} | {1}) - {0, IGNORED}
-        pixels = int(np.count_nonzero(truth != IGNORED))
+        pixels = int(np.count_nonzero(~is_ignored(truth)))
         predicted, truth = without_ignored(predicted, truth)
         of_class = partial(score_class, pixels=pixels, spacing=spacing, tolerance=tolerance)
         rows, lesions = [], []
         for c in sorted(classes):
-            masks = predicted == c, truth == c
+            masks = has_class(predicted, c), has_class(truth, c)
             rows.append(of_class(pair, c, *masks))
             lesions += find_lesions(pair, c, *masks, spacing, geometry) if find_lesions else []
         return [rows, list(map(sorted, values)), lesions]

@@ -13,6 +13,7 @@ from skimage.measure import find_contours
 
 from common.errors import InputError
 from common.files import whole_file
+from common.slices.classes import are_sets, channels_of, has_class
 from common.volumes.dicom import choose_series
 from common.volumes.grids import Geometry
 
@@ -43,7 +44,8 @@ class DicomLabels:
         self.paths, self.series = paths, series
 
     def write(self, case, labels):
-        """Write the labels of a case, SimpleITK.Image uint8 on the grid of the series.
+        """Write the labels of a case, SimpleITK.Image on the grid of the series: class numbers, uint8, or sets of
+        overlapping classes, uint16.
 
         Raises:
             InputError: if the slices of the series are not those of the labels.
@@ -85,7 +87,7 @@ def _check_places(path, slices, grid):
 
 
 def _segmentation(slices, array, labels, names):
-    """highdicom.seg.Segmentation of class numbers, with a segment for each class."""
+    """highdicom.seg.Segmentation of class numbers or overlapping classes, with a segment for each class."""
     algorithm = highdicom.AlgorithmIdentificationSequence(
         name=MAKER, version="1", family=codes.DCM.ArtificialIntelligence
     )
@@ -100,7 +102,7 @@ def _segmentation(slices, array, labels, names):
         one.pop("SpacingBetweenSlices", None)  # wrong in some files; highdicom then takes it from the positions
     return highdicom.seg.Segmentation(
         source_images=slices,
-        pixel_array=array,
+        pixel_array=channels_of(array[..., None], len(names)) if are_sets(array) else array,
         segmentation_type=highdicom.seg.SegmentationTypeValues.BINARY,
         segment_descriptions=segments,
         series_instance_uid=generate_uid(),
@@ -146,7 +148,7 @@ def _structure_set(slices, array, labels, names):
         for number, name in enumerate(names, 1)
     ]
     content.ROIContourSequence = [
-        _item(ReferencedROINumber=number, ContourSequence=_contours_of(array == number, grid, images))
+        _item(ReferencedROINumber=number, ContourSequence=_contours_of(has_class(array, number), grid, images))
         for number in range(1, len(names) + 1)
     ]
     content.RTROIObservationsSequence = [

@@ -33,6 +33,8 @@ class Ensemble:
     Attributes:
         size: side of the input slices in pixels.
         inputs, channels: numbers of input and output channels.
+        overlapping: whether classes overlap: each channel is a class.
+        classes: number of classes.
 
     Raises:
         InputError: if one cannot be loaded, or their sizes or channels differ.
@@ -42,12 +44,13 @@ class Ensemble:
         self.files, self._loaded = files, None
         others = [recorded_shape(file) or shape_of(self._load(i), file) for i, file in enumerate(files[1:], 1)]
         own = shape_of(self._load(0), files[0])  # stays loaded, because it predicts first
-        self.size, self.inputs, self.channels = own
+        self.size, self.inputs, self.channels, self.overlapping = own
+        self.classes = self.channels - (self.channels > 1 and not self.overlapping)
         for shape, file in zip(others, files[1:], strict=True):
             if shape != own:
                 raise InputError(
-                    f"{file}: does not match {files[0]} (side, input and output channels {shape} and {own}); "
-                    "average only models that match"
+                    f"{file}: does not match {files[0]} (side, input and output channels, overlapping classes: {shape} "
+                    f"and {own}); average only models that match"
                 )
 
     def predict(self, images, count, **settings):
@@ -82,7 +85,8 @@ class Ensemble:
                 for i, (image, total) in enumerate(predicted):
                     file = Path(folder, f"{i}.npy")
                     if squares:
-                        total = np.concatenate([total, foreground(total)[..., None] ** 2], axis=-1)
+                        squared = foreground(total, self.overlapping)[..., None] ** 2
+                        total = np.concatenate([total, squared], axis=-1)
                     if number:
                         total = total + np.load(file)
                     if number < len(self.files) - 1:
@@ -99,7 +103,7 @@ class Ensemble:
 
 
 def shape_of(network, file):
-    """Input slice side, input channels and output channels of a network.
+    """Input slice side, input channels, output channels of a network, and whether its classes overlap.
 
     Raises:
         InputError: if its input is not square slices.
@@ -107,7 +111,9 @@ def shape_of(network, file):
     shape = network.input_shape[1:]
     if len(shape) != 3 or shape[0] != shape[1] or None in shape:
         raise InputError(f"{file}: unsupported input shape (found {shape}); expected square slices")
-    return shape[0], shape[2], network.output_shape[-1]
+    from models import has_overlapping_classes  # loads Keras; scripts check their input first
+
+    return shape[0], shape[2], network.output_shape[-1], has_overlapping_classes(network)
 
 
 # --- one network

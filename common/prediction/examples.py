@@ -4,10 +4,9 @@ from pathlib import Path
 
 import numpy as np
 
-from common.scores import mean_dice
+from common.slices.classes import class_numbers, is_target, mean_dice, without_ignored
 from common.slices.drawing import PREDICTED_COLOR, TRUTH_COLOR, draw_planes, draw_truth_and_prediction, first_and_last
 from common.slices.images import to_eight_bit
-from common.slices.masks import class_numbers, is_target, without_ignored
 from common.training.calibration import Calibrator
 from common.training.report import finish_report
 from common.training.trained_models import load_network
@@ -66,11 +65,12 @@ def _slices(dataset, model, batch_size, count, seen):
         for i, mask, probabilities in zip(indices.tolist(), y[..., 0], predicted, strict=True):
             seen(probabilities, mask, dataset.case[i])
             if is_target(mask).any():
-                scores[i] = mean_dice(*without_ignored(class_numbers(probabilities), mask))
+                numbers = class_numbers(probabilities, overlapping=dataset.overlapping)
+                scores[i] = mean_dice(*without_ignored(numbers, mask))
     pictures = []
     for i in first_and_last(sorted(scores, key=scores.get), count):
         x, y = dataset.batch([i])
-        numbers = class_numbers(model.predict_on_batch(x))[0]
+        numbers = class_numbers(model.predict_on_batch(x), overlapping=dataset.overlapping)[0]
         image = to_eight_bit(dataset.to_draw(dataset.x[i]))
         picture = draw_truth_and_prediction(image, y[0, ..., 0], numbers)
         pictures.append((picture, f"Dice {scores[i]:.3f} {dataset.case[i]} {Path(dataset.source[i]).stem}"))

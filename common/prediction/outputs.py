@@ -11,20 +11,22 @@ import numpy as np
 from common.errors import InputError
 from common.files import write_json
 from common.jobs import do_part, merge
+from common.prediction.mask_files import MaskFiles
 from common.prediction.matrices import MatrixInput, MatrixMasks
 from common.prediction.uncertainty import sort_table
 from common.public_settings import public_settings
 from common.settings import FORMAT, REASONS
+from common.slices.classes import are_sets, has_class
 from common.slices.drawing import draw_outlines, paint
 from common.slices.images import images_in, paste, read_image, to_gray, write_png
-from common.slices.masks import clean, from_classes
+from common.slices.masks import clean
 from common.words import number_of
 
 RECORD = "prediction.json"  # settings
 CROP_TOLERANCE = 0.02  # max mean difference of a crop from its image, as a share of the crop's range; allows for JPEG
 
 
-def write_output(settings, part, inputs, fill, hidden=()):
+def write_output(settings, part, inputs, fill, hidden=(), facts=None):
     """Write the folder OUTPUT of predict.py, or this process's part of it.
 
     Args:
@@ -33,6 +35,7 @@ def write_output(settings, part, inputs, fill, hidden=()):
         inputs: dict of further inputs that must agree in all parts.
         fill: function that takes a folder Path and fills the folder.
         hidden: names of settings to leave empty in the record.
+        facts: dict of further values to record, which `fill` may complete.
 
     Returns:
         whether OUTPUT is complete.
@@ -44,7 +47,8 @@ def write_output(settings, part, inputs, fill, hidden=()):
     def fill_and_record(folder):
         fill(folder)
         reasons = {name: reason for name, reason in settings.reasons.items() if name not in settings.given}
-        write_json(folder / RECORD, {FORMAT: 1} | public_settings(settings, hidden) | {REASONS: reasons})
+        recorded = public_settings(settings, hidden) | (facts or {}) | {REASONS: reasons}
+        write_json(folder / RECORD, {FORMAT: 1} | recorded)
 
     refuse_input_inside(settings.INPUT, settings.OUTPUT)
     agreed = settings.as_json() | {"PART": ""} | inputs
@@ -93,6 +97,7 @@ class Outputs:
         folder: Path to write to; the caller renames it when it is complete.
         source: `common.prediction.inputs.ImageInput`, VolumeInput or `common.prediction.matrices.MatrixInput`.
         names: names of the classes from 1 up.
+        overlap: how classes share pixels; see `common.slices.classes`.
         overlays: whether to write overlays, and pages of volumes.
         full_scale: folder of the images that the slices were cut from; "": no full-scale masks.
         volume_ending: ending of label volumes, such as ".nii.gz"; "": write none.
@@ -107,6 +112,7 @@ class Outputs:
         source,
         names,
         *,
+        overlap="",
         overlays,
         full_scale,
         volume_ending,
@@ -115,15 +121,17 @@ class Outputs:
         dicom_labels=(),
         series=None,
     ):
-        classes = len(names)
-        self.folder, self.source, self.classes, self.clean_slices = folder, source, classes, clean_slices
+        self.files = MaskFiles(names, overlap)
+        self.folder, self.source, self.clean_slices = folder, source, clean_slices
         self.overlays, self.count = overlays, 0
         self.viewers, self.make_viewers = None, functools.partial(make_viewers, folder, source, names, clean_volumes)
         paths = {source.names[name]: path for name, path in source.volumes.items()}
         dicom = make_dicom_labels(folder, dicom_labels, paths, series, names)
-        self.volumes = LabelVolumes(folder, volume_ending, clean_volumes, dicom) if volume_ending or dicom else None
-        self.full_scale = FullScaleMasks(folder / "full", full_scale, classes) if full_scale else None
         self.matrices = MatrixMasks(folder) if isinstance(source, MatrixInput) else None
+        self.volumes = None
+        if volume_ending or dicom:
+            self.volumes = LabelVolumes(folder, volume_ending, self.files, clean_volumes, dicom)
+        self.full_scale = FullScaleMasks(folder / "full", full_scale, self.files) if full_scale else None
 
     def add(self, s, image, numbers):
         """Write a slice and everything that it completes.
@@ -131,13 +139,13 @@ class Outputs:
         Args:
             s: `common.slices.cases.Slice`.
             image: (H, W) uint8 or uint16, as `source` read it.
-            numbers: (H, W) uint8, predicted class numbers.
+            numbers: (H, W) predicted mask, uint8 class numbers or uint16 sets of overlapping classes.
 
         Raises:
             InputError: if the slice cannot be pasted into its full-scale image.
         """
         numbers, (case, record) = clean(numbers, **self.clean_slices), self.source.case_of(s)
-        write_png(self.folder / s.case / f"{s.name}.png", from_classes(numbers, self.classes), atomic=False)
+        self.files.write(self.folder, Path(s.case, f"{s.name}.png"), numbers)
         if self.overlays:
             overlay = draw_outlines(paint(self.source.drawn(s, image), numbers), numbers)
             write_png(self.folder / "overlays" / s.case / f"{s.name}.png", overlay, atomic=False)
@@ -210,12 +218,13 @@ class LabelVolumes:
     Args:
         folder: Path for <case><ending> and volumes.csv.
         ending: ending that `common.volumes.labels.write_labels` supports; "": write none.
+        files: MaskFiles.
         cleaning: dict of arguments of `common.slices.masks.clean` for whole volumes.
         dicom: `common.prediction.dicom_labels.DicomLabels`, or None.
     """
 
-    def __init__(self, folder, ending, cleaning, dicom=None):
-        self.folder, self.ending, self.cleaning, self.dicom = folder, ending, cleaning, dicom
+    def __init__(self, folder, ending, files, cleaning, dicom=None):
+        self.folder, self.ending, self.files, self.cleaning, self.dicom = folder, ending, files, cleaning, dicom
         self.case, self.record, self.masks, self.rows = None, None, {}, []
 
     def add(self, case, name, record, numbers):
@@ -240,10 +249,10 @@ class LabelVolumes:
         if self.cleaning:
             volume = labels.clean_labels(volume, self.cleaning)
         if self.ending:
-            labels.write_labels(volume, self.folder / f"{self.case}{self.ending}")
+            labels.write_all(volume, self.files, self.folder, self.case, self.ending)
         if self.dicom:
             self.dicom.write(self.case, volume)
-        self.rows += labels.measure_labels(self.case, volume)
+        self.rows += labels.measure_labels(self.case, volume, len(self.files.names))
         self.masks = {}
 
 
@@ -253,11 +262,11 @@ class FullScaleMasks:
     Args:
         folder: Path for <case>/<image>.png, overlays/ and areas.csv.
         images: folder of the images imported by 0_import_images.py, or of the originals of manual crops.
-        classes: 1, or K for class numbers 0..K.
+        files: MaskFiles.
     """
 
-    def __init__(self, folder, images, classes):
-        self.folder, self.images, self.classes = folder, Path(images), classes
+    def __init__(self, folder, images, files):
+        self.folder, self.images, self.files = folder, Path(images), files
         self.current, self.mask, self.spacing, self.rows = None, None, None, []
 
     def add(self, case, name, record, numbers, path):
@@ -275,9 +284,10 @@ class FullScaleMasks:
             )
         if self.current != (case, entry["image"]):
             self._write()
-            self.current, self.mask = (case, entry["image"]), np.zeros(entry["image_size"], np.uint8)
+            self.current, self.mask = (case, entry["image"]), np.zeros(entry["image_size"], numbers.dtype)
             self.spacing = record.get("spacing")
-        self.mask = np.maximum(self.mask, paste(numbers, entry["box"], entry["image_size"]))
+        join = np.bitwise_or if are_sets(numbers) else np.maximum
+        self.mask = join(self.mask, paste(numbers, entry["box"], entry["image_size"]))
 
     def close(self):
         """Write the last image and areas.csv; return the number of images."""
@@ -311,12 +321,12 @@ class FullScaleMasks:
         if image.shape[:2] != self.mask.shape:
             found, expected = ("{1}x{0}".format(*shape) for shape in (image.shape, self.mask.shape))
             raise InputError(f"{file}: size has changed since import ({found}, expected {expected}); restore it")
-        write_png(self.folder / target, from_classes(self.mask, self.classes), atomic=False)
+        self.files.write(self.folder, target, self.mask)
         overlay = draw_outlines(paint(image, self.mask), self.mask)
         write_png(self.folder / "overlays" / target, overlay, atomic=False)
         area = np.prod(self.spacing) if self.spacing else np.nan
-        for number in range(1, self.classes + 1):
-            pixels = int((self.mask == number).sum())
+        for number in range(1, len(self.files.names) + 1):
+            pixels = int(has_class(self.mask, number).sum())
             row = {"case": case, "image": name, "class": number, "pixels": pixels, "mm2": pixels * area}
             self.rows.append(row)
         self.mask = None

@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 
 from common.slices.cases import as_case_name
+from common.slices.classes import are_sets, class_numbers
 from common.slices.images import cut, encode_png, encode_slice, fit_boxes
-from common.slices.masks import class_numbers, clean, from_classes
+from common.slices.masks import clean, from_classes
 from common.words import number_of
 
 SCRIPT = "pseudo_label.py"  # in case.json
@@ -50,19 +51,20 @@ def confidence_of(probabilities, numbers, margin):
     """Mean confidence of a prediction in its mask and around it.
 
     Args:
-        probabilities: (H, W, C) float32; C is 1, or K + 1 with the background first.
-        numbers: (H, W) uint8, predicted class numbers.
+        probabilities: (H, W, C) float32; C is 1, K + 1 with the background first, or K for overlapping classes.
+        numbers: (H, W) predicted mask, uint8 class numbers or uint16 sets of overlapping classes.
         margin: pixels around the mask that count too.
 
     Returns:
-        Mean of max(p, 1 - p), or of the largest probability with several classes; 0.0 for an empty mask.
+        Mean of max(p, 1 - p), of overlapping classes the smallest of them, or of the largest probability with several
+        exclusive classes; 0.0 for an empty mask.
     """
     if not numbers.any():
         return 0.0
     near = cv2.distanceTransform((numbers == 0).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE) <= margin
     largest = probabilities.max(-1)
-    if probabilities.shape[-1] == 1:
-        largest = np.maximum(largest, 1 - largest)
+    if probabilities.shape[-1] == 1 or are_sets(numbers):
+        largest = np.maximum(probabilities, 1 - probabilities).min(-1)
     return float(largest[near].mean())
 
 
@@ -76,14 +78,16 @@ class PseudoLabels:
         cleaning: dict of arguments for `common.slices.masks.clean`.
         rule: Rule.
         channels: "rgb", or patterns of the files of an image, as the models were trained.
+        overlap: how classes share pixels; see `common.slices.classes`.
+        names: names of the classes.
 
     Attributes:
         counts: Counter of "kept", "small" (too small, or empty) and "unsure" slices.
     """
 
-    def __init__(self, size, fit, threshold, cleaning, rule, channels=None):
+    def __init__(self, size, fit, threshold, cleaning, rule, channels=None, overlap="", names=()):
         self.size, self.fit, self.threshold, self.cleaning, self.rule = size, fit, threshold, cleaning, rule
-        self.channels = channels
+        self.channels, self.overlap, self.names = channels, overlap, list(names)
         self.counts = collections.Counter()
 
     def slices_of(self, s, image, probabilities, record):
@@ -98,7 +102,7 @@ class PseudoLabels:
         Yields:
             Labeled.
         """
-        numbers = clean(class_numbers(probabilities, self.threshold), **self.cleaning)
+        numbers = clean(class_numbers(probabilities, self.threshold, bool(self.overlap)), **self.cleaning)
         entry = record.get("slices", {}).get(s.name)
         shape = image.shape[:2]
         fits = shape == (self.size, self.size)
@@ -130,7 +134,8 @@ class PseudoLabels:
         kept = {name: record[name] for name in FROM_RECORD if record.get("size") == self.size and name in record}
         made = {"confidence": self.rule.confidence, "model": model}
         channels = {"channels": self.channels} if self.channels else {}
-        return {"fit": self.fit, **channels, **kept, "pseudo_labels": made}
+        classes = {"overlap": self.overlap, "class_names": self.names} if self.overlap else {}
+        return {"fit": self.fit, **channels, **kept, **classes, "pseudo_labels": made}
 
     def in_words(self):
         """What was kept and what not, as text."""

@@ -12,20 +12,26 @@ LEAST_SHARE = 0.001  # of the pixels of an image; a speck with fewer pixels coun
 LARGEST_SPREAD = 0.5  # standard deviation of probabilities, if half of the models are sure of either
 
 
-def foreground(probabilities):
-    """Probability of any foreground (...), from probabilities (..., C) as of `common.slices.masks.class_numbers`."""
+def foreground(probabilities, overlapping=False):
+    """Probability of any foreground (...), from probabilities (..., C) as of `common.slices.classes.class_numbers`; of
+    overlapping classes, the most probable one."""
+    if overlapping:
+        return probabilities.max(axis=-1)
     return probabilities[..., 0] if probabilities.shape[-1] == 1 else 1 - probabilities[..., 0]
 
 
-def entropy(probabilities):
-    """Entropy of probabilities as a share of its maximum.
+def entropy(probabilities, overlapping=False):
+    """Entropy of probabilities as a share of its maximum; of overlapping classes, of the least sure one.
 
     Args:
-        probabilities: (..., C) float32; C is 1, or K + 1 with the background first.
+        probabilities: (..., C) float32; C is 1, K + 1 with the background first, or K for overlapping classes.
+        overlapping: whether classes overlap.
 
     Returns:
         (...) float32, 0 (sure) to 1 (all classes are equally probable).
     """
+    if overlapping:
+        return np.max([entropy(probabilities[..., k : k + 1]) for k in range(probabilities.shape[-1])], axis=0)
     if probabilities.shape[-1] == 1:
         probabilities = np.concatenate([probabilities, 1 - probabilities], axis=-1)
     p = np.clip(probabilities, 1e-7, 1)
@@ -43,10 +49,11 @@ class Uncertainty:
     Args:
         folder: Path for probability/, uncertainty/, disagreement/ (with several models) and the table.
         models: number of models that are averaged.
+        overlapping: whether classes overlap.
     """
 
-    def __init__(self, folder, models):
-        self.folder, self.several = folder, models > 1
+    def __init__(self, folder, models, overlapping=False):
+        self.folder, self.several, self.overlapping = folder, models > 1, overlapping
         self.found = {}  # (case, image or None for a volume) to [pixels, sums of both measures, image, its score]
 
     def add(self, s, case, record, probabilities, numbers):
@@ -59,7 +66,7 @@ class Uncertainty:
             numbers: (H, W), predicted class numbers.
         """
         probabilities, mean_square = probabilities[..., :-1], probabilities[..., -1]
-        mean, unsure = foreground(probabilities), entropy(probabilities)
+        mean, unsure = (measure(probabilities, self.overlapping) for measure in (foreground, entropy))
         images = {"probability": mean, "uncertainty": unsure}
         measures = [unsure]
         if self.several:

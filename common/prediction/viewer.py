@@ -4,6 +4,7 @@ import numpy as np
 from markupsafe import Markup
 
 from common.html import as_address, write_page
+from common.slices.classes import highest_class
 from common.slices.drawing import CLASS_COLORS
 from common.slices.images import encode_jpeg, encode_png, resize
 from common.slices.masks import clean
@@ -29,7 +30,7 @@ class Compressor:
 
         Args:
             image: (H, W) uint8.
-            numbers: (H, W) uint8, class numbers.
+            numbers: (H, W) uint8 class numbers, or uint16 sets of overlapping classes.
 
         Returns:
             bytes of the slice as JPEG, and of the mask as PNG; the latter is empty if the mask is.
@@ -51,7 +52,8 @@ class Compressor:
 
 
 def encode_mask(numbers):
-    """Class numbers (H, W) as bytes of a PNG file; empty without any above 0."""
+    """Mask (H, W) as bytes of a PNG file of class numbers, the highest of overlapping classes; empty without any."""
+    numbers = highest_class(numbers)
     return encode_png(numbers) if numbers.any() else b""
 
 

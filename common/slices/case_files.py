@@ -80,6 +80,7 @@ class CaseFile(Record):
     window: Annotated[list[Finite], Len(2, 2)] | None = None
     mask_values: str | None = None
     class_names: list[str] | None = None
+    overlap: Literal["overlapping", "nested"] | None = None
     channels: Literal["rgb"] | Annotated[list[str], Len(1, 64)] | None = None
     neighbors: Annotated[int, Field(ge=0, le=16)] = 0
     volume: VolumeEntry | None = None

@@ -42,6 +42,7 @@ class CaseRecord:
         stretched: whether each source was stretched from its minimum to its maximum.
         mask_values: mapping of the source's mask values, or None.
         class_names: list of the name of class 1, 2 and so on, or None.
+        overlap: how classes share pixels: "overlapping" or "nested"; None or "": not at all.
         channels: "rgb", a list of the patterns of the files that became channels, or None for gray slices.
         neighbors: how many slices before and after a slice of a volume are its further channels.
         spacing: [row, column] distance of the source's pixels in mm, or None.
@@ -63,6 +64,7 @@ class CaseRecord:
     volume: dict | None = None
     pseudo_labels: dict | None = None
     class_names: list | None = None
+    overlap: str | None = None
 
     def as_json(self):
         """dict to write as JSON; `read_case_record` reads it."""
@@ -78,6 +80,7 @@ class CaseRecord:
             "window": self.window,
             "mask_values": self.mask_values and repr(self.mask_values),
             **({"class_names": self.class_names} if self.class_names else {}),
+            **({"overlap": self.overlap} if self.overlap else {}),
             **({"channels": self.channels} if self.channels else {}),
             **({"neighbors": self.neighbors} if self.neighbors else {}),
             **({"volume": self.volume} if self.volume else {}),

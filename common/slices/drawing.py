@@ -4,8 +4,9 @@ import cv2
 import numpy as np
 
 from common.files import natural_key
+from common.slices.classes import are_sets, classes_in, has_class, type_of_masks
 from common.slices.images import read_mask, read_slice, resize, to_eight_bit
-from common.slices.masks import is_target, to_classes
+from common.slices.masks import to_classes
 from common.streams import one_line
 
 # RGB colors of classes 1, 2, ... (Okabe and Ito, safe for color-blind readers).
@@ -32,16 +33,17 @@ def draw_outlines(image, numbers, colors=CLASS_COLORS):
 
     Args:
         image: (H, W) or (H, W, 3), uint8 or uint16.
-        numbers: (H, W) class numbers.
+        numbers: (H, W) mask of class numbers or overlapping classes.
         colors: RGB of class 1 and up, used in turn.
 
     Returns:
         (H, W, 3) uint8, RGB.
     """
     picture = as_rgb(image)
-    for number in np.unique(numbers[is_target(numbers)]):
-        contours = cv2.findContours((numbers == number).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
-        cv2.drawContours(picture, contours, -1, colors[(int(number) - 1) % len(colors)], 1)
+    for number in classes_in(numbers):
+        inside = has_class(numbers, number).astype(np.uint8)
+        contours = cv2.findContours(inside, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)[0]
+        cv2.drawContours(picture, contours, -1, colors[(number - 1) % len(colors)], 1)
     return picture
 
 
@@ -51,30 +53,40 @@ def draw_truth_and_prediction(image, truth, predicted):
 
 
 def paint(image, numbers, opacity=0.4, colors=CLASS_COLORS):
-    """Paint a mask over a slice in translucent colors; arguments and result as in `draw_outlines`."""
+    """Paint a mask over a slice in translucent colors, of overlapping classes the mean; as in `draw_outlines`."""
     picture = as_rgb(image)
-    palette = np.array(colors, np.float32)
-    inside = is_target(numbers)
-    tints = palette[(numbers[inside].astype(int) - 1) % len(palette)]
-    picture[inside] = np.rint((1 - opacity) * picture[inside] + opacity * tints)
+    tints, count = np.zeros(picture.shape, np.float32), np.zeros(picture.shape[:2], np.float32)
+    for number in classes_in(numbers):
+        inside = has_class(numbers, number)
+        tints[inside] += np.float32(colors[(number - 1) % len(colors)])
+        count += inside
+    inside = count > 0
+    picture[inside] = np.rint((1 - opacity) * picture[inside] + opacity * tints[inside] / count[inside][:, None])
     return picture
 
 
 def paint_errors(image, predicted, truth):
     """Color true positives, false positives (including wrong classes) and false negatives.
 
+    Where classes overlap, a pixel with a class too many is a false positive, with one too few a false negative.
+
     Args:
         image: (H, W) uint8.
-        predicted, truth: (H, W) class numbers.
+        predicted, truth: (H, W) class numbers or sets of overlapping classes.
 
     Returns:
         (H, W, 3) uint8, RGB.
     """
     picture = np.repeat(image[..., None], 3, axis=2)
+    if are_sets(truth):
+        added = (predicted & ~truth) > 0
+        missed = ((truth & ~predicted) > 0) & ~added
+    else:
+        added, missed = (predicted > 0) & (predicted != truth), (truth > 0) & (predicted == 0)
     for pixels, color in (
         ((predicted == truth) & (truth > 0), TRUE_POSITIVE),
-        ((predicted > 0) & (predicted != truth), FALSE_POSITIVE),
-        ((truth > 0) & (predicted == 0), FALSE_NEGATIVE),
+        (missed, FALSE_NEGATIVE),
+        (added, FALSE_POSITIVE),
     ):
         picture[pixels] = np.rint(0.6 * picture[pixels] + 0.4 * np.array(color))
     return picture
@@ -123,7 +135,7 @@ def data_check(slices, classes, count=30, side=200):
     """Draw a contact sheet of slices from the whole set, mostly with a mask, with mask outlines.
 
     Args:
-        slices: list of slices with `case`, `name`, `x`, `y` (paths) and `foreground`.
+        slices: list of slices with `case`, `name`, `x`, `y` (paths), `overlap` and `foreground`.
         classes: number of classes.
         count: number of slices to draw.
         side: side length of each in pixels.
@@ -135,7 +147,8 @@ def data_check(slices, classes, count=30, side=200):
     empty = [s for s in slices if not s.foreground]
     chosen = evenly_spaced(filled, count - min(len(empty), count // 6)) + evenly_spaced(empty, count // 6)
     chosen.sort(key=lambda s: natural_key(s.x))
-    pictures = [draw_outlines(read_slice(s.x), to_classes(read_mask(s.y), classes)) for s in chosen]
+    masks = [to_classes(read_mask(s.y, type_of_masks(s.overlap)), classes, bool(s.overlap)) for s in chosen]
+    pictures = [draw_outlines(read_slice(s.x), mask) for s, mask in zip(chosen, masks, strict=True)]
     captions = [f"{s.case.name} {s.name}" for s in chosen]
     return contact_sheet(pictures, min(6, len(pictures)), side, captions)
 

@@ -56,24 +56,29 @@ def read_slice(path):
     return picture
 
 
-def read_mask(path):
-    """Read a mask of a case folder, like `read_slice` but gray and 8-bit only; JPEG as in `without_soft_edges`.
+def read_mask(path, mask_type=np.uint8):
+    """Read a mask of a case folder, like `read_slice` but gray only; JPEG as in `without_soft_edges`.
+
+    Args:
+        path: file.
+        mask_type: number type that it must have, uint8 or, for overlapping classes, uint16.
 
     Returns:
-        (H, H) uint8.
+        (H, H) of that type.
     """
     mask = read_slice(path)
     if mask.ndim == 3:
         raise InputError(
             f"{path}: expected one gray channel (found {mask.shape[2]} channels); import it with 0_import_images.py"
         )
-    if mask.dtype != np.uint8:
-        raise InputError(f"{path}: expected an 8-bit mask (found 16 bits); import it with 0_import_images.py")
+    if mask.dtype != mask_type:
+        bits, found = ("an 8", 16) if mask_type == np.uint8 else ("a 16", 8)
+        raise InputError(f"{path}: expected {bits}-bit mask (found {found} bits); import it with 0_import_images.py")
     return without_soft_edges(mask, path)
 
 
 def without_soft_edges(mask, path):
-    """A mask, (H, W) uint8, with 255 above 127 and else 0 if its file is a JPEG, which has soft edges; others as is.
+    """A mask, (H, W), with 255 above 127 and else 0 if its file is a JPEG, which has soft edges; others as is.
 
     Raises:
         InputError: for a JPEG file that can only have class numbers, which would not be exact.
@@ -87,20 +92,21 @@ def without_soft_edges(mask, path):
     return np.where(mask > 127, np.uint8(255), np.uint8(0))
 
 
-def read_pair(x_path, y_path, like=None):
+def read_pair(x_path, y_path, like=None, mask_type=np.uint8):
     """Read a slice with its mask.
 
     Args:
         x_path, y_path: files.
         like: (path, slice) with the expected size and number type, or None.
+        mask_type: as for `read_mask`.
 
     Returns:
-        (H, H) or (H, H, C) uint8 or uint16, and (H, H) uint8.
+        (H, H) or (H, H, C) uint8 or uint16, and (H, H) of `mask_type`.
 
     Raises:
         InputError: as `read_slice`, and if sizes, channels or number types differ.
     """
-    x, y = read_slice(x_path), read_mask(y_path)
+    x, y = read_slice(x_path), read_mask(y_path, mask_type)
     if like and (x.shape, x.dtype) != (like[1].shape, like[1].dtype):
         expected, found = (f"{'x'.join(map(str, image.shape))} {image.dtype}" for image in (like[1], x))
         raise InputError(
@@ -163,9 +169,9 @@ def with_channels(picture):
     return picture if picture.ndim == 3 else picture[..., None]
 
 
-def shapes_of(image):
+def shapes_of(image, mask_type=np.uint8):
     """Shapes and number types of slices and masks in arrays, dict of "x" and "y", for a slice (H, W) or (H, W, C)."""
-    return {"x": (with_channels(image).shape, image.dtype), "y": ((*image.shape[:2], 1), np.dtype(np.uint8))}
+    return {"x": (with_channels(image).shape, image.dtype), "y": ((*image.shape[:2], 1), np.dtype(mask_type))}
 
 
 def by_channels(function, picture):

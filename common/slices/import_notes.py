@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError
-from common.slices.masks import IGNORED, class_count_of_files
+from common.slices.classes import IGNORED, IGNORED_SET
+from common.slices.masks import class_count_of_files
 from common.words import number_of
 
 OBLONG = 1.1  # long side over short side from which squeezing to a square changes shapes
@@ -37,14 +38,17 @@ class Seen(NamedTuple):
         if image.dtype == np.uint16:
             self.brightest.append(int(image.max()))
 
-    def check_masks(self, where):
+    def check_masks(self, where, overlap=""):
         """Raise InputError for masks that do not fit each other, or that are all empty.
 
         Args:
             where: folder of the masks, for messages.
+            overlap: how classes share pixels; see `common.slices.classes`.
         """
-        class_count_of_files(self.values, where)
-        if len(self.values) > 1 and not any(found - {0, IGNORED} for found in self.values.values()):
+        if not overlap:
+            class_count_of_files(self.values, where)
+        empty = {0, IGNORED_SET if overlap else IGNORED}
+        if len(self.values) > 1 and not any(found - empty for found in self.values.values()):
             raise InputError(
                 f"MASKS: every mask in {where} is empty (found {number_of(len(self.values), 'mask')} without a pixel "
                 "above 0); pass the folder of the masks, or a pattern of their names"

@@ -5,10 +5,10 @@ import numpy as np
 import scipy  # loads scipy.ndimage at first use, so that importers start faster
 
 from common.errors import InputError, summarize
+from common.slices.classes import IGNORED, are_sets, classes_in, has_class
 from common.slices.images import to_gray
 from common.words import number_of
 
-IGNORED = 254  # value of pixels, in masks and as class number, that count in no loss and in no score
 BLACK, MOST_COLORS = "#000000", 6  # background of colored masks; colors in a message
 
 # --- values
@@ -185,58 +185,33 @@ def map_values(mask, mapping):
 # --- class numbers
 
 
-def to_classes(masks, classes):
-    """Convert masks from files to class numbers 0..K and IGNORED, same shape; with one class, 255 becomes 1."""
+def to_classes(masks, classes, overlapping=False):
+    """Convert masks from files to class numbers 0..K and IGNORED, (...) uint8; with one class, 255 becomes 1.
+
+    Sets of overlapping classes, uint16, stay as they are.
+    """
     if classes > 1:
-        return masks
+        return masks if overlapping else masks.astype(np.uint8, copy=False)
     numbers = (masks > 127).astype(np.uint8)
     numbers[masks == IGNORED] = IGNORED
     return numbers
 
 
-def is_target(masks):
-    """Whether each pixel of a mask, or of class numbers, belongs to a class."""
-    return (masks > 0) & (masks != IGNORED)
-
-
-def without_ignored(predicted, truth):
-    """Predicted and true class numbers, with background in both where the truth is IGNORED."""
-    ignored = truth == IGNORED
-    if not ignored.any():
-        return predicted, truth
-    return np.where(ignored, 0, predicted), np.where(ignored, 0, truth)
-
-
 def from_classes(numbers, classes):
-    """Convert class numbers to masks for files: 0 and 255 for one class."""
-    return (numbers * 255 if classes == 1 else numbers).astype(np.uint8)
-
-
-def class_numbers(probabilities, threshold=0.5):
-    """Convert probabilities to class numbers.
-
-    Args:
-        probabilities: (..., 1) for one class, or (..., K + 1) for background and K exclusive classes.
-        threshold: foreground is above it, for one class only; of several classes, the most probable one wins.
-
-    Returns:
-        (...) uint8, 0..K.
-    """
-    if probabilities.shape[-1] == 1:
-        return (probabilities[..., 0] > threshold).astype(np.uint8)
-    return probabilities.argmax(-1).astype(np.uint8)
+    """Convert class numbers, or sets of overlapping classes, to masks for files: 0 and 255 for one class."""
+    return (numbers * 255).astype(np.uint8) if classes == 1 else numbers
 
 
 # --- cleaning
 
 
 def clean(numbers, median=0, share=0.0, near=0.0, smallest=0, fill=False):
-    """Clean class numbers, one class at a time, with steps in the order of the arguments.
+    """Clean a mask, one class at a time, with steps in the order of the arguments.
 
-    Diagonal neighbors are connected. If smoothed or filled classes overlap, the larger number wins.
+    Diagonal neighbors are connected. If smoothed or filled exclusive classes overlap, the larger number wins.
 
     Args:
-        numbers: (H, W) or (S, H, W) uint8.
+        numbers: (H, W) or (S, H, W), uint8 class numbers or uint16 sets of overlapping classes.
         median: side length of a median filter in pixels, odd; 0: none.
         share: drop components smaller than this share of the largest one; 1 keeps only the largest; 0 keeps all.
         near: keep components that `share` drops if they are within this many pixels of one that stays.
@@ -244,7 +219,7 @@ def clean(numbers, median=0, share=0.0, near=0.0, smallest=0, fill=False):
         fill: whether to fill holes.
 
     Returns:
-        uint8, same shape.
+        the same shape and type.
 
     Raises:
         ValueError: for an argument out of range.
@@ -254,15 +229,15 @@ def clean(numbers, median=0, share=0.0, near=0.0, smallest=0, fill=False):
             f"expected median odd or 0, share 0 to 1, near and smallest at least 0 (found median {median}, "
             f"share {share}, near {near}, smallest {smallest})"
         )
-    result = np.zeros_like(numbers)
-    for number in range(1, int(numbers.max(initial=0)) + 1):
-        mask = numbers == number
+    result, overlapping = np.zeros_like(numbers), are_sets(numbers)
+    for number in classes_in(numbers):
+        mask = has_class(numbers, number)
         if median:
             mask = scipy.ndimage.median_filter(mask, median, mode="constant")
         mask = keep_components(mask, share, near, smallest)
         if fill:
             mask = scipy.ndimage.binary_fill_holes(mask)
-        result[mask] = number
+        result[mask] = result[mask] | 1 << (number - 1) if overlapping else number
     return result
 
 

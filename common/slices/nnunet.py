@@ -1,11 +1,12 @@
 """Data sets in the raw layout of nnU-Net v2: dataset.json, imagesTr/NAME_0000.nii.gz, labelsTr/NAME.nii.gz.
 
-Label numbers must have a meaning of their own: no regions of several numbers. A number to ignore is for slices only.
+Regions of several label numbers, and a number to ignore, are for slices only.
 """
 
 import os
 import re
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import Field
@@ -50,6 +51,7 @@ class NnunetData(NamedTuple):
         ending: ending of all files, such as ".nii.gz".
         cases: dict of case name to (list of Paths of the channels, Path of the labels), in natural order.
         ignored: number of the label to ignore; None: none.
+        regions: dict of name to list of numbers, if labels are regions; otherwise {}.
     """
 
     path: Path
@@ -58,6 +60,7 @@ class NnunetData(NamedTuple):
     ending: str
     cases: dict
     ignored: int | None = None
+    regions: dict = MappingProxyType({})
 
     @property
     def is_2d(self):
@@ -79,13 +82,13 @@ def is_nnunet(folder):
     return isinstance(content, dict) and bool({"channel_names", "file_ending"} & set(content))
 
 
-def read_nnunet(folder, label_values=None, ignore=False):
+def read_nnunet(folder, label_values=None, special=False):
     """Find the training cases of a data set.
 
     Args:
         folder: Path with dataset.json.
         label_values: setting LABEL_VALUES or MASK_VALUES, which makes labels of regions and labels to ignore usable.
-        ignore: whether the caller can ignore a label.
+        special: whether the caller supports regions, and labels to ignore.
 
     Returns:
         NnunetData.
@@ -95,10 +98,13 @@ def read_nnunet(folder, label_values=None, ignore=False):
     """
     path = Path(folder, DATASET)
     content = NnunetFile.check(read_json(path), path)
-    of_file, ignored = dict(content.labels), None
-    if ignore and isinstance(of_file.get("ignore"), int):
+    of_file, ignored, regions = dict(content.labels), None, {}
+    if special and isinstance(of_file.get("ignore"), int):
         ignored = of_file.pop("ignore")
-    if label_values is None:
+    if special and label_values is None and any(isinstance(numbers, list) for numbers in of_file.values()):
+        regions = {name: numbers if isinstance(numbers, list) else [numbers] for name, numbers in of_file.items()}
+        regions = {name: numbers for name, numbers in regions.items() if numbers != [0]}
+    elif label_values is None:
         _refuse_special_labels(path, of_file)
     numbers = {name: number for name, number in of_file.items() if isinstance(number, int) and number}
     labels = {number: name for name, number in sorted(numbers.items(), key=lambda pair: pair[1])}
@@ -119,7 +125,7 @@ def read_nnunet(folder, label_values=None, ignore=False):
     if not in_one and counts != {len(channels)}:
         found = " or ".join(map(str, sorted(counts)))
         raise InputError(f"{path}: channel_names: expected as many as files of a case ({found} files, {len(channels)})")
-    return NnunetData(path, channels, labels, content.file_ending, cases, ignored)
+    return NnunetData(path, channels, labels, content.file_ending, cases, ignored, regions)
 
 
 def join_channels(folder, volumes):
@@ -164,7 +170,7 @@ def settings_for(settings):
     folder = Path(settings.IMAGES or "-")
     if settings.MASKS or not is_nnunet(folder):
         return settings, []
-    data = read_nnunet(folder, settings.MASK_VALUES, ignore=True)
+    data = read_nnunet(folder, settings.MASK_VALUES, special=True)
     if not data.is_2d:
         raise InputError(f"{data.path}: contains volumes (found {data.ending}); use 0_import_volumes.py")
     patterns = [f"{{id}}_{channel:04d}" for channel in range(data.files_per_case)]
@@ -181,10 +187,12 @@ def settings_for(settings):
         changes["CHANNELS"] = "rgb"
     if "CASE_FROM" not in settings.given and not patients_in(list(data.cases)):
         changes["CASE_FROM"] = "image"
-    if settings.MASK_VALUES is None and len(data.labels) == 1:
+    if settings.MASK_VALUES is None and len(data.labels) == 1 and not data.regions:
         changes["MASK_VALUES"] = {1: 255}
     if data.ignored and settings.IGNORE is None:
         changes["IGNORE"] = data.ignored
+    if data.regions and settings.REGIONS is None:
+        changes["REGIONS"] = data.regions
     names = [] if settings.MASK_VALUES else list(data.labels.values())
     return settings.replace(f"{DATASET} of nnU-Net", **changes), names
 

@@ -10,7 +10,6 @@ import hashlib
 import os
 import re
 from contextlib import nullcontext, suppress
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,14 +20,17 @@ from common.claims import remove_abandoned
 from common.errors import InputError
 from common.manifest import MANIFEST, Manifest
 from common.parallel import ordered_map, progress
-from common.slices.hdf5 import DAMAGE, damage_as_error, open_unchanged, sources_of, state_of, write_virtual
+from common.slices.classes import are_sets, type_of_masks
+from common.slices.hdf5 import DAMAGE, damage_as_error, sources_of, write_virtual
 from common.slices.hdf5_text import text_of, write_attributes, write_texts
 from common.slices.images import read_pair, shapes_of, with_channels
 from common.slices.masks import class_count, values_of
 from common.slices.preparation import UNKNOWN
+from common.slices.rows import open_rows
 from common.words import number_of
 
 FORMAT = 1  # version of packed sets
+AGAIN = "pack it again with 3_pack_hdf5.py"
 MOST_CHANNELS = 64
 
 
@@ -40,14 +42,14 @@ class PackedSlices(NamedTuple):
 
     Attributes:
         x: slices, (N, H, W, C) uint8 or uint16; an array, `LazyRows` or `FileRows`.
-        y: masks, (N, H, W, 1) uint8; the same.
+        y: masks, (N, H, W, 1) uint8, or uint16 if classes overlap; the same.
         case: list of N case names; "" if unknown.
         source: list of N slice paths; "" if unknown.
         classes: number of classes.
         in_memory: whether x and y are arrays.
         preparation: dict with the keys of `common.slices.preparation.UNKNOWN`.
         division: identity of the division that the set belongs to; "" if unknown.
-        ignores: whether masks have pixels that are `common.slices.masks.IGNORED`.
+        ignores: whether masks have pixels that are `common.slices.classes.is_ignored`.
     """
 
     x: object
@@ -87,19 +89,21 @@ def _read_packed(path, file, memory_gb, classes):
     if not fits or not x.dtype.kind == y.dtype.kind == "u":
         raise InputError(
             f"{path}: expected unsigned integers, (N, size, size, C) and (N, size, size, 1) "
-            f"(found {names[0]} {x.shape} {x.dtype} and {names[1]} {y.shape} {y.dtype}); "
-            "pack it again with 3_pack_hdf5.py"
+            f"(found {names[0]} {x.shape} {x.dtype} and {names[1]} {y.shape} {y.dtype}); {AGAIN}"
         )
     if not len(x):
-        raise InputError(f"{path}: contains no slices; pack it again with 3_pack_hdf5.py")
+        raise InputError(f"{path}: contains no slices; {AGAIN}")
     in_memory = x.nbytes + y.nbytes <= memory_gb * 1e9
     case, source = (_read_texts(path, file, name, len(x)) for name in ("case", "source"))
     x, y = (dataset[:] if in_memory else open_rows(path, dataset) for dataset in (x, y))
     classes = file.attrs.get("classes", classes)
     if classes is None:  # AIS file
         classes = class_count(set().union(*(values_of(y[i]) for i in range(y.shape[0]))), path)
+    preparation = _read_preparation(path, file)
+    if preparation["overlap"] and not are_sets(y):
+        raise InputError(f"{path}: damaged (its classes overlap, but its masks are {y.dtype}); {AGAIN}")
     division, ignores = str(text_of(file.attrs.get("division", ""))), bool(file.attrs.get("ignores", False))
-    return PackedSlices(x, y, case, source, int(classes), in_memory, _read_preparation(path, file), division, ignores)
+    return PackedSlices(x, y, case, source, int(classes), in_memory, preparation, division, ignores)
 
 
 def _read_texts(path, file, name, count):
@@ -107,8 +111,7 @@ def _read_texts(path, file, name, count):
         return [""] * count
     if file[name].shape != (count,):
         raise InputError(
-            f"{path}: damaged (expected {number_of(count, 'value')} in {name}, found {file[name].shape}); "
-            "pack it again with 3_pack_hdf5.py"
+            f"{path}: damaged (expected {number_of(count, 'value')} in {name}, found {file[name].shape}); {AGAIN}"
         )
     return [os.fsdecode(text) for text in file[name][:]]  # any name of a file
 
@@ -118,7 +121,7 @@ def _read_preparation(path, file):
     for name, value in preparation.items():
         kind, unknown = np.asarray(value), np.asarray(UNKNOWN[name])
         if kind.shape != unknown.shape or (kind.dtype.kind in "fiub") != (unknown.dtype.kind in "fiub"):
-            raise InputError(f"{path}: damaged (its attribute {name} is {value!r}); pack it again with 3_pack_hdf5.py")
+            raise InputError(f"{path}: damaged (its attribute {name} is {value!r}); {AGAIN}")
     return preparation
 
 
@@ -128,94 +131,8 @@ def _dataset_names(path, file):
         if (x == "x" or x.endswith("_X")) and y in file:
             return x, y
     raise InputError(
-        f"{path}: expected datasets x and y, or <name>_X and <name>_Y (found {', '.join(file) or 'nothing'}); "
-        "pack it again with 3_pack_hdf5.py"
+        f"{path}: expected datasets x and y, or <name>_X and <name>_Y (found {', '.join(file) or 'nothing'}); {AGAIN}"
     )
-
-
-class LazyRows:
-    """Rows of (N, H, W, C), read one by one by a function; index with a number or an array of numbers.
-
-    Args:
-        read: function of a row number to a row, (H, W, C).
-        shape: (N, H, W, C).
-        dtype: number type of the rows.
-    """
-
-    def __init__(self, read, shape, dtype):
-        self.read, self.shape, self.dtype = read, tuple(shape), dtype
-
-    def __getitem__(self, index):
-        return self.read(index) if np.ndim(index) == 0 else np.stack([self.read(i) for i in index])
-
-
-class FileRows:
-    """Rows of contiguous HDF5 datasets, read directly from the files without HDF5.
-
-    HDF5 admits one thread at a time, and reading a slice through it takes three times as long. Each batch opens
-    its files, so open files are few and threads share no file position. Unlike a memory map, the
-    process keeps nothing it has read; the operating system's cache serves the next epoch.
-
-    Args:
-        spans: list of FileSpan, in order.
-        shape, dtype: as in `LazyRows`.
-    """
-
-    def __init__(self, spans, shape, dtype):
-        self.spans, self.shape, self.dtype = spans, tuple(shape), dtype
-        self.starts = np.array([span.first for span in spans])
-
-    def __getitem__(self, index):
-        indices = np.atleast_1d(index)
-        rows = np.empty((len(indices), *self.shape[1:]), self.dtype)
-        span_numbers = np.searchsorted(self.starts, indices, "right") - 1
-        for number in np.unique(span_numbers):
-            span = self.spans[number]
-            wanted = np.flatnonzero(span_numbers == number)
-            with open_unchanged(span.file, span.state) as file:
-                for i in wanted[np.argsort(indices[wanted])]:  # in disk order
-                    file.seek(span.offset + int(indices[i] - span.first) * rows[i].nbytes)
-                    if file.readinto(rows[i]) < rows[i].nbytes:
-                        raise InputError(f"{span.file}: file is cut short; pack it again with 3_pack_hdf5.py")
-        return rows[0] if np.ndim(index) == 0 else rows
-
-
-class FileSpan(NamedTuple):
-    """Consecutive rows in a file: first row number, file, byte offset, and `state_of` the file."""
-
-    first: int
-    file: Path
-    offset: int
-    state: tuple
-
-
-def open_rows(path, dataset):
-    """Open the rows of a dataset in a packed set or in its shards.
-
-    Args:
-        path: Path of the HDF5 file.
-        dataset: h5py.Dataset in it, (N, H, W, C); keep it open if its rows are compressed.
-
-    Returns:
-        FileRows, or LazyRows for a chunked dataset.
-    """
-    spans = []
-    for source in sources_of(dataset):
-        state = state_of(os.stat(source.file))
-        with h5py.File(source.file, "r") as file:
-            rows = file[source.dataset]
-            offset = rows.id.get_offset() if rows.dtype == dataset.dtype else None
-        if offset is None:
-            read = partial(_read_unchanged, dataset, path, state_of(os.stat(path)))
-            return LazyRows(read, dataset.shape, dataset.dtype)
-        spans.append(FileSpan(source.first, source.file, offset, state))
-    return FileRows(spans, dataset.shape, dataset.dtype)
-
-
-def _read_unchanged(dataset, path, state, index):
-    row = dataset[index]  # of the file that was opened; shards are removed only after their set is replaced
-    with open_unchanged(path, state):
-        return row
 
 
 # --- writing
@@ -232,6 +149,7 @@ def pack_slices(file, table, like, attributes, compression, problems, bar):
         table: DataFrame from `common.slices.lists.read_list`.
         like: (path, slice); all slices must have its size and number type.
         attributes: dict of attributes: `common.slices.preparation.common_preparation`, and settings as JSON text.
+            They decide the number type of the masks.
         compression: None, "gzip" or "lzf".
         problems: list that collects error messages for unusable slices.
         bar: text of the progress bar.
@@ -239,16 +157,16 @@ def pack_slices(file, table, like, attributes, compression, problems, bar):
     Returns:
         set of values in the masks.
     """
-    count = len(table)
+    count, mask_type = len(table), type_of_masks(attributes["overlap"])
     with h5py.File(file, "w") as packed:
-        for dataset, (shape, dtype) in shapes_of(like[1]).items():
+        for dataset, (shape, dtype) in shapes_of(like[1], mask_type).items():
             _create(packed, dataset, (count, *shape), dtype, compression)
         _describe(packed, table, attributes)
         offsets = [] if compression else [packed[dataset].id.get_offset() for dataset in ("x", "y")]
 
     def store(task):
         i, *paths = task
-        pair = read_pair(*paths, like)
+        pair = read_pair(*paths, like, mask_type)
         for offset, image in zip(offsets, pair, strict=False):
             with open(file, "r+b") as raw:
                 raw.seek(offset + i * image.nbytes)
@@ -301,7 +219,7 @@ def join_shards(file, shards, table, like, attributes):
         table, like, attributes: as in `pack_slices`; attributes also contain the classes.
     """
     with h5py.File(file, "w") as packed:
-        for dataset, (shape, dtype) in shapes_of(like[1]).items():
+        for dataset, (shape, dtype) in shapes_of(like[1], type_of_masks(attributes["overlap"])).items():
             write_virtual(packed, dataset, shape, dtype, shards)
         _describe(packed, table, attributes)
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from common.slices.case_files import read_case_record
+from common.slices.classes import IGNORED, IGNORED_SET
+from common.slices.masks import class_count
 
 # How slices were made from their sources, with the value for "unknown".
 UNKNOWN = {
@@ -19,6 +21,7 @@ UNKNOWN = {
     "channels": "",  # "rgb", or a list of file name patterns as JSON text
     "neighbors": 0,  # slices before and after a slice that are its further channels
     "class_names": "",  # a list as JSON text
+    "overlap": "",  # how classes share pixels: "overlapping", "nested" or, for exclusive ones, ""
 }
 
 
@@ -44,10 +47,39 @@ def common_preparation(table):
         found["stretched"].add(bool(record.get("stretched")))
         found["channels"].add(list_as_text(record.get("channels")))
         found["class_names"].add(list_as_text(record.get("class_names")))
+        found["overlap"].add(record.get("overlap") or "")
         found["neighbors"].add(int(record.get("neighbors") or 0))
         for name in record.get("slices", {}) or [None]:
             found["spacing"].add(pixel_spacing(record, name) or UNKNOWN["spacing"])
     return {name: values.pop() if len(values) == 1 else UNKNOWN[name] for name, values in found.items()}
+
+
+def count_classes(values, where, preparation, known=None):
+    """Number of classes of masks.
+
+    Args:
+        values: set of int, the values in all masks.
+        where: file or folder, for messages.
+        preparation: result of `common_preparation`.
+        known: number of classes of another set that belongs to it, or None.
+
+    Returns:
+        1; or K for class numbers 0..K, or for K overlapping classes; at least `known` where there are several.
+
+    Raises:
+        InputError: for values that are none of masks.
+    """
+    if not preparation["overlap"]:
+        fits = known and 1 < known >= max(values - {IGNORED}, default=0)
+        return known if fits else class_count(values, where)
+    names = list_of_text(str(preparation["class_names"]))
+    highest = max(values - {IGNORED_SET}, default=0).bit_length()
+    return max(2, len(names) if isinstance(names, list) else 0, highest, known or 0)
+
+
+def holds_ignored(values, preparation):
+    """Whether masks with a set of values have pixels that count in no loss and no score."""
+    return (IGNORED_SET if preparation["overlap"] else IGNORED) in values
 
 
 def list_as_text(value):

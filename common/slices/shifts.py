@@ -8,7 +8,7 @@ each by itself, have their strongest edges at the same other offset, and no seco
 import cv2
 import numpy as np
 
-from common.slices.masks import IGNORED
+from common.slices.classes import is_ignored
 
 LARGEST_OFFSET, OF_SIDE = 32, 5  # pixels; in a small slice a fifth of its side
 FEWEST_POINTS, MOST_POINTS = 12, 200  # of an outline
@@ -27,13 +27,13 @@ def edges_under_outline(image, mask):
 
     Args:
         image: (H, H) uint8 or uint16.
-        mask: (H, H) uint8; the edge of what is IGNORED is no outline.
+        mask: (H, H) uint8 or uint16; the edge of what is ignored is no outline.
 
     Returns:
         (2 R + 1, 2 R + 1) float32 with mean 1; row and column R + d for an outline moved by d pixels down or to the
         right. None if there is no outline or no edge.
     """
-    outline, known = np.zeros(mask.shape, bool), mask != IGNORED
+    outline, known = np.zeros(mask.shape, bool), ~is_ignored(mask)
     outline[:, 1:] |= (mask[:, 1:] != mask[:, :-1]) & known[:, 1:] & known[:, :-1]
     outline[1:] |= (mask[1:] != mask[:-1]) & known[1:] & known[:-1]
     rows, columns = np.nonzero(outline)

@@ -3,8 +3,9 @@
 import numpy as np
 
 from common.errors import InputError
+from common.slices.classes import IGNORED
 from common.slices.images import read_image
-from common.slices.masks import IGNORED, check_mask_values, from_colors, gray_mask, map_values, values_of
+from common.slices.masks import check_mask_values, from_colors, gray_mask, map_values, values_of
 
 
 def read_source_mask(path, colors=None, mapping=None, threshold=None, ignore=None):

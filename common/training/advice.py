@@ -9,6 +9,7 @@ from statistics import fmean
 
 import numpy as np
 
+from common.slices.classes import classes_in
 from common.slices.images import to_gray
 from common.slices.shifts import Alignment, edges_under_outline, in_words
 from common.training.progress import class_columns
@@ -172,6 +173,6 @@ def cases_of_classes(training):
     cases = defaultdict(set)
     for i in _some(training, MOST_MASKS):
         numbers = training.batch([i])[1]
-        for number in np.unique(numbers[numbers > 0]).tolist():
+        for number in classes_in(numbers):
             cases[number].add(training.case[i])
     return cases

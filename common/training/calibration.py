@@ -9,7 +9,7 @@ import numpy as np
 import scipy  # loads scipy.optimize at first use, so that importers start faster
 
 from common.files import file_digest
-from common.slices.masks import IGNORED
+from common.slices.classes import are_sets, classes_in, has_class, is_ignored
 from common.training.run_folder import Run
 from common.training.run_records import Calibration
 from common.words import number_of
@@ -33,7 +33,8 @@ class Calibrator:
     """
 
     def __init__(self, dataset):
-        self.exclusive = dataset.axes == 2 and dataset.classes > 1  # a softmax with the background first
+        # a softmax with the background first
+        self.exclusive = dataset.axes == 2 and dataset.classes > 1 and not dataset.overlapping
         self.share = max(1, SAMPLE // (len(dataset) * dataset.classes))
         self.rng = np.random.default_rng(0)
         self.by_case = len(set(dataset.case if dataset.axes == 2 else dataset.names)) > 1
@@ -45,12 +46,12 @@ class Calibrator:
 
         Args:
             probabilities: (..., C) float32, as a network returns them.
-            truth: (...) class numbers of the same slice or volume.
+            truth: (...) mask of the same slice or volume.
             case: name of its case.
         """
         channels = probabilities.shape[-1]
         probabilities = np.nan_to_num(np.asarray(probabilities, np.float32), nan=0.0)
-        if (ignored := truth == IGNORED).any():
+        if (ignored := is_ignored(truth)).any():
             probabilities, truth = probabilities[~ignored], truth[~ignored]
         if truth.any() and not self.exclusive:
             key = case if self.by_case else len(self.dice)
@@ -99,27 +100,35 @@ class Calibrator:
 def dice_by_threshold(probabilities, truth):
     """Dice of a prediction at each of THRESHOLDS, mean over the classes in the true mask.
 
-    An element belongs to its most probable class if the sum over the classes is above the threshold.
+    Labels of volumes exclude each other: a voxel belongs to its most probable label if the sum over the labels is above
+    the threshold. Of overlapping classes, a pixel belongs to each whose probability is above it.
 
     Args:
         probabilities: (..., K) float32, without a channel for the background.
-        truth: (...) class numbers, not all 0.
+        truth: (...) labels or sets of overlapping classes, not all 0.
 
     Returns:
         (len(THRESHOLDS),) float64.
     """
-    passed = np.searchsorted(THRESHOLDS, probabilities.sum(-1))  # how many thresholds an element is above
-    numbers = probabilities.argmax(-1) + 1
-
-    def count_above(mask):
-        counts = np.bincount(passed[mask], minlength=len(THRESHOLDS) + 1)
-        return counts[::-1].cumsum()[::-1][1:]
-
+    overlapping, classes = are_sets(truth), classes_in(truth)
+    # how many thresholds an element is above; of exclusive labels, only the most probable one can be
+    if overlapping:
+        passed = {number: np.searchsorted(THRESHOLDS, probabilities[..., number - 1]) for number in classes}
+    else:
+        above, numbers = np.searchsorted(THRESHOLDS, probabilities.sum(-1)), probabilities.argmax(-1) + 1
+        passed = {number: np.where(numbers == number, above, 0) for number in classes}
     scores = []
-    for number in np.unique(truth[truth > 0]):
-        predicted, true = numbers == number, truth == number
-        scores.append(2 * count_above(predicted & true) / (count_above(predicted) + true.sum()))
+    for number in classes:
+        true = has_class(truth, number)
+        predicted, both = _count_above(passed[number]), _count_above(passed[number][true])
+        scores.append(2 * both / (predicted + true.sum()))
     return np.mean(scores, axis=0)
+
+
+def _count_above(passed):
+    """Number of elements above each of THRESHOLDS, by how many of them each is above."""
+    counts = np.bincount(passed.ravel(), minlength=len(THRESHOLDS) + 1)
+    return counts[::-1].cumsum()[::-1][1:]
 
 
 def choose_threshold(dice, items, thresholds=THRESHOLDS):
@@ -156,14 +165,15 @@ def log_probabilities(probabilities, truth, exclusive):
 
     Args:
         probabilities: (N, C) in 0..1.
-        truth: (N,) class numbers.
+        truth: (N,) mask values.
         exclusive: whether the channels are exclusive, with the background first; otherwise each is a class by itself.
 
     Returns:
         (M, C) float64 and (M,) class numbers; two classes, background and foreground, if not exclusive.
     """
     if not exclusive:
-        truth = (truth[:, None] == np.arange(1, probabilities.shape[1] + 1)).reshape(-1).astype(int)
+        numbers = range(1, probabilities.shape[1] + 1)
+        truth = np.stack([has_class(truth, number) for number in numbers], axis=1).reshape(-1).astype(int)
         probabilities = np.stack([1 - probabilities.reshape(-1), probabilities.reshape(-1)], axis=1)
     return np.log(np.maximum(probabilities, SMALLEST).astype(np.float64)), truth
 

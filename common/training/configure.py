@@ -80,7 +80,7 @@ def configure_sets(settings):
         )
     settings = with_chosen(settings, training, validation)
     with as_setting_error("LOSS"):
-        get_loss(settings.LOSS, training.classes, training.axes)
+        get_loss(settings.LOSS, training.classes, training.axes, overlapping=training.overlapping)
     return settings, training, validation
 
 
@@ -272,7 +272,8 @@ def make_batches(settings, training, size, devices=None):
 def build_network(settings, training):
     """Build the model, with new weights and not compiled."""
     with as_setting_error("MODEL_SETTINGS"):
-        return models.build_model(settings.MODEL, training.shape, training.classes, **settings.MODEL_SETTINGS)
+        facts = training.shape, training.classes, training.overlapping
+        return models.build_model(settings.MODEL, *facts, **settings.MODEL_SETTINGS)
 
 
 def set_precision(policy):

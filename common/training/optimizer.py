@@ -7,6 +7,7 @@ import numpy as np
 
 from common.training.cpu_speedups import speed_up
 from losses import follow_steps, get_loss, training_metrics
+from models import classes_of
 
 SCHEDULES = ("constant", "poly", "graph", "cosine")
 
@@ -21,12 +22,10 @@ def compile_network(model, optimizer, rate, loss, jit, ignores=False):
         jit: whether to compile with XLA or PyTorch's compiler.
         ignores: whether masks have pixels that do not count; see `losses.get_loss`.
     """
-    channels = model.output_shape[-1]
-    classes = channels - 1 if len(model.output_shape) == 4 and channels > 1 else channels  # slices: with background
     model.compile(
         optimizer=make_optimizer(optimizer, rate),
         loss=get_loss(loss, ignores=ignores),
-        metrics=training_metrics(classes, ignores),
+        metrics=training_metrics(classes_of(model), ignores),
         jit_compile=jit,
     )
     model.optimizer.build(model.trainable_variables)  # otherwise the first step builds it, and is traced twice

@@ -13,7 +13,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.settings import FORMAT, REASONS
-from common.slices.masks import is_target
+from common.slices.classes import is_target
 from common.words import number_of
 
 SMALLEST_SIDE = 64  # pixels; the encoder of pretrained_unet halves the size five times
@@ -41,11 +41,12 @@ class Facts:
 
     Attributes:
         side: side length of the slices in pixels.
-        classes: 1, or K for class numbers 0..K.
+        classes: 1, or K.
         training, validation: number of slices; cases: number of cases for training.
         filled: share of the slices for training that have foreground, 0..1.
         foreground: mean share of foreground pixels in these slices, 0..1.
         augmented: whether the set contains variants of step 1.
+        overlapping: whether the K classes overlap.
     """
 
     side: int
@@ -56,10 +57,12 @@ class Facts:
     filled: float
     foreground: float
     augmented: bool
+    overlapping: bool = False
 
     def in_words(self):
         """The facts as lines of text."""
-        classes = "one class" if self.classes == 1 else number_of(self.classes, "class", "classes")
+        kind = "overlapping class" if self.overlapping else "class"
+        classes = "one class" if self.classes == 1 else number_of(self.classes, kind, f"{kind}es")
         yield f"{number_of(self.training, 'slice')} for training from {number_of(self.cases, 'case')}"
         yield f"{number_of(self.validation, 'slice')} for validation; {self.side}x{self.side} pixels, {classes}"
         yield f"{self.filled:.0%} of the slices have foreground, which covers {self.foreground:.2%} of them"
@@ -87,6 +90,7 @@ def read_facts(training, validation):
     return Facts(
         side=training.shape[0],
         classes=training.classes,
+        overlapping=training.overlapping,
         training=len(training),
         validation=0 if validation is None else len(validation),
         cases=len(set(training.case)),
@@ -126,7 +130,7 @@ def network_of(facts):
         chosen["AUGMENTATION"] = {}, "step 1 has made variants of the slices"
     else:
         chosen["AUGMENTATION"] = "medical", "changes within what scanners and patients vary by"
-    pixelwise = "bce" if facts.classes == 1 else "cce"
+    pixelwise = "bce" if facts.classes == 1 or facts.overlapping else "cce"
     if facts.foreground < SMALL_SHARE or facts.filled < 1:
         reason = "Dice over the batch: small targets and empty slices count by their pixels"
         chosen["LOSS"] = f"{pixelwise}+batch_dice", reason

@@ -13,6 +13,7 @@ NonNegative = Annotated[Finite, Ge(0)]
 Share = Annotated[Finite, Ge(0), Le(1)]
 Threshold = Annotated[Finite, Gt(0), Lt(1)]
 Checkpoint = Literal["best_dice", "best_iou", "last"]
+Overlap = Literal["overlapping", "nested", ""]
 Classes = Annotated[int, Ge(1), Le(255)]
 
 
@@ -34,7 +35,7 @@ class SliceData(Data):
     """What a run records about the slices it was trained on; None, "" or False if unknown.
 
     Attributes:
-        classes: 1, or K for class numbers 0..K.
+        classes: 1, K for class numbers 0..K, or K overlapping classes.
         size: side of the slices in pixels.
         inputs: number of their channels.
         bits: 8 or 16, bit depth of the slices.
@@ -47,6 +48,7 @@ class SliceData(Data):
         channels: "rgb", or patterns of the files that became channels; "": gray, or unknown.
         neighbors: slices before and after a slice of a volume that are its further channels.
         labels: names of classes 1, 2 and so on.
+        overlap: how classes share pixels: "overlapping", "nested" or "".
     """
 
     classes: Classes | None = None
@@ -62,6 +64,7 @@ class SliceData(Data):
     channels: Literal["rgb", ""] | list[str] | None = None
     neighbors: Annotated[int, Field(ge=0, le=16)] | None = None
     labels: list[str] | None = None
+    overlap: Overlap | None = None
 
 
 class ScaleRecord(Data):

@@ -17,15 +17,18 @@ from common.devices import OneDevice
 from common.errors import InputError, summarize
 from common.parallel import ordered_map, progress
 from common.slices.channels import to_draw
+from common.slices.classes import channels_of, is_target, type_of_masks
 from common.slices.hdf5 import damage_as_error, open_hdf5
 from common.slices.images import read_mask, read_pair, read_slice, shapes_of, to_unit, with_channels
 from common.slices.lists import read_list, slice_identity
-from common.slices.masks import IGNORED, class_count, is_target, to_classes, values_of
-from common.slices.packed import LazyRows, read_packed
-from common.slices.preparation import common_preparation, list_of_text
+from common.slices.masks import to_classes, values_of
+from common.slices.packed import read_packed
+from common.slices.preparation import common_preparation, count_classes, holds_ignored, list_of_text
+from common.slices.rows import LazyRows
 from common.training.augmentation import make_augmentation
 from common.training.divisions import refuse_mixed_divisions, refuse_shared_cases
 from common.training.run_records import SliceData
+from common.training.sampling import with_share
 from common.words import number_of
 
 
@@ -37,7 +40,8 @@ class TrainingSet(Protocol):
         classes: 1, or K for class numbers 0..K.
         shape: shape of an item, (height, width, channels) or (None, None, None, channels).
         division: identity of the division of a packed set; "" if unknown.
-        ignores: whether masks have pixels that are `common.slices.masks.IGNORED`.
+        ignores: whether masks have pixels that are `common.slices.classes.IGNORED`.
+        overlapping: whether classes overlap.
     """
 
     axes: int
@@ -45,6 +49,7 @@ class TrainingSet(Protocol):
     shape: tuple
     division: str
     ignores: bool
+    overlapping: bool
 
     def __len__(self):
         """Number of items."""
@@ -123,6 +128,7 @@ def open_both(training_path, validation_path, memory_gb):
     for property_name, ours, theirs in (
         ("image shape", training.shape, validation.shape),
         ("number of classes", training.classes, validation.classes),
+        ("kind of masks", *("overlapping classes" if s.overlapping else "numbers" for s in (training, validation))),
     ):
         if ours != theirs:
             raise InputError(
@@ -148,7 +154,7 @@ class SliceSet:
         path: source file.
         x, y: (N, H, W, C) and (N, H, W, 1) in the files' integer types; as in `common.slices.packed.PackedSlices`.
         case, source: lists of N str.
-        classes: 1, or K for class numbers 0..K.
+        classes: 1, K for class numbers 0..K, or K overlapping classes.
         in_memory: whether x and y are arrays.
         preparation: result of `common.slices.preparation.common_preparation`.
         division: identity of the division of a packed set; "" if unknown.
@@ -161,6 +167,7 @@ class SliceSet:
         self.path, self.x, self.y, self.case, self.source = path, x, y, case, source
         self.classes, self.in_memory, self.preparation = int(classes), in_memory, preparation
         self.division, self.ignores = division, ignores
+        self.overlapping = bool(preparation.get("overlap")) and self.classes > 1
 
     def __len__(self):
         return len(self.case)
@@ -217,6 +224,7 @@ class SliceSet:
             stretched=bool(self.preparation["stretched"]),
             channels=list_of_text(str(self.preparation["channels"])),
             neighbors=int(self.preparation["neighbors"]),
+            overlap=str(self.preparation["overlap"]) if self.overlapping else "",
             labels=names if names and len(names) == self.classes else None,
         )
 
@@ -225,8 +233,8 @@ class SliceSet:
         return to_draw(image, int(self.preparation["neighbors"]))
 
     def batch(self, indices):
-        """Slices scaled to 0..1, (B, H, W, C) float32, and class numbers, (B, H, W, 1) uint8."""
-        return to_unit(self.x[indices]), to_classes(self.y[indices], self.classes)
+        """Slices scaled to 0..1, (B, H, W, C) float32, and masks, (B, H, W, 1): see `common.slices.classes`."""
+        return to_unit(self.x[indices]), to_classes(self.y[indices], self.classes, self.overlapping)
 
     def batches(self, batch_size, seed=None, augmentation=None, crop=None, devices=None, foreground=0):
         """Batches of slices; see TrainingSet. Raises ValueError for an unknown augmentation, or a crop."""
@@ -285,7 +293,8 @@ class Batches(keras.utils.PyDataset):
         return self[index]
 
     def __getitem__(self, index):
-        """Slices (B, H, W, C) float32 in 0..1, and class numbers (B, H, W, 1) uint8."""
+        """Slices (B, H, W, C) float32 in 0..1, and class numbers (B, H, W, 1), or K overlapping classes (B, H, W, K),
+        uint8."""
         pool, threads = _preparing()
         for later in range(index, min(index + threads + 1, len(self))):
             if later not in self.ahead:
@@ -294,7 +303,7 @@ class Batches(keras.utils.PyDataset):
         return self.devices.put(batch, len(self._items(index)))
 
     def first(self, count):
-        """The first `count` slices of this epoch, as the model sees them, and their class numbers."""
+        """The first `count` slices of this epoch, as the model sees them, and their masks, (B, H, W, 1)."""
         return self._augmented(np.stack([self.order, self.times], 1)[:count], self.epoch)
 
     def _items(self, index):
@@ -302,9 +311,10 @@ class Batches(keras.utils.PyDataset):
         return np.stack([self.order[places], self.times[places]], 1)
 
     def _make(self, index, items, epoch, made_at):
-        batch = self._augmented(self.devices.own_share(items), epoch)
+        x, y = self._augmented(self.devices.own_share(items), epoch)
+        y = channels_of(y, self.slices.classes) if self.slices.overlapping else y
         made_at.setdefault(index, time.perf_counter())
-        return batch
+        return x, y
 
     def _augmented(self, items, epoch):
         x, y = self.slices.batch(items[:, 0])
@@ -317,36 +327,6 @@ class Batches(keras.utils.PyDataset):
         """The slice at a place in 0..1 of the set."""
         x, y = self.slices.batch([int(place * len(self.slices))])
         return x[0], y[0]
-
-
-def with_share(order, has_foreground, batch_size, share, rng):
-    """Order of an epoch in which every batch has a share of slices with foreground.
-
-    Args:
-        order: (N,) slice numbers.
-        has_foreground: (N,) bool, by slice number.
-        batch_size: slices per batch.
-        share: least share of every batch.
-        rng: numpy.random.Generator.
-
-    Returns:
-        (N,) slice numbers: the last empty ones of a batch with too few are replaced, by all others in turn.
-    """
-    order, spare = order.copy(), []
-    if not has_foreground.any():
-        return order
-    for start in range(0, len(order), batch_size):
-        batch = order[start : start + batch_size]  # a view
-        empty = np.flatnonzero(~has_foreground[batch])
-        missing = math.ceil(round(share * len(batch), 9)) - (len(batch) - len(empty))
-        for place in empty[::-1][: max(missing, 0)]:
-            found = next((number for number in spare if number not in batch), None)
-            if found is None:
-                spare += rng.permutation(np.flatnonzero(has_foreground)).tolist()
-                found = next((number for number in spare if number not in batch), spare[0])
-            batch[place] = found
-            spare.remove(found)
-    return order
 
 
 @functools.cache
@@ -373,17 +353,19 @@ def _open_packed(path, memory_gb, classes):
 
 def _open_list(path, memory_gb, classes):
     table = read_list(path)
-    first = read_slice(table["x"][0])
-    shapes = {name: ((len(table), *shape), dtype) for name, (shape, dtype) in shapes_of(first).items()}
+    preparation = common_preparation(table)
+    mask_type, first = type_of_masks(preparation["overlap"]), read_slice(table["x"][0])
+    shapes = {name: ((len(table), *shape), dtype) for name, (shape, dtype) in shapes_of(first, mask_type).items()}
     in_memory = sum(math.prod(shape) * dtype.itemsize for shape, dtype in shapes.values()) <= memory_gb * 1e9
     if in_memory:
         x, y = np.empty(*shapes["x"]), np.empty(*shapes["y"])
     else:
         x = LazyRows(lambda i: with_channels(read_slice(table["x"][i])), *shapes["x"])
-        y = LazyRows(lambda i: read_mask(table["y"][i])[..., None], *shapes["y"])
+        y = LazyRows(lambda i: read_mask(table["y"][i], mask_type)[..., None], *shapes["y"])
     problems, values = [], set()
     pairs = zip(table["x"], table["y"], strict=True)
-    decoded = ordered_map(lambda pair: read_pair(*pair, (table["x"][0], first)), pairs, problems=problems)
+    like = table["x"][0], first
+    decoded = ordered_map(lambda pair: read_pair(*pair, like, mask_type), pairs, problems=problems)
     for i, pair in enumerate(progress(decoded, len(table), f"reading {path.name}")):
         if pair is None:
             continue
@@ -392,8 +374,6 @@ def _open_list(path, memory_gb, classes):
         values |= values_of(pair[1])
     if problems:
         raise InputError(summarize(problems, f"slices of {path} cannot be used"))
-    if not (classes and 1 < classes >= max(values - {IGNORED}, default=0)):
-        classes = class_count(values, path)
-    preparation = common_preparation(table)
+    classes = count_classes(values, path, preparation, classes)
     texts = list(table["case"]), list(table["x"])
-    return SliceSet(path, x, y, *texts, classes, in_memory, preparation, ignores=IGNORED in values)
+    return SliceSet(path, x, y, *texts, classes, in_memory, preparation, ignores=holds_ignored(values, preparation))

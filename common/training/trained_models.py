@@ -132,7 +132,7 @@ def take_weights(model, other, source):
 
 
 def recorded_shape(file):
-    """(slice side, input channels, output channels) of a model, as recorded in its run.
+    """(slice side, input channels, output channels, whether classes overlap) of a model, as recorded in its run.
 
     Returns:
         None if the run did not record them, or the file is damaged: then load the model to find out.
@@ -143,7 +143,8 @@ def recorded_shape(file):
     with zipfile.ZipFile(file) as archive:
         if archive.testzip():
             return None
-    return data.size, data.inputs, 1 if data.classes == 1 else data.classes + 1
+    overlapping = bool(data.overlap)
+    return data.size, data.inputs, data.classes + (data.classes > 1 and not overlapping), overlapping
 
 
 def names_of_classes(file, classes):
@@ -275,7 +276,7 @@ class Preparation(NamedTuple):
 
     Attributes:
         fit: the matching value of FIT in predict.py: "resize", "tile" or "pad".
-        window, plane, resampled, stretched, channels, neighbors, inputs, spacing: see
+        window, plane, resampled, stretched, channels, neighbors, inputs, spacing, overlap: see
             `common.training.run_folder.SliceData`; models may differ in spacing, and the first one's is used.
     """
 
@@ -288,6 +289,7 @@ class Preparation(NamedTuple):
     neighbors: int | None
     inputs: int | None
     spacing: list | None
+    overlap: str | None
 
     @property
     def channels_to_read(self):

@@ -56,6 +56,7 @@ class VolumeSet:
     axes = 3
     division = ""  # 3_pack_volumes.py writes its folder in one piece
     ignores = False  # 3_pack_volumes.py accepts no label to ignore
+    overlapping = False
 
     def __init__(self, path, file, memory_gb):
         self.path = path

@@ -4,9 +4,9 @@ import keras
 import numpy as np
 
 from common.files import remove, whole_file
+from common.slices.classes import class_numbers, is_target
 from common.slices.drawing import contact_sheet, draw_truth_and_prediction, evenly_spaced
 from common.slices.images import encode_jpeg, to_eight_bit
-from common.slices.masks import class_numbers, is_target
 
 WATCHED = 4  # slices
 SIDE = 200  # pixels of each in the strip
@@ -39,7 +39,8 @@ class Watched:
             return None
         x, y = self.validation.batch(self.indices)
         with keras.device("cpu:0"):
-            numbers = class_numbers(keras.ops.convert_to_numpy(model(x, training=False)).astype(np.float32))
+            probabilities = keras.ops.convert_to_numpy(model(x, training=False)).astype(np.float32)
+        numbers = class_numbers(probabilities, overlapping=self.validation.overlapping)
         drawn = [
             draw_truth_and_prediction(to_eight_bit(self.validation.to_draw(self.validation.x[i])), mask, predicted)
             for i, mask, predicted in zip(self.indices, y[..., 0], numbers, strict=True)

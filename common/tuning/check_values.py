@@ -30,7 +30,7 @@ def check_settings(path):
         set_precision("float32" if settings.PRECISION == "auto" else settings.PRECISION)
         training = training or open_sets(settings)[0]
         with as_setting_error("LOSS"):
-            get_loss(settings.LOSS, training.classes)
+            get_loss(settings.LOSS, training.classes, overlapping=training.overlapping)
         if settings.MODEL not in built:
             built.add(settings.MODEL)
             build_network(settings, training)

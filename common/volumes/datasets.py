@@ -77,6 +77,7 @@ class VolumeData:
         ct: whether it is CT; None if unknown.
         label_files: LabelFiles with named segments; None if all are label volumes.
         ignored: label of voxels that do not count, or None.
+        regions: dict of name to list of label numbers, if classes are regions; otherwise {}.
     """
 
     cases: list
@@ -84,6 +85,7 @@ class VolumeData:
     ct: bool | None = None
     label_files: LabelFiles | None = None
     ignored: int | None = None
+    regions: dict = field(default_factory=dict)
 
     def write_names_table(self, table):
         """Write NAMES_TABLE, as `common.volumes.privacy.write_names_table`."""
@@ -91,7 +93,7 @@ class VolumeData:
         write_names_table(table, names, {case.source: case.image for case in self.cases})
 
 
-def read_data_set(folder, case_names="numbers", label_values=None, classes=None, ignore=False):
+def read_data_set(folder, case_names="numbers", label_values=None, classes=None, special=False):
     """Find the training cases of a data set with dataset.json, of the Decathlon or of nnU-Net v2.
 
     Args:
@@ -99,7 +101,7 @@ def read_data_set(folder, case_names="numbers", label_values=None, classes=None,
         case_names: as `names` of `common.volumes.privacy.safe_names`.
         label_values: setting LABEL_VALUES.
         classes: setting CLASSES, which must not be set.
-        ignore: whether a label to ignore is supported.
+        special: whether regions, and a label to ignore, are supported.
 
     Returns:
         VolumeData; its labels are empty if `label_values` changes their numbers.
@@ -112,7 +114,7 @@ def read_data_set(folder, case_names="numbers", label_values=None, classes=None,
     if not is_nnunet(folder):
         data = read_decathlon(folder, case_names)
     else:
-        found = read_nnunet(folder, label_values, ignore)
+        found = read_nnunet(folder, label_values, special)
         if found.is_2d or not ending_of(f"name{found.ending}"):
             advice = "use 0_import_images.py" if found.is_2d else f"convert them to {LABEL_ENDINGS[0]}"
             raise InputError(f"{found.path}: contains no volumes (found {found.ending}); {advice}")
@@ -122,7 +124,7 @@ def read_data_set(folder, case_names="numbers", label_values=None, classes=None,
             for name, (images, label) in found.cases.items()
         ]
         ct = [name.upper() for name in found.channels] == ["CT"]
-        data = VolumeData(sorted(cases), found.labels, ct, ignored=found.ignored)
+        data = VolumeData(sorted(cases), found.labels, ct, ignored=found.ignored, regions=dict(found.regions))
     if label_values is not None:
         data.labels = {}
     return data

@@ -50,7 +50,7 @@ def read_segments(path, segments, numbering, volume):
         volume: Geometry of the series.
 
     Returns:
-        SimpleITK.Image uint8, and the number of voxels in several classes.
+        SimpleITK.Image as of `Canvas`, and the number of voxels in several classes.
 
     Raises:
         InputError: if the file is damaged, or its frames are outside of the series, in no order or without position.
@@ -62,7 +62,7 @@ def read_segments(path, segments, numbering, volume):
             raise InputError(f"unknown SegmentationType (found {kind!r}); expected {', '.join(KINDS)}; export it again")
         geometry, places = _grid_of(content, volume)
         content = highdicom.seg.Segmentation.from_dataset(content, copy=False)
-        canvas, is_map = Canvas(geometry.shape), kind == "LABELMAP"
+        canvas, is_map = Canvas(geometry.shape, numbering), kind == "LABELMAP"
         least = HALF * int(content.MaximumFractionalValue) if kind == "FRACTIONAL" else 1
         numbers = {segment.key: numbering.of(segment) for segment in segments}
         frames = [(numbers.get(_segment_of(content, i), 0), i) for i in range(len(places))]

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from common.errors import InputError, SettingError
 from common.parallel import progress
-from common.slices.masks import is_target
+from common.slices.classes import is_target, sets_of_numbers
 from common.volumes import slicer_files
 from common.volumes.finding import dicom_labels_in
 from common.volumes.grids import Geometry, image_at
@@ -25,23 +25,37 @@ class LabelFiles:
         names: dict of label number to name, of a data set; None or empty: any numbers.
         ignore: value of voxels of label volumes that do not count; None: none.
         survey: whether to read label volumes without names too, for `largest`.
+        overlapping: whether segments that overlap stay; otherwise the later class wins.
+        regions: `common.slices.regions.Regions` of label numbers, or None.
 
     Attributes:
         failed: dict of Path of an unusable file to the message about it.
         largest: largest class number in all files, at least 1.
+        overlap: how classes share voxels; see `common.slices.classes`.
 
     Raises:
         SettingError: if a class is in no file, or listed twice, or `label_values` is given too.
         InputError: if there are too many names.
     """
 
-    def __init__(self, paths, classes=None, label_values=None, series=None, names=None, survey=True, ignore=None):
+    def __init__(
+        self,
+        paths,
+        classes=None,
+        label_values=None,
+        series=None,
+        names=None,
+        survey=True,
+        ignore=None,
+        overlapping=False,
+        regions=None,
+    ):
         if classes and label_values is not None:
             raise SettingError("CLASSES: set together with LABEL_VALUES; use names or numbers, not both")
         if len({as_key(name) for name in classes or []}) < len(classes or []):
             raise SettingError(f"CLASSES: a name is listed twice (found {classes}); list each name once")
         self.label_values, self.series, self.names, self.ignore = label_values, series, names, ignore
-        self.largest, self.overlaps = 1, []
+        self.largest, self.overlaps, self.regions = 1, [], regions
         self.segments, self.failed = {}, {}
         paths = list(paths)
         for path in progress(paths, len(paths), "checking labels"):
@@ -55,18 +69,29 @@ class LabelFiles:
                 self.failed[path] = str(error)
         if classes and not self.segments and not self.failed:
             raise SettingError("CLASSES: no names in the label files; use it for DICOM SEG, RTSTRUCT or .seg.nrrd only")
-        self.numbering = number_segments(self.segments, classes, label_values, partial=bool(self.failed))
+        if regions and self.segments:
+            raise SettingError("REGIONS: for label volumes of numbers (found segments with names); remove it")
+        self.numbering = number_segments(self.segments, classes, label_values, bool(self.failed), overlapping)
+        self.overlap = regions.overlap if regions else self.numbering.overlap
         self.largest = max(self.largest, self.numbering.largest)
+
+    @property
+    def names_of_regions(self):
+        """Names of the classes that are regions, [] if unknown."""
+        return self.regions.names if self.regions else []
 
     def describe(self):
         """Names and class numbers of the segments, or of the data set, as text; "" without names."""
         if self.segments:
             return describe(self.segments, self.numbering)
+        if self.regions:
+            listed = ", ".join(f"{number} {name}" for number, name in enumerate(self.regions.names, 1))
+            return f"{self.overlap} classes: {listed or 'each includes those with larger numbers'}"
         listed = ", ".join(f"{number} {name}" for number, name in (self.names or {}).items())
         return f"classes: {listed}" if listed else ""
 
     def read(self, path, volume):
-        """Read the labels of a volume as SimpleITK.Image uint8, on a grid of their own.
+        """Read the labels of a volume as SimpleITK.Image, on a grid of their own: uint8 or, if classes overlap, uint16.
 
         Args:
             path: Path, one of `paths`.
@@ -79,7 +104,12 @@ class LabelFiles:
             raise InputError(self.failed[path])
         if path not in self.segments:
             image = read_volume(path, self.series)
-            return image_at(self._labels_in(image, path), Geometry.of(image))
+            labels = self._labels_in(image, path)
+            if self.regions:
+                labels = self.regions.sets_of(labels, path)
+            elif self.overlap:
+                labels = sets_of_numbers(labels)
+            return image_at(labels, Geometry.of(image))
         image, overlap = read_segments(path, self.segments[path], self.numbering, volume)
         if overlap:
             self.overlaps.append(overlap)
@@ -93,7 +123,10 @@ class LabelFiles:
         if not self.overlaps:
             return ""
         files, voxels = number_of(len(self.overlaps), "label file"), number_of(sum(self.overlaps), "voxel")
-        return f"{files} with overlapping segments; {voxels} in several of them became the highest of their classes"
+        found = f"{files} with overlapping segments; {voxels} in several of them"
+        if self.overlap:
+            return f"{found} stay in all"
+        return f"{found} became the highest of their classes; --overlap keep leaves them in all"
 
 
 def segments_in(path):

@@ -4,8 +4,9 @@ import numpy as np
 import SimpleITK as sitk
 
 from common.errors import InputError
+from common.slices.classes import IGNORED, are_sets, has_class
 from common.slices.images import paste
-from common.slices.masks import IGNORED, clean
+from common.slices.masks import clean
 from common.volumes.grids import Geometry, image_at, onto_grid
 from common.volumes.slicing import planes_of
 from common.volumes.writing import write_volume
@@ -58,15 +59,15 @@ def _checked(values, path, label_values, names, allow_255):
 
 
 def label_image(array, geometry):
-    """SimpleITK.Image of an array (k, j, i) of labels with a Geometry."""
-    return image_at(np.asarray(array, np.uint8), geometry)
+    """SimpleITK.Image of an array (k, j, i) of labels, uint8 unless they are sets of overlapping classes, uint16."""
+    return image_at(array if are_sets(array) else np.asarray(array, np.uint8), geometry)
 
 
 def labels_on(array, grid, geometry):
     """Convert labels to a label volume on the volume's grid before orienting and resampling.
 
     Args:
-        array: (S, P, L) uint8 on the grid of the slices.
+        array: (S, P, L) uint8 or uint16 on the grid of the slices.
         grid: Geometry of the slices.
         geometry: Geometry of the result; if its voxels match `grid`, labels are copied, not interpolated.
 
@@ -86,20 +87,22 @@ def labels_of_slices(record, masks):
 
     Args:
         record: content of case.json, written by 0_import_volumes.py.
-        masks: dict of slice name to mask (SIZE, SIZE), 0 and 255 or class numbers.
+        masks: dict of slice name to mask (SIZE, SIZE), 0 and 255, class numbers or sets of overlapping classes.
 
     Returns:
-        SimpleITK.Image uint8 on the grid of the original volume; 255 becomes 1, and missing slices are 0.
+        SimpleITK.Image on the grid of the original volume, of the number type of the masks; 255 becomes 1 in uint8, and
+        missing slices are 0.
     """
     grid, geometry = (
         Geometry(**{field: tuple(values) for field, values in record["volume"][name].items()})
         for name in ("grid", "geometry")
     )
-    array = np.zeros(grid.size[::-1], np.uint8)
+    array = np.zeros(grid.size[::-1], next(iter(masks.values())).dtype)
     slices = planes_of(array, record["volume"]["plane"])
     for name, mask in masks.items():
         entry = record["slices"][name]
-        slices[entry["index"]] = paste(np.where(mask == 255, 1, mask), entry["box"], entry["image_size"])
+        mask = mask if are_sets(mask) else np.where(mask == 255, 1, mask)
+        slices[entry["index"]] = paste(mask, entry["box"], entry["image_size"])
     return labels_on(array, grid, geometry)
 
 
@@ -113,6 +116,18 @@ def write_labels(image, path):
     write_volume(image, path)
 
 
+def write_all(image, files, folder, case, ending):
+    """Write the label volumes of a case.
+
+    Args:
+        image: SimpleITK.Image of class numbers, or of sets of overlapping classes.
+        files: `common.prediction.mask_files.MaskFiles`.
+        folder, case, ending: <folder>/<case><ending> is the volume of class numbers.
+    """
+    for suffix, labels in files.volumes(sitk.GetArrayFromImage(image)):
+        write_labels(label_image(labels, Geometry.of(image)), folder / f"{case}{suffix}{ending}")
+
+
 def measure_labels(case, labels, classes=1):
     """Rows of volumes.csv, one per class, with its size in voxels and ml.
 
@@ -121,7 +136,12 @@ def measure_labels(case, labels, classes=1):
         labels: SimpleITK.Image.
         classes: minimum number of rows.
     """
-    counts = np.bincount(sitk.GetArrayViewFromImage(labels).ravel(), minlength=classes + 1)
+    array = sitk.GetArrayViewFromImage(labels)
+    counts = np.zeros(classes + 1, int)
+    if are_sets(array):
+        counts[1:] = [np.count_nonzero(has_class(array, number)) for number in range(1, classes + 1)]
+    else:
+        counts = np.bincount(array.ravel(), minlength=classes + 1)
     millilitres = np.prod(labels.GetSpacing()) / 1000
     return [
         {"case": case, "class": number, "voxels": int(voxels), "ml": voxels * millilitres}

@@ -55,12 +55,12 @@ def read_segments(path, segments, numbering, volume):
         volume: Geometry of the series.
 
     Returns:
-        SimpleITK.Image uint8, and the number of voxels in several classes.
+        SimpleITK.Image as of `Canvas`, and the number of voxels in several classes.
 
     Raises:
         InputError: if the file is damaged, or a contour is invalid, outside of the series or not in one slice.
     """
-    content, canvas = read_dataset(path), Canvas(volume.shape)
+    content, canvas = read_dataset(path), Canvas(volume.shape, numbering)
     with damaged_dicom(path):
         items = {int(item.ReferencedROINumber): item for item in content.ROIContourSequence}
         for segment in sorted(filter(numbering.of, segments), key=numbering.of):

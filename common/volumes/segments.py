@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError, SettingError
+from common.slices.classes import MOST_OVERLAPPING, OVERLAPPING, are_sets, type_of_masks
 
 MAX_CLASSES = 99  # class numbers of label volumes
 
@@ -42,10 +43,17 @@ class Numbering:
     Attributes:
         names: dict of class number to name, from 1; of LABEL_VALUES, to all names that it became.
         label_values: setting LABEL_VALUES, applied to the numbers in the files instead of names; or None.
+        overlapping: whether segments that overlap stay; otherwise the later class wins.
     """
 
     names: dict
     label_values: dict | None = None
+    overlapping: bool = False
+
+    @property
+    def overlap(self):
+        """How classes share voxels; see `common.slices.classes`."""
+        return OVERLAPPING if self.overlapping and self.largest > 1 else ""
 
     def of(self, segment):
         """Class number of a Segment; 0: it is left out."""
@@ -59,7 +67,7 @@ class Numbering:
         return max(self.names, default=0)
 
 
-def number_segments(files, wanted=None, label_values=None, partial=False):
+def number_segments(files, wanted=None, label_values=None, partial=False, overlapping=False):
     """Number the segments of all label files as classes, by their names.
 
     Args:
@@ -67,6 +75,7 @@ def number_segments(files, wanted=None, label_values=None, partial=False):
         wanted: setting CLASSES, names in class order; None: all, in the order in which they are found.
         label_values: as for Numbering.
         partial: whether some files could not be read, so that names may be missing.
+        overlapping: as for Numbering.
 
     Returns:
         Numbering.
@@ -85,7 +94,8 @@ def number_segments(files, wanted=None, label_values=None, partial=False):
         for segment in (segment for segments in files.values() for segment in segments):
             if number := label_values.get(segment.number, 0):
                 classes.setdefault(number, {})[as_key(segment.name)] = segment.name
-        return Numbering({number: ", ".join(classes[number].values()) for number in sorted(classes)}, label_values)
+        names = {number: ", ".join(classes[number].values()) for number in sorted(classes)}
+        return _checked(Numbering(names, label_values, overlapping))
     if wanted is None and len(found) > MAX_CLASSES:
         raise InputError(
             f"LABELS: {len(found)} different segment names (at most {MAX_CLASSES}); choose some with --classes"
@@ -94,7 +104,14 @@ def number_segments(files, wanted=None, label_values=None, partial=False):
     if missing and not partial:
         listed = ", ".join(list(found.values())[:20]) or "no names"
         raise SettingError(f"CLASSES: no segment {missing[0]!r} in the label files (found {listed}); use their names")
-    return Numbering(dict(enumerate(wanted or found.values(), 1)))
+    return _checked(Numbering(dict(enumerate(wanted or found.values(), 1)), None, overlapping))
+
+
+def _checked(numbering):
+    if numbering.overlap and numbering.largest > MOST_OVERLAPPING:
+        found = f"up to {MOST_OVERLAPPING} classes (found {numbering.largest})"
+        raise SettingError(f'OVERLAP: "keep" is for {found}; choose some with CLASSES')
+    return numbering
 
 
 def describe(files, numbering):
@@ -109,15 +126,19 @@ def describe(files, numbering):
 
 
 class Canvas:
-    """Array of class numbers that segments are painted into, one class after the other.
+    """Array of classes that segments are painted into, one class after the other.
+
+    Args:
+        shape: (k, j, i).
+        numbering: Numbering.
 
     Attributes:
-        array: (k, j, i) uint8.
-        overlap: number of voxels that were painted in two classes; the later one counts.
+        array: (k, j, i) uint8 class numbers, or uint16 sets of overlapping classes.
+        overlap: number of voxels that were painted in two classes; of class numbers the later one counts.
     """
 
-    def __init__(self, shape):
-        self.array, self.overlap = np.zeros(shape, np.uint8), 0
+    def __init__(self, shape, numbering):
+        self.array, self.overlap = np.zeros(shape, type_of_masks(numbering.overlap)), 0
 
     def paint(self, mask, number, index=...):
         """Paint a class where a mask is true.
@@ -127,7 +148,7 @@ class Canvas:
             number: class number.
             index: part of the array.
         """
-        part = self.array[index]
-        before = part[mask]
-        self.overlap += int(np.count_nonzero((before > 0) & (before != number)))
-        part[mask] = number
+        part, sets = self.array[index], are_sets(self.array)
+        before, value = part[mask], 1 << (number - 1) if sets else number
+        self.overlap += int(np.count_nonzero((before > 0) & (before != value)))
+        part[mask] = before | value if sets else number

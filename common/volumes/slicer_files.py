@@ -52,13 +52,13 @@ def read_segments(path, segments, numbering):
         numbering: `common.volumes.segments.Numbering`.
 
     Returns:
-        SimpleITK.Image uint8, and the number of voxels in several classes.
+        SimpleITK.Image as of `Canvas`, and the number of voxels in several classes.
 
     Raises:
         InputError: if the file is damaged, or has no such layer.
     """
     layers = read_channels(path)
-    canvas = Canvas(layers[0].GetSize()[::-1])
+    canvas = Canvas(layers[0].GetSize()[::-1], numbering)
     for segment in sorted(filter(numbering.of, segments), key=numbering.of):
         layer, value = segment.key
         if not 0 <= layer < len(layers):

@@ -116,8 +116,10 @@ def test_where_classes_overlap_the_largest_or_the_last_wins():
     ]
     mask, several = draw(shapes, {"a": 1, "b": 2}, (10, 10))
     assert several == 4 and (mask == 2).sum() == 36 and (mask == 1).sum() == 32
-    mask, several = draw(shapes, {"a": 1, "b": 2}, (10, 10), last_wins=True)
+    mask, several = draw(shapes, {"a": 1, "b": 2}, (10, 10), overlap="last")
     assert several == 4 and (mask == 2).sum() == 32 and (mask == 1).sum() == 36
+    mask, several = draw(shapes, {"a": 1, "b": 2}, (10, 10), overlap="keep")
+    assert several == 4 and mask.dtype == np.uint16 and [(mask == value).sum() for value in (1, 2, 3)] == [32, 32, 4]
 
 
 def test_shapes_are_collected():

@@ -5,7 +5,7 @@ import pytest
 from drawings import make_cases
 
 from common.prediction.examples import best_and_worst
-from common.scores import mean_dice
+from common.slices.classes import mean_dice
 from common.training.sets import open_set
 
 

@@ -13,8 +13,9 @@ from hypothesis.extra import numpy as arrays
 from running import assert_refused, run_here
 
 from common.errors import InputError
+from common.slices.classes import class_numbers
 from common.slices.images import read_mask
-from common.slices.masks import class_count_of_files, class_numbers, clean, values_of
+from common.slices.masks import class_count_of_files, clean, values_of
 from common.volumes.reading import read_volume
 
 MASKS = arrays.arrays(

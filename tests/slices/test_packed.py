@@ -6,7 +6,8 @@ import pytest
 
 from common.errors import InputError
 from common.slices.hdf5 import open_hdf5
-from common.slices.packed import FileRows, LazyRows, read_packed
+from common.slices.packed import read_packed
+from common.slices.rows import FileRows, LazyRows
 
 
 @pytest.fixture

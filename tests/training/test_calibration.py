@@ -10,8 +10,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, log_softmax, logit, softmax
 
 from common.errors import InputError
-from common.scores import mean_dice
-from common.slices.masks import class_numbers
+from common.slices.classes import class_numbers, mean_dice
 from common.training.calibration import (
     THRESHOLDS,
     Calibrator,
@@ -157,7 +156,7 @@ def test_few_cases_that_disagree_keep_a_half():
 class Set:
     """As much of a set as a Calibrator asks."""
 
-    axes = 2
+    axes, overlapping = 2, False
 
     def __init__(self, cases, classes=1):
         self.case, self.classes = cases, classes

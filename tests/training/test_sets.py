@@ -11,7 +11,8 @@ from running import assert_refused, run_here, training
 
 from common.files import write_json
 from common.training.augmentation import make_augmentation
-from common.training.sets import Batches, open_set, with_share
+from common.training.sampling import with_share
+from common.training.sets import Batches, open_set
 from common.training.volume_sets import VolumeSet
 
 
