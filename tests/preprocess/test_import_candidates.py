@@ -135,9 +135,9 @@ def test_nodules_get_probabilities(tmp_path):
         gray = np.clip((crop + 1000) / 1400, 0, 1)
         expected = float(np.asarray(model(gray[None].astype(np.float32)))[0, 0, 0, 0])
         assert row.probability == pytest.approx(expected, abs=0.01), "gray levels of 8 bits"
-    assert_refused(
-        "submission.py", "no scan a in", **settings, **stage | {"SCANS": tmp_path / "p"}, OUTPUT=tmp_path / "u"
-    )
+    write(tmp_path / "others", "b.nrrd", image)
+    wrong = stage | {"SCANS": tmp_path / "others", "OUTPUT": tmp_path / "u"}
+    assert_refused("submission.py", "no scan a in", **settings, **wrong)
     assert_refused(
         "submission.py", "SECOND_STAGE and SCANS need each other", status=2, **settings, SECOND_STAGE=tmp_path / "run",
         OUTPUT=tmp_path / "u",
