@@ -130,7 +130,7 @@ def detection(table, images):
     hits = distinct(predicted[predicted["kind"] != FALSE])
     sensitivity = found.mean() if len(true) else np.nan
     precision = hits / (hits + len(false)) if hits + len(false) else np.nan
-    quality = panoptic_quality(true["iou"], hits + len(false)) if true["iou"].notna().all() else (np.nan,) * 3
+    quality = panoptic_quality(true["iou"], hits + len(false)) if table["iou"].notna().all() else (np.nan,) * 3
     return {
         "lesions": len(true),
         "found": int(found.sum()),

@@ -5,7 +5,7 @@ import numpy as np
 from common.errors import InputError
 from common.prediction.ensemble import Ensemble
 from common.slices.images import window_to_gray
-from common.training.trained_models import find_models, slice_preparation
+from common.training.trained_models import CrossValidation, model_file, slice_preparation
 from common.volumes.candidates import PLANES, crop_planes, open_scan
 from common.volumes.reading import read_volume
 
@@ -13,23 +13,26 @@ from common.volumes.reading import read_volume
 class SecondStage:
     """Models that were trained on crops of 0_import_candidates.py; their probabilities are averaged.
 
+    The last checkpoint of a run counts, not the one with the best Dice: Dice does not see false alarms, which are crops
+    with an empty mask.
+
     Args:
         run: run folder, cross-validation or .keras file.
-        which: checkpoint of a run folder.
 
     Raises:
         InputError: if there is no model, or it was not trained on such crops.
     """
 
-    def __init__(self, run, which="best_dice"):
-        choice = find_models([run], which)
-        made = slice_preparation(choice.files)
+    def __init__(self, run):
+        folds = CrossValidation(run)
+        files = [model_file(fold, "last") for fold in (folds.runs() if folds.exists else [run])]
+        made = slice_preparation(files)
         if made.channels != PLANES or not (made.spacing and made.window):
             raise InputError(
                 f"SECOND_STAGE: {run} was not trained on crops of candidates; train on cases of 0_import_candidates.py"
             )
-        self.window, self.mm, self.flips = made.window, made.spacing[0], choice.flips
-        self.ensemble = Ensemble(choice.files)
+        self.window, self.mm = made.window, made.spacing[0]
+        self.ensemble = Ensemble(files)
 
     def probabilities(self, scan, points):
         """Probability of each candidate: the mean of the model's output over its crop.
@@ -48,5 +51,5 @@ class SecondStage:
                 crop = crop_planes(values, grid, point, self.ensemble.size, self.mm, self.window[0])
                 yield window_to_gray(crop, *self.window, 8)
 
-        predicted = self.ensemble.predict(crops, len(points), fit="resize", flips=self.flips)
+        predicted = self.ensemble.predict(crops, len(points), fit="resize")
         return [float(np.mean(probabilities)) for _, probabilities in predicted]

@@ -267,6 +267,7 @@ def test_volumes_and_tables_of_their_lesions_agree(tmp_path):
     curve = pd.read_csv(tmp_path / "s" / "froc.csv")
     assert curve["false_positives"].iloc[-1] == pytest.approx(len(false) / 3)
     assert (curve["low"] <= curve["sensitivity"] + 1e-9).all()
+    assert ours["panoptic_quality"].notna().any() and theirs["panoptic_quality"].isna().all(), "tables have no masks"
     for name in "st":
         report = (tmp_path / name / "report.html").read_text(encoding="utf-8")
         assert "FROC" in report and "Errors of position and size" in report
