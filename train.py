@@ -94,7 +94,6 @@ from common.training.distribution import choose_devices, join_processes, lost_pr
 if settings.FOLD != "all":
     join_processes()
 devices.import_keras()
-import keras
 
 from common.prediction.examples import finish_run
 from common.training import configure
@@ -117,7 +116,7 @@ def main():
         if s.MODE == "resume" and used.is_first:
             claims.enter_context(claim_run(Run(s.RUN)))
         s = autotune(s, training, used)
-        keras.utils.set_random_seed(s.SEED)  # again: a trial draws random numbers
+        devices.set_seed(s.SEED)  # again: a trial draws random numbers
         model, log = configure.make_model(s, training, validation, used)
         run = None
         if used.is_first:

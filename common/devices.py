@@ -13,6 +13,7 @@ import threading
 from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from types import SimpleNamespace
+from unittest import mock
 
 from common import gpus
 from common.errors import InputError
@@ -68,8 +69,8 @@ def import_keras(say_unused=True):
     with silenced_libraries():
         import keras  # noqa: F401  (now, on this backend)
 
-        with suppress(ImportError):
-            import tensorflow  # TensorBoard needs it on every backend; loaded here, it is quiet
+        if backend() == "tensorflow":
+            import tensorflow  # here, it is quiet
 
             tensorflow.get_logger().setLevel("ERROR")  # it warns about volumes of several sizes
         list_devices()
@@ -116,9 +117,7 @@ def set_up(seed, deterministic):
         seed: int, 0 or more.
         deterministic: whether to use only operations with bit-identical results.
     """
-    import keras  # late, see above
-
-    keras.utils.set_random_seed(seed)
+    set_seed(seed)
     hold_memory()
     if backend() == "tensorflow":
         import tensorflow as tf  # optional
@@ -131,6 +130,15 @@ def set_up(seed, deterministic):
         import torch  # optional
 
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = deterministic, not deterministic
+
+
+def set_seed(seed):
+    """Seed Python, NumPy and the backend; on other backends than TensorFlow, Keras would import it to seed it too."""
+    import keras  # late, see above
+
+    hidden = {} if backend() == "tensorflow" or "tensorflow" in sys.modules else {"tensorflow": None}
+    with mock.patch.dict(sys.modules, hidden):
+        keras.utils.set_random_seed(seed)
 
 
 def hold_memory():

@@ -13,7 +13,10 @@ from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-from scipy.spatial import KDTree
+
+from common.lazy import Lazy
+
+spatial = Lazy("scipy.spatial")
 
 
 class Counts(NamedTuple):
@@ -268,7 +271,7 @@ def surface_distances(predicted, truth, spacing):
     box = tuple(slice(*_ends(union.any(axes))) for axes in others)
     corner = np.array([side.start for side in box])
     surfaces = [np.argwhere(surface_of(mask[box])) for mask in (predicted, truth)]
-    trees = [KDTree(surface * np.asarray(spacing)) for surface in surfaces]
+    trees = [spatial.KDTree(surface * np.asarray(spacing)) for surface in surfaces]
     both_ways = []
     for one, other in ((0, 1), (1, 0)):
         distances, nearest = trees[other].query(trees[one].data)

@@ -29,7 +29,15 @@ ROOMS = (
 KERAS_ONLY = ("models", "losses")  # import nothing else, and are imported from common.training on downwards
 NUMPY_TOO = ("models.pretrained_weights",)  # reads arrays from a file
 # These import each other only.
-KNOW_NOTHING = ("common", "common.errors", "common.files", "common.scores", "common.streams", "common.system_errors")
+KNOW_NOTHING = (
+    "common",
+    "common.errors",
+    "common.files",
+    "common.lazy",
+    "common.scores",
+    "common.streams",
+    "common.system_errors",
+)
 STARTED_WITH_M = (
     "common.settings_page",
     "common.checking.packages",

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from common.checking.findings import NOTE, OK, PROBLEM
 from common.html import write_page
+from common.lazy import Lazy
 from common.plots import CLASS_COLORS, PLOT_STYLE, SOFT, svg
 from common.public_settings import without_own_paths
 from common.slices.classes import is_target, type_of_masks
@@ -16,6 +15,8 @@ from common.slices.drawing import draw_outlines, evenly_spaced
 from common.slices.images import encode_jpeg, read_pair, resize
 from common.slices.masks import to_classes
 from common.streams import one_line
+
+matplotlib, figures = Lazy("matplotlib"), Lazy("matplotlib.figure")
 
 LARGEST = 480  # side of an image in the page, in pixels
 MOST_CASES, MOST_BARS, MOST_NAMES = 500, 120, 12  # in the table, in the plot, and with their names in it
@@ -126,7 +127,7 @@ def plot_grays(histograms, bits):
         content of an SVG file.
     """
     with matplotlib.rc_context(PLOT_STYLE):
-        figure = Figure(figsize=(10.5, 3.2))
+        figure = figures.Figure(figsize=(10.5, 3.2))
         axis = figure.subplots()
         for counts in histograms.values():
             levels = np.arange(len(counts)) * 2**bits // len(counts)
@@ -148,7 +149,7 @@ def plot_sizes(sizes):
     lowest = min(map(min, sizes.values()))
     edges = np.geomspace(lowest * 0.99, 1.01, 40)
     with matplotlib.rc_context(PLOT_STYLE):
-        figure = Figure(figsize=(10.5, 3.2))
+        figure = figures.Figure(figsize=(10.5, 3.2))
         axis = figure.subplots()
         for index, number in enumerate(sorted(sizes)):
             counts = np.histogram(sizes[number], edges)[0]
@@ -176,7 +177,7 @@ def plot_counts(slices):
     cases = evenly_spaced(list(counts), MOST_BARS)
     filled, empty = np.array([counts[case] for case in cases]).T
     with matplotlib.rc_context(PLOT_STYLE):
-        figure = Figure(figsize=(10.5, 3.2))
+        figure = figures.Figure(figsize=(10.5, 3.2))
         axis = figure.subplots()
         places = np.arange(1, len(cases) + 1)
         axis.bar(places, filled, color=CLASS_COLORS[0], label="with foreground")

@@ -1,12 +1,13 @@
 """Agreement of predicted and true areas or volumes: Bland-Altman limits and the intraclass correlation coefficient."""
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from scipy.stats import f as f_distribution
 
+from common.lazy import Lazy
 from common.plots import CLASS_COLORS, INK, PLOT_STYLE, SOFT, svg
+
+matplotlib, figures = Lazy("matplotlib"), Lazy("matplotlib.figure")
+stats = Lazy("scipy.stats")
 
 COLUMNS = ["class", "n", "bias", "low", "high", "sd", "lower_limit", "upper_limit", "icc", "icc_low", "icc_high"]
 MOST_PANELS = 4  # classes in the plot
@@ -65,7 +66,7 @@ def intraclass_correlation(values):
     ratio, agreement = raters / error, n * (1 + (k - 1) * icc) - k * icc
     freedom = (k - 1) * (n - 1) * (k * icc * ratio + agreement) ** 2
     freedom /= (n - 1) * k**2 * icc**2 * ratio**2 + agreement**2
-    above, below = f_distribution.ppf(0.975, n - 1, freedom), f_distribution.ppf(0.975, freedom, n - 1)
+    above, below = stats.f.ppf(0.975, n - 1, freedom), stats.f.ppf(0.975, freedom, n - 1)
     spread = k * raters + (k * n - k - n) * error
     low = n * (between - above * error) / (above * spread + n * between)
     high = n * (below * between - error) / (spread + n * below * between)
@@ -86,7 +87,7 @@ def bland_altman_plot(sizes, agreement, unit):
         return None
     shown = agreement.head(MOST_PANELS)
     with matplotlib.rc_context(PLOT_STYLE):
-        figure = Figure(figsize=(10.5, 3.4))
+        figure = figures.Figure(figsize=(10.5, 3.4))
         for axis, row in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.itertuples(), strict=True):
             of_class = sizes[sizes["class"] == row[1]]
             mean, difference = (of_class["predicted"] + of_class["true"]) / 2, of_class["predicted"] - of_class["true"]

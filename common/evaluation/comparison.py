@@ -9,18 +9,19 @@ import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scipy.special import stdtrit
-
 from common.claims import is_claimed
 from common.errors import InputError
 from common.evaluation.settings_table import shortened
 from common.files import natural_key
+from common.lazy import Lazy
 from common.public_settings import without_own_paths
 from common.streams import one_line
 from common.tables import read_table, to_numbers
 from common.training.run_folder import Log, Run
 from common.training.trained_models import CrossValidation
 from common.words import number_of
+
+special = Lazy("scipy.special")
 
 STUDY_FILE = "study.db"  # in the folder of a study; common.tuning.study, which knows it, takes a second to load
 LARGEST = 1e9  # of any count or time that a record can have
@@ -295,7 +296,7 @@ def mean_and_interval(values):
     if len(values) < 2:
         return mean, ""
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
-    half = float(stdtrit(len(values) - 1, 0.975)) * math.sqrt(variance / len(values))
+    half = float(special.stdtrit(len(values) - 1, 0.975)) * math.sqrt(variance / len(values))
     return mean, f"{max(mean - half, 0):.3f} to {min(mean + half, 1):.3f}"
 
 

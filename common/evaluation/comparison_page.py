@@ -5,17 +5,18 @@ import warnings
 from pathlib import Path
 from urllib.parse import quote
 
-import matplotlib
 import pandas as pd
-from matplotlib.figure import Figure
 
 from common.evaluation.settings_table import differing_settings
 from common.html import write_page
+from common.lazy import Lazy
 from common.plots import CLASS_COLORS, PLOT_STYLE, SOFT, svg
 from common.replacing import whole_entries
 from common.streams import one_line
 from common.training.run_folder import Run
 from common.words import number_of
+
+matplotlib, figures = Lazy("matplotlib"), Lazy("matplotlib.figure")
 
 NAME = "index.html"
 TEMPLATE = "evaluation/comparison.html.jinja"
@@ -161,7 +162,7 @@ def draw_curves(entries):
     curves = [(rank, entry) for rank, entry in enumerate(entries, 1) if entry.curve]
     with matplotlib.rc_context(PLOT_STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the font lacks characters of a name
-        figure = Figure(figsize=(6.2, 3.6 + 0.2 * min(len(curves), LABELED + 1)))
+        figure = figures.Figure(figsize=(6.2, 3.6 + 0.2 * min(len(curves), LABELED + 1)))
         axis = figure.subplots()
         handles, labels = [], []
         for number, (rank, entry) in reversed(list(enumerate(curves))):  # the best on top

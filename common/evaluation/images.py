@@ -4,11 +4,11 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import SimpleITK as sitk
 
 from common.errors import InputError
 from common.evaluation.pairs import holds_volumes, match_pairs, read_masks
 from common.files import read_json
+from common.lazy import Lazy
 from common.parallel import ordered_map
 from common.scores import hausdorff_line
 from common.slices.cases import find_slices
@@ -22,6 +22,8 @@ from common.volumes.intensity import percentiles_of
 from common.volumes.privacy import plain_name, read_names_table
 from common.volumes.reading import read_volume
 from common.volumes.slicing import PERCENTILES
+
+sitk = Lazy("SimpleITK")
 
 SMALLEST = 240  # smaller images are enlarged by a whole factor to about this side
 

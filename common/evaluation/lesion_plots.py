@@ -1,11 +1,12 @@
 """Plots of detection scores: FROC curves, and predicted against true coordinates and diameters."""
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from common.evaluation.lesions import FALSE_POSITIVE_RATES, FOUND
+from common.lazy import Lazy
 from common.plots import CLASS_COLORS, INK, PLOT_STYLE, SOFT, svg
+
+matplotlib, figures = Lazy("matplotlib"), Lazy("matplotlib.figure")
 
 
 def froc_plot(result):
@@ -13,7 +14,7 @@ def froc_plot(result):
     ticks = FALSE_POSITIVE_RATES
     rates = np.geomspace(ticks[0], ticks[-1], 400)
     with matplotlib.rc_context(PLOT_STYLE):
-        figure = Figure(figsize=(10.5, 3.8))
+        figure = figures.Figure(figsize=(10.5, 3.8))
         axis = figure.subplots()
         for number, (curve, (low, high), _) in result.curves.items():
             color = CLASS_COLORS[(number - 1) % len(CLASS_COLORS)]
@@ -39,7 +40,7 @@ def error_plot(result):
     if not names:
         return None
     with matplotlib.rc_context(PLOT_STYLE):
-        figure = Figure(figsize=(10.5, 3.2))
+        figure = figures.Figure(figsize=(10.5, 3.2))
         for axis, name in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
             both = found[[name, f"predicted_{name}"]].to_numpy(float)
             ends = np.nanmin(both), np.nanmax(both)

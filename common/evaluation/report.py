@@ -1,16 +1,17 @@
 """Draw the images and plots of an evaluation, and write its page."""
 
-import matplotlib
 import numpy as np
-from matplotlib.figure import Figure
 
 from common.evaluation.agreement import bland_altman_plot
 from common.evaluation.lesion_page import lesion_page
 from common.html import in_words, write_page
+from common.lazy import Lazy
 from common.plots import CLASS_COLORS, PLOT_STYLE, SOFT, svg
 from common.scores import SCORES
 from common.slices.drawing import FALSE_NEGATIVE, FALSE_POSITIVE, TRUE_POSITIVE
 from common.slices.images import encode_jpeg, resize
+
+matplotlib, figures = Lazy("matplotlib"), Lazy("matplotlib.figure")
 
 LARGEST = 640  # max side of an image in the page, in pixels
 GAP = 8  # pixels between two images
@@ -126,7 +127,7 @@ def box_plots(table, groups):
     classes = sorted(table["class"].unique())
     rng = np.random.default_rng(0)
     with matplotlib.rc_context(PLOT_STYLE):
-        figure = Figure(figsize=(10.5, 3.6))
+        figure = figures.Figure(figsize=(10.5, 3.6))
         widths = [len(names) for names, _ in groups]
         axes = figure.subplots(1, len(groups), width_ratios=widths, squeeze=False)[0]
         for axis, (names, label) in zip(axes, groups, strict=True):
@@ -179,7 +180,7 @@ def dice_by_size(table, sizes, label):
         content of an SVG file.
     """
     with matplotlib.rc_context(PLOT_STYLE):
-        figure = Figure(figsize=(10.5, 3.2))
+        figure = figures.Figure(figsize=(10.5, 3.2))
         axis = figure.subplots()
         for index, number in enumerate(sorted(table["class"].unique())):
             of_class = (table["class"] == number).to_numpy()

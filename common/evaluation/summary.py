@@ -6,17 +6,19 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap, wilcoxon
 
 from common.errors import InputError
 from common.evaluation.agreement import agreement_of_sizes
 from common.evaluation.pairs import count_classes, read_masks
 from common.files import read_json
+from common.lazy import Lazy
 from common.parallel import ordered_map, progress
 from common.scores import SCORES, count_pixels, scores_of, scores_of_counts, scores_of_surfaces
 from common.slices.classes import IGNORED, has_class, is_ignored, without_ignored
 from common.tables import read_table, refuse_duplicates, to_numbers
 from common.words import number_of
+
+stats = Lazy("scipy.stats")
 
 COUNTS = ["tp", "fp", "fn", "pixels"]
 RESAMPLES = 9999
@@ -258,7 +260,7 @@ def interval_of_mean(values, cases):
     sums, sizes = np.bincount(number, values), np.bincount(number)
     if len(sizes) < 2:
         return np.nan, np.nan
-    interval = bootstrap(
+    interval = stats.bootstrap(
         (sums, sizes),
         lambda sums, sizes, axis: sums.sum(axis) / sizes.sum(axis),
         paired=True,
@@ -345,6 +347,6 @@ def compare_scores(ours, theirs, scores):
                 low, high = interval_of_mean(differences.to_numpy(float), of_class.loc[differences.index, "case"])
                 row |= {"difference": differences.mean(), "low": low, "high": high}
                 row |= {"more": int((differences > 0).sum()), "less": int((differences < 0).sum())}
-                row["p"] = float(wilcoxon(differences).pvalue) if differences.any() else np.nan
+                row["p"] = float(stats.wilcoxon(differences).pvalue) if differences.any() else np.nan
             rows.append(row)
     return pd.DataFrame(rows, columns=["class", "score", "n", "difference", "low", "high", "more", "less", "p"])

@@ -1,6 +1,8 @@
 """The curves and images of a run for TensorBoard."""
 
+import sys
 import time
+from types import ModuleType
 from unittest import mock
 
 import cv2
@@ -22,6 +24,8 @@ class Board:
         except UnicodeEncodeError:  # file names of other systems
             print(f"writing no curves for TensorBoard: {folder} is not UTF-8")
             return
+        # a module that tensorboard looks for: with it, tensorboard writes without importing TensorFlow
+        sys.modules.setdefault("tensorboard.compat.notf", ModuleType("tensorboard.compat.notf"))
         with devices.silenced_libraries():
             from tensorboard.summary import DirectoryOutput, Writer  # here, so that its messages are discarded
         with mock.patch("socket.gethostname", lambda: "run"):

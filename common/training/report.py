@@ -7,17 +7,18 @@ from contextlib import redirect_stdout
 
 import keras
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import NullFormatter
 
 from common.devices import describe
 from common.files import whole_file
 from common.html import write_page
+from common.lazy import Lazy
 from common.plots import CLASS_COLORS as LINE_COLORS
 from common.public_settings import without_own_paths
 from common.slices.drawing import CLASS_COLORS, TRUTH_COLOR, contact_sheet, draw_outlines
 from common.slices.images import encode_jpeg, read_image, write_png
 from common.training.progress import class_columns
+
+figures, ticker = Lazy("matplotlib.figure"), Lazy("matplotlib.ticker")
 
 REFRESH = 20  # seconds until a browser reloads the page during training
 AUGMENTED = 24  # slices in augmented_slices.png
@@ -161,7 +162,7 @@ def draw_curves(log, path, names=()):
     table, prefix = pd.DataFrame(log.rows), "val_" if log.has_validation else ""
     classes = class_columns(log.rows[-1], names)
     widths = [3, 3, *([3] if classes else []), 2]
-    figure = Figure(figsize=(1.3 * sum(widths), 3.5))
+    figure = figures.Figure(figsize=(1.3 * sum(widths), 3.5))
     axes = figure.subplots(1, len(widths), width_ratios=widths)
     figure.subplots_adjust(left=0.045, right=0.99, top=0.9, bottom=0.15, wspace=0.2)  # a layout engine draws twice
     for axis, columns in zip(axes[:2], (("loss",), ("dice", "iou")), strict=True):
@@ -181,7 +182,7 @@ def draw_curves(log, path, names=()):
         axis.legend(fontsize=8)
     axes[-1].plot(table["epoch"], table["learning_rate"], color=LINE_COLORS[2], drawstyle="steps-mid")
     axes[-1].set(title="learning rate", yscale="log" if (table["learning_rate"] > 0).all() else "linear")
-    axes[-1].yaxis.set_minor_formatter(NullFormatter())  # labels of minor ticks run into the plot to the left
+    axes[-1].yaxis.set_minor_formatter(ticker.NullFormatter())  # labels of minor ticks run into the plot to the left
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.grid(alpha=0.3)
@@ -198,7 +199,7 @@ def draw_calibration(calibration):
         calibration: `common.training.run_records.Calibration`.
     """
     has_curve = calibration.dice_by_threshold is not None
-    figure = Figure(figsize=(9 if has_curve else 4.5, 4.5), layout="constrained")
+    figure = figures.Figure(figsize=(9 if has_curve else 4.5, 4.5), layout="constrained")
     axes = figure.subplots(1, 1 + has_curve, squeeze=False)[0]
     if has_curve:
         thresholds = [number / 100 for number in range(1, 100)]

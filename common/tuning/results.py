@@ -2,7 +2,6 @@
 
 import math
 
-import matplotlib
 import optuna
 import pandas as pd
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
@@ -10,10 +9,10 @@ from optuna.trial import TrialState, create_trial
 
 from common import tables
 from common.files import whole_file
+from common.lazy import Lazy
 from common.training.run_folder import Log
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+figures = Lazy("matplotlib.figure")
 
 STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
 ENOUGH_TRIALS = 30  # importances of fewer trials are only a hint
@@ -99,7 +98,7 @@ def draw_importances(trials, path):
     scored = [trial for trial in trials if best_epoch(trial)[1]]
     shares = importances(scored)
     names = list(shares) or list(dict.fromkeys(name for trial in scored for name in trial.params))
-    figure = plt.figure(figsize=(14, 6.5), layout="constrained")
+    figure = figures.Figure(figsize=(14, 6.5), layout="constrained")
     left, right = figure.subfigures(1, 2, width_ratios=(1, 2.2))
     hint = ", only a hint" if len(scored) < ENOUGH_TRIALS else ""
     left.suptitle(f"which settings mattered (trials: {len(scored)}{hint})", fontsize=11)
@@ -115,7 +114,6 @@ def draw_importances(trials, path):
     right.legend(handles=list(legend.values()), loc="outside lower center", ncols=4, frameon=False)
     with whole_file(path) as unfinished:
         figure.savefig(unfinished, dpi=110, format="png")
-    plt.close(figure)
 
 
 def _draw_shares(axis, shares):

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import pydicom
-import SimpleITK as sitk
-from pydicom.uid import UID, DeflatedExplicitVRLittleEndian
 
 from common.devices import silenced_libraries
 from common.errors import InputError, summarize
+from common.lazy import Lazy
 from common.parallel import ordered_map
 from common.volumes.finding import is_dicom, may_be_dicom, print_skipped
 from common.volumes.paths import plain_files
 from common.volumes.whole import ADVICE, check_spacing, require_file
 from common.words import number_of
+
+pydicom, uids, sitk = Lazy("pydicom"), Lazy("pydicom.uid"), Lazy("SimpleITK")
 
 DISTANCE_TOLERANCE = 0.01  # max relative deviation of slice distances in a series
 SPACING_TAGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
@@ -25,7 +25,6 @@ CODING = ("BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpreta
 NO_IMAGES = ("1.3.12.2.1107.5.9.1", "1.2.840.113619.4.26", "1.2.840.113619.4.27")  # private classes of reports
 MAX_ITEMS = 10**6  # fragments of compressed pixels in a file
 
-pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # we check what we use
 warnings.filterwarnings("ignore", module="pydicom")
 logging.getLogger("pydicom").setLevel(logging.CRITICAL)
 
@@ -130,11 +129,12 @@ def read_header(path):
     require_file(path)
     try:
         with open(path, "rb") as file:
+            pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # we check what we use
             content = pydicom.dcmread(file, stop_before_pixels=True)
             if not _is_image(content):
                 return None
             header = _header_of(path, content)
-            if content.file_meta.get("TransferSyntaxUID") != DeflatedExplicitVRLittleEndian:
+            if content.file_meta.get("TransferSyntaxUID") != uids.DeflatedExplicitVRLittleEndian:
                 check_pixels(file, content, header.size, header.frames)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
@@ -147,7 +147,7 @@ def read_header(path):
 def _is_image(content):
     """Whether a file contains an image, by its class and size; a segmentation is none."""
     kinds = [str(content.get("SOPClassUID", "")), str(content.file_meta.get("MediaStorageSOPClassUID", ""))]
-    names = [UID(kind).name for kind in kinds if kind not in NO_IMAGES]
+    names = [uids.UID(kind).name for kind in kinds if kind not in NO_IMAGES]
     if any(name.startswith("Segmentation") for name in names):
         return False
     damaged = any(not name[:1].isalpha() for name in names)

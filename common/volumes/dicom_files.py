@@ -2,12 +2,12 @@
 
 import contextlib
 
-import pydicom
-from pydicom.dataelem import RawDataElement
-
 from common.errors import InputError
+from common.lazy import Lazy
 from common.volumes.dicom import check_pixels
 from common.volumes.whole import ADVICE, require_file
+
+pydicom = Lazy("pydicom")
 
 UNDEFINED = 0xFFFFFFFF
 
@@ -71,7 +71,7 @@ def _strict():
 def _refuse_cut_elements(content):
     for tag in content.keys():  # noqa: SIM118, iterating over a dataset converts its values
         element = content.get_item(tag)
-        if isinstance(element, RawDataElement):
+        if isinstance(element, pydicom.dataelem.RawDataElement):
             if element.length != UNDEFINED and len(element.value or b"") < element.length:
                 raise InputError(f"cut short; {ADVICE}")
         elif element.VR == "SQ":

@@ -4,9 +4,11 @@ import math
 from typing import NamedTuple
 
 import numpy as np
-import SimpleITK as sitk
 
 from common.errors import InputError, SettingError
+from common.lazy import Lazy
+
+sitk = Lazy("SimpleITK")
 
 MAX_VOXELS = 2 * 10**9  # more than any scanner makes; 8 GB in single precision
 POSITION_TOLERANCE = 1e-3  # max offset of two volumes on one grid: mm per voxel of the longest axis
@@ -193,19 +195,20 @@ def resample(image, spacing, where):
     return onto_grid(image, grid, sitk.sitkLinear, sitk.GetArrayViewFromImage(image).min())
 
 
-def onto_grid(image, geometry, interpolator=sitk.sitkNearestNeighbor, outside=0, transform=None):
+def onto_grid(image, geometry, interpolator=None, outside=0, transform=None):
     """Resample a volume onto another grid.
 
     Args:
         image: SimpleITK.Image.
         geometry: Geometry of the result.
-        interpolator: SimpleITK interpolator; for labels nearest neighbor, or `sitkLabelLinear`, which interpolates
-            each label linearly, keeps the largest, and avoids staircase artifacts.
+        interpolator: SimpleITK interpolator; for labels nearest neighbor (None), or `sitkLabelLinear`, which
+            interpolates each label linearly, keeps the largest, and avoids staircase artifacts.
         outside: value outside the image.
         transform: sitk.Transform from points on the grid to points in the image, or None.
     """
     size, spacing, origin, direction = map(list, geometry)
     transform = transform or sitk.Transform()
+    interpolator = sitk.sitkNearestNeighbor if interpolator is None else interpolator
     try:
         return sitk.Resample(
             image, size, transform, interpolator, origin, spacing, direction, float(outside), image.GetPixelID()

@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import SimpleITK as sitk
 
+from common.lazy import Lazy
 from common.parallel import ordered_map
+
+sitk = Lazy("SimpleITK")
 
 MR_PERCENTILE = 99.99  # upper clipping percentile of an MR volume
 CT_PERCENTILES = (0.5, 99.5)  # clipping percentiles of labeled voxels for CT

@@ -1,15 +1,17 @@
 """Label volumes: read labels from a file, and convert masks of slices to labels on the volume grid."""
 
 import numpy as np
-import SimpleITK as sitk
 
 from common.errors import InputError
+from common.lazy import Lazy
 from common.slices.classes import IGNORED, are_sets, has_class
 from common.slices.images import paste
 from common.slices.masks import clean
 from common.volumes.grids import Geometry, image_at, onto_grid
 from common.volumes.slicing import planes_of
 from common.volumes.writing import write_volume
+
+sitk = Lazy("SimpleITK")
 
 MAX_LABEL = 99
 SAMPLES = 500  # voxel positions to pack per label, as crop centers

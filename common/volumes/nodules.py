@@ -5,15 +5,15 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 import pandas as pd
-import SimpleITK as sitk
-from scipy import ndimage
-from skimage.segmentation import clear_border
 
 from common.errors import InputError
+from common.lazy import Lazy
 from common.settings import require_folder
 from common.slices.components import label_components, measure_components
 from common.volumes.finding import find_volumes
 from common.volumes.grids import Geometry
+
+sitk, ndimage, segmentation = Lazy("SimpleITK"), Lazy("scipy.ndimage"), Lazy("skimage.segmentation")
 
 COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
 NODULE_COLUMNS = ["i", "j", "k", "diameter_mm", "diameter_pixels", "slices", "height", "width"]
@@ -218,7 +218,7 @@ def lungs_by_thresholds(hu):
     Returns:
         (H, W) bool.
     """
-    air = clear_border(hu < AIR_HU).astype(np.uint8)
+    air = segmentation.clear_border(hu < AIR_HU).astype(np.uint8)
     _, components, boxes, _ = cv2.connectedComponentsWithStats(air, connectivity=8)
     largest = 1 + np.argsort(-boxes[1:, cv2.CC_STAT_AREA], kind="stable")[:2]
     lungs = np.isin(components, largest).astype(np.uint8)

@@ -5,16 +5,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from common.devices import silenced_libraries
 from common.errors import InputError
+from common.lazy import Lazy
 from common.volumes.dicom import list_series, read_series  # noqa: F401
 from common.volumes.finding import VOLUME_ENDINGS, ending_of, is_dicom
 from common.volumes.grids import Geometry, image_at, require_same_grid
 from common.volumes.paths import plain_files
 from common.volumes.whole import ADVICE, FARTHEST, check_header, check_spacing, check_stream, require_file
 from common.words import number_of
+
+sitk = Lazy("SimpleITK")
 
 READERS = {".nii": "NiftiImageIO", ".nii.gz": "NiftiImageIO", ".nrrd": "NrrdImageIO", ".nhdr": "NrrdImageIO"}
 READERS |= {".mha": "MetaImageIO", ".mhd": "MetaImageIO"}

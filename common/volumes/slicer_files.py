@@ -2,12 +2,13 @@
 
 import re
 
-import SimpleITK as sitk
-
 from common.errors import InputError
+from common.lazy import Lazy
 from common.volumes.grids import Geometry, image_at
 from common.volumes.reading import read_channels, read_information
 from common.volumes.segments import Canvas, Segment, plain_text
+
+sitk = Lazy("SimpleITK")
 
 ENDING = ".seg.nrrd"
 

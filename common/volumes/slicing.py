@@ -1,13 +1,15 @@
 """Slice volumes along planes, and describe the slices for case.json."""
 
 import numpy as np
-import SimpleITK as sitk
 
 from common.errors import InputError
+from common.lazy import Lazy
 from common.slices.images import window_to_gray
 from common.volumes.grids import Geometry, along_axes, image_at, orient, resample
 from common.volumes.intensity import percentiles_of
 from common.volumes.reading import read_channels, read_further, read_volume
+
+sitk = Lazy("SimpleITK")
 
 PERCENTILES = (0.5, 99.5)  # of a volume, mapped to black and white without a window
 

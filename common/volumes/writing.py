@@ -8,12 +8,14 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import SimpleITK as sitk
 
 from common.devices import silenced_libraries
+from common.lazy import Lazy
 from common.replacing import publish, staged
 from common.volumes.finding import ending_of
 from common.volumes.paths import plain_folder
+
+sitk = Lazy("SimpleITK")
 
 TOLERANCE = 1e-4  # max difference of geometries, relative or in mm; NIfTI has single precision
 
