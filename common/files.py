@@ -39,6 +39,19 @@ def whole_file(path):
         unfinished.unlink(missing_ok=True)
 
 
+def put_file(path, content, aside):
+    """Write a file of a staging folder, whole or not at all; several processes may write the same content.
+
+    Args:
+        path: Path in an existing folder.
+        content: bytes.
+        aside: Path of an existing folder on the same disk; a process that is killed leaves an incomplete file there.
+    """
+    unfinished = aside / unfinished_name(path.name)
+    unfinished.write_bytes(content)
+    os.replace(unfinished, path)
+
+
 def unfinished_name(name):
     """Temporary name for a file or folder, different at each call; it keeps the ending of `name`."""
     return f"{UNFINISHED}{secrets.token_hex(6)}-{os.fsdecode(os.fsencode(name)[-200:])}"

@@ -47,6 +47,9 @@ FileName = Annotated[
     str, Rule('a file name with at most one {id}, such as "{id}_t1"', lambda text: bool(text) and _is_file_name(text))
 ]
 FileChannels = Annotated[list[FileName], Len(0, 64)]
+ADDRESS = re.compile(r"(tcp|tls|ucx)://\S+:\d+|")
+SCHEDULER = '"" or the address of a Dask scheduler, such as "tcp://10.0.0.1:8786"'
+Workers = Annotated[int, Ge(1), Le(1024)] | Annotated[str, Rule(SCHEDULER, ADDRESS.fullmatch)]
 PartOfWork = Annotated[str, Rule('"" or a part such as "2/8"', lambda text: not text or _is_part(text))]
 Names = list[Annotated[str, Rule("a name", bool)]]
 

@@ -27,8 +27,8 @@ FILTERS: types.Filters = ["O", "A", "B", "C"]  # O none, A denoise, B bilateral,
 SHAPES: types.Shapes = ["", "HT", "WD", "DKP", "DKM", "HSR", "HSL", "RTP", "RTM", "CP0", "CP1", "CP2", "CP3", "CP4"]
 # "" none, HT WD stretch, DKP DKM trapezoid, HSR HSL shear, ...
 #   RTP and RTM rotate; CP0 to CP4 keep one square of the image.
-WORKERS: Annotated[int, Ge(0), Le(1024)] = 0  # slices to process in parallel; 0: one per core
-PART: types.PartOfWork = ""  # "2/8": the second of eight parts, to share work among machines; "": all
+WORKERS: types.Workers = ""  # "": this machine's cores; a number of processes; or a Dask scheduler
+#   Such as "tcp://10.0.0.1:8786", for several machines: see docs/scaling.md.
 
 # --- shape strengths
 STRETCH: types.ShareOfHalf = 0.05  # HT and WD: fraction of the size to stretch at each end
@@ -51,76 +51,58 @@ settings = apply_command_line(globals())
 
 from functools import partial
 
-import cv2
-import numpy as np
-
 from common.errors import InputError, summarize
 from common.files import one_name
-from common.jobs import Part
 from common.manifest import VARIANTS
-from common.parallel import ordered_map, progress
+from common.parallel import progress
 from common.replacing import refuse_existing, whole_entries
+from common.slices.augmenting import Recipe, augment_slice, check_slice
 from common.slices.case_files import read_case_record
 from common.slices.cases import find_cases, pair_up
-from common.slices.classes import are_sets, type_of_masks
-from common.slices.images import encode_png, encode_slice, read_pair, slice_ending
-from common.slices.variants import (
-    Variants,
-    digests_of,
-    image_folder,
-    is_variant_folder,
-    make_filters,
-    make_shapes,
-    mask_folder,
-    trim,
-)
+from common.slices.classes import type_of_masks
+from common.slices.variants import Variants, digests_of, is_variant_folder
 from common.words import number_of
+from common.workers import start_workers
 
 
 def main():
-    filters, shapes = chosen_filters(), chosen_shapes()
-    part = Part.read(settings.PART)
-    cases = part.share(find_cases(settings.CASES))
-    if not cases:
-        print(f"nothing to do for part {part}: {settings.CASES} has fewer cases than parts")
-        return
-    folders = [*(image_folder(letter, shape) for letter in filters for shape in shapes), *map(mask_folder, shapes)]
+    recipe, cases = make_recipe(), find_cases(settings.CASES)
     for case in cases:
-        refuse_foreign_folders(case, folders)
+        refuse_foreign_folders(case, recipe.folders)
     types = {case: type_of_masks(read_case_record(case).get("overlap")) for case in cases}
     slices = [(case, *pair, types[case]) for case in cases for pair in pair_up(case / "x", case / "y", case)]
-    check_slices(slices)
-    in_cases = number_of(len(cases), "case")
-    print(
-        f"augmenting {number_of(len(slices), 'slice')} in {in_cases} (filters: {len(filters)}, shapes: {len(shapes)})",
-        flush=True,
-    )
-    root, outdated = cases[0].parent, [name for case in cases for name in outdated_folders(case, folders)]
+    with start_workers(settings.WORKERS) as workers:
+        check_slices(slices, workers)
+        counts = f"filters: {len(recipe.filters)}, shapes: {len(recipe.shapes)}"
+        in_cases = number_of(len(cases), "case")
+        print(f"augmenting {number_of(len(slices), 'slice')} in {in_cases} ({counts})", flush=True)
+        augment(cases, slices, recipe, workers)
+    files, per_case = len(slices) * len(recipe.folders), number_of(len(recipe.folders), "folder")
+    print(f"wrote {number_of(files, 'file')} in {in_cases}, {per_case} per case, to {settings.CASES}")
+
+
+def augment(cases, slices, recipe, workers):
+    """Write the variants of all slices, and replace those of an earlier run, in one step."""
+    root, folders = cases[0].parent, recipe.folders
+    outdated = [name for case in cases for name in outdated_folders(case, folders)]
     entries = [f"{case.name}/{name}" for case in cases for name in (*folders, VARIANTS)]
     with whole_entries(root, entries, replace=True, removed=outdated, listed=False) as new:
         for case in cases:
             for folder in folders:
                 (new / case.name / folder).mkdir()
-        augment = partial(augment_slice, filters=filters, shapes=shapes, new=new)
-        for _ in progress(ordered_map(augment, slices, settings.WORKERS), len(slices), "augmenting"):
+        made = workers.map(partial(augment_slice, recipe=recipe, new=new), slices)
+        for _ in progress(made, len(slices), "augmenting"):
             pass
         for case in cases:
             Variants.of(new / case.name, folders, made_of=digests_of(case)).write_to(new / case.name / VARIANTS)
-    files, per_case = number_of(len(slices) * len(folders), "file"), number_of(len(folders), "folder")
-    print(f"wrote {files} in {in_cases}, {per_case} per case, to {settings.CASES}")
 
 
-def chosen_filters():
-    """dict of letter to filter, for FILTERS; a leading underscore is ignored."""
-    filters = make_filters(settings.DENOISE, settings.BILATERAL, settings.CLAHE_LIMIT, settings.LEVELS)
-    return {name: filters[name] for name in (name.removeprefix("_") for name in settings.FILTERS)}
-
-
-def chosen_shapes():
-    """dict of name to deformation, for SHAPES; a leading underscore is ignored."""
-    amounts = settings.STRETCH, settings.TRAPEZOID, settings.SHEAR, settings.ROTATION, settings.PART_MARGIN
-    shapes = make_shapes(*amounts)
-    return {name: shapes[name] for name in (name.removeprefix("_") for name in settings.SHAPES)}
+def make_recipe():
+    """Recipe by the settings; a leading underscore of a filter or shape is ignored."""
+    names = [tuple(name.removeprefix("_") for name in given) for given in (settings.FILTERS, settings.SHAPES)]
+    filters = settings.DENOISE, tuple(settings.BILATERAL), settings.CLAHE_LIMIT, settings.LEVELS
+    shapes = settings.STRETCH, settings.TRAPEZOID, settings.SHEAR, settings.ROTATION, settings.PART_MARGIN
+    return Recipe(*(tuple(dict.fromkeys(of_kind)) for of_kind in names), filters, shapes, settings.TRIM)
 
 
 def refuse_foreign_folders(case, folders):
@@ -138,43 +120,14 @@ def outdated_folders(case, folders):
     return [f"{case.name}/{name}" for name in sorted(names - set(folders)) if (case / name).exists()]
 
 
-def check_slices(slices):
+def check_slices(slices, workers):
     """Raise InputError if slices or masks are unreadable, or too small for PART_MARGIN or TRIM."""
-
-    def check(task):
-        *_, image_path, mask_path, mask_type = task
-        side = len(read_pair(image_path, mask_path, mask_type=mask_type)[0])
-        if side < 2 * settings.PART_MARGIN + 2 or abs(settings.TRIM) >= side / 2:
-            raise InputError(f"{image_path}: too small for PART_MARGIN or TRIM (found {side}x{side}); reduce them")
-
+    check = partial(check_slice, smallest=2 * settings.PART_MARGIN + 2, trimmed=settings.TRIM)
     problems = []
-    for _ in ordered_map(check, slices, settings.WORKERS, problems):
+    for _ in workers.map(check, slices, problems):
         pass
     if problems:
         raise InputError(summarize(problems, "files cannot be used"))
-
-
-def augment_slice(task, filters, shapes, new):
-    """Write every variant of a slice and of its mask.
-
-    Args:
-        task: (case folder, name, image path, mask path, number type of masks).
-        filters, shapes: dict of name to function.
-        new: Path of the folder that contains a folder for each case.
-    """
-    case, name, image_path, mask_path, mask_type = task
-    image, mask = (trim(pixels, settings.TRIM) for pixels in read_pair(image_path, mask_path, mask_type=mask_type))
-    for letter, function in filters.items():
-        filtered = function(image)
-        for shape, deform in shapes.items():
-            data = encode_slice(deform(filtered, smooth=True))
-            (new / case.name / image_folder(letter, shape) / f"{name}{slice_ending(data)}").write_bytes(data)
-    one_class = not are_sets(mask) and np.isin(mask, (0, 255)).all()
-    for shape, deform in shapes.items():
-        deformed = deform(mask, smooth=one_class)  # never blend class numbers
-        if one_class:
-            deformed = cv2.threshold(deformed, 127, 255, cv2.THRESH_BINARY)[1]
-        (new / case.name / mask_folder(shape) / f"{name}.png").write_bytes(encode_png(deformed))
 
 
 if __name__ == "__main__":

@@ -1,16 +1,12 @@
 """1_augment_cases.py against the definitions of the AIS codeset, written again with plain OpenCV and NumPy."""
 
-import subprocess
-import sys
-
 import cv2
 import h5py
 import numpy as np
 import pytest
 from drawings import disc_slice, make_cases, write_image
-from running import ROOT, assert_refused, leftovers, run_here, run_script
+from running import assert_refused, leftovers, run_here, run_script
 
-from common.command_line import flags_of
 from common.errors import InputError
 from common.slices.images import read_image, read_mask
 from common.slices.variants import find_variants
@@ -161,24 +157,6 @@ def test_cases_with_jpeg_files_go_through_all_steps(tmp_path):
     assert_refused(SCRIPT, "0001.jpg: class numbers in a JPEG file are not exact", CASES=tmp_path / "cases")
 
 
-def test_parts_make_what_one_run_makes(tmp_path):
-    few = {"FILTERS": ["O", "C"], "SHAPES": ["", "RTP"]}
-    whole, shared = (make_cases(tmp_path / name, cases=3, slices=2, size=64) for name in ("whole", "shared"))
-    run_script(SCRIPT, CASES=whole, **few)
-    commands = [
-        [sys.executable, str(ROOT / SCRIPT), *flags_of({"CASES": shared, **few, "PART": f"{number}/4"})]
-        for number in range(1, 5)
-    ]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    outputs = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0] * 4
-    assert sum("nothing to do" in output for output in outputs) == 1, "there are three cases"
-    files = sorted(path.relative_to(whole) for path in whole.rglob("*.*"))
-    assert files == sorted(path.relative_to(shared) for path in shared.rglob("*.*"))
-    assert all((whole / file).read_bytes() == (shared / file).read_bytes() for file in files)
-    assert_refused(SCRIPT, "PART", "'5/4'", status=2, CASES=shared, PART="5/4")
-
-
 @pytest.mark.parametrize(("trim", "axis"), [(5, 0), (-5, 1)])
 def test_trimming_blacks_out_two_sides(tmp_path, trim, axis):
     make_cases(tmp_path, cases=1, slices=1, size=64)
@@ -220,7 +198,7 @@ def test_bad_input(tmp_path):
 
 def test_variants_older_than_their_slices_are_refused_and_system_files_are_not(tmp_path):
     case = make_cases(tmp_path, cases=1, slices=2, size=32) / "case01"
-    settings = {"CASES": tmp_path, "FILTERS": ["O"], "SHAPES": [""], "PART_MARGIN": 2, "WORKERS": 1}
+    settings = {"CASES": tmp_path, "FILTERS": ["O"], "SHAPES": [""], "PART_MARGIN": 2}
     run_here(SCRIPT, **settings)
     for folder in ("x", "x_O", "y_O"):
         (case / folder / ".DS_Store").write_text("x")

@@ -1,0 +1,152 @@
+"""Work shared by processes: the bytes of one run, also if a worker is killed, and clear messages."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+from drawings import make_cases
+from running import ROOT, assert_refused, leftovers, run_script
+
+from common import workers
+from common.command_line import flags_of
+from common.errors import InputError, SettingError
+from common.workers import run_batch, start_workers
+
+FEW = {"FILTERS": ["O", "A"], "SHAPES": ["", "RTP", "HT", "DKP"]}
+NO_DASK = "needs Dask; install tests/requirements.txt"
+
+
+def content(folder, ignored=()):
+    """dict of relative path to bytes of all files below a folder."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in ignored]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def kill_a_worker(script, is_in_the_middle):
+    """Kill one worker process of a script once a condition holds; returns its process number."""
+    psutil = pytest.importorskip("psutil", reason=NO_DASK)
+    end = time.monotonic() + 120
+    while time.monotonic() < end and not is_in_the_middle():
+        assert script.poll() is None, script.communicate()
+        time.sleep(0.01)
+    # of the script, its process of nannies, and their workers
+    nannies = [p for p in psutil.Process(script.pid).children() if "worker" in p.cmdline()]
+    found = [p for nanny in nannies for p in nanny.children() if "spawn_main" in " ".join(p.cmdline())]
+    assert len(found) == 2, found
+    found[0].send_signal(signal.SIGKILL)
+    return found[0].pid
+
+
+def test_a_killed_worker_costs_nothing(tmp_path):
+    """In step 1: the files are those of one run, none is missing, and no incomplete one is left."""
+    pytest.importorskip("distributed", reason=NO_DASK)
+    alone, shared = (make_cases(tmp_path / name, cases=3, slices=16, size=128) for name in ("alone", "shared"))
+    run_script("preprocess/1_augment_cases.py", CASES=alone, **FEW)
+    command = [sys.executable, str(ROOT / "preprocess/1_augment_cases.py"), *flags_of({**FEW, "CASES": shared})]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    script = subprocess.Popen([*command, "--workers", "2"], **pipes)
+    kill_a_worker(script, lambda: sum(1 for _ in shared.glob(".part-*/new/*/x_A_RTP/*.png")) > 10)
+    out, err = script.communicate(timeout=200)
+    assert script.returncode == 0 and not err, (out, err)
+    assert re.search(r"^workers: 2 at tcp://127\.0\.0\.1:\d+, dashboard http://127\.0\.0\.1:\d+/status$", out, re.M)
+    assert content(shared) == content(alone) and not leftovers(tmp_path)
+
+
+# --- messages
+
+
+def test_dask_is_named_if_it_is_missing(monkeypatch):
+    monkeypatch.setitem(sys.modules, "dask", None)
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    with (
+        pytest.raises(InputError, match=r"WORKERS: Dask is not installed \(found 2\); run: pip install"),
+        start_workers(2),
+    ):
+        pass
+    assert workers.INSTALL.split('"')[1] in (ROOT / "tests" / "requirements.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "2.5", "host:8786", "tcp://host"])
+def test_wrong_workers(value, tmp_path):
+    make_cases(tmp_path, cases=1, slices=1)
+    assert_refused("preprocess/1_augment_cases.py", "WORKERS", status=2, CASES=tmp_path, WORKERS=value)
+
+
+def test_a_scheduler_that_is_not_there(monkeypatch):
+    pytest.importorskip("distributed", reason=NO_DASK)
+    monkeypatch.setattr(workers, "SECONDS_TO_START", 1)
+    with (
+        pytest.raises(InputError, match="WORKERS: no Dask scheduler at"),
+        start_workers("tcp://127.0.0.1:9"),
+    ):
+        pass
+
+
+def double(number):
+    if number == 3:
+        raise InputError("three: not a number to double (found 3); use another")
+    return 2 * number
+
+
+def refuse(number):
+    raise SettingError("NUMBER: wrong")
+
+
+def test_a_task_reports_what_cannot_be_done_and_does_the_rest():
+    here = {"folder": os.getcwd(), "digest": workers.digest_of_code()}
+    found = run_batch(double, [1, 3, 4], **here)
+    assert [result for result, _ in found] == [2, None, 8] and "three" in str(found[1][1])
+    with pytest.raises(InputError, match=r"does not see /nowhere.*use a folder that all machines share"):
+        run_batch(double, [1], "/nowhere", here["digest"])
+    with pytest.raises(InputError, match="another version of the toolkit"):
+        run_batch(double, [1], here["folder"], "0")
+
+
+class Now:
+    """A client of a scheduler that does each task at once."""
+
+    def __init__(self):
+        self.most, self.waiting = 0, 0
+
+    def nthreads(self):
+        return {"a": 1}
+
+    def submit(self, task, items, pure):
+        self.waiting += 1
+        self.most = max(self.most, self.waiting)
+        return partial(self.done, task(items))
+
+    def done(self, result):
+        self.waiting -= 1
+        return result
+
+    def cancel(self, futures, force):
+        assert len(futures) == self.waiting
+        self.waiting = 0
+
+
+def test_results_have_the_order_of_the_items_and_memory_is_bounded(monkeypatch):
+    monkeypatch.setattr(workers, "_result", lambda future: future())
+    client = Now()
+    processes, problems = workers.Processes(client), []
+    assert list(processes.map(double, range(50), problems)) == list(workers.Threads().map(double, range(50), []))
+    assert problems == ["three: not a number to double (found 3); use another"] and client.most == 4
+    with pytest.raises(InputError, match="three"):
+        list(processes.map(double, range(50)))
+    with pytest.raises(SettingError, match="NUMBER"):
+        list(processes.map(refuse, range(50), problems))
+
+
+def test_digest_of_the_code_changes_with_it(tmp_path, monkeypatch):
+    before = workers.digest_of_code()
+    monkeypatch.setattr(workers, "ROOT", tmp_path)
+    Path(tmp_path, "common").mkdir()
+    workers.digest_of_code.cache_clear()
+    assert workers.digest_of_code() != before
+    workers.digest_of_code.cache_clear()
