@@ -30,10 +30,10 @@ MIN_PROBABILITY: types.Share = 0.0  # leave out nodules with a lower one
 settings = apply_command_line(globals())
 
 import pandas as pd
-import SimpleITK as sitk
 
 from common.errors import InputError, SettingError, summarize
 from common.evaluation.pairs import overlap_of, read_mask
+from common.lazy import Lazy
 from common.parallel import ordered_map, progress
 from common.prediction.mask_files import CLASSES
 from common.prediction.second_stage import SecondStage
@@ -48,6 +48,8 @@ from common.volumes.nodules import find_nodules, run_lengths
 from common.volumes.privacy import plain_name, read_names_table, safe_names
 from common.volumes.reading import read_volume
 from common.words import number_of
+
+sitk = Lazy("SimpleITK")
 
 
 def main():

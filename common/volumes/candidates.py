@@ -2,11 +2,13 @@
 
 import numpy as np
 import scipy  # loads scipy.ndimage at first use, so that importers start faster
-import SimpleITK as sitk
 
+from common.lazy import Lazy
 from common.tables import read_table, to_numbers
 from common.volumes.grids import Geometry, image_at
 from common.volumes.nodules import FARTHEST
+
+sitk = Lazy("SimpleITK")
 
 POINT = ["coordX", "coordY", "coordZ"]
 ADVICE = "use a table seriesuid,coordX,coordY,coordZ,..., such as submission.py writes"
