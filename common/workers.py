@@ -123,7 +123,7 @@ def start_workers(setting):
         yield Threads()
         return
     try:
-        import dask
+        import dask  # as below
         import distributed  # optional, and slow to load
     except ModuleNotFoundError as error:
         if error.name not in ("dask", "distributed"):
