@@ -11,6 +11,8 @@ from tqdm import tqdm
 from common.errors import InputError, SettingError
 from common.streams import cursor_stream, printable
 
+own_threads = 0  # of this process, for `ordered_map`; 0: one per core
+
 
 def ordered_map(function, items, workers=0, problems=None):
     """Map a function over items on several cores; results keep the order of the items.
@@ -21,7 +23,7 @@ def ordered_map(function, items, workers=0, problems=None):
     Args:
         function: function of one item.
         items: iterable.
-        workers: number of threads; 0: one per core.
+        workers: number of threads; 0: `own_threads`.
         problems: list that collects messages of the InputErrors from `function`, so that one bad file does not hide
             the others; None: raise the first one. A SettingError, which holds for all items, is always raised.
 
@@ -29,7 +31,7 @@ def ordered_map(function, items, workers=0, problems=None):
         The results; None for an item with a problem.
     """
     cv2.setNumThreads(1)
-    workers = workers or os.cpu_count()
+    workers = workers or own_threads or os.cpu_count()
     pool = ThreadPoolExecutor(workers)
     pending = deque()
 

@@ -5,7 +5,8 @@ import os
 import re
 from pathlib import Path
 
-PRIVATE = ("NAMES_TABLE", "PART")  # the table identifies patients; parts do not show in a joined output
+# The table identifies patients; workers and parts do not change an output.
+PRIVATE = ("NAMES_TABLE", "PART", "WORKERS")
 ABSOLUTE_PATH = re.compile(r"(?<!\S)(?:[A-Za-z]:[\\/]|[\\/]|\.\.[\\/])[^\n]*[\\/]")  # up to the last name
 
 

@@ -23,9 +23,11 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
+import cv2
+
+from common import parallel
 from common.errors import InputError, SettingError
 from common.files import ROOT
-from common.parallel import ordered_map
 
 INSTALL = 'pip install "distributed>=2026.8,<2027"'
 SECONDS_TO_START = 120  # of workers
@@ -55,7 +57,7 @@ class Threads:
         Raises:
             InputError: if the workers are processes, and a task ends each worker that tries it.
         """
-        return ordered_map(function, items, problems=problems)
+        return parallel.ordered_map(function, items, problems=problems)
 
 
 class Processes:
@@ -222,6 +224,8 @@ def run_batch(function, items, folder, digest):
                 f"WORKERS: a worker on {socket.gethostname()} does not see {folder} ({error.strerror}); "
                 "use a folder that all machines share under the same path"
             ) from None
+        cv2.setNumThreads(1)
+        parallel.own_threads = 1  # each core has a worker
         return [_outcome(function, item) for item in items]
 
 

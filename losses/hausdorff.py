@@ -37,7 +37,7 @@ def distances(masks, cap=CAP):
     Returns:
         (B, H, W, C) whole numbers 0..cap of the same type.
     """
-    total, reach = masks, 1  # S(reach)
+    total, reach = ops.convert_to_tensor(masks), 1  # S(reach)
     while reach < cap:
         more = min(reach, cap - reach)
         total = total + dilate(ops.maximum(total - (reach - more), 0), reach)

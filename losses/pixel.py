@@ -22,8 +22,16 @@ def log_cosh(targets, probabilities, valid=None):
 
 
 def bce(targets, probabilities, valid=None):
-    """Binary cross-entropy of every channel."""
-    return mean_of_pixels(keras.losses.binary_crossentropy(targets, probabilities), valid)
+    """Binary cross-entropy of every channel.
+
+    Of several, from the probabilities: for those of a softmax, Keras on TensorFlow computes it from their logits as if
+    they were those of sigmoids.
+    """
+    if probabilities.shape[-1] == 1:
+        return mean_of_pixels(keras.losses.binary_crossentropy(targets, probabilities), valid)
+    epsilon = keras.config.epsilon()
+    p = ops.clip(probabilities, epsilon, 1 - epsilon)
+    return mean_of_pixels(ops.mean(-targets * ops.log(p) - (1 - targets) * ops.log(1 - p), axis=-1), valid)
 
 
 def weighted_bce(targets, probabilities, valid=None):

@@ -7,8 +7,8 @@ Takes   about a second per 1,000 slices of 200x200 on two cores; keeps only a fe
 Datasets: x, (N, size, size, channels), in the number type of the slices; y, (N, size, size, 1);
 case and source, text. Attributes: classes, settings, format, and how slices were made (spacing,
 window, resampled, plane, fit, stretched, channels, neighbors). Training sets are shuffled once.
-With SHARD_GB or PART (then a shard per part), PACKED/shards has the slices, and train.h5 links to
-them: keep both together. After an interruption, the same command makes the missing shards.
+With SHARD_GB, PACKED/shards has the slices, and train.h5 links to them: keep both together. After
+an interruption, the same command makes the missing shards.
 """
 
 import sys
@@ -28,66 +28,59 @@ REPLACE: bool = False  # True: overwrite existing packed sets
 COMPRESSION: Literal["gzip", "lzf"] | None = None  # None: fastest to read; "gzip" or "lzf": smaller files
 SEED: types.Seed = 1  # random seed of the training set order
 SHARD_GB: types.Positive | None = None  # split each set into files of this size in GB; None: one file
-PART: types.PartOfWork = ""  # "2/8": the second of eight parts; the last one joins them; "": all
-#   A part makes every eighth shard.
+WORKERS: types.Workers = ""  # "": this machine's cores; a number of processes; or a Dask scheduler
+#   Such as "tcp://10.0.0.1:8786", for several machines: see docs/scaling.md. With SHARD_GB they write the shards.
 
 settings = apply_command_line(globals())
 
 import json
 import math
-from contextlib import suppress
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 
 from common.claims import claimed
 from common.errors import InputError, summarize
-from common.files import whole_file
-from common.jobs import Part
 from common.public_settings import public_settings
 from common.replacing import refuse_existing, whole_entries
 from common.slices.images import read_mask, read_slice
 from common.slices.lists import read_divisions
 from common.slices.masks import class_count_of_files, values_of
-from common.slices.packed import (
-    add_attributes,
+from common.slices.packed import add_attributes, pack_slices
+from common.slices.preparation import common_preparation, count_classes, holds_ignored
+from common.slices.shards import (
+    Shard,
     fingerprint,
     identify_division,
     is_joined,
     join_shards,
     outdated_sets,
-    pack_slices,
+    pack_shard,
     remove_shards,
     values_of_shards,
 )
-from common.slices.preparation import common_preparation, count_classes, holds_ignored
 from common.words import number_of
+from common.workers import start_workers
 
 SHARDS = "shards"  # folder of the shards, next to the sets
 
 
 def main():
-    part = Part.read(settings.PART)
-    divisions = [plan(folder, lists, part) for folder, lists in read_divisions(settings.LISTS).items()]
+    divisions = [plan(folder, lists) for folder, lists in read_divisions(settings.LISTS).items()]
     for division in divisions:
         for name, table in division.tables.items():
             if not is_joined(path := set_path(division.folder, name), division.shard_paths(name)):
                 refuse_existing(path, settings.REPLACE)
             list_path = Path(settings.LISTS, division.folder, f"{name}.csv")
             print(f"packing {number_of(len(table), 'slice')} from {list_path}", flush=True)
-    if not (pack_shards(divisions, part) if divisions[0].shards else write_sets(divisions, pack_division)):
-        print(f"finished part {part}; the last part to finish joins them")
-        return
+    with start_workers(settings.WORKERS) as workers:
+        if divisions[0].shards:
+            pack_shards(divisions, workers)
+        else:
+            write_sets(divisions, partial(pack_division, workers=workers))
     counts = [len(table) for d in divisions for table in d.tables.values()]
     print(f"wrote {number_of(sum(counts), 'slice')} in {number_of(len(counts), 'set')} to {settings.PACKED}")
-
-
-class Shard(NamedTuple):
-    """A run of rows of a set in its own file; the file name contains their fingerprint."""
-
-    path: Path
-    name: str  # name of the set
-    table: object  # DataFrame of `read_list`
 
 
 class Division(NamedTuple):
@@ -112,7 +105,7 @@ class Division(NamedTuple):
         return [shard.path for shard in self.shards if shard.name == name]
 
 
-def plan(folder, lists, part):
+def plan(folder, lists):
     """Division for the lists of a subfolder."""
     tables = {
         name: table.sample(frac=1, random_state=settings.SEED) if name == "train" else table
@@ -123,17 +116,15 @@ def plan(folder, lists, part):
     identity = identify_division(lists, like[1], settings.LISTS)
     recorded = {"settings": json.dumps(public_settings(settings)), "division": identity}
     attributes = {name: common_preparation(table) | recorded for name, table in tables.items()}
-    divided = tables.items() if settings.SHARD_GB is not None or not part.is_whole else ()
-    shards = [shard for name, table in divided for shard in divide(folder, name, table, like[1], part)]
+    divided = tables.items() if settings.SHARD_GB is not None else ()
+    shards = [shard for name, table in divided for shard in divide(folder, name, table, like[1])]
     return Division(folder, tables, attributes, like, shards)
 
 
-def divide(folder, name, table, like, part):
-    """Shards of a set, in order: as many as SHARD_GB needs, or one per part; `like` is a slice."""
-    count = part.count
-    if settings.SHARD_GB is not None:
-        slice_gb = like.size * (like.itemsize + 1) / 1e9
-        count = math.ceil(len(table) / max(1, int(settings.SHARD_GB / slice_gb)))
+def divide(folder, name, table, like):
+    """Shards of a set, in order, as many as SHARD_GB needs; `like` is a slice."""
+    slice_gb = like.size * (like.itemsize + 1) / 1e9
+    count = math.ceil(len(table) / max(1, int(settings.SHARD_GB / slice_gb)))
     shards = []
     for rows in np.array_split(np.arange(len(table)), min(count, len(table))):
         rows = table.iloc[rows]
@@ -154,9 +145,6 @@ def write_sets(divisions, write):
     Args:
         divisions: list of Division.
         write: function of a Division and of a dict of set name to the Path to write to.
-
-    Returns:
-        True.
     """
     names = [f"{d.folder}/{name}.h5".lstrip("/") for d in divisions for name in d.tables]
     removed = outdated_sets(settings.PACKED, names) if settings.REPLACE else []
@@ -165,18 +153,18 @@ def write_sets(divisions, write):
             write(division, {name: new / division.folder / f"{name}.h5" for name in division.tables})
     for d in divisions:
         remove_shards(Path(settings.PACKED, d.folder, SHARDS), d.tables, {shard.path for shard in d.shards})
-    return True
 
 
-def pack_division(division, files):
-    """Pack all lists of a division; arguments as `write` of `write_sets`.
+def pack_division(division, files, workers):
+    """Pack all lists of a division; other arguments as `write` of `write_sets`.
 
     Raises:
         InputError: if a slice cannot be used.
     """
     problems, values = [], set()
     for name, table in division.tables.items():
-        values |= pack(files[name], table, name, division, problems)
+        how = division.like, division.attributes[name], settings.COMPRESSION
+        values |= pack_slices(files[name], table, *how, problems, f"packing {name}", workers)
     if problems:
         raise InputError(summarize(problems, "slices cannot be packed"))
     classes = classes_of(values, division)
@@ -198,50 +186,31 @@ def classes_of(values, division):
         return class_count_of_files({mask: values_of(read_mask(mask)) for mask in masks}, where)
 
 
-def pack(file, table, name, division, problems, bar=""):
-    """Pack rows of a set of a division; arguments and result as `pack_slices`."""
-    how = division.like, division.attributes[name], settings.COMPRESSION
-    return pack_slices(file, table, *how, problems, f"packing {bar or name}")
-
-
 # --- shards
 
 
-def pack_shards(divisions, part):
-    """Make the missing shards of a part, and the sets once all shards exist.
-
-    Returns:
-        whether the sets exist; False if shards of other parts are missing.
-    """
+def pack_shards(divisions, workers):
+    """Make the missing shards, each in one task of the workers, and then the sets."""
+    tasks = []
     for division in divisions:
-        own = division.shards[part.number - 1 :: part.count]
-        missing = [shard for shard in own if settings.REPLACE or not shard.path.exists()]
-        if existing := len(own) - len(missing):
-            print(f"skipping {existing} of {len(own)} shards: they already exist with equal slices, order and settings")
-        problems = [problem for shard in missing for problem in pack_shard(shard, division)]
-        if problems:
-            raise InputError(summarize(problems, "slices cannot be packed"))
-    with claimed(Path(settings.PACKED, SHARDS), wait=True):  # parts that finish at the same time
-        if not all(shard.path.exists() for division in divisions for shard in division.shards):
-            return False
-        return (is_finished(divisions) and not settings.REPLACE) or write_sets(divisions, join_division)
+        missing = [shard for shard in division.shards if settings.REPLACE or not shard.path.exists()]
+        if existing := len(division.shards) - len(missing):
+            count = len(division.shards)
+            print(f"skipping {existing} of {count} shards: they already exist with equal slices, order and settings")
+        tasks += [(shard, division.like, division.attributes[shard.name]) for shard in missing]
+    pack = partial(pack_shard, compression=settings.COMPRESSION)
+    packed = workers.map(pack, tasks, batch=1) if workers.are_processes else map(pack, tasks)  # with threads of its own
+    if problems := [problem for of_shard in packed for problem in of_shard]:
+        raise InputError(summarize(problems, "slices cannot be packed"))
+    with claimed(Path(settings.PACKED, SHARDS), wait=True):  # another run that makes the same
+        if settings.REPLACE or not is_finished(divisions):
+            write_sets(divisions, join_division)
 
 
 def is_finished(divisions):
     """Whether all sets exist and consist of the shards of their divisions."""
     sets = [(set_path(d.folder, name), d.shard_paths(name)) for d in divisions for name in d.tables]
     return all(is_joined(path, shards) for path, shards in sets)
-
-
-def pack_shard(shard, division):
-    """Write a shard; return error messages for slices that cannot be used, without writing."""
-    problems = []
-    with claimed(shard.path), suppress(InputError), whole_file(shard.path) as file:
-        values = pack(file, shard.table, shard.name, division, problems, bar=shard.path.stem[:-13])
-        if problems:
-            raise InputError
-        add_attributes(file, values=sorted(values))  # mask values; classes depend on all shards
-    return problems
 
 
 def join_division(division, files):

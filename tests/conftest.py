@@ -1,17 +1,19 @@
 """What the tests share: running scripts as a user does, and small case folders."""
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import time
 from unittest import mock
 
 import pytest
 from browsing import start_browser
 from drawings import make_cases
 from filelock import FileLock
-from running import decathlon_recipe, run_here, run_script, training
+from running import ROOT, decathlon_recipe, run_here, run_script, training
 
 from common import gpus
 from common.devices import set_defaults
@@ -73,6 +75,38 @@ def driver(tmp_path, monkeypatch):
     gpus._names.cache_clear()
     yield make
     gpus._names.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def scheduler(tmp_path_factory):
+    """Address of a Dask scheduler with two workers, started as docs/scaling.md says."""
+    pytest.importorskip("distributed", reason="needs Dask; install tests/requirements.txt")
+    folder = tmp_path_factory.mktemp("scheduler")
+    dask = [sys.executable, "-m", "dask"]
+    options = [
+        "--host",
+        "127.0.0.1",
+        "--port",
+        "0",
+        "--no-dashboard",
+        "--scheduler-file",
+        str(folder / "scheduler.json"),
+    ]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
+    with subprocess.Popen([*dask, "scheduler", *options], **quiet) as first:
+        try:
+            while not (folder / "scheduler.json").exists() or not (folder / "scheduler.json").read_text():
+                assert first.poll() is None
+                time.sleep(0.05)
+            address = json.loads((folder / "scheduler.json").read_text())["address"]
+            few = ["--nworkers", "2", "--nthreads", "1", "--no-dashboard", "--local-directory", str(folder)]
+            with subprocess.Popen([*dask, "worker", address, *few], **quiet) as second:
+                try:
+                    yield address
+                finally:
+                    second.terminate()
+        finally:
+            first.terminate()
 
 
 @pytest.fixture

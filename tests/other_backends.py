@@ -16,15 +16,16 @@ import models  # noqa: F401  (registers the layers of the networks)
 from losses import TERMS, get_loss
 from models import build_model
 
+QUIET = {"dropout": 0, "parallel_dropout": 0, "noise": 0}  # each backend draws others
 NETWORKS = {  # name: network, shape, classes, settings
     "unet": ("unet", (24, 24, 1), 1, {"features": 4, "depth": 2}),
     "classes": ("unet", (24, 24, 1), 3, {"features": 4, "depth": 1}),
-    "cvnet": ("cvnet_synapse", (72, 72, 1), 1, {"width": 0.1}),
-    "cvnet_512": ("cvnet_synapse_512", (128, 128, 1), 1, {"width": 0.1}),
+    "cvnet": ("cvnet_synapse", (72, 72, 1), 1, {"width": 0.1, **QUIET}),
+    "cvnet_512": ("cvnet_synapse_512", (128, 128, 1), 1, {"width": 0.1, **QUIET}),
     "mobilenet": ("deeplab_v3plus", (40, 40, 1), 1, {"backbone": "mobilenetv2", "alpha": 0.35}),
     "xception": ("deeplab_v3plus", (32, 32, 1), 1, {}),
     "pretrained": ("pretrained_unet", (64, 64, 1), 1, {}),
-    "volumes": ("se_resunet3d", (16, 16, 16, 1), 1, {"features": 2, "depth": 1, "ratio": 2}),
+    "volumes": ("se_resunet3d", (16, 16, 16, 1), 1, {"features": 2, "depth": 1, "ratio": 2, "noise": 0}),
 }
 LOSSES = sorted(TERMS)  # all with "unet", or "classes" for several; the others with these
 FEW = ["bce+dice"]

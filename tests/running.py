@@ -109,6 +109,12 @@ def assert_refused(script, *words, status=1, run=run_here, **settings):
     return result.stderr
 
 
+def bytes_of(folder):
+    """dict of relative path to bytes of all files below a folder."""
+    paths = [path for path in Path(folder).rglob("*") if path.is_file()]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
 def leftovers(folder):
     """Half-written files and folders."""
     return list(Path(folder).rglob(".part-*"))

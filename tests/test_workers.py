@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from drawings import make_cases
-from running import ROOT, assert_refused, leftovers, run_script
+from running import ROOT, assert_refused, bytes_of, leftovers, run_script
 
 from common import workers
 from common.command_line import flags_of
@@ -20,12 +20,6 @@ from common.workers import run_batch, start_workers
 
 FEW = {"FILTERS": ["O", "A"], "SHAPES": ["", "RTP", "HT", "DKP"]}
 NO_DASK = "needs Dask; install tests/requirements.txt"
-
-
-def content(folder, ignored=()):
-    """dict of relative path to bytes of all files below a folder."""
-    files = [path for path in folder.rglob("*") if path.is_file() and path.name not in ignored]
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def kill_a_worker(script, is_in_the_middle):
@@ -55,7 +49,7 @@ def test_a_killed_worker_costs_nothing(tmp_path):
     out, err = script.communicate(timeout=200)
     assert script.returncode == 0 and not err, (out, err)
     assert re.search(r"^workers: 2 at tcp://127\.0\.0\.1:\d+, dashboard http://127\.0\.0\.1:\d+/status$", out, re.M)
-    assert content(shared) == content(alone) and not leftovers(tmp_path)
+    assert bytes_of(shared) == bytes_of(alone) and not leftovers(tmp_path)
 
 
 # --- messages

@@ -5,23 +5,19 @@ division (the same for sets divided together), and how the slices were made (`co
 AIS files with <name>_X and <name>_Y work too.
 """
 
-import functools
-import hashlib
 import os
-import re
-from contextlib import nullcontext, suppress
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import h5py
 import numpy as np
 
-from common.claims import remove_abandoned
 from common.errors import InputError
-from common.manifest import MANIFEST, Manifest
 from common.parallel import ordered_map, progress
 from common.slices.classes import are_sets, type_of_masks
-from common.slices.hdf5 import DAMAGE, damage_as_error, sources_of, write_virtual
+from common.slices.hdf5 import damage_as_error
 from common.slices.hdf5_text import text_of, write_attributes, write_texts
 from common.slices.images import read_pair, shapes_of, with_channels
 from common.slices.masks import class_count, values_of
@@ -138,11 +134,11 @@ def _dataset_names(path, file):
 # --- writing
 
 
-def pack_slices(file, table, like, attributes, compression, problems, bar):
+def pack_slices(file, table, like, attributes, compression, problems, bar, workers=None):
     """Write a packed set, or a shard of one, except for its classes.
 
-    Without compression, the decoding threads write each slice directly to its position in the file, because HDF5 admits
-    only one thread at a time.
+    Without compression, slices are written directly to their positions in the file, by the decoding threads, because
+    HDF5 admits only one thread at a time. What worker processes decode, this process writes.
 
     Args:
         file: path of the HDF5 file.
@@ -153,35 +149,52 @@ def pack_slices(file, table, like, attributes, compression, problems, bar):
         compression: None, "gzip" or "lzf".
         problems: list that collects error messages for unusable slices.
         bar: text of the progress bar.
+        workers: `common.workers.Threads` or Processes to decode slices; None: threads.
 
     Returns:
         set of values in the masks.
     """
     count, mask_type = len(table), type_of_masks(attributes["overlap"])
+    paths = enumerate(zip(table["x"], table["y"], strict=True))
+    are_processes = workers is not None and workers.are_processes
     with h5py.File(file, "w") as packed:
         for dataset, (shape, dtype) in shapes_of(like[1], mask_type).items():
             _create(packed, dataset, (count, *shape), dtype, compression)
-        _describe(packed, table, attributes)
+        describe(packed, table, attributes)
         offsets = [] if compression else [packed[dataset].id.get_offset() for dataset in ("x", "y")]
 
-    def store(task):
-        i, *paths = task
-        pair = read_pair(*paths, like, mask_type)
+    def write(i, pair):
         for offset, image in zip(offsets, pair, strict=False):
             with open(file, "r+b") as raw:
                 raw.seek(offset + i * image.nbytes)
                 raw.write(image)
-        return values_of(pair[1]), pair
 
+    def read_and_write(task):
+        values, pair = read_with_values(task[1], like, mask_type)
+        write(task[0], pair)
+        return values, pair
+
+    if are_processes:
+        read = partial(read_with_values, like=like, mask_type=mask_type)
+        stored = workers.map(read, (of_slice for _, of_slice in paths), problems)
+    else:
+        stored = ordered_map(read_and_write, paths, problems=problems)
     values = set()
-    stored = ordered_map(store, zip(range(count), table["x"], table["y"], strict=True), problems=problems)
     with h5py.File(file, "r+") if compression else nullcontext() as packed:
         for i, result in enumerate(progress(stored, count, bar)):
             if result:
                 values |= result[0]
+                if are_processes:
+                    write(i, result[1])
                 for dataset, image in zip(("x", "y") if packed else (), result[1], strict=False):
                     packed[dataset][i] = with_channels(image)
     return values
+
+
+def read_with_values(paths, like, mask_type):
+    """Read a slice and its mask, which must be like another slice: (set of values in the mask, (slice, mask))."""
+    pair = read_pair(*paths, like, mask_type)
+    return values_of(pair[1]), pair
 
 
 def _create(packed, name, shape, dtype, compression):
@@ -195,7 +208,8 @@ def _create(packed, name, shape, dtype, compression):
     packed.create_dataset(name, shape, dtype, dcpl=properties)
 
 
-def _describe(packed, table, attributes):
+def describe(packed, table, attributes):
+    """Write the texts and attributes of an open packed set; arguments as in `pack_slices`."""
     for column, texts in (("case", table["case"]), ("source", table["x"])):
         write_texts(packed, column, texts)
     write_attributes(packed, {"format": FORMAT, **attributes})
@@ -205,114 +219,3 @@ def add_attributes(file, **attributes):
     """Add attributes: the number of classes of a set, or the mask values of a shard."""
     with h5py.File(file, "a") as packed:
         packed.attrs.update(attributes)
-
-
-# --- shards
-
-
-def join_shards(file, shards, table, like, attributes):
-    """Write a packed set that concatenates x and y of its shards.
-
-    Args:
-        file: path of the HDF5 file.
-        shards: list of (shard path relative to the folder of the set, number of rows), in order.
-        table, like, attributes: as in `pack_slices`; attributes also contain the classes.
-    """
-    with h5py.File(file, "w") as packed:
-        for dataset, (shape, dtype) in shapes_of(like[1], type_of_masks(attributes["overlap"])).items():
-            write_virtual(packed, dataset, shape, dtype, shards)
-        _describe(packed, table, attributes)
-
-
-def is_joined(path, shards):
-    """Whether a set exists and joins exactly these shards, a list of Path."""
-    try:
-        with h5py.File(path, "r") as packed:
-            return bool(shards) and [source.file for source in sources_of(packed["x"])] == shards
-    except (InputError, *DAMAGE):
-        return False
-
-
-def values_of_shards(shards):
-    """Set of int, the mask values in shards; `shards` is a list of Path."""
-    values = set()
-    for shard in shards:
-        with h5py.File(shard, "r") as packed:
-            values |= set(packed.attrs["values"].tolist())
-    return values
-
-
-def outdated_sets(folder, names):
-    """Sets that an earlier run made in a folder and that are not among `names`; paths relative to the folder."""
-    made = Manifest.read(Path(folder, MANIFEST)).files
-    is_set = re.compile(r"(fold\d+/)?(train|validation|test)\.h5")
-    return [name for name in made if name not in names and is_set.fullmatch(name)]
-
-
-def remove_shards(folder, names, kept):
-    """Remove the shards in a folder that no set uses, and half-written ones that no process is writing.
-
-    Args:
-        folder: Path of the shards.
-        names: names of the sets.
-        kept: set of Path, the shards in use.
-    """
-    for path in {path for name in names for path in folder.glob(f"{name}-*.h5")} - kept:
-        if re.fullmatch(r"[a-z]+-\d{4,}-[0-9a-f]{12}\.h5", path.name):
-            path.unlink(missing_ok=True)
-    remove_abandoned(folder, "*.h5")
-    if not kept:
-        with suppress(OSError):  # missing, or contains a user's own files
-            folder.rmdir()
-
-
-def fingerprint(table, like, compression, lists):
-    """Fingerprint of the sources of a shard: file names, sizes, times to the nanosecond and order, and storage format.
-
-    The time of the last change counts too, since tools that copy files keep the time of the last modification.
-
-    Args:
-        table: rows of the shard.
-        like: a slice.
-        compression: as in `pack_slices`.
-        lists: folder of the lists. Paths are relative to it, so that the fingerprint is the same on all machines.
-
-    Returns:
-        12 hexadecimal digits.
-    """
-    return _digest(table, like, lists, compression)[:12]
-
-
-def _digest(table, like, lists, compression=None, times=True):
-    digest = hashlib.sha256(f"{FORMAT} {compression} {like.shape} {like.dtype}".encode())
-    from_lists = functools.cache(lambda folder: _relative_to(lists, folder))  # a case has many slices
-    for row in table.itertuples(index=False):
-        for file in (row.x, row.y):
-            status = os.stat(file)
-            folder, name = os.path.split(file)
-            changed = f"{status.st_mtime_ns} {status.st_ctime_ns}" if times else ""
-            digest.update(os.fsencode(f"{from_lists(folder)} {name} {row.case} {status.st_size} {changed}\n"))
-    return digest.hexdigest()
-
-
-def identify_division(tables, like, lists):
-    """Identity of a division, which its sets carry, so that sets of two divisions are not mixed.
-
-    It counts names, cases and file sizes, but no times, so that equal slices are packed into equal files.
-
-    Args:
-        tables: dict of set name to DataFrame.
-        like, lists: as in `fingerprint`.
-
-    Returns:
-        12 hexadecimal digits.
-    """
-    parts = [f"{name} {_digest(table, like, lists, times=False)}" for name, table in sorted(tables.items())]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-
-
-def _relative_to(lists, folder):
-    try:
-        return os.path.relpath(folder, lists)
-    except ValueError:  # another drive on Windows
-        return folder

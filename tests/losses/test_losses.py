@@ -188,6 +188,17 @@ def test_the_dice_of_a_batch_counts_an_empty_mask_with_its_false_positives():
     assert float(get_loss("weighted_bce")(0 * one, flat)) == pytest.approx(np.log(2)), "only the background is there"
 
 
+def test_cross_entropy_of_channels_is_that_of_probabilities_behind_a_softmax_too():
+    """There, Keras on TensorFlow takes the logits of a softmax for those of sigmoids."""
+    x = np.random.default_rng(0).random((2, 4, 4, 2), np.float32)
+    y = np.random.default_rng(1).integers(0, 3, (2, 4, 4, 1)).astype(np.uint8)
+    inputs = keras.Input((4, 4, 2))
+    model = keras.Model(inputs, keras.layers.Conv2D(3, 1, activation="softmax")(inputs))
+    model.compile("sgd", get_loss("bce", 2))
+    found, p, t = model.evaluate(x, y, verbose=0), model.predict(x, verbose=0), np.eye(3)[y[..., 0]]
+    assert found == pytest.approx(-(t * np.log(p) + (1 - t) * np.log(1 - p)).mean(), rel=1e-5)
+
+
 def test_known_values():
     """Two of four pixels in common of masks of three: Dice 2/3, IoU 1/2."""
     mask = np.array([1, 1, 1, 0], np.uint8).reshape(1, 2, 2, 1)

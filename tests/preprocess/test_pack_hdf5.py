@@ -13,7 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from drawings import disc_slice, make_cases, write_image
-from running import ROOT, assert_refused, leftovers, run_here, run_script
+from running import ROOT, assert_refused, bytes_of, leftovers, run_here, run_script
 
 from common.command_line import flags_of
 from common.errors import InputError
@@ -107,19 +107,23 @@ def test_shards_are_shown_as_one_set_and_are_made_once(packed, tmp_path):
     assert_packed_alike(tmp_path / "b", packed["packed"])
 
 
-@pytest.mark.parametrize("compression", [None, "gzip"])
-def test_parts_pack_what_one_run_packs(packed, tmp_path, compression):
-    """All at the same time: whichever ends last joins them."""
-    settings = {"LISTS": packed["lists"], "PACKED": tmp_path, "COMPRESSION": compression}
-    commands = [
-        [sys.executable, str(ROOT / PACK), *flags_of({**settings, "PART": f"{number}/3"})] for number in (1, 2, 3)
-    ]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    outputs = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0, 0]
-    assert any("wrote 16 slices in 3 sets" in output for output in outputs)
-    assert_packed_alike(tmp_path, packed["packed"])
-    assert_refused(PACK, "PART", "'4/3'", status=2, **settings, PART="4/3")
+@pytest.mark.parametrize("more", [{}, {"COMPRESSION": "gzip"}, {"SHARD_GB": 3e-6}], ids=["plain", "gzip", "shards"])
+def test_workers_pack_what_one_run_packs(scheduler, packed, tmp_path, more):
+    """Byte for byte, from relative paths too."""
+    for name, workers in (("alone", {}), ("shared", {"WORKERS": scheduler})):
+        run_here(PACK, LISTS=packed["lists"], PACKED=tmp_path / name / "packed", **more, **workers)
+    assert bytes_of(tmp_path / "alone") == bytes_of(tmp_path / "shared")
+
+
+def test_what_workers_cannot_read_is_one_message(scheduler, packed, tmp_path):
+    shutil.copytree(packed["cases"].parent, tmp_path / "data")
+    bad = [Path(path) for path in read_list(tmp_path / "data" / "lists" / "train.csv")["x"][:2]]
+    for path in bad:
+        path.write_bytes(path.read_bytes()[:-20])
+    settings = {"LISTS": tmp_path / "data" / "lists", "PACKED": tmp_path / "packed"}
+    for more in ({}, {"SHARD_GB": 3e-6}):
+        assert_refused(PACK, "2 slices cannot be packed", *bad, **settings, **more, WORKERS=scheduler)
+        assert not list(tmp_path.glob("packed/*.h5")) and not leftovers(tmp_path)
     assert_refused(PACK, "SHARD_GB", "(found 0)", status=2, **settings, SHARD_GB=0)
 
 

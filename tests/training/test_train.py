@@ -449,20 +449,6 @@ def test_epochs_of_a_final_training_are_the_mean_best_epoch_of_the_folds(tmp_pat
         configure(Settings.of("train.py", **given, EPOCHS=3))
 
 
-# --- other backends
-
-
-@pytest.mark.slow
-def test_jax_trains_with_augmentation_and_predicts(packed, tmp_path):
-    """What else JAX does, to resume among it, stands in test_distribution.py."""
-    pytest.importorskip("jax")
-    settings = training(packed, tmp_path / "runs", AUGMENTATION={"rotation": 5}, EPOCHS=1, OPTIMIZER="sgd")
-    assert "jax" in run_script("train.py", backend="jax", **settings).stdout
-    run = only_folder(tmp_path / "runs")
-    run_script("predict.py", backend="jax", RUN=run, INPUT=packed["cases"] / "case01", OUTPUT=tmp_path / "out")
-    assert len(list((tmp_path / "out").glob("*.png"))) == 4
-
-
 # --- bad input
 
 
