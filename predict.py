@@ -73,11 +73,16 @@ OVERLAYS: bool = True  # False: write no overlays, and no pages of volumes (view
 UNCERTAINTY: bool = False  # True: write probability, uncertainty and cases_to_label.csv too
 #   The table lists the images or volumes whose masks are most worth outlining first. For 2-D models. With several
 #   models, such as the folds of a cross-validation, they are those on which the models disagree.
+PROBABILITIES: bool = False  # True: write the probabilities of each class too, to probabilities/<class>
+#   16-bit images of slices (65535 is 1); volumes in half precision on the grid of the scan.
 PASTE: str = ""  # folder of the full images of cases or crops: paste masks into them
 #   Masks, overlays and areas at full size are written to full/.
 LABEL_VOLUMES: types.VolumeEnding = ".nii.gz"  # format: ".nii.gz", ".nii", ".nrrd", ".mha", ".mhd"; "": none
 DICOM_LABELS: list[Literal["SEG", "RTSTRUCT"]] = []  # also write these for DICOM series, in OUTPUT/dicom
 #   They repeat the patient's name and other tags of the series, so keep them apart from what you pass on.
+VIEWER_FILES: list[Literal["osirix", "qupath", "itk-snap"]] = []  # also write files for these viewers
+#   "osirix": ROIs of volumes (.xml), for Horos too; "qupath": outlines (.geojson); "itk-snap": names and colors of
+#   classes (classes.label).
 
 settings = apply_command_line(globals())
 
@@ -91,7 +96,9 @@ from common.prediction.ensemble import Ensemble
 from common.prediction.inputs import ImageInput, PixelSizes, VolumeInput, reader_of
 from common.prediction.matrices import MatrixInput
 from common.prediction.outputs import Outputs, fingerprint, require_dicom, write_output
+from common.prediction.probabilities import Probabilities
 from common.prediction.uncertainty import Uncertainty
+from common.prediction.viewer_files import require_volumes
 from common.replacing import refuse_existing
 from common.slices.classes import OVERLAPPING, class_numbers
 from common.slices.matrices import are_matrices
@@ -132,6 +139,7 @@ def predict_slices(models):
         facts["overlap"] = prepared.overlap
     source = open_input(prepared)
     require_dicom(settings.DICOM_LABELS, source.volumes.values())
+    require_volumes(settings.VIEWER_FILES, source)
     part = Part.read(settings.PART)
     own = part.share(source.slices, functools.partial(unit_of, source=source))
     written = [f"{len(source.slices)} masks in {part.count} parts"]
@@ -191,8 +199,7 @@ def write_slices(folder, slices, source, models, prepared, used, facts):
     """
     import_keras()
     ensemble = Ensemble(models.files)
-    fit = settings.FIT or prepared.fit or "resize"
-    flips = settings.FLIPS or models.flips
+    fit, flips = settings.FIT or prepared.fit or "resize", settings.FLIPS or models.flips
     averaged = {"none": "", "flips": ", averaged over flips", "turns": ", averaged over flips and quarter turns"}[flips]
     print(
         f"predicting {number_of(len(slices), 'image')} "
@@ -216,23 +223,41 @@ def write_slices(folder, slices, source, models, prepared, used, facts):
         clean_volumes=cleaning if settings.CLEAN_IN == "3d" else {},
         dicom_labels=settings.DICOM_LABELS,
         series=settings.SERIES,
+        viewer_files=settings.VIEWER_FILES,
     )
-    uncertainty = Uncertainty(folder, len(models.files), ensemble.overlapping) if settings.UNCERTAINTY else None
+    further = further_outputs(folder, ensemble, outputs.files.folders, len(models.files))
     options = {"fit": fit, "overlap": settings.OVERLAP, "batch_size": settings.BATCH_SIZE, "flips": flips}
     options["squares"] = settings.UNCERTAINTY
     read, pixels = reader_of(source, ensemble.inputs), PixelSizes(prepared.spacing, ensemble.size, fit)
     predicted = ensemble.predict(lambda: ordered_map(read, slices), len(slices), **options)
     for s, (image, probabilities) in zip(slices, predicted, strict=True):
         numbers = class_numbers(probabilities[..., : ensemble.channels], used.THRESHOLD, ensemble.overlapping)
-        if uncertainty:
-            uncertainty.add(s, *source.case_of(s), probabilities, numbers)
+        for one in further:
+            one.add(s, *source.case_of(s), probabilities, numbers)
         outputs.add(s, image, numbers)
         pixels.add(numbers.shape, source.spacing_of(s))
     if note := pixels.note():
         print(note, flush=True)
-    if uncertainty:
-        uncertainty.close()
+    for one in further:
+        one.close()
     return outputs.close()
+
+
+def further_outputs(folder, ensemble, names, models):
+    """Writers of probabilities and of uncertainty, as far as settings ask for them, as a list.
+
+    Args:
+        folder: Path.
+        ensemble: Ensemble.
+        names: folder names of the classes from 1 up.
+        models: number of models.
+    """
+    found = []
+    if settings.PROBABILITIES:
+        found.append(Probabilities(folder, names, ensemble.channels, settings.LABEL_VOLUMES))
+    if settings.UNCERTAINTY:
+        found.append(Uncertainty(folder, models, ensemble.overlapping))
+    return found
 
 
 if __name__ == "__main__":

@@ -189,6 +189,7 @@ def everything(imported):
         ("files", "runs3d", own / "files"),
     ):
         extra = {"NAMES_TABLE": root / "private" / f"{name}.csv"} if name != "cases" else {}
+        extra |= {"PROBABILITIES": True, "VIEWER_FILES": ["osirix", "qupath", "itk-snap"]}
         run("predict.py", RUN=out / run_folder, INPUT=source, OUTPUT=out / "predicted" / name, **extra)
     predicted, truth = out / "predicted", {"TRUTH": own / "labels", "LABEL_NAME": "{id}_seg"}
     scans = {"IMAGES": own / "scans", "NAMES_TABLE": root / "private" / "scans.csv"}

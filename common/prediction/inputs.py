@@ -21,6 +21,7 @@ from common.words import number_of
 
 # Folders that predict.py writes next to its masks.
 RESERVED = ("overlays", "full", "viewers", "matrices", "probability", "uncertainty", "disagreement")
+RESERVED += ("probabilities", "osirix", "qupath")
 
 OTHER_PIXELS = 1.25  # pixels that are larger or smaller by more than this factor are said to differ from training
 

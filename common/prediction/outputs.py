@@ -14,6 +14,7 @@ from common.jobs import do_part, merge
 from common.prediction.mask_files import MaskFiles
 from common.prediction.matrices import MatrixInput, MatrixMasks
 from common.prediction.uncertainty import sort_table
+from common.prediction.viewer_files import ViewerFiles
 from common.public_settings import public_settings
 from common.settings import FORMAT, REASONS
 from common.slices.classes import are_sets, has_class
@@ -104,6 +105,7 @@ class Outputs:
         clean_slices, clean_volumes: dicts of arguments of `common.slices.masks.clean`, for single masks and for
             whole label volumes.
         dicom_labels, series: settings DICOM_LABELS and SERIES.
+        viewer_files: setting VIEWER_FILES.
     """
 
     def __init__(
@@ -120,6 +122,7 @@ class Outputs:
         clean_volumes,
         dicom_labels=(),
         series=None,
+        viewer_files=(),
     ):
         self.files = MaskFiles(names, overlap)
         self.folder, self.source, self.clean_slices = folder, source, clean_slices
@@ -127,10 +130,13 @@ class Outputs:
         self.viewers, self.make_viewers = None, functools.partial(make_viewers, folder, source, names, clean_volumes)
         paths = {source.names[name]: path for name, path in source.volumes.items()}
         dicom = make_dicom_labels(folder, dicom_labels, paths, series, names)
+        self.viewer_files = ViewerFiles(folder, viewer_files, names) if viewer_files else None
         self.matrices = MatrixMasks(folder) if isinstance(source, MatrixInput) else None
         self.volumes = None
-        if volume_ending or dicom:
-            self.volumes = LabelVolumes(folder, volume_ending, self.files, clean_volumes, dicom)
+        if volume_ending or dicom or viewer_files:
+            self.volumes = LabelVolumes(
+                folder, volume_ending, self.files, clean_volumes, dicom, viewer_files=self.viewer_files
+            )
         self.full_scale = FullScaleMasks(folder / "full", full_scale, self.files) if full_scale else None
 
     def add(self, s, image, numbers):
@@ -155,6 +161,8 @@ class Outputs:
             if self.overlays:
                 self.viewers = self.viewers or self.make_viewers()
                 self.viewers.add(s, image, numbers, case, record)
+        elif self.viewer_files:
+            self.viewer_files.add_image(s.case, s.name, numbers)
         if self.matrices:
             self.matrices.add(record, numbers)
         if self.full_scale:
@@ -221,10 +229,12 @@ class LabelVolumes:
         files: MaskFiles.
         cleaning: dict of arguments of `common.slices.masks.clean` for whole volumes.
         dicom: `common.prediction.dicom_labels.DicomLabels`, or None.
+        viewer_files: `common.prediction.viewer_files.ViewerFiles`, or None.
     """
 
-    def __init__(self, folder, ending, files, cleaning, dicom=None):
+    def __init__(self, folder, ending, files, cleaning, dicom=None, viewer_files=None):
         self.folder, self.ending, self.files, self.cleaning, self.dicom = folder, ending, files, cleaning, dicom
+        self.viewer_files = viewer_files
         self.case, self.record, self.masks, self.rows = None, None, {}, []
 
     def add(self, case, name, record, numbers):
@@ -252,6 +262,8 @@ class LabelVolumes:
             labels.write_all(volume, self.files, self.folder, self.case, self.ending)
         if self.dicom:
             self.dicom.write(self.case, volume)
+        if self.viewer_files:
+            self.viewer_files.add_volume(self.case, volume)
         self.rows += labels.measure_labels(self.case, volume, len(self.files.names))
         self.masks = {}
 

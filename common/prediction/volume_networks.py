@@ -1,5 +1,6 @@
 """Predict volumes with 3-D networks in one stage, or in two: find the region, then the labels in it."""
 
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
@@ -12,9 +13,12 @@ from common.errors import InputError, SettingError, as_input_error, summarize
 from common.jobs import Part
 from common.parallel import progress
 from common.prediction.inputs import GrayRange, refuse_same_output
+from common.prediction.mask_files import MaskFiles
 from common.prediction.outputs import fingerprint, make_dicom_labels, require_dicom, write_output, write_rows
+from common.prediction.probabilities import write_volumes
 from common.prediction.viewer import FOLDER as VIEWERS
 from common.prediction.viewer import Compressor, write_viewer
+from common.prediction.viewer_files import ViewerFiles
 from common.prediction.volume_tiles import mean_probabilities
 from common.replacing import refuse_existing
 from common.slices.drawing import CLASS_COLORS, draw_planes
@@ -33,8 +37,6 @@ from common.volumes.grids import (
     coarser,
     grid_of_box,
     grow_box,
-    image_at,
-    onto_grid,
     orient,
     require_room,
     smoothed_onto_grid,
@@ -45,6 +47,7 @@ from common.volumes.labels import label_image, measure_labels, write_labels
 from common.volumes.privacy import safe_names, write_names_table
 from common.volumes.reading import read_channels, read_further
 from common.volumes.slicing import PERCENTILES, spacing_of_plane
+from common.volumes.values import channels_on_grid
 from common.words import number_of
 
 
@@ -129,6 +132,8 @@ class Options(NamedTuple):
         overlays: whether to write overlays of three planes, and pages of all slices.
         series, not_finite: as for `common.volumes.reading.read_volume`.
         dicom_labels: setting DICOM_LABELS.
+        probabilities: whether to write the probabilities of each label.
+        viewer_files: setting VIEWER_FILES.
         further_channels: mapping of the Path of a volume to Paths of its channels in other files.
     """
 
@@ -142,6 +147,8 @@ class Options(NamedTuple):
     not_finite: float | None = None
     region_threshold: float = DEFAULT
     dicom_labels: tuple = ()
+    probabilities: bool = False
+    viewer_files: tuple = ()
     further_channels: dict = MappingProxyType({})
 
 
@@ -207,6 +214,8 @@ def options_of(settings, threshold, further):
         settings.NOT_FINITE,
         DEFAULT if settings.THRESHOLD is None else settings.THRESHOLD,
         tuple(settings.DICOM_LABELS),
+        settings.PROBABILITIES,
+        tuple(settings.VIEWER_FILES),
         further,
     )
 
@@ -232,10 +241,15 @@ def predict_volumes(models, volumes, folder, options):
     problems, rows = [], []
     names = last_stage(stages).data.labels
     dicom = make_dicom_labels(folder, options.dicom_labels, volumes, options.series, names)
+    viewer_files, folders = (
+        ViewerFiles(folder, options.viewer_files, names),
+        MaskFiles(list(map(str, names)), "").folders,
+    )
     for name, path in progress(volumes.items(), len(volumes), "predicting"):
         try:
             volume = Volume(path, options.series, options.not_finite, options.further_channels.get(path, ()))
-            labels, note = predict_labels(volume, stages, options)
+            keep = partial(write_volumes, folder, folders, f"{name}{options.ending}", volume.original)
+            labels, note = predict_labels(volume, stages, options, keep if options.probabilities else None)
             if dicom:
                 dicom.write(name, labels)
         except SettingError:
@@ -246,6 +260,7 @@ def predict_volumes(models, volumes, folder, options):
         if note:
             print(f"{name}: {note}", flush=True)
         write_labels(labels, folder / f"{name}{options.ending}")
+        viewer_files.add_volume(name, labels)
         measured = measure_labels(name, labels, len(names))
         rows += [row | {"label": label} for row, label in zip(measured, names, strict=True)]
         if options.overlays:
@@ -262,13 +277,14 @@ def last_stage(stages):
     return stages.get("patch") or stages.get("single") or stages["whole"]
 
 
-def predict_labels(volume, stages, options):
+def predict_labels(volume, stages, options, keep=None):
     """Predict the labels of a volume.
 
     Args:
         volume: Volume.
         stages: dict of step to Stage.
         options: Options.
+        keep: function that is called with the probabilities (S, H, W, K) and their Geometry, or None.
 
     Returns:
         SimpleITK.Image uint8 on the volume's own grid, and a note for the user, or "".
@@ -282,6 +298,8 @@ def predict_labels(volume, stages, options):
     else:
         grid = last.grid(volume.geometry, box)
     probabilities = last.probabilities(volume, grid, options.overlap)
+    if keep:
+        keep(probabilities, grid)
     labels = labels_on_grid(probabilities, grid, volume.original, options.threshold)
     return label_image(clean(labels, **options.cleaning), volume.original), note
 
@@ -333,13 +351,7 @@ def labels_on_grid(probabilities, grid, original, threshold):
     labels = np.zeros(original.shape, np.uint8)
     box = box_on_grid(whole_box(grid), grid, original)
     target = grid_of_box(original, box)
-
-    def channels():
-        for k in range(probabilities.shape[-1]):
-            channel = onto_grid(image_at(probabilities[..., k], grid), target, sitk.sitkLinear)
-            yield sitk.GetArrayFromImage(channel)
-
-    labels[box.slices] = label_numbers(channels(), threshold)
+    labels[box.slices] = label_numbers(channels_on_grid(probabilities, grid, target), threshold)
     return labels
 
 
