@@ -45,6 +45,7 @@ from functools import partial
 import numpy as np
 
 from common.errors import InputError, name_broken
+from common.files import remove
 from common.replacing import refuse_existing, whole_folder
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
 from common.slices.images import encode_png, encode_slice, window_to_gray
@@ -76,6 +77,8 @@ def main():
             settings.REPLACE,
             parallel=False,
         )
+        if cubes and not result.cases:
+            remove(cubes)
     print(f"wrote {number_of(result.slices, 'crop')} in {number_of(result.cases, 'case')} to {settings.CASES}")
     name_broken(result.problems, "scans cannot be used", result.cases, settings.SKIP_BROKEN)
 

@@ -54,6 +54,7 @@ import numpy as np
 import pandas as pd
 
 from common.errors import InputError, SettingError, name_broken
+from common.files import remove
 from common.parallel import ordered_map
 from common.replacing import new_file, refuse_existing, whole_folder
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
@@ -93,6 +94,8 @@ def main():
         load = partial(import_scan, table=table)
         sources = [(case, (*scan, case.name, lungs and lungs / case.name)) for case, scan in cases.items()]
         result = import_cases(sources, load, make_record, settings.REPLACE, parallel=False)
+        if lungs and not result.cases:
+            remove(lungs)
     report_nodules(table)
     slices = f"{number_of(result.slices, 'slice')} of {settings.SIZE}x{settings.SIZE}"
     write_names_table(settings.NAMES_TABLE, names, paths)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from common.evaluation.lesion_scores import RATES
 from common.evaluation.lesions import FALSE_POSITIVE_RATES, FOUND
 from common.lazy import Lazy
 from common.plots import CLASS_COLORS, INK, PLOT_STYLE, SOFT, svg
@@ -11,8 +12,7 @@ matplotlib, figures = Lazy("matplotlib"), Lazy("matplotlib.figure")
 
 def froc_plot(result):
     """Draw the FROC curves of a LesionResult from 1/8 to 8 false positives, with 95% bands; content of an SVG file."""
-    ticks = FALSE_POSITIVE_RATES
-    rates = np.geomspace(ticks[0], ticks[-1], 400)
+    ticks, rates = FALSE_POSITIVE_RATES, np.geomspace(RATES[0], RATES[-1], 400)
     with matplotlib.rc_context(PLOT_STYLE):
         figure = figures.Figure(figsize=(10.5, 3.8))
         axis = figure.subplots()
@@ -21,8 +21,7 @@ def froc_plot(result):
             axis.plot(rates, curve.sensitivity_at(rates), color=color, linewidth=2, label=f"class {number}")
             axis.plot(ticks, curve.sensitivity_at(ticks), "o", color=color, markersize=5)
             if np.isfinite(low).all():
-                bounds = [np.interp(rates, curve.false_positives, bound) for bound in (low, high)]
-                axis.fill_between(rates, *bounds, color=color, alpha=0.15, linewidth=0)
+                axis.fill_between(RATES, low, high, color=color, alpha=0.15, linewidth=0)
         axis.set_xscale("log", base=2)
         axis.set_xticks(ticks, ["1/8", "1/4", "1/2", "1", "2", "4", "8"])
         axis.set(ylim=(-0.02, 1.02), xlabel=f"false positives per {result.scans}", ylabel="sensitivity")

@@ -24,6 +24,7 @@ from common.tables import write_table
 KEYS = ["case", "image", "class"]
 TRUE, PREDICTED = (FOUND, MISSED), (FOUND, FALSE, EXTRA)  # kinds of rows that count
 RESAMPLES = 1000  # of the FROC curve, as in LUNA16
+RATES = np.geomspace(FALSE_POSITIVE_RATES[0], FALSE_POSITIVE_RATES[-1], 97)  # false positives at which it is drawn
 
 
 @dataclass
@@ -167,12 +168,13 @@ def count_in(table, images):
 
 
 def curve_with_interval(table, images):
-    """FROC curve of a class, its sensitivity with the 95% bootstrap interval at its points, and that of the score.
+    """FROC curve of a class, with 95% bootstrap intervals of its sensitivity and of its score.
 
     Draws cases with replacement, each with its images and lesions, as the LUNA16 script draws scans.
 
     Returns:
-        (Froc, (2, N) low and high of the sensitivity, (low, high) of the score); NaN for fewer than two cases.
+        (Froc, (2, 97) low and high of the sensitivity at RATES, (low, high) of the score); NaN for fewer than two
+        cases.
     """
     cases = images["case"].unique()
     number = pd.Series(range(len(cases)), index=cases)
@@ -181,7 +183,7 @@ def curve_with_interval(table, images):
     found, false = (side.assign(probability=side["probability"].fillna(0)) for side in (found, false))
     curve = froc(found["probability"], false["probability"], len(true), len(images))
     if len(cases) < 2:
-        return curve, np.full((2, len(curve.thresholds)), np.nan), (np.nan, np.nan)
+        return curve, np.full((2, len(RATES)), np.nan), (np.nan, np.nan)
     sizes = [np.bincount(number[side["case"]], minlength=len(cases)) for side in (true, images)]
     events = [(side["probability"].to_numpy(), number[side["case"]].to_numpy()) for side in (found, false)]
     order = [np.argsort(-probability, kind="stable") for probability, _ in events]
@@ -198,7 +200,7 @@ def curve_with_interval(table, images):
             for (_, case), o, end in zip(events, order, ends, strict=True)
         )
         rates, sensitivity = fp / scans, tp / lesions
-        drawn.append(np.interp(curve.false_positives, rates, sensitivity))
+        drawn.append(np.interp(RATES, rates, sensitivity))
         scores.append(np.interp(FALSE_POSITIVE_RATES, rates, sensitivity).mean())
     low, high = np.percentile(scores, [2.5, 97.5])
     return curve, np.percentile(drawn, [2.5, 97.5], axis=0), (float(low), float(high))
@@ -263,8 +265,8 @@ def write_lesion_tables(folder, result):
                 "threshold": curve.thresholds[1:],
                 "false_positives": curve.false_positives[1:],
                 "sensitivity": curve.sensitivity[1:],
-                "low": interval[0][1:],
-                "high": interval[1][1:],
+                "low": np.interp(curve.false_positives[1:], RATES, interval[0], np.nan, np.nan),
+                "high": np.interp(curve.false_positives[1:], RATES, interval[1], np.nan, np.nan),
             }
         )
         for number, (curve, interval, _) in result.curves.items()

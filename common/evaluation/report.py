@@ -63,6 +63,7 @@ def write_report(path, result, images, settings, environment):
             )
         ],
         images=[_for_page(*image) for image in images],
+        shows_both=any(len(drawn) > 1 for drawn, _ in images),
         cases=result.cases[["case", "class", *SCORES]].sort_values("dice"),
         rules={_with_spaces(score.name): score.rule for score in SCORES.values()},
         narrow=NARROW,

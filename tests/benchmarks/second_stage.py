@@ -59,13 +59,16 @@ def main(work):
     for name in ("test", "both"):
         tables = ["--predicted", f"{name}.csv", "--truth", "test_annotations.csv"]
         run("evaluate.py", *tables, "--output", f"scores_{name}")
-        rates[name] = false_positives(pd.read_csv(work / f"scores_{name}" / "froc.csv"))
+        rates[name] = false_positives(work / f"scores_{name}" / "froc.csv")
     print(f"\nfalse positives a scan at {SENSITIVITY:.1f} sensitivity: {rates['test']:.2f} of the first stage,")
     print(f"{rates['both']:.2f} of both")
 
 
-def false_positives(curve):
+def false_positives(file):
     """False positives a scan at the first point of a FROC curve that reaches SENSITIVITY; infinite if none does."""
+    if not file.exists():  # no candidates
+        return float("inf")
+    curve = pd.read_csv(file)
     return curve.loc[curve["sensitivity"] >= SENSITIVITY, "false_positives"].min()
 
 

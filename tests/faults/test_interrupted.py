@@ -70,6 +70,13 @@ STORIES = {
         "--size 16",
         "--size 24",
     ),
+    "candidates": Story(
+        kinds.volumes,
+        "preprocess/0_import_candidates.py",
+        "--scans @/mha/x --candidates @/nodules.csv --annotations @/nodules.csv --cases @/out",
+        "--size 16",
+        "--size 24",
+    ),
     "surface": Story(
         kinds.surface, "preprocess/0_import_stl.py", "--surface @/s.stl --output @/out", "--size 16", "--size 24"
     ),
