@@ -31,7 +31,8 @@ IGNORE: types.Gray | None = None  # value in TRUTH of pixels that do not count; 
 IMAGES: str = ""  # images to show errors on, if TRUTH has none: folder of images or volumes
 OUTPUT: types.PathName = "scores"  # where to write the scores
 REPLACE: bool = False  # True: overwrite an existing OUTPUT
-PART: types.PartOfWork = ""  # "2/8": only the second of eight parts; the last one joins them; "": all
+WORKERS: types.Workers = ""  # "": this machine's cores; a number of processes; or a Dask scheduler
+#   Such as "tcp://10.0.0.1:8786", for several machines: see docs/scaling.md.
 AGAINST: str = ""  # OUTPUT of another evaluation of the same cases to compare with; "": none
 AGAINST_PREDICTED: str = ""  # its PREDICTED, to show both on one image; "": as recorded there
 
@@ -71,9 +72,7 @@ from common.evaluation.lesion_tables import Candidates, is_lesion_table, print_l
 from common.evaluation.pairs import match_pairs, predicted_images
 from common.evaluation.report import write_report
 from common.evaluation.summary import combine_scores, compare_scores, read_other, score_pairs
-from common.files import read_json, write_json
-from common.jobs import Part, do_part
-from common.prediction.outputs import fingerprint
+from common.files import write_json
 from common.public_settings import public_settings
 from common.replacing import refuse_existing, whole_folder
 from common.scores import SCORES
@@ -82,9 +81,9 @@ from common.slices.drawing import contact_sheet
 from common.slices.images import encode_png
 from common.tables import write_table
 from common.volumes.privacy import read_names_table
+from common.workers import start_workers
 
 RECORD = "evaluation.json"
-SCORED = "scored.json"  # scores of one part
 
 
 def main():
@@ -97,16 +96,12 @@ def main():
             raise SettingError(f"{name}: only for tables of lesions (TRUTH is {settings.TRUTH}); leave it empty")
     if settings.AGAINST_PREDICTED and not settings.AGAINST:
         raise SettingError("AGAINST_PREDICTED: needs AGAINST; pass --against the OUTPUT of that evaluation")
-    part = Part.read(settings.PART)
-    evaluation = Evaluation(part)
-    files = [file for pair in evaluation.pairs for file in (pair.predicted, pair.truth)]
-    agreed = settings.as_json() | {"PART": "", "masks": len(evaluation.pairs), "files": fingerprint(files)}
-    do_part(settings.OUTPUT, part, agreed, evaluation.score, evaluation.join, settings.REPLACE)
-    result = evaluation.result
-    if result:
-        print_tables(result)
-        cases = result.cases["case"].nunique()
-        print(f"wrote {settings.OUTPUT} (images: {len(evaluation.pairs)}, cases: {cases})")
+    evaluation = Evaluation()
+    with whole_folder(settings.OUTPUT, settings.REPLACE) as folder:
+        result = evaluation.write(folder, evaluation.score())
+    print_tables(result)
+    cases = result.cases["case"].nunique()
+    print(f"wrote {settings.OUTPUT} (images: {len(evaluation.pairs)}, cases: {cases})")
 
 
 def evaluate_tables():
@@ -117,7 +112,7 @@ def evaluate_tables():
                 f"{name}: expected a table of lesions, as {other} is (found {getattr(settings, name) or 'nothing'}); "
                 "use a table seriesuid,coordX,coordY,coordZ,..., such as submission.py --kind nodules writes"
             )
-    unfit = [name for name in ("PART", "AGAINST", "CANDIDATES") if getattr(settings, name)]
+    unfit = [name for name in ("AGAINST", "CANDIDATES") if getattr(settings, name)]
     unfit += ["LESIONS"] if settings.LESIONS == "overlap" else []
     if unfit:
         raise InputError(f"{unfit[0]}: not for tables of lesions (TRUTH is {settings.TRUTH}); leave it out")
@@ -133,21 +128,17 @@ def evaluate_tables():
 
 
 class Evaluation:
-    """All pairs of the settings, and the result after it is written.
-
-    Args:
-        part: Part of the pairs to score.
+    """All pairs of the settings.
 
     Attributes:
-        pairs: list of all Pair.
-        recorded: dict of settings, the same for all parts.
-        result: common.evaluation.summary.Result; None until it is written.
+        pairs: list of Pair.
+        recorded: dict of settings to record.
 
     Raises:
         InputError: as `match_pairs` and `read_other`.
     """
 
-    def __init__(self, part):
+    def __init__(self):
         self.pairs = match_pairs(
             settings.PREDICTED,
             settings.TRUTH,
@@ -160,12 +151,10 @@ class Evaluation:
         own = {"TOLERANCE": settings.TOLERANCE, "SPACING": settings.SPACING}
         cases = {pair.case for pair in self.pairs}
         self.other = read_other(settings.AGAINST, cases, own) if settings.AGAINST else None
-        self.part = part
         self.candidates = self.read_candidates()
         spacing = settings.SPACING
         self.spacing = tuple(spacing) if isinstance(spacing, list) else spacing and (spacing, spacing)
         self.recorded = public_settings(settings, ["TRUTH", "IMAGES"] if self.pairs[0].is_volume else [])
-        self.result = None
 
     def read_candidates(self):
         if not settings.CANDIDATES:
@@ -174,22 +163,15 @@ class Evaluation:
             raise InputError("CANDIDATES: only for label volumes and with LESIONS; leave it empty")
         return Candidates(settings.CANDIDATES, read_names_table(settings.NAMES_TABLE))
 
-    def score(self, folder):
-        """Score the pairs of this part and write the scores, or the result if it is the only part, into a folder."""
-        pairs = self.part.share(self.pairs)
-        print(f"scoring {settings.PREDICTED} (masks: {len(pairs)})", flush=True)
+    def score(self):
+        """Score the pairs: list of results of `score_pair`."""
         find = partial(find_lesions, settings.LESIONS, self.candidates) if settings.LESIONS else None
-        scored = score_pairs(pairs, self.pairs, self.spacing, settings.TOLERANCE, find)
-        if self.part.is_whole:
-            self.write(folder, scored)
-        else:
-            write_json(folder / SCORED, scored)
-
-    def join(self, folders, folder):
-        """Write the result of all parts into a folder."""
-        self.write(folder, [scored for part in folders for scored in read_json(part / SCORED)])
+        with start_workers(settings.WORKERS) as workers:
+            print(f"scoring {settings.PREDICTED} (masks: {len(self.pairs)})", flush=True)
+            return score_pairs(self.pairs, self.spacing, settings.TOLERANCE, find, workers)
 
     def write(self, folder, scored):
+        """Write the result into a folder, and return it, a common.evaluation.summary.Result."""
         result = combine_scores(scored, self.pairs, settings.TRUTH, self.spacing, settings.TOLERANCE)
         if settings.LESIONS:
             result.lesions = summarize_lesions(
@@ -207,7 +189,7 @@ class Evaluation:
                 self.recorded["AGAINST"],
             )
         write_result(folder, result, self.pairs, self.recorded)
-        self.result = result
+        return result
 
 
 def write_result(folder, result, pairs, recorded):

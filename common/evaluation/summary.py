@@ -12,7 +12,7 @@ from common.evaluation.agreement import agreement_of_sizes
 from common.evaluation.pairs import count_classes, read_masks
 from common.files import read_json
 from common.lazy import Lazy
-from common.parallel import ordered_map, progress
+from common.parallel import progress
 from common.scores import SCORES, count_pixels, scores_of, scores_of_counts, scores_of_surfaces
 from common.slices.classes import IGNORED, has_class, is_ignored, without_ignored
 from common.tables import read_table, refuse_duplicates, to_numbers
@@ -66,45 +66,57 @@ class Result:
 # --- scores of pairs
 
 
-def score_pairs(pairs, all_pairs, given_spacing, tolerance, find_lesions=None):
+def score_pairs(pairs, given_spacing, tolerance, find_lesions, workers):
     """Score pairs; reads each mask once, and keeps only a few in memory.
 
     Args:
         pairs: list of Pair.
-        all_pairs: list of all pairs of the evaluation, including `pairs`.
         given_spacing: (row, column) spacing of slices in mm; None: spacing of the cases.
         tolerance: surface Dice tolerance.
         find_lesions: function of a Pair, a class, its bool masks (predicted, true), spacing and Geometry (of a volume)
             to a list of rows of lesions; None: none.
+        workers: `common.workers.Threads` or Processes.
 
     Returns:
-        list of [rows, values, lesions] of each pair, for `combine_scores` and JSON: a dict for each class, the lists
-        of values in the predicted and the true file, and the rows of `find_lesions`.
+        list of results of `score_pair`, for `combine_scores`.
 
     Raises:
         InputError: as for `read_masks`.
     """
-    known = knows_spacing(all_pairs, given_spacing)
-    if not known and len({pair.spacing for pair in all_pairs}) > 1:
+    known = knows_spacing(pairs, given_spacing)
+    if not known and len({pair.spacing for pair in pairs}) > 1:
         print("some cases have no spacing; all distances are in pixels")
+    score = partial(
+        score_pair, known=known, given_spacing=given_spacing, tolerance=tolerance, find_lesions=find_lesions
+    )
+    return list(progress(workers.map(score, pairs), len(pairs), "scoring"))
 
-    def score(pair):
-        predicted, truth, own_spacing, values, geometry = read_masks(pair)
-        spacing = own_spacing if known else (1, 1)
-        if given_spacing and not pair.is_volume:
-            spacing = given_spacing
-        classes = ({1 if value == 255 else value for value in set().union(*values)} | {1}) - {0, IGNORED}
-        pixels = int(np.count_nonzero(~is_ignored(truth)))
-        predicted, truth = without_ignored(predicted, truth)
-        of_class = partial(score_class, pixels=pixels, spacing=spacing, tolerance=tolerance)
-        rows, lesions = [], []
-        for c in sorted(classes):
-            masks = has_class(predicted, c), has_class(truth, c)
-            rows.append(of_class(pair, c, *masks))
-            lesions += find_lesions(pair, c, *masks, spacing, geometry) if find_lesions else []
-        return [rows, list(map(sorted, values)), lesions]
 
-    return list(progress(ordered_map(score, pairs), len(pairs), "scoring"))
+def score_pair(pair, known, given_spacing, tolerance, find_lesions):
+    """Score a pair.
+
+    Args:
+        pair, given_spacing, tolerance, find_lesions: as in `score_pairs`.
+        known: whether distances are in mm.
+
+    Returns:
+        [rows, values, lesions]: a dict for each class, the lists of values in the predicted and the true file, and the
+        rows of `find_lesions`.
+    """
+    predicted, truth, own_spacing, values, geometry = read_masks(pair)
+    spacing = own_spacing if known else (1, 1)
+    if given_spacing and not pair.is_volume:
+        spacing = given_spacing
+    classes = ({1 if value == 255 else value for value in set().union(*values)} | {1}) - {0, IGNORED}
+    pixels = int(np.count_nonzero(~is_ignored(truth)))
+    predicted, truth = without_ignored(predicted, truth)
+    of_class = partial(score_class, pixels=pixels, spacing=spacing, tolerance=tolerance)
+    rows, lesions = [], []
+    for c in sorted(classes):
+        masks = has_class(predicted, c), has_class(truth, c)
+        rows.append(of_class(pair, c, *masks))
+        lesions += find_lesions(pair, c, *masks, spacing, geometry) if find_lesions else []
+    return [rows, list(map(sorted, values)), lesions]
 
 
 def knows_spacing(pairs, given_spacing):

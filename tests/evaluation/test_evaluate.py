@@ -11,7 +11,7 @@ from drawings import as_volume, disc_slice, make_cases, write, write_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from running import assert_refused, leftovers, run_here, run_script
+from running import assert_refused, bytes_of, leftovers, run_here, run_script
 
 from common.evaluation.agreement import intraclass_correlation
 from common.evaluation.images import choose_images, find_backgrounds, show_errors
@@ -266,25 +266,19 @@ def test_errors_in_small_images_are_drawn_larger(tmp_path):
     assert 8 * 9 <= columns.min() <= 8 * 10 and 8 * 14 <= columns.max() <= 8 * 15
 
 
-@pytest.mark.slow
-def test_parts_score_what_one_run_scores(tmp_path):
+def test_workers_score_what_one_run_scores(scheduler, tmp_path):
+    """Byte for byte, and a mask that cannot be read is one message."""
     truth = make_cases(tmp_path / "truth", cases=3, slices=3, size=32, classes=2)
     predictions_of(truth, tmp_path / "out")
     write_image(truth / "case02" / "y" / "0002.png", np.zeros((32, 32), np.uint8))
     settings = {"PREDICTED": tmp_path / "out", "TRUTH": truth, "LESIONS": "center"}
-    run_script("evaluate.py", **settings, OUTPUT=tmp_path / "whole")
-    for number in (2, 1, 3):
-        run_script("evaluate.py", **settings, OUTPUT=tmp_path / "parts", PART=f"{number}/3")
-        assert (tmp_path / "parts").exists() == (number == 3)
-    names = sorted(path.name for path in (tmp_path / "whole").glob("[!.]*"))
-    assert names == sorted(path.name for path in (tmp_path / "parts").glob("[!.]*"))
-    for name in set(names) - {"report.html", "evaluation.json"}:
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "parts" / name).read_bytes(), name
-    assert not leftovers(tmp_path) and not (tmp_path / "parts.parts").exists()
-    settings["OUTPUT"] = tmp_path / "other"
-    run_script("evaluate.py", **settings, PART="1/2")
-    assert_refused("evaluate.py", "TOLERANCE 1.0 (found 2.0 now)", **settings, PART="2/2", TOLERANCE=2.0)
-    assert_refused("evaluate.py", "PART", "'0/2'", status=2, **settings, PART="0/2")
+    for name, workers in (("alone", {}), ("shared", {"WORKERS": scheduler})):
+        run_here("evaluate.py", **settings, OUTPUT=tmp_path / name / "scores", **workers)
+    assert bytes_of(tmp_path / "alone") == bytes_of(tmp_path / "shared")
+    bad = truth / "case02" / "y" / "0002.png"
+    bad.write_bytes(bad.read_bytes()[:-20])
+    assert_refused("evaluate.py", bad, **settings, OUTPUT=tmp_path / "bad", WORKERS=scheduler)
+    assert not (tmp_path / "bad").exists() and not leftovers(tmp_path)
 
 
 def test_settings_of_an_earlier_version_are_read(tmp_path):

@@ -137,16 +137,6 @@ def test_a_changed_file_changes_the_fingerprint(tmp_path):
     assert fingerprint(files) != before
 
 
-def test_parts_of_other_predictions_are_not_joined(cases, tmp_path):
-    for case in ("case01", "case02", "case03", "case04"):
-        masks_in(tmp_path / "p" / case)
-    settings = {"PREDICTED": tmp_path / "p", "TRUTH": cases, "OUTPUT": tmp_path / "s"}
-    run_here("evaluate.py", **settings, PART="2/2")
-    write_image(tmp_path / "p" / "case04" / "0002.png", disc_slice(24, 5)[1])
-    assert_refused("evaluate.py", "files", **settings, PART="1/2")
-    assert not (tmp_path / "s").exists()
-
-
 def test_color_images_are_no_masks(tmp_path):
     masks = masks_in(tmp_path / "p", ("a", "b"))
     run_here("submission.py", PREDICTED=masks, OUTPUT=tmp_path / "s.csv")

@@ -120,16 +120,13 @@ def copied(folder, get):
 
 
 def evaluated(folder, get):
-    """Masks, their prediction by themselves, an evaluation of it, and one in parts of which one is done."""
+    """Masks, their prediction by themselves, and an evaluation of it."""
     make_cases(folder / "cases", cases=2, slices=2, size=24)
     for case in ("case01", "case02"):
         shutil.copytree(folder / "cases" / case / "y", folder / "predicted" / case)
     places = {"PREDICTED": folder / "predicted", "TRUTH": folder / "cases"}
     run_here("evaluate.py", OUTPUT=folder / "other", **places)
     shutil.copytree(folder / "other", folder / "old")
-    run_here("evaluate.py", OUTPUT=folder / "parted", PART="1/2", **places)
-    settings = folder / "parted.parts" / "settings.json"
-    settings.write_text(settings.read_text().replace(f"{folder}/", ""))
 
 
 def volumes(folder, get):
@@ -457,14 +454,6 @@ KINDS = {
         "old/evaluation.json",
         "JSON",
         writes=("old",),
-    ),
-    "settings of parts": Kind(
-        evaluated,
-        "evaluate.py",
-        "--predicted predicted --truth cases --output parted --part 2/2",
-        "parted.parts/settings.json",
-        "JSON",
-        writes=("parted",),
     ),
     # volumes
     **{

@@ -19,6 +19,7 @@ from common.slices.images import read_image
 from common.slices.masks import check_mask_values, class_count, to_classes
 from common.training.calibration import Calibrator
 from common.training.sets import SliceSet
+from common.workers import Threads
 from losses import TERMS, get_loss, overlap, training_metrics
 
 SLICES = [name for name in TERMS if name != "cce"]
@@ -150,7 +151,7 @@ def test_scores_are_those_of_the_other_pixels(tmp_path):
         Pair("a", "cut", tmp_path / "p8.png", tmp_path / "t8.png", None),
         Pair("a", "raw", tmp_path / "p.png", tmp_path / "raw.png", None, ignore=7),
     ]
-    (ignored, cut, raw) = (rows[0] for rows, *_ in score_pairs(pairs, pairs, None, 1.0))
+    (ignored, cut, raw) = (rows[0] for rows, *_ in score_pairs(pairs, None, 1.0, None, Threads()))
     names = [name for name in cut if name not in ("image", "case")]
     assert [ignored[name] for name in names] == pytest.approx([cut[name] for name in names], nan_ok=True)
     assert [raw[name] for name in names] == pytest.approx([cut[name] for name in names], nan_ok=True)
