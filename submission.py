@@ -6,6 +6,7 @@ Writes  OUTPUT: img,pixels (run lengths), or seriesuid,coordX,coordY,coordZ,prob
 Takes   about 1 s for 300 masks of 512x512, or for a 512x512x300 label volume
 """
 
+from pathlib import Path
 from typing import Literal
 
 from common import setting_types as types
@@ -21,20 +22,23 @@ REPLACE: bool = False  # True: overwrite an existing table
 
 # --- probability of nodules
 PROBABILITY: types.Share = 1.0  # probability to write for every nodule, without the following
-PROBABILITIES: str = ""  # folder of probability volumes, named as the label volumes; "": none
-#   probability is then the mean inside each nodule; mean_probability and max_probability are further columns.
+PROBABILITIES: str = ""  # folder of probability volumes; "": those in PREDICTED, if any
+#   predict.py --probabilities True writes them into PREDICTED. probability is then the mean inside each nodule;
+#   mean_probability and max_probability are further columns.
 SECOND_STAGE: str = ""  # run of train.py on crops of 0_import_candidates.py; "": none
 SCANS: str = ""  # folder of the scans, for SECOND_STAGE
 MIN_PROBABILITY: types.Share = 0.0  # leave out nodules with a lower one
 
 settings = apply_command_line(globals())
 
+import numpy as np
 import pandas as pd
 
 from common.errors import InputError, SettingError, summarize
 from common.evaluation.pairs import overlap_of, read_mask
 from common.lazy import Lazy
 from common.parallel import ordered_map, progress
+from common.prediction import probabilities
 from common.prediction.mask_files import CLASSES
 from common.prediction.second_stage import SecondStage
 from common.replacing import new_file, refuse_existing
@@ -100,6 +104,7 @@ def nodule_rows():
         raise InputError(f"{settings.PREDICTED}: several label volumes of {min(again)}; keep only one of them")
     second = SecondStage(settings.SECOND_STAGE) if settings.SECOND_STAGE else None
     scans = scans_by_name() if second else {}
+    folders = folders_of_probabilities()
     rows, names = [], read_names_table(settings.NAMES_TABLE)
     for path in progress(files, len(files), "reading"):
         name = name_of(path).removeprefix("case_")
@@ -107,14 +112,14 @@ def nodule_rows():
         if second and name not in scans:
             raise InputError(f"{path}: no scan {name} in {settings.SCANS}; see NAMES_TABLE, or add the scan")
         labels = read_volume(path)
-        nodules = find_nodules(labels, probabilities_of(path, labels) if settings.PROBABILITIES else None)
+        nodules = find_nodules(labels, probabilities_of(path, labels, folders) if folders else None)
         judged = second.probabilities(scans[name], [nodule.point for nodule in nodules]) if second and nodules else []
         for number, nodule in enumerate(nodules):
             own = settings.PROBABILITY if nodule.mean is None else nodule.mean
             row = (name, *nodule.point, judged[number] if second else own, nodule.diameter)
-            rows.append(row + ((nodule.mean, nodule.maximum) if settings.PROBABILITIES else ()))
+            rows.append(row + ((nodule.mean, nodule.maximum) if folders else ()))
     columns = ["seriesuid", "coordX", "coordY", "coordZ", "probability", "diameter_mm"]
-    columns += ["mean_probability", "max_probability"] if settings.PROBABILITIES else []
+    columns += ["mean_probability", "max_probability"] if folders else []
     table = pd.DataFrame(rows, columns=columns)
     return table[table["probability"] >= settings.MIN_PROBABILITY]
 
@@ -129,22 +134,34 @@ def scans_by_name():
     return scans
 
 
-def probabilities_of(path, labels):
-    """Probability volume (k, j, i) with the name of a label volume, on its grid.
+def folders_of_probabilities():
+    """Folders of probability volumes, one for each class: PROBABILITIES, or what predict.py wrote into PREDICTED."""
+    folder = Path(settings.PREDICTED, probabilities.FOLDER)
+    if settings.PROBABILITIES:
+        folder = require_folder(settings.PROBABILITIES, "PROBABILITIES")
+    elif not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.is_dir()) or [folder]
+
+
+def probabilities_of(path, labels, folders):
+    """Foreground probability (k, j, i) for a label volume: the sum over the classes, on its grid.
 
     Raises:
-        InputError: if it is missing, has another grid, or values outside of 0 to 1.
+        InputError: if a volume is missing, has another grid, or values outside of 0 to 1.
     """
-    folder = require_folder(settings.PROBABILITIES, "PROBABILITIES")
-    found = [other for other in sorted(folder.iterdir()) if ending_of(other) and name_of(other) == name_of(path)]
-    if not found:
-        raise InputError(f"{path}: no probability volume in {folder} with this name; predict both together")
-    image = read_volume(found[0])
-    require_same_grid(image, found[0], labels, path)
-    values = sitk.GetArrayFromImage(image)
-    if not (values.min() >= 0 and values.max() <= 1):
-        raise InputError(f"{found[0]}: expected probabilities from 0 to 1 (found up to {values.max():g})")
-    return values
+    total = 0
+    for folder in folders:
+        found = [other for other in sorted(folder.iterdir()) if ending_of(other) and name_of(other) == name_of(path)]
+        if not found:
+            raise InputError(f"{path}: no probability volume in {folder} with this name; predict both together")
+        image = read_volume(found[0])
+        require_same_grid(image, found[0], labels, path)
+        values = sitk.GetArrayFromImage(image)
+        if not (values.min() >= 0 and values.max() <= 1):
+            raise InputError(f"{found[0]}: expected probabilities from 0 to 1 (found up to {values.max():g})")
+        total = total + values
+    return np.minimum(total, 1)
 
 
 if __name__ == "__main__":

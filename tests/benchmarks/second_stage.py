@@ -43,7 +43,18 @@ def main(work):
     train("nodules", "first", *FIRST)
     for part in ("train", "test"):
         run("preprocess/0_import_nodules.py", "--scans", part, *table, "--cases", f"{part}_cases", *slices)
-        found = ["--output", f"found_{part}", "--threshold", "0.1", "--clean", "{'smallest': 4}", "--clean-in", "3d"]
+        found = [
+            "--output",
+            f"found_{part}",
+            "--threshold",
+            "0.1",
+            "--probabilities",
+            "True",
+            "--clean",
+            "{'smallest': 4}",
+            "--clean-in",
+            "3d",
+        ]
         run("predict.py", "--run", "first_runs", "--input", f"{part}_cases", *found)
         nodules = ["--kind", "nodules", "--predicted", f"found_{part}"]
         run("submission.py", *nodules, "--output", f"{part}.csv")

@@ -122,6 +122,11 @@ def test_nodules_get_probabilities(tmp_path):
     assert found["mean_probability"].tolist() == pytest.approx([0.6 + 0.3 / 27, 0.5 + 0.4 / 18], abs=1e-6)
     assert found["max_probability"].tolist() == pytest.approx([0.9, 0.9])
     assert (found["probability"] == found["mean_probability"]).all()
+    for name in ("one", "two"):  # as predict.py writes them for two classes
+        half = as_volume(probabilities / 2, SKEWED, image.GetSpacing(), image.GetOrigin())
+        write(tmp_path / "p" / "probabilities" / name, "case_a.nrrd", half)
+    run_here("submission.py", **settings, OUTPUT=tmp_path / "own.csv")
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "own.csv"), found, check_exact=False, atol=1e-6)
     few = {"MIN_PROBABILITY": 0.6, "OUTPUT": tmp_path / "few.csv"}
     run_here("submission.py", **settings, PROBABILITIES=tmp_path / "maps", **few)
     assert len(pd.read_csv(tmp_path / "few.csv")) == 1
