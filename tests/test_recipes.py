@@ -59,7 +59,8 @@ def test_nodules(tmp_path, cook):
     labels = read_volume(tmp_path / "luna" / "predictions" / f"case_{scan.stem}.nii.gz")
     assert_same_geometry(labels, read_volume(scan), 1e-4)
     found = pd.read_csv(tmp_path / "luna" / "nodules.csv", dtype={"seriesuid": str})
-    assert list(found.columns) == ["seriesuid", "coordX", "coordY", "coordZ", "probability", "diameter_mm"]
+    columns = ["seriesuid", "coordX", "coordY", "coordZ", "probability", "diameter_mm"]
+    assert list(found.columns) == [*columns, "mean_probability", "max_probability"]
     assert set(found["seriesuid"]) <= {scan.stem}
     assert len(pd.read_csv(tmp_path / "luna" / "run_lengths.csv")) == 10
 
