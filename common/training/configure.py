@@ -14,6 +14,7 @@ from common.settings import check_model_settings
 from common.training.checkpoints import epochs_of_checkpoint, read_checkpoint
 from common.training.cross_validation import find_folds, fold_file
 from common.training.distribution import several_processes
+from common.training.h5_models import is_h5, network_of
 from common.training.optimizer import Controller, compile_network, learning_rate, make_optimizer, prepare_steps
 from common.training.plan import CHOSEN, choose_missing
 from common.training.run_folder import MEASURED, Log, Run
@@ -145,7 +146,11 @@ def of_run(settings):
 
 def of_retrained(settings):
     """Settings with the network of the run to start from, and with its settings unless the user set any."""
-    run = Run(model_file(settings.RUN).parent)
+    file = model_file(settings.RUN)
+    if is_h5(file) and settings.MODEL is None:
+        name, own = network_of(file)
+        return settings.replace(f"its weights are in {file}", MODEL=name, MODEL_SETTINGS=own)
+    run = Run(file.parent)
     name = run.settings.get("MODEL")
     if not name or settings.MODEL not in (None, name):
         return settings

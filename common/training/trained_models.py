@@ -9,6 +9,7 @@ from common.errors import InputError, as_input_error
 from common.files import natural_key
 from common.records import read_fields, read_record
 from common.system_errors import raise_system_error
+from common.training.h5_models import is_h5, load_h5
 from common.training.keras_files import require_safe
 from common.training.run_folder import CHECKPOINTS, Run, runs_in
 from common.training.run_records import ChoiceFile, CrossValidationSettings, SliceData, VolumeData
@@ -36,11 +37,12 @@ def model_file(run, which="best_dice"):
     """Find a trained model.
 
     Args:
-        run: run folder of train.py; a folder of run folders, to use the newest; or a .keras file.
+        run: run folder of train.py; a folder of run folders, to use the newest; a .keras file; or an .h5 file of
+            Keras 2, see `common.training.h5_models`.
         which: name in CHECKPOINTS, for a run folder; without a validation set, there is one model for all names.
 
     Returns:
-        Path of the .keras file.
+        Path of the .keras or .h5 file.
 
     Raises:
         InputError: if there is no model, or it is not a .keras file.
@@ -61,6 +63,8 @@ def model_file(run, which="best_dice"):
         if which not in existing:
             raise InputError(f"{run}: no {which}.keras (found {' and '.join(existing)}); choose one that exists")
         path = run.model_file(which)
+    if is_h5(path):
+        return path
     if path.suffix != ".keras":
         raise InputError(f"{path}: not a .keras file; pass --run a run folder of train.py or a .keras file")
     if not zipfile.is_zipfile(path):
@@ -72,7 +76,7 @@ def load_network(path):
     """Load a trained model, uncompiled.
 
     Args:
-        path: .keras file.
+        path: .keras file, or .h5 file of Keras 2.
 
     Returns:
         keras.Model in the precision of its training.
@@ -80,6 +84,8 @@ def load_network(path):
     Raises:
         InputError: if the file is damaged, or contains an unknown layer; if the run has code that is not trusted.
     """
+    if is_h5(path):
+        return load_h5(path)
     import keras  # takes seconds, and scripts check their input first
 
     import models  # registers its layers with Keras
@@ -138,7 +144,7 @@ def recorded_shape(file):
         None if the run did not record them, or the file is damaged: then load the model to find out.
     """
     data = Run(Path(file).parent).data
-    if not isinstance(data, SliceData) or None in (data.size, data.classes, data.inputs):
+    if is_h5(file) or not isinstance(data, SliceData) or None in (data.size, data.classes, data.inputs):
         return None
     with zipfile.ZipFile(file) as archive:
         if archive.testzip():
