@@ -20,7 +20,7 @@ from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- input and output
-RUN: str = ""  # run folder of train.py, or a .keras file
+RUN: str = ""  # run folder of train.py, a .keras file, or an .h5 file of Keras 2
 WEIGHTS_FILE: types.WeightsFile = "best_dice"  # checkpoint of the run: "best_dice", "best_iou" or "last"
 MODEL: str = ""  # your own network file of RUN, so that its copy in RUN may run
 #   Code in RUN runs only if it equals this file.

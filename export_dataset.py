@@ -33,16 +33,17 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import InputError, SettingError, summarize
+from common.errors import InputError, summarize
 from common.files import natural_key, write_json
 from common.parallel import ordered_map, progress
 from common.replacing import refuse_existing, whole_folder
 from common.slices.case_files import read_case_record
 from common.slices.channels import to_draw
-from common.slices.classes import IGNORED
+from common.slices.classes import IGNORED, highest_class, type_of_masks
 from common.slices.images import read_pair, read_slice, with_channels, write_png
 from common.slices.lists import read_divisions
 from common.slices.masks import class_count_of_files, values_of
+from common.slices.nnunet import are_nested, name_labels
 from common.slices.variants import is_variant_folder
 from common.volumes.slicing import stack_slices
 from common.volumes.writing import write_volume
@@ -59,8 +60,9 @@ def main():
     cases, ending = group(slices, records)
     splits = make_splits(divisions, cases)
     testing = {name for name, members in cases.items() if slices[members[0]][1]}
-    classes, ignores = count_classes(slices)
-    labels = name_labels(classes, records) | ({"ignore": classes + 1} if ignores else {})
+    nested = are_nested(records, settings.LISTS)
+    classes, ignores = count_classes(slices, nested)
+    labels = name_labels(settings.CLASS_NAMES, classes, records, nested) | ({"ignore": classes + 1} if ignores else {})
     print(f"exporting {number_of(len(cases), 'case')} ({ending}) to {settings.OUTPUT}", flush=True)
     with whole_folder(settings.OUTPUT, settings.REPLACE) as folder:
         for name in ("imagesTr", "labelsTr", *(FOLDERS[True] if testing else ())):
@@ -70,6 +72,7 @@ def main():
         about = {
             "channel_names": name_channels(slices, records),
             "labels": labels,
+            **({"regions_class_order": list(range(1, classes + 1))} if nested else {}),
             "numTraining": len(cases) - len(testing),
             "file_ending": ending,
         }
@@ -168,13 +171,13 @@ def make_splits(divisions, cases):
     return splits
 
 
-def count_classes(slices):
+def count_classes(slices, nested):
     """Number of classes in all masks, and whether pixels are IGNORED."""
     problems, first, values = [], None, {}
 
     def check(item):
         x, (y, _) = item
-        return values_of(read_pair(x, y, first)[1])
+        return values_of(highest_class(read_pair(x, y, first, type_of_masks(nested))[1]))
 
     items = list(slices.items())
     first = items[0][0], read_slice(items[0][0])
@@ -183,7 +186,10 @@ def count_classes(slices):
         values[y] = of_mask or frozenset()
     if problems:
         raise InputError(summarize(problems, "slices cannot be used"))
-    return class_count_of_files(values, settings.LISTS), any(IGNORED in found for found in values.values())
+    ignores = any(IGNORED in found for found in values.values())
+    if nested:
+        return max(2, *(set().union(*values.values()) - {IGNORED})), ignores
+    return class_count_of_files(values, settings.LISTS), ignores
 
 
 def name_channels(slices, records):
@@ -192,26 +198,6 @@ def name_channels(slices, records):
     count = len(channels_of(read_slice(x), records[Path(x).parent.parent]))
     names = ["R", "G", "B"] if count == 3 else [f"{settings.CHANNEL}{number}" for number in range(count)]
     return {str(number): name for number, name in enumerate(names if count > 1 else [settings.CHANNEL])}
-
-
-def name_labels(classes, records):
-    """Labels of dataset.json: dict of name to number.
-
-    Raises:
-        SettingError: if CLASS_NAMES does not fit.
-    """
-    names = settings.CLASS_NAMES
-    if names is None:
-        recorded = {tuple(record.get("class_names") or ()) for record in records.values()}
-        names = list(recorded.pop()) if len(recorded) == 1 else []
-        if len(names) < classes or len(set(names) | {"background"}) <= len(names):
-            names = [f"class{number}" for number in range(1, classes + 1)]
-    elif len(names) < classes or len({*names, "background", "ignore"}) < len(names) + 2:
-        raise SettingError(
-            f"CLASS_NAMES: expected {number_of(classes, 'different name')}, none of them background or ignore "
-            f"(found {names}); list one for each class"
-        )
-    return {"background": 0} | {name: number for number, name in enumerate(names, 1)}
 
 
 # --- writing
@@ -223,8 +209,9 @@ def write_images(folder, cases, slices, records, testing, classes):
     def write(item):
         name, (x,) = item
         images, labels = FOLDERS[name in testing]
-        image, mask = read_pair(x, slices[x][0])
-        for number, channel in enumerate(channels_of(image, records[Path(x).parent.parent])):
+        record = records[Path(x).parent.parent]
+        image, mask = read_pair(x, slices[x][0], mask_type=type_of_masks(record.get("overlap")))
+        for number, channel in enumerate(channels_of(image, record)):
             write_png(folder / images / f"{name}_{number:04d}.png", channel, atomic=False)
         write_png(folder / labels / f"{name}.png", as_numbers(mask, classes), atomic=False)
 
@@ -236,7 +223,8 @@ def write_volumes(folder, cases, slices, records, testing, classes):
     """Write the slices of each case as a NIfTI volume, and their masks as a label volume."""
     for name, paths in progress(cases.items(), len(cases), "writing"):
         record = records[Path(paths[0]).parent.parent]
-        pairs = {Path(x).stem: read_pair(x, slices[x][0]) for x in paths}
+        mask_type = type_of_masks(record.get("overlap"))
+        pairs = {Path(x).stem: read_pair(x, slices[x][0], mask_type=mask_type) for x in paths}
         images, labels = FOLDERS[name in testing]
         channels = {stem: channels_of(image, record) for stem, (image, _) in pairs.items()}
         for number in range(len(next(iter(channels.values())))):
@@ -259,7 +247,8 @@ def channels_of(image, record):
 
 
 def as_numbers(mask, classes):
-    """Class numbers of a mask of 0 and 255, or of class numbers; the one after the last class where it is IGNORED."""
+    """Class numbers of a mask of a case folder; the one after the last class where it is IGNORED."""
+    mask = highest_class(mask)
     return np.where(mask == 255, np.uint8(1), np.where(mask == IGNORED, np.uint8(classes + 1), mask))
 
 

@@ -20,7 +20,7 @@ from common.settings import apply_command_line, require_folder
 
 # --- input and output
 RUN: str | Annotated[list[types.PathName], Len(1)] = ""
-# run folder, folder of runs, .keras file, cross-validation; or a list
+# run folder, folder of runs, .keras file, .h5 file of Keras 2, cross-validation; or a list
 #   Of a folder of runs, the newest is used. Models of a list are averaged, and so are the folds of a cross-validation,
 #   as choose.py chose.
 WEIGHTS_FILE: types.WeightsFile = "best_dice"  # checkpoint of a run: "best_dice", "best_iou" or "last"
@@ -201,20 +201,18 @@ def write_slices(folder, slices, source, models, prepared, used, facts):
     ensemble = Ensemble(models.files)
     fit, flips = settings.FIT or prepared.fit or "resize", settings.FLIPS or models.flips
     averaged = {"none": "", "flips": ", averaged over flips", "turns": ", averaged over flips and quarter turns"}[flips]
-    print(
-        f"predicting {number_of(len(slices), 'image')} "
-        f"with {', '.join(map(str, models.files))} ({fit} at {ensemble.size}x{ensemble.size}{averaged})",
-        flush=True,
-    )
+    how = f"{', '.join(map(str, models.files))} ({fit} at {ensemble.size}x{ensemble.size}{averaged})"
+    print(f"predicting {number_of(len(slices), 'image')} with {how}", flush=True)
     if ensemble.channels == 1 or ensemble.overlapping:
         print(threshold_in_words(used), flush=True)
+    names = names_of_classes(models.files[0], ensemble.classes)
     if ensemble.overlapping:
-        facts.setdefault("overlap", OVERLAPPING)
+        facts |= {"overlap": facts.get("overlap", OVERLAPPING), "class_names": names}
     cleaning = models.clean if settings.CLEAN is None else settings.CLEAN
     outputs = Outputs(
         folder,
         source,
-        names_of_classes(models.files[0], ensemble.classes),
+        names,
         overlap=facts.get("overlap", ""),
         overlays=settings.OVERLAYS,
         full_scale=settings.PASTE,
@@ -227,9 +225,9 @@ def write_slices(folder, slices, source, models, prepared, used, facts):
     )
     further = further_outputs(folder, ensemble, outputs.files.folders, len(models.files))
     options = {"fit": fit, "overlap": settings.OVERLAP, "batch_size": settings.BATCH_SIZE, "flips": flips}
-    options["squares"] = settings.UNCERTAINTY
+    options |= {"images": lambda: ordered_map(read, slices), "squares": settings.UNCERTAINTY}
     read, pixels = reader_of(source, ensemble.inputs), PixelSizes(prepared.spacing, ensemble.size, fit)
-    predicted = ensemble.predict(lambda: ordered_map(read, slices), len(slices), **options)
+    predicted = ensemble.predict(count=len(slices), **options)
     for s, (image, probabilities) in zip(slices, predicted, strict=True):
         numbers = class_numbers(probabilities[..., : ensemble.channels], used.THRESHOLD, ensemble.overlapping)
         for one in further:

@@ -20,7 +20,7 @@ from common.settings import apply_command_line
 
 # --- input and output
 IMAGES: str = ""  # your own images: a folder of images or of volumes; "": case folders in CASES
-MASKS: str = ""  # their masks or label volumes, in a folder
+MASKS: str = ""  # their masks or label volumes, in a folder; "masks/{class}/{id}.png" for masks of each class
 CASES: types.PathName = "data/sample"  # folder with the case folders; the sample is created if missing
 WORK: types.PathName = "work"  # output folder for all steps
 REPLACE: bool = True  # overwrite earlier output in WORK (run folders are kept)
@@ -98,7 +98,7 @@ def train_on_own_images():
 
     work, decisions = WORK_FOLDER, Decisions(WORK_FOLDER / "decisions.md")
     require_folder(settings.IMAGES, "IMAGES")
-    require_folder(settings.MASKS, "MASKS")
+    require_folder(settings.MASKS.partition("{")[0], "MASKS")
     script, chosen = choose_import(settings.IMAGES, settings.MASKS, settings.SIZE, settings.MINUTES)
     decisions.add("import", chosen)
     values = {name: value for name, (value, _) in chosen.items()}

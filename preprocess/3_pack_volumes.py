@@ -23,6 +23,7 @@ from common.settings import apply_command_line
 # --- input and output
 DATA: str = ""  # folder with dataset.json, imagesTr and labelsTr; "": use IMAGES and LABELS
 IMAGES: str = ""  # folder to search for volumes (fourth axis: channels) and DICOM series
+CHANNELS: types.FileChannels = []  # a file name for each channel, such as ["{id}_flair", "{id}_t1"]
 LABELS: str = ""  # the same for label volumes, or DICOM SEG and RTSTRUCT of the series
 LABEL_NAME: types.NamePattern = "{id}"  # label volume name for volume {id}, such as "{id}_seg"
 PACKED: types.PathName = "data/volumes"  # where to write the packed volumes
@@ -51,6 +52,7 @@ INTENSITY: Literal["auto", "ct", "mr", "liver", "lung", "pancreas"] | types.Inte
 # --- labels
 LABEL_VALUES: types.LabelValues | None = None  # new labels, such as {5: 1, 6: 1}; others become 0; None: keep all
 CLASSES: types.Names | None = None  # segments to use (DICOM SEG, RTSTRUCT, ...), in class order; None: all
+NESTED: bool = False  # True: each label includes those with larger numbers, such as whole tumor 1, core 2
 EMPTY: Literal["refuse", "skip", "keep"] = "refuse"  # volumes without a label; "keep" is not possible for "patch"
 
 # --- training and validation
@@ -117,6 +119,8 @@ def main():
         "voxels": settings.VOXELS or 0,
         "smallest_box": settings.SMALLEST_BOX,
         "margin": settings.MARGIN,
+        "patterns": json.dumps(settings.CHANNELS),
+        "nested": settings.NESTED and step != "whole" and len(labels) > 1,
     }
     with whole_folder(settings.PACKED, settings.REPLACE) as folder:
         written = pack_cases(folder / "cases.h5", data, labels, rule, attributes)
@@ -142,7 +146,7 @@ def find_data():
     if not settings.IMAGES:
         raise InputError("DATA: not set; set --data to a folder with dataset.json, or set --images and --labels")
     images, labels = require_folder(settings.IMAGES, "IMAGES"), require_folder(settings.LABELS, "LABELS")
-    return read_folders(images, labels, settings.LABEL_NAME, *options)
+    return read_folders(images, labels, settings.LABEL_NAME, *options, settings.CHANNELS)
 
 
 def divide(names):
@@ -258,12 +262,7 @@ def prepare(case, labels, rule, label_files):
 
 
 def choose_grid(working, box):
-    """Choose the grid to pack a case on, and the factor by which it is coarser than the working grid.
-
-    Args:
-        working: Geometry of the volume at SPACING.
-        box: Box of its labels, or None.
-    """
+    """Grid to pack a case on, and how much coarser it is than `working`, a Geometry; `box` is its labels' or None."""
     if settings.STEP != "patch":
         factor = coarsening_factor(working, settings.VOXELS)
         return coarser(working, factor), factor

@@ -8,7 +8,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import natural_key, read_json
-from common.prediction.mask_files import CLASSES
+from common.prediction.mask_files import CLASSES, file_names
 from common.prediction.outputs import RECORD
 from common.settings import require_folder
 from common.slices.case_files import is_pseudo_labeled, read_case_record
@@ -152,10 +152,15 @@ def _match_slices(predicted, truth, unmatched):
 
 def overlap_of(predicted):
     """How classes share pixels in an OUTPUT of predict.py; "" for exclusive ones and for anything else."""
+    found = _record_of(predicted).get("overlap")
+    return found if found in (OVERLAPPING, NESTED) else ""
+
+
+def _record_of(predicted):
+    """Content of prediction.json in an OUTPUT of predict.py as a dict; {} for anything else."""
     path = Path(predicted, RECORD)
     record = read_json(path) if path.is_file() else {}
-    found = record.get("overlap") if isinstance(record, dict) else None
-    return found if found in (OVERLAPPING, NESTED) else ""
+    return record if isinstance(record, dict) else {}
 
 
 def _by_mask_name(predictions, masks):
@@ -226,6 +231,14 @@ def predicted_images(predicted):
 def _match_volumes(predicted, truth, label_name, own_names, unmatched):
     root = require_folder(predicted, "PREDICTED")
     files = sorted(path for path in root.iterdir() if ending_of(path) not in ("", ".dcm"))
+    if overlap := overlap_of(predicted):
+        of_classes = tuple(f"_{name}" for name in file_names(_record_of(predicted).get("class_names") or []))
+        files = [path for path in files if not path.name[: -len(ending_of(path))].endswith(of_classes)]
+    if overlap == OVERLAPPING:
+        raise InputError(
+            f"PREDICTED: {predicted} contains label volumes of {overlap} classes, one for each; score masks of case "
+            "folders, or one class in a folder of its own"
+        )
     names = {path: path.name[: -len(ending_of(path))].removeprefix("case_") for path in files}
     own = {path: own_names.get(name, name) for path, name in names.items()}
     predictions = _by_name((label_name.format(id=name).removeprefix("case_"), path) for path, name in own.items())
@@ -236,7 +249,7 @@ def _match_volumes(predicted, truth, label_name, own_names, unmatched):
             print(f"scoring {prediction} against {mask}: their names differ, but TRUTH is one file")
         masks = dict.fromkeys(predictions, mask)
     matched = _match(predictions, masks, predicted, f"{truth} (see LABEL_NAME and NAMES_TABLE)", unmatched)
-    return [Pair(names[prediction], "volume", prediction, mask, None) for _, prediction, mask in matched]
+    return [Pair(names[file], "volume", file, mask, None, overlap=overlap) for _, file, mask in matched]
 
 
 def _by_name(named):
@@ -268,7 +281,7 @@ def read_mask(path, ignore=None, overlap=""):
     Args:
         path: file.
         ignore: value of pixels that do not count, which becomes IGNORED; None: none.
-        overlap: how classes share pixels in images: then 16 bits are sets of classes, and 8 bits class numbers.
+        overlap: how classes share pixels: then images of 16 bits are sets of classes, and others class numbers.
 
     Returns:
         (H, W) or (k, j, i) uint8, or uint16 for overlapping classes, and its Geometry (None for an image).
@@ -287,7 +300,8 @@ def read_mask(path, ignore=None, overlap=""):
         mask = mask.astype(np.uint8)
         return Regions(overlap).sets_of(mask, path) if overlap else mask, None
     image = orient(read_volume(path))  # so that both have their slices in the same order
-    return labels_in(image, path, allow_255=True, ignore=ignore), Geometry.of(image)
+    labels = labels_in(image, path, allow_255=True, ignore=ignore)
+    return Regions(overlap).sets_of(labels, path) if overlap else labels, Geometry.of(image)
 
 
 def without_color(picture, path):

@@ -21,7 +21,7 @@ class MaskFiles:
 
     def __init__(self, names, overlap):
         self.names, self.overlap = names, overlap
-        self.folders = [_file_name(name, number) for number, name in enumerate(names, 1)]
+        self.folders = file_names(names)
 
     def write(self, folder, name, mask):
         """Write the mask of a slice or image.
@@ -58,8 +58,12 @@ class MaskFiles:
         return [*by_class, ("", highest_class(labels))] if has_numbers else by_class
 
 
-def _file_name(name, number):
-    try:
-        return one_name(name, "class name")
-    except InputError:
-        return f"class{number}"
+def file_names(names):
+    """Names of classes as parts of the names of their files and folders."""
+    found = []
+    for number, name in enumerate(names, 1):
+        try:
+            found.append(one_name(name, "class name"))
+        except InputError:
+            found.append(f"class{number}")
+    return found

@@ -21,13 +21,13 @@ from common.prediction.viewer import Compressor, write_viewer
 from common.prediction.viewer_files import ViewerFiles
 from common.prediction.volume_tiles import mean_probabilities
 from common.replacing import refuse_existing
+from common.slices.classes import NESTED, highest_class, sets_of_numbers
 from common.slices.drawing import CLASS_COLORS, draw_planes
 from common.slices.images import window_to_gray, write_png
 from common.slices.masks import clean, keep_components
-from common.slices.nnunet import join_channels
 from common.training.calibration import DEFAULT, threshold_in_words, with_threshold
 from common.training.trained_models import load_network
-from common.volumes.finding import find_volumes
+from common.volumes.channels import find_files
 from common.volumes.grids import (
     Box,
     Geometry,
@@ -168,7 +168,7 @@ def predict_with_settings(models, settings):
         found = f"{settings.INPUT} does not exist" if settings.INPUT else "not set"
         raise InputError(f"INPUT: {found}; choose a volume, or a folder of volumes")
     refuse_existing(settings.OUTPUT, settings.REPLACE)
-    volumes, further = join_channels(settings.INPUT, find_volumes(settings.INPUT))
+    volumes, further = find_files(settings.INPUT, settings.CHANNELS or last_stage(models).data.patterns)
     part, problems = Part.read(settings.PART), []
     require_dicom(settings.DICOM_LABELS, volumes.values())
     names = safe_names(volumes, settings.NAMES)
@@ -193,7 +193,8 @@ def predict_with_settings(models, settings):
     inputs = {"networks": list(map(str, networks)), "volumes": len(volumes)}
     files = [*volumes.values(), *(path for of_volume in further.values() for path in of_volume)]
     inputs["files"] = fingerprint([*networks, *files])
-    if write_output(used, part, inputs, fill, hidden=["INPUT"]):
+    facts = {"overlap": NESTED} if last_stage(models).data.nested else {}
+    if write_output(used, part, inputs, fill, ["INPUT"], facts):
         write_names_table(settings.NAMES_TABLE, names, volumes)
         count = len(volumes) - len(problems)
         print(f"wrote {number_of(count, 'label volume')} to {settings.OUTPUT}")
@@ -261,7 +262,7 @@ def predict_volumes(models, volumes, folder, options):
             print(f"{name}: {note}", flush=True)
         write_labels(labels, folder / f"{name}{options.ending}")
         viewer_files.add_volume(name, labels)
-        measured = measure_labels(name, labels, len(names))
+        measured = measure_labels(name, labels, len(names), last_stage(stages).data.nested)
         rows += [row | {"label": label} for row, label in zip(measured, names, strict=True)]
         if options.overlays:
             write_png(folder / "overlays" / f"{name}.png", draw_volume(volume, labels), atomic=False)
@@ -300,8 +301,12 @@ def predict_labels(volume, stages, options, keep=None):
     probabilities = last.probabilities(volume, grid, options.overlap)
     if keep:
         keep(probabilities, grid)
-    labels = labels_on_grid(probabilities, grid, volume.original, options.threshold)
-    return label_image(clean(labels, **options.cleaning), volume.original), note
+    labels = labels_on_grid(probabilities, grid, volume.original, options.threshold, last.data.nested)
+    if last.data.nested:
+        labels = highest_class(clean(sets_of_numbers(labels, nested=True), **options.cleaning))
+    else:
+        labels = clean(labels, **options.cleaning)
+    return label_image(labels, volume.original), note
 
 
 def find_region(volume, first, second, options):
@@ -336,14 +341,14 @@ def view_volume(path, volume, labels, names):
 # --- probabilities in, labels out
 
 
-def labels_on_grid(probabilities, grid, original, threshold):
+def labels_on_grid(probabilities, grid, original, threshold, nested=False):
     """Labels from probabilities interpolated onto the grid of a volume, one label at a time.
 
     Args:
         probabilities: (S, H, W, K) float32.
         grid: their Geometry.
         original: Geometry of the result.
-        threshold: as for `label_numbers`.
+        threshold, nested: as for `label_numbers`.
 
     Returns:
         (k, j, i) uint8.
@@ -351,24 +356,30 @@ def labels_on_grid(probabilities, grid, original, threshold):
     labels = np.zeros(original.shape, np.uint8)
     box = box_on_grid(whole_box(grid), grid, original)
     target = grid_of_box(original, box)
-    labels[box.slices] = label_numbers(channels_on_grid(probabilities, grid, target), threshold)
+    labels[box.slices] = label_numbers(channels_on_grid(probabilities, grid, target), threshold, nested)
     return labels
 
 
-def label_numbers(channels, threshold=0.5):
+def label_numbers(channels, threshold=0.5, nested=False):
     """Label numbers from probabilities with a channel for each label and none for the background.
 
     A voxel gets the label with the largest probability if the sum of all is above the threshold, so between two
-    labels neither needs to exceed it alone.
+    labels neither needs to exceed it alone. Of nested labels, it gets the largest number that is above the threshold.
 
     Args:
         channels: iterable of arrays of one shape, the probabilities of labels 1, 2, ...; loads one at a time.
         threshold: 0 to 1.
+        nested: whether each label includes those with larger numbers.
 
     Returns:
         uint8 of the same shape.
     """
     channels = iter(channels)
+    if nested:
+        labels = (next(channels) > threshold).astype(np.uint8)
+        for number, values in enumerate(channels, 2):
+            labels[values > threshold] = number
+        return labels
     largest = np.array(next(channels))
     total, labels = largest.copy(), np.ones(largest.shape, np.uint8)
     for number, values in enumerate(channels, 2):

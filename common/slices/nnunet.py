@@ -11,11 +11,13 @@ from typing import Annotated, ClassVar, NamedTuple
 
 from pydantic import Field
 
-from common.errors import InputError, summarize
+from common.errors import InputError, SettingError, summarize
 from common.files import natural_key, read_json
 from common.records import Inside, Record
+from common.slices.classes import NESTED
 from common.slices.finding import IMAGE_ENDINGS
 from common.slices.matching import patients_in
+from common.words import number_of
 
 DATASET = "dataset.json"
 Number = Annotated[str, Field(pattern=r"^[0-9]{1,3}$")]
@@ -252,3 +254,51 @@ def _refuse_missing(files):
     missing = [path for path in files if not path.is_file()]
     if missing:
         raise InputError(summarize([f"{path}: file is missing; restore it" for path in missing], "files are missing"))
+
+
+# --- writing
+
+
+def are_nested(records, where):
+    """Whether classes are nested.
+
+    Args:
+        records: dict of case to content of case.json.
+        where: setting LISTS, for messages.
+
+    Raises:
+        InputError: if classes overlap in another way, which nnU-Net cannot express, or cases differ.
+    """
+    found = {record.get("overlap") or "" for record in records.values()}
+    if found not in ({NESTED}, {""}):
+        kinds = " and ".join(sorted(kind or "exclusive" for kind in found))
+        raise InputError(f"{where}: {kinds} classes; nnU-Net has exclusive or nested ones, so import them again")
+    return found == {NESTED}
+
+
+def name_labels(names, classes, records, nested):
+    """Labels of dataset.json: dict of name to number, or to the numbers of a nested class.
+
+    Args:
+        names: setting CLASS_NAMES; None: the names that all records agree on, otherwise class1 and so on.
+        classes: number of classes.
+        records: dict of case to content of case.json.
+        nested: whether classes are nested.
+
+    Raises:
+        SettingError: if `names` do not fit.
+    """
+    if names is None:
+        recorded = {tuple(record.get("class_names") or ()) for record in records.values()}
+        names = list(recorded.pop()) if len(recorded) == 1 else []
+        if len(names) < classes or len(set(names) | {"background"}) <= len(names):
+            names = [f"class{number}" for number in range(1, classes + 1)]
+    elif len(names) < classes or len({*names, "background", "ignore"}) < len(names) + 2:
+        raise SettingError(
+            f"CLASS_NAMES: expected {number_of(classes, 'different name')}, none of them background or ignore "
+            f"(found {names}); list one for each class"
+        )
+    numbered = dict(zip(names, range(1, len(names) + 1), strict=True))
+    if nested:
+        numbered = {name: [*range(number, classes + 1)] for name, number in numbered.items() if number <= classes}
+    return {"background": 0} | numbered

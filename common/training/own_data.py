@@ -62,7 +62,7 @@ def choose_import(images, masks, size, minutes):
     """Choose the importer and its settings.
 
     Args:
-        images, masks: folders.
+        images, masks: folders; the masks of images also as a name pattern.
         size: side length in pixels, or None to choose it.
         minutes: time for training.
 
@@ -99,7 +99,7 @@ def _of_images(images, masks, pictures, size, minutes):
     if colored := sum(map(is_color, looked_at)):
         chosen["CHANNELS"] = "rgb", f"{colored} of {number_of(len(shapes), 'image')} looked at are in color"
     median = statistics.median(max(shape) for shape in shapes)
-    kept = kept_outlines(masks) if size is None else {}
+    kept = kept_outlines(Path(str(masks).partition("{")[0])) if size is None else {}
     side, why = _side(median, size, minutes, kept)
     found = kept.get(side, 1)
     whole = [s for s in SIDES if median <= s <= _limit(minutes)]

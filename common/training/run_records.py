@@ -91,10 +91,12 @@ class VolumeData(Data):
         classes: number of labels.
         labels: names or values of the labels.
         channels: number of channels.
-        spacing: (left, back, head) of the working grid in mm, or None.
+        spacing: (left, back, head) of the working grid in mm; None, also along one axis: as stored.
         voxels: maximum number of voxels in a volume shown to the model, or None.
         smallest_box, margin: how the box around the labels is enlarged.
         intensity: rule in `common.volumes.intensity`.
+        nested: whether each label includes those with larger numbers.
+        patterns: name patterns of the files that became channels; []: volumes had one file, or the layout of nnU-Net.
     """
 
     kind: Literal["volumes"] = "volumes"
@@ -102,11 +104,13 @@ class VolumeData(Data):
     classes: Classes | None = None
     labels: list[int | str] | None = None
     channels: PositiveInt | None = None
-    spacing: Annotated[list[NonNegative], Len(3, 3)] | None = None
+    spacing: Annotated[list[NonNegative | None], Len(3, 3)] | None = None
     voxels: NonNegativeInt | None = None
     smallest_box: NonNegativeInt | None = None
     margin: NonNegative | None = None
     intensity: Intensity | None = None
+    nested: bool | None = None
+    patterns: list[str] | None = None
 
 
 SetData = Annotated[VolumeData, Tag("volumes")] | Annotated[SliceData, Tag("slices")]

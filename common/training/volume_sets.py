@@ -13,6 +13,7 @@ import SimpleITK as sitk
 
 from common.devices import OneDevice
 from common.errors import InputError
+from common.slices.classes import channels_of, sets_of_numbers
 from common.slices.hdf5 import damage_as_error, open_unchanged, state_of
 from common.slices.hdf5_text import text_of
 from common.training.augmentation import VolumeChange, check_volume_augmentation
@@ -41,6 +42,7 @@ class VolumeSet:
         path: source file.
         names: names of the cases, list of str.
         classes: number of labels.
+        overlapping: whether labels are nested: each includes those with larger numbers.
         in_memory: whether the volumes are arrays.
         shape: (None, None, None, channels).
 
@@ -56,7 +58,6 @@ class VolumeSet:
     axes = 3
     division = ""  # 3_pack_volumes.py writes its folder in one piece
     ignores = False  # 3_pack_volumes.py accepts no label to ignore
-    overlapping = False
 
     def __init__(self, path, file, memory_gb):
         self.path = path
@@ -73,6 +74,8 @@ class VolumeSet:
         self.intensity, self.spacing = json.loads(attributes["intensity"]), json.loads(attributes["spacing"])
         self.voxels = int(attributes["voxels"]) or None
         self.smallest_box, self.margin = int(attributes["smallest_box"]), float(attributes["margin"])
+        self.patterns = json.loads(attributes.get("patterns", "[]"))
+        self.overlapping = bool(attributes.get("nested", False)) and self.classes > 1
         if self.step not in STEPS or not self.labels:
             raise ValueError(self.step)
 
@@ -137,6 +140,8 @@ class VolumeSet:
             smallest_box=self.smallest_box,
             margin=self.margin,
             intensity=self.intensity,
+            nested=self.overlapping,
+            patterns=self.patterns,
         )
 
     def read(self, i, box):
@@ -183,8 +188,14 @@ class VolumeSet:
         return TrainingBatches(self, batch_size, crop, devices, seed, augmentation)
 
     def shown_volume(self, i):
-        """A case as the model is shown it without augmentation: image (S, H, W, C) float32, labels (S, H, W)."""
+        """A case as the model is shown it without augmentation: image (S, H, W, C) float32, labels (S, H, W) uint8."""
         return self.read_grid(i, grid_of_box(self.geometries[i], self.shown_box(i), self.voxels))
+
+    def targets(self, labels):
+        """Labels (..., ) uint8 as a network learns them: (..., 1), or (..., K) uint8 of 0 and 1 if they are nested."""
+        if not self.overlapping:
+            return labels[..., None]
+        return channels_of(sets_of_numbers(labels, nested=True)[..., None], self.classes)
 
     def read_grid(self, i, grid, change=None):
         """Read a grid of a case with a change; see the function `read_grid`."""
@@ -216,7 +227,7 @@ class VolumeBatches(keras.utils.PyDataset):
         return math.ceil(len(self.items) / self.batch_size)
 
     def __getitem__(self, index):
-        """Images (B, S, H, W, C) float32 and labels (B, S, H, W, 1) uint8.
+        """Images (B, S, H, W, C) float32 and labels (B, S, H, W, 1) uint8, or channels of nested ones.
 
         Before an epoch begins, Keras reads the first two batches to learn which axes vary. It then gets dummy batches
         in which all of them vary.
@@ -224,7 +235,8 @@ class VolumeBatches(keras.utils.PyDataset):
         if not (self.begun or self.crop or len(self) == 1):
             side = PROBES[index % len(PROBES)]
             shape = (1, side, side, side)
-            probe = np.zeros((*shape, self.volumes.channels), np.float32), np.zeros((*shape, 1), np.uint8)
+            labels = self.volumes.targets(np.zeros(shape, np.uint8))
+            probe = np.zeros((*shape, self.volumes.channels), np.float32), labels
             return self.devices.put(probe, 1)
         return self.batch(index)
 
@@ -232,7 +244,7 @@ class VolumeBatches(keras.utils.PyDataset):
         """Return a batch, whether an epoch has begun or not."""
         items = self.items[index * self.batch_size : (index + 1) * self.batch_size]
         images, labels = zip(*map(self.make, self.devices.own_share(items)), strict=True)
-        batch = self.devices.put((np.stack(images), np.stack(labels)[..., None]), len(items))
+        batch = self.devices.put((np.stack(images), self.volumes.targets(np.stack(labels))), len(items))
         self.made_at.setdefault(index, time.perf_counter())
         return batch
 

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 from common.errors import InputError, summarize
+from common.slices.nnunet import join_channels
 from common.volumes.finding import find_volumes
 
 
@@ -63,3 +64,22 @@ def channels_of_input(path, patterns):
 def first_files(grouped):
     """dict of name to Path of the first channel."""
     return {name: Path(files[0]) for name, files in grouped.items()}
+
+
+def find_files(source, patterns):
+    """Find the volumes of INPUT and their channels.
+
+    Args:
+        source: setting INPUT.
+        patterns: name patterns of the files of a volume, or None; "rgb" and others are not for volumes.
+
+    Returns:
+        dict of volume name to Path of its only or first file, and dict of this Path to those of its further channels.
+
+    Raises:
+        InputError: if there are no volumes, or one lacks a channel.
+    """
+    if not isinstance(patterns, list) or not patterns:
+        return join_channels(source, find_volumes(source))
+    grouped = channels_of_input(Path(source), patterns)
+    return first_files(grouped), {Path(files[0]): files[1:] for files in grouped.values()}

@@ -14,7 +14,8 @@ from common.parallel import progress
 from common.records import Inside, Record, read_record
 from common.slices.hdf5_text import write_attributes
 from common.slices.nnunet import is_nnunet, read_nnunet
-from common.volumes.finding import LABEL_ENDINGS, ending_of, name_of
+from common.volumes.channels import first_files, group_channels
+from common.volumes.finding import LABEL_ENDINGS, ending_of, find_volumes, name_of
 from common.volumes.grids import Geometry, image_at, onto_grid, require_same_grid
 from common.volumes.intensity import ForegroundStatistics
 from common.volumes.label_files import LabelFiles
@@ -174,7 +175,7 @@ def _refuse_same_names(images, where):
         raise InputError(summarize(problems, "cases have the name of another"))
 
 
-def read_folders(images, labels, label_name, case_names="numbers", label_values=None, classes=None):
+def read_folders(images, labels, label_name, case_names="numbers", label_values=None, classes=None, channels=()):
     """Find the cases in a folder of volumes and a folder of labels, matched as by `match_labels`.
 
     Args:
@@ -182,13 +183,16 @@ def read_folders(images, labels, label_name, case_names="numbers", label_values=
         label_name: label volume name, with {id} for the volume name.
         case_names: as `names` of `common.volumes.privacy.safe_names`.
         label_values, classes: as for LabelFiles.
+        channels: name patterns of the files of a volume, as for `common.volumes.channels.group_channels`; empty: one.
 
     Raises:
-        InputError: if none are found, one has no partner, is damaged, or two get the same name.
+        InputError: if none are found, one has no partner or channel, is damaged, or two get the same name.
     """
-    volumes, label_volumes = match_labels(images, labels, label_name)
+    files = group_channels(find_volumes(images), channels, "IMAGES") if channels else {}
+    volumes, label_volumes = match_labels(images, labels, label_name, channels=first_files(files) or None)
     names = safe_names(volumes, case_names)
-    cases = [VolumeCase(names[name], volumes[name], label_volumes[name], name) for name in volumes]
+    further = {name: tuple(paths[1:]) for name, paths in files.items()}
+    cases = [VolumeCase(names[n], volumes[n], label_volumes[n], n, further.get(n, ())) for n in volumes]
     files = LabelFiles(label_volumes.values(), classes, label_values, survey=False)
     if files.failed:
         raise InputError(summarize(list(files.failed.values()), "label files cannot be used"))

@@ -4,7 +4,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.lazy import Lazy
-from common.slices.classes import IGNORED, are_sets, has_class
+from common.slices.classes import IGNORED, are_sets, has_class, sets_of_numbers
 from common.slices.images import paste
 from common.slices.masks import clean
 from common.volumes.grids import Geometry, image_at, onto_grid
@@ -130,15 +130,17 @@ def write_all(image, files, folder, case, ending):
         write_labels(label_image(labels, Geometry.of(image)), folder / f"{case}{suffix}{ending}")
 
 
-def measure_labels(case, labels, classes=1):
+def measure_labels(case, labels, classes=1, nested=False):
     """Rows of volumes.csv, one per class, with its size in voxels and ml.
 
     Args:
         case: case name.
         labels: SimpleITK.Image.
         classes: minimum number of rows.
+        nested: whether each label includes those with larger numbers.
     """
     array = sitk.GetArrayViewFromImage(labels)
+    array = sets_of_numbers(array, nested) if nested else array
     counts = np.zeros(classes + 1, int)
     if are_sets(array):
         counts[1:] = [np.count_nonzero(has_class(array, number)) for number in range(1, classes + 1)]

@@ -150,3 +150,28 @@ def test_what_cannot_be_regions(tmp_path):
     assert_refused(SCRIPT, "in no region of REGIONS (found 4)", REGIONS={"a": [1, 2], "b": [1]}, **given)
     assert_refused(SCRIPT, "REGIONS", "2 to 15 regions (found 1)", REGIONS={"a": [1, 2]}, **given)
     assert_refused(SCRIPT, "REGIONS", "nested", status=2, REGIONS="inside", **given)
+
+
+def test_nested_classes_go_to_nnunet_as_regions_and_come_back(tmp_path):
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        write_image(tmp_path / "images" / f"p_{number}.png", rng.integers(0, 255, (32, 32)).astype(np.uint8))
+        write_image(tmp_path / "masks" / f"p_{number}.png", rng.integers(0, 4, (32, 32)).astype(np.uint8))
+    given = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "SIZE": 32, "CASE_FROM": "image"}
+    regions = {"whole": [1, 2, 3], "core": [2, 3], "edge": [3]}
+    run_here("preprocess/0_import_images.py", CASES=tmp_path / "cases", REGIONS=regions, **given)
+    run_here("preprocess/2_write_lists.py", CASES=tmp_path / "cases", LISTS=tmp_path / "lists", TEST_SHARE=0)
+    run_here("export_dataset.py", LISTS=tmp_path / "lists", OUTPUT=tmp_path / "Dataset001_A")
+    about = json.loads((tmp_path / "Dataset001_A" / "dataset.json").read_text())
+    assert about["labels"] == {"background": 0, "whole": [1, 2, 3], "core": [2, 3], "edge": [3]}
+    assert about["regions_class_order"] == [1, 2, 3]
+    again = {"IMAGES": tmp_path / "Dataset001_A", "CASES": tmp_path / "back" / "cases", "SIZE": 32}
+    run_here("preprocess/0_import_images.py", **again)
+    masks = [sorted((tmp_path / folder).glob("cases/*/y/*.png")) for folder in ("", "back")]
+    for first, second in zip(*masks, strict=True):
+        np.testing.assert_array_equal(read_image(first), read_image(second))
+    record = tmp_path / "cases" / "case_p_0" / "case.json"
+    for path in tmp_path.glob("cases/*/case.json"):
+        path.write_text(json.dumps(json.loads(record.read_text()) | {"overlap": "overlapping"}))
+    words = "overlapping classes; nnU-Net has exclusive or nested ones"
+    assert_refused("export_dataset.py", words, LISTS=tmp_path / "lists", OUTPUT=tmp_path / "Dataset002_B")
