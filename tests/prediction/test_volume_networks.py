@@ -125,7 +125,8 @@ def test_a_broken_volume_does_not_lose_the_others(decathlon, decathlon_runs, tmp
     (images / "cut.nii.gz").write_bytes((images / "volume_05.nii.gz").read_bytes()[:-900])
     one = image_at(np.zeros((9, 9, 9), np.int16), plain_geometry((9, 9, 9), (1, 1, 1)))
     sitk.WriteImage(one, str(images / "one.nii"))
-    result = run_here("predict.py", RUN=decathlon_runs[1], INPUT=images, OUTPUT=tmp_path / "p", expect=1)
+    more = {"PROBABILITIES": True, "VIEWER_FILES": ["osirix", "itk-snap"]}
+    result = run_here("predict.py", RUN=decathlon_runs[1], INPUT=images, OUTPUT=tmp_path / "p", expect=1, **more)
     for words in (
         "2 volumes cannot",
         "cut.nii.gz: damaged",
@@ -134,6 +135,12 @@ def test_a_broken_volume_does_not_lose_the_others(decathlon, decathlon_runs, tmp
     ):
         assert words in result.stderr
     assert [path.name for path in (tmp_path / "p").glob("*.nii.gz")] == ["volume_05.nii.gz"]
+    names = [line.split('"')[1] for line in (tmp_path / "p" / "classes.label").read_text().splitlines()[5:]]
+    labels = sitk.ReadImage(str(tmp_path / "p" / "volume_05.nii.gz"))
+    found = [sitk.ReadImage(str(tmp_path / "p" / "probabilities" / name / "volume_05.nii.gz")) for name in names[1:]]
+    expected = label_numbers(map(sitk.GetArrayFromImage, found))
+    assert np.mean(expected != sitk.GetArrayFromImage(labels)) < 0.01  # rounding to half precision
+    assert {one.GetSize() for one in found} == {labels.GetSize()} and (tmp_path / "p/osirix/volume_05.xml").is_file()
     assert not leftovers(tmp_path)
 
 
