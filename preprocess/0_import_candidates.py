@@ -69,16 +69,19 @@ def main():
     found = f"{number_of(count, 'crop')} ({true} of nodules) of {number_of(len(crops), 'scan')}"
     print(f"importing {found} into {settings.CASES}", flush=True)
     known = {"channels": PLANES, "spacing": [settings.SPACING] * 2, "window": settings.WINDOW}
+    outside = []
     with whole_folder(settings.CUBES, settings.REPLACE) if settings.CUBES else nullcontext() as cubes:
         result = import_cases(
             [(cases[name], (scans[name], *of_scan, cubes and cubes / names[name])) for name, of_scan in crops.items()],
-            import_scan,
+            partial(import_scan, outside=outside),
             partial(CaseRecord, "0_import_candidates.py", settings.SIZE, **known),
             settings.REPLACE,
             parallel=False,
         )
         if cubes and not result.cases:
             remove(cubes)
+    if outside:
+        print(f"left out {number_of(len(outside), 'candidate')} outside of the scan: {', '.join(outside[:10])}")
     print(f"wrote {number_of(result.slices, 'crop')} in {number_of(result.cases, 'case')} to {settings.CASES}")
     name_broken(result.problems, "scans cannot be used", result.cases, settings.SKIP_BROKEN)
 
@@ -116,19 +119,23 @@ def find_crops(scans):
     return found
 
 
-def import_scan(source):
+def import_scan(source, outside):
     """Cut the crops of a scan, and write its cubes.
 
     Args:
         source: (Path of the scan, points, labels, folder of the cubes or None).
+        outside: list that collects where candidates are that are outside of their scan; these have no crop.
 
     Returns:
         Imported.
     """
     path, points, labels, cubes = source
     values, grid = open_scan(read_volume(path))
+    voxels = grid.to_voxels(points)
+    is_inside = ((voxels > -1) & (voxels < grid.size)).all(axis=1)
+    outside += [f"({x:g}, {y:g}, {z:g})" for x, y, z in points[~is_inside]]
     slices = []
-    for number, (point, label) in enumerate(zip(points, labels, strict=True), 1):
+    for number, (point, label) in enumerate(zip(points[is_inside], labels[is_inside], strict=True), 1):
         crop = crop_planes(values, grid, point, settings.SIZE, settings.SPACING, settings.WINDOW[0])
         mask = np.full(crop.shape[:2], 255 * int(label), np.uint8)
         entry = {"image": None, "mask": None, "image_size": [settings.SIZE] * 2, "box": [0, 0, *[settings.SIZE] * 2]}

@@ -81,7 +81,10 @@ def test_crops_and_cubes_of_candidates(tmp_path):
     assert len(cubes) == 4 and cube.GetSize() == (60, 60, 60) and cube.GetSpacing() == (1, 1, 1)
     center = cube.TransformContinuousIndexToPhysicalPoint((29.5, 29.5, 29.5))
     np.testing.assert_allclose(center, candidates[3][1:4], atol=1e-3)
-    run_here(SCRIPT, **settings, CASES=tmp_path / "d", WITH_NODULES=False)
+    with (tmp_path / "candidates.csv").open("a") as file:
+        file.write("s1,5000,2,3,0.5\n")
+    said = run_here(SCRIPT, **settings, CASES=tmp_path / "d", WITH_NODULES=False).stdout
+    assert "left out 1 candidate outside of the scan: (5000, 2, 3)" in said
     assert len(list((tmp_path / "d" / "case_s1" / "x").iterdir())) == 2
     assert_refused(SCRIPT, "CANDIDATES: not set", CASES=tmp_path / "e", **settings | {"CANDIDATES": ""})
     other = nodule_table(tmp_path / "other.csv", [("gone", 0, 0, 0, 5)])
