@@ -40,6 +40,19 @@ def test_evaluation(browser, scored, width, scheme):
     check_page(browser, scored, width, scheme)
 
 
+def test_tables_of_lesions(browser, tmp_path):
+    columns = "seriesuid,coordX,coordY,coordZ"
+    scans = "abcdef"
+    true = [f"{name},{10 * i},{5 * i},{-20 * i},8" for i, name in enumerate(scans)]
+    found = [f"{name},{10 * i + i % 3},{5 * i},{-20 * i},{0.9 - 0.1 * i:.1f},7" for i, name in enumerate(scans)]
+    found += [f"{name},99,99,99,{0.1 * i:.1f},7" for i, name in enumerate(scans)]
+    (tmp_path / "t.csv").write_text("\n".join([f"{columns},diameter_mm", *true]))
+    (tmp_path / "p.csv").write_text("\n".join([f"{columns},probability,diameter_mm", *found]))
+    run_here("evaluate.py", PREDICTED=tmp_path / "p.csv", TRUTH=tmp_path / "t.csv", OUTPUT=tmp_path / "s")
+    check_page(browser, tmp_path / "s" / "report.html", *MODES[0])
+    check_page(browser, tmp_path / "s" / "report.html", *MODES[-1])
+
+
 @pytest.mark.parametrize(("width", "scheme"), MODES)
 def test_run(browser, trained, width, scheme):
     check_page(browser, trained[0] / "report.html", width, scheme)
