@@ -334,3 +334,7 @@ def test_what_no_channel_shows_alone_is_learned(tmp_path, kind):
     assert np.mean(dice) > 0.9
     out = run_here("convert_coreml.py", RUN=run).stdout
     assert "changed pixels: 0" in out
+    out = run_here("export.py", RUN=run, FORMATS=["litert"]).stdout
+    assert "changed pixels: 0" in out
+    card = json.loads((run / "export" / "litert" / f"{run.name}.json").read_text())
+    assert card["input"]["shape"][-1] == (4 if kind == "files" else 3) and card["input"]["channels"]
