@@ -6,10 +6,10 @@ import scipy  # loads scipy.ndimage at first use, so that importers start faster
 from common.lazy import Lazy
 from common.tables import read_table, to_numbers
 from common.volumes.grids import Geometry, image_at
-from common.volumes.nodules import FARTHEST
 
 sitk = Lazy("SimpleITK")
 
+FARTHEST = 1e5  # max position and diameter in mm
 POINT = ["coordX", "coordY", "coordZ"]
 ADVICE = "use a table seriesuid,coordX,coordY,coordZ,..., such as submission.py writes"
 PLANES = ["axial", "coronal", "sagittal"]  # channels of an image of a crop

@@ -10,6 +10,7 @@ from common.errors import InputError
 from common.lazy import Lazy
 from common.settings import require_folder
 from common.slices.components import label_components, measure_components
+from common.volumes.candidates import FARTHEST
 from common.volumes.finding import find_volumes
 from common.volumes.grids import Geometry
 
@@ -18,7 +19,6 @@ sitk, ndimage, segmentation = Lazy("SimpleITK"), Lazy("scipy.ndimage"), Lazy("sk
 COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
 NODULE_COLUMNS = ["i", "j", "k", "diameter_mm", "diameter_pixels", "slices", "height", "width"]
 NODULE_COLUMNS += ["spacing_x", "spacing_y", "spacing_z", "place"]  # of `place_nodules`
-FARTHEST = 1e5  # max position and diameter in mm
 AIR_HU = -320  # `lungs_by_thresholds` counts pixels below this as air
 
 
