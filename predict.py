@@ -35,7 +35,8 @@ NAMES: types.CaseNames = "numbers"  # names of DICOM volumes: "numbers" (case_00
 #   "folder" keeps the names of your folders, which may identify patients.
 NAMES_TABLE: str = ""  # table to write (.csv): name and path of each volume; "": none
 #   evaluate.py reads it. It identifies patients, so it must be outside of what you pass on.
-PART: types.PartOfWork = ""  # "2/8": only the second of eight parts; the last one joins them; "": all
+WORKERS: types.Workers = ""  # "": this machine; a number of processes; or a Dask scheduler
+#   Such as "tcp://10.0.0.1:8786", for several machines: see docs/scaling.md.
 
 # --- prediction
 FIT: Literal["resize", "tile", "pad"] | None = None  # "resize", "pad" to a square, "tile"; None: as for training
@@ -86,16 +87,13 @@ VIEWER_FILES: list[Literal["osirix", "qupath", "itk-snap"]] = []  # also write f
 
 settings = apply_command_line(globals())
 
-import functools
-
 from common.devices import import_keras
 from common.errors import InputError
-from common.jobs import Part
 from common.parallel import ordered_map
 from common.prediction.ensemble import Ensemble
 from common.prediction.inputs import ImageInput, PixelSizes, VolumeInput, reader_of
 from common.prediction.matrices import MatrixInput
-from common.prediction.outputs import Outputs, fingerprint, require_dicom, write_output
+from common.prediction.outputs import Outputs, require_dicom, write_output
 from common.prediction.probabilities import Probabilities
 from common.prediction.uncertainty import Uncertainty
 from common.prediction.viewer_files import require_volumes
@@ -108,6 +106,7 @@ from common.training.trust import trust_command
 from common.volumes.finding import is_folder_of_volumes, is_volume
 from common.volumes.privacy import check_names_table, write_names_table
 from common.words import number_of
+from common.workers import start_workers
 
 
 def main():
@@ -117,7 +116,7 @@ def main():
         require_folder(settings.PASTE, "PASTE")
     runs = settings.RUN if isinstance(settings.RUN, list) else [settings.RUN]
     if models := find_volume_models(runs, settings.WEIGHTS_FILE):
-        from common.prediction.volume_networks import predict_with_settings  # needs SimpleITK, images do not
+        from common.prediction.volume_outputs import predict_with_settings  # needs SimpleITK, images do not
 
         predict_with_settings(models, settings)
     else:
@@ -125,7 +124,7 @@ def main():
 
 
 def predict_slices(models):
-    """Predict the slices of INPUT, or of this part, and write OUTPUT.
+    """Predict the slices of INPUT, and write OUTPUT.
 
     Args:
         models: `common.training.trained_models.Choice`.
@@ -140,20 +139,15 @@ def predict_slices(models):
     source = open_input(prepared)
     require_dicom(settings.DICOM_LABELS, source.volumes.values())
     require_volumes(settings.VIEWER_FILES, source)
-    part = Part.read(settings.PART)
-    own = part.share(source.slices, functools.partial(unit_of, source=source))
-    written = [f"{len(source.slices)} masks in {part.count} parts"]
+    written = []
 
     def fill(folder):
-        if own:
-            written.append(write_slices(folder, own, source, models, prepared, used, facts))
+        with start_workers(settings.WORKERS) as workers:
+            written.append(write_slices(folder, source, models, prepared, used, facts, workers))
 
-    files = fingerprint([*models.files, *dict.fromkeys(s.path for s in source.slices)])
-    inputs = {"networks": list(map(str, models.files)), "pictures": len(source.slices), "files": files}
-    hidden = ["INPUT"] if source.volumes else []
-    if write_output(used, part, inputs, fill, hidden, facts):
-        write_names_table(settings.NAMES_TABLE, source.names, source.volumes)
-        print(f"wrote {written[-1] if part.is_whole else written[0]} to {settings.OUTPUT}")
+    write_output(used, fill, ["INPUT"] if source.volumes else [], facts)
+    write_names_table(settings.NAMES_TABLE, source.names, source.volumes)
+    print(f"wrote {written[0]} to {settings.OUTPUT}")
 
 
 def open_input(prepared):
@@ -176,29 +170,23 @@ def open_input(prepared):
     return VolumeInput(settings.INPUT, plane, window, spacing, *options)
 
 
-def unit_of(s, source):
-    """Unit that parts do not divide: the case of slice `s`, or the image or volume it was cut from."""
-    case, record = source.case_of(s)
-    return case if s.case or "volume" in record or (settings.PASTE and record) else s.path
-
-
-def write_slices(folder, slices, source, models, prepared, used, facts):
+def write_slices(folder, source, models, prepared, used, facts, workers):
     """Predict slices and write their masks and all other outputs into a folder.
 
     Args:
         folder: Path.
-        slices: list of `common.slices.cases.Slice`.
-        source: their ImageInput or VolumeInput.
+        source: ImageInput, VolumeInput or MatrixInput.
         models: `common.training.trained_models.Choice`.
         prepared: `common.training.trained_models.Preparation` of the training slices.
         used: settings with the threshold in force.
         facts: dict, which gets how classes overlap, if they do.
+        workers: `common.workers.Threads` or Processes.
 
     Returns:
         Text that lists what was written.
     """
     import_keras()
-    ensemble = Ensemble(models.files)
+    slices, ensemble = source.slices, Ensemble(models.files)
     fit, flips = settings.FIT or prepared.fit or "resize", settings.FLIPS or models.flips
     averaged = {"none": "", "flips": ", averaged over flips", "turns": ", averaged over flips and quarter turns"}[flips]
     how = f"{', '.join(map(str, models.files))} ({fit} at {ensemble.size}x{ensemble.size}{averaged})"
@@ -225,7 +213,7 @@ def write_slices(folder, slices, source, models, prepared, used, facts):
     )
     further = further_outputs(folder, ensemble, outputs.files.folders, len(models.files))
     options = {"fit": fit, "overlap": settings.OVERLAP, "batch_size": settings.BATCH_SIZE, "flips": flips}
-    options |= {"images": lambda: ordered_map(read, slices), "squares": settings.UNCERTAINTY}
+    options |= {"images": lambda: ordered_map(read, slices), "squares": settings.UNCERTAINTY, "workers": workers}
     read, pixels = reader_of(source, ensemble.inputs), PixelSizes(prepared.spacing, ensemble.size, fit)
     predicted = ensemble.predict(count=len(slices), **options)
     for s, (image, probabilities) in zip(slices, predicted, strict=True):

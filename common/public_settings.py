@@ -5,8 +5,7 @@ import os
 import re
 from pathlib import Path
 
-# The table identifies patients; workers and parts do not change an output.
-PRIVATE = ("NAMES_TABLE", "PART", "WORKERS")
+PRIVATE = ("NAMES_TABLE", "WORKERS")  # the table identifies patients; workers do not change an output
 ABSOLUTE_PATH = re.compile(r"(?<!\S)(?:[A-Za-z]:[\\/]|[\\/]|\.\.[\\/])[^\n]*[\\/]")  # up to the last name
 
 

@@ -50,7 +50,6 @@ FileChannels = Annotated[list[FileName], Len(0, 64)]
 ADDRESS = re.compile(r"(tcp|tls|ucx)://\S+:\d+|")
 SCHEDULER = '"" or the address of a Dask scheduler, such as "tcp://10.0.0.1:8786"'
 Workers = Annotated[int, Ge(1), Le(1024)] | Annotated[str, Rule(SCHEDULER, ADDRESS.fullmatch)]
-PartOfWork = Annotated[str, Rule('"" or a part such as "2/8"', lambda text: not text or _is_part(text))]
 Names = list[Annotated[str, Rule("a name", bool)]]
 
 
@@ -61,11 +60,6 @@ def _is_file_name(text):
 def _is_format(text):
     rest = text.replace("{id}", "")
     return "{" not in rest and "}" not in rest
-
-
-def _is_part(text):
-    number, _, count = text.partition("/")
-    return number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count) <= 10**6
 
 
 # --- choices that several scripts offer

@@ -4,6 +4,7 @@ import collections
 import gc
 import itertools
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.parallel import progress
+from common.prediction.networks_in_workers import load_keras, network_of, surroundings
 from common.prediction.uncertainty import foreground
 from common.slices.images import cut, fit_boxes, resize, to_unit, with_channels
 from common.slices.tiling import WeightedMean, gaussian_window
@@ -57,7 +59,7 @@ class Ensemble:
         """Mean probabilities of images, in order, with a progress bar over all images and networks.
 
         Args:
-            images, settings: as for `running_sums`.
+            images, settings: as for `running_sums`, workers too.
             count: number of images.
 
         Yields:
@@ -68,20 +70,21 @@ class Ensemble:
             if number == len(self.files) - 1:
                 yield image, total / np.float32(len(self.files))
 
-    def running_sums(self, images, squares=False, **settings):
+    def running_sums(self, images, squares=False, workers=None, flips="none", **settings):
         """Running sums of probabilities, network by network; stored in files, 4 bytes per pixel and channel.
 
         Args:
             images: function that returns an iterable of (H, W) or (H, W, C) uint8 or uint16, the same at each call.
             squares: whether to add a channel, the square of the foreground probability, to see how networks differ.
-            settings: as for `predict_images`.
+            workers: `common.workers.Threads` or Processes; processes predict a batch in each task. None: this process.
+            flips, settings: as for `predict_images`.
 
         Yields:
             (network number, image, sum of probabilities up to this network), for each network and image.
         """
         with tempfile.TemporaryDirectory() as folder:
             for number in range(len(self.files)):
-                predicted = predict_images(images(), self._load(number), self.size, **settings)
+                predicted = predict_images(images(), self._average(number, flips, workers), self.size, **settings)
                 for i, (image, total) in enumerate(predicted):
                     file = Path(folder, f"{i}.npy")
                     if squares:
@@ -92,6 +95,13 @@ class Ensemble:
                     if number < len(self.files) - 1:
                         np.save(file, total)
                     yield number, image, total
+
+    def _average(self, number, flips, workers):
+        """Function of an iterable of batches that yields their probabilities by a network."""
+        if workers is None or not workers.are_processes:
+            return partial(map, partial(average_over, self._load(number), flips=flips))
+        predict = partial(predict_batch, file=self.files[number], flips=flips, wanted=surroundings())
+        return partial(workers.map, predict, batch=1)
 
     def _load(self, number):
         """Network with this number; the previous one is freed."""
@@ -119,24 +129,35 @@ def shape_of(network, file):
 # --- one network
 
 
-def predict_images(images, network, size, fit, overlap=0.5, batch_size=8, flips="none"):
+def predict_batch(x, file, flips, wanted):
+    """Predict a batch in a worker.
+
+    Args:
+        x, flips: as for `average_over`.
+        file: Path of a .keras file.
+        wanted: `common.prediction.networks_in_workers.Surroundings`.
+    """
+    load_keras(wanted)
+    return average_over(network_of(file), x, flips)
+
+
+def predict_images(images, average, size, fit, overlap=0.5, batch_size=8):
     """Predict probabilities of images as a stream; only a few images are in memory at a time.
 
     Args:
         images: iterable of (H, W) or (H, W, C) uint8 or uint16, of any sizes, with the channels of the network.
-        network: keras.Model.
+        average: function of an iterable of batches (B, size, size, C) float32 that yields their probabilities in order.
         size: side of the input slices in pixels.
         fit: "resize", "tile" or "pad", as for `common.slices.images.fit_boxes`; overlapping tiles are averaged with
             Gaussian weights.
         overlap: min overlap of neighboring tiles as a share of a tile, 0 to 0.9.
         batch_size: slices or tiles per step.
-        flips: name in TRANSFORMS.
 
     Yields:
         (image, probabilities); probabilities are (H, W, C) float32.
     """
     window = gaussian_window((size, size)) if fit == "tile" else np.ones((size, size, 1), np.float32)
-    waiting = collections.deque()
+    waiting, sent = collections.deque(), collections.deque()
 
     def all_tiles():
         for image in images:
@@ -147,13 +168,18 @@ def predict_images(images, network, size, fit, overlap=0.5, batch_size=8, flips=
             for box in tiled.boxes:
                 yield tiled, box, to_unit(with_channels(cut(image, box, size)))
 
-    stream = all_tiles()
-    while batch := list(itertools.islice(stream, batch_size)):
-        shape = batch_size, *batch[0][2].shape  # always full, so that the network compiles only once
-        x = np.zeros(shape, np.float32)
-        for row, (_, _, tile) in enumerate(batch):
-            x[row] = tile
-        for (tiled, box, _), probabilities in zip(batch, average_over(network, x, flips), strict=False):
+    def batches():
+        stream = all_tiles()
+        while batch := list(itertools.islice(stream, batch_size)):
+            shape = batch_size, *batch[0][2].shape  # always full, so that the network compiles only once
+            x = np.zeros(shape, np.float32)
+            for row, (_, _, tile) in enumerate(batch):
+                x[row] = tile
+            sent.append([(tiled, box) for tiled, box, _ in batch])
+            yield x
+
+    for of_batch in average(batches()):
+        for (tiled, box), probabilities in zip(sent.popleft(), of_batch, strict=False):
             tiled.add(box, probabilities)
         while waiting and waiting[0].is_complete:
             tiled = waiting.popleft()
@@ -192,7 +218,7 @@ class TiledImage:
         return self.missing == 0
 
 
-def average_over(network, x, flips):
+def average_over(network, x, flips="none"):
     """Mean probabilities of a network over turned and mirrored square images.
 
     Args:

@@ -1,7 +1,6 @@
 """Outputs of predict.py for slices: masks, overlays, label volumes, and masks of full-scale images."""
 
 import functools
-import hashlib
 import os
 from pathlib import Path
 
@@ -10,12 +9,11 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import write_json
-from common.jobs import do_part, merge
 from common.prediction.mask_files import MaskFiles
 from common.prediction.matrices import MatrixInput, MatrixMasks
-from common.prediction.uncertainty import sort_table
 from common.prediction.viewer_files import ViewerFiles
 from common.public_settings import public_settings
+from common.replacing import whole_folder
 from common.settings import FORMAT, REASONS
 from common.slices.classes import are_sets, has_class
 from common.slices.drawing import draw_outlines, paint
@@ -27,39 +25,24 @@ RECORD = "prediction.json"  # settings
 CROP_TOLERANCE = 0.02  # max mean difference of a crop from its image, as a share of the crop's range; allows for JPEG
 
 
-def write_output(settings, part, inputs, fill, hidden=(), facts=None):
-    """Write the folder OUTPUT of predict.py, or this process's part of it.
+def write_output(settings, fill, hidden=(), facts=None):
+    """Write the folder OUTPUT of predict.py.
 
     Args:
         settings: settings of predict.py, with the threshold in force; the reason for it is recorded too.
-        part: `common.part.Part`.
-        inputs: dict of further inputs that must agree in all parts.
         fill: function that takes a folder Path and fills the folder.
         hidden: names of settings to leave empty in the record.
         facts: dict of further values to record, which `fill` may complete.
 
-    Returns:
-        whether OUTPUT is complete.
-
     Raises:
-        InputError: as `common.jobs.do_part`, or if INPUT is inside OUTPUT.
+        InputError: as `common.replacing.whole_folder`, or if INPUT is inside OUTPUT.
     """
-
-    def fill_and_record(folder):
+    refuse_input_inside(settings.INPUT, settings.OUTPUT)
+    with whole_folder(settings.OUTPUT, settings.REPLACE) as folder:
         fill(folder)
         reasons = {name: reason for name, reason in settings.reasons.items() if name not in settings.given}
         recorded = public_settings(settings, hidden) | (facts or {}) | {REASONS: reasons}
         write_json(folder / RECORD, {FORMAT: 1} | recorded)
-
-    refuse_input_inside(settings.INPUT, settings.OUTPUT)
-    agreed = settings.as_json() | {"PART": ""} | inputs
-    return do_part(settings.OUTPUT, part, agreed, fill_and_record, join, settings.REPLACE)
-
-
-def join(folders, target):
-    """Merge the folders of parts, in which the table of what to outline is sorted too."""
-    merge(folders, target)
-    sort_table(target)
 
 
 def refuse_input_inside(source, output):
@@ -67,20 +50,6 @@ def refuse_input_inside(source, output):
     source, output = (Path(os.path.realpath(path)) for path in (source, output))
     if output.exists() and (output == source or output in source.parents):
         raise InputError(f"OUTPUT: {output} contains INPUT, which it would replace; use another folder")
-
-
-def fingerprint(files):
-    """Fingerprint of files, as text, that parts of one work must agree on: names, sizes and times of change.
-
-    Args:
-        files: Paths; of a folder, such as a DICOM series, all files inside count.
-    """
-    digest = hashlib.sha256()
-    for path in files:
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            status = os.stat(file)
-            digest.update(os.fsencode(f"{path.parent.name}/{file.name} {status.st_size} {status.st_mtime_ns}\n"))
-    return digest.hexdigest()[:12]
 
 
 def write_rows(rows, path):
@@ -129,6 +98,7 @@ class Outputs:
         self.overlays, self.count = overlays, 0
         self.viewers, self.make_viewers = None, functools.partial(make_viewers, folder, source, names, clean_volumes)
         paths = {source.names[name]: path for name, path in source.volumes.items()}
+        print_dicom(dicom_labels)
         dicom = make_dicom_labels(folder, dicom_labels, paths, series, names)
         self.viewer_files = ViewerFiles(folder, viewer_files, names) if viewer_files else None
         self.matrices = MatrixMasks(folder) if isinstance(source, MatrixInput) else None
@@ -210,13 +180,18 @@ def require_dicom(kinds, volumes):
         raise InputError(f"DICOM_LABELS: INPUT is not a DICOM series (found {found}); remove the setting, or use one")
 
 
+def print_dicom(kinds):
+    """Say that DICOM labels identify patients, if there will be any."""
+    if kinds:
+        print("dicom/ will contain tags of patients; keep it apart from what you pass on", flush=True)
+
+
 def make_dicom_labels(folder, kinds, paths, series, names):
     """`common.prediction.dicom_labels.DicomLabels`, or None without `kinds`; arguments as there."""
     if not kinds:
         return None
-    from common.prediction.dicom_labels import FOLDER, DicomLabels  # loads highdicom, which takes a second
+    from common.prediction.dicom_labels import DicomLabels  # loads highdicom, which takes a second
 
-    print(f"{FOLDER}/ will contain tags of patients; keep it apart from what you pass on", flush=True)
     return DicomLabels(folder, kinds, paths, series, names)
 
 

@@ -105,14 +105,3 @@ def most_worth_first(row):
     """Sort key of a row of the table: disagreement, or uncertainty with one model, from the largest."""
     worth = [-float(row[name]) for name in ("disagreement", "uncertainty") if name in row]
     return *worth, natural_key(row["case"]), natural_key(row["image"])
-
-
-def sort_table(folder):
-    """Sort the table in the folder of joined parts, if there is one."""
-    path = folder / TABLE
-    if path.exists():
-        from common.tables import read_table, write_table  # with pandas, as above
-
-        rows = read_table(path, COLUMNS[:3], "predict again").to_dict("records")
-        path.unlink()  # it may be a link into a part
-        write_table(path, sorted(rows, key=most_worth_first))

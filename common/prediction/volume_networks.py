@@ -1,33 +1,15 @@
 """Predict volumes with 3-D networks in one stage, or in two: find the region, then the labels in it."""
 
-from functools import partial
-from pathlib import Path
-from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
-import SimpleITK as sitk
 
-from common.devices import import_keras
-from common.errors import InputError, SettingError, as_input_error, summarize
-from common.jobs import Part
-from common.parallel import progress
-from common.prediction.inputs import GrayRange, refuse_same_output
-from common.prediction.mask_files import MaskFiles
-from common.prediction.outputs import fingerprint, make_dicom_labels, require_dicom, write_output, write_rows
-from common.prediction.probabilities import write_volumes
-from common.prediction.viewer import FOLDER as VIEWERS
-from common.prediction.viewer import Compressor, write_viewer
-from common.prediction.viewer_files import ViewerFiles
+from common.errors import InputError, as_input_error
 from common.prediction.volume_tiles import mean_probabilities
-from common.replacing import refuse_existing
-from common.slices.classes import NESTED, highest_class, sets_of_numbers
-from common.slices.drawing import CLASS_COLORS, draw_planes
-from common.slices.images import window_to_gray, write_png
+from common.slices.classes import highest_class, sets_of_numbers
 from common.slices.masks import clean, keep_components
-from common.training.calibration import DEFAULT, threshold_in_words, with_threshold
+from common.training.calibration import DEFAULT
 from common.training.trained_models import load_network
-from common.volumes.channels import find_files
 from common.volumes.grids import (
     Box,
     Geometry,
@@ -42,13 +24,10 @@ from common.volumes.grids import (
     smoothed_onto_grid,
     whole_box,
 )
-from common.volumes.intensity import percentiles_of, scales_of
-from common.volumes.labels import label_image, measure_labels, write_labels
-from common.volumes.privacy import safe_names, write_names_table
+from common.volumes.intensity import scales_of
+from common.volumes.labels import label_image
 from common.volumes.reading import read_channels, read_further
-from common.volumes.slicing import PERCENTILES, spacing_of_plane
 from common.volumes.values import channels_on_grid
-from common.words import number_of
 
 
 class Stage:
@@ -149,128 +128,7 @@ class Options(NamedTuple):
     dicom_labels: tuple = ()
     probabilities: bool = False
     viewer_files: tuple = ()
-    further_channels: dict = MappingProxyType({})
-
-
-def predict_with_settings(models, settings):
-    """Predict the volumes of INPUT, write OUTPUT, and report failed volumes at the end.
-
-    Args:
-        models: result of `common.training.trained_models.find_volume_models`.
-        settings: settings of predict.py.
-
-    Raises:
-        InputError: for slice settings, without volumes, or if any volume cannot be predicted.
-    """
-    if settings.FLIPS not in (None, "none") or settings.FIT or settings.PASTE or settings.UNCERTAINTY:
-        raise InputError("FLIPS, FIT, PASTE and UNCERTAINTY: not available for 3-D models; remove them")
-    if not settings.INPUT or not Path(settings.INPUT).exists():
-        found = f"{settings.INPUT} does not exist" if settings.INPUT else "not set"
-        raise InputError(f"INPUT: {found}; choose a volume, or a folder of volumes")
-    refuse_existing(settings.OUTPUT, settings.REPLACE)
-    volumes, further = find_files(settings.INPUT, settings.CHANNELS or last_stage(models).data.patterns)
-    part, problems = Part.read(settings.PART), []
-    require_dicom(settings.DICOM_LABELS, volumes.values())
-    names = safe_names(volumes, settings.NAMES)
-    refuse_same_output(names, "INPUT")
-    own = {names[name]: volumes[name] for name in part.share(list(volumes))}
-    used = with_threshold(settings, last_stage(models).files)
-    options = options_of(settings, used.THRESHOLD, further)
-
-    def fill(folder):
-        import_keras()
-        steps = ", then ".join(f"{step} {len(of_step.files)}" for step, of_step in sorted(models.items())[::-1])
-        print(
-            f"predicting {number_of(len(own), 'volume')} (models: {steps})",
-            threshold_in_words(used),
-            sep="\n",
-            flush=True,
-        )
-        if own:
-            problems.extend(predict_volumes(models, own, folder, options))
-
-    networks = [file for of_step in models.values() for file in of_step.files]
-    inputs = {"networks": list(map(str, networks)), "volumes": len(volumes)}
-    files = [*volumes.values(), *(path for of_volume in further.values() for path in of_volume)]
-    inputs["files"] = fingerprint([*networks, *files])
-    facts = {"overlap": NESTED} if last_stage(models).data.nested else {}
-    if write_output(used, part, inputs, fill, ["INPUT"], facts):
-        write_names_table(settings.NAMES_TABLE, names, volumes)
-        count = len(volumes) - len(problems)
-        print(f"wrote {number_of(count, 'label volume')} to {settings.OUTPUT}")
-    if problems:
-        raise InputError(summarize(problems, "volumes cannot be predicted") + "\n  The other volumes were predicted.")
-
-
-def options_of(settings, threshold, further):
-    """Options by the settings of predict.py, the threshold in force and `further_channels`."""
-    return Options(
-        threshold,
-        settings.OVERLAP,
-        settings.TILE,
-        settings.LABEL_VOLUMES or ".nii.gz",
-        settings.CLEAN or {},
-        settings.OVERLAYS,
-        settings.SERIES,
-        settings.NOT_FINITE,
-        DEFAULT if settings.THRESHOLD is None else settings.THRESHOLD,
-        tuple(settings.DICOM_LABELS),
-        settings.PROBABILITIES,
-        tuple(settings.VIEWER_FILES),
-        further,
-    )
-
-
-def predict_volumes(models, volumes, folder, options):
-    """Predict volumes and write label volumes on their own grids, and volumes.csv.
-
-    Memory contains one volume, and the probabilities of one stage on its grid.
-
-    Args:
-        models: result of `common.training.trained_models.find_volume_models`.
-        volumes: dict of safe volume name to Path.
-        folder: Path to write to.
-        options: Options.
-
-    Returns:
-        list of messages about volumes that cannot be predicted.
-
-    Raises:
-        InputError: if no volume can be predicted.
-    """
-    stages = {step: Stage(of_step, options.tile) for step, of_step in models.items()}
-    problems, rows = [], []
-    names = last_stage(stages).data.labels
-    dicom = make_dicom_labels(folder, options.dicom_labels, volumes, options.series, names)
-    viewer_files, folders = (
-        ViewerFiles(folder, options.viewer_files, names),
-        MaskFiles(list(map(str, names)), "").folders,
-    )
-    for name, path in progress(volumes.items(), len(volumes), "predicting"):
-        try:
-            volume = Volume(path, options.series, options.not_finite, options.further_channels.get(path, ()))
-            keep = partial(write_volumes, folder, folders, f"{name}{options.ending}", volume.original)
-            labels, note = predict_labels(volume, stages, options, keep if options.probabilities else None)
-            if dicom:
-                dicom.write(name, labels)
-        except SettingError:
-            raise
-        except InputError as error:
-            problems.append(str(error))
-            continue
-        if note:
-            print(f"{name}: {note}", flush=True)
-        write_labels(labels, folder / f"{name}{options.ending}")
-        viewer_files.add_volume(name, labels)
-        measured = measure_labels(name, labels, len(names), last_stage(stages).data.nested)
-        rows += [row | {"label": label} for row, label in zip(measured, names, strict=True)]
-        if options.overlays:
-            write_png(folder / "overlays" / f"{name}.png", draw_volume(volume, labels), atomic=False)
-            view_volume(folder / VIEWERS / f"{name}.html", volume, labels, list(map(str, names)))
-    if not rows:
-        raise InputError(summarize(problems, "volumes cannot be predicted"))
-    write_rows(rows, folder / "volumes.csv")
-    return problems
+    further_channels: dict | None = None
 
 
 def last_stage(stages):
@@ -317,25 +175,6 @@ def find_region(volume, first, second, options):
     working_grid = second.working_grid(volume.geometry)
     box = box and box_on_grid(box, grid, working_grid)
     return box and grow_box(box, working_grid, second.data.smallest_box, second.data.margin)
-
-
-def draw_volume(volume, labels):
-    """Draw three planes of a volume with outlines of its labels."""
-    gray, numbers = map(sitk.GetArrayFromImage, (volume.channels[0], orient(labels)))
-    return draw_planes(gray, [(numbers, CLASS_COLORS)], volume.geometry.spacing)
-
-
-def view_volume(path, volume, labels, names):
-    """Write the page of a volume: its axial slices with the labels, which have names from 1 up."""
-    values, numbers = map(sitk.GetArrayFromImage, (volume.channels[0], orient(labels)))
-    low, high = percentiles_of(values, PERCENTILES)
-    gray_range = GrayRange.around(low, max(high, low + 1e-6), values.min(), values.max())
-    compressor = Compressor(len(values))
-    slices = []
-    for plane, mask in zip(values, numbers, strict=True):
-        slices.append(compressor.compress(window_to_gray(plane, gray_range.black, gray_range.white, 8), mask))
-    spacing = spacing_of_plane(volume.geometry.spacing, "axial")
-    write_viewer(path, slices, numbers.shape[1:], gray_range, spacing, names)
 
 
 # --- probabilities in, labels out

@@ -1,7 +1,6 @@
 """Scores are honest: masks of another case, of one name twice, or in color are refused, and so are damaged tables."""
 
 import json
-import os
 
 import numpy as np
 import pandas as pd
@@ -16,7 +15,7 @@ from common.evaluation.pairs import match_pairs, predicted_images, read_masks
 from common.evaluation.summary import read_other
 from common.files import write_json
 from common.prediction.inputs import ImageInput, refuse_same_output
-from common.prediction.outputs import fingerprint, refuse_input_inside
+from common.prediction.outputs import refuse_input_inside
 from common.scores import SCORES
 from common.slices.cases import find_slices
 from common.slices.lists import write_list
@@ -127,14 +126,6 @@ def test_predictions_do_not_take_the_place_of_their_input(cases, tmp_path):
             refuse_input_inside(source, cases)
     refuse_input_inside(cases, cases / "case01" / "predictions")
     refuse_input_inside(cases, tmp_path / "predictions")
-
-
-def test_a_changed_file_changes_the_fingerprint(tmp_path):
-    files = [masks_in(tmp_path / "a") / f"000{n}.png" for n in (1, 2)]
-    before = fingerprint(files)
-    assert fingerprint(files) == before != fingerprint(files[:1])
-    os.utime(files[0], ns=(0, 5))
-    assert fingerprint(files) != before
 
 
 def test_color_images_are_no_masks(tmp_path):

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import cv2
 import keras
@@ -12,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawings import as_volume, block, disc_slice, write, write_image
-from running import ROOT, assert_refused, leftovers, run_here
+from running import ROOT, assert_refused, bytes_of, leftovers, run_here
 
 from common.command_line import flags_of
 from common.files import write_json
@@ -23,11 +22,9 @@ from common.slices.images import read_image, read_mask, to_unit
 from common.training.trained_models import load_network
 
 
-class Brightness:
+def brightness(batches):
     """In place of a network: the probability is the brightness."""
-
-    def predict_on_batch(self, x):
-        return x
+    return batches
 
 
 @pytest.mark.parametrize("fit", ["resize", "tile", "pad"])
@@ -36,7 +33,7 @@ def test_probabilities_come_back_to_their_place(fit, shape):
     """A smooth image must come back as it went in, whatever was cut, scaled and pasted."""
     rows, columns = np.mgrid[: shape[0], : shape[1]]
     picture = (127 + 60 * np.sin(rows / 25) + 60 * np.cos(columns / 25)).astype(np.uint8)
-    stream = predict_images([picture, picture[::-1]], Brightness(), 32, fit)
+    stream = predict_images([picture, picture[::-1]], brightness, 32, fit)
     for image, probabilities in stream:
         assert probabilities.shape == (*shape, 1) and probabilities.dtype == np.float32
         difference = np.abs(probabilities[..., 0] - to_unit(image))
@@ -54,7 +51,7 @@ def test_many_pictures_are_streamed():
             taken.append(i)
             yield np.zeros((32, 32), np.uint8)
 
-    for i, _ in enumerate(predict_images(pictures(), Brightness(), 32, "resize", batch_size=8)):
+    for i, _ in enumerate(predict_images(pictures(), brightness, 32, "resize", batch_size=8)):
         assert len(taken) <= i + 2 * 8
 
 
@@ -233,8 +230,8 @@ def files_of(folder):
 
 
 @pytest.mark.slow
-def test_parts_predict_what_one_run_predicts(trained, packed, tmp_path):
-    """Cases of which one came from a volume: it stays whole, and so does the table of volumes."""
+def test_workers_predict_what_one_run_predicts(scheduler, trained, packed, tmp_path):
+    """Byte for byte: cases of which some came from a volume, whole and in tiles."""
     cases = tmp_path / "cases"
     shutil.copytree(packed["cases"], cases)
     grid = {
@@ -247,27 +244,14 @@ def test_parts_predict_what_one_run_predicts(trained, packed, tmp_path):
     for case in ("case02", "case03"):
         volume = {"plane": "axial", "grid": grid, "geometry": grid}
         write_json(cases / case / "case.json", {"slices": entries, "volume": volume})
-    settings = {"RUN": trained[0], "INPUT": cases}
-    run_here("predict.py", **settings, OUTPUT=tmp_path / "whole")
-    whole = files_of(tmp_path / "whole")
-    assert whole[Path("volumes.csv")].count(b"case0") == 2
-    settings["OUTPUT"] = tmp_path / "out"
-    commands = [
-        [sys.executable, str(ROOT / "predict.py"), *flags_of({**settings, "PART": f"{number}/2"})] for number in (1, 2)
-    ]
-    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for command in commands]
-    outputs = [process.communicate()[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0]
-    assert any("wrote 16 masks in 2 parts" in output for output in outputs)
-    found = files_of(tmp_path / "out")
-    assert found.keys() == whole.keys()
-    for path, content in whole.items():
-        if path.name == "prediction.json":
-            content = content.replace(b'"whole"', b'"out"')
-        assert found[path] == content, path
-    assert not leftovers(tmp_path) and not (tmp_path / "out.parts").exists()
-    assert_refused("predict.py", "PART", "3/2", status=2, **settings, PART="3/2", REPLACE=True)
-    assert_refused("predict.py", "exists", **settings, PART="1/2")
+    settings = {"RUN": trained[0], "INPUT": cases, "BATCH_SIZE": 3, "UNCERTAINTY": True}
+    for name, workers in (("alone", {}), ("shared", {"WORKERS": scheduler})):
+        for fit in ("resize", "tile"):
+            out = tmp_path / name / fit / "out"
+            run_here("predict.py", **settings, FIT=fit, OVERLAP=0.6, OUTPUT=out, **workers)
+    alone, shared = bytes_of(tmp_path / "alone"), bytes_of(tmp_path / "shared")
+    assert alone == shared and alone["resize/out/volumes.csv"].count(b"case0") == 2
+    assert not leftovers(tmp_path)
 
 
 def test_bad_input_of_predict(trained, packed, tmp_path):

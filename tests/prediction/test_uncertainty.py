@@ -6,11 +6,9 @@ import pandas as pd
 import pytest
 from running import run_here
 
-from common.prediction.outputs import join
 from common.prediction.uncertainty import TABLE, Uncertainty, entropy, foreground, spread
 from common.slices.cases import Slice
 from common.slices.images import read_image, to_unit
-from common.tables import write_table
 
 
 def test_entropy_and_spread_are_those_of_numpy():
@@ -63,25 +61,21 @@ def test_images_and_table_are_those_of_the_models(two_models, packed):
     assert np.allclose(found, expected, atol=2e-3)
 
 
-def test_parts_and_volumes(tmp_path):
-    """Tables of parts are sorted when they are joined; slices of a volume are one row, with its least certain slice."""
+def test_images_and_volumes(tmp_path):
+    """Rows are sorted by what is most worth outlining; slices of a volume are one row, with its least certain slice."""
     unsure, mask = np.zeros((2, 40, 40, 2), np.float32), np.ones((40, 40), np.uint8)
     unsure[0, ..., 0], unsure[1, ..., 0] = 0.9, 0.6
-    folders = [tmp_path / "1", tmp_path / "2"]
-    record = {"volume": {}, "slices": {"0001": {}, "0002": {}}}
-    for folder, case, level in zip(folders, ("case1", "case2"), (0.95, 0.5), strict=True):
-        of_part = Uncertainty(folder, 1)
-        of_part.add(Slice("", "a", tmp_path / "a.png"), "x", {}, np.full((40, 40, 2), level, np.float32), mask)
+    record, found = {"volume": {}, "slices": {"0001": {}, "0002": {}}}, Uncertainty(tmp_path, 1)
+    for case, level in (("case1", 0.95), ("case2", 0.5)):
+        loose = Slice("", case[-1], tmp_path / f"{case}.png")
+        found.add(loose, "x", {}, np.full((40, 40, 2), level, np.float32), mask)
         for name, probabilities in zip(record["slices"], unsure, strict=True):
-            of_part.add(Slice(case, name, tmp_path / "b.png"), case, record, probabilities, mask)
-        of_part.close()
-    (tmp_path / "out").mkdir()
-    join(folders, tmp_path / "out")
-    table = pd.read_csv(tmp_path / "out" / TABLE, dtype=str, keep_default_na=False)
-    assert table[["case", "image"]].values.tolist() == [["", "a"], ["case1", "0002"], ["case2", "0002"], ["", "a"]]
+            found.add(Slice(case, name, tmp_path / "b.png"), case, record, probabilities, mask)
+    found.close()
+    table = pd.read_csv(tmp_path / TABLE, dtype=str, keep_default_na=False)
+    assert table[["case", "image"]].values.tolist() == [["", "2"], ["case1", "0002"], ["case2", "0002"], ["", "1"]]
     both = (entropy(unsure[0, 0, 0, :1]) + entropy(unsure[1, 0, 0, :1])) / 2
     assert np.allclose(table["uncertainty"].astype(float), [1, both, both, 0.2864], atol=1e-3)
-    assert len((folders[0] / TABLE).read_text().splitlines()) == 3, "the part is unchanged"
 
 
 def test_a_speck_is_not_worth_more_than_a_large_unsure_region(tmp_path):
@@ -97,11 +91,11 @@ def test_a_speck_is_not_worth_more_than_a_large_unsure_region(tmp_path):
     assert table["image"].tolist() == ["region", "speck", "sure"] and table["uncertainty"].iloc[-1] == 0
 
 
-def test_names_survive_the_join_of_parts(tmp_path):
-    """A case that begins with = is quoted in each table, once."""
-    for part, case in (("1", "=case1"), ("2", "case2")):
-        (tmp_path / part).mkdir()
-        write_table(tmp_path / part / TABLE, [{"case": case, "image": "0001", "uncertainty": float(part) / 4}])
-    (tmp_path / "out").mkdir()
-    join([tmp_path / "1", tmp_path / "2"], tmp_path / "out")
-    assert (tmp_path / "out" / TABLE).read_text().splitlines()[1:] == ["case2,0001,0.5", "'=case1,0001,0.25"]
+def test_names_are_quoted_once(tmp_path):
+    """A case that begins with = would be a formula."""
+    found = Uncertainty(tmp_path, 1)
+    for case, level in (("=case1", 0.95), ("case2", 0.5)):
+        p = np.full((40, 40, 2), level, np.float32)
+        found.add(Slice(case, "0001", tmp_path / case), case, {}, p, np.ones((40, 40), np.uint8))
+    found.close()
+    assert [line.split(",")[0] for line in (tmp_path / TABLE).read_text().splitlines()[1:]] == ["case2", "'=case1"]

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 from drawings import STRAIGHT, TURNED
-from running import assert_refused, leftovers, run_here
+from running import assert_refused, bytes_of, leftovers, run_here
 
 from common import devices
 from common.prediction.volume_tiles import mean_probabilities, tile_corners
@@ -142,6 +142,21 @@ def test_a_broken_volume_does_not_lose_the_others(decathlon, decathlon_runs, tmp
     assert np.mean(expected != sitk.GetArrayFromImage(labels)) < 0.01  # rounding to half precision
     assert {one.GetSize() for one in found} == {labels.GetSize()} and (tmp_path / "p/osirix/volume_05.xml").is_file()
     assert not leftovers(tmp_path)
+
+
+@pytest.mark.slow
+def test_workers_predict_volumes_as_one_run_does(scheduler, decathlon, decathlon_runs, tmp_path):
+    """Byte for byte, in two steps; a broken volume is the same message."""
+    images = shutil.copytree(decathlon / "Task99_Synthetic" / "imagesTs", tmp_path / "images")
+    shutil.copy(images / "volume_05.nii.gz", images / "again.nii.gz")
+    (images / "cut.nii.gz").write_bytes((images / "volume_05.nii.gz").read_bytes()[:-900])
+    settings, said = {"RUN": list(map(str, decathlon_runs)), "INPUT": images, "PROBABILITIES": True}, []
+    for name, workers in (("alone", {}), ("shared", {"WORKERS": scheduler})):
+        result = run_here("predict.py", **settings, OUTPUT=tmp_path / name / "out", **workers, expect=1)
+        said.append(result.stderr)
+    assert said[0] == said[1] and "cut.nii.gz: damaged" in said[0]
+    alone, shared = bytes_of(tmp_path / "alone"), bytes_of(tmp_path / "shared")
+    assert alone == shared and {"out/again.nii.gz", "out/volumes.csv"} < set(alone) and not leftovers(tmp_path)
 
 
 @pytest.mark.slow

@@ -1,0 +1,214 @@
+"""Predict volumes by the settings of predict.py, in this process or in workers, and write what belongs to them."""
+
+import functools
+import os
+import pickle
+import shutil
+from functools import partial
+from pathlib import Path
+
+import SimpleITK as sitk
+
+from common.devices import import_keras
+from common.errors import InputError, SettingError, summarize
+from common.files import unfinished_name
+from common.parallel import progress
+from common.prediction.inputs import GrayRange, refuse_same_output
+from common.prediction.mask_files import MaskFiles
+from common.prediction.networks_in_workers import load_keras, surroundings
+from common.prediction.outputs import make_dicom_labels, print_dicom, require_dicom, write_output, write_rows
+from common.prediction.probabilities import write_volumes
+from common.prediction.viewer import FOLDER as VIEWERS
+from common.prediction.viewer import Compressor, write_viewer
+from common.prediction.viewer_files import ViewerFiles
+from common.prediction.volume_networks import Options, Stage, Volume, last_stage, predict_labels
+from common.replacing import refuse_existing
+from common.slices.classes import NESTED
+from common.slices.drawing import CLASS_COLORS, draw_planes
+from common.slices.images import window_to_gray, write_png
+from common.training.calibration import DEFAULT, threshold_in_words, with_threshold
+from common.volumes.channels import find_files
+from common.volumes.grids import orient
+from common.volumes.intensity import percentiles_of
+from common.volumes.labels import measure_labels, write_labels
+from common.volumes.privacy import safe_names, write_names_table
+from common.volumes.slicing import PERCENTILES, spacing_of_plane
+from common.words import number_of
+from common.workers import start_workers
+
+
+def predict_with_settings(models, settings):
+    """Predict the volumes of INPUT, write OUTPUT, and report failed volumes at the end.
+
+    Args:
+        models: result of `common.training.trained_models.find_volume_models`.
+        settings: settings of predict.py.
+
+    Raises:
+        InputError: for slice settings, without volumes, or if any volume cannot be predicted.
+    """
+    if settings.FLIPS not in (None, "none") or settings.FIT or settings.PASTE or settings.UNCERTAINTY:
+        raise InputError("FLIPS, FIT, PASTE and UNCERTAINTY: not available for 3-D models; remove them")
+    if not settings.INPUT or not Path(settings.INPUT).exists():
+        found = f"{settings.INPUT} does not exist" if settings.INPUT else "not set"
+        raise InputError(f"INPUT: {found}; choose a volume, or a folder of volumes")
+    refuse_existing(settings.OUTPUT, settings.REPLACE)
+    volumes, further = find_files(settings.INPUT, settings.CHANNELS or last_stage(models).data.patterns)
+    problems = []
+    require_dicom(settings.DICOM_LABELS, volumes.values())
+    names = safe_names(volumes, settings.NAMES)
+    refuse_same_output(names, "INPUT")
+    own = {names[name]: path for name, path in volumes.items()}
+    used = with_threshold(settings, last_stage(models).files)
+    options = options_of(settings, used.THRESHOLD, further)
+
+    def fill(folder):
+        import_keras()
+        steps = ", then ".join(f"{step} {len(of_step.files)}" for step, of_step in sorted(models.items())[::-1])
+        print(
+            f"predicting {number_of(len(own), 'volume')} (models: {steps})",
+            threshold_in_words(used),
+            sep="\n",
+            flush=True,
+        )
+        with start_workers(settings.WORKERS) as workers:
+            problems.extend(predict_volumes(models, own, folder, options, workers))
+
+    write_output(used, fill, ["INPUT"], {"overlap": NESTED} if last_stage(models).data.nested else {})
+    write_names_table(settings.NAMES_TABLE, names, volumes)
+    print(f"wrote {number_of(len(volumes) - len(problems), 'label volume')} to {settings.OUTPUT}")
+    if problems:
+        raise InputError(summarize(problems, "volumes cannot be predicted") + "\n  The other volumes were predicted.")
+
+
+def options_of(settings, threshold, further):
+    """Options by the settings of predict.py, the threshold in force and `further_channels`."""
+    return Options(
+        threshold,
+        settings.OVERLAP,
+        settings.TILE,
+        settings.LABEL_VOLUMES or ".nii.gz",
+        settings.CLEAN or {},
+        settings.OVERLAYS,
+        settings.SERIES,
+        settings.NOT_FINITE,
+        DEFAULT if settings.THRESHOLD is None else settings.THRESHOLD,
+        tuple(settings.DICOM_LABELS),
+        settings.PROBABILITIES,
+        tuple(settings.VIEWER_FILES),
+        further,
+    )
+
+
+def predict_volumes(models, volumes, folder, options, workers):
+    """Predict volumes and write label volumes on their own grids, and volumes.csv.
+
+    Args:
+        models: result of `common.training.trained_models.find_volume_models`.
+        volumes: dict of safe volume name to Path.
+        folder: Path to write to.
+        options: Options.
+        workers: `common.workers.Threads` or Processes; processes predict a volume in each task.
+
+    Returns:
+        list of messages about volumes that cannot be predicted.
+
+    Raises:
+        InputError: if no volume can be predicted.
+    """
+    print_dicom(options.dicom_labels)
+    aside, problems, rows = folder / unfinished_name("volumes"), [], []
+    aside.mkdir()
+    predict = partial(predict_volume, models=models, options=options, aside=aside, wanted=surroundings())
+    if workers.are_processes:
+        predicted = workers.map(predict, volumes.items(), problems, batch=1)
+    else:
+        predicted = _one_by_one(predict, volumes.items(), problems)
+    for name, result in zip(volumes, progress(predicted, len(volumes), "predicting"), strict=True):
+        if result:
+            own, measured, note = result
+            shutil.copytree(own, folder, dirs_exist_ok=True, copy_function=os.replace)
+            rows += measured
+            if note:
+                print(f"{name}: {note}", flush=True)
+    shutil.rmtree(aside)
+    if not rows:
+        raise InputError(summarize(problems, "volumes cannot be predicted"))
+    write_rows(rows, folder / "volumes.csv")
+    return problems
+
+
+def _one_by_one(function, items, problems):
+    """As `common.workers.Threads.map`, without threads: memory contains one volume."""
+    for item in items:
+        try:
+            yield function(item)
+        except SettingError:
+            raise
+        except InputError as error:
+            problems.append(str(error))
+            yield None
+
+
+def predict_volume(item, models, options, aside, wanted):
+    """Predict a volume, and write what belongs to it.
+
+    Memory contains the volume, and the probabilities of one stage on its grid.
+
+    Args:
+        item: safe name and Path of the volume.
+        models, options: as in `predict_volumes`.
+        aside: Path of a folder to make a folder in.
+        wanted: `common.prediction.networks_in_workers.Surroundings`.
+
+    Returns:
+        Path of the new folder with all files, rows of volumes.csv, and a note for the user, or "".
+
+    Raises:
+        InputError: if it cannot be predicted.
+    """
+    load_keras(wanted)
+    files = tuple((str(file), os.stat(file).st_mtime_ns) for of_step in models.values() for file in of_step.files)
+    stages = _stages(pickle.dumps((models, options.tile)), files)
+    (name, path), names = item, last_stage(stages).data.labels
+    folder, texts = aside / unfinished_name(name), list(map(str, names))
+    folder.mkdir()
+    volume = Volume(path, options.series, options.not_finite, (options.further_channels or {}).get(path, ()))
+    folders = MaskFiles(texts, "").folders
+    keep = partial(write_volumes, folder, folders, f"{name}{options.ending}", volume.original)
+    labels, note = predict_labels(volume, stages, options, keep if options.probabilities else None)
+    if dicom := make_dicom_labels(folder, options.dicom_labels, {name: path}, options.series, names):
+        dicom.write(name, labels)
+    write_labels(labels, folder / f"{name}{options.ending}")
+    ViewerFiles(folder, options.viewer_files, names).add_volume(name, labels)
+    measured = measure_labels(name, labels, len(names), last_stage(stages).data.nested)
+    if options.overlays:
+        write_png(folder / "overlays" / f"{name}.png", draw_volume(volume, labels), atomic=False)
+        view_volume(folder / VIEWERS / f"{name}.html", volume, labels, texts)
+    return folder, [row | {"label": label} for row, label in zip(measured, names, strict=True)], note
+
+
+@functools.lru_cache(maxsize=1)
+def _stages(pickled, _files):
+    """dict of step to Stage, from pickled models and tile; stays loaded, unless the files of the models change."""
+    models, tile = pickle.loads(pickled)
+    return {step: Stage(of_step, tile) for step, of_step in models.items()}
+
+
+def draw_volume(volume, labels):
+    """Draw three planes of a volume with outlines of its labels."""
+    gray, numbers = map(sitk.GetArrayFromImage, (volume.channels[0], orient(labels)))
+    return draw_planes(gray, [(numbers, CLASS_COLORS)], volume.geometry.spacing)
+
+
+def view_volume(path, volume, labels, names):
+    """Write the page of a volume: its axial slices with the labels, which have names from 1 up."""
+    values, numbers = map(sitk.GetArrayFromImage, (volume.channels[0], orient(labels)))
+    low, high = percentiles_of(values, PERCENTILES)
+    gray_range = GrayRange.around(low, max(high, low + 1e-6), values.min(), values.max())
+    compressor = Compressor(len(values))
+    slices = []
+    for plane, mask in zip(values, numbers, strict=True):
+        slices.append(compressor.compress(window_to_gray(plane, gray_range.black, gray_range.white, 8), mask))
+    spacing = spacing_of_plane(volume.geometry.spacing, "axial")
+    write_viewer(path, slices, numbers.shape[1:], gray_range, spacing, names)
