@@ -263,6 +263,7 @@ class SeResunetSettings(TypedDict, total=False):
     features: Annotated[int, Ge(1), Le(1024)]
     depth: Annotated[int, Ge(1), Le(8)]
     ratio: PositiveInt
+    squeeze: bool
     noise: Annotated[float, Ge(0), Le(10)]
 
 

@@ -18,7 +18,7 @@ MOST_DEPTH = 8  # 2**8 voxels of each axis become one
 MOST_NOISE = 10  # ten times the standard deviation of a standardized volume
 
 
-def build_model(input_shape, classes=1, *, features=32, depth=3, ratio=16, noise=0.1):
+def build_model(input_shape, classes=1, *, features=32, depth=3, ratio=16, squeeze=True, noise=0.1):
     """Build the network for volumes of any size: sizes are rounded up on the way down and cropped on the way up.
 
     With one channel, one label and the defaults it has 7,911,563 parameters, all of them trainable.
@@ -29,6 +29,7 @@ def build_model(input_shape, classes=1, *, features=32, depth=3, ratio=16, noise
         features: channels of the first level; each level below has twice as many, up to MOST_CHANNELS.
         depth: how many times the size is halved, 1 to MOST_DEPTH.
         ratio: reduction ratio of squeeze and excitation, at least 1.
+        squeeze: whether blocks have squeeze and excitation.
         noise: standard deviation of the Gaussian noise on the input during training, up to MOST_NOISE; 0: none.
 
     Returns:
@@ -65,7 +66,7 @@ def build_model(input_shape, classes=1, *, features=32, depth=3, ratio=16, noise
     def residual_block(x, filters, name):
         y = relu(convolution(x, filters, f"{name}_1"), f"{name}_1_relu")
         y = convolution(y, filters, f"{name}_2")
-        y = squeeze_and_excite(y, filters, name)
+        y = squeeze_and_excite(y, filters, name) if squeeze else y
         y = layers.Add(name=f"{name}_add")([y, convolution(x, filters, f"{name}_shortcut")])
         return relu(y, f"{name}_relu")
 

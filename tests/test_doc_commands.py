@@ -89,6 +89,10 @@ RUN_ELSEWHERE = {
     """0_import_volumes.py --channels "['{id}_flair', '{id}_t1']\"""": (
         f"{CHANNELS}::test_files_of_volumes_become_channels"
     ),
+    "3_pack_volumes.py --channels": (
+        "tests/volumes/test_nested.py::test_a_file_for_each_channel_is_packed_like_one_with_all"
+    ),
+    "3_pack_volumes.py --nested True": "tests/volumes/test_nested.py::test_packed_sets_teach_regions",
     "0_import_volumes.py --neighbors 1": f"{CHANNELS}::test_neighbors_become_channels",
     "train.py --train image_training.h5 --validation image_validation.h5": FOLLOWED["docs/from_ais.md"],
 }

@@ -214,7 +214,7 @@ def clean(numbers, median=0, share=0.0, near=0.0, smallest=0, fill=False):
         numbers: (H, W) or (S, H, W), uint8 class numbers or uint16 sets of overlapping classes.
         median: side length of a median filter in pixels, odd; 0: none.
         share: drop components smaller than this share of the largest one; 1 keeps only the largest; 0 keeps all.
-        near: keep components that `share` drops if they are within this many pixels of one that stays.
+        near: keep components that `share` drops if they are within this many pixels of one that stays, repeatedly.
         smallest: drop components with fewer pixels.
         fill: whether to fill holes.
 
@@ -252,8 +252,9 @@ def keep_components(mask, share, near, smallest):
     if share == 1:  # the first one if several are largest
         keep = np.arange(count + 1) == sizes.argmax()
     keep[0] = False
-    if near:
+    kept = 0
+    while near and kept < np.count_nonzero(keep):  # a part that is kept keeps those near it, and so on
+        kept = np.count_nonzero(keep)
         distances = scipy.ndimage.distance_transform_edt(~keep[components])
-        closest = scipy.ndimage.minimum(distances, components, np.arange(1, count + 1))
-        keep[1:] |= closest <= near
+        keep[1:] |= scipy.ndimage.minimum(distances, components, np.arange(1, count + 1)) <= near
     return (keep & (sizes >= max(smallest, 1)))[components]

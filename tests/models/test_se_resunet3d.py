@@ -40,6 +40,9 @@ def test_levels_are_those_of_the_paper():
     assert widths["first_relu"] == 32 and widths["down3_narrow"] == 16 and widths["output"] == 1
     deeper = build_model("se_resunet3d", (None, None, None, 1), depth=4)
     assert deeper.get_layer("down4_add").output.shape[-1] == 512
+    plain = build_model("se_resunet3d", (None, None, None, 1), squeeze=False)
+    dense = sum(layer.count_params() for layer in model.layers if layer.name.endswith(("_narrow", "_excite")))
+    assert model.count_params() - plain.count_params() == dense > 0
     with pytest.raises(ValueError, match="ratio >= 1"):
         build_model("se_resunet3d", (None, None, None, 1), ratio=0)
     with pytest.raises(ValueError, match="not for slices"):

@@ -85,6 +85,16 @@ def test_parts_are_kept_or_dropped_as_a_whole(numbers, share, near, smallest):
         assert set(np.unique(cleaned)) == set(np.unique(numbers)) | ({0} if (cleaned == 0).any() else set())
 
 
+def test_parts_near_a_kept_part_keep_those_near_them():
+    """A chain of parts, each within 4 pixels of the one before, and one too far away."""
+    mask = np.zeros((10, 60), np.uint8)
+    for start, stop in ((0, 20), (23, 28), (31, 34), (37, 39), (50, 52)):
+        mask[2:8, start:stop] = 1
+    kept = clean(mask, share=1.0, near=4)
+    assert np.array_equal(np.flatnonzero(kept[4]), np.flatnonzero(mask[4, :45]))
+    assert np.array_equal(np.flatnonzero(clean(mask, share=1.0, near=3)[4]), np.arange(20))
+
+
 @pytest.mark.parametrize("settings", [{"share": 2}, {"near": -1}, {"median": 4}, {"smallest": -1}])
 def test_bad_settings(settings):
     with pytest.raises(ValueError, match="expected median odd or 0"):
