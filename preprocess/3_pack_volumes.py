@@ -52,7 +52,7 @@ INTENSITY: Literal["auto", "ct", "mr", "liver", "lung", "pancreas"] | types.Inte
 # --- labels
 LABEL_VALUES: types.LabelValues | None = None  # new labels, such as {5: 1, 6: 1}; others become 0; None: keep all
 CLASSES: types.Names | None = None  # segments to use (DICOM SEG, RTSTRUCT, ...), in class order; None: all
-NESTED: bool = False  # True: each label includes those with larger numbers, such as whole tumor 1, core 2
+NESTED: bool = False  # True: each label includes those with larger numbers
 EMPTY: Literal["refuse", "skip", "keep"] = "refuse"  # volumes without a label; "keep" is not possible for "patch"
 
 # --- training and validation
