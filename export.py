@@ -1,4 +1,4 @@
-"""Export a trained model to ONNX, LiteRT, OpenVINO or SavedModel, and check each file in its own runtime.
+"""Export a model to ONNX, LiteRT, OpenVINO or SavedModel, and check each in its own runtime.
 
     python export.py --run runs/20260102-030405_unet --formats "['onnx', 'litert']"
 
@@ -30,14 +30,14 @@ REPLACE: bool = False  # True: overwrite existing models
 
 # --- what to write
 FORMATS: Annotated[list[Literal["onnx", "litert", "openvino", "saved_model"]], Len(1)] = ["onnx"]  # formats to write
-COMPARE: bool = False  # True: write every format, and print a table of sizes, errors and speeds
-STRIP: bool = False  # True: only write the model without its optimizer, as a run folder for predict.py
+COMPARE: bool = False  # True: write every format; print a table of sizes, errors and speeds
+STRIP: bool = False  # True: only write the model without its optimizer, as a run folder
 CALIBRATE: bool = True  # fold the run's threshold and temperature into the last layer
 THRESHOLD: Annotated[float, Gt(0), Lt(1)] = 0.5  # probability above which a pixel is foreground, with one class
 CLASS_NAMES: types.Names = []  # class names, without the background; []: as in training
 
 # --- the check
-SLICES: str = ""  # packed set, list, folder of cases or images; "": the validation set of the run
+SLICES: str = ""  # packed set, list, folder of cases or images; "": validation set of the run
 CHECKED: types.PositiveInt = 8  # number of slices or volumes to check on
 LARGEST_DIFFERENCE: types.NonNegative = 1e-3  # max difference of a probability
 LEAST_DICE: types.Share = 0.999  # min Dice between the masks of Keras and the model

@@ -1,8 +1,8 @@
 """Predict masks for images of any size.
 
 Reads   RUN: run folder of train.py, several to average, a cross-validation, or .keras files;
-        INPUT: images, case folders, a list, a volume, a folder of volumes, or files of numbers; for
-        3-D models RUN is ["whole run", "patch run"]
+        INPUT: images, case folders, a list, a volume, a folder of volumes, or files of numbers;
+        for 3-D models RUN is ["whole run", "patch run"]
 Writes  OUTPUT/<name>.png, masks of the same size as the images, and OUTPUT/overlays/<name>.png;
         for several cases OUTPUT/<case>/<name>.png and OUTPUT/overlays/<case>/<name>.png; for cases
         from volumes also OUTPUT/<case>.nii.gz, labels on the volume's own grid, volumes.csv,
@@ -20,14 +20,14 @@ from common.settings import apply_command_line, require_folder
 
 # --- input and output
 RUN: str | Annotated[list[types.PathName], Len(1)] = ""
-# run folder, folder of runs, .keras file, .h5 file of Keras 2, cross-validation; or a list
+# run folder, folder of runs, .keras or .h5 file, cross-validation; or a list
 #   Of a folder of runs, the newest is used. Models of a list are averaged, and so are the folds of a cross-validation,
 #   as choose.py chose.
 WEIGHTS_FILE: types.WeightsFile = "best_dice"  # checkpoint of a run: "best_dice", "best_iou" or "last"
 MODEL: str = ""  # your own network file of RUN, so that its copy in RUN may run
 #   Code in RUN runs only if it equals this file.
 TRUST_RUN: bool = False  # True: run any code that RUN contains; only if you trust its source
-INPUT: str = ""  # folder of images, cases, volumes or files of numbers; case folder, list (.csv), or volume
+INPUT: str = ""  # folder of images, cases, volumes or files of numbers; case, list or volume
 #   A volume is a DICOM folder, NIfTI, NRRD or MetaImage. Files of numbers (.csv, .txt, .npy) give such masks back too.
 OUTPUT: types.PathName = "predictions"  # where to write the masks
 REPLACE: bool = False  # True: overwrite an existing OUTPUT
@@ -74,7 +74,7 @@ OVERLAYS: bool = True  # False: write no overlays, and no pages of volumes (view
 UNCERTAINTY: bool = False  # True: write probability, uncertainty and cases_to_label.csv too
 #   The table lists the images or volumes whose masks are most worth outlining first. For 2-D models. With several
 #   models, such as the folds of a cross-validation, they are those on which the models disagree.
-PROBABILITIES: bool = False  # True: write the probabilities of each class too, to probabilities/<class>
+PROBABILITIES: bool = False  # True: also write probabilities of each class, to probabilities/<class>
 #   16-bit images of slices (65535 is 1); volumes in half precision on the grid of the scan.
 PASTE: str = ""  # folder of the full images of cases or crops: paste masks into them
 #   Masks, overlays and areas at full size are written to full/.

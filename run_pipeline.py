@@ -20,7 +20,8 @@ from common.settings import apply_command_line
 
 # --- input and output
 IMAGES: str = ""  # your own images: a folder of images or of volumes; "": case folders in CASES
-MASKS: str = ""  # their masks or label volumes, in a folder; "masks/{class}/{id}.png" for masks of each class
+MASKS: str = ""  # their masks or label volumes, in a folder
+#   Masks of each class: "masks/{class}/{id}.png".
 CASES: types.PathName = "data/sample"  # folder with the case folders; the sample is created if missing
 WORK: types.PathName = "work"  # output folder for all steps
 REPLACE: bool = True  # overwrite earlier output in WORK (run folders are kept)

@@ -18,9 +18,10 @@ from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- input and output
-IMAGES: str = ""  # folder, pattern such as "sets/images_{id}.npy", or one .npy file with all slices
+IMAGES: str = ""  # folder, pattern such as "sets/images_{id}.npy", or one .npy file of slices
 #   Files in subfolders count too; in folders called masks, labels or y, they are no images.
-MASKS: str = ""  # the same for the masks; "": subfolders of IMAGES called masks, or black masks without them
+MASKS: str = ""  # the same for the masks; "": subfolders of IMAGES called masks
+#   Without them, all masks are black.
 CASES: types.PathName = "data/cases"  # output folder for the case folders
 REPLACE: bool = False  # True: overwrite existing case folders
 SKIP_BROKEN: bool = False  # True: exit with status 0 even if some pairs cannot be used
