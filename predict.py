@@ -74,7 +74,7 @@ OVERLAYS: bool = True  # False: write no overlays, and no pages of volumes (view
 UNCERTAINTY: bool = False  # True: write probability, uncertainty and cases_to_label.csv too
 #   The table lists the images or volumes whose masks are most worth outlining first. For 2-D models. With several
 #   models, such as the folds of a cross-validation, they are those on which the models disagree.
-PROBABILITIES: bool = False  # True: also write probabilities of each class, to probabilities/<class>
+PROBABILITIES: bool = False  # True: also write probabilities, to probabilities/<class>
 #   16-bit images of slices (65535 is 1); volumes in half precision on the grid of the scan.
 PASTE: str = ""  # folder of the full images of cases or crops: paste masks into them
 #   Masks, overlays and areas at full size are written to full/.
