@@ -7,6 +7,7 @@ import pytest
 from drawings import disc_slice, make_cases, write_image
 from running import assert_refused, leftovers, run_here, run_script
 
+from common import parallel
 from common.errors import InputError
 from common.slices.images import read_image, read_mask
 from common.slices.variants import find_variants
@@ -108,9 +109,10 @@ def test_rotation_plus_is_counter_clockwise(tmp_path):
     assert np.argwhere(read_mask(tmp_path / "case1" / "y_O_RTP" / "0001.png"))[:, 0].mean() < 30
 
 
-def test_the_number_of_workers_changes_nothing(augmented, tmp_path):
+def test_the_number_of_threads_changes_nothing(augmented, tmp_path, monkeypatch):
+    monkeypatch.setattr(parallel, "own_threads", 1)
     cases = make_cases(tmp_path, cases=2, slices=2, size=64)
-    run_here(SCRIPT, CASES=cases, FILTERS=["O", "A", "B", "C", "D"], WORKERS=1)
+    run_here(SCRIPT, CASES=cases, FILTERS=["O", "A", "B", "C", "D"])
     files = sorted(path.relative_to(cases) for path in cases.rglob("*.png"))
     assert files == sorted(path.relative_to(augmented) for path in augmented.rglob("*.png"))
     assert len(files) == 4 * 2 + 4 * 14 * 6

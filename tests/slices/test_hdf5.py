@@ -12,7 +12,8 @@ from running import ROOT
 from common.errors import InputError
 from common.slices.hdf5 import open_hdf5
 from common.slices.hdf5_text import text_of, write_attributes, write_texts
-from common.slices.packed import FileRows, LazyRows, read_packed
+from common.slices.packed import read_packed
+from common.slices.rows import FileRows, LazyRows
 
 ROWS = np.arange(4 * 64, dtype=np.uint8).reshape(4, 8, 8, 1)
 OUTSIDE = "leads to a file outside its folder"
