@@ -47,7 +47,7 @@ MODEL_SETTINGS: types.FreeDict = {}  # network settings, such as {"features": 32
 LOSS: types.Loss | None = None  # a loss, a .py file with one, or a sum, such as "hausdorff+dice"
 #   "mse", "log_cosh", "kld", "focal", "constrained_focal", "hausdorff", "series" (these in turn), "bce",
 #   "weighted_bce", "cce" (several classes), "dice", "batch_dice", "smooth_dice", "smooth_batch_dice", "iou", "tversky",
-#   "focal_tversky". A file of yours defines loss(targets, probabilities).
+#   "focal_tversky". A file has loss(targets, probabilities).
 
 # --- optimizer; None uses the value that the network's author recommends
 OPTIMIZER: types.OptimizerName | types.Optimizer | None = None
