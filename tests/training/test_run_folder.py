@@ -94,7 +94,7 @@ def test_a_run_says_what_it_was_trained_on(tmp_path):
     best, other = run.model_file("best_dice"), tmp_path / "run" / "other.keras"
     assert run.score(best) == 1.0 and run.score(run.model_file("last")) is None
     assert run.validation_metrics(best) == run.validation_metrics(other) == {"dice": 1.0, "iou": 0.1}
-    assert recorded_shape(best) == (24, 1, 4)
+    assert recorded_shape(best) == (24, 1, 4, False)
     content = best.read_bytes()
     start = content.index(b"config.json") + 40
     best.write_bytes(content[:start] + 20 * b"x" + content[start + 20 :])

@@ -72,6 +72,7 @@ def test_run_folder_is_complete(trained):
         "channels": "",
         "neighbors": 0,
         "labels": None,
+        "overlap": "",
     }
     assert (run / "code" / "train.py").exists() and (run / "code" / "models" / "unet.py").exists()
     assert "keras 3" in (run / "environment.txt").read_text()
@@ -462,7 +463,7 @@ def test_bad_settings_and_sets(packed, tmp_path):
     refused("LOSS", "dise", status=2, LOSS="dise")
     refused("MODEL", "vnet", status=2, MODEL="vnet")
     refused("side of 24; the nearest sizes that fit are 72 and 136", status=2, MODEL="cvnet_synapse", MODEL_SETTINGS={})
-    refused("several classes", status=2, LOSS="cce")
+    refused("several exclusive classes", status=2, LOSS="cce")
     refused("MODEL_SETTINGS: unknown key 'width'", status=2, MODEL_SETTINGS={"width": 3})
     refused("EPOCHS: expected a whole number of at least 1 or None (found 0)", status=2, EPOCHS=0)
     refused("EPOCHS: None needs a time limit (MAX_MINUTES is not set", status=2, EPOCHS=None)
