@@ -58,6 +58,8 @@ def find_class_masks(setting, wanted, images):
     root = require_folder(Path(*parts[:first]), "MASKS")
     found = find(root, name, images)
     names = list(wanted) or sorted(found, key=natural_key)
+    if len(set(names)) < len(names):
+        raise InputError(f"CLASS_NAMES: a name is listed twice (found {', '.join(names)}); list each name once")
     if missing := [name for name in names if not found.get(name)]:
         raise InputError(f"MASKS: no mask of class {missing[0]} matches {setting} (found {', '.join(found) or 'none'})")
     if not 1 <= len(names) <= MOST_OVERLAPPING:

@@ -97,7 +97,7 @@ def class_never_predicted(rows, names=()):
         return None
     return (
         f"{', '.join(never)} not predicted in {NEVER_EPOCHS} epochs, while other classes are: is it rare or small? "
-        'Use LOSS = "cce+batch_dice", larger slices, or more cases that contain it'
+        'Use a LOSS with "batch_dice", larger slices, or more cases that contain it'
     )
 
 

@@ -323,6 +323,7 @@ def test_masks_that_cannot_be_of_classes(tmp_path):
     refused("MASKS", "{class}", pattern="masks/{class}_{class}/{id}.png")
     refused("MASKS", "{class}", pattern="masks/{class}{id}.png")
     refused("MASKS", "no mask of class heart", CLASS_NAMES=["heart"])
+    refused("CLASS_NAMES: a name is listed twice", CLASS_NAMES=["left", "left"])
     refused("MASKS", "{class}/{id}.png", pattern="masks")
     refused("REGIONS", status=2, REGIONS="nested")
     refused("COLORS", status=2, COLORS={"#ff0000": 1})

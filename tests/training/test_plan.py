@@ -42,6 +42,7 @@ def values(chosen):
         ({"training": 3}, {"BATCH_SIZE": 3}),
         ({"augmented": True}, {"AUGMENTATION": {}}),
         ({"classes": 3}, {"LOSS": "cce+dice"}),
+        ({"classes": 3, "overlapping": True}, {"LOSS": "bce+dice"}),
         ({"classes": 3, "filled": 0.9}, {"LOSS": "cce+batch_dice", "FOREGROUND": 0.0}),
         ({"foreground": 0.049}, {"LOSS": "bce+batch_dice"}),
         ({"filled": 0.49}, {"LOSS": "bce+batch_dice", "FOREGROUND": 0.33}),
