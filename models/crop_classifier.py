@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from models.layers import NORM_MOMENTUM, output_channels, output_layer
+from models.layers import NORM_MOMENTUM, output_channels, output_layer, require_levels
 
 # Used by train.py for settings that are None.
 RECOMMENDED = {"BATCH_SIZE": 32, "OPTIMIZER": "adam", "LEARNING_RATE": 1e-3, "SCHEDULE": "cosine"}
@@ -30,14 +30,7 @@ def build_model(input_shape, classes=1, *, overlapping=False, features=16, depth
     Raises:
         ValueError: for features, depth or dropout out of range.
     """
-    side = min(input_shape[:2])
-    deepest = side.bit_length() - 1
-    if not 1 <= depth <= deepest or not 1 <= features <= MOST_CHANNELS // 2**depth or not 0 <= dropout < 1:
-        raise ValueError(
-            f"crop_classifier: expected features >= 1, depth >= 1, 2**depth <= {side} (the smaller side), "
-            f"features * 2**depth <= {MOST_CHANNELS} and 0 <= dropout < 1 "
-            f"(found features={features}, depth={depth}, dropout={dropout})"
-        )
+    require_levels("crop_classifier", input_shape, features, depth, dropout, MOST_CHANNELS)
     inputs = keras.Input(input_shape, name="input")
     x = inputs
     for level in range(depth + 1):

@@ -10,6 +10,27 @@ from models.extra_layers import GELU, FullSizePReLU, Square, SquareRoot, Swish  
 NORM_MOMENTUM = 0.9
 
 
+def require_levels(name, input_shape, features, depth, dropout, most):
+    """Raise ValueError for settings out of range of a network whose channels double on each of `depth` levels.
+
+    Args:
+        name: network name, for the message.
+        input_shape: (height, width, channels).
+        features: channels of the first level.
+        depth: how many times height and width are halved.
+        dropout: dropout rate.
+        most: greatest number of channels at the lowest level.
+    """
+    side = min(input_shape[:2])
+    deepest = side.bit_length() - 1
+    if not 1 <= depth <= deepest or not 1 <= features <= most // 2**depth or not 0 <= dropout < 1:
+        raise ValueError(
+            f"{name}: expected features >= 1, depth >= 1, 2**depth <= {side} (the smaller side), "
+            f"features * 2**depth <= {most} and 0 <= dropout < 1 "
+            f"(found features={features}, depth={depth}, dropout={dropout})"
+        )
+
+
 def output_layer(classes, overlapping=False):
     """Last layer of every network: probabilities in float32, whatever the precision of the other layers.
 

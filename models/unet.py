@@ -3,7 +3,7 @@
 import keras
 from keras import layers
 
-from models.layers import NORM_MOMENTUM, output_channels, output_layer, pad_to_multiple
+from models.layers import NORM_MOMENTUM, output_channels, output_layer, pad_to_multiple, require_levels
 
 # Used by train.py for settings that are None.
 RECOMMENDED = {"BATCH_SIZE": 8, "OPTIMIZER": "nadam", "LEARNING_RATE": 1e-3, "SCHEDULE": "constant"}
@@ -30,14 +30,7 @@ def build_model(input_shape, classes=1, *, overlapping=False, features=64, depth
     Raises:
         ValueError: for features, depth or dropout out of range.
     """
-    side = min(input_shape[:2])
-    deepest = side.bit_length() - 1
-    if not 1 <= depth <= deepest or not 1 <= features <= MOST_CHANNELS // 2**depth or not 0 <= dropout < 1:
-        raise ValueError(
-            f"unet: expected features >= 1, depth >= 1, 2**depth <= {side} (the smaller side), "
-            f"features * 2**depth <= {MOST_CHANNELS} and 0 <= dropout < 1 "
-            f"(found features={features}, depth={depth}, dropout={dropout})"
-        )
+    require_levels("unet", input_shape, features, depth, dropout, MOST_CHANNELS)
 
     def double_block(x, filters, name, last=False):
         for i in (1, 2):

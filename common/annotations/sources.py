@@ -8,7 +8,7 @@ from common.annotations.report import print_without
 from common.annotations.shapes import draw
 from common.errors import InputError, SettingError, summarize
 from common.slices.classes import MOST_OVERLAPPING, OVERLAPPING, type_of_masks
-from common.slices.preparation import count_classes, list_as_text
+from common.slices.preparation import classes_in_words
 from common.words import number_of
 
 
@@ -74,14 +74,9 @@ class Classes(NamedTuple):
         """A drawn mask with the values of mask files."""
         return np.where(mask > 0, np.uint8(255), np.uint8(0)) if self.one else mask
 
-    def count(self, values, where):
-        """Number of classes of masks with a set of values; `where` is for messages."""
-        return count_classes(values, where, {"overlap": self.overlap, "class_names": list_as_text(self.names)})
-
     def in_words(self, values, where):
-        """Number and kind of the classes of masks with a set of values as text."""
-        kind = f"{self.overlap} class".strip()
-        return number_of(self.count(values, where), kind, f"{kind}es")
+        """Number and kind of the classes of masks with a set of values as text; `where` is for messages."""
+        return classes_in_words(values, where, self.overlap, self.names)
 
     def check(self, values, where):
         """Raise InputError if masks with a set of values show that shapes are not where they should be."""
@@ -95,7 +90,7 @@ class Classes(NamedTuple):
                 f"CLASSES: only class 1 has pixels (of {number_of(len(self.names), 'class', 'classes')}); other shapes "
                 f'are outside of their images or covered; for one class, pass --classes "{{{self.names[0]!r}: 1}}"'
             )
-        self.count(values, where)
+        self.in_words(values, where)  # raises it for other values
 
 
 def choose(sources, unmatched, annotations):

@@ -13,13 +13,14 @@ from common.slices.classes import (
     MOST_OVERLAPPING,
     OVERLAPPING,
     highest_class,
+    is_target,
     sets_of_classes,
     type_of_masks,
 )
 from common.slices.finding import IMAGE_ENDINGS, find_images, report_skipped, scan, walk
 from common.slices.masks import values_of
 from common.slices.matching import IMAGE_FOLDERS, MASK_FOLDERS
-from common.slices.preparation import count_classes, list_as_text
+from common.slices.preparation import classes_in_words
 from common.slices.regions import Regions
 from common.slices.source_masks import read_source_mask
 from common.words import number_of
@@ -140,7 +141,7 @@ def read_class_masks(files, count, shape, mapping=None, threshold=None, ignore=N
                 "pass --mask-values"
             )
         ignored |= mask == IGNORED
-        classes[number - 1] = (mask > 0) & (mask != IGNORED)
+        classes[number - 1] = is_target(mask)
     sets = sets_of_classes(classes)
     sets[ignored] = IGNORED_SET
     return sets
@@ -214,9 +215,7 @@ class MaskReader:
 
     def in_words(self, values):
         """Number and kind of the classes of all masks, by the set of their values."""
-        prepared = {"overlap": self.overlap, "class_names": list_as_text(self.names)}
-        kind = f"{self.overlap} class".strip()
-        return number_of(count_classes(values, self.settings.MASKS, prepared), kind, f"{kind}es")
+        return classes_in_words(values, self.settings.MASKS, self.overlap, self.names)
 
     def note_missing(self, sources):
         """Print how many images have no mask of a class: it is nowhere in them.

@@ -9,6 +9,7 @@ import numpy as np
 from common.slices.case_files import read_case_record
 from common.slices.classes import IGNORED, IGNORED_SET
 from common.slices.masks import class_count
+from common.words import number_of
 
 # How slices were made from their sources, with the value for "unknown".
 UNKNOWN = {
@@ -75,6 +76,19 @@ def count_classes(values, where, preparation, known=None):
     names = list_of_text(str(preparation["class_names"]))
     highest = max(values - {IGNORED_SET}, default=0).bit_length()
     return max(2, len(names) if isinstance(names, list) else 0, highest, known or 0)
+
+
+def classes_in_words(values, where, overlap, names):
+    """Number and kind of the classes of masks as text.
+
+    Args:
+        values, where: as for `count_classes`.
+        overlap: how classes share pixels; see `common.slices.classes`.
+        names: list of class names, [] if unknown.
+    """
+    kind = f"{overlap} class".strip()
+    count = count_classes(values, where, {"overlap": overlap, "class_names": list_as_text(names)})
+    return number_of(count, kind, f"{kind}es")
 
 
 def holds_ignored(values, preparation):

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from common.errors import InputError
-from common.slices.classes import IGNORED, MOST_OVERLAPPING, NESTED, OVERLAPPING, sets_of_numbers
+from common.slices.classes import IGNORED, IGNORED_SET, MOST_OVERLAPPING, NESTED, OVERLAPPING, sets_of_numbers
 
 
 class Regions:
@@ -32,10 +32,10 @@ class Regions:
             raise InputError(f"REGIONS: expected 2 to {MOST_OVERLAPPING} regions (found {len(setting)})")
         self.names, regions = list(setting), [set(numbers) for numbers in setting.values()]
         self.known = {0, IGNORED}.union(*regions)
-        self.table = sets_of_numbers(np.zeros(256, np.uint8))
+        self.table = np.zeros(256, np.uint16)
         for index, numbers in enumerate(regions):
             self.table[list(numbers)] |= np.uint16(1 << index)
-        self.table[IGNORED] = sets_of_numbers(np.array(IGNORED, np.uint8))
+        self.table[IGNORED] = IGNORED_SET
         nested = all(later <= earlier for earlier, later in itertools.pairwise(regions))
         self.overlap = NESTED if nested else OVERLAPPING
 

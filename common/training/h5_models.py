@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
+from common.files import natural_key
 from common.slices.hdf5 import DAMAGE, Damaged, open_hdf5
 from common.words import number_of
 
@@ -150,13 +151,8 @@ def read_weights(path):
 
 def _texts(attributes, name):
     """List of text in an attribute, which Keras splits into `name`0, `name`1 and so on if it is long."""
-    parts = (
-        [name]
-        if name in attributes
-        else sorted(
-            (key for key in attributes if re.fullmatch(rf"{name}\d+", key)), key=lambda key: int(key[len(name) :])
-        )
-    )
+    numbered = sorted(filter(re.compile(rf"{name}\d+").fullmatch, attributes), key=natural_key)
+    parts = [name] if name in attributes else numbered
     if not parts:
         raise KeyError(name)
     found = [text for part in parts for text in attributes[part]]
