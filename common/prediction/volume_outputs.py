@@ -10,7 +10,7 @@ from pathlib import Path
 import SimpleITK as sitk
 
 from common.devices import import_keras
-from common.errors import InputError, SettingError, summarize
+from common.errors import InputError, summarize
 from common.files import unfinished_name
 from common.parallel import progress
 from common.prediction.inputs import GrayRange, refuse_same_output
@@ -23,6 +23,7 @@ from common.prediction.viewer import Compressor, write_viewer
 from common.prediction.viewer_files import ViewerFiles
 from common.prediction.volume_networks import Options, Stage, Volume, last_stage, predict_labels
 from common.replacing import refuse_existing
+from common.slices.cases import one_by_one
 from common.slices.classes import NESTED
 from common.slices.drawing import CLASS_COLORS, draw_planes
 from common.slices.images import window_to_gray, write_png
@@ -123,7 +124,7 @@ def predict_volumes(models, volumes, folder, options, workers):
     if workers.are_processes:
         predicted = workers.map(predict, volumes.items(), problems, batch=1)
     else:
-        predicted = _one_by_one(predict, volumes.items(), problems)
+        predicted = one_by_one(predict, volumes.items(), problems)  # memory contains one volume
     for name, result in zip(volumes, progress(predicted, len(volumes), "predicting"), strict=True):
         if result:
             own, measured, note = result
@@ -136,18 +137,6 @@ def predict_volumes(models, volumes, folder, options, workers):
         raise InputError(summarize(problems, "volumes cannot be predicted"))
     write_rows(rows, folder / "volumes.csv")
     return problems
-
-
-def _one_by_one(function, items, problems):
-    """As `common.workers.Threads.map`, without threads: memory contains one volume."""
-    for item in items:
-        try:
-            yield function(item)
-        except SettingError:
-            raise
-        except InputError as error:
-            problems.append(str(error))
-            yield None
 
 
 def predict_volume(item, models, options, aside, wanted):

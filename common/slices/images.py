@@ -352,23 +352,24 @@ def cut(picture, box, size, interpolation=None):
     return resize(inside, (size, size), interpolation)
 
 
-def paste(mask, box, shape):
-    """Undo `cut`: put a mask back into its position in the image, with zeros around it.
+def paste(values, box, shape, interpolation=cv2.INTER_NEAREST):
+    """Undo `cut`: put a mask, or other values, back into its position in the image, with zeros around it.
 
     Args:
-        mask: (size, size) class numbers.
-        box: (left, top, width, height) that it was cut from; parts outside the image are dropped.
+        values: (size, size) uint8, uint16 or float32.
+        box: (left, top, width, height) that they were cut from; parts outside the image are dropped.
         shape: (height, width) of the image.
+        interpolation: OpenCV's method; nearest neighbor for masks.
 
     Returns:
-        (height, width) uint8.
+        (height, width) of the same type.
     """
     left, top, width, height = box
-    whole = np.zeros(shape, np.uint8)
-    mask = resize(np.ascontiguousarray(mask, np.uint8), (height, width), cv2.INTER_NEAREST)
+    whole = np.zeros(shape, values.dtype)
+    values = resize(np.ascontiguousarray(values), (height, width), interpolation)
     rows, columns = slice(max(top, 0), top + height), slice(max(left, 0), left + width)
     inside = whole[rows, columns]
-    inside[:] = mask[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]]
+    inside[:] = values[max(-top, 0) :, max(-left, 0) :][: inside.shape[0], : inside.shape[1]]
     return whole
 
 

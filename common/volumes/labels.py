@@ -5,10 +5,9 @@ import numpy as np
 from common.errors import InputError
 from common.lazy import Lazy
 from common.slices.classes import IGNORED, are_sets, has_class, sets_of_numbers
-from common.slices.images import paste
 from common.slices.masks import clean
 from common.volumes.grids import Geometry, image_at, onto_grid
-from common.volumes.slicing import planes_of
+from common.volumes.slicing import array_of_slices
 from common.volumes.writing import write_volume
 
 sitk = Lazy("SimpleITK")
@@ -95,16 +94,9 @@ def labels_of_slices(record, masks):
         SimpleITK.Image on the grid of the original volume, of the number type of the masks; 255 becomes 1 in uint8, and
         missing slices are 0.
     """
-    grid, geometry = (
-        Geometry(**{field: tuple(values) for field, values in record["volume"][name].items()})
-        for name in ("grid", "geometry")
-    )
-    array = np.zeros(grid.size[::-1], next(iter(masks.values())).dtype)
-    slices = planes_of(array, record["volume"]["plane"])
-    for name, mask in masks.items():
-        entry = record["slices"][name]
-        mask = mask if are_sets(mask) else np.where(mask == 255, 1, mask)
-        slices[entry["index"]] = paste(mask, entry["box"], entry["image_size"])
+    array, grid, geometry = array_of_slices(record, masks)
+    if not are_sets(array):
+        array[array == 255] = 1
     return labels_on(array, grid, geometry)
 
 

@@ -1,10 +1,11 @@
 """Slice volumes along planes, and describe the slices for case.json."""
 
+import cv2
 import numpy as np
 
 from common.errors import InputError
 from common.lazy import Lazy
-from common.slices.images import window_to_gray
+from common.slices.images import paste, window_to_gray
 from common.volumes.grids import Geometry, along_axes, image_at, orient, resample
 from common.volumes.intensity import percentiles_of
 from common.volumes.reading import read_channels, read_further, read_volume
@@ -148,6 +149,29 @@ def with_neighbors(values, index, neighbors):
 def spacing_of_plane(spacing, plane):
     """Pixel spacing (row, column) of a plane in mm; `spacing` of the oriented volume is i, j, k."""
     return [mm for axis, mm in enumerate(spacing[::-1]) if axis != PLANES[plane][0]]
+
+
+def array_of_slices(record, slices, interpolation=cv2.INTER_NEAREST):
+    """Slices of a case at their places in the oriented volume that they were cut from; missing ones are 0.
+
+    Args:
+        record: content of case.json, written by 0_import_volumes.py.
+        slices: dict of slice name to (SIZE, SIZE) array, all of one type.
+        interpolation: as for `common.slices.images.paste`.
+
+    Returns:
+        (S, P, L) array of that type, its Geometry, and the Geometry of the volume as it is stored.
+    """
+    grid, geometry = (
+        Geometry(**{field: tuple(values) for field, values in record["volume"][name].items()})
+        for name in ("grid", "geometry")
+    )
+    array = np.zeros(grid.size[::-1], next(iter(slices.values())).dtype)
+    planes = planes_of(array, record["volume"]["plane"])
+    for name, values in slices.items():
+        entry = record["slices"][name]
+        planes[entry["index"]] = paste(values, entry["box"], entry["image_size"], interpolation)
+    return array, grid, geometry
 
 
 def stack_slices(record, slices):

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 from running import assert_refused, run_here
 
 from common.slices import classes as c
-from common.slices.images import read_image
+from common.slices.images import paste, read_image
 from common.slices.masks import clean
 from common.slices.regions import Regions
 from common.training.calibration import THRESHOLDS, dice_by_threshold
@@ -84,6 +84,13 @@ def test_regions_are_unions_of_numbers():
         regions.sets_of(np.array([0, 1, 2, 4, c.IGNORED], np.uint8), "m"), [0, 1, 3, 7, 2**15]
     )
     assert Regions({"a": [1, 2], "b": [2, 3]}).overlap == c.OVERLAPPING
+
+
+def test_all_fifteen_classes_come_back_to_their_place():
+    sets = np.random.default_rng(0).integers(0, 2**15, (4, 4)).astype(np.uint16)
+    whole = paste(sets, (-1, 2, 4, 4), (5, 6))
+    assert whole.dtype == np.uint16
+    np.testing.assert_array_equal(whole[2:5, :3], sets[:3, 1:])
 
 
 # --- losses, metrics and networks
