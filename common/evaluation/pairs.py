@@ -16,7 +16,7 @@ from common.slices.cases import find_slices, is_case, is_case_name, match_files
 from common.slices.classes import IGNORED, NESTED, OVERLAPPING, are_sets, classes_in, is_ignored
 from common.slices.images import read_image, to_gray, without_soft_edges
 from common.slices.masks import check_mask_values, class_count, refuse_samples, values_of
-from common.slices.matching import MASK_NAMES, patients_in
+from common.slices.matching import IMAGE_SUFFIXES, MASK_NAMES, in_words, patients_in
 from common.slices.preparation import pixel_spacing
 from common.slices.regions import Regions
 from common.volumes.finding import ending_of, find_volumes, is_volume
@@ -169,8 +169,10 @@ def _by_mask_name(predictions, masks):
     for pattern in MASK_NAMES:
         before, after = pattern.split("{id}")
         named = [(case, name) for case, name in masks if name.startswith(before) and name.endswith(after)]
-        found = {(case, name[len(before) : len(name) - len(after)]): masks[case, name] for case, name in named}
-        options.append((found, pattern))
+        for suffix in IMAGE_SUFFIXES:
+            ids = [(case, name[len(before) : len(name) - len(after)] + suffix) for case, name in named]
+            found = dict(zip(ids, map(masks.get, named), strict=True))
+            options.append((found, in_words(pattern, suffix)))
     found, pattern = max(options, key=lambda option: len(option[0].keys() & predictions.keys()))
     if pattern != "{id}":
         print(f"mask name pattern: {pattern}")

@@ -11,6 +11,7 @@ from common.slices.finding import find_images
 IMAGE_FOLDERS = ("x", "image", "images", "img", "imgs")
 MASK_FOLDERS = ("y", "mask", "masks", "label", "labels", "seg", "gt")
 MASK_NAMES = ("{id}", "{id}_mask", "{id}-mask", "{id}_seg", "{id}_label", "{id}_gt", "mask_{id}")
+IMAGE_SUFFIXES = ("", "_crop")  # of images whose masks do not have it: case1_crop.tif and case1_label.tif
 SLICE_OF = re.compile(r"(.*\d)[ _.-]+(?:[a-z]{1,6}[ _.-]?)?\d+", re.I | re.S)  # P004_s01: slice 01 of P004
 
 
@@ -64,11 +65,19 @@ def choose_mask_name(images, mask_root, mask_files, names, same_root):
         same_root: whether this folder also contains the images.
 
     Returns:
-        images (without files that are masks), masks, and the pattern.
+        images (without files that are masks), masks, and the pattern as text.
     """
     options = []
     for name in names:
         masks = find_images(mask_root, mask_files, name, skip=IMAGE_FOLDERS, drop=MASK_FOLDERS)
         not_images = set(masks.values()) if same_root else set()
-        options.append(({key: path for key, path in images.items() if path not in not_images}, masks, name))
+        rest = {key: path for key, path in images.items() if path not in not_images}
+        for suffix in IMAGE_SUFFIXES:
+            named = {(folder, f"{key}{suffix}"): path for (folder, key), path in masks.items()}
+            options.append((rest, named, in_words(name, suffix)))
     return max(options, key=lambda option: len(option[0].keys() & option[1].keys()))
+
+
+def in_words(name, suffix):
+    """A mask name pattern as text, with the pattern of the images if these have a suffix."""
+    return f"{name} for images {{id}}{suffix}" if suffix else name

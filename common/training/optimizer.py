@@ -121,7 +121,7 @@ class Controller:
         step: factors for the multiplier: step[0] after patience[0] epochs in a row without a new best, step[1] after
             patience[1] epochs in a row with one.
         patience: two numbers of epochs.
-        limit: minimum and maximum multiplier.
+        limit: minimum multiplier when it falls, and maximum when it rises.
 
     Raises:
         ValueError: unless each is a pair of positive numbers.
@@ -149,6 +149,7 @@ class Controller:
         self.in_a_row[other] = 0
         if self.in_a_row[same] >= self.patience[same]:
             self.in_a_row[same] = 0
-            low, high = self.limit
-            self.multiplier = min(max(self.multiplier * self.step[same], low), high)
+            (low, high), changed = self.limit, self.multiplier * self.step[same]
+            if self.step[same] != 1:
+                self.multiplier = max(changed, low) if self.step[same] < 1 else min(changed, high)
         return self.multiplier

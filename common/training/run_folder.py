@@ -292,9 +292,10 @@ class Log:
         While the score is 0, the soft score counts: it shows which epoch is closest to a pixel above 0.5.
         """
         rows = self.rows if self.has_validation else []
-        scores = [(row[f"val_{metric}"], row.get(f"val_soft_{metric}", 0), -row["epoch"]) for row in rows]
-        scores = [(score, 0 if score else soft, epoch) for score, soft, epoch in scores if math.isfinite(score)]
-        score, _, epoch = max(scores, default=(-math.inf, 0, 0))
+        (score, _), epoch = max(
+            ((_rank(row, metric), -row["epoch"]) for row in rows if math.isfinite(row[f"val_{metric}"])),
+            default=(NO_RANK, 0),
+        )
         return score, -epoch
 
     @property
@@ -328,10 +329,25 @@ class Log:
         return None
 
     def multiplier(self, controller):
-        """Learning-rate multiplier after these epochs, from a new `common.training.optimizer.Controller`."""
-        for count in range(1, len(self.rows) + 1):
-            controller.update(Log(self.rows[:count]).is_best("dice"))
+        """Learning-rate multiplier after these epochs, from a new `common.training.optimizer.Controller`.
+
+        A new best Dice or IoU counts.
+        """
+        best = dict.fromkeys(MONITORED, NO_RANK)
+        for row in self.rows:
+            better = {metric: rank for metric in MONITORED if (rank := _rank(row, metric)) > best[metric]}
+            best |= better
+            controller.update(bool(better))
         return controller.multiplier
+
+
+NO_RANK = (-math.inf, 0)  # before the first epoch
+
+
+def _rank(row, metric):
+    """How good an epoch is by a validation metric: its score and, while this is 0, its soft score."""
+    score = row[f"val_{metric}"]
+    return (score, 0 if score else row.get(f"val_soft_{metric}", 0)) if math.isfinite(score) else NO_RANK
 
 
 def _number(name, text):

@@ -239,6 +239,13 @@ def test_names_of_masks_are_understood_as_at_import(tmp_path, capsys, pattern):
     assert f"mask name pattern: {pattern.format('{id}')}" in capsys.readouterr().out
 
 
+def test_predictions_of_crops_find_their_labels(tmp_path, capsys):
+    predicted = loose(tmp_path / "p", ["a", "b"], "{}_crop")
+    pairs = match_pairs(predicted, loose(tmp_path / "t", ["a", "b"], "{}_label"))
+    assert [(pair.name, pair.truth.stem) for pair in pairs] == [("a_crop", "a_label"), ("b_crop", "b_label")]
+    assert "mask name pattern: {id}_label for images {id}_crop" in capsys.readouterr().out
+
+
 def test_masks_without_a_partner_are_skipped_if_asked(tmp_path, capsys):
     predicted, truth = loose(tmp_path / "p", ["a", "b", "c"]), loose(tmp_path / "t", ["b", "c", "d"], "{}_mask")
     with pytest.raises(InputError, match="--unmatched skip"):

@@ -53,6 +53,19 @@ def test_loose_pictures_become_one_case_in_natural_order(tmp_path):
         }
 
 
+@pytest.mark.parametrize("folder", ["images", "masks"])  # masks: one folder for both
+def test_crops_and_their_labels(tmp_path, folder):
+    made = pictures(tmp_path, names=["HNC01-1001", "HNC01-1002"], size=(32, 32), masks="{}_label")
+    for path in list((tmp_path / "images").iterdir()):
+        path.rename(tmp_path / folder / f"{path.stem}_crop{path.suffix}")
+    out = run_import(tmp_path, IMAGES=tmp_path / folder, CASE_FROM="folder").stdout
+    assert "mask name pattern: {id}_label for images {id}_crop" in out and "wrote 2 slices of 32x32" in out
+    for number, (image, mask) in enumerate(made.values(), 1):
+        (case,) = (tmp_path / "cases").iterdir()
+        assert np.array_equal(read_slice(case / "x" / f"{number:04d}.png"), image)
+        assert np.array_equal(read_mask(case / "y" / f"{number:04d}.png"), mask)
+
+
 def test_each_picture_its_own_case_and_subfolders_as_cases(tmp_path):
     pictures(tmp_path)
     run_import(tmp_path, CASE_FROM="image")

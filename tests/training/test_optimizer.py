@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 
 from common.training.optimizer import Controller, learning_rate
+from common.training.run_folder import Log
 
 GRAPH = [[0, 5e-3], [5, 1.5e-2], [10, 1.5e-2], [20, 1e-2], [30, 7.5e-3], [50, 5e-3]]
 
@@ -54,6 +56,38 @@ def test_controller_falls_rises_and_stays_within_its_limits():
     assert steps == pytest.approx([1, 1, 0.1, 0.1, 0.1, 0.01, 0.01, 0.01, 0.01])
     steps = [controller.update(best) for best in [1, 1, 1, 0, 1, 1, 1, 1, 1, 1]]
     assert steps == pytest.approx([0.01, 0.05, 0.05, 0.05, 0.05, 0.25, 0.25, 1, 1, 1])
+
+
+def codeset_multiplier(courses, step, patience, limit):
+    """Multiplier of AIS Training Codeset after a course of (IoU, Dice) of each epoch; its rules, written anew."""
+    multiplier, best, row = 1.0, [-math.inf, -math.inf], {"good": 0, "bad": 0}
+    for scores in courses:
+        is_new = [score > known for score, known in zip(scores, best, strict=True)]
+        best = [max(score, known) for score, known in zip(scores, best, strict=True)]
+        kind, other, which = ("good", "bad", 1) if any(is_new) else ("bad", "good", 0)
+        row[kind], row[other] = row[kind] + 1, 0
+        if row[kind] >= patience[which] and step[which] != 1:
+            choose = max if step[which] < 1 else min
+            multiplier, row[kind] = choose(limit[which], multiplier * step[which]), 0
+    return multiplier
+
+
+def test_controller_is_the_one_of_the_codeset_over_2000_courses():
+    rng, different = np.random.default_rng(0), set()
+    for _ in range(2000):
+        epochs = int(rng.integers(1, 60))
+        rise = np.linspace(0, rng.uniform(0, 1), epochs)[:, None]
+        course = np.round(rise + rng.normal(0, rng.uniform(0.01, 0.3), (epochs, 2)), 2).clip(0, 1).tolist()
+        settings = {
+            "step": [float(rng.choice([0.1, 0.5, 0.8, 1])), float(rng.choice([1, 1.5, 2.5, 5]))],
+            "patience": [int(rng.integers(1, 16)), int(rng.integers(1, 6))],
+            "limit": [float(rng.choice([0.001, 0.01, 0.3])), float(rng.choice([0.7, 1, 4]))],
+        }
+        log = Log([{"epoch": i, "val_iou": iou, "val_dice": dice} for i, (iou, dice) in enumerate(course, 1)])
+        expected = codeset_multiplier(course, **settings)
+        assert log.multiplier(Controller(**settings)) == expected
+        different.add(expected)
+    assert len(different) > 50, "the courses differ"
 
 
 @pytest.mark.parametrize("settings", [{"step": (0.1,)}, {"patience": (0, 1)}, {"limit": (0.1, 1, 2)}])
