@@ -41,7 +41,7 @@ TRUST_RUN: bool = False  # True: run code of RUN or a settings file; trust its s
 MODEL: types.Network | None = None  # "unet" or another network of models/, or the path of a .py file
 #   None: chosen for the training set, with a reason, as FOREGROUND and LOSS are: see docs/plan.md; or:
 #   "cvnet_synapse" (200x200), "cvnet_synapse_512", "deeplab_v3plus", "pretrained_unet"; "crop_classifier"; for volumes
-#   "se_resunet3d"; a file of your own defines build_model(input_shape, classes, **settings).
+#   "unet3d" or "se_resunet3d"; a file of your own defines build_model(input_shape, classes, **settings).
 MODEL_SETTINGS: types.FreeDict = {}  # network settings, such as {"features": 32}; see models/
 #   "unet": {"features": 32, "depth": 4, "dropout": 0.2}; "deeplab_v3plus": {"backbone": "mobilenetv2"}
 LOSS: types.Loss | None = None  # a loss, a .py file with one, or a sum, such as "hausdorff+dice"

@@ -180,18 +180,10 @@ class ModelCard(TypedDict, total=False):
 FreeDict = Annotated[dict[str, Any], Rule("a dict that maps names to numbers, strings, lists or dicts", is_plain)]
 
 NetworkFile = Annotated[str, Rule('the path of a .py file, such as "my_network.py"', lambda name: name.endswith(".py"))]
-Network = (
-    Literal[
-        "unet",
-        "cvnet_synapse",
-        "cvnet_synapse_512",
-        "deeplab_v3plus",
-        "pretrained_unet",
-        "crop_classifier",
-        "se_resunet3d",
-    ]
-    | NetworkFile
-)  # the names in models.NETWORKS
+SliceNetwork = Literal[
+    "unet", "cvnet_synapse", "cvnet_synapse_512", "deeplab_v3plus", "pretrained_unet", "crop_classifier"
+]
+Network = Literal[SliceNetwork, "se_resunet3d", "unet3d"] | NetworkFile  # the names in models.NETWORKS
 TERMS = ("mse", "log_cosh", "kld", "bce", "weighted_bce", "cce", "focal", "constrained_focal", "hausdorff")
 TERMS += ("dice", "batch_dice", "smooth_dice", "smooth_batch_dice", "iou", "tversky", "focal_tversky")
 
@@ -267,6 +259,15 @@ class SeResunetSettings(TypedDict, total=False):
     noise: Annotated[float, Ge(0), Le(10)]
 
 
+@strict
+class Unet3dSettings(TypedDict, total=False):
+    spacing: Annotated[list[Annotated[float, Gt(0), Le(1e4)]], Len(3, 3)]
+    size: Annotated[list[Annotated[int, Ge(1), Le(100_000)]], Len(3, 3)]
+    features: Annotated[int, Ge(1), Le(320)]
+    depth: Annotated[int, Ge(1), Le(8)]
+    deep_supervision: bool
+
+
 MODEL_SETTINGS = {
     "unet": UnetSettings,
     "cvnet_synapse": SynapseSettings,
@@ -275,6 +276,7 @@ MODEL_SETTINGS = {
     "pretrained_unet": PretrainedUnetSettings,
     "crop_classifier": CropClassifierSettings,
     "se_resunet3d": SeResunetSettings,
+    "unet3d": Unet3dSettings,
 }  # keyword arguments of each build_model; your own file can accept any
 
 OPTIMIZERS = ("adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lamb", "lion", "muon", "nadam")

@@ -14,6 +14,7 @@ from models import (
     pretrained_unet,
     se_resunet3d,
     unet,
+    unet3d,
 )
 from models.layers import classes_of, has_overlapping_classes, output_channels  # noqa: F401
 
@@ -26,6 +27,7 @@ NETWORKS = {
     "pretrained_unet": pretrained_unet,
     "crop_classifier": crop_classifier,
     "se_resunet3d": se_resunet3d,
+    "unet3d": unet3d,
 }
 NOT_SETTINGS = ("name", "input_shape", "classes", "overlapping")  # arguments of a network that depend on the data
 OVERLAPPING = (
@@ -62,7 +64,7 @@ def build_model(name, input_shape, classes=1, overlapping=False, /, **settings):
     if name in NETWORKS and is_for_volumes(name) != volumes:
         fit = [other for other in NETWORKS if is_for_volumes(other) == volumes]
         raise ValueError(f"{name}: not for {'volumes' if volumes else 'slices'}; choose {' or '.join(fit)}")
-    known = [parameter for parameter in parameters if parameter not in NOT_SETTINGS]
+    known = settings_of(name)
     takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     for setting, value in settings.items():
         if setting in NOT_SETTINGS or (setting not in known and not takes_any):
@@ -107,6 +109,12 @@ def require_type(name, setting, value, default):
         return
     if not fits:
         raise ValueError(f"{name}: expected {wanted} for {setting} (found {value!r})")
+
+
+def settings_of(name):
+    """Names of the settings of a network, as in `build_model`; list of str."""
+    parameters = inspect.signature(find_network(name).build_model).parameters
+    return [parameter for parameter in parameters if parameter not in NOT_SETTINGS]
 
 
 def recommended(name, batch_size=None):

@@ -94,21 +94,24 @@ class CropLike(layers.Layer):
 
 @keras.saving.register_keras_serializable(package="segmentation")
 class PlanarConv3D(layers.Conv3D):
-    """A Conv3D with kernel 3 and padding "same", computed as one Conv2D per plane with the same weights and results.
+    """A Conv3D with padding "same", computed as one Conv2D per plane with the same weights and results.
 
-    The two neighboring planes are added as channels. On a CPU, TensorFlow computes this about twice as fast, gradients
-    included; elsewhere it is a Conv3D.
+    Its kernel is 1 or 3 planes high. With 3, the two neighboring planes are added as channels. On a CPU, TensorFlow
+    computes this about twice as fast, gradients included; elsewhere it is a Conv3D.
     """
 
     def convolution_op(self, inputs, kernel):
         if not _is_tensorflow_on_cpu():
             return super().convolution_op(inputs, kernel)
-        nothing = ops.zeros_like(inputs[:, :1])
-        below, above = ops.concatenate([nothing, inputs[:, :-1]], 1), ops.concatenate([inputs[:, 1:], nothing], 1)
-        planes = ops.concatenate([below, inputs, above], -1)
-        size, channels = ops.shape(inputs), inputs.shape[-1]
-        kernel = ops.reshape(ops.transpose(kernel, (1, 2, 0, 3, 4)), (3, 3, 3 * channels, self.filters))
-        y = ops.conv(ops.reshape(planes, (-1, *size[2:4], 3 * channels)), kernel, padding="same")
+        high, *flat = self.kernel_size
+        planes = inputs
+        if high == 3:
+            nothing = ops.zeros_like(inputs[:, :1])
+            below, above = ops.concatenate([nothing, inputs[:, :-1]], 1), ops.concatenate([inputs[:, 1:], nothing], 1)
+            planes = ops.concatenate([below, inputs, above], -1)
+        size, channels = ops.shape(inputs), high * inputs.shape[-1]
+        kernel = ops.reshape(ops.transpose(kernel, (1, 2, 0, 3, 4)), (*flat, channels, self.filters))
+        y = ops.conv(ops.reshape(planes, (-1, *size[2:4], channels)), kernel, padding="same")
         return ops.reshape(y, (*size[:4], self.filters))
 
 

@@ -26,6 +26,7 @@ NETWORKS = {  # name: network, shape, classes, settings
     "xception": ("deeplab_v3plus", (32, 32, 1), 1, {}),
     "pretrained": ("pretrained_unet", (64, 64, 1), 1, {}),
     "volumes": ("se_resunet3d", (16, 16, 16, 1), 1, {"features": 2, "depth": 1, "ratio": 2, "noise": 0}),
+    "unet3d": ("unet3d", (12, 24, 24, 1), 1, {"features": 2, "spacing": (3, 1, 1), "size": (12, 24, 24)}),
 }
 LOSSES = sorted(TERMS)  # all with "unet", or "classes" for several; the others with these
 FEW = ["bce+dice"]

@@ -25,6 +25,7 @@ from common.words import number_of
 from losses import get_loss
 from losses.own import take_copies
 
+GRID = {"spacing", "size"}  # settings of networks whose kernels depend on the volumes
 RECOMMENDED = "recommended for {}"  # the reason for a value recommended by a network's author
 
 
@@ -79,7 +80,7 @@ def configure_sets(settings):
             f"CLASS_NAMES: wrong number of names (found {len(settings.CLASS_NAMES)}, expected {training.classes}); "
             "list every class except the background"
         )
-    settings = with_chosen(settings, training, validation)
+    settings = with_grid(with_chosen(settings, training, validation), training)
     with as_setting_error("LOSS"):
         get_loss(settings.LOSS, training.classes, training.axes, overlapping=training.overlapping)
     return settings, training, validation
@@ -95,8 +96,10 @@ def configure_folds(settings):
     fold = configure(settings.replace("the first fold", FOLD=first))
     own = {name: fold.values[name] for name in ("MODEL", "MODEL_SETTINGS")}
     settings = settings.replace("as for the first fold", **own)
-    chosen = choose_missing(fold, *open_sets(fold)) if any(fold.values[name] is None for name in CHOSEN) else {}
-    return _with_choices(settings, chosen)
+    if all(fold.values[name] is not None for name in CHOSEN) and not takes_grid(fold):
+        return settings
+    sets = open_sets(fold)
+    return with_grid(_with_choices(settings, choose_missing(fold, *sets)), sets[0])
 
 
 def with_chosen(settings, training, validation):
@@ -115,6 +118,24 @@ def _with_choices(settings, chosen):
     for name, (value, reason) in chosen.items():
         settings = settings.replace(f"chosen for the training set: {reason}", **{name: value})
     return settings
+
+
+def takes_grid(settings):
+    """Whether MODEL has settings for the spacing or the size of the volumes."""
+    with as_setting_error("MODEL"):
+        return bool(GRID & set(models.settings_of(settings.MODEL)))
+
+
+def with_grid(settings, training):
+    """Settings with spacing and size of the training volumes, if MODEL has settings for them that are not set."""
+    if training.axes != 3 or not takes_grid(settings):
+        return settings
+    names = models.settings_of(settings.MODEL)
+    grid = {name: value for name, value in training.typical_grid(settings.CROP).items() if name in names}
+    if not grid.keys() - settings.MODEL_SETTINGS.keys():
+        return settings
+    print(f"  {settings.MODEL}: {', '.join(f'{name} {value}' for name, value in grid.items())}, as in {settings.TRAIN}")
+    return settings.replace("spacing and size of the training volumes", MODEL_SETTINGS=grid | settings.MODEL_SETTINGS)
 
 
 @contextmanager

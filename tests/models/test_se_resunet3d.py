@@ -47,7 +47,7 @@ def test_levels_are_those_of_the_paper():
         build_model("se_resunet3d", (None, None, None, 1), ratio=0)
     with pytest.raises(ValueError, match="not for slices"):
         build_model("se_resunet3d", (64, 64, 1))
-    with pytest.raises(ValueError, match="not for volumes; choose se_resunet3d"):
+    with pytest.raises(ValueError, match="not for volumes; choose se_resunet3d or unet3d"):
         build_model("unet", (None, None, None, 1))
 
 

@@ -27,7 +27,7 @@ from common.prediction.volume_networks import (
     predict_labels,
 )
 from common.training.trained_models import find_volume_models
-from common.training.volume_sets import plain_geometry
+from common.training.volume_grids import plain_geometry
 from losses import get_loss
 from losses.metrics import Overlap
 

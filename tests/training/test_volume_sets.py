@@ -10,13 +10,15 @@ import time
 import numpy as np
 import pandas as pd
 import pytest
-from running import ROOT, TINY_SE_RESUNET3D, decathlon_recipe, run_here
+from running import ROOT, decathlon_recipe, only_folder, run_here
 
 from common.errors import InputError
+from common.settings import Settings
 from common.training.augmentation import VolumeChange
+from common.training.configure import with_grid
 from common.training.sets import open_set
 from common.training.trained_models import load_network
-from common.training.volume_sets import plain_geometry, read_grid
+from common.training.volume_grids import plain_geometry, read_grid
 
 AUGMENTATION = {"rotation": 10, "zoom": 0.1, "shift": 0.1, "shear": 0.1, "flip": "xyz", "gamma": 0.5}
 
@@ -153,17 +155,36 @@ def test_crops_are_equal_and_often_hold_a_label(decathlon):
     assert sum(len(covered[i][0]) for i in range(len(covered))) * 960 >= voxels
 
 
+def test_networks_get_the_spacing_and_size_of_the_training_volumes(decathlon):
+    """As (up, back, left), in mm and voxels; what is set stays, and slices and other networks get nothing."""
+    path = decathlon / "whole" / "train.h5"
+    packed = open_set(path)
+    grids = [packed.batches(1).batch(i)[0].shape[1:4] for i in range(len(packed))]
+    found = packed.typical_grid()
+    assert found["size"] == [int(np.median(sides)) for sides in zip(*grids, strict=True)]
+    packed.geometries = [g._replace(spacing=(1.0, 2.0, 5.0)) for g in packed.geometries]
+    assert packed.typical_grid([8, 9, 10]) == {"spacing": [5.0, 2.0, 1.0], "size": [8, 9, 10]}
+    settings = Settings.of("train.py", TRAIN=str(path), MODEL="unet3d", MODEL_SETTINGS={"size": [9, 9, 9]})
+    assert with_grid(settings, packed).MODEL_SETTINGS == {"spacing": [5.0, 2.0, 1.0], "size": [9, 9, 9]}
+    plain = Settings.of("train.py", MODEL="se_resunet3d", MODEL_SETTINGS={"features": 2})
+    assert with_grid(plain, packed) is plain
+
+
 @pytest.mark.slow
 def test_it_trains_on_crops_and_predicts_in_tiles(decathlon, tmp_path):
     sets = {"TRAIN": decathlon / "whole" / "train.h5", "VALIDATION": decathlon / "whole" / "validation.h5"}
     settings = {
-        "MODEL": "se_resunet3d",
-        "MODEL_SETTINGS": TINY_SE_RESUNET3D,
+        "MODEL": "unet3d",
+        "MODEL_SETTINGS": {"features": 2},
         "CROP": [8, 12, 12],
         "BATCH_SIZE": 2,
         "EPOCHS": 1,
     }
-    run_here("train.py", **sets, **settings, OPTIMIZER="sgd", RUNS=tmp_path / "runs")
+    out = run_here("train.py", **sets, **settings, RUNS=tmp_path / "runs").stdout
+    recorded = json.loads((only_folder(tmp_path / "runs") / "settings.json").read_text())
+    assert recorded["MODEL_SETTINGS"].items() >= {"features": 2, "size": [8, 12, 12]}.items()
+    assert recorded["MODEL_SETTINGS"]["spacing"] == open_set(sets["TRAIN"]).typical_grid()["spacing"]
+    assert recorded["reasons"]["MODEL_SETTINGS"] == "spacing and size of the training volumes" and "size [8, 12" in out
     run_here("predict.py", RUN=tmp_path / "runs", INPUT=decathlon / "Task99_Synthetic/imagesTs", OUTPUT=tmp_path / "p")
     assert len(list((tmp_path / "p").glob("*.nii.gz"))) == 1
 
