@@ -1,5 +1,6 @@
 """Find and build network architectures by name."""
 
+import ast
 import functools
 import importlib.util
 import inspect
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 from models import (
+    codeset,
     crop_classifier,
     cvnet_synapse,
     cvnet_synapse_512,
@@ -16,6 +18,7 @@ from models import (
     unet,
     unet3d,
 )
+from models.keras2 import translated
 from models.layers import classes_of, has_overlapping_classes, output_channels  # noqa: F401
 
 # Modules with build_model(input_shape, classes, **settings), RECOMMENDED and, if for volumes, FOR_VOLUMES = True.
@@ -126,12 +129,31 @@ def recommended(name, batch_size=None):
             al., arXiv 1706.02677); optimizers that scale their own steps keep their learning rate.
 
     Returns:
-        dict of BATCH_SIZE, OPTIMIZER, LEARNING_RATE, SCHEDULE.
+        dict of BATCH_SIZE, OPTIMIZER, LEARNING_RATE, SCHEDULE; perhaps SCHEDULE_SETTINGS.
 
     Raises:
         ValueError: as in `build_model`.
     """
-    settings = RECOMMENDED | getattr(find_network(name), "RECOMMENDED", {})
+    return _scaled(RECOMMENDED | getattr(find_network(name), "RECOMMENDED", {}), batch_size)
+
+
+def published(name, batch_size=None):
+    """Settings for train.py with which a network's author trained; arguments as in `recommended`.
+
+    Returns:
+        dict of the settings of `recommended`, SCHEDULE_SETTINGS, CONTROLLER, EPOCHS and EARLY_STOP.
+
+    Raises:
+        ValueError: as in `build_model`, or if there are none.
+    """
+    settings = getattr(find_network(name), "PUBLISHED", None)
+    if settings is None:
+        known = [other for other, module in NETWORKS.items() if hasattr(module, "PUBLISHED")]
+        raise ValueError(f"{name}: no published settings; choose {', '.join(known)}, or a file of AIS Training Codeset")
+    return _scaled(dict(settings), batch_size)
+
+
+def _scaled(settings, batch_size):
     optimizer = settings["OPTIMIZER"]
     if batch_size and (optimizer["name"] if isinstance(optimizer, dict) else optimizer) == "sgd":
         settings["LEARNING_RATE"] *= batch_size / settings["BATCH_SIZE"]
@@ -153,9 +175,17 @@ def find_network(name):
     module = importlib.util.module_from_spec(specification)
     try:
         source = Path(name).read_bytes()  # not through the loader, which prefers a .pyc that may say something else
-        exec(compile(source, name, "exec"), module.__dict__)
+        is_of_codeset = _functions_in(source) & {"Build_Model", "build_model"} == {"Build_Model"}
+        exec(compile(translated(source, name) if is_of_codeset else source, name, "exec"), module.__dict__)
     except Exception as error:  # a user's file can raise anything
         raise ValueError(f"{name}: network file does not run ({type(error).__name__}: {error})") from error
+    if is_of_codeset:
+        codeset.adapt(module, name)
     if not hasattr(module, "build_model"):
         raise ValueError(f"{name}: no function build_model(input_shape, classes, **settings); define it")
     return module
+
+
+def _functions_in(source):
+    """Names of the functions that Python code defines at its top level."""
+    return {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}

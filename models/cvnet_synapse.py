@@ -19,6 +19,8 @@ RECOMMENDED = {
     "LEARNING_RATE": 0.50,
     "SCHEDULE": "poly",
 }
+# Used with AS_PUBLISHED.
+PUBLISHED = RECOMMENDED | {"SCHEDULE_SETTINGS": {}, "CONTROLLER": {}, "EPOCHS": 100, "EARLY_STOP": 50}
 
 ENCODER = (16, 32, 128, 512)  # filters per level; the last two regulate
 DECODER = (512, 384, 160, 56, 24)  # filters per level; the first three regulate

@@ -8,6 +8,9 @@ from models.cvnet_synapse import bottom_kernels, encode_and_decode, finish, make
 
 # Used by train.py for settings that are None; the learning rate is for this batch size.
 RECOMMENDED = cvnet_synapse.RECOMMENDED | {"BATCH_SIZE": 16, "LEARNING_RATE": 0.35}
+# Used with AS_PUBLISHED.
+CONTROLLER = {"step": [0.1, 5.0], "patience": [15, 1], "limit": [0.01, 1.0]}
+PUBLISHED = cvnet_synapse.PUBLISHED | RECOMMENDED | {"CONTROLLER": CONTROLLER}
 
 ENCODER = (8, 16, 32, 128, 512)  # filters per level; the last two regulate
 DECODER = (512, 384, 160, 56, 24, 24)  # filters per level; the first three regulate

@@ -3,11 +3,13 @@
 import keras
 from keras import layers
 
+from models.codeset import COMPARISON
 from models.encoders import STRIDE, encode
 from models.layers import NORM_MOMENTUM, output_channels, output_layer, pad_to_multiple
 
 # Used by train.py for settings that are None.
 RECOMMENDED = {"BATCH_SIZE": 12, "OPTIMIZER": "nadam", "LEARNING_RATE": 1e-3, "SCHEDULE": "poly"}
+PUBLISHED = COMPARISON | {"BATCH_SIZE": 12}  # used with AS_PUBLISHED
 
 BACKBONE_EPSILON, HEAD_EPSILON = 1e-3, 1e-5  # batch normalization before the pyramid, and from the pyramid on
 

@@ -3,10 +3,12 @@
 import keras
 from keras import layers
 
+from models.codeset import COMPARISON
 from models.layers import NORM_MOMENTUM, output_channels, output_layer, pad_to_multiple, require_levels
 
 # Used by train.py for settings that are None.
 RECOMMENDED = {"BATCH_SIZE": 8, "OPTIMIZER": "nadam", "LEARNING_RATE": 1e-3, "SCHEDULE": "constant"}
+PUBLISHED = COMPARISON | {"BATCH_SIZE": 8}  # used with AS_PUBLISHED
 MOST_CHANNELS = 4096  # at the lowest level: half a billion parameters
 
 

@@ -84,6 +84,9 @@ RUN_ELSEWHERE = {
     ),
     "python train.py --help": ("tests/test_settings.py::test_help_of_every_script_is_immediate_and_complete"),
     "python train.py --loss my_loss.py": "tests/test_extending.py::test_network_and_loss",
+    "python train.py --model my_network.py --as-published": (
+        "tests/models/test_codeset.py::test_a_file_of_the_codeset_trains_predicts_and_is_kept"
+    ),
     "python train.py --model my_network.py": "tests/test_extending.py::test_network_and_loss",
     "0_import_images.py --channels rgb": f"{CHANNELS}::test_colors_are_kept_or_their_loss_is_said",
     """0_import_volumes.py --channels "['{id}_flair', '{id}_t1']\"""": (

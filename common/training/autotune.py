@@ -10,7 +10,7 @@ import numpy as np
 import models
 from common.devices import accelerators, silenced_libraries, usual_half, usual_jit
 from common.errors import is_out_of_memory
-from common.training.configure import RECOMMENDED, build_network, make_batches, set_precision
+from common.training.configure import PUBLISHED, RECOMMENDED, build_network, make_batches, set_precision
 from common.training.optimizer import compile_network
 
 LONG = 10  # minutes; from here on, a run whose EPOCHS are to be measured is worth benchmarks
@@ -54,7 +54,8 @@ def autotune(settings, training, devices):
     size = choose_batch_size(size, lambda: compiled(jit), batch, len(training))
     size = devices.broadcast(size) * len(devices)
     chosen = chosen.replace("auto: trained the most images per second in a benchmark", BATCH_SIZE=size)
-    is_recommended = settings.reasons.get("LEARNING_RATE") == RECOMMENDED.format(settings.MODEL)
+    reasons = [reason.format(settings.MODEL) for reason in (RECOMMENDED, PUBLISHED)]
+    is_recommended = settings.reasons.get("LEARNING_RATE") in reasons
     if is_recommended and models.recommended(settings.MODEL)["LEARNING_RATE"] == settings.LEARNING_RATE:
         rate = models.recommended(settings.MODEL, size)["LEARNING_RATE"]
         chosen = chosen.replace(f"{RECOMMENDED.format(settings.MODEL)} at this batch size", LEARNING_RATE=rate)

@@ -27,6 +27,7 @@ from losses.own import take_copies
 
 GRID = {"spacing", "size"}  # settings of networks whose kernels depend on the volumes
 RECOMMENDED = "recommended for {}"  # the reason for a value recommended by a network's author
+PUBLISHED = "as the author of {} trained it"
 
 
 def configure(settings):
@@ -55,6 +56,8 @@ def configure(settings):
         settings = of_retrained(settings)
     if settings.MODEL is None and settings.MODEL_SETTINGS:
         settings = settings.replace("MODEL_SETTINGS without MODEL are for the U-net", MODEL="unet")
+    if settings.AS_PUBLISHED and settings.MODE != "resume":
+        settings = with_published(settings)
     settings = with_recommended(settings)
     check_settings(settings)
     return settings
@@ -94,7 +97,8 @@ def configure_folds(settings):
         raise SettingError('FOLD: "all" needs a validation set (VALIDATION is ""); set VALIDATION, or use one fold')
     first = find_folds(settings.TRAIN)[0]
     fold = configure(settings.replace("the first fold", FOLD=first))
-    own = {name: fold.values[name] for name in ("MODEL", "MODEL_SETTINGS")}
+    published = models.published(fold.MODEL) if settings.AS_PUBLISHED else ()
+    own = {name: fold.values[name] for name in ("MODEL", "MODEL_SETTINGS", *published)}
     settings = settings.replace("as for the first fold", **own)
     if all(fold.values[name] is not None for name in CHOSEN) and not takes_grid(fold):
         return settings
@@ -224,11 +228,37 @@ def without_validation(settings):
     return settings.replace("no validation set", EARLY_STOP=0)
 
 
+def with_published(settings):
+    """Settings with which the network's author trained, except those that a flag or a settings file sets."""
+    if settings.MODEL is None:
+        raise SettingError("AS_PUBLISHED: needs MODEL (not set); choose a network as --model")
+    with as_setting_error("AS_PUBLISHED"):
+        size = settings.BATCH_SIZE if "BATCH_SIZE" in settings.given and settings.BATCH_SIZE != "auto" else None
+        found = models.published(settings.MODEL, size)
+    kept = set(settings.given)
+    kept |= {"CONTROLLER", "EARLY_STOP"} if settings.VALIDATION == "" else set()
+    kept |= {"EPOCHS"} if settings.EPOCHS_FROM else set()
+    if kept & {"LEARNING_RATE", "OPTIMIZER"} and found["SCHEDULE"] == "graph":
+        found = _without_graph(found)
+    if "OPTIMIZER" in kept:
+        del found["LEARNING_RATE"]
+    found = {name: value for name, value in found.items() if name not in kept}
+    return settings.replace(PUBLISHED.format(settings.MODEL), **found)
+
+
+def _without_graph(recommended):
+    """Recommended settings for a learning rate of the user's own, instead of those in a graph."""
+    return recommended | {"SCHEDULE": "constant", "SCHEDULE_SETTINGS": {}}
+
+
 def with_recommended(settings):
     """Settings with the author's recommendations instead of None, and EPOCHS from a graph schedule."""
+    given = settings.given
     if settings.MODEL is not None:
         settings = _with_recommended(settings)
-    if settings.SCHEDULE == "graph" and (points := settings.SCHEDULE_SETTINGS.get("points")):
+    points = settings.SCHEDULE_SETTINGS.get("points") if settings.SCHEDULE == "graph" else None
+    is_cut_short = "EPOCHS" in given and "SCHEDULE_SETTINGS" not in given  # EPOCHS as a flag, and the author's graph
+    if points and not is_cut_short:
         settings = settings.replace("end of the graph in SCHEDULE_SETTINGS", EPOCHS=max(int(points[-1][0]), 1))
     return settings
 
@@ -244,8 +274,12 @@ def _with_recommended(settings):
             make_optimizer(recommended["OPTIMIZER"])
         ):  # the recommended rate is for another optimizer
             settings = settings.replace("default of OPTIMIZER", LEARNING_RATE=float(chosen.learning_rate))
-    missing = {name: value for name, value in recommended.items() if settings.values[name] is None}
-    return settings.replace(RECOMMENDED.format(settings.MODEL), **missing)
+    if recommended["SCHEDULE"] == "graph" and settings.LEARNING_RATE is not None:
+        recommended = _without_graph(recommended)
+    missing = {name for name in recommended if settings.values[name] is None}
+    missing |= {"SCHEDULE_SETTINGS"} & recommended.keys() if "SCHEDULE" in missing else set()
+    missing -= {"SCHEDULE_SETTINGS"} if settings.SCHEDULE_SETTINGS else set()
+    return settings.replace(RECOMMENDED.format(settings.MODEL), **{name: recommended[name] for name in missing})
 
 
 def check_settings(settings):
