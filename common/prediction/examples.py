@@ -4,12 +4,14 @@ from pathlib import Path
 
 import numpy as np
 
+from common.prediction.volume_tiles import mean_probabilities
 from common.slices.classes import class_numbers, is_target, mean_dice, sets_of_numbers, without_ignored
 from common.slices.drawing import PREDICTED_COLOR, TRUTH_COLOR, draw_planes, draw_truth_and_prediction, first_and_last
 from common.slices.images import to_eight_bit
 from common.training.calibration import Calibrator
 from common.training.report import finish_report
 from common.training.trained_models import load_network
+from common.volumes.labels import label_numbers
 
 
 def finish_run(run, log, validation, batch_size, tile=None):
@@ -78,9 +80,6 @@ def _slices(dataset, model, batch_size, count, seen):
 
 
 def _volumes(dataset, model, count, tile, seen):
-    from common.prediction.volume_networks import label_numbers  # needs SimpleITK, slices do not
-    from common.prediction.volume_tiles import mean_probabilities
-
     scores, pictures = {}, {}
     for i in range(len(dataset)):
         image, labels = dataset.shown_volume(i)

@@ -25,7 +25,7 @@ from common.volumes.grids import (
     whole_box,
 )
 from common.volumes.intensity import scales_of
-from common.volumes.labels import label_image
+from common.volumes.labels import label_image, label_numbers
 from common.volumes.reading import read_channels, read_further
 from common.volumes.values import channels_on_grid
 
@@ -196,35 +196,4 @@ def labels_on_grid(probabilities, grid, original, threshold, nested=False):
     box = box_on_grid(whole_box(grid), grid, original)
     target = grid_of_box(original, box)
     labels[box.slices] = label_numbers(channels_on_grid(probabilities, grid, target), threshold, nested)
-    return labels
-
-
-def label_numbers(channels, threshold=0.5, nested=False):
-    """Label numbers from probabilities with a channel for each label and none for the background.
-
-    A voxel gets the label with the largest probability if the sum of all is above the threshold, so between two
-    labels neither needs to exceed it alone. Of nested labels, it gets the largest number that is above the threshold.
-
-    Args:
-        channels: iterable of arrays of one shape, the probabilities of labels 1, 2, ...; loads one at a time.
-        threshold: 0 to 1.
-        nested: whether each label includes those with larger numbers.
-
-    Returns:
-        uint8 of the same shape.
-    """
-    channels = iter(channels)
-    if nested:
-        labels = (next(channels) > threshold).astype(np.uint8)
-        for number, values in enumerate(channels, 2):
-            labels[values > threshold] = number
-        return labels
-    largest = np.array(next(channels))
-    total, labels = largest.copy(), np.ones(largest.shape, np.uint8)
-    for number, values in enumerate(channels, 2):
-        is_larger = values > largest
-        labels[is_larger] = number
-        largest[is_larger] = values[is_larger]
-        total += values
-    labels[total <= threshold] = 0
     return labels

@@ -1,4 +1,4 @@
-"""Label volumes: read labels from a file, and convert masks of slices to labels on the volume grid."""
+"""Label volumes: read labels from a file, and make them of masks of slices or of probabilities."""
 
 import numpy as np
 
@@ -162,3 +162,34 @@ def sample_voxels(labels, count=SAMPLES):
         voxels = voxels[np.sort(rng.choice(len(voxels), min(count, len(voxels)), replace=False))]
         samples.append(np.column_stack([voxels, np.full(len(voxels), label)]).astype(np.int16))
     return np.concatenate(samples)
+
+
+def label_numbers(channels, threshold=0.5, nested=False):
+    """Label numbers from probabilities with a channel for each label and none for the background.
+
+    A voxel gets the label with the largest probability if the sum of all is above the threshold, so between two
+    labels neither needs to exceed it alone. Of nested labels, it gets the largest number that is above the threshold.
+
+    Args:
+        channels: iterable of arrays of one shape, the probabilities of labels 1, 2, ...; loads one at a time.
+        threshold: 0 to 1.
+        nested: whether each label includes those with larger numbers.
+
+    Returns:
+        uint8 of the same shape.
+    """
+    channels = iter(channels)
+    if nested:
+        labels = (next(channels) > threshold).astype(np.uint8)
+        for number, values in enumerate(channels, 2):
+            labels[values > threshold] = number
+        return labels
+    largest = np.array(next(channels))
+    total, labels = largest.copy(), np.ones(largest.shape, np.uint8)
+    for number, values in enumerate(channels, 2):
+        is_larger = values > largest
+        labels[is_larger] = number
+        largest[is_larger] = values[is_larger]
+        total += values
+    labels[total <= threshold] = 0
+    return labels

@@ -15,6 +15,7 @@ from common.prediction.volume_tiles import mean_probabilities, tile_corners
 from common.setting_checks import check
 from common.setting_types import Crop
 from common.volumes.grids import Geometry, image_at, orient, require_room
+from common.volumes.labels import label_numbers
 
 devices.import_keras()
 from common.errors import InputError, SettingError
@@ -22,7 +23,6 @@ from common.prediction.volume_networks import (
     Options,
     Stage,
     Volume,
-    label_numbers,
     labels_on_grid,
     predict_labels,
 )

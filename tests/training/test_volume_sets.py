@@ -98,6 +98,7 @@ def test_run_folder_of_volumes_is_complete(decathlon_runs):
         assert about["kind"] == "volumes" and about["step"] == step and about["channels"] == 2
         log = pd.read_csv(run / "training_log.csv")
         assert len(log) == 3 and np.isfinite(log.to_numpy()).all()
+        assert (run / "progress" / "epoch-00003.jpg").is_file() and 'type="range"' in (run / "report.html").read_text()
 
 
 @pytest.mark.slow

@@ -12,13 +12,12 @@ from hypothesis.extra import numpy as hnp
 from running import TINY_SE_RESUNET3D, assert_refused, only_folder, run_here
 
 from common.files import write_json
-from common.prediction.volume_networks import label_numbers
 from common.slices import classes as c
 from common.training.calibration import THRESHOLDS, dice_by_threshold
 from common.training.sets import open_set
 from common.volumes.channels import find_files
 from common.volumes.grids import Geometry
-from common.volumes.labels import label_image, measure_labels
+from common.volumes.labels import label_image, label_numbers, measure_labels
 from losses import get_loss
 from losses.metrics import Overlap
 
