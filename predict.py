@@ -50,6 +50,8 @@ FLIPS: Literal["flips", "turns", "none"] | None = None
 THRESHOLD: types.Share | None = None  # probability above which a pixel is foreground; None: as training chose
 #   With one class, or in 3-D. None is the threshold of choose.py, or of the run (the mean over several), otherwise 0.5.
 BATCH_SIZE: types.PositiveInt = 8  # slices or tiles per step
+SKIP_EMPTY: bool = True  # predict slices or tiles of one gray value once; equal ones get the same
+#   Such as air and black borders. Masks do not change, since equal slices get equal masks.
 TILE: types.Crop | None = None  # 3-D: tile size in voxels (up, back, left); None: training crop
 #   None without a training crop: whole volumes.
 
@@ -213,6 +215,7 @@ def write_slices(folder, source, models, prepared, used, facts, workers):
     )
     further = further_outputs(folder, ensemble, outputs.files.folders, len(models.files))
     options = {"fit": fit, "overlap": settings.OVERLAP, "batch_size": settings.BATCH_SIZE, "flips": flips}
+    options["skip_empty"] = settings.SKIP_EMPTY
     options |= {"images": lambda: ordered_map(read, slices), "squares": settings.UNCERTAINTY, "workers": workers}
     read, pixels = reader_of(source, ensemble.inputs), PixelSizes(prepared.spacing, ensemble.size, fit)
     predicted = ensemble.predict(count=len(slices), **options)

@@ -1,9 +1,12 @@
 """Process many slices in parallel and in order, with bounded memory and a progress bar."""
 
 import os
+import queue
+import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import cv2
 from tqdm import tqdm
@@ -52,6 +55,43 @@ def ordered_map(function, items, workers=0, problems=None):
             yield result()
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def ahead(items, count=2):
+    """Pass items through from a thread that continues while they are used, up to `count` items ahead.
+
+    The thread ends with the iteration, also if that is left early. Its exceptions are raised here.
+    """
+    waiting, stopped, end = queue.Queue(count), threading.Event(), object()
+
+    def put(item):
+        while not stopped.is_set():
+            with suppress(queue.Full):
+                return waiting.put(item, timeout=0.1)
+
+    def run():
+        try:
+            for item in items:
+                put((item, None))
+                if stopped.is_set():
+                    return
+            put((end, None))
+        except BaseException as error:  # to the thread that uses the items
+            put((end, error))
+        finally:
+            if hasattr(items, "close"):
+                items.close()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        while (item := waiting.get())[0] is not end:
+            yield item[0]
+        if item[1]:
+            raise item[1]
+    finally:
+        stopped.set()
+        thread.join()
 
 
 def progress(items, total, label):

@@ -8,7 +8,7 @@ import pytest
 
 from common import parallel
 from common.errors import InputError
-from common.parallel import ProgressBar, ordered_map, progress
+from common.parallel import ProgressBar, ahead, ordered_map, progress
 
 
 @pytest.mark.parametrize("workers", [1, 3])
@@ -31,6 +31,41 @@ def test_ordered_map_takes_only_a_few_items_ahead():
     mapped = ordered_map(lambda n: n, (taken.append(i) or i for i in range(1000)), workers=2)
     next(mapped)
     assert len(taken) <= 8
+
+
+def test_items_are_made_while_earlier_ones_are_used():
+    made, closed = [], []
+
+    def items():
+        try:
+            for number in range(100):
+                made.append(number)
+                yield number
+        finally:
+            closed.append(True)
+
+    used = ahead(items(), 2)
+    for expected in range(3):
+        assert next(used) == expected
+        deadline = time.monotonic() + 10
+        while len(made) < expected + 4 and time.monotonic() < deadline:  # one used, two waiting, one in hand
+            time.sleep(0.01)
+        time.sleep(0.05)
+        assert len(made) == expected + 4
+    used.close()  # left early
+    assert closed and len(made) < 10
+    assert list(ahead(iter(range(50)))) == list(range(50))
+
+
+def test_an_error_of_items_made_ahead_is_raised_after_those_before():
+    def items():
+        yield 1
+        raise InputError("broken")
+
+    used = ahead(items())
+    assert next(used) == 1
+    with pytest.raises(InputError, match="broken"):
+        next(used)
 
 
 class Terminal(io.StringIO):

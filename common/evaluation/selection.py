@@ -15,6 +15,7 @@ from common.errors import InputError
 from common.evaluation.summary import interval_of_mean
 from common.parallel import ordered_map, progress
 from common.prediction.ensemble import TRANSFORMS, predict_turned
+from common.prediction.networks_in_workers import load_for_prediction
 from common.scores import count_pixels, scores_of_counts
 from common.slices.classes import class_numbers, has_class, without_ignored
 from common.slices.masks import clean
@@ -22,7 +23,7 @@ from common.system_errors import errors_of
 from common.training.calibration import choose_threshold
 from common.training.run_folder import CHECKPOINTS
 from common.training.sets import open_set
-from common.training.trained_models import CrossValidation, load_network, model_file
+from common.training.trained_models import CrossValidation, model_file
 
 COUNTS = ["tp", "fp", "fn"]
 KEYS = ["networks", "flips", "clean"]
@@ -170,7 +171,7 @@ def predict_fold(folder, fold, groups, transforms, batch_size):
         )
     means = MeanProbabilities(folder, groups, transforms)
     for run_folder, checkpoint in progress(members, len(members), f"fold {fold + 1}, networks"):
-        network = load_network(model_file(runs[run_folder], checkpoint))
+        network = load_for_prediction(model_file(runs[run_folder], checkpoint))
         means.add([run_folder, checkpoint], network, slices, batch_size)
         gc.collect()  # one network at a time
     return slices, means.arrays

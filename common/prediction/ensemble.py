@@ -1,22 +1,18 @@
 """Predict images of any size, whole or in overlapping tiles, averaged over networks, flips and quarter turns."""
 
-import collections
 import gc
-import itertools
 import tempfile
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from common.errors import InputError
-from common.parallel import progress
-from common.prediction.networks_in_workers import load_keras, network_of, surroundings
+from common.parallel import ahead, progress
+from common.prediction.networks_in_workers import load_for_prediction, load_keras, network_of, surroundings
+from common.prediction.tile_batches import TileBatches
 from common.prediction.uncertainty import foreground
-from common.slices.images import cut, fit_boxes, resize, to_unit, with_channels
-from common.slices.tiling import WeightedMean, gaussian_window
-from common.training.trained_models import load_network, recorded_shape
+from common.training.trained_models import recorded_shape
 
 # Test-time augmentation: transforms to average over, as (quarter turns, mirrored).
 TRANSFORMS = {
@@ -65,7 +61,7 @@ class Ensemble:
         Yields:
             (image, probabilities); probabilities are (H, W, C) float32, or C + 1 with `squares`.
         """
-        sums = self.running_sums(images, **settings)
+        sums = ahead(self.running_sums(images, **settings))  # the network continues while results are written
         for number, image, total in progress(sums, count * len(self.files), "predicting"):
             if number == len(self.files) - 1:
                 yield image, total / np.float32(len(self.files))
@@ -108,7 +104,7 @@ class Ensemble:
         if self._loaded is None or self._loaded[0] != number:
             self._loaded = None
             gc.collect()
-            self._loaded = number, load_network(self.files[number])
+            self._loaded = number, load_for_prediction(self.files[number])
         return self._loaded[1]
 
 
@@ -141,81 +137,20 @@ def predict_batch(x, file, flips, wanted):
     return average_over(network_of(file), x, flips)
 
 
-def predict_images(images, average, size, fit, overlap=0.5, batch_size=8):
+def predict_images(images, average, size, fit, overlap=0.5, batch_size=8, skip_empty=True):
     """Predict probabilities of images as a stream; only a few images are in memory at a time.
 
     Args:
-        images: iterable of (H, W) or (H, W, C) uint8 or uint16, of any sizes, with the channels of the network.
         average: function of an iterable of batches (B, size, size, C) float32 that yields their probabilities in order.
-        size: side of the input slices in pixels.
-        fit: "resize", "tile" or "pad", as for `common.slices.images.fit_boxes`; overlapping tiles are averaged with
-            Gaussian weights.
-        overlap: min overlap of neighboring tiles as a share of a tile, 0 to 0.9.
-        batch_size: slices or tiles per step.
+        images, size, fit, overlap, batch_size, skip_empty: as for `TileBatches`.
 
     Yields:
         (image, probabilities); probabilities are (H, W, C) float32.
     """
-    window = gaussian_window((size, size)) if fit == "tile" else np.ones((size, size, 1), np.float32)
-    waiting, sent = collections.deque(), collections.deque()
-
-    def all_tiles():
-        for image in images:
-            shape = image.shape[:2]
-            boxes = [[0, 0, size, size]] if shape == (size, size) else None
-            tiled = TiledImage(image, boxes or fit_boxes(shape, size, fit, int(overlap * size)), window)
-            waiting.append(tiled)
-            for box in tiled.boxes:
-                yield tiled, box, to_unit(with_channels(cut(image, box, size)))
-
-    def batches():
-        stream = all_tiles()
-        while batch := list(itertools.islice(stream, batch_size)):
-            shape = batch_size, *batch[0][2].shape  # always full, so that the network compiles only once
-            x = np.zeros(shape, np.float32)
-            for row, (_, _, tile) in enumerate(batch):
-                x[row] = tile
-            sent.append([(tiled, box) for tiled, box, _ in batch])
-            yield x
-
-    for of_batch in average(batches()):
-        for (tiled, box), probabilities in zip(sent.popleft(), of_batch, strict=False):
-            tiled.add(box, probabilities)
-        while waiting and waiting[0].is_complete:
-            tiled = waiting.popleft()
-            yield tiled.image, tiled.mean.result()
-
-
-class TiledImage:
-    """An image with tiles in prediction.
-
-    Args:
-        image: (H, W) or (H, W, C).
-        boxes: tile boxes, [left, top, width, height].
-        window: (size, size, 1), tile weights.
-
-    Attributes:
-        mean: WeightedMean of the tiles so far; None before the first tile.
-    """
-
-    def __init__(self, image, boxes, window):
-        self.image, self.boxes, self.window = image, boxes, window
-        self.missing, self.mean = len(boxes), None
-
-    def add(self, box, probabilities):
-        """Add the probabilities (size, size, C) of a tile, scaled back to its box."""
-        left, top, width, height = box
-        probabilities, weights = (
-            resize(array, (height, width), cv2.INTER_LINEAR).reshape(height, width, -1)
-            for array in (probabilities, self.window)
-        )
-        self.mean = self.mean or WeightedMean(self.image.shape[:2], probabilities.shape[-1])
-        self.mean.add((top, left), probabilities, weights)
-        self.missing -= 1
-
-    @property
-    def is_complete(self):
-        return self.missing == 0
+    batches = TileBatches(images, size, fit, overlap, batch_size, skip_empty)
+    for probabilities in average(batches):
+        batches.answer(probabilities)
+        yield from batches.completed()
 
 
 def average_over(network, x, flips="none"):
@@ -229,6 +164,8 @@ def average_over(network, x, flips="none"):
     Returns:
         (B, H, H, C) float32.
     """
+    if not len(x):
+        return x
     return sum(predict_turned(network, x, *form) for form in TRANSFORMS[flips]) / np.float32(len(TRANSFORMS[flips]))
 
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import numpy as np
 
+from common.prediction.networks_in_workers import load_for_prediction
 from common.prediction.volume_tiles import mean_probabilities
 from common.slices.classes import class_numbers, is_target, mean_dice, sets_of_numbers, without_ignored
 from common.slices.drawing import PREDICTED_COLOR, TRUTH_COLOR, draw_planes, draw_truth_and_prediction, first_and_last
 from common.slices.images import to_eight_bit
 from common.training.calibration import Calibrator
 from common.training.report import finish_report
-from common.training.trained_models import load_network
 from common.volumes.labels import label_numbers
 
 
@@ -30,7 +30,7 @@ def finish_run(run, log, validation, batch_size, tile=None):
         finish_report(run, log, [])
         return None
     model, calibrator = run.model_file("best_dice"), Calibrator(validation)
-    drawn = best_and_worst(validation, load_network(model), batch_size, tile=tile, seen=calibrator.add)
+    drawn = best_and_worst(validation, load_for_prediction(model), batch_size, tile=tile, seen=calibrator.add)
     calibration = calibrator.result(model)
     calibration.write_to(run.calibration_file)
     finish_report(run, log, drawn, calibration)

@@ -5,11 +5,11 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError, as_input_error
+from common.prediction.networks_in_workers import load_for_prediction
 from common.prediction.volume_tiles import mean_probabilities
 from common.slices.classes import highest_class, sets_of_numbers
 from common.slices.masks import clean, keep_components
 from common.training.calibration import DEFAULT
-from common.training.trained_models import load_network
 from common.volumes.grids import (
     Box,
     Geometry,
@@ -40,7 +40,7 @@ class Stage:
 
     def __init__(self, models, tile):
         self.data, self.tile = models.data, tile or models.crop
-        self.networks = [load_network(file) for file in models.files]
+        self.networks = [load_for_prediction(file) for file in models.files]
 
     def grid(self, geometry, box=None):
         """Grid of an oriented volume, or of a Box of its working grid, as in training."""

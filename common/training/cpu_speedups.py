@@ -2,8 +2,8 @@
 
 The layers stay Keras' own, with their weights and configurations, and so do model files. In training (Winograd
 convolutions also in validation), some layers use operations that TensorFlow with oneDNN computes fast in float32.
-Nothing changes on other backends and devices, in half precision, and in models loaded for prediction. Only dropout
-does not give the same results: see `dropout`.
+Nothing changes on other backends and devices, and in half precision. Models loaded for prediction have other
+operations: see `common.prediction.cpu_speedups`. Only dropout does not give the same results: see `dropout`.
 """
 
 from functools import partial
@@ -49,18 +49,23 @@ def speedups_in_words(model):
     return "\n".join(lines) + "\n" if changed else ""
 
 
+def are_used():
+    """Whether TensorFlow computes on a CPU, and this module knows the layers of the installed Keras."""
+    return is_tensorflow_on_cpu() and _is_keras_known()
+
+
 def _is_keras_known():
     return keras.__version__.split(".")[:2] == KERAS.split(".")
 
 
 def _replacements(model):
     """(layer, method name, function of the layer and the method's arguments) for each layer to change."""
-    if not is_tensorflow_on_cpu() or not _is_keras_known():
+    if not are_used():
         return
     for layer in model.layers:
         if isinstance(layer, keras.Model):
             yield from _replacements(layer)
-        elif type(layer) is layers.Conv2D and _is_plain_convolution(layer):
+        elif type(layer) is layers.Conv2D and is_plain_convolution(layer):
             yield layer, "convolution_op", _convolution_op
         elif type(layer) is layers.BatchNormalization and layer.scale and layer.center and layer.axis in (-1, 3):
             yield layer, "call", _batch_normalization
@@ -68,7 +73,7 @@ def _replacements(model):
             yield layer, "call", _dropout
 
 
-def _is_plain_convolution(layer):
+def is_plain_convolution(layer):
     """Whether a layer has an odd kernel larger than 1, stride 1, no dilation or groups, and zero padding."""
     options = layer.strides, layer.dilation_rate, layer.padding, layer.groups, layer.data_format
     odd = all(side % 2 for side in layer.kernel_size) and max(layer.kernel_size) > 1

@@ -79,14 +79,14 @@ def count_network():
     """Count what the network does and, since it is no work of the script, loading it."""
     from common.prediction import ensemble
 
-    load = counted(ensemble.load_network)
+    load = counted(ensemble.load_for_prediction)
 
     def load_counted(path):
         network = load(path)
         network.predict_on_batch = counted(network.predict_on_batch)
         return network
 
-    ensemble.load_network = load_counted
+    ensemble.load_for_prediction = load_counted
 
 
 def draw(folder, slices):
