@@ -57,7 +57,7 @@ LEARNING_RATE: types.NonNegative | None = None  # initial value; None: the autho
 SCHEDULE: types.Schedule | None = None  # "constant", "poly", "graph" or "cosine"
 SCHEDULE_SETTINGS: types.ScheduleSettings = {}  # such as {"power": 0.9} for "poly"
 #   "graph": {"points": [[0, 5e-3], [50, 1e-3]]}, which also sets EPOCHS; "cosine": {"period": 100, "factor": 2,
-#   "lowest": 1e-6}; with any of them {"warm_up": 5}, epochs in which the rate rises first
+#   "lowest": 1e-6}; with any {"warm_up": 5}, epochs in which the rate rises, and {"skip": 30}, epochs that are over
 CONTROLLER: types.ControllerSettings = {}  # learning-rate multiplier on a plateau; {}: off
 #   {"step": [0.1, 2.5], "patience": [10, 3], "limit": [0.001, 1]}
 BATCH_SIZE: types.PositiveInt | Literal["auto"] | None = None

@@ -344,6 +344,7 @@ class ScheduleSettings(TypedDict, total=False):
     factor: Positive
     lowest: NonNegative
     warm_up: Count
+    skip: Count
 
 
 @strict

@@ -32,6 +32,7 @@ INTERVAL: Annotated[float, Ge(-1e6), Le(1e6), types.Rule("a number other than 0"
 # mm between slices; negative: start from the other end
 PIXEL: types.Millimeters | None = None  # pixel size in mm; None: the longer side of the surface fills 90% of SIZE
 SIZE: types.Side = 200  # side length of the masks in pixels; the surface is centered
+AS_AIS: bool = False  # True: the masks of SliceSTL.py of AIS, pixel for pixel; the surface fills SIZE
 FLIP: Literal["", "horizontal", "vertical", "both"] = ""  # mirror "horizontal", "vertical" or "both"; "": off
 
 # --- label volume instead of masks
@@ -57,7 +58,7 @@ from common.volumes.finding import LABEL_ENDINGS
 from common.volumes.grids import Geometry
 from common.volumes.labels import label_image, write_labels
 from common.volumes.reading import read_volume
-from common.volumes.surfaces import slice_surface, with_vertices
+from common.volumes.surfaces import slice_as_codeset, slice_surface, with_vertices
 from common.words import number_of
 
 ENDINGS = tuple(ending for ending in LABEL_ENDINGS if ending != ".mhd")  # .mhd is two files
@@ -86,6 +87,9 @@ def check_settings():
         path for path in inputs if Path(path).exists() and Path(path).resolve() == Path(settings.OUTPUT).resolve()
     ]:
         raise SettingError(f"OUTPUT: would overwrite its source {own[0]}; use another path")
+    if settings.AS_AIS and (settings.PIXEL or settings.VOLUME):
+        other = "PIXEL" if settings.PIXEL else "VOLUME"
+        raise SettingError(f"AS_AIS: cannot be combined with {other} ({settings.values[other]}); set only one of them")
     refuse_existing(settings.OUTPUT, settings.REPLACE)
 
 
@@ -157,14 +161,19 @@ def write_label_volume(surface):
 
 def write_masks(surface):
     """Write slices through a surface as masks."""
+    side = settings.SIZE
     in_pixels, heights = to_pixels(surface)
-    side, count = settings.SIZE, len(heights)
+    if settings.AS_AIS:
+        masks = slice_as_codeset(surface, settings.AXIS, settings.OFFSET, abs(settings.INTERVAL), side)
+        masks = masks if settings.INTERVAL > 0 else masks[::-1]
+    else:
+        masks = slice_surface(in_pixels, heights, (side, side))
+    count = len(masks) if settings.AS_AIS else len(heights)
     print(
         f"slicing the surface along {settings.AXIS} into {settings.OUTPUT} (masks: {count} of {side}x{side})",
         flush=True,
     )
     with whole_folder(settings.OUTPUT, settings.REPLACE) as folder:
-        masks = slice_surface(in_pixels, heights, (side, side))
         for number, mask in enumerate(progress(masks, count, "slicing"), 1):
             mask = mask[::-1] if settings.FLIP in ("vertical", "both") else mask
             mask = mask[:, ::-1] if settings.FLIP in ("horizontal", "both") else mask

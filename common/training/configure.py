@@ -17,6 +17,7 @@ from common.training.distribution import several_processes
 from common.training.h5_models import is_h5, network_of
 from common.training.optimizer import Controller, compile_network, learning_rate, make_optimizer, prepare_steps
 from common.training.plan import CHOSEN, choose_missing
+from common.training.recommended import with_published, with_recommended
 from common.training.run_folder import MEASURED, Log, Run
 from common.training.sets import open_both
 from common.training.trained_models import CrossValidation, load_network, model_file, take_weights
@@ -26,8 +27,6 @@ from losses import get_loss
 from losses.own import take_copies
 
 GRID = {"spacing", "size"}  # settings of networks whose kernels depend on the volumes
-RECOMMENDED = "recommended for {}"  # the reason for a value recommended by a network's author
-PUBLISHED = "as the author of {} trained it"
 
 
 def configure(settings):
@@ -226,60 +225,6 @@ def without_validation(settings):
     if settings.EARLY_STOP and is_flag(settings, "EARLY_STOP"):
         raise SettingError('EARLY_STOP: needs a validation set (VALIDATION is ""); set it to 0')
     return settings.replace("no validation set", EARLY_STOP=0)
-
-
-def with_published(settings):
-    """Settings with which the network's author trained, except those that a flag or a settings file sets."""
-    if settings.MODEL is None:
-        raise SettingError("AS_PUBLISHED: needs MODEL (not set); choose a network as --model")
-    with as_setting_error("AS_PUBLISHED"):
-        size = settings.BATCH_SIZE if "BATCH_SIZE" in settings.given and settings.BATCH_SIZE != "auto" else None
-        found = models.published(settings.MODEL, size)
-    kept = set(settings.given)
-    kept |= {"CONTROLLER", "EARLY_STOP"} if settings.VALIDATION == "" else set()
-    kept |= {"EPOCHS"} if settings.EPOCHS_FROM else set()
-    if kept & {"LEARNING_RATE", "OPTIMIZER"} and found["SCHEDULE"] == "graph":
-        found = _without_graph(found)
-    if "OPTIMIZER" in kept:
-        del found["LEARNING_RATE"]
-    found = {name: value for name, value in found.items() if name not in kept}
-    return settings.replace(PUBLISHED.format(settings.MODEL), **found)
-
-
-def _without_graph(recommended):
-    """Recommended settings for a learning rate of the user's own, instead of those in a graph."""
-    return recommended | {"SCHEDULE": "constant", "SCHEDULE_SETTINGS": {}}
-
-
-def with_recommended(settings):
-    """Settings with the author's recommendations instead of None, and EPOCHS from a graph schedule."""
-    given = settings.given
-    if settings.MODEL is not None:
-        settings = _with_recommended(settings)
-    points = settings.SCHEDULE_SETTINGS.get("points") if settings.SCHEDULE == "graph" else None
-    is_cut_short = "EPOCHS" in given and "SCHEDULE_SETTINGS" not in given  # EPOCHS as a flag, and the author's graph
-    if points and not is_cut_short:
-        settings = settings.replace("end of the graph in SCHEDULE_SETTINGS", EPOCHS=max(int(points[-1][0]), 1))
-    return settings
-
-
-def _with_recommended(settings):
-    with as_setting_error("MODEL"):
-        size = settings.BATCH_SIZE
-        recommended = models.recommended(settings.MODEL, None if size == "auto" else size)
-    if settings.OPTIMIZER is not None and settings.LEARNING_RATE is None:
-        with as_setting_error("OPTIMIZER"):
-            chosen = make_optimizer(settings.OPTIMIZER)
-        if type(chosen) is not type(
-            make_optimizer(recommended["OPTIMIZER"])
-        ):  # the recommended rate is for another optimizer
-            settings = settings.replace("default of OPTIMIZER", LEARNING_RATE=float(chosen.learning_rate))
-    if recommended["SCHEDULE"] == "graph" and settings.LEARNING_RATE is not None:
-        recommended = _without_graph(recommended)
-    missing = {name for name in recommended if settings.values[name] is None}
-    missing |= {"SCHEDULE_SETTINGS"} & recommended.keys() if "SCHEDULE" in missing else set()
-    missing -= {"SCHEDULE_SETTINGS"} if settings.SCHEDULE_SETTINGS else set()
-    return settings.replace(RECOMMENDED.format(settings.MODEL), **{name: recommended[name] for name in missing})
 
 
 def check_settings(settings):

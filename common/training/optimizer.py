@@ -59,12 +59,13 @@ def make_optimizer(setting, rate=None):
 # --- learning rate
 
 
-def learning_rate(schedule, epoch, epochs, base, *, warm_up=0, **settings):
+def learning_rate(schedule, epoch, epochs, base, *, warm_up=0, skip=0, **settings):
     """Learning rate of an epoch: that of `scheduled_rate`, in the first `warm_up` epochs rising in equal steps.
 
     Args:
         schedule, epoch, epochs, base: as in `scheduled_rate`.
         warm_up: number of epochs; epoch i of them, from 0, has (i + 1) / (warm_up + 1) of the rate.
+        skip: number of epochs that the schedule had before this run, whose length is then epochs + skip.
         settings: further keyword arguments of `scheduled_rate`.
 
     Returns:
@@ -73,7 +74,7 @@ def learning_rate(schedule, epoch, epochs, base, *, warm_up=0, **settings):
     Raises:
         ValueError: as in `scheduled_rate`.
     """
-    return scheduled_rate(schedule, epoch, epochs, base, **settings) * min(1, (epoch + 1) / (warm_up + 1))
+    return scheduled_rate(schedule, epoch + skip, epochs + skip, base, **settings) * min(1, (epoch + 1) / (warm_up + 1))
 
 
 def scheduled_rate(schedule, epoch, epochs, base, *, power=0.9, points=(), period=0, factor=2.0, lowest=0.0):

@@ -1,6 +1,7 @@
 """Network files of AIS Training Codeset, as they are: imports of Keras 2, Build_Model, and what they recommend."""
 
 import json
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -10,7 +11,7 @@ from running import only_folder, run_here
 import models
 from common.errors import SettingError
 from common.settings import Settings
-from common.training.configure import configure, configure_folds
+from common.training.configure import configure, configure_folds, learning_rate_of_epoch
 from models.keras2 import Backend
 
 IMPORTS = """
@@ -106,6 +107,8 @@ def test_a_file_of_the_codeset_says_how_to_train_it(tmp_path):
     assert values(found, "BATCH_SIZE", *rates) == (4, sgd, 0.35, "poly", 100, 40, CONTROLLER)
     plain = configure(Settings.of("train.py", MODEL=synapse))
     assert values(plain, "BATCH_SIZE", *rates) == (4, sgd, 0.35, "poly", 50, 50, {})
+    late = configure(Settings.of("train.py", MODEL=synapse, AS_PUBLISHED=True, SCHEDULE_SETTINGS={"skip": 30}))
+    assert late.EPOCHS == 70 and learning_rate_of_epoch(late, 0, 70, None) == pytest.approx(0.35 * 0.7**0.9)
     half = configure(Settings.of("train.py", MODEL=synapse, AS_PUBLISHED=True, BATCH_SIZE=2, EPOCHS=7))
     assert values(half, "LEARNING_RATE", "EPOCHS", "EARLY_STOP") == (pytest.approx(0.175), 7, 40)
     for settings, epochs in (({}, 50), ({"AS_PUBLISHED": True}, 50), ({"EPOCHS": 3}, 3)):
@@ -113,6 +116,9 @@ def test_a_file_of_the_codeset_says_how_to_train_it(tmp_path):
         assert values(found, "BATCH_SIZE", *rates) == (8, "nadam", 5e-3, "graph", epochs, 50, {})
         assert found.SCHEDULE_SETTINGS == {"points": [[0, 5e-3], [5, 1.5e-2], [50, 5e-3]]}
     for settings in ({}, {"AS_PUBLISHED": True}):
+        late = configure(Settings.of("train.py", MODEL=unet, SCHEDULE_SETTINGS={"skip": 30}, **settings))
+        assert values(late, "SCHEDULE", "EPOCHS") == ("graph", 20)
+        assert learning_rate_of_epoch(late, 0, 20, None) == pytest.approx(1.5e-2 - 1e-2 * 25 / 45)
         own = configure(Settings.of("train.py", MODEL=unet, LEARNING_RATE=1e-4, **settings))
         assert values(own, "LEARNING_RATE", "SCHEDULE", "SCHEDULE_SETTINGS") == (1e-4, "constant", {})
 
@@ -129,7 +135,7 @@ def test_the_networks_of_the_codeset_train_as_published_there(monkeypatch):
         assert values(found, "CONTROLLER") == (controller,) and found.OPTIMIZER["momentum"] == 0.95
         assert configure(Settings.of("train.py", MODEL=name, AS_PUBLISHED=True, VALIDATION="")).CONTROLLER == {}
     monkeypatch.setattr("common.training.configure.find_folds", lambda path: [1, 2])
-    monkeypatch.setattr("common.training.configure.open_sets", lambda settings: (None, None))
+    monkeypatch.setattr("common.training.configure.open_sets", lambda settings: (SimpleNamespace(axes=2), None))
     monkeypatch.setattr("common.training.configure.choose_missing", lambda settings, *sets: {})
     folds = configure_folds(Settings.of("train.py", MODEL="cvnet_synapse_512", AS_PUBLISHED=True, FOLD="all"))
     assert values(folds, "EPOCHS", "CONTROLLER", "BATCH_SIZE") == (100, CONTROLLER, 16), "each fold is given these"

@@ -1,5 +1,7 @@
 """0_import_stl.py: surfaces to masks and onto the grid of a volume."""
 
+import zlib
+
 import numpy as np
 import pytest
 from drawings import as_volume, assert_same_geometry
@@ -72,6 +74,36 @@ def test_order_offset_flip_and_size(tmp_path):
     assert fitted.shape[1:] == (200, 200) and abs(fitted[0].any(0).sum() - 180) <= 2
 
 
+def nested_balls():
+    """A ball with a cavity, a ball in that and another one aside: every view of them is different."""
+    parts = [(20.0, (3, -5, 8), (1.3, 0.9, 0.7)), (9.0, (8, -4, 9), (1, 1.2, 0.9)), (4.0, (9, -3, 8), (1, 1, 1))]
+    parts += [(6.1, (25, 12, 14), (0.7, 1, 1.4))]
+    balls = [trimesh.creation.icosphere(subdivisions=3, radius=radius) for radius, *_ in parts]
+    for ball, (_, center, stretch) in zip(balls, parts, strict=True):
+        ball.vertices = ball.vertices * stretch + center
+    balls[1].invert()
+    return balls
+
+
+@pytest.mark.parametrize(
+    ("axis", "offset", "interval", "flip", "areas", "digest"),
+    [
+        ("z", 2, -3.5, "", [0, 4801, 13627, 16287, 18205, 18162, 16780, 13516, 5683], 2727571052),
+        ("x", 0, 5, "", [0, 6495, 11654, 15431, 17831, 15145, 12824, 11799, 13320, 10687, 5831], 377691091),
+        ("y", 1.3, 4.4, "horizontal", [2306, 8999, 12490, 13353, 14169, 12773, 10763, 7866, 1621, 108], 2207481833),
+        ("z", 0, 6, "vertical", [0, 14494, 17934, 17045, 11501], 2406940241),
+    ],
+)
+def test_slices_of_the_codeset_pixel_for_pixel(tmp_path, axis, offset, interval, flip, areas, digest):
+    """Areas and CRC-32 are of the masks that SliceSTL.py of AIS Training Codeset writes for this surface."""
+    surface = save(tmp_path / "balls.stl", *nested_balls())
+    settings = {"AXIS": axis, "OFFSET": float(offset), "INTERVAL": float(interval), "FLIP": flip, "AS_AIS": True}
+    run_here(SCRIPT, SURFACE=surface, OUTPUT=tmp_path / "m", **settings)
+    masks = masks_in(tmp_path / "m")
+    assert masks.sum((1, 2)).tolist() == areas
+    assert zlib.crc32(np.packbits(masks).tobytes()) == digest
+
+
 @pytest.mark.parametrize("space", ["LPS", "RAS"])
 def test_onto_the_grid_of_a_turned_volume(tmp_path, space):
     volume = as_volume(np.zeros((30, 40, 50), np.int16), spacing=(0.8, 0.7, 1.2))
@@ -115,6 +147,8 @@ def test_bad_input(tmp_path):
     assert_refused(SCRIPT, "gone.stl does not exist", SURFACE=tmp_path / "gone.stl", OUTPUT=tmp_path / "o")
     assert_refused(SCRIPT, "OFFSET: beyond the surface (found 90", SURFACE=whole, OUTPUT=tmp_path / "o", OFFSET=90.0)
     assert_refused(SCRIPT, "INTERVAL", "(found 0.0)", status=2, SURFACE=whole, OUTPUT=tmp_path / "o", INTERVAL=0.0)
+    both = {"AS_AIS": True, "PIXEL": 1.0}
+    assert_refused(SCRIPT, "AS_AIS: cannot be", status=2, SURFACE=whole, OUTPUT=tmp_path / "o", **both)
     assert_refused(SCRIPT, "use a file that ends in", status=2, SURFACE=whole, OUTPUT=tmp_path / "o", VOLUME=tmp_path)
     for name, place, number, said in (
         ("nan", 84 + 12, np.nan, "surface is not closed"),

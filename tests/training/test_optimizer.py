@@ -37,6 +37,12 @@ def test_warm_up_rises_to_the_schedule():
     assert learning_rate("constant", 0, 5, 0.5, warm_up=1) == 0.25
 
 
+def test_a_schedule_continues_after_the_epochs_that_are_over():
+    for schedule, settings in (("poly", {}), ("graph", {"points": GRAPH}), ("cosine", {"period": 10})):
+        whole = [learning_rate(schedule, epoch, 50, 0.5, **settings) for epoch in range(50)]
+        assert [learning_rate(schedule, epoch, 20, 0.5, skip=30, **settings) for epoch in range(20)] == whole[30:]
+
+
 def test_constant():
     assert learning_rate("constant", 7, 10, 0.25) == 0.25
 
