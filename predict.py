@@ -46,7 +46,8 @@ OVERLAP: Annotated[float, Ge(0), Le(0.9)] = 0.5  # min overlap of neighboring ti
 CHANNELS: types.Channels | None = None  # images: "gray", "rgb" or name patterns of files; None: as in training
 FLIPS: Literal["flips", "turns", "none"] | None = None
 # average over "flips", "turns" or "none"; None: as choose.py chose
-#   "flips" takes 4 times as long, "turns" (flips and quarter turns) 8 times. None without a choice is "none".
+#   "flips" takes 4 times as long, in 3-D 8 times; "turns" (flips and quarter turns) 8 times. None without a choice is
+#   "none". In 3-D there are no "turns".
 THRESHOLD: types.Share | None = None  # probability above which a pixel is foreground; None: as training chose
 #   With one class, or in 3-D. None is the threshold of choose.py, or of the run (the mean over several), otherwise 0.5.
 BATCH_SIZE: types.PositiveInt = 8  # slices or tiles per step

@@ -394,3 +394,4 @@ class Augmentation(TypedDict, total=False):
     cutmix: Share | Chance
     fill: Literal["constant", "nearest", "reflect", "wrap"]
     margins: list[Annotated[float, Ge(0), Le(2)]]
+    anywhere: Share

@@ -35,6 +35,7 @@ NAMES_TABLE: str = ""  # table to write (.csv): name and path of each case; "": 
 # --- volumes and boxes
 STEP: Literal["whole", "patch", "single"] = "whole"  # pack for "whole" and again for "patch", or once for "single"
 SPACING: types.Spacing | None = 1.0  # mm to resample to, one number or (left, back, head); None: no resampling
+SMALLEST_SIDE: Annotated[int, Ge(0), Le(4096)] = 0  # enlarge shorter sides to this many voxels, such as 24; 0: off
 VOXELS: Annotated[int, Ge(4096), Le(10**10)] | None = 5832000
 # scale volumes (boxes of "patch") down to this many; None: no limit
 SMALLEST_BOX: Annotated[int, Ge(1), Le(4096)] = 24  # min side in voxels of the box around the labels
@@ -117,6 +118,7 @@ def main():
         "intensity": json.dumps(rule),
         "spacing": json.dumps(along_axes(settings.SPACING)),
         "voxels": settings.VOXELS or 0,
+        "smallest_side": settings.SMALLEST_SIDE,
         "smallest_box": settings.SMALLEST_BOX,
         "margin": settings.MARGIN,
         "patterns": json.dumps(settings.CHANNELS),
@@ -238,7 +240,7 @@ def prepare(case, labels, rule, label_files):
     with as_input_error(case.image):
         scales = scales_of(rule, channels)
     oriented = Geometry.of(label)
-    working = at_spacing(oriented, settings.SPACING)
+    working = at_spacing(oriented, settings.SPACING, settings.SMALLEST_SIDE)
     box = Box.of(sitk.GetArrayViewFromImage(label))
     box = box and box_on_grid(box, oriented, working)
     require_room(working, f"SPACING: too fine for {case.image}", "use a larger spacing", SettingError)

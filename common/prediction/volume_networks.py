@@ -50,15 +50,15 @@ class Stage:
 
     def working_grid(self, geometry):
         """Grid of a volume at the training spacing."""
-        return at_spacing(geometry, self.data.spacing)
+        return at_spacing(geometry, self.data.spacing, self.data.smallest_side)
 
-    def probabilities(self, volume, grid, overlap):
-        """Probabilities on a grid, (S, H, W, K) float32."""
+    def probabilities(self, volume, grid, overlap, flips="none"):
+        """Probabilities on a grid, (S, H, W, K) float32; overlap and flips as for `mean_probabilities`."""
         require_room(grid, f"{volume.path}: too large at the spacing of training", "crop it")
         image = np.empty((*grid.shape, len(volume.channels)), np.float32)
         for i, (scale, channel) in enumerate(zip(volume.scales(self), volume.channels, strict=True)):
             image[..., i] = scale.apply(smoothed_onto_grid(channel, grid))
-        return mean_probabilities(self.networks, image, self.data.voxels, self.tile, overlap)
+        return mean_probabilities(self.networks, image, self.data.voxels, self.tile, overlap, flips)
 
 
 class Volume:
@@ -114,6 +114,7 @@ class Options(NamedTuple):
         probabilities: whether to write the probabilities of each label.
         viewer_files: setting VIEWER_FILES.
         further_channels: mapping of the Path of a volume to Paths of its channels in other files.
+        flips: name in `common.prediction.volume_tiles.MIRRORS`.
     """
 
     threshold: float
@@ -129,6 +130,7 @@ class Options(NamedTuple):
     probabilities: bool = False
     viewer_files: tuple = ()
     further_channels: dict | None = None
+    flips: str = "none"
 
 
 def last_stage(stages):
@@ -156,7 +158,7 @@ def predict_labels(volume, stages, options, keep=None):
         grid = last.working_grid(volume.geometry)  # at the resolution of a box, in tiles if too large
     else:
         grid = last.grid(volume.geometry, box)
-    probabilities = last.probabilities(volume, grid, options.overlap)
+    probabilities = last.probabilities(volume, grid, options.overlap, options.flips)
     if keep:
         keep(probabilities, grid)
     labels = labels_on_grid(probabilities, grid, volume.original, options.threshold, last.data.nested)
@@ -170,7 +172,8 @@ def predict_labels(volume, stages, options, keep=None):
 def find_region(volume, first, second, options):
     """Box around the largest part that the first stage finds, in the working grid of the second; or None."""
     grid = first.grid(volume.geometry)
-    foreground = first.probabilities(volume, grid, options.overlap)[..., 0] > options.region_threshold
+    foreground = first.probabilities(volume, grid, options.overlap, options.flips)[..., 0]
+    foreground = foreground > options.region_threshold
     box = Box.of(keep_components(foreground, share=1, near=0, smallest=0))
     working_grid = second.working_grid(volume.geometry)
     box = box and box_on_grid(box, grid, working_grid)

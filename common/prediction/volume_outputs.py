@@ -48,8 +48,10 @@ def predict_with_settings(models, settings):
     Raises:
         InputError: for slice settings, without volumes, or if any volume cannot be predicted.
     """
-    if settings.FLIPS not in (None, "none") or settings.FIT or settings.PASTE or settings.UNCERTAINTY:
-        raise InputError("FLIPS, FIT, PASTE and UNCERTAINTY: not available for 3-D models; remove them")
+    if settings.FIT or settings.PASTE or settings.UNCERTAINTY:
+        raise InputError("FIT, PASTE and UNCERTAINTY: not available for 3-D models; remove them")
+    if settings.FLIPS == "turns":
+        raise InputError('FLIPS: "turns" is not available for 3-D models; use "flips"')
     if not settings.INPUT or not Path(settings.INPUT).exists():
         found = f"{settings.INPUT} does not exist" if settings.INPUT else "not set"
         raise InputError(f"INPUT: {found}; choose a volume, or a folder of volumes")
@@ -62,12 +64,13 @@ def predict_with_settings(models, settings):
     own = {names[name]: path for name, path in volumes.items()}
     used = with_threshold(settings, last_stage(models).files)
     options = options_of(settings, used.THRESHOLD, further)
+    flipped = options.flips != "none"
 
     def fill(folder):
         import_keras()
         steps = ", then ".join(f"{step} {len(of_step.files)}" for step, of_step in sorted(models.items())[::-1])
         print(
-            f"predicting {number_of(len(own), 'volume')} (models: {steps})",
+            f"predicting {number_of(len(own), 'volume')} (models: {steps}{', averaged over flips' * flipped})",
             threshold_in_words(used),
             sep="\n",
             flush=True,
@@ -98,6 +101,7 @@ def options_of(settings, threshold, further):
         settings.PROBABILITIES,
         tuple(settings.VIEWER_FILES),
         further,
+        settings.FLIPS or "none",
     )
 
 

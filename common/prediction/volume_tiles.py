@@ -9,11 +9,15 @@ import numpy as np
 from common.errors import SettingError
 from common.slices.tiling import WeightedMean, gaussian_window, tile_starts
 
+MIRRORS = {  # array axes to mirror, to average over
+    "none": [()],
+    "flips": [axes for count in range(4) for axes in itertools.combinations(range(3), count)],
+}
 MAX_TILES = 20_000  # per volume; hours on a GPU
 
 
-def mean_probabilities(networks, image, voxels=None, tile=None, overlap=0.5):
-    """Mean probabilities of several networks, whole or in overlapping tiles with Gaussian weights.
+def mean_probabilities(networks, image, voxels=None, tile=None, overlap=0.5, flips="none"):
+    """Mean probabilities of several networks and flips, whole or in overlapping tiles with Gaussian weights.
 
     Needs memory for the image, the result, and the network on one tile.
 
@@ -23,6 +27,7 @@ def mean_probabilities(networks, image, voxels=None, tile=None, overlap=0.5):
         voxels: larger volumes are cut into cubic tiles of up to this many voxels; None: never.
         tile: tile size in voxels (up, back, left) for volumes of any size; None: use `voxels`.
         overlap: min overlap of neighboring tiles as a share of a tile, 0 to 0.9.
+        flips: name in MIRRORS.
 
     Returns:
         (S, H, W, K) float32.
@@ -31,15 +36,15 @@ def mean_probabilities(networks, image, voxels=None, tile=None, overlap=0.5):
     if tile is None and voxels and shape.prod() > 1.1 * voxels:  # 10% allows for rounding
         tile = [max(8, int(voxels ** (1 / 3)))] * 3
     if tile is None:
-        return predict_tile(networks, image)
+        return predict_tile(networks, image, flips)
     image, original = pad_to(image, tile), tuple(map(slice, shape))
     if image.shape[:3] == tuple(tile):
-        return predict_tile(networks, image)[original]
+        return predict_tile(networks, image, flips)[original]
     window = gaussian_window(tile)
     mean = WeightedMean(image.shape[:3], networks[0].output_shape[-1])
     for start in with_estimate(tile_corners(image.shape[:3], tile, overlap)):
         place = tuple(slice(first, first + size) for first, size in zip(start, tile, strict=True))
-        mean.add(start, predict_tile(networks, image[place]), window)
+        mean.add(start, predict_tile(networks, image[place], flips), window)
     return mean.result()[original]
 
 
@@ -74,12 +79,16 @@ def with_estimate(corners):
         yield corner
 
 
-def predict_tile(networks, image):
-    """Mean probabilities (S, H, W, K) of an image (S, H, W, C)."""
+def predict_tile(networks, image, flips="none"):
+    """Mean probabilities (S, H, W, K) of an image (S, H, W, C), over networks and the flips with this name in MIRRORS.
+
+    Networks and flips are averaged one at a time, so memory contains one of them.
+    """
     total = 0
-    for network in networks:
-        total = total + np.asarray(network.predict_on_batch(image[None]), np.float32)[0]
-    return total / np.float32(len(networks))
+    for network, axes in itertools.product(networks, MIRRORS[flips]):
+        flipped = np.ascontiguousarray(np.flip(image, axes))
+        total = total + np.flip(np.asarray(network.predict_on_batch(flipped[None]), np.float32)[0], axes)
+    return total / np.float32(len(networks) * len(MIRRORS[flips]))
 
 
 def pad_to(image, tile):

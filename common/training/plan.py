@@ -31,8 +31,9 @@ FOR_VOLUMES = {
     "MODEL": ("se_resunet3d", "the network for volumes"),
     "LOSS": ("bce+dice", "every pixel and the overlap"),
     "AUGMENTATION": ("medical", "none for volumes"),
-    "FOREGROUND": (0.0, "for slices only"),
+    "FOREGROUND": (0.0, "whole volumes are shown as they are"),
 }
+FOREGROUND_OF_CROPS = 0.5, "half of the crops are around a labeled voxel, each label equally often"
 
 
 @dataclass(frozen=True)
@@ -221,7 +222,8 @@ def choose_missing(settings, training, validation):
     if not names:
         return {}
     if training.axes != 2:
-        return {name: FOR_VOLUMES[name] for name in names}
+        chosen = FOR_VOLUMES | ({"FOREGROUND": FOREGROUND_OF_CROPS} if settings.CROP else {})
+        return {name: chosen[name] for name in names}
     facts = read_facts(training, validation)
     chosen = network_of(facts)
     if "MODEL" in names:

@@ -93,6 +93,7 @@ class VolumeData(Data):
         channels: number of channels.
         spacing: (left, back, head) of the working grid in mm; None, also along one axis: as stored.
         voxels: maximum number of voxels in a volume shown to the model, or None.
+        smallest_side: number of voxels that shorter sides of a volume are enlarged to; 0: none.
         smallest_box, margin: how the box around the labels is enlarged.
         intensity: rule in `common.volumes.intensity`.
         nested: whether each label includes those with larger numbers.
@@ -106,6 +107,7 @@ class VolumeData(Data):
     channels: PositiveInt | None = None
     spacing: Annotated[list[NonNegative | None], Len(3, 3)] | None = None
     voxels: NonNegativeInt | None = None
+    smallest_side: NonNegativeInt = 0
     smallest_box: NonNegativeInt | None = None
     margin: NonNegative | None = None
     intensity: Intensity | None = None

@@ -17,14 +17,8 @@ from common.training.trust import own_files, trusted_copy
 from common.words import number_of
 
 FIT_OF_IMPORT = {"tile": "tile", "crop": "tile", "pad": "pad"}  # importer's fit to FIT of predict.py; others: "resize"
-SAME = (
-    "step",
-    "labels",
-    "channels",
-    "spacing",
-    "voxels",
-    "intensity",
-)  # must match in models for volumes that are averaged
+# Must match in models for volumes that are averaged.
+SAME = ("step", "labels", "channels", "spacing", "smallest_side", "voxels", "intensity")
 
 
 def newest_run(folder):

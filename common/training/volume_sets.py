@@ -27,7 +27,6 @@ from common.volumes.grids import (
 from common.words import number_of
 
 WORKERS = max(2, min(8, os.cpu_count() - 1))  # threads that prepare batches; SimpleITK releases Python's lock
-FOREGROUND_SHARE = 0.5  # share of the crops that are placed around a labeled voxel
 STEPS = ("whole", "patch", "single")
 PROBES = (16, 24)  # sides of dummy batches that show Keras which axes vary
 
@@ -70,6 +69,7 @@ class VolumeSet:
         self.classes, self.channels = len(self.labels), int(attributes["channels"])
         self.intensity, self.spacing = json.loads(attributes["intensity"]), json.loads(attributes["spacing"])
         self.voxels = int(attributes["voxels"]) or None
+        self.smallest_side = int(attributes.get("smallest_side", 0))
         self.smallest_box, self.margin = int(attributes["smallest_box"]), float(attributes["margin"])
         self.patterns = json.loads(attributes.get("patterns", "[]"))
         self.overlapping = bool(attributes.get("nested", False)) and self.classes > 1
@@ -134,6 +134,7 @@ class VolumeSet:
             channels=self.channels,
             spacing=self.spacing,
             voxels=self.voxels,
+            smallest_side=self.smallest_side,
             smallest_box=self.smallest_box,
             margin=self.margin,
             intensity=self.intensity,
@@ -179,11 +180,11 @@ class VolumeSet:
         """Batches of volumes; see `common.training.sets.TrainingSet`.
 
         Raises:
-            ValueError: for an unknown augmentation, an invalid crop, a share of foreground, or several whole volumes
-                per batch.
+            ValueError: for an unknown augmentation, an invalid crop, or several whole volumes per batch or a share of
+                foreground in them.
         """
-        if foreground:
-            raise ValueError(f"FOREGROUND: only for slices (found {foreground:g} and packed volumes); set it to 0")
+        if foreground and crop is None:
+            raise ValueError(f"FOREGROUND: whole volumes are shown as they are (found {foreground:g}); set it to 0")
         augmentation = {} if isinstance(augmentation, str) else augmentation or {}  # presets are for slices
         check_volume_augmentation(augmentation, self.step)
         if crop is None and batch_size > 1:
@@ -196,7 +197,7 @@ class VolumeSet:
             raise ValueError("AUGMENTATION: margins need at least two training volumes (found one); remove them")
         if seed is None:
             return ValidationBatches(self, batch_size, crop, devices)
-        return TrainingBatches(self, batch_size, crop, devices, seed, augmentation)
+        return TrainingBatches(self, batch_size, crop, devices, seed, augmentation, foreground)
 
     def shown_volume(self, i):
         """A case as the model is shown it without augmentation: image (S, H, W, C) float32, labels (S, H, W) uint8."""
@@ -268,12 +269,13 @@ class TrainingBatches(VolumeBatches):
     Args:
         volumes, batch_size, crop, devices: as in `VolumeBatches`.
         seed: int.
-        augmentation: settings of `common.training.augmentation.VolumeChange`, and "margins".
+        augmentation: settings of `common.training.augmentation.VolumeChange`, "margins" and "anywhere".
+        foreground: share of the crops that are placed around a labeled voxel.
     """
 
-    def __init__(self, volumes, batch_size, crop, devices, seed, augmentation):
+    def __init__(self, volumes, batch_size, crop, devices, seed, augmentation, foreground):
         super().__init__(volumes, batch_size, crop, devices)
-        self.seed, self.augmentation = seed, augmentation
+        self.seed, self.augmentation, self.foreground = seed, augmentation, foreground
         self.all_items = [(i, number) for i in range(len(volumes)) for number in range(self.count(i))]
         self.set_epoch(0)
 
@@ -295,6 +297,8 @@ class TrainingBatches(VolumeBatches):
         change = VolumeChange(self.augmentation, rng)
         margins = self.augmentation.get("margins")
         box = volumes.shown_box(i, rng.choice(margins) if margins else None)
+        if (share := self.augmentation.get("anywhere", 0)) and rng.random() < share:
+            box = draw_box(box.size, whole_box(geometry), rng)
         if self.crop:
             grid = grid_of_box(geometry, self.draw_crop(volumes.places[i], box, rng))
         else:
@@ -302,16 +306,24 @@ class TrainingBatches(VolumeBatches):
         return volumes.read_grid(i, grid, change)
 
     def draw_crop(self, places, box, rng):
-        """Draw a crop inside a box, often around a labeled voxel, with each label equally often."""
+        """Draw a crop inside a box, at random or around a labeled voxel, with each label equally often."""
         size, low, high = np.array(self.crop[::-1]), np.array(box.start), np.array(box.stop)
-        start = rng.integers(low, np.maximum(high - size, low) + 1)
+        drawn = draw_box(size, box, rng)
         around, label, voxel = rng.random(3)
-        if around < FOREGROUND_SHARE and len(places):
+        if around < self.foreground and len(places):
             numbers = np.unique(places[:, 3])
             of_label = places[places[:, 3] == numbers[int(label * len(numbers))]]
             center = of_label[int(voxel * len(of_label)), 2::-1]
             start = np.clip(center - size // 2, low, np.maximum(high - size, low))
-        return Box(tuple(start.tolist()), tuple((start + size).tolist()))
+            return Box(tuple(start.tolist()), tuple((start + size).tolist()))
+        return drawn
+
+
+def draw_box(size, box, rng):
+    """Draw a Box with this size, (i, j, k), inside another; along an axis that is too short, from its first voxel."""
+    low, high = np.array(box.start), np.array(box.stop)
+    start = rng.integers(low, np.maximum(high - size, low) + 1)
+    return Box(tuple(start.tolist()), tuple((start + size).tolist()))
 
 
 class ValidationBatches(VolumeBatches):

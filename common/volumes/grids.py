@@ -62,10 +62,16 @@ def along_axes(spacing):
     return list(spacing) if isinstance(spacing, list | tuple) else [spacing] * 3
 
 
-def at_spacing(geometry, spacing):
-    """Grid with another spacing (as for `along_axes`) and the same faces to within a voxel."""
+def at_spacing(geometry, spacing, smallest_side=0):
+    """Grid with another spacing (as for `along_axes`) and the same faces to within a voxel.
+
+    A side with fewer than `smallest_side` voxels then gets this many, by a finer spacing along its axis.
+    """
     spacing = [new or old for new, old in zip(along_axes(spacing), geometry.spacing, strict=True)]
     size = [max(1, round(n * old / new)) for n, old, new in zip(geometry.size, geometry.spacing, spacing, strict=True)]
+    for axis, side in enumerate(size):
+        if side < smallest_side:
+            size[axis], spacing[axis] = smallest_side, geometry.size[axis] * geometry.spacing[axis] / smallest_side
     return _with_same_corner(geometry, size, spacing)
 
 

@@ -80,6 +80,25 @@ def test_tiles_cover_a_volume(tile):
     assert np.allclose(found, image[..., :1], atol=1e-5)
 
 
+class Lopsided:
+    """A network that gives back the first channel, with weights that grow along all three axes."""
+
+    output_shape = (None, None, None, None, 1)
+
+    def predict_on_batch(self, x):
+        k, j, i = np.indices(x.shape[1:4])
+        return x[..., :1] * (1 + k + 10 * j + 100 * i)[None, ..., None]
+
+
+@pytest.mark.parametrize("tile", [[4, 5, 6], None])
+def test_flips_are_averaged_over_all_axes(tile):
+    """Along each axis, weights and their mirror image add up to a constant."""
+    image = np.random.default_rng(0).normal(size=(4, 5, 6, 1)).astype(np.float32)
+    found = mean_probabilities([Lopsided(), Lopsided()], image, tile=tile, flips="flips")
+    assert np.allclose(found, image * (1 + 1.5 + 20 + 250), rtol=1e-5)
+    assert not np.allclose(mean_probabilities([Lopsided()], image, tile=tile), found)
+
+
 def test_tiles_overlap_as_much_as_asked():
     starts = list(tile_corners((20, 8, 31), (8, 8, 10), 0.5))
     assert {s[1] for s in starts} == {0} and min(starts) == (0, 0, 0) and max(starts) == (12, 0, 21)
@@ -192,6 +211,7 @@ def test_a_file_for_each_channel_is_predicted_as_one_volume(decathlon, decathlon
 def test_runs_that_do_not_belong_together(decathlon_runs, trained, tmp_path):
     settings = {"RUN": decathlon_runs[0], "INPUT": tmp_path, "OUTPUT": tmp_path / "out"}
     assert_refused("predict.py", "UNCERTAINTY: not available for 3-D models", **settings, UNCERTAINTY=True)
+    assert_refused("predict.py", '"turns" is not available for 3-D models', **settings, FLIPS="turns")
     with pytest.raises(InputError, match="was trained on slices"):
         find_volume_models([decathlon_runs[0], trained[0]], "best_dice")
     assert find_volume_models([trained[0]], "best_dice") is None

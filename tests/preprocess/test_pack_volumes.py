@@ -11,8 +11,11 @@ from dicom_labels import draw_series, sources, write_seg, write_seg_nrrd
 from drawings import STRAIGHT, TURNED, ball, write_decathlon, write_nnunet
 from running import assert_refused, leftovers, run_here
 
+from common.prediction.volume_networks import Stage
 from common.slices.hdf5_text import text_of
-from common.volumes.grids import Box, Geometry, image_at, onto_grid
+from common.training.sets import open_set
+from common.training.trained_models import VolumeModels
+from common.volumes.grids import Box, Geometry, image_at, onto_grid, orient
 from common.volumes.reading import read_volume
 
 SCRIPT = "preprocess/3_pack_volumes.py"
@@ -113,6 +116,16 @@ def test_a_patch_has_about_as_many_voxels_as_are_allowed(decathlon, tmp_path):
     with h5py.File(tmp_path / "p" / "cases.h5") as packed:
         for group in packed["cases"].values():
             assert 0.8 * 4096 < group["label"].size <= 4096
+
+
+def test_short_sides_are_enlarged_in_packing_and_prediction(tmp_path):
+    data = write_decathlon(tmp_path / "data", cases=2)
+    pack(data, tmp_path / "p", STEP="single", SPACING=None, SMALLEST_SIDE=26)
+    packed = open_set(tmp_path / "p" / "train.h5")
+    assert [min(geometry.size) for geometry in packed.geometries] == [26]
+    stage = Stage(VolumeModels([], packed.record(), None), None)
+    scan = read_volume(data / "imagesTr" / f"{packed.names[0]}.nii.gz")
+    assert stage.working_grid(Geometry.of(orient(scan))).size == packed.geometries[0].size
 
 
 def test_folds_hold_each_case_once(decathlon, tmp_path):

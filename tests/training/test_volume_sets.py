@@ -19,6 +19,7 @@ from common.training.configure import with_grid
 from common.training.sets import open_set
 from common.training.trained_models import load_network
 from common.training.volume_grids import plain_geometry, read_grid
+from common.volumes.grids import grid_of_box
 
 AUGMENTATION = {"rotation": 10, "zoom": 0.1, "shift": 0.1, "shear": 0.1, "flip": "xyz", "gamma": 0.5}
 
@@ -142,7 +143,7 @@ def test_batches_depend_on_seed_and_epoch_alone(decathlon):
 
 def test_crops_are_equal_and_often_hold_a_label(decathlon):
     packed = open_set(decathlon / "whole" / "train.h5")
-    batches = packed.batches(2, 1, {}, crop=[8, 10, 12])
+    batches = packed.batches(2, 1, {}, crop=[8, 10, 12], foreground=0.5)
     with_label = 0
     assert len(batches) == -(-sum(-(-np.prod(packed.shown_box(i).size) // 960) for i in range(len(packed))) // 2)
     for epoch in range(10):
@@ -151,6 +152,12 @@ def test_crops_are_equal_and_often_hold_a_label(decathlon):
         assert x.shape == (2, 8, 10, 12, 2) and y.shape == (2, 8, 10, 12, 1)
         with_label += y.any(axis=(1, 2, 3, 4)).sum()
     assert with_label >= 10
+    box = packed.shown_box(0)
+    for share in (0.0, 1.0):
+        drawn = packed.batches(2, 1, {}, crop=[8, 8, 8], foreground=share)
+        places = np.array([[2, 3, 4, 1]])  # a voxel (k, j, i) near the first corner, and its label
+        starts = {drawn.draw_crop(places, box, np.random.default_rng(seed)).start for seed in range(20)}
+        assert len(starts) > 1 if share == 0 else starts == {(0, 0, 0)}
     covered = packed.batches(2, crop=[8, 10, 12])
     voxels = sum(np.prod(packed.shown_box(i).size) for i in range(len(packed)))
     assert sum(len(covered[i][0]) for i in range(len(covered))) * 960 >= voxels
@@ -169,6 +176,23 @@ def test_networks_get_the_spacing_and_size_of_the_training_volumes(decathlon):
     assert with_grid(settings, packed).MODEL_SETTINGS == {"spacing": [5.0, 2.0, 1.0], "size": [9, 9, 9]}
     plain = Settings.of("train.py", MODEL="se_resunet3d", MODEL_SETTINGS={"features": 2})
     assert with_grid(plain, packed) is plain
+
+
+def test_some_boxes_are_anywhere_in_what_is_packed(decathlon):
+    """As large as the box of the labels; the packed margin is larger than the shown one."""
+    packed = open_set(decathlon / "patch" / "train.h5")
+    usual = grid_of_box(packed.geometries[0], packed.shown_box(0), packed.voxels)
+    shown = []
+    packed.read_grid = lambda i, grid, change: shown.append(grid) or (np.zeros(1), np.zeros(1))
+    for share in (0.0, 0.5, 1.0):
+        batches = packed.batches(1, 1, {"anywhere": share})
+        shown.clear()
+        for number in range(40):
+            batches.make((0, number))
+        usual_ones = shown.count(usual)
+        assert usual_ones == 40 if share == 0 else usual_ones < 40
+        assert share != 0.5 or usual_ones > 10
+        assert all(grid.spacing == usual.spacing and grid.size == usual.size for grid in shown)
 
 
 @pytest.mark.slow
@@ -198,6 +222,9 @@ def test_bad_settings_for_volumes(decathlon, tmp_path):
         (r"for rotation \(found 'much'", (1, 1, {"rotation": "much"})),
         (r"for flip, .*\(found 'up'", (1, 1, {"flip": "up"})),
         ('margins are for the step "patch" only', (1, 1, {"margins": [0.1]})),
+        ('anywhere is for the step "patch" only', (1, 1, {"anywhere": 0.1})),
+        ("expected a share from 0 to 1 for anywhere", (1, 1, {"anywhere": 2})),
+        ("FOREGROUND: whole volumes are shown as they are", (1, 1, {}, None, None, 0.5)),
         ("CROP: expected three", (1, 1, {}, [8, 8])),
     ):
         with pytest.raises(ValueError, match=words):

@@ -77,3 +77,13 @@ def test_coarse_grids_do_not_pick_up_noise():
     noise = np.random.default_rng(0).normal(size=(48, 48, 48)).astype(np.float32)
     grid = plain((48, 48, 48), (1.0, 1.0, 1.0))
     assert smoothed_onto_grid(image_at(noise, grid), at_spacing(grid, [4.0] * 3)).std() < 0.2
+
+
+def test_short_sides_get_the_smallest_number_of_voxels():
+    """By a finer spacing along their axes, between the same faces."""
+    scan = Geometry((40, 30, 8), (1.0, 1.0, 5.0), (0.0, 0.0, 0.0), STRAIGHT)
+    grid = at_spacing(scan, None, 24)
+    assert grid.size == (40, 30, 24) and np.allclose(grid.spacing, (1, 1, 40 / 24))
+    assert np.allclose(grid.to_points([(-0.5, -0.5, -0.5)]), scan.to_points([(-0.5, -0.5, -0.5)]))
+    assert np.allclose(grid.to_points([(39.5, 29.5, 23.5)]), scan.to_points([(39.5, 29.5, 7.5)]))
+    assert at_spacing(scan, 2, 0).size == (20, 15, 20) and at_spacing(scan, 2, 18).size == (20, 18, 20)
