@@ -138,6 +138,12 @@ def test_pack(benchmark, capsys):
     assert "peak memory" in capsys.readouterr().out
 
 
+def test_predict(benchmark, capsys):
+    benchmark("predict", SIDE=32, SLICES=3, BATCH=2, ROUNDS=1).main(2)
+    differences = [float(line.split()[-1]) for line in capsys.readouterr().out.splitlines() if "difference" in line]
+    assert differences and max(differences) < 1e-5
+
+
 def test_recipes(benchmark, tmp_path, capfd):
     """Of the recipe only the drawing and the first command, an import; test_recipes.py runs all of them in small."""
     recipes = benchmark("recipes", COMMANDS=1)
