@@ -1,7 +1,7 @@
 """Step 4: plan a training that fits the packed sets, this device and your time.
 
-Reads   PACKED/train.h5 and validation.h5, or the same in PACKED/fold1            from step 3
-Writes  PACKED/plan.json, a settings file with a reason for each value            for train.py
+Reads   PACKED/train.h5 and validation.h5, or the same in PACKED/fold1, of slices or volumes, from step 3
+Writes  PACKED/plan.json, a settings file with a reason for each value, for train.py
 Takes   about half a minute: it measures a few training steps on this device
 
 Use it, or edit it first:
@@ -45,21 +45,25 @@ def main():
     print(f"looking at {training_file} and {validation_file}", flush=True)
     import_keras()
     # these import Keras, which must be imported quietly first
-    from common.training.plan import as_record, network_of, read_facts, schedule_of
+    from common.training import plan, volume_plan
     from common.training.sets import open_both
 
     training, validation = open_both(training_file, validation_file, memory_gb=1)
-    facts = read_facts(training, validation)
+    rules = volume_plan if training.axes == 3 else plan
+    facts = rules.read_facts(training, validation)
     print(*(f"  {line}" for line in facts.in_words()), sep="\n", flush=True)
-    chosen = network_of(facts)
+    chosen = rules.network_of(facts)
     seconds, first = measure(training, chosen)
-    chosen |= schedule_of(facts, chosen["BATCH_SIZE"][0], settings.MINUTES, seconds, first)
+    if training.axes == 3:
+        facts = facts.with_crops(chosen["CROP"][0])
+    chosen |= plan.schedule_of(facts, chosen["BATCH_SIZE"][0], settings.MINUTES, seconds, first)
     with new_file(path, settings.REPLACE) as unfinished:
-        unfinished.write_text(json.dumps(as_record(chosen), indent=1) + "\n", encoding="utf-8")
+        unfinished.write_text(json.dumps(plan.as_record(chosen), indent=1) + "\n", encoding="utf-8")
     for name, (value, reason) in chosen.items():
         print(f"  {name} = {value!r}: {reason}")
     sets = "" if training_file.parent == packed else " --fold all"
-    print(f"wrote {path}; to train: python train.py --settings {path} --train {packed / 'train.h5'}{sets}")
+    files = f"--train {packed / 'train.h5'} --validation {packed / 'validation.h5'}"
+    print(f"wrote {path}; to train: python train.py --settings {path} {files}{sets}")
 
 
 def find_sets(packed):
@@ -67,7 +71,8 @@ def find_sets(packed):
     for folder in (packed, packed / "fold1"):
         if (folder / "train.h5").is_file() and (folder / "validation.h5").is_file():
             return folder / "train.h5", folder / "validation.h5"
-    raise InputError(f"PACKED: {packed} contains no train.h5 with validation.h5; run 3_pack_hdf5.py first")
+    advice = "run 3_pack_hdf5.py or 3_pack_volumes.py first"
+    raise InputError(f"PACKED: {packed} contains no train.h5 with validation.h5; {advice}")
 
 
 def measure(training, chosen):

@@ -27,15 +27,6 @@ CHOSEN = ("MODEL", "LOSS", "AUGMENTATION", "FOREGROUND")  # settings of train.py
 AVERAGED_STEPS = 1000  # from here on, an average over the last 100 steps or so is worth it
 
 
-FOR_VOLUMES = {
-    "MODEL": ("se_resunet3d", "the network for volumes"),
-    "LOSS": ("bce+dice", "every pixel and the overlap"),
-    "AUGMENTATION": ("medical", "none for volumes"),
-    "FOREGROUND": (0.0, "whole volumes are shown as they are"),
-}
-FOREGROUND_OF_CROPS = 0.5, "half of the crops are around a labeled voxel, each label equally often"
-
-
 @dataclass(frozen=True)
 class Facts:
     """What a plan depends on.
@@ -60,6 +51,8 @@ class Facts:
     augmented: bool
     overlapping: bool = False
 
+    smaller = "smaller slices"
+
     def in_words(self):
         """The facts as lines of text."""
         kind = "overlapping class" if self.overlapping else "class"
@@ -79,10 +72,8 @@ def read_facts(training, validation):
         Facts.
 
     Raises:
-        InputError: for packed volumes, or if no slice for training has foreground.
+        InputError: if no slice for training has foreground.
     """
-    if training.axes != 2:
-        raise InputError(f"{training.path}: contains volumes (expected slices); for volumes, see docs/recipes")
     shares = shares_of_foreground(training, MOST_LOOKED_AT)
     filled = [share for share in shares if share]
     if not filled and not training.has_foreground():
@@ -148,8 +139,8 @@ def schedule_of(facts, batch_size, minutes, seconds_per_step, seconds_before):
     """Choose number of epochs, learning rate schedule and optimizer.
 
     Args:
-        facts: Facts.
-        batch_size: slices per step.
+        facts: Facts, or `common.training.volume_plan.VolumeFacts` with crops.
+        batch_size: slices, crops or volumes per step.
         minutes: time for training.
         seconds_per_step: measured time of a step with its batch.
         seconds_before: measured time to the end of the first step, compiling included.
@@ -168,7 +159,7 @@ def schedule_of(facts, batch_size, minutes, seconds_per_step, seconds_before):
         needed = math.ceil((FEWEST_EPOCHS * per_epoch + 2 * seconds_before) / 60)
         raise InputError(
             f"MINUTES: too short for {FEWEST_EPOCHS} epochs on this device (found {minutes:g}, one epoch takes "
-            f"{per_epoch:.0f} s); use at least {needed}, smaller slices or a GPU"
+            f"{per_epoch:.0f} s); use at least {needed}, {facts.smaller} or a GPU"
         )
     epochs = min(fit, MOST_EPOCHS, max(FEWEST_EPOCHS, MOST_STEPS // steps))
     measured = f"a step takes {seconds_per_step:.2f} s here, so an epoch takes {per_epoch:.0f} s"
@@ -194,8 +185,8 @@ def rates_of(epochs, steps):
     warm_up = max(1, (epochs or 0) // 20)
     chosen = {
         "SCHEDULE": ("cosine", "falls to 0 at the last epoch"),
-        "SCHEDULE_SETTINGS": ({"warm_up": warm_up}, "the pretrained layers are not overwritten in the first steps"),
-        "LEARNING_RATE": (1e-3, "as recommended for this network"),
+        "SCHEDULE_SETTINGS": ({"warm_up": warm_up}, "the first steps, with large gradients, are small"),
+        "LEARNING_RATE": (1e-3, "the usual one for this optimizer"),
     }
     optimizer = {"name": "adamw"}
     if steps >= AVERAGED_STEPS:
@@ -221,11 +212,11 @@ def choose_missing(settings, training, validation):
     names = [name for name in CHOSEN if settings.values[name] is None]
     if not names:
         return {}
-    if training.axes != 2:
-        chosen = FOR_VOLUMES | ({"FOREGROUND": FOREGROUND_OF_CROPS} if settings.CROP else {})
-        return {name: chosen[name] for name in names}
-    facts = read_facts(training, validation)
-    chosen = network_of(facts)
+    if training.axes == 3:
+        facts, chosen = volume_choices(settings, training, validation, names)
+    else:
+        facts = read_facts(training, validation)
+        chosen = network_of(facts)
     if "MODEL" in names:
         size = chosen["BATCH_SIZE"][0] if settings.BATCH_SIZE in (None, "auto") else settings.BATCH_SIZE
         epochs = settings.EPOCHS
@@ -237,6 +228,21 @@ def choose_missing(settings, training, validation):
             names += ["OPTIMIZER"] + ["LEARNING_RATE"] * (settings.LEARNING_RATE is None)
         chosen |= rates
     return {name: chosen[name] for name in names}
+
+
+def volume_choices(settings, training, validation, names):
+    """Facts with crops, and choices for volumes; adds CROP to `names` if it is chosen too.
+
+    With a network of the user's own choice, crops are the user's too.
+    """
+    from common.training import volume_plan  # reads the levels of a network, which loads Keras
+
+    facts = volume_plan.read_facts(training, validation)
+    decided = "CROP" in settings.given or "MODEL" not in names or settings.CROP is not None
+    chosen = volume_plan.network_of(facts, settings.CROP, can_crop=not decided)
+    if not decided:
+        names.append("CROP")
+    return facts.with_crops(chosen["CROP"][0]), chosen
 
 
 def time_steps(step, count=5):

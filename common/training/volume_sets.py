@@ -162,6 +162,10 @@ class VolumeSet:
             return whole_box(geometry)
         return grow_box(self.boxes[i], geometry, self.smallest[i], self.margin if margin is None else margin)
 
+    def shown_grids(self):
+        """Geometry of each case as the model is shown it without augmentation and crops."""
+        return [grid_of_box(self.geometries[i], self.shown_box(i), self.voxels) for i in range(len(self))]
+
     def typical_grid(self, crop=None):
         """Medians over the cases of what a network sees, for networks that choose their kernels by it.
 
@@ -171,7 +175,7 @@ class VolumeSet:
         Returns:
             dict of "spacing" in mm, list of float, and "size" in voxels, list of int; both along (up, back, left).
         """
-        grids = [grid_of_box(self.geometries[i], self.shown_box(i), self.voxels) for i in range(len(self))]
+        grids = self.shown_grids()
         spacing = np.median([(self.geometries[i] if crop else grid).spacing for i, grid in enumerate(grids)], axis=0)
         size = crop or np.median([grid.size for grid in grids], axis=0)[::-1]
         return {"spacing": [round(float(mm), 4) for mm in spacing[::-1]], "size": [int(side) for side in size]}

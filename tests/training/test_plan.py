@@ -103,10 +103,6 @@ def test_what_is_set_is_not_chosen(many):
     assert choose_missing(settings, many, None) == {}
     chosen = choose_missing(Settings.of("train.py", OPTIMIZER="sgd", SCHEDULE="poly", BATCH_SIZE="auto"), many, None)
     assert not chosen.keys() & {"OPTIMIZER", "LEARNING_RATE", "SCHEDULE", "SCHEDULE_SETTINGS", "BATCH_SIZE"}
-    volumes = values(choose_missing(Settings.of("train.py"), SimpleNamespace(axes=3), None))
-    assert volumes == {"MODEL": "se_resunet3d", "LOSS": "bce+dice", "AUGMENTATION": "medical", "FOREGROUND": 0.0}
-    crops = Settings.of("train.py", CROP=[8, 8, 8])
-    assert values(choose_missing(crops, SimpleNamespace(axes=3), None))["FOREGROUND"] == 0.5
 
 
 def test_few_masks_of_a_large_set_are_read():
