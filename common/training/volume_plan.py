@@ -121,7 +121,7 @@ def network_of(facts, crop=None, can_crop=True):
     is_cropped = chosen["CROP"][0] is not None
     size = list(chosen["CROP"][0] or facts.size)
     chosen["MODEL"] = "unet3d", "its kernels and pooling fit the spacing"
-    device = "a GPU has time and room for so many" if facts.has_gpu else "without a GPU, more would take hours"
+    device = "a GPU has time and room for 32" if facts.has_gpu else "without a GPU, more than 8 would take hours"
     own = {"features": features, "spacing": list(facts.spacing), "size": size}
     chosen["MODEL_SETTINGS"] = own, f"{device}; {levels_in_words(facts.spacing, size)}"
     if is_cropped:
