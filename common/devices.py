@@ -13,7 +13,6 @@ import threading
 from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from types import SimpleNamespace
-from unittest import mock
 
 from common import gpus
 from common.errors import InputError
@@ -136,9 +135,14 @@ def set_seed(seed):
     """Seed Python, NumPy and the backend; on other backends than TensorFlow, Keras would import it to seed it too."""
     import keras  # late, see above
 
-    hidden = {} if backend() == "tensorflow" or "tensorflow" in sys.modules else {"tensorflow": None}
-    with mock.patch.dict(sys.modules, hidden):
+    hides = backend() != "tensorflow" and "tensorflow" not in sys.modules
+    if hides:
+        sys.modules["tensorflow"] = None
+    try:
         keras.utils.set_random_seed(seed)
+    finally:
+        if hides:
+            del sys.modules["tensorflow"]
 
 
 def hold_memory():

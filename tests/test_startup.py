@@ -11,6 +11,7 @@ from running import ROOT, SCRIPTS
 HEAVY = (
     *("keras", "tensorflow", "jax", "torch", "tensorboard", "optuna", "coremltools", "dask", "distributed"),
     *("SimpleITK", "pydicom", "highdicom", "trimesh", "skimage", "scipy.stats", "matplotlib"),
+    *("tifffile", "unittest.mock"),
 )
 NEEDED = {  # by every use of the script
     "tune.py": {"optuna"},

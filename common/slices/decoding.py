@@ -16,11 +16,13 @@ from itertools import count, islice
 import cv2
 import numpy as np
 import simplejpeg
-import tifffile
 from PIL import Image
 
 from common.devices import silenced_libraries
 from common.errors import InputError
+from common.lazy import Lazy
+
+tifffile = Lazy("tifffile")
 
 LARGEST = 2**28  # pixels times channels of an image
 MOST_PAGES = 1000  # to count
@@ -43,7 +45,7 @@ FOREIGN = {
 }
 DAMAGE = (
     *(ValueError, TypeError, LookupError, ArithmeticError, AttributeError, RuntimeError, EOFError, OSError),
-    *(AssertionError, ImportError, SyntaxError, struct.error, zlib.error, cv2.error, tifffile.TiffFileError),
+    *(AssertionError, ImportError, SyntaxError, struct.error, zlib.error, cv2.error),
 )  # what the libraries raise for damaged files
 
 
@@ -282,7 +284,7 @@ def _check_segments(page, data):
     return True
 
 
-DEFLATE = (tifffile.COMPRESSION.ADOBE_DEFLATE, tifffile.COMPRESSION.DEFLATE)
+DEFLATE = (8, 32946)  # values of the tag Compression: Adobe's, and the older one
 
 
 def _inflate(data):

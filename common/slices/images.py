@@ -5,13 +5,15 @@ from functools import partial
 
 import cv2
 import numpy as np
-import tifffile
 
 from common.errors import InputError
 from common.files import whole_file
+from common.lazy import Lazy
 from common.slices.decoding import decode
 from common.slices.finding import SUBFOLDER, read_regular, scan
 from common.slices.tiling import tile_starts
+
+tifffile = Lazy("tifffile")
 
 MOST_TILES, MOST_TILE_PIXELS = 10_000, 2**30  # of one image, all in memory at once
 SMALLEST_SIDE = 8  # pixels, of an image to import; smaller ones are icons or damaged
