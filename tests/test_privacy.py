@@ -146,6 +146,9 @@ def imported(tmp_path_factory):
     half = pd.read_csv(own / "nodules.csv").iloc[:2]
     half.to_csv(own / "half.csv", index=False)
     run("preprocess/0_import_nodules.py", CASES=out / "half", **nodules | {"ANNOTATIONS": own / "half.csv"})
+    candidates = {"SCANS": own / "scans", "CANDIDATES": own / "half.csv", "ANNOTATIONS": own / "nodules.csv"}
+    crops = {"SIZE": 16, "CUBES": out / "cubes", "CUBE_SIZE": 8}
+    run("preprocess/0_import_candidates.py", CASES=out / "candidates", **candidates, **crops)
     surface = {"SURFACE": own / "PLANT_heart.stl", "SIZE": 24}
     run("preprocess/0_import_stl.py", OUTPUT=out / "surface", **surface)
     run("preprocess/0_import_stl.py", OUTPUT=out / "surface.nrrd", VOLUME=own / "scans" / "山田太郎", **surface)
@@ -153,6 +156,8 @@ def imported(tmp_path_factory):
     run("preprocess/3_pack_volumes.py", PACKED=out / "volumes", **dicom, **packing)
     run("preprocess/2_write_lists.py", CASES=out / "cases", LISTS=out / "lists", TEST_SHARE=0)
     run("preprocess/3_pack_hdf5.py", LISTS=out / "lists", PACKED=out / "packed")
+    run("export_dataset.py", LISTS=out / "lists", OUTPUT=out / "nnunet" / "Dataset001_Scans")
+    run("check.py", CASES=out / "cases", OUTPUT=out / "check.html", STEP=False)
     (out / "labels").mkdir()
     for row in pd.read_csv(table).itertuples():  # the truth as the prediction
         labels = sitk.ReadImage(str(own / "labels" / f"{row.name}_seg.nrrd"))
@@ -160,7 +165,7 @@ def imported(tmp_path_factory):
             label_image(sitk.GetArrayFromImage(labels), Geometry.of(labels)), out / "labels" / f"{row.case}.nii"
         )
     truth = {"TRUTH": own / "labels", "LABEL_NAME": "{id}_seg", "IMAGES": own / "scans", "NAMES_TABLE": table}
-    run("evaluate.py", PREDICTED=out / "labels", OUTPUT=out / "scores" / "labels", **truth)
+    run("evaluate.py", PREDICTED=out / "labels", OUTPUT=out / "scores" / "labels", LESIONS="overlap", **truth)
     run("submission.py", KIND="nodules", PREDICTED=out / "labels", OUTPUT=out / "nodules.csv")
     assert not leftovers(root)
     return root, said
@@ -191,6 +196,10 @@ def everything(imported):
         extra = {"NAMES_TABLE": root / "private" / f"{name}.csv"} if name != "cases" else {}
         extra |= {"PROBABILITIES": True, "VIEWER_FILES": ["osirix", "qupath", "itk-snap"]}
         run("predict.py", RUN=out / run_folder, INPUT=source, OUTPUT=out / "predicted" / name, **extra)
+    pseudo = {"CASES": out / "pseudo", "CONFIDENCE": 0.5, "SMALLEST": 1}
+    run("predict.py", RUN=out / "runs", INPUT=out / "cases", OUTPUT=out / "predicted" / "unsure", UNCERTAINTY=True)
+    run("pseudo_label.py", RUN=out / "runs", INPUT=out / "cases", **pseudo)
+    run("compare_runs.py", RUNS=out / "runs")
     predicted, truth = out / "predicted", {"TRUTH": own / "labels", "LABEL_NAME": "{id}_seg"}
     scans = {"IMAGES": own / "scans", "NAMES_TABLE": root / "private" / "scans.csv"}
     run("evaluate.py", PREDICTED=predicted / "cases", TRUTH=out / "cases", OUTPUT=out / "scores" / "cases")
