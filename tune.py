@@ -19,21 +19,23 @@ from common import setting_types as types
 from common.settings import apply_command_line
 
 # --- data and output
-TRAIN: types.PathName = "data/packed/train.h5"  # packed set or list to train on
-VALIDATION: types.PathName = "data/packed/validation.h5"  # packed set or list that decides the best trial
+TRAIN: types.PathNames = "data/packed/train.h5"  # packed set or list to train on, or several to choose from
+VALIDATION: types.PathNames = "data/packed/validation.h5"  # set or list that decides the best trial; one for each TRAIN
+#   Several sets compare ways to prepare the same cases, such as windows or sizes.
+FOLDS: Literal["all"] | None = None  # "all": train every trial on each fold next to TRAIN; the mean Dice counts
 STUDY: types.PathName = "study"  # folder for the search
 TRUST_RUN: bool = False  # True: run code of STUDY or a settings file; trust its source first
 
 # --- search space; each trial chooses one value from each list, so a list of one is fixed
 MODELS: Annotated[list[types.Network], Len(1)] = ["unet", "deeplab_v3plus"]  # networks, as for MODEL in train.py
-MODEL_SETTINGS: types.FreeDict = {  # settings of each network: lists to choose from, or single values
+MODEL_SETTINGS: types.FreeDict = {  # settings of each network: lists to choose from, {"low": 8, "high": 64}, or values
     "unet": {"features": [16, 32, 64], "depth": [3, 4, 5]},
     "deeplab_v3plus": {"backbone": "mobilenetv2"},
 }
 LOSSES: Annotated[list[types.Loss], Len(1)] = ["bce+dice", "focal_tversky", "focal+dice", "hausdorff+dice"]
 # losses, as for LOSS in train.py
 LEARNING_RATE: types.LearningRates | None = [1e-4, 1e-2]  # lowest and highest, or [one]; None: the author's
-AUGMENTATION: types.FreeDict = {  # as in train.py, each chosen independently; None or 0: off
+AUGMENTATION: types.FreeDict = {  # as in train.py, each a list or {"low": 0, "high": 30}; None or 0: off
     "flip": [None, "horizontal"],
     "rotation": [0, 10],
     "zoom": [0, 0.1],
@@ -72,12 +74,14 @@ from optuna.trial import TrialState
 from common.errors import InputError, SettingError
 from common.files import write_json
 from common.gpus import unused_before_import
-from common.parallel import ProgressBar
+from common.training.cross_validation import find_folds
+from common.training.run_folder import runs_in
+from common.training.trained_models import CrossValidation
 from common.training.trust import trust_command
 from common.tuning import results
 from common.tuning import study as tuning
-from common.tuning.spaces import check_every_value, choose_settings, require_choices, require_spaces
-from common.tuning.worker import run_in_background
+from common.tuning.spaces import check_every_value, choose_settings, require_choices, require_sets, require_spaces
+from common.tuning.training import train_folds, train_once
 
 TRAIN_SCRIPT = Path(__file__).resolve().with_name("train.py")
 SET_BY_SEARCH = (  # settings of train.py, so not allowed in OTHERS
@@ -117,6 +121,7 @@ def main():
 def check_settings():
     for name in ("MODELS", "LOSSES", "PRECISIONS"):
         require_choices(settings.values[name], name)
+    require_sets(settings.TRAIN, settings.VALIDATION)
     for name in ("AUGMENTATION", "OTHERS", "MODEL_SETTINGS"):
         require_spaces(settings.values[name], name)
     for model, spaces in settings.MODEL_SETTINGS.items():
@@ -138,8 +143,13 @@ def make_pruner():
     if settings.PRUNER == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=settings.PATIENCE, n_warmup_steps=settings.PATIENCE)
     if settings.PRUNER == "hyperband":
-        return optuna.pruners.HyperbandPruner(max_resource=settings.EPOCHS)
+        return optuna.pruners.HyperbandPruner(max_resource=settings.EPOCHS * number_of_folds())
     return optuna.pruners.NopPruner()
+
+
+def number_of_folds():
+    first = settings.TRAIN[0] if isinstance(settings.TRAIN, list) else settings.TRAIN
+    return len(find_folds(first)) if settings.FOLDS else 1
 
 
 def make_sampler(seed):
@@ -162,12 +172,11 @@ def run_trial(study, trial):
     if not tuning.count_start(live_trial, trial):
         record_outcome(live_trial, TrialState.FAIL, f"started {tuning.MAX_STARTS} times without finishing an epoch")
         return
-    run = tuning.find_run(folder)
-    given = settings_to_resume(run) if run else choose_settings(settings, trial) | {"RUNS": str(folder)}
-    write_json(folder / "given.json", given)
-    values = results.values_as_text(trial.params)
-    print(f"trial {trial.number}, {'continued' if run else 'started'}: {values}", flush=True)
-    status = train(live_trial, folder)
+    given = choose_settings(settings, trial) | {"RUNS": str(folder)}
+    values, is_new = results.values_as_text(trial.params), tuning.find_run(folder) is None
+    print(f"trial {trial.number}, {'started' if is_new else 'continued'}: {values}", flush=True)
+    train = train_folds if settings.FOLDS else train_once
+    status = train(live_trial, folder, given, TRAIN_SCRIPT)
     reason = tuning.failure_reason(folder / "output.txt", status) if status else ""
     if "disk is full" in reason:
         raise InputError(f"trial {trial.number}: {reason} (the same command continues this trial)")
@@ -179,46 +188,22 @@ def run_trial(study, trial):
     record_outcome(live_trial, state, reason)
 
 
-def settings_to_resume(run):
-    """Settings of train.py that continue a run within the minutes it has left."""
-    resume = {"MODE": "resume", "RUN": str(run)}
-    if settings.MINUTES is None:
-        return resume
-    return resume | {"MAX_MINUTES": max(settings.MINUTES - run.log.minutes, 1e-3)}
-
-
-def train(live_trial, folder):
-    """Train with the settings in a trial's folder until the training ends or the pruner stops the trial.
-
-    Returns:
-        Exit status of train.py; None if the trial was stopped early.
-    """
-    arguments = ["--settings", str(folder / "given.json")]
-    lock, output = folder / tuning.TRAINING_LOCK, folder / "output.txt"
-    with (
-        run_in_background(TRAIN_SCRIPT, arguments, lock, output) as process,
-        ProgressBar(settings.EPOCHS, f"trial {live_trial.number}") as bar,
-    ):
-        for epoch, dice, poor in tuning.follow_training(live_trial, process, folder, settings.EPOCHS):
-            bar.move_to(epoch, f"validation Dice {dice:.3f}")
-            if poor:
-                return None
-        return process.poll()
-
-
 def record_outcome(live_trial, state, reason=""):
     """Record how a trial ended in the study, and print it."""
     study, number = live_trial.study, live_trial.number
-    dice, epoch = results.best_epoch(study.get_trials()[number])
+    trial = study.get_trials()[number]
+    dice, epoch = results.best_epoch(trial)
     if state == TrialState.COMPLETE and not epoch:
         state, reason = TrialState.FAIL, "no epoch has a finite validation Dice"
-    if run := tuning.find_run(tuning.trial_folder(Path(settings.STUDY), number)):
-        live_trial.set_user_attr("run", run.folder.relative_to(settings.STUDY).as_posix())
-        live_trial.set_user_attr("minutes", round(run.log.minutes, 2))
+    folder = tuning.trial_folder(Path(settings.STUDY), number)
+    if runs := runs_in(folder):
+        place = folder if settings.FOLDS else runs[0].folder
+        live_trial.set_user_attr("run", place.relative_to(settings.STUDY).as_posix())
+        live_trial.set_user_attr("minutes", round(sum(run.log.minutes for run in runs), 2))
     if reason:
         live_trial.set_user_attr("reason", reason)
     study.tell(live_trial, dice if state == TrialState.COMPLETE else None, state)
-    score = f"validation Dice {dice:.4f} in epoch {epoch}" if epoch else ""
+    score = f"validation Dice {results.score_as_text(trial)}" if epoch else ""
     print(f"trial {number}, {results.STATE_NAMES[state]}: {reason or score}", flush=True)
 
 
@@ -237,15 +222,18 @@ def write_results(study):
                 f"{folder}: no trial was completed (trials: {len(trials)}; trial {best.number}: {reason}); "
                 "fix the cause and raise --trials"
             )
-        recorded = tuning.find_run(tuning.trial_folder(folder, best.number)).settings
+        place = tuning.trial_folder(folder, best.number)
+        recorded = tuning.find_run(place).settings
+        if settings.FOLDS:  # the run is of one fold
+            recorded |= {name: CrossValidation(place).settings[name] for name in ("TRAIN", "VALIDATION", "FOLD")}
         best_settings = {name: value for name, value in recorded.items() if name not in ("RUNS", "MODE", "RUN")}
         write_json(folder / "best_settings.json", best_settings)
         results.draw_importances(trials, folder / "importance.png")
     print("best trials:")
     for trial in [trial for trial in trials if results.best_epoch(trial)[1]][:5]:
-        dice, epoch = results.best_epoch(trial)
         state = "" if trial.state == TrialState.COMPLETE else f" ({results.STATE_NAMES[trial.state]})"
-        print(f"  {dice:.4f} in epoch {epoch}, trial {trial.number}{state}: {results.values_as_text(trial.params)}")
+        score = results.score_as_text(trial)
+        print(f"  {score}, trial {trial.number}{state}: {results.values_as_text(trial.params)}")
     states = [results.STATE_NAMES[trial.state] for trial in trials]
     counts = ", ".join(f"{states.count(name)} {name}" for name in results.STATE_NAMES.values() if name in states)
     print(

@@ -27,6 +27,7 @@ ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 ShareOfHalf = Annotated[float, Ge(0), Le(0.5)]
 Gray = Annotated[int, Ge(0), Lt(2**16)]  # 16-bit gray level
 PathName = Annotated[str, Rule("a path", lambda text: bool(text.strip()))]
+PathNames = PathName | Annotated[list[PathName], Len(1, 100)]  # one path, or several
 DataSetName = Annotated[
     str,
     Rule(

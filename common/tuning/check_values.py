@@ -22,17 +22,19 @@ def check_settings(path):
     from common.training.configure import as_named_setting_error, build_network, configure, open_sets, set_precision
     from losses import get_loss
 
-    training, built = None, set()
+    opened, built = {}, set()
     for given in read_json(path):
         settings = configure(Settings.of("train.py", **given))
         with as_named_setting_error():
             make_augmentation(settings.AUGMENTATION)
         set_precision("float32" if settings.PRECISION == "auto" else settings.PRECISION)
-        training = training or open_sets(settings)[0]
+        if settings.TRAIN not in opened:
+            opened[settings.TRAIN] = open_sets(settings)[0]
+        training = opened[settings.TRAIN]
         with as_setting_error("LOSS"):
             get_loss(settings.LOSS, training.classes, overlapping=training.overlapping)
-        if settings.MODEL not in built:
-            built.add(settings.MODEL)
+        if (settings.MODEL, training.shape) not in built:
+            built.add((settings.MODEL, training.shape))
             build_network(settings, training)
 
 

@@ -15,13 +15,30 @@ from common.training.run_folder import Log
 figures = Lazy("matplotlib.figure")
 
 STATE_NAMES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "stopped early", TrialState.FAIL: "failed"}
+NONE = (-math.inf, 0)  # score of a trial without one
 ENOUGH_TRIALS = 30  # importances of fewer trials are only a hint
 MAX_PANELS = 6
 
 
 def best_epoch(trial):
-    """(validation Dice, epoch) of a trial's best epoch, the earliest if several are equal; (-inf, 0) if none."""
+    """(validation Dice, epoch) of a trial's best epoch, the earliest if several are equal; (-inf, 0) if none.
+
+    Of a trial on folds: (mean over the folds of the best Dice, number of the last epoch reported).
+    """
+    if trial.user_attrs.get("folds"):
+        return max(((dice, epoch) for epoch, dice in trial.intermediate_values.items()), key=_epoch, default=NONE)
     return Log({"epoch": epoch, "val_dice": dice} for epoch, dice in trial.intermediate_values.items()).best("dice")
+
+
+def _epoch(score):
+    return score[1]
+
+
+def score_as_text(trial):
+    """Score of a trial as text; "" if it has none."""
+    dice, epoch = best_epoch(trial)
+    folds = trial.user_attrs.get("folds")
+    return f"{dice:.4f}, mean of {folds} folds" * bool(epoch) if folds else f"{dice:.4f} in epoch {epoch}" * bool(epoch)
 
 
 def values_as_text(params):
@@ -161,7 +178,10 @@ def _set_parameter_axis(axis, distribution):
     """Set the x axis of a parameter; its choices in the order of their ticks, or None for a range of numbers."""
     choices = getattr(distribution, "choices", None)
     if not choices:
-        axis.set(xscale="log", xlim=(0.9 * distribution.low, distribution.high / 0.9))
+        low, high = distribution.low, distribution.high
+        margin = 0.05 * (high - low)
+        limits = (0.9 * low, high / 0.9) if distribution.log else (low - margin, high + margin)
+        axis.set(xscale="log" if distribution.log else "linear", xlim=limits)
         return None
     choices = sorted(choices) if all(type(choice) in (int, float) for choice in choices) else list(choices)
     names = [_value_as_text(choice) for choice in choices]

@@ -1,5 +1,6 @@
 """Search spaces: check them, choose from them, and check that train.py accepts every value in them."""
 
+import math
 import subprocess
 import sys
 import tempfile
@@ -7,6 +8,7 @@ from pathlib import Path
 
 from common.errors import InputError, SettingError
 from common.files import write_json
+from common.training.cross_validation import find_folds
 from common.tuning.worker import toolkit_environment
 
 PLAIN_TYPES = (bool, int, float, str, type(None))  # Optuna keeps values of these types as they are
@@ -27,12 +29,41 @@ def require_choices(values, setting):
 
 
 def require_spaces(spaces, setting):
-    """Raise SettingError unless a setting is a dict of single values and lists as in `require_choices`."""
+    """Raise SettingError unless a setting is a dict of single values, of ranges, and lists as in `require_choices`."""
     if not isinstance(spaces, dict):
         raise SettingError(f"{setting}: expected a dict of settings (found {spaces!r})")
     for name, values in spaces.items():
         if isinstance(values, list):
             require_choices(values, f"{setting}: {name}")
+        if is_range(values):
+            _require_range(values, f"{setting}: {name}")
+
+
+def require_sets(training, validation):
+    """Raise SettingError unless TRAIN and VALIDATION are two paths, or two lists of as many, without duplicates."""
+    counts = [len(value) if isinstance(value, list) else None for value in (training, validation)]
+    if isinstance(training, list):
+        require_choices(training, "TRAIN")
+    if counts[0] != counts[1]:
+        found = " and ".join("one path" if count is None else f"a list of {count}" for count in counts)
+        raise SettingError(f"VALIDATION: expected one set for each of TRAIN (found {found}); list as many")
+
+
+def is_range(values):
+    """Whether a space is a range of numbers: {"low": 0, "high": 30}, perhaps with "log" or "step"."""
+    return isinstance(values, dict) and {"low", "high"} <= values.keys() <= {"low", "high", "log", "step"}
+
+
+def _require_range(values, where):
+    low, high, step = values["low"], values["high"], values.get("step")
+    kinds = int if "step" in values else int | float
+    are_numbers = all(isinstance(n, kinds) and not isinstance(n, bool) for n in (low, high, *([step] if step else [])))
+    fits = are_numbers and math.isfinite(low) and low < high < math.inf and (low > 0 or not values.get("log"))
+    if not fits or ("step" in values and (values.get("log") or not step or step < 1)):
+        raise SettingError(
+            f'{where}: expected low < high, such as {{"low": 0, "high": 30}}, above 0 with "log": True, or whole '
+            f'numbers with "step": 1 (found {values}); correct it'
+        )
 
 
 def choose_settings(settings, trial):
@@ -47,9 +78,11 @@ def choose_settings(settings, trial):
     """
     model = choose(trial, "MODEL", settings.MODELS)
     augmentation = choose_each(trial, "AUGMENTATION", settings.AUGMENTATION)
+    train, validation = choose(trial, "TRAIN", settings.TRAIN), settings.VALIDATION
     return {
-        "TRAIN": settings.TRAIN,
-        "VALIDATION": settings.VALIDATION,
+        "TRAIN": train,
+        "VALIDATION": validation[settings.TRAIN.index(train)] if isinstance(validation, list) else validation,
+        **({"FOLD": find_folds(train)[0]} if settings.FOLDS else {}),
         "MODEL": model,
         "MODEL_SETTINGS": choose_each(trial, model, settings.MODEL_SETTINGS.get(model, {})),
         "LOSS": choose(trial, "LOSS", settings.LOSSES),
@@ -69,8 +102,13 @@ def choose(trial, name, values):
     Args:
         trial: optuna trial, or a stand-in for one.
         name: name of the parameter.
-        values: list to choose from; a list of one value, or a single value, leaves no choice.
+        values: list to choose from, or a range as in `is_range`; a list of one value, or a single value, leaves no
+            choice.
     """
+    if is_range(values):
+        if "step" in values:
+            return trial.suggest_int(name, values["low"], values["high"], step=values["step"])
+        return trial.suggest_float(name, float(values["low"]), float(values["high"]), log=bool(values.get("log")))
     if not isinstance(values, list):
         return values
     if len(values) == 1:
@@ -107,7 +145,10 @@ class _PresetTrial:
         return self.values.get(name, choices[0])
 
     def suggest_float(self, name, low, high, log):
-        return low
+        return self.suggest_categorical(name, [low, high])
+
+    def suggest_int(self, name, low, high, step):
+        return self.suggest_categorical(name, [low, low + (high - low) // step * step])
 
 
 def settings_with_every_value(choose_settings):

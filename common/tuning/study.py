@@ -1,8 +1,10 @@
 """A search shared by several processes: its folder, its trials, and which process runs which trial."""
 
+import math
 import os
 import re
 import sqlite3
+import statistics
 import time
 import warnings
 from contextlib import ExitStack, closing, contextmanager
@@ -166,9 +168,10 @@ def trial_folder(folder, number):
     return Path(folder, "runs") / f"trial-{number:03d}"
 
 
-def find_run(folder):
-    """Run in a trial's folder; None if there is none yet."""
-    return next(iter(runs_in(folder)), None)
+def find_run(folder, fold=None):
+    """Run in a trial's folder, that of a fold or the first one; None if there is none yet."""
+    runs = [run for run in runs_in(folder) if fold is None or run.name == f"fold{fold}"]
+    return next(iter(runs), None)
 
 
 def trials_to_run(study, folder, count, add):
@@ -281,7 +284,7 @@ def count_start(live_trial, trial):
     return starts <= MAX_STARTS
 
 
-def follow_training(live_trial, process, folder, epochs):
+def follow_training(live_trial, process, folder, epochs, fold=None, before=()):
     """Report each epoch of a training to the study until the training ends.
 
     Args:
@@ -289,23 +292,27 @@ def follow_training(live_trial, process, folder, epochs):
         process: subprocess.Popen of train.py.
         folder: Path of the trial's folder.
         epochs: number of epochs; a trial is not stopped in the last one.
+        fold: number of the fold in training; None without folds.
+        before: best validation Dice of each fold before; the mean with the best so far is reported.
 
     Yields:
         (epoch, validation Dice, whether to stop the trial) for each epoch not yet reported.
     """
     reported = set(live_trial.study.get_trials()[live_trial.number].intermediate_values)
     time_read = None
-    ended = False
+    ended, best = False, -math.inf
     while not ended:
         ended = process.poll() is not None  # before reading, so that no epoch is missed
-        run = find_run(folder)
+        run = find_run(folder, fold)
         time_written = run.log_file.stat().st_mtime_ns if run and run.log_file.exists() else None
         rows = _read_rows(run) if time_written != time_read else []
         time_read = time_written if rows else time_read
         for epoch, dice in ((row["epoch"], row["val_dice"]) for row in rows):
-            if epoch not in reported:
-                reported.add(epoch)
-                live_trial.report(dice, epoch)
+            best = max(best, dice) if math.isfinite(dice) else best
+            step = len(before) * epochs + epoch
+            if step not in reported and (fold is None or math.isfinite(best)):
+                reported.add(step)
+                live_trial.report(dice if fold is None else statistics.fmean([*before, best]), step)
                 yield epoch, dice, not ended and epoch < epochs and live_trial.should_prune()
         if not rows and not ended:
             time.sleep(POLL_SECONDS)

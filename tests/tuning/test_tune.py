@@ -9,11 +9,13 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 import h5py
 import optuna
 import pandas as pd
 import pytest
+from drawings import make_cases
 from filelock import FileLock
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState, create_trial
@@ -23,6 +25,7 @@ from common.command_line import flags_of
 from common.errors import InputError
 from common.settings import Settings
 from common.slices.images import read_image
+from common.training.trained_models import CrossValidation
 from common.tuning import results
 from common.tuning import study as tuning
 from common.tuning.check_values import check_settings
@@ -155,6 +158,81 @@ def test_a_trial_that_does_poorly_is_stopped(packed, tmp_path):
     folder = tuning.trial_folder(tmp_path / "study", 2)
     assert "stopped after epoch" in (folder / "output.txt").read_text(), "train.py ended as by Ctrl-C"
     assert (study.get_trials()[2].user_attrs["run"]) and not leftovers(folder)
+
+
+@pytest.mark.slow
+def test_folds_and_several_sets(tmp_path):
+    """Trials on both folds of two data sets, of slices of 24 and of 32 pixels."""
+    sets = {}
+    for name, size in (("a", 24), ("b", 32)):
+        cases = make_cases(tmp_path / name / "cases", cases=4, slices=2, size=size)
+        lists = tmp_path / name / "lists"
+        run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=lists, FOLDS=2, TEST_SHARE=0.25)
+        for fold in (1, 2):
+            where = tmp_path / name / "packed" / f"fold{fold}"
+            run_here("preprocess/3_pack_hdf5.py", LISTS=lists / f"fold{fold}", PACKED=where)
+        sets[name] = [str(tmp_path / name / "packed" / f"{which}.h5") for which in ("train", "validation")]
+    train, validation = map(list, zip(*sets.values(), strict=True))
+    settings = search({"packed": tmp_path}, tmp_path / "study", TRAIN=train, VALIDATION=validation, FOLDS="all")
+    settings |= {"TRIALS": 2, "MODEL_SETTINGS": {"unet": {"features": 2, "depth": 1}}, "EPOCHS": 2, "SEED": 3}
+    settings |= {"LEARNING_RATE": [1e-3], "PRUNER": "none"}
+    out = run_script("tune.py", **settings).stdout
+    assert "mean of 2 folds" in out
+    trials = trials_of(tmp_path / "study")
+    assert {trial.params["TRAIN"] for trial in trials} == set(train), "a trial repeats no other, so both are searched"
+    for trial in trials:
+        folds = CrossValidation(tuning.trial_folder(tmp_path / "study", trial.number))
+        bests = [run.log.best("dice")[0] for run in folds.runs()]
+        assert len(bests) == 2 and trial.value == pytest.approx(sum(bests) / 2)
+        assert [Path(run.settings["TRAIN"]).parent.name for run in folds.runs()] == ["fold1", "fold2"]
+        side = 24 if trial.params["TRAIN"] == train[0] else 32
+        assert {run.data.size for run in folds.runs()} == {side}
+        assert set(trial.intermediate_values) == {1, 2, 3, 4}
+    best = max(trials, key=lambda trial: trial.value)
+    recorded = json.loads((tmp_path / "study" / "best_settings.json").read_text())
+    assert (recorded["FOLD"], recorded["TRAIN"]) == ("all", best.params["TRAIN"])
+    assert pd.read_csv(tmp_path / "study" / "trials.csv")["dice"][0] == pytest.approx(best.value)
+    assert read_image(tmp_path / "study" / "importance.png").std() > 5
+    assert "finished trials: 2 of 2" in run_here("tune.py", **settings).stdout
+
+
+def test_the_score_of_folds_is_a_mean_that_pruners_can_compare():
+    study = optuna.create_study()
+    study.add_trial(create_trial(state=TrialState.RUNNING))
+    live = optuna.trial.Trial(study, 0)
+    live.set_user_attr("folds", 2)
+
+    class Ended:
+        poll = staticmethod(lambda: 0)
+
+    logs = {1: [0.2, 0.6, 0.4], 2: [float("nan"), 0.1, 0.3]}
+    for fold, before in ((1, []), (2, [0.6])):
+        rows = [{"epoch": i, "val_dice": dice} for i, dice in enumerate(logs[fold], 1)]
+        run = mock.Mock(log=mock.Mock(rows=rows))
+        with mock.patch.object(tuning, "find_run", return_value=run), mock.patch.object(tuning, "_read_rows") as read:
+            read.side_effect = lambda run: run.log.rows
+            list(tuning.follow_training(live, Ended, Path("trial"), 3, fold, before))
+    (trial,) = study.get_trials()
+    assert trial.intermediate_values == pytest.approx({1: 0.2, 2: 0.6, 3: 0.6, 5: 0.35, 6: 0.45})
+    assert results.best_epoch(trial) == (pytest.approx(0.45), 6)
+    assert results.score_as_text(trial) == "0.4500, mean of 2 folds"
+
+
+def test_ranges_are_continuous_or_whole():
+    ranges = {
+        "AUGMENTATION": {"rotation": {"low": 0, "high": 114}, "noise": {"low": 1e-3, "high": 0.1, "log": True}},
+        "MODEL_SETTINGS": {"unet": {"features": {"low": 8, "high": 64, "step": 8}}},
+    }
+    given = Settings.of("tune.py", MODELS=["unet"], LOSSES=["bce"], LEARNING_RATE=None, **ranges)
+    study = optuna.create_study(sampler=RandomSampler(seed=0))
+    found = [choose_settings(given, study.ask()) for _ in range(60)]
+    rotations = [settings["AUGMENTATION"]["rotation"] for settings in found]
+    assert len(set(rotations)) == 60 and 0 < min(rotations) < 10 and 100 < max(rotations) < 114
+    assert sum(settings["AUGMENTATION"]["noise"] < 1e-2 for settings in found) > 15, "half of them, on a log scale"
+    assert {settings["MODEL_SETTINGS"]["features"] for settings in found} == set(range(8, 65, 8))
+    every = settings_with_every_value(partial(choose_settings, given))
+    assert {settings["AUGMENTATION"].get("rotation") for settings in every} == {None, 114}
+    assert {settings["MODEL_SETTINGS"]["features"] for settings in every} == {8, 64}
 
 
 # --- many processes, with a train.py that takes no time
@@ -333,6 +411,10 @@ def test_bad_settings(packed, tmp_path):
     refused("MODEL_SETTINGS: unknown network (found 'unett')", MODEL_SETTINGS={"unett": {}})
     refused("MODEL_SETTINGS: unet: expected a dict of settings (found [1])", MODEL_SETTINGS={"unet": [1]})
     refused("AUGMENTATION: flip: expected a list with at least one value (found [])", AUGMENTATION={"flip": []})
+    for wrong in ({"low": 3, "high": 1}, {"low": 0, "high": 1, "log": True}, {"low": 0.5, "high": 3, "step": 1}):
+        refused("AUGMENTATION: rotation: expected low < high", AUGMENTATION={"rotation": wrong})
+    refused("VALIDATION: expected one set for each of TRAIN (found a list of 2 and one path)", TRAIN=["a.h5", "b.h5"])
+    refused("TRAIN: duplicate value", TRAIN=["a.h5", "a.h5"], VALIDATION=["a.h5", "b.h5"])
     refused("OTHERS: setting not allowed (found EPOCHS", OTHERS={"EPOCHS": 3})
     refused("SAMPLER", "(found 'grid')", SAMPLER="grid")
     refused("TRIALS", "at least 1 (found 0)", TRIALS=0)
