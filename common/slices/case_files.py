@@ -58,7 +58,7 @@ class VolumeEntry(Part):
     plane: Literal["axial", "coronal", "sagittal"]
     geometry: Grid
     grid: Grid
-    resampled: Annotated[list[Annotated[Finite, Field(ge=0)]], Three] | None = None
+    resampled: Annotated[list[Annotated[Finite, Field(ge=0)] | None], Three] | None = None  # None: not along this axis
 
 
 class PseudoLabelsEntry(Part):

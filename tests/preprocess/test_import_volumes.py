@@ -419,14 +419,15 @@ def test_window_goes_from_the_cases_into_the_run(tmp_path):
         assert record.window == [-150, 250] and record.spacing == [0.9, 0.7]
 
 
-def test_a_volume_is_predicted_at_the_spacing_of_training(tmp_path):
+@pytest.mark.parametrize("spacing", [1.4, [1.4, 1.4, None]])
+def test_a_volume_is_predicted_at_the_spacing_of_training(tmp_path, spacing):
     """A network that was trained on 1.4 mm, coronal, predicts a volume of 0.7 mm so, and gives its own grid back."""
     values, labels = block((24, 24, 24))
     for name in ("a", "b", "c", "d"):
         write(tmp_path / "i", f"{name}.nrrd", as_volume(values, spacing=(0.7, 0.7, 0.7)))
         write(tmp_path / "l", f"{name}.nrrd", as_volume(labels, spacing=(0.7, 0.7, 0.7)))
     cases, lists, scan = tmp_path / "cases", tmp_path / "lists", tmp_path / "i" / "a.nrrd"
-    prepared = {"PLANE": "coronal", "SPACING": 1.4, "WINDOW": [-150, 250]}
+    prepared = {"PLANE": "coronal", "SPACING": spacing, "WINDOW": [-150, 250]}
     run_here(SCRIPT, IMAGES=tmp_path / "i", LABELS=tmp_path / "l", CASES=cases, SIZE=24, SLICES="all", **prepared)
     run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=lists, TEST_SHARE=0, SAME_SLICES="report")
     run = tmp_path / "run"
