@@ -1,4 +1,4 @@
-"""Backend, devices, precision and seeds; only gpus, cpu_speedups, distribution and coreml also depend on the backend.
+"""Backend, devices, precision and seeds; gpus, cpu_speedups, distribution, mirrored and coreml depend on it too.
 
 Functions import Keras only when needed: it takes seconds, and scripts that import this module check their input first.
 TensorFlow, JAX and PyTorch are optional.
@@ -267,14 +267,15 @@ def environment(with_backend=True):
 
 
 class OneDevice:
-    """The default device of the backend; `common.training.distribution.Devices` is for several.
+    """The default device of the backend; `common.training.distribution.choose_devices` returns several.
 
     Attributes:
         process, processes: index of this process, from 0, and number of processes.
         is_first: whether this process writes and prints.
+        can_jit: whether XLA, or PyTorch's compiler, can compile a step.
     """
 
-    process, processes, is_first = 0, 1, True
+    process, processes, is_first, can_jit = 0, 1, True, True
 
     def __len__(self):
         """Number of devices of all processes."""
@@ -287,6 +288,13 @@ class OneDevice:
     def scope(self):
         """Context that places new variables on all devices."""
         return nullcontext()
+
+    def prepare(self, model):
+        """Change a compiled model, built in `scope`, so that loss and batch normalization cover the whole batch."""
+
+    def feed(self, batches):
+        """What `fit` takes in place of a keras.utils.PyDataset of pairs of arrays."""
+        return without_waiting(batches)
 
     def own_share(self, items):
         """The items of a batch that this process makes."""

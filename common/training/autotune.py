@@ -9,7 +9,7 @@ import numpy as np
 
 import models
 from common.devices import accelerators, silenced_libraries, usual_half, usual_jit
-from common.errors import is_out_of_memory
+from common.errors import SettingError, is_out_of_memory
 from common.training.configure import build_network, make_batches, set_precision
 from common.training.optimizer import compile_network
 from common.training.recommended import PUBLISHED, RECOMMENDED
@@ -48,7 +48,8 @@ def autotune(settings, training, devices):
     precision, why = choose_precision(settings.PRECISION, compiled, lambda: batch(size), steps)
     set_precision(precision := devices.broadcast(precision))
     chosen = settings.replace(why, PRECISION=precision) if why else settings
-    jit, why = choose_jit(settings.JIT, settings.DETERMINISTIC, compiled, lambda: batch(size), steps)
+    choose = choose_jit if devices.can_jit else without_jit
+    jit, why = choose(settings.JIT, settings.DETERMINISTIC, compiled, lambda: batch(size), steps)
     chosen = chosen.replace(why, JIT=jit) if why else chosen
     if own_size:
         return chosen
@@ -191,6 +192,16 @@ def choose_jit(setting="auto", deterministic=True, make_model=None, make_batch=N
     seconds = time_steps({jit: partial(make_model, jit) for jit in (True, False)}, make_batch)
     share = seconds[True] / seconds[False]
     return share < 0.9, f"auto: a step with XLA took {share:.2g} times as long as without"
+
+
+def without_jit(setting, *_):
+    """`choose_jit` for TensorFlow on several devices; raises SettingError if the setting is True."""
+    if setting is True:
+        raise SettingError(
+            "JIT: TensorFlow cannot compile a step for several devices with XLA (found True); pass --jit False, or "
+            "--devices 1"
+        )
+    return False, None if setting is False else "auto: TensorFlow on several devices works without XLA"
 
 
 def choose_batch_size(start, make_model, make_batch, greatest):

@@ -314,11 +314,13 @@ def make_model(settings, training, validation, used):
                         f"expected {model.output_shape}); resume with the sets of the run"
                     )
                 prepare_steps(resumed)
+                used.prepare(resumed)
                 return resumed, log
         if settings.MODE == "retrain":
             take_weights(model, load_network(model_file(settings.RUN)), settings.RUN)
         ignores = training.ignores or (validation is not None and validation.ignores)
         compile_network(model, settings.OPTIMIZER, settings.LEARNING_RATE, settings.LOSS, settings.JIT, ignores)
+        used.prepare(model)
         return model, Log()
 
 

@@ -96,7 +96,8 @@ def _convolution_op(layer, inputs, kernel):
 
 def _batch_normalization(layer, inputs, training=None, mask=None):
     usual = mask is None and len(inputs.shape) == 4 and inputs.dtype == "float32"
-    if not (training and layer.trainable and usual):
+    several = tf.distribute.get_strategy().num_replicas_in_sync > 1  # see common.training.mirrored
+    if several or not (training and layer.trainable and usual):
         return type(layer).call(layer, inputs, training=training, mask=mask)
     outputs, *moments = normalize(inputs, layer.gamma, layer.beta, layer.epsilon)
     for moving, new in zip((layer.moving_mean, layer.moving_variance), moments, strict=True):

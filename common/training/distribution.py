@@ -5,6 +5,8 @@ its own share. Loss, gradients, batch normalization and metrics cover the whole 
 mean the same as on one device. If a batch does not divide evenly, such as the last one of an epoch, each device
 computes all of it.
 
+On TensorFlow, `common.training.mirrored` does so for the devices of one machine. PyTorch trains on one device.
+
 Several processes, one per machine, find each other through the environment variables of
 `keras.distribution.initialize`:
 
@@ -26,7 +28,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.devices import OneDevice, accelerators, set_defaults
+from common.devices import OneDevice, accelerators, backend, list_devices, set_defaults
 from common.errors import InputError
 
 VARIABLES = tuple(f"KERAS_DISTRIBUTION_{name}" for name in ("JOB_ADDRESSES", "NUM_PROCESSES", "PROCESS_ID"))
@@ -229,36 +231,46 @@ def choose_devices(setting, batch_size):
         batch_size: batch size over all devices; None: not yet chosen.
 
     Returns:
-        OneDevice or Devices.
+        OneDevice, Devices on JAX, or `common.training.mirrored.MirroredDevices` on TensorFlow.
 
     Raises:
         InputError: if there are fewer, a batch does not divide evenly, or the backend supports only one device.
     """
-    import keras  # loaded after the processes have joined
+    processes, local = 1, accelerators() or list_devices()
+    if backend() == "jax":
+        import jax  # optional
 
-    if keras.backend.backend() != "jax":
-        if (setting or 1) > 1:
-            raise InputError(
-                f"DEVICES: several devices need JAX (found DEVICES {setting}); install JAX and set KERAS_BACKEND=jax"
-            )
-        if setting is None and len(accelerators()) > 1:
-            print(f"using 1 of {len(accelerators())} GPUs; set KERAS_BACKEND=jax to use all")
-        return OneDevice()
-    import jax  # optional
-
-    processes, local = jax.process_count(), jax.local_devices()
+        processes, local = jax.process_count(), jax.local_devices()
     if (setting or 1) > len(local):
         names = ", ".join(map(str, local))
         raise InputError(f"DEVICES: expected at most {len(local)} on this machine (found {setting}); it has {names}")
     count = setting or (len(local) if accelerators() else 1)
+    if backend() == "torch":
+        if (setting or 1) > 1:
+            problem = f"several devices need TensorFlow or JAX (found DEVICES {setting} on PyTorch)"
+            raise InputError(f"DEVICES: {problem}; install one of them, or leave DEVICES at None")
+        if count > 1:
+            print(f"using 1 of {count} GPUs; TensorFlow or JAX uses all: see docs/install.md")
+        return OneDevice()
     while setting is None and count > 1 and (batch_size or 0) % (processes * count):
         count -= 1
     if (batch_size or 0) % (processes * count):
         raise InputError(
             f"BATCH_SIZE: expected a multiple of {processes * count}, the number of devices (found {batch_size})"
         )
-    if processes * count == 1 and setting is None:
+    if processes * count == 1 and (setting is None or backend() == "tensorflow"):
         return OneDevice()
+    return _devices_of_backend(processes, local, count)
+
+
+def _devices_of_backend(processes, local, count):
+    """`count` of the `local` devices, on JAX of every process."""
+    if backend() == "tensorflow":
+        from common.training.mirrored import MirroredDevices  # imports TensorFlow, which is optional
+
+        return MirroredDevices([name.upper() for name in local[:count]])
+    import jax  # optional
+
     by_machine = [[d for d in jax.devices() if d.process_index == p][:count] for p in range(processes)]
     devices = Devices([device for machine in by_machine for device in machine])
     devices.require_same({"number of devices": count})

@@ -16,7 +16,9 @@ from drawings import make_cases
 from running import ROOT, assert_refused, leftovers, run_here, run_script
 
 from common.command_line import flags_of
-from common.errors import InputError
+from common.errors import InputError, SettingError
+from common.training import distribution
+from common.training.autotune import without_jit
 from common.training.distribution import VARIABLES, several_processes
 
 EPOCHS = 6
@@ -120,6 +122,41 @@ def test_two_devices_learn_what_one_does(work):
     work.assert_alike("two")
 
 
+TWO_CPUS = """
+import runpy, sys
+import tensorflow as tf
+
+device = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * 2)
+sys.argv[0] = "train.py"
+runpy.run_path("train.py", run_name="__main__")
+"""
+
+
+def train_on_two_cpus(work, name, *flags, **settings):
+    """What train.py prints with TensorFlow on two logical devices."""
+    environment = os.environ | work.environment(name, KERAS_BACKEND="tensorflow", TF_CPP_MIN_LOG_LEVEL="3")
+    command = [sys.executable, "-c", TWO_CPUS, "--devices", "2", *flags, *flags_of(settings)]
+    command, output = list(map(str, command)), {"capture_output": True, "text": True}
+    return subprocess.run(command, cwd=ROOT, env=environment, check=False, **output)
+
+
+@pytest.mark.slow
+def test_two_devices_of_tensorflow_learn_what_one_does(work):
+    """Uneven last batches, a loss over the batch, and a run that is continued; 36 steps."""
+    settings = {"LOSS": "mse+batch_dice"}
+    environment = work.environment("tf_one", KERAS_BACKEND="tensorflow")
+    run_script("train.py", env=environment, **work.settings("tf_one", **settings))
+    first = train_on_two_cpus(work, "tf_two", **work.settings("tf_two", **settings) | {"EPOCHS": EPOCHS // 2})
+    assert first.returncode == 0 and "tensorflow on cpu:0, cpu:1, 2 devices" in first.stdout, first.stderr
+    flags = "--mode", "resume", "--run", work.run_folder("tf_two"), "--trust-run", "--epochs", EPOCHS
+    second = train_on_two_cpus(work, "tf_two", *flags)
+    assert second.returncode == 0 and f"finished all {EPOCHS} epochs" in second.stdout, second.stderr
+    work.assert_alike("tf_two", "tf_one")
+    for a, b in zip(work.weights("tf_two"), work.weights("tf_one"), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_two_processes_survive_the_loss_of_one_and_end_as_one_device(work):
     port = free_port()
@@ -177,9 +214,45 @@ def test_process_that_fails_early_is_missed_with_a_line(work):
 
 
 @pytest.mark.slow
-def test_backend_that_knows_one_device_is_named(work):
-    assert_refused("train.py", "found DEVICES 2", "KERAS_BACKEND=jax", DEVICES=2, **work.settings("refused"))
+def test_devices_that_tensorflow_lacks_are_refused(work):
+    words = "DEVICES: expected at most 1 on this machine (found 2); it has cpu:0"
+    assert_refused("train.py", words, DEVICES=2, **work.settings("refused"))
     assert_refused("train.py", "DEVICES", "at least 1", status=2, DEVICES=0, **work.settings("refused"))
+
+
+def with_backend(monkeypatch, name, devices):
+    """Let `choose_devices` see these devices of a backend."""
+    monkeypatch.setattr(distribution, "backend", lambda: name)
+    monkeypatch.setattr(distribution, "list_devices", lambda: devices)
+    monkeypatch.setattr(distribution, "accelerators", lambda: [d for d in devices if not d.startswith("cpu")])
+
+
+def test_pytorch_trains_on_one_device(monkeypatch, capsys):
+    with_backend(monkeypatch, "torch", ["gpu:0", "gpu:1"])
+    assert len(distribution.choose_devices(None, 8)) == len(distribution.choose_devices(1, 8)) == 1
+    assert capsys.readouterr().out == "using 1 of 2 GPUs; TensorFlow or JAX uses all: see docs/install.md\n"
+    with pytest.raises(InputError, match=r"need TensorFlow or JAX \(found DEVICES 2 on PyTorch\)"):
+        distribution.choose_devices(2, 8)
+    with_backend(monkeypatch, "torch", ["mps:0"])  # a Mac
+    assert len(distribution.choose_devices(None, 8)) == 1 and not capsys.readouterr().out
+    with pytest.raises(InputError, match=r"at most 1 on this machine \(found 2\); it has mps:0"):
+        distribution.choose_devices(2, 8)
+
+
+def test_xla_is_off_on_several_devices_of_tensorflow():
+    assert without_jit("auto")[0] is without_jit(False)[0] is False
+    with pytest.raises(SettingError, match="JIT: TensorFlow cannot compile a step for several devices"):
+        without_jit(True)
+
+
+def test_tensorflow_takes_the_gpus_that_divide_a_batch(monkeypatch):
+    with_backend(monkeypatch, "tensorflow", ["gpu:0", "gpu:1", "gpu:2"])
+    monkeypatch.setattr(distribution, "_devices_of_backend", lambda *given: given)
+    assert distribution.choose_devices(None, 8) == (1, ["gpu:0", "gpu:1", "gpu:2"], 2)
+    assert distribution.choose_devices(None, None)[2] == distribution.choose_devices(3, 9)[2] == 3
+    assert len(distribution.choose_devices(None, 1)) == len(distribution.choose_devices(1, 8)) == 1
+    with pytest.raises(InputError, match=r"BATCH_SIZE: expected a multiple of 3, the number of devices \(found 8\)"):
+        distribution.choose_devices(3, 8)
 
 
 @pytest.mark.slow
