@@ -19,6 +19,7 @@ import tensorflow as tf
 
 from common.devices import OneDevice
 from common.parallel import ordered_map
+from common.words import number_of
 
 _share = threading.local()  # `images`: number of images in the share of the device whose step this thread traces
 
@@ -39,7 +40,7 @@ class MirroredDevices(OneDevice):
         return self.strategy.num_replicas_in_sync
 
     def in_words(self):
-        return f", {len(self)} devices" if len(self) > 1 else ""
+        return f", {number_of(len(self), 'device')}"
 
     def scope(self):
         return self.strategy.scope()
