@@ -234,6 +234,8 @@ def write_results(study):
         state = "" if trial.state == TrialState.COMPLETE else f" ({results.STATE_NAMES[trial.state]})"
         score = results.score_as_text(trial)
         print(f"  {score}, trial {trial.number}{state}: {results.values_as_text(trial.params)}")
+        if by_class := results.dice_by_class(runs_in(tuning.trial_folder(folder, trial.number))):
+            print(f"    {by_class}")
     states = [results.STATE_NAMES[trial.state] for trial in trials]
     counts = ", ".join(f"{states.count(name)} {name}" for name in results.STATE_NAMES.values() if name in states)
     print(

@@ -209,6 +209,9 @@ def scores_of(source):
 # --- overlaps
 
 
+COUNTS = ["tp", "fp", "fn"]  # names of what `count_pixels` returns
+
+
 def count_pixels(predicted, truth):
     """Count pixels.
 

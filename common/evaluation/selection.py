@@ -12,11 +12,12 @@ import numpy as np
 import pandas as pd
 
 from common.errors import InputError
+from common.evaluation import volume_selection
 from common.evaluation.summary import interval_of_mean
 from common.parallel import ordered_map, progress
 from common.prediction.ensemble import TRANSFORMS, predict_turned
 from common.prediction.networks_in_workers import load_for_prediction
-from common.scores import count_pixels, scores_of_counts
+from common.scores import COUNTS, count_pixels, scores_of_counts
 from common.slices.classes import class_numbers, has_class, without_ignored
 from common.slices.masks import clean
 from common.system_errors import errors_of
@@ -25,7 +26,6 @@ from common.training.run_folder import CHECKPOINTS
 from common.training.sets import open_set
 from common.training.trained_models import CrossValidation, model_file
 
-COUNTS = ["tp", "fp", "fn"]
 KEYS = ["networks", "flips", "clean"]
 THRESHOLDS = np.arange(1, 20) / 20  # to choose from
 
@@ -43,7 +43,7 @@ def choose(folders, cleanings, batch_size=8):
     Returns:
         choice, dict of arguments of `CrossValidation.write_choice`, and DataFrame of all combinations: networks,
         flips, clean, n (cases), dice (mean), low, high, and difference from the first row (the baseline), with
-        difference_low and difference_high.
+        difference_low and difference_high; of several classes also the mean Dice of each, dice_1, ...
 
     Raises:
         InputError: if a folder is not a cross-validation, or their folds differ.
@@ -53,8 +53,9 @@ def choose(folders, cleanings, batch_size=8):
     counts = pd.concat([count_fold(fold, groups, cleanings, batch_size) for fold in range(folds)])
     cases = counts.groupby([*KEYS, "case", "class"], sort=False)[COUNTS].sum()
     dice = [scores_of_counts(*row)["dice"] for row in cases.itertuples(index=False)]
-    of_case = cases.assign(dice=dice)["dice"].groupby([*KEYS, "case"], sort=False).mean().dropna()
-    options = [list(groups), list(TRANSFORMS), list(map(str, cleanings))]
+    dice = cases.assign(dice=dice)["dice"]
+    of_case = dice.groupby([*KEYS, "case"], sort=False).mean().dropna()
+    options = [list(groups), counts["flips"].unique().tolist(), list(map(str, cleanings))]
     table = of_case.unstack("case").loc[pd.MultiIndex.from_product(options, names=KEYS)]
 
     chosen = table.index[0]
@@ -62,7 +63,7 @@ def choose(folders, cleanings, batch_size=8):
         candidates = [(*chosen[:level], value, *chosen[level + 1 :]) for value in values]
         chosen = max(candidates, key=lambda key: table.loc[key].mean())  # ties: the first, which is simpler
     cleaning = cleanings[options[2].index(chosen[2])]
-    return {"networks": groups[chosen[0]], "flips": chosen[1], "clean": cleaning}, describe(table, chosen)
+    return {"networks": groups[chosen[0]], "flips": chosen[1], "clean": cleaning}, describe(table, chosen, dice)
 
 
 def require_same_folds(folders):
@@ -109,10 +110,15 @@ def find_threshold(networks, flips, clean, batch_size=8):
     """
     counts, groups = [], {"chosen": networks}
     for fold in range(require_same_folds([folder for folder, _ in networks])):
+        slices, runs = open_fold(fold, groups)
+        if slices.classes > 1:
+            return None
+        if slices.axes == 3:
+            options = networks, flips, clean, THRESHOLDS.tolist()
+            counts += volume_selection.count_thresholds(slices, runs, *options, f"fold {fold + 1}, threshold")
+            continue
         with tempfile.TemporaryDirectory() as folder:
-            slices, means = predict_fold(Path(folder), fold, groups, {flips: TRANSFORMS[flips]}, batch_size)
-            if slices.classes > 1:
-                return None
+            means = predict_fold(Path(folder), fold, slices, runs, groups, {flips: TRANSFORMS[flips]}, batch_size)
             count = functools.partial(count_thresholds, means["chosen", flips], slices, clean)
             for counted in ordered_map(count, range(len(slices))):
                 counts += counted
@@ -134,9 +140,13 @@ def count_fold(fold, groups, cleanings, batch_size):
     Returns:
         DataFrame with columns networks, flips, clean, case, class and COUNTS.
     """
+    slices, runs = open_fold(fold, groups)
+    if slices.axes == 3:
+        title = f"fold {fold + 1}, cases"
+        return pd.DataFrame(volume_selection.count_cases(slices, runs, groups, cleanings, title))
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        slices, means = predict_fold(Path(folder), fold, groups, TRANSFORMS, batch_size)
+        means = predict_fold(Path(folder), fold, slices, runs, groups, TRANSFORMS, batch_size)
         for (title, flips), probabilities in means.items():
             count = functools.partial(count_slice, probabilities, slices, cleanings)
             for counted in ordered_map(count, range(len(slices))):
@@ -144,37 +154,49 @@ def count_fold(fold, groups, cleanings, batch_size):
     return pd.DataFrame(rows)
 
 
-def predict_fold(folder, fold, groups, transforms, batch_size):
+def predict_fold(folder, fold, slices, runs, groups, transforms, batch_size):
     """Predict a fold's validation slices.
 
     Args:
         folder: Path of a folder for files of probabilities.
         fold: number from 0.
+        slices, runs: as returned by `open_fold`.
         groups: as returned by `groups_of_networks`.
         transforms: items of TRANSFORMS.
         batch_size: as for `choose`.
 
     Returns:
-        SliceSet, and a dict of (group title, name in transforms) to probabilities (N, H, W, C).
+        dict of (group title, name in transforms) to probabilities (N, H, W, C).
     """
     members = list(dict.fromkeys((name, checkpoint) for group in groups.values() for name, checkpoint in group))
-    runs = {name: CrossValidation(name).runs()[fold] for name, _ in members}
-    sets = {name: open_set(run.validation_set) for name, run in runs.items()}
-    slices = next(iter(sets.values()))
-    if slices.axes == 3:
-        raise InputError(
-            "CROSS_VALIDATIONS: volume networks are not supported; run predict.py and evaluate.py with both networks"
-        )
-    if any(len(s) != len(slices) or s.case != slices.case or s.shape != slices.shape for s in sets.values()):
-        raise InputError(
-            f"CROSS_VALIDATIONS: fold {fold + 1} differs between {' and '.join(runs)}; train them on the same folds"
-        )
     means = MeanProbabilities(folder, groups, transforms)
     for run_folder, checkpoint in progress(members, len(members), f"fold {fold + 1}, networks"):
         network = load_for_prediction(model_file(runs[run_folder], checkpoint))
         means.add([run_folder, checkpoint], network, slices, batch_size)
         gc.collect()  # one network at a time
-    return slices, means.arrays
+    return means.arrays
+
+
+def open_fold(fold, groups):
+    """Open the validation set of a fold.
+
+    Args:
+        fold, groups: as for `predict_fold`.
+
+    Returns:
+        SliceSet or VolumeSet, and a dict of cross-validation folder to its run of this fold.
+
+    Raises:
+        InputError: if the cross-validations have different cases in this fold.
+    """
+    runs = {name: CrossValidation(name).runs()[fold] for group in groups.values() for name, _ in group}
+    sets = [open_set(run.validation_set) for run in runs.values()]
+    facts = [(s.axes, s.shape, s.names, s.step) if s.axes == 3 else (s.axes, s.shape, s.case, len(s)) for s in sets]
+    if any(others != facts[0] for others in facts):
+        raise InputError(
+            f"CROSS_VALIDATIONS: fold {fold + 1} differs between {' and '.join(runs)}; train them on the same folds"
+        )
+    return sets[0], runs
 
 
 def reserve(path, size):
@@ -251,8 +273,15 @@ def count_thresholds(probabilities, slices, cleaning, i):
     return rows
 
 
-def describe(table, chosen):
-    """Make the DataFrame of `choose` from the Dice of each combination (rows) and case (columns)."""
+def describe(table, chosen, dice):
+    """Make the DataFrame of `choose`.
+
+    Args:
+        table: DataFrame with the Dice of each combination (rows) and case (columns).
+        chosen: key of the chosen row.
+        dice: Series with the Dice of each combination, case and class.
+    """
+    by_class = dice.groupby([*KEYS, "class"]).mean().unstack("class")
     rows = []
     first = table.iloc[0]
     for key, dice in table.iterrows():
@@ -261,5 +290,7 @@ def describe(table, chosen):
         difference = (dice - first).to_numpy()
         low, high = interval_of_mean(difference, dice.index)
         row |= {"difference": difference.mean(), "difference_low": low, "difference_high": high}
+        if by_class.shape[1] > 1:
+            row |= {f"dice_{number}": mean for number, mean in by_class.loc[key].items()}
         rows.append(row | {"chosen": "yes" if key == chosen else ""})
     return pd.DataFrame(rows)

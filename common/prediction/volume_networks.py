@@ -39,7 +39,7 @@ class Stage:
     """
 
     def __init__(self, models, tile):
-        self.data, self.tile = models.data, tile or models.crop
+        self.data, self.tile, self.flips = models.data, tile or models.crop, models.flips
         self.networks = [load_for_prediction(file) for file in models.files]
 
     def grid(self, geometry, box=None):
@@ -114,7 +114,7 @@ class Options(NamedTuple):
         probabilities: whether to write the probabilities of each label.
         viewer_files: setting VIEWER_FILES.
         further_channels: mapping of the Path of a volume to Paths of its channels in other files.
-        flips: name in `common.prediction.volume_tiles.MIRRORS`.
+        flips: name in `common.prediction.volume_tiles.MIRRORS`; None: as choose.py chose for each stage.
     """
 
     threshold: float
@@ -130,7 +130,7 @@ class Options(NamedTuple):
     probabilities: bool = False
     viewer_files: tuple = ()
     further_channels: dict | None = None
-    flips: str = "none"
+    flips: str | None = None
 
 
 def last_stage(stages):
@@ -158,21 +158,24 @@ def predict_labels(volume, stages, options, keep=None):
         grid = last.working_grid(volume.geometry)  # at the resolution of a box, in tiles if too large
     else:
         grid = last.grid(volume.geometry, box)
-    probabilities = last.probabilities(volume, grid, options.overlap, options.flips)
+    probabilities = last.probabilities(volume, grid, options.overlap, options.flips or last.flips)
     if keep:
         keep(probabilities, grid)
     labels = labels_on_grid(probabilities, grid, volume.original, options.threshold, last.data.nested)
-    if last.data.nested:
-        labels = highest_class(clean(sets_of_numbers(labels, nested=True), **options.cleaning))
-    else:
-        labels = clean(labels, **options.cleaning)
-    return label_image(labels, volume.original), note
+    return label_image(clean_numbers(labels, options.cleaning, last.data.nested), volume.original), note
+
+
+def clean_numbers(labels, cleaning, nested=False):
+    """Clean label numbers (S, H, W), nested ones as the regions that they stand for; cleaning as for `clean`."""
+    if not nested:
+        return clean(labels, **cleaning)
+    return highest_class(clean(sets_of_numbers(labels, nested=True), **cleaning))
 
 
 def find_region(volume, first, second, options):
     """Box around the largest part that the first stage finds, in the working grid of the second; or None."""
     grid = first.grid(volume.geometry)
-    foreground = first.probabilities(volume, grid, options.overlap, options.flips)[..., 0]
+    foreground = first.probabilities(volume, grid, options.overlap, options.flips or first.flips)[..., 0]
     foreground = foreground > options.region_threshold
     box = Box.of(keep_components(foreground, share=1, near=0, smallest=0))
     working_grid = second.working_grid(volume.geometry)

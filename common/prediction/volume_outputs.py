@@ -17,6 +17,7 @@ from common.prediction.inputs import GrayRange, refuse_same_output
 from common.prediction.mask_files import MaskFiles
 from common.prediction.networks_in_workers import load_keras, surroundings
 from common.prediction.outputs import make_dicom_labels, print_dicom, require_dicom, write_output, write_rows
+from common.prediction.packed_volumes import is_packed, predict_packed
 from common.prediction.probabilities import write_volumes
 from common.prediction.viewer import FOLDER as VIEWERS
 from common.prediction.viewer import Compressor, write_viewer
@@ -48,10 +49,12 @@ def predict_with_settings(models, settings):
     Raises:
         InputError: for slice settings, without volumes, or if any volume cannot be predicted.
     """
-    if settings.FIT or settings.PASTE or settings.UNCERTAINTY:
-        raise InputError("FIT, PASTE and UNCERTAINTY: not available for 3-D models; remove them")
     if settings.FLIPS == "turns":
         raise InputError('FLIPS: "turns" is not available for 3-D models; use "flips"')
+    if is_packed(settings.INPUT):
+        return predict_packed(models, settings)
+    if settings.FIT or settings.PASTE or settings.UNCERTAINTY:
+        raise InputError("FIT, PASTE and UNCERTAINTY: not available for 3-D models; remove them")
     if not settings.INPUT or not Path(settings.INPUT).exists():
         found = f"{settings.INPUT} does not exist" if settings.INPUT else "not set"
         raise InputError(f"INPUT: {found}; choose a volume, or a folder of volumes")
@@ -62,9 +65,10 @@ def predict_with_settings(models, settings):
     names = safe_names(volumes, settings.NAMES)
     refuse_same_output(names, "INPUT")
     own = {names[name]: path for name, path in volumes.items()}
-    used = with_threshold(settings, last_stage(models).files)
-    options = options_of(settings, used.THRESHOLD, further)
-    flipped = options.flips != "none"
+    last = last_stage(models)
+    used = with_threshold(settings, last.files, last.threshold)
+    options = options_of(settings, last, used.THRESHOLD, further)
+    flipped = (options.flips or last.flips) != "none"
 
     def fill(folder):
         import_keras()
@@ -85,14 +89,14 @@ def predict_with_settings(models, settings):
         raise InputError(summarize(problems, "volumes cannot be predicted") + "\n  The other volumes were predicted.")
 
 
-def options_of(settings, threshold, further):
-    """Options by the settings of predict.py, the threshold in force and `further_channels`."""
+def options_of(settings, last, threshold, further):
+    """Options by the settings of predict.py, models of the last step, the threshold in force and `further_channels`."""
     return Options(
         threshold,
         settings.OVERLAP,
         settings.TILE,
         settings.LABEL_VOLUMES or ".nii.gz",
-        settings.CLEAN or {},
+        (last.clean or {}) if settings.CLEAN is None else settings.CLEAN,
         settings.OVERLAYS,
         settings.SERIES,
         settings.NOT_FINITE,
@@ -101,7 +105,7 @@ def options_of(settings, threshold, further):
         settings.PROBABILITIES,
         tuple(settings.VIEWER_FILES),
         further,
-        settings.FLIPS or "none",
+        settings.FLIPS,
     )
 
 

@@ -16,6 +16,8 @@ from common.training.distribution import several_processes
 from common.training.new_run import dated, new_folder
 from common.training.trained_models import CrossValidation
 
+PREDICTION = "prediction.json"  # record in a folder that predict.py wrote: how classes overlap
+
 
 def fold_file(path, fold):
     """Path of a packed set or list of a fold: fold3/train.h5 next to train.h5."""
@@ -111,9 +113,7 @@ def predict_out_of_fold(folds):
     for run in folds.runs():
         validation = open_set(run.validation_set, memory_gb=0)
         if validation.axes == 3:
-            advice = "run predict.py and evaluate.py with both networks"
-            print(f"skipping out-of-fold predictions: not available for volumes; {advice}")
-            return False
+            return predict_volumes_out_of_fold(folds)
         lists[run] = list_of_set(validation)
         if lists[run] is None:
             print(f"skipping out-of-fold predictions: the source files of {validation.path} are missing")
@@ -134,6 +134,37 @@ def predict_out_of_fold(folds):
     return True
 
 
+def predict_volumes_out_of_fold(folds):
+    """As `predict_out_of_fold`, of packed volumes on the grids that the networks see; also writes the true labels.
+
+    Scores of the step "patch" are those in boxes around the true labels.
+
+    Returns:
+        True.
+    """
+    from common.training.sets import open_set  # as in `predict_out_of_fold`
+    from common.volumes.labels import label_image, write_labels  # needs SimpleITK, slices do not
+
+    with (
+        whole_folder(folds.predicted_folder, replace=True) as predicted,
+        whole_folder(folds.truth_folder, replace=True) as truth,
+    ):
+        for run in folds.runs():
+            validation = open_set(run.validation_set, memory_gb=0)
+            for i, name in enumerate(validation.names):
+                labels = label_image(validation.shown_volume(i)[1], validation.true_grid(i))
+                write_labels(labels, truth / f"{name}.nii.gz")
+            source, aside = run.validation_set, run.predicted_folder
+            call("predict.py", "--replace", RUN=run, INPUT=source, OUTPUT=aside, OVERLAYS=False, THRESHOLD=0.5)
+            for path in aside.iterdir():
+                if path.name.endswith(".nii.gz") or (path.name == PREDICTION and validation.overlapping):
+                    path.replace(predicted / path.name)
+            remove(aside)
+    scored = {"PREDICTED": folds.predicted_folder, "TRUTH": folds.truth_folder, "OUTPUT": folds.scores_folder}
+    call("evaluate.py", "--replace", **scored)
+    return True
+
+
 def list_of_set(packed):
     """The list that a validation set was packed from, as a DataFrame of x, y and case; None if its files are gone."""
     x = [Path(source) for source in packed.source]
@@ -144,7 +175,7 @@ def list_of_set(packed):
 
 
 def write_fold_scores(folds):
-    """Write the best epoch of each fold, and return it as a DataFrame.
+    """Write the best epoch of each fold, with the Dice of each class if there are several; return it as a DataFrame.
 
     Args:
         folds: CrossValidation.
@@ -153,7 +184,9 @@ def write_fold_scores(folds):
     for run in folds.runs():
         log = run.log
         _, epoch = log.best("dice")
-        best = {name: log.rows[epoch - 1][name] for name in ("epoch", "val_dice", "val_iou", "val_loss")}
+        row = log.rows[epoch - 1]
+        best = {name: row[name] for name in ("epoch", "val_dice", "val_iou", "val_loss")}
+        best |= {name: value for name, value in row.items() if name.startswith("val_dice_")}
         rows.append({"fold": run.name, "epochs": len(log), **best, "minutes": log.minutes})
     table = pd.DataFrame(rows)
     with whole_file(folds.folds_file) as unfinished:

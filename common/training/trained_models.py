@@ -193,6 +193,7 @@ class CrossValidation(os.PathLike):
         self.folds_file = folder / "folds.csv"
         self.validation_list_file = folder / "validation.csv"
         self.predicted_folder = folder / "out_of_fold"
+        self.truth_folder = folder / "truth"  # true labels of packed volumes, on the same grids
         self.scores_folder = folder / "scores"
 
     def __fspath__(self):
@@ -338,11 +339,15 @@ class VolumeModels(NamedTuple):
         files: list of Paths of the .keras files.
         data: `common.training.run_folder.VolumeData`.
         crop: size in voxels (up, back, left) of their training crops, or None.
+        flips, clean, threshold: as in Choice.
     """
 
     files: list
     data: VolumeData
     crop: list | None
+    flips: str = "none"
+    clean: dict | None = None
+    threshold: float | None = None
 
 
 def find_volume_models(runs, which):
@@ -358,10 +363,12 @@ def find_volume_models(runs, which):
     Raises:
         InputError: if the runs mix slices and volumes, differ, or cannot be combined.
     """
-    files = []
+    choices = {}  # by file
     for run in filter(None, runs):
         folds = CrossValidation(run)
-        files += folds.choice.files if folds.exists else [model_file(run, which)]
+        choice = folds.choice if folds.exists else Choice([model_file(run, which)], "none", {})
+        choices |= dict.fromkeys(choice.files, choice)
+    files = list(choices)
     of_volumes = [file for file in files if isinstance(Run(file.parent).data, VolumeData)]
     if not of_volumes:
         return None
@@ -371,7 +378,7 @@ def find_volume_models(runs, which):
     steps = {}
     for file in files:
         run = Run(file.parent)
-        first = steps.setdefault(run.data.step, VolumeModels([], run.data, run.crop))
+        first = steps.setdefault(run.data.step, VolumeModels([], run.data, run.crop, *choices[file][1:]))
         differences = [(name, getattr(run.data, name), getattr(first.data, name)) for name in SAME]
         for name, ours, theirs in [*differences, ("crop", run.crop, first.crop)]:
             if ours != theirs:

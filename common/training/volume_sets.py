@@ -18,12 +18,7 @@ from common.slices.hdf5_text import text_of
 from common.training.augmentation import VolumeChange, check_volume_augmentation
 from common.training.run_records import VolumeData
 from common.training.volume_grids import plain_geometry, read_grid
-from common.volumes.grids import (
-    Box,
-    grid_of_box,
-    grow_box,
-    whole_box,
-)
+from common.volumes.grids import Box, Geometry, grid_of_box, grow_box, whole_box
 from common.words import number_of
 
 WORKERS = max(2, min(8, os.cpu_count() - 1))  # threads that prepare batches; SimpleITK releases Python's lock
@@ -77,16 +72,18 @@ class VolumeSet:
             raise ValueError(self.step)
 
     def _read_cases(self, groups, memory_gb):
-        self.geometries, self.boxes, self.smallest, self.lowest = [], [], [], []
+        self.geometries, self.boxes, self.smallest, self.lowest, self.grids = [], [], [], [], []
         for group in groups:
             shape, attributes = group["label"].shape, group.attrs
-            spacing, box = json.loads(attributes["grid"])["spacing"], np.asarray(attributes["box"])
+            grid, box = json.loads(attributes["grid"]), np.asarray(attributes["box"])
+            spacing = grid["spacing"]
             lowest, factor = np.asarray(attributes["lowest"]), float(attributes["factor"])
             fits = group["image"].shape == (*shape, self.channels) and lowest.shape == (self.channels,)
             fits = fits and box.shape == (2, 3) and box.dtype.kind in "iu" and lowest.dtype == np.float16
             if not (fits and len(shape) == 3 and np.all(np.isfinite(spacing)) and min(*spacing, factor) > 0):
                 raise ValueError(group.name)
             self.geometries.append(plain_geometry(shape, spacing))
+            self.grids.append(grid)
             self.boxes.append(Box(*map(tuple, box.tolist())))
             self.smallest.append(max(1, round(self.smallest_box / factor)))
             self.lowest.append(lowest)  # value outside the volume, for each channel
@@ -165,6 +162,11 @@ class VolumeSet:
     def shown_grids(self):
         """Geometry of each case as the model is shown it without augmentation and crops."""
         return [grid_of_box(self.geometries[i], self.shown_box(i), self.voxels) for i in range(len(self))]
+
+    def true_grid(self, i):
+        """Geometry of a case as the model is shown it, where it was in the patient."""
+        grid = Geometry(**{name: tuple(values) for name, values in self.grids[i].items()})
+        return grid_of_box(grid, self.shown_box(i), self.voxels)
 
     def typical_grid(self, crop=None):
         """Medians over the cases of what a network sees, for networks that choose their kernels by it.

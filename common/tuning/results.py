@@ -1,6 +1,7 @@
 """Results of a search: a table of its trials, and which settings mattered."""
 
 import math
+import statistics
 
 import optuna
 import pandas as pd
@@ -10,6 +11,7 @@ from optuna.trial import TrialState, create_trial
 from common import tables
 from common.files import whole_file
 from common.lazy import Lazy
+from common.training.progress import class_columns
 from common.training.run_folder import Log
 
 figures = Lazy("matplotlib.figure")
@@ -48,6 +50,14 @@ def values_as_text(params):
 
 def _value_as_text(value):
     return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def dice_by_class(runs):
+    """Validation Dice of each class as text: mean over the runs of a trial, each in its best epoch; "" for one class."""
+    rows = [next((row for row in run.log.rows if row["epoch"] == run.log.best("dice")[1]), {}) for run in runs]
+    names = class_columns(rows[0], runs[0].class_names(runs[0].data)) if rows else {}
+    means = {name: statistics.fmean(row.get(column, 0) for row in rows) for column, name in names.items()}
+    return ", ".join(f"{name} {dice:.4f}" for name, dice in means.items())
 
 
 def write_table(trials, path):

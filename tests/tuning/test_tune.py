@@ -9,6 +9,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import h5py
@@ -22,9 +23,10 @@ from optuna.trial import TrialState, create_trial
 from running import ROOT, assert_refused, leftovers, run_here, run_script
 
 from common.command_line import flags_of
-from common.errors import InputError
+from common.errors import InputError, SettingError
 from common.settings import Settings
 from common.slices.images import read_image
+from common.training.run_folder import Log
 from common.training.trained_models import CrossValidation
 from common.tuning import results
 from common.tuning import study as tuning
@@ -371,6 +373,20 @@ def test_why_a_training_failed_in_one_line(tmp_path):
     assert reason("") == "train.py exited with status 1 and no message"
 
 
+def test_the_best_trials_have_a_dice_for_each_class():
+    """In the best epoch of each run; the mean over several runs."""
+
+    def run(*rows):
+        rows = [{"epoch": k, "val_dice": dice} | more for k, (dice, more) in enumerate(rows, 1)]
+        return SimpleNamespace(data=None, class_names=lambda data: ["liver", "tumor"], log=Log(rows))
+
+    one = run((0.5, {"val_dice_1": 0.7, "val_dice_2": 0.3}), (0.4, {"val_dice_1": 0.8, "val_dice_2": 0.0}))
+    other = run((0.6, {"val_dice_1": 0.9, "val_dice_2": 0.3}))
+    assert results.dice_by_class([one]) == "liver 0.7000, tumor 0.3000"
+    assert results.dice_by_class([one, other]) == "liver 0.8000, tumor 0.3000"
+    assert results.dice_by_class([run((0.5, {}))]) == results.dice_by_class([]) == ""
+
+
 def test_what_mattered_is_found_also_where_most_trials_came_to_nothing():
     spaces = {
         "LEARNING_RATE": optuna.distributions.FloatDistribution(1e-4, 1, log=True),
@@ -460,3 +476,24 @@ def test_a_search_without_data_is_refused(packed, tmp_path):
     with h5py.File(tmp_path / "empty.h5", "w") as file:
         file["pixels"] = 1
     refused("expected datasets x and y", TRAIN=str(tmp_path / "empty.h5"))
+
+
+def test_values_for_packed_volumes_are_checked_by_the_rules_for_volumes(decathlon, tmp_path):
+    sets = {name.upper(): str(decathlon / "whole" / f"{name}.h5") for name in ("train", "validation")}
+    given = sets | {"MODEL": "unet3d", "MODEL_SETTINGS": {"features": 2}, "LOSS": "bce+dice", "LEARNING_RATE": 0.001}
+    given |= {"AUGMENTATION": {"rotation": 5, "flip": "x"}, "BATCH_SIZE": 1, "PRECISION": "float32", "EPOCHS": 1}
+    file = tmp_path / "settings.json"
+
+    def check(**changes):
+        file.write_text(json.dumps([given, given | changes]))
+        check_settings(file)
+
+    check(MODEL="se_resunet3d", CROP=[8, 8, 8], BATCH_SIZE=2, FOREGROUND=0.3)
+    for words, changes in (
+        ("LOSS: .*is for slices only", {"LOSS": "hausdorff+dice"}),
+        ("AUGMENTATION: unknown key 'brightness' for volumes", {"AUGMENTATION": {"brightness": 0.1}}),
+        ("BATCH_SIZE: expected 1 for whole volumes", {"BATCH_SIZE": 2}),
+        ("MODEL.*not for volumes", {"MODEL": "unet"}),
+    ):
+        with pytest.raises(SettingError, match=words):
+            check(**changes)

@@ -1,0 +1,130 @@
+"""Volumes in folds: out-of-fold predictions and scores, choose.py, and predict.py as it chose."""
+
+import json
+import shutil
+from types import SimpleNamespace
+from unittest import mock
+
+import numpy as np
+import pandas as pd
+import pytest
+import SimpleITK as sitk
+from drawings import write_decathlon
+from running import assert_refused, leftovers, run_here
+
+from common.evaluation.selection import THRESHOLDS, find_threshold
+from common.files import read_json
+from common.prediction.packed_volumes import numbers_of
+from common.prediction.volume_tiles import mean_probabilities
+from common.scores import count_pixels, scores_of_counts
+from common.training.calibration import choose_threshold
+from common.training.sets import open_set
+from common.training.trained_models import CrossValidation, find_volume_models, load_network
+
+
+@pytest.fixture(scope="session")
+def volume_folds(made_once):
+    """Packed volumes in two folds, and a cross-validation over them."""
+
+    def make(root):
+        data = write_decathlon(root / "data", cases=4)
+        packing = {"STEP": "single", "SPACING": 2.5, "VOXELS": 5000, "FOLDS": 2}
+        run_here("preprocess/3_pack_volumes.py", DATA=data, PACKED=root / "packed", **packing)
+        settings = {"TRAIN": root / "packed" / "train.h5", "VALIDATION": root / "packed" / "validation.h5"}
+        settings |= {"MODEL": "unet3d", "MODEL_SETTINGS": {"features": 2}, "EPOCHS": 2, "OPTIMIZER": "adam"}
+        settings |= {"LEARNING_RATE": 0.01, "AUGMENTATION": {}, "LOSS": "bce+dice"}
+        with mock.patch("common.training.cross_validation.call", run_here):
+            return run_here("train.py", RUNS=root / "runs", FOLD="all", **settings).stdout
+
+    root, said = made_once("volume_folds", make)
+    (folder,) = (root / "runs").iterdir()
+    return root, folder, said
+
+
+def read(path):
+    return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+@pytest.mark.slow
+def test_every_volume_is_predicted_by_the_network_that_has_not_seen_it(volume_folds):
+    root, folder, said = volume_folds
+    everyone = {f"case_{number:02d}" for number in range(1, 5)}
+    assert {path.name.removesuffix(".nii.gz") for path in (folder / "out_of_fold").glob("[!.]*")} == everyone
+    scores = pd.read_csv(folder / "scores" / "cases.csv", dtype={"case": str})
+    for run in CrossValidation(folder).runs():
+        held_out, network = open_set(run.validation_set), load_network(run.model_file("best_dice"))
+        assert run.settings["MODEL_SETTINGS"] == CrossValidation(folder).settings["MODEL_SETTINGS"]
+        for i, name in enumerate(held_out.names):
+            image, truth = held_out.shown_volume(i)
+            numbers = numbers_of(mean_probabilities([network], image, held_out.voxels))
+            assert np.array_equal(read(folder / "out_of_fold" / f"{name}.nii.gz"), numbers)
+            assert np.array_equal(read(folder / "truth" / f"{name}.nii.gz"), truth)
+            assert sitk.ReadImage(str(folder / "truth" / f"{name}.nii.gz")).GetOrigin() != (0, 0, 0)
+            for number in (1, 2):
+                row = scores[(scores["case"] == name.removeprefix("case_")) & (scores["class"] == number)].iloc[0]
+                dice = scores_of_counts(*count_pixels(numbers == number, truth == number))["dice"]
+                assert row["dice"] == pytest.approx(dice, nan_ok=True)
+    assert (folder / "scores" / "report.html").is_file() and not leftovers(root)
+    table = pd.read_csv(folder / "folds.csv")
+    assert {"val_dice_1", "val_dice_2"} <= set(table) and "val_dice_2" in said
+
+
+@pytest.mark.slow
+def test_a_choice_is_made_on_volumes_not_seen_and_predict_takes_it(volume_folds, tmp_path):
+    root, folder, _ = volume_folds
+    folder = shutil.copytree(folder, tmp_path / "copy")
+    said = run_here("choose.py", CROSS_VALIDATIONS=folder, CLEANINGS=[{"share": 1}]).stdout
+    table = pd.read_csv(folder / "choice.csv")
+    assert len(table) == 2 * 2 * 2 and (table["n"] == 4).all() and set(table["flips"]) == {"none", "flips"}
+    scores = pd.read_csv(folder / "scores" / "cases.csv")
+    assert table["dice"].iloc[0] == pytest.approx(scores.groupby("case")["dice"].mean().mean(), abs=1e-9)
+    assert table["dice_2"].iloc[0] == pytest.approx(scores[scores["class"] == 2]["dice"].mean(), abs=1e-9)
+    assert (table["chosen"] == "yes").sum() == 1 and "dice_2" in said and "threshold" not in said
+
+    choice = read_json(folder / "choice.json")
+    choice |= {"networks": [[".", "best_dice"], [".", "last"]], "flips": "flips", "clean": {"share": 1}}
+    (folder / "choice.json").write_text(json.dumps(choice))
+    (models,) = find_volume_models([folder], "best_dice").values()
+    assert (len(models.files), models.flips, models.clean) == (4, "flips", {"share": 1})
+    packed = root / "packed" / "fold1" / "validation.h5"
+    chosen = run_here("predict.py", RUN=folder, INPUT=packed, OUTPUT=tmp_path / "a").stdout
+    assert "predicting 2 packed volumes" in chosen
+    runs = [str(folder / f"fold{k}" / f"{which}.keras") for which in ("best_dice", "last") for k in (1, 2)]
+    same = {"FLIPS": "flips", "CLEAN": {"share": 1}, "THRESHOLD": float(chosen.split("threshold ")[1].split()[0])}
+    run_here("predict.py", RUN=runs, INPUT=packed, OUTPUT=tmp_path / "b", **same)
+    for name in open_set(packed).names:
+        assert np.array_equal(*(read(tmp_path / side / f"{name}.nii.gz") for side in "ab"))
+        assert (tmp_path / "a" / "overlays" / f"{name}.png").is_file()
+
+
+def test_the_threshold_of_volumes_with_one_label_is_found_out_of_fold(monkeypatch):
+    """By brute force, from probabilities of four volumes; several labels have none."""
+    rng = np.random.default_rng(0)
+    truths = rng.random((4, 3, 4, 5)) < 0.4
+    probabilities = np.clip(0.3 * truths + rng.random(truths.shape) * 0.35, 0, 1).astype(np.float32)
+    volumes = SimpleNamespace(axes=3, classes=1, overlapping=False, names=list("abcd"))
+
+    def predicted(volumes, runs, groups, flips, title):
+        assert groups == {"chosen": [["folds", "last"]]} and flips == ["flips"]
+        for i in range(4):
+            yield i, truths[i].astype(np.uint8), {("chosen", "flips"): probabilities[i][..., None]}
+
+    monkeypatch.setattr("common.evaluation.selection.require_same_folds", lambda folders: 1)
+    monkeypatch.setattr("common.evaluation.selection.open_fold", lambda fold, groups: (volumes, {}))
+    monkeypatch.setattr("common.evaluation.volume_selection.probabilities_of", predicted)
+    found = find_threshold([["folds", "last"]], "flips", {})
+    hard = probabilities[:, None] > THRESHOLDS[:, None, None, None]
+    both = (hard & truths[:, None]).sum(axis=(2, 3, 4))
+    dice = 2 * both / (hard.sum(axis=(2, 3, 4)) + truths.sum(axis=(1, 2, 3))[:, None])
+    assert found == pytest.approx(choose_threshold(dice, np.ones(4), THRESHOLDS)) and found[2] < found[1]
+    volumes.classes = 2
+    assert find_threshold([["folds", "last"]], "flips", {}) is None
+
+
+@pytest.mark.slow
+def test_packed_volumes_of_other_steps_are_refused(volume_folds, decathlon, decathlon_runs, tmp_path):
+    packed = volume_folds[0] / "packed" / "fold1" / "validation.h5"
+    given = {"RUN": decathlon_runs[0], "OUTPUT": tmp_path / "out"}
+    assert_refused("predict.py", "packed for the step 'single' (found models of 'whole')", INPUT=packed, **given)
+    own = decathlon / "whole" / "validation.h5"
+    assert_refused("predict.py", "PROBABILITIES: not available for packed", INPUT=own, PROBABILITIES=True, **given)
