@@ -53,7 +53,7 @@ def _value_as_text(value):
 
 
 def dice_by_class(runs):
-    """Validation Dice of each class as text: mean over the runs of a trial, each in its best epoch; "" for one class."""
+    """Validation Dice of each class as text: mean over a trial's runs, each in its best epoch; "" for one class."""
     rows = [next((row for row in run.log.rows if row["epoch"] == run.log.best("dice")[1]), {}) for run in runs]
     names = class_columns(rows[0], runs[0].class_names(runs[0].data)) if rows else {}
     means = {name: statistics.fmean(row.get(column, 0) for row in rows) for column, name in names.items()}
