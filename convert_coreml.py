@@ -41,6 +41,7 @@ COMPRESSION: Literal["float32", "float16", "linear8", "palette8", "palette6", "p
 #   All but "float32" make a .mlpackage compute in half precision.
 TARGET: str | None = None  # oldest system, such as "macOS13"; None: what COMPRESSION needs
 #   For phones, such as "iOS16".
+VOLUME_SIZE: types.Crop | None = None  # models for volumes: voxels (up, back, left); None: CROP of the run
 CHECK_ONLY: bool = False  # True: only check the existing model OUTPUT; write nothing
 COMPARE: bool = False  # True: write a model for every COMPRESSION, and compare their accuracy
 
@@ -93,12 +94,15 @@ def main():
     print(doing.format(source, ", ".join(map(str, paths.values()))), flush=True)
     load_libraries()
     from coreml.check_slices import gather_or_draw  # imports Keras; load_libraries chose its backend
+    from coreml.volumes import are_for_volumes, with_fixed_size
     from models import has_overlapping_classes
 
     targets = choose_targets(paths)
     network = load_network(source)
-    kinds = settings.FORMAT, settings.INPUT_KIND, settings.OUTPUT_KIND
-    contract = Contract(*kinds, settings.THRESHOLD, has_overlapping_classes(network))
+    kinds, volumes = (settings.FORMAT, settings.INPUT_KIND, settings.OUTPUT_KIND), are_for_volumes(network)
+    contract = Contract(*kinds, settings.THRESHOLD, volumes or has_overlapping_classes(network))
+    if volumes:
+        network = with_fixed_size(to_float32(network), settings.VOLUME_SIZE or run.crop, source)
     check_network(network, contract, source)
     shapes = network.input_shape[1:], network.output_shape[-1], contract.overlapping
     images, truths, description = gather_or_draw(
@@ -123,7 +127,7 @@ def main():
                 publish(path, final)
             results[compression] = final, result
     if not settings.CHECK_ONLY:
-        about = facts | facts_of_network(network, facts["network"], contract) | {"size": network.output_shape[1:3]}
+        about = facts | facts_of_network(network, facts["network"], contract) | {"size": network.output_shape[1:-1]}
         models = [path for path, result in results.values() if not result.faults]
         write_cards(models, about, texts(), settings.CARD, network.count_params(), settings.REPLACE)
     finish(results)

@@ -28,8 +28,8 @@ def write_cards(models, facts, texts, card, parameters, replace):
 
     Args:
         models: list of Path.
-        facts: metadata of the model, see `coreml.metadata.recorded_facts`; with "size" (height, width), "classes",
-            "class_names" and "threshold".
+        facts: metadata of the model, see `coreml.metadata.recorded_facts`; with "size" (height,
+            width; of volumes slices first), "classes", "class_names" and "threshold".
         texts: dict of author, licence, description, input and output, as text.
         card: setting CARD: dict with keys of ASKED.
         parameters: number of parameters of the network.
@@ -50,9 +50,9 @@ def write_cards(models, facts, texts, card, parameters, replace):
 
 def card_of(facts, texts, card, parameters):
     """The card as a dict; arguments as for `write_card`."""
-    height, width = facts["size"]
+    size = "x".join(map(str, facts["size"]))
     classes = ", ".join(facts.get("class_names") or []) or f"{facts['classes']}"
-    name = texts["description"] or f"{facts['network']}, {height}x{width}, classes: {classes}"
+    name = texts["description"] or f"{facts['network']}, {size}, classes: {classes}"
     threshold = facts.get("threshold")
     general = {
         "Authors": texts["author"] and [{"Name": texts["author"][:128]}],
@@ -69,7 +69,7 @@ def card_of(facts, texts, card, parameters):
         "Input": {"Description": texts["input"] or _input_in_words(facts)},
         "Limitations": card.get("limitations"),
         "Output": {
-            "Description": texts["output"] or f"mask of {height}x{width} pixels, classes: {classes}",
+            "Description": texts["output"] or f"mask of {size} {_elements(facts)}, classes: {classes}",
             "Type": "Prediction",
         },
         "Reproducibility": facts.get("run") and f"settings, versions and code are in the run folder {facts['run']}",
@@ -91,7 +91,13 @@ def _given(values):
     return {key: value[:LONGEST] if isinstance(value, str) else value for key, value in values.items() if value}
 
 
+def _elements(facts):
+    return "voxels" if len(facts["size"]) == 3 else "pixels"
+
+
 def _input_in_words(facts):
+    if len(facts["size"]) == 3:
+        return f"volume of {'x'.join(map(str, facts['size']))} voxels, standardized as in training"
     window = facts.get("window")
     levels = f"; black is {window[0]:g} and white {window[1]:g} in the values of the scan" if window else ""
     return f"gray image of {facts['size'][0]}x{facts['size'][1]} pixels{levels}"
@@ -99,7 +105,8 @@ def _input_in_words(facts):
 
 def _resolution(facts):
     spacing = facts.get("spacing")
-    return f"pixels of {spacing[0]:.3g}x{spacing[1]:.3g} mm" if spacing and len(spacing) == 2 else ""
+    known = spacing and len(spacing) == len(facts["size"]) and all(spacing)
+    return f"{_elements(facts)} of {'x'.join(f'{mm:.3g}' for mm in spacing)} mm" if known else ""
 
 
 def _performance(facts):

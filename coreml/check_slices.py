@@ -29,6 +29,9 @@ def gather_or_draw(source, validation, count, shape, channels, overlapping=False
     Returns:
         what `gather_slices` returns, and a text that describes the slices.
     """
+    if len(shape) == 4:
+        images, truths, description = gather_or_draw_volumes(source, validation, count, shape[-1], shape[:3])
+        return [_padded(image, shape) for image in images], truths, description
     if source or (validation and Path(validation).is_file()):
         images, truths = gather_slices(source or validation, count, shape, channels, overlapping)
         return images, truths, f"{source or validation} (slices: {len(images)})"
@@ -62,6 +65,13 @@ def gather_or_draw_volumes(source, validation, count, channels, crop):
         )
     images = [_center(volumes.shown_volume(i)[0], crop) for i in range(min(count, len(volumes)))]
     return images, [None] * len(images), f"{source or validation} ({number_of(len(images), 'volume')})"
+
+
+def _padded(volume, shape):
+    """The center of a volume at a shape, with zeros around it if it is smaller."""
+    volume = _center(volume, [min(pair) for pair in zip(volume.shape[:3], shape[:3], strict=True)])
+    missing = [want - have for have, want in zip(volume.shape, shape, strict=True)]
+    return np.pad(volume, [(n // 2, n - n // 2) for n in missing])
 
 
 def _center(volume, size):

@@ -195,7 +195,7 @@ def _layer_values(network, model, model_input):
 
     def watch(operation, name, value):
         layer = layer_of(name, network)
-        if layer is not None and value.ndim == 4 and not _is_depthwise_half(layer, name):
+        if layer is not None and value.ndim == len(network.input_shape) and not _is_depthwise_half(layer, name):
             values[layer.name] = operation, value
 
     model.run({"input": model_input}, watch)
@@ -211,7 +211,7 @@ def _is_depthwise_half(layer, name):
 
 def _relative_difference(value, expected):
     """Largest difference as a fraction of the largest absolute value; None if the layouts cannot be compared."""
-    candidates = [v for v in (value, value.transpose(0, 2, 3, 1)) if v.shape == expected.shape]
+    candidates = [v for v in (value, np.moveaxis(value, 1, -1)) if v.shape == expected.shape]
     if not candidates:
         return None if value.size == expected.size else np.inf  # such as the output channels
     largest = max(float(np.abs(expected).max()), 1e-6)

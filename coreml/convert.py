@@ -53,12 +53,17 @@ class Contract:
     threshold: float = 0.5
     overlapping: bool = False
 
+    @property
+    def kinds(self):
+        """input_kind and output_kind."""
+        return self.input_kind, self.output_kind
+
     def classes_of(self, channels):
         """Number of classes of a network with this number of output channels, without the background."""
         return channels if self.overlapping or channels == 1 else channels - 1
 
     def check_network(self, network, source):
-        """Check that a network takes one image of fixed size and returns one of the same height and width.
+        """Check that a network takes one image, or volume, of fixed size and returns one of the same size.
 
         Args:
             network: keras.Model.
@@ -67,7 +72,9 @@ class Contract:
         Raises:
             InputError: if not.
         """
-        if self.overlapping and self.output_kind != "probabilities":
+        inputs = getattr(network, "inputs", None) or ()
+        volumes = any(len(tensor.shape) == 5 for tensor in inputs)
+        if self.overlapping and not volumes and self.output_kind != "probabilities":
             raise InputError(
                 f"OUTPUT_KIND: {self.output_kind!r} has one class for each pixel, and the classes of {source} overlap; "
                 "use --output-kind probabilities"
@@ -80,6 +87,12 @@ class Contract:
                         f"INPUT_KIND: 'image' needs 1 or 3 channels (found {channels} in {source}); "
                         "use --input-kind array"
                     )
+            case [(int(), int(), int(), _), (*_, int())] if shapes[0][:3] == shapes[1][:3] and len(shapes[1]) == 4:
+                kinds = {"FORMAT": "mlpackage", "INPUT_KIND": "array", "OUTPUT_KIND": "probabilities"}
+                for (name, kind), own in zip(kinds.items(), (self.format, *self.kinds), strict=True):
+                    if own != kind:
+                        option = f"--{name.lower().replace('_', '-')} {kind}"
+                        raise InputError(f"{name}: {own!r} is for slices ({source} is for volumes); use {option}")
             case _:
                 raise InputError(
                     f"{source}: unexpected input or output (found {' and '.join(map(str, shapes)) or 'none'}); "
@@ -122,13 +135,13 @@ def convert_network(network, source, contract, half_precision, target):
     """
     import coremltools as ct  # slow to import
 
-    height, width, channels = network.input_shape[1:]
+    *sides, channels = network.input_shape[1:]
     if contract.input_kind == "image":
-        shape = (1, height, width, channels)
+        shape = (1, *sides, channels)
         colors = ct.colorlayout.GRAYSCALE if channels == 1 else ct.colorlayout.RGB
         input_type = ct.ImageType("input", shape, scale=1 / 255, color_layout=colors)
     else:
-        shape = (channels, height, width)
+        shape = (channels, *sides)
         input_type = ct.TensorType("input", shape, dtype=np.float32)
     options = {"convert_to": "neuralnetwork"}
     if contract.format == "mlpackage":
@@ -158,11 +171,12 @@ def _as_function(network, shape, contract):
     @tf.function(input_signature=[tf.TensorSpec(shape, name="input")])
     def function(x):
         if contract.input_kind == "array":  # convert to the Keras layout
-            x = tf.transpose(tf.expand_dims(x, 0), (0, 2, 3, 1))
+            x = tf.transpose(tf.expand_dims(x, 0), (0, *range(2, len(shape) + 1), 1))
         y = network(x, training=False)
         one_class = y.shape[-1] == 1
         if contract.output_kind == "probabilities":
-            return tf.squeeze(tf.transpose(y, (0, 3, 1, 2)), 0)
+            last = len(y.shape) - 1
+            return tf.squeeze(tf.transpose(y, (0, last, *range(1, last))), 0)
         if contract.output_kind == "image" and one_class:
             return tf.transpose(255 * y, (0, 3, 1, 2))
         classes = y[..., 0] > contract.threshold if one_class else tf.argmax(y, -1)

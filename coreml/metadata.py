@@ -18,6 +18,7 @@ def recorded_facts(run, source):
     Raises:
         InputError: if a file of the run is damaged.
     """
+    intensity = getattr(run.data, "intensity", None)
     return {
         "network": without_own_paths(run.settings.get("MODEL")),
         "run": run.name if run.exists else None,
@@ -27,6 +28,7 @@ def recorded_facts(run, source):
         "class_names": run.class_names(run.data) or None,
         "spacing": run.data.spacing,
         "window": getattr(run.data, "window", None),  # volumes have none
+        "intensity": intensity and intensity.model_dump(),  # how volumes were standardized
         "settings": without_own_paths(run.settings) or None,
     }
 
@@ -66,13 +68,16 @@ def _declare_features(spec, output_shape, contract):
 
 
 def _describe(description, contract, input_shape, output_shape, texts, facts):
-    _, height, width, channels = output_shape
+    *sides, channels = output_shape[1:]
+    size, is_volume = "x".join(map(str, sides)), len(sides) == 3
     classes = contract.classes_of(channels)
     kind = {1: "gray", 3: "RGB"}.get(input_shape[-1])
     values = f"{kind} values divided by 255" if kind else f"{input_shape[-1]} channels of values divided by 255"
-    if contract.input_kind == "image":
+    if is_volume:
+        values = f"standardized as in training, channels: {input_shape[-1]}"
+    elif contract.input_kind == "image":
         values = f"{'an RGB' if kind == 'RGB' else 'a gray'} image of 0..255"
-    several = "each class, which may overlap" if contract.overlapping else "background and classes"
+    several = "each class, which may overlap" if is_volume or contract.overlapping else "background and classes"
     meaning = f"probability of {'the mask' if channels == 1 else several}, 0..1"
     if contract.output_kind == "image" and channels == 1:
         meaning = "probability of the mask times 255, a gray image"
@@ -80,8 +85,8 @@ def _describe(description, contract, input_shape, output_shape, texts, facts):
         meaning = f"class numbers, 0 (background) to {classes}"
     metadata = description.metadata
     metadata.author, metadata.license = texts["author"], texts["licence"]
-    metadata.shortDescription = texts["description"] or f"{facts['network']}, {height}x{width}, classes: {classes}"
-    description.input[0].shortDescription = texts["input"] or f"slice, {values}"
+    metadata.shortDescription = texts["description"] or f"{facts['network']}, {size}, classes: {classes}"
+    description.input[0].shortDescription = texts["input"] or f"{'volume' if is_volume else 'slice'}, {values}"
     description.output[0].shortDescription = texts["output"] or meaning
     for key, value in facts.items():
         if value is not None:

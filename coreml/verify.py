@@ -54,7 +54,7 @@ def verify(network, model, contract, images, truths, limits, compressed):
         network: keras.Model in float32.
         model: `coreml.model.Model`.
         contract: `coreml.convert.Contract`.
-        images: list of (H, W, C) float32 in 0..1.
+        images: list of (H, W, C) float32 in 0..1, or of volumes (S, H, W, C).
         truths: list of true masks, class numbers (H, W) or None.
         limits: Limits.
         compressed: whether weights are stored in less than float32.
@@ -88,14 +88,14 @@ def feature_mismatches(model, network, contract):
         network: keras.Model.
         contract: `coreml.convert.Contract`.
     """
-    height, width, channels = network.input_shape[1:]
+    *sides, channels = network.input_shape[1:]
     data_type = "DOUBLE" if contract.format == "mlmodel" else "FLOAT32"
-    image = "image", (height, width), "UINT8"
-    expected_input = "array", (channels, height, width), data_type
+    image = "image", tuple(sides), "UINT8"
+    expected_input = "array", (channels, *sides), data_type
     if contract.input_kind == "image":
-        expected_input = image if channels == 1 else ("image", (height, width, channels), "UINT8")
+        expected_input = image if channels == 1 else ("image", (*sides, channels), "UINT8")
     channels = network.output_shape[-1] if contract.output_kind == "probabilities" else 1
-    expected_output = image if contract.output_kind == "image" else ("array", (channels, height, width), data_type)
+    expected_output = image if contract.output_kind == "image" else ("array", (channels, *sides), data_type)
     mismatches = []
     for name, expected, features in (
         ("input", expected_input, model.inputs),

@@ -73,6 +73,9 @@ RUN_ELSEWHERE = {
     "python check.py": "tests/checking/test_packages.py::test_the_script_starts_without_any_package",
     "python check.py --cases data/mine": "tests/test_check.py::test_everything_odd_is_reported_in_one_line_each",
     "python convert_coreml.py --run … --format mlpackage --compare --slices test.h5": FOLLOWED["docs/coreml.md"],
+    """convert_coreml.py --run RUN --format mlpackage --volume-size "[64, 96, 96]\"""": (
+        "tests/coreml/test_volumes.py::test_a_network_for_volumes_is_converted_at_one_size"
+    ),
     "python preprocess/4_plan_training.py --packed data/packed --minutes 30": (
         "tests/training/test_plan.py::test_facts_and_the_plan_of_a_packed_set"
     ),
