@@ -6,6 +6,7 @@ supervision, lower levels learn masks too.
 """
 
 import math
+import threading
 
 import keras
 from keras import layers, ops
@@ -141,8 +142,8 @@ def blocks_of(strides):
 # --- deep supervision
 
 
-class Kept:
-    """Tensors of the current step, which Keras must not track as state of a layer."""
+class Kept(threading.local):
+    """Tensors of the current step, which Keras must not track as state of a layer; each device has its own thread."""
 
     tensors = ()
 

@@ -20,6 +20,7 @@ import tensorflow as tf
 from common.devices import OneDevice
 from common.parallel import ordered_map
 from common.words import number_of
+from models.unet3d import Supervision
 
 _share = threading.local()  # `images`: number of images in the share of the device whose step this thread traces
 
@@ -117,6 +118,10 @@ def _loss_of_all(model, x=None, y=None, y_pred=None, sample_weight=None, trainin
     if context := _several():
         y = tf.nest.map_structure(lambda values: _gather(context, values), y)
         y_pred = tf.nest.map_structure(partial(_gather_with_own_gradient, context), y_pred)
+        for layer in model.layers:
+            if isinstance(layer, Supervision):
+                own = [values[: _share.images] for values in layer.kept.tensors]
+                layer.kept.tensors = [_gather_with_own_gradient(context, values) for values in own]
     options = {"x": x, "y": y, "y_pred": y_pred, "sample_weight": sample_weight, "training": training}
     return type(model).compute_loss(model, **options)
 

@@ -157,6 +157,58 @@ def test_two_devices_of_tensorflow_learn_what_one_does(work):
         np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+SUPERVISED = """
+import sys
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+device = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(device, [tf.config.LogicalDeviceConfiguration()] * 2)
+sys.path.insert(0, sys.argv[1])
+from common.devices import OneDevice
+from common.training.mirrored import MirroredDevices
+from common.training.optimizer import compile_network
+from models import build_model
+
+x = np.random.default_rng(0).normal(size=(7, 16, 16, 16, 1)).astype(np.float32)
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        part = x[4 * index : 4 * index + 4]
+        return part, (part > 1).astype(np.uint8)
+
+
+weights = []
+for used in (OneDevice(), MirroredDevices(["CPU:0", "CPU:1"])):
+    keras.utils.set_random_seed(1)
+    with used.scope():
+        model = build_model("unet3d", (None, None, None, 1), features=2, size=(64, 64, 64), depth=3)
+        assert type(model).__name__ == "SupervisedModel"
+        compile_network(model, {"name": "sgd"}, 0.1, "bce+batch_dice", jit=False)
+    used.prepare(model)
+    batches = Batches()
+    model.fit(used.feed(batches) if len(used) > 1 else batches, epochs=1, verbose=0, shuffle=False)
+    weights.append(model.get_weights())
+for a, b in zip(*weights, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-4)
+"""
+
+
+@pytest.mark.slow
+def test_deep_supervision_on_two_devices_of_tensorflow_is_that_of_one():
+    """Four volumes, then three on two devices; the loss of lower levels is over the whole batch too."""
+    environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    command = [sys.executable, "-c", SUPERVISED, str(ROOT)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 @pytest.mark.slow
 def test_two_processes_survive_the_loss_of_one_and_end_as_one_device(work):
     port = free_port()
