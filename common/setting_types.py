@@ -215,7 +215,11 @@ class UnetSettings(TypedDict, total=False):
     features: Annotated[int, Ge(1), Le(1024)]
     depth: Annotated[int, Ge(1), Le(10)]
     dropout: ShareBelowOne
+    dropout_levels: Count
     normalisation: bool
+    upsampling: Literal["transposed", "nearest", "bilinear"]
+    initializer: Literal["glorot_uniform", "he_normal", "he_uniform"]
+    l2: Share
 
 
 @strict
@@ -223,6 +227,9 @@ class SynapseSettings(TypedDict, total=False):
     width: Annotated[float, Gt(0), Le(4)]
     dropout: ShareBelowOne
     parallel_dropout: ShareBelowOne
+    spatial_dropout: ShareBelowOne
+    parallel_spatial_dropout: ShareBelowOne
+    pooling: bool
     noise: Annotated[float, Ge(0), Le(10)]
 
 

@@ -29,7 +29,19 @@ MOST_WIDTH = 4  # sixteen times the parameters
 MOST_NOISE = 10  # ten times the standard deviation of a normalized feature map
 
 
-def build_model(input_shape, classes=1, *, overlapping=False, width=1.0, dropout=0.2, parallel_dropout=0.4, noise=0.1):
+def build_model(
+    input_shape,
+    classes=1,
+    *,
+    overlapping=False,
+    width=1.0,
+    dropout=0.2,
+    parallel_dropout=0.4,
+    spatial_dropout=0.0,
+    parallel_spatial_dropout=0.0,
+    pooling=False,
+    noise=0.1,
+):
     """Build a CV-net SYNAPSE for images of 200x200, or with other sides that are a multiple of 64 plus 8.
 
     At (200, 200, 1) with the defaults it has 26,118,252 parameters, 26,105,596 of them trainable.
@@ -41,6 +53,8 @@ def build_model(input_shape, classes=1, *, overlapping=False, width=1.0, dropout
         width: factor for the filters of every layer except the output, up to MOST_WIDTH.
         dropout: Gaussian dropout rate of all units except the parallel ones, 0 <= dropout < 1.
         parallel_dropout: dropout rate of the two parallel units of a level, 0 <= parallel_dropout < 1.
+        spatial_dropout, parallel_spatial_dropout: rates of the dropout of whole channels that follows each of the two.
+        pooling: whether the encoder halves by 2x2 maximum pooling after a convolution, not by strides.
         noise: standard deviation of the Gaussian noise in the head, 0 to MOST_NOISE.
 
     Returns:
@@ -49,12 +63,13 @@ def build_model(input_shape, classes=1, *, overlapping=False, width=1.0, dropout
     Raises:
         ValueError: for a size that does not fit (with the nearest two that do), or a setting out of range.
     """
-    scaled = make_scale("cvnet_synapse", width, dropout, parallel_dropout, noise)
+    rates = (dropout, spatial_dropout), (parallel_dropout, parallel_spatial_dropout)
+    scaled = make_scale("cvnet_synapse", width, rates, noise)
     kernels = bottom_kernels("cvnet_synapse", input_shape, halvings=4, border=8)
     inputs = keras.Input(input_shape, name="input")
     x = layers.Conv2D(scaled(8), 9, use_bias=False, name="stem_conv")(inputs)
     x = stem_activation(x)
-    x = encode_and_decode(x, ENCODER, DECODER, kernels, BOTTOM, scaled, dropout, parallel_dropout)
+    x = encode_and_decode(x, ENCODER, DECODER, kernels, BOTTOM, scaled, rates, pooling)
     x = layers.Conv2DTranspose(scaled(32), 7, use_bias=False, kernel_initializer="he_uniform", name="head1_conv")(x)
     return finish(inputs, x, classes, overlapping, scaled, noise, "cvnet_synapse")
 
@@ -62,14 +77,16 @@ def build_model(input_shape, classes=1, *, overlapping=False, width=1.0, dropout
 # --- shared with the network for 512x512
 
 
-def make_scale(name, width, dropout, parallel_dropout, noise):
+def make_scale(name, width, rates, noise):
     """Return a function that multiplies filters by the width; raise ValueError for settings out of range."""
-    rates_fit = 0 <= dropout < 1 and 0 <= parallel_dropout < 1
+    (dropout, spatial_dropout), (parallel_dropout, parallel_spatial_dropout) = rates
+    rates_fit = all(0 <= rate < 1 for pair in rates for rate in pair)
     if not rates_fit or not 0 < width <= MOST_WIDTH or not 0 <= noise <= MOST_NOISE:
         raise ValueError(
-            f"{name}: expected 0 < width <= {MOST_WIDTH}, 0 <= dropout < 1, 0 <= parallel_dropout < 1 and "
-            f"0 <= noise <= {MOST_NOISE} "
-            f"(found width={width}, dropout={dropout}, parallel_dropout={parallel_dropout}, noise={noise})"
+            f"{name}: expected 0 < width <= {MOST_WIDTH}, 0 <= dropout < 1, 0 <= parallel_dropout < 1, the same of "
+            f"spatial_dropout and parallel_spatial_dropout, and 0 <= noise <= {MOST_NOISE} (found width={width}, "
+            f"dropout={dropout}, parallel_dropout={parallel_dropout}, spatial_dropout={spatial_dropout}, "
+            f"parallel_spatial_dropout={parallel_spatial_dropout}, noise={noise})"
         )
     return lambda filters: max(1, round(filters * width))
 
@@ -117,8 +134,10 @@ def unit(x, filters, kernel, kind, drop, regulate, name, padding="same"):
     """SynapticNeuronUnit: regulator, convolution, batch normalization, ParametricSwish, Gaussian dropout.
 
     Args:
-        kind: "normal", "separable", "strided" (stride 2, then a row of zeros at the top and a column at the left) or
-            "transpose_up" (bilinear doubling before a transposed convolution of stride 1).
+        kind: "normal", "separable", "strided" (stride 2, then a row of zeros at the top and a column at the left),
+            "pooled" (2x2 maximum pooling after the activation) or "transpose_up" (bilinear doubling before a transposed
+            convolution of stride 1).
+        drop: rates of the Gaussian dropout and of the dropout of whole channels.
     """
     if kind == "transpose_up":
         x = layers.UpSampling2D(2, interpolation="bilinear", name=f"{name}_up")(x)
@@ -137,10 +156,14 @@ def unit(x, filters, kernel, kind, drop, regulate, name, padding="same"):
         x = layers.ZeroPadding2D(((1, 0), (1, 0)), name=f"{name}_pad")(x)
     x = layers.BatchNormalization(momentum=NORM_MOMENTUM, name=f"{name}_norm")(x)
     x = ParametricSwish(name=f"{name}_swish")(x)
-    return layers.GaussianDropout(drop, name=f"{name}_drop")(x) if drop else x
+    if kind == "pooled":
+        x = layers.MaxPooling2D(2, name=f"{name}_pool")(x)
+    gaussian, spatial = drop
+    x = layers.GaussianDropout(gaussian, name=f"{name}_drop")(x) if gaussian else x
+    return layers.SpatialDropout2D(spatial, name=f"{name}_drop_channels")(x) if spatial else x
 
 
-def encode_and_decode(x, encoder, decoder, kernels, bottom, scaled, dropout, parallel_dropout):
+def encode_and_decode(x, encoder, decoder, kernels, bottom, scaled, rates, pooling):
     """From the stem to the feature map before the head.
 
     Args:
@@ -150,12 +173,14 @@ def encode_and_decode(x, encoder, decoder, kernels, bottom, scaled, dropout, par
         kernels: result of `bottom_kernels`.
         bottom: filters of the two convolutions at the bottom.
         scaled: result of `make_scale`.
-        dropout, parallel_dropout: dropout rates.
+        rates: dropout rates as for `unit`, of all units but the parallel ones, and of these.
+        pooling: see `build_model`.
     """
-    skips = [x]
+    skips, (dropout, parallel_dropout) = [x], rates
+    kind, padding = ("pooled", "same") if pooling else ("strided", "valid")
     for level, filters in enumerate(map(scaled, encoder), 1):
         regulate = level > len(encoder) - 2
-        x = unit(x, filters, 3, "strided", dropout, regulate, f"down{level}", padding="valid")
+        x = unit(x, filters, 3, kind, dropout, regulate, f"down{level}", padding)
         x = layers.Concatenate(name=f"down{level}_join")(
             [
                 unit(x, filters, 1, "normal", parallel_dropout, False, f"down{level}_point", padding="valid"),

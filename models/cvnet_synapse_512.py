@@ -17,17 +17,30 @@ DECODER = (512, 384, 160, 56, 24, 24)  # filters per level; the first three regu
 BOTTOM = (1024, 2048)
 
 
-def build_model(input_shape, classes=1, *, overlapping=False, width=1.0, dropout=0.2, parallel_dropout=0.4, noise=0.1):
+def build_model(
+    input_shape,
+    classes=1,
+    *,
+    overlapping=False,
+    width=1.0,
+    dropout=0.2,
+    parallel_dropout=0.4,
+    spatial_dropout=0.0,
+    parallel_spatial_dropout=0.0,
+    pooling=False,
+    noise=0.1,
+):
     """Build a CV-net SYNAPSE for images of 512x512, or with other sides that are a multiple of 128.
 
     At (512, 512, 1) with the defaults it has 47,196,340 parameters, 47,183,588 of them trainable. Arguments,
     result and errors are as in `models.cvnet_synapse.build_model`.
     """
-    scaled = make_scale("cvnet_synapse_512", width, dropout, parallel_dropout, noise)
+    rates = (dropout, spatial_dropout), (parallel_dropout, parallel_spatial_dropout)
+    scaled = make_scale("cvnet_synapse_512", width, rates, noise)
     kernels = bottom_kernels("cvnet_synapse_512", input_shape, halvings=5, border=0)
     inputs = keras.Input(input_shape, name="input")
     x = layers.Conv2D(scaled(8), 3, padding="same", use_bias=False, name="stem_conv")(inputs)
     x = stem_activation(x)
-    x = encode_and_decode(x, ENCODER, DECODER, kernels, BOTTOM, scaled, dropout, parallel_dropout)
+    x = encode_and_decode(x, ENCODER, DECODER, kernels, BOTTOM, scaled, rates, pooling)
     x = layers.Conv2D(scaled(32), 3, use_bias=False, kernel_initializer="he_uniform", name="head1_conv")(x)
     return finish(inputs, x, classes, overlapping, scaled, noise, "cvnet_synapse_512")

@@ -153,6 +153,39 @@ def test_no_head_is_stuck_below_one_half(name, settings):
         assert keras.ops.max(model(x)) > 0.5 > keras.ops.min(model(x))
 
 
+def test_further_options_of_unet():
+    options = {"dropout": 0.5, "dropout_levels": 2, "upsampling": "nearest", "initializer": "he_normal", "l2": 0.01}
+    model = build_model("unet", (32, 32, 1), features=4, depth=3, **options)
+    assert {layer.name for layer in model.layers if "_drop" in layer.name} == {
+        *("bottom_drop1", "bottom_drop2", "down2_drop1", "down2_drop2", "up2_drop1", "up2_drop2")
+    }
+    kernel = model.get_layer("bottom_conv1").kernel
+    assert np.std(kernel) == pytest.approx(np.sqrt(2 / (9 * 16)), rel=0.1)
+    kernels = [layer.kernel for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
+    decayed = [kernel for kernel in kernels if kernel.shape[0] > 1]
+    squares = sum(float(keras.ops.sum(kernel**2)) for kernel in decayed)
+    assert float(sum(model.losses)) == pytest.approx(0.01 * squares, rel=1e-4)
+    assert len(decayed) == 2 * 7 + 3 and model.output_shape == (None, 32, 32, 1)
+    with pytest.raises(ValueError, match="expected transposed or nearest or bilinear"):
+        build_model("unet", (32, 32, 1), upsampling="cubic")
+
+
+@pytest.mark.parametrize(("name", "side"), [("cvnet_synapse", 72), ("cvnet_synapse_512", 128)])
+def test_further_options_of_synapse(name, side):
+    plain = build_model(name, (side, side, 1), width=0.05)
+    options = {"pooling": True, "spatial_dropout": 0.1, "parallel_spatial_dropout": 0.2}
+    model = build_model(name, (side, side, 1), width=0.05, **options)
+    for level in (1, 2):
+        joins = [network.get_layer(f"down{level}_join").output.shape for network in (model, plain)]
+        assert joins[0] == joins[1]
+    rates = {layer.rate for layer in model.layers if isinstance(layer, keras.layers.SpatialDropout2D)}
+    assert rates == {0.1, 0.2} and model.get_layer("down1_pool").pool_size == (2, 2)
+    own = keras.layers.MaxPooling2D, keras.layers.SpatialDropout2D
+    assert not any(isinstance(layer, own) for layer in plain.layers)
+    with pytest.raises(ValueError, match="spatial_dropout=1"):
+        build_model(name, (side, side, 1), spatial_dropout=1.0)
+
+
 # --- sizes
 
 
