@@ -290,28 +290,7 @@ MODEL_SETTINGS = {
 OPTIMIZERS = ("adadelta", "adafactor", "adagrad", "adam", "adamax", "adamw", "ftrl", "lamb", "lion", "muon", "nadam")
 OPTIMIZERS += ("rmsprop", "sgd")
 OptimizerName = Annotated[
-    str,
-    Rule(
-        "the name of a Keras optimizer such as 'adam' or 'sgd'",
-        lambda name: (
-            name.lower()
-            in [
-                "adadelta",
-                "adafactor",
-                "adagrad",
-                "adam",
-                "adamax",
-                "adamw",
-                "ftrl",
-                "lamb",
-                "lion",
-                "muon",
-                "nadam",
-                "rmsprop",
-                "sgd",
-            ]
-        ),
-    ),
+    str, Rule("the name of a Keras optimizer such as 'adam' or 'sgd'", lambda name: name.lower() in OPTIMIZERS)
 ]
 
 

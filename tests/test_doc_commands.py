@@ -57,6 +57,7 @@ FOLLOWED = {
     "docs/recipes/muscle.md": "tests/test_recipes.py::test_muscle",
     "docs/recipes/nodules.md": "tests/test_recipes.py::test_nodules",
     "docs/recipes/pseudo_labels.md": "tests/test_recipes.py::test_pseudo_labels",
+    "docs/recipes/spinal_cord.md": "tests/test_recipes.py::test_spinal_cord",
 }
 # Commands outside of these blocks that a test runs.
 RUN_ELSEWHERE = {

@@ -17,6 +17,7 @@ SMALL = {
     "0_import_images.py": ["--size", "32"],
     "0_import_nodules.py": ["--size", "48"],
     "0_import_matrices.py": ["--size", "48"],
+    "0_import_volumes.py": ["--size", "32"],
     "pseudo_label.py": ["--confidence", "0.5", "--smallest", "1", "--threshold", "0"],
     "train.py": ["--epochs", "2", "--model-settings", "{'features': 4, 'depth': 2, 'dropout': 0}"],
 }
@@ -86,6 +87,24 @@ def test_pseudo_labels(tmp_path, cook):
     assert len(list((tmp_path / "runs_pseudo").glob("[!.]*"))) == 1
 
 
+@pytest.mark.slow
+def test_spinal_cord(tmp_path, cook):
+    """Columns that are brighter than their surroundings on one volume, and darker on the next one."""
+    row, column = np.indices((20, 24)) - np.reshape([10, 12], (2, 1, 1))
+    cord = np.broadcast_to(np.hypot(row, column) < 5, (10, 20, 24)).astype(np.uint8)
+    rng = np.random.default_rng(0)
+    for name, inside, label in (("t1w", 500, "cord"), ("t2", 100, "cord"), ("t2s", 150, "gray_matter")):
+        values = np.where(cord, inside, 300) + rng.normal(0, 20, cord.shape)
+        for ending, array in (("", values.astype(np.int16)), (f"_{label}", cord)):
+            image = drawings.as_volume(array, np.eye(3), spacing=(1, 1, 2))
+            drawings.write(tmp_path / "spinal_cord", f"{name}{ending}.nii.gz", image)
+    cook("spinal_cord.md")
+    for name, run in (("t2", "t2w_by_t1w"), ("t1w", "t1w_by_t2w"), ("t2s", "t2s")):
+        (labels,) = (tmp_path / "cord" / run).glob("*.nii.gz")
+        assert_same_geometry(read_volume(labels), read_volume(tmp_path / "spinal_cord" / f"{name}.nii.gz"), 1e-4)
+        assert len(pd.read_csv(tmp_path / "cord" / f"scores_{run}" / "scores.csv")) == 1
+
+
 def test_a_crop_is_found_by_its_pixels():
     picture = np.random.default_rng(0).integers(0, 65536, (60, 90)).astype(np.uint16)
     for left, top in ((0, 0), (70, 47), (31, 12)):
@@ -97,6 +116,6 @@ def test_a_crop_is_found_by_its_pixels():
     assert find_crop(picture, picture[:20]) is None
 
 
-@pytest.mark.parametrize("page", ["head_and_neck.md", "nodules.md", "muscle.md", "pseudo_labels.md"])
+@pytest.mark.parametrize("page", ["head_and_neck.md", "nodules.md", "muscle.md", "pseudo_labels.md", "spinal_cord.md"])
 def test_the_readme_names_the_recipe(page):
     assert f"docs/recipes/{page}" in (ROOT / "README.md").read_text(encoding="utf-8")
