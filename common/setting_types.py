@@ -260,6 +260,7 @@ class CropClassifierSettings(TypedDict, total=False):
 
 @strict
 class SeResunetSettings(TypedDict, total=False):
+    spacing: Annotated[list[Annotated[float, Gt(0), Le(1e4)]], Len(3, 3)]
     features: Annotated[int, Ge(1), Le(1024)]
     depth: Annotated[int, Ge(1), Le(8)]
     ratio: PositiveInt

@@ -8,6 +8,7 @@ import keras
 from keras import layers
 
 from models.layers import CropLike, PlanarConv3D
+from models.unet3d import find_levels
 
 # Used by train.py for settings that are None.
 RECOMMENDED = {"BATCH_SIZE": 1, "OPTIMIZER": "adam", "LEARNING_RATE": 1e-4, "SCHEDULE": "constant"}
@@ -15,10 +16,11 @@ FOR_VOLUMES = True
 SLOPE = 0.3  # negative slope of the leaky ReLU
 MOST_CHANNELS = 2048  # at the lowest level: half a billion parameters
 MOST_DEPTH = 8  # 2**8 voxels of each axis become one
+LARGE = (10_000,) * 3  # voxels: volumes of any size are pooled alike
 MOST_NOISE = 10  # ten times the standard deviation of a standardized volume
 
 
-def build_model(input_shape, classes=1, *, features=32, depth=3, ratio=16, squeeze=True, noise=0.1):
+def build_model(input_shape, classes=1, *, spacing=(1, 1, 1), features=32, depth=3, ratio=16, squeeze=True, noise=0.1):
     """Build the network for volumes of any size: sizes are rounded up on the way down and cropped on the way up.
 
     With one channel, one label and the defaults it has 7,911,563 parameters, all of them trainable.
@@ -26,8 +28,10 @@ def build_model(input_shape, classes=1, *, features=32, depth=3, ratio=16, squee
     Args:
         input_shape: (None, None, None, channels) of standardized volumes, or a fixed size.
         classes: K labels, one sigmoid channel each, none for the background.
+        spacing: mm along (up, back, left); pooling spares an axis until the others are as coarse, as in
+            `models.unet3d.find_levels`. train.py takes it from the packed set.
         features: channels of the first level; each level below has twice as many, up to MOST_CHANNELS.
-        depth: how many times the size is halved, 1 to MOST_DEPTH.
+        depth: how many times the volume is pooled, 1 to MOST_DEPTH.
         ratio: reduction ratio of squeeze and excitation, at least 1.
         squeeze: whether blocks have squeeze and excitation.
         noise: standard deviation of the Gaussian noise on the input during training, up to MOST_NOISE; 0: none.
@@ -36,7 +40,7 @@ def build_model(input_shape, classes=1, *, features=32, depth=3, ratio=16, squee
         keras.Model with layers `input` and `output`; (B, S, H, W, C) to (B, S, H, W, K) in float32.
 
     Raises:
-        ValueError: for features, depth, ratio or noise out of range.
+        ValueError: for spacing, features, depth, ratio or noise out of range.
     """
     fits = 1 <= depth <= MOST_DEPTH and 1 <= features <= MOST_CHANNELS // 2**depth
     if not fits or ratio < 1 or not 0 <= noise <= MOST_NOISE:
@@ -45,6 +49,8 @@ def build_model(input_shape, classes=1, *, features=32, depth=3, ratio=16, squee
             f"features * 2**depth <= {MOST_CHANNELS} and 0 <= noise <= {MOST_NOISE} "
             f"(found features={features}, depth={depth}, ratio={ratio}, noise={noise})"
         )
+
+    strides = find_levels(spacing, LARGE, depth)[1]
 
     def convolution(x, filters, name):
         """3x3x3 without bias, which normalization would cancel, and instance normalization."""
@@ -76,11 +82,11 @@ def build_model(input_shape, classes=1, *, features=32, depth=3, ratio=16, squee
     skips = []
     for level in range(1, depth + 1):
         skips.append(x)
-        x = layers.MaxPooling3D(2, padding="same", name=f"pool{level}")(x)
+        x = layers.MaxPooling3D(strides[level - 1], padding="same", name=f"pool{level}")(x)
         x = residual_block(x, features * 2**level, f"down{level}")
     for level in reversed(range(depth)):
-        filters = features * 2**level
-        x = layers.Conv3DTranspose(filters, 2, strides=2, use_bias=False, name=f"up{level}_conv")(x)
+        filters, step = features * 2**level, strides[level]
+        x = layers.Conv3DTranspose(filters, step, strides=step, use_bias=False, name=f"up{level}_conv")(x)
         x = relu(instance_norm(x, f"up{level}_norm"), f"up{level}_relu")
         x = CropLike(name=f"up{level}_crop")([x, skips[level]])
         x = layers.Concatenate(name=f"up{level}_join")([skips[level], x])

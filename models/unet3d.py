@@ -115,7 +115,7 @@ def find_levels(spacing, size, depth):
     for name, values, most in (("spacing", spacing, 1e4), ("size", size, 1e5)):
         numbers = [value for value in values if isinstance(value, int | float) and 0 < value <= most]
         if len(numbers) != 3 or len(values) != 3:
-            raise ValueError(f"unet3d: expected three numbers above 0 and up to {most:g} for {name} (found {values})")
+            raise ValueError(f"expected three numbers above 0 and up to {most:g} for {name} (found {values})")
     spacing, size, kernel = list(spacing), list(size), [1, 1, 1]
     kernels, strides = [], []
     while len(strides) < depth:

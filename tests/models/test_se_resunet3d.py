@@ -51,6 +51,16 @@ def test_levels_are_those_of_the_paper():
         build_model("unet", (None, None, None, 1))
 
 
+def test_thick_slices_are_pooled_within_first():
+    thick = build_model("se_resunet3d", (None, None, None, 1), spacing=(4, 1, 1), **TINY_SE_RESUNET3D | {"depth": 3})
+    assert [thick.get_layer(f"pool{level}").pool_size for level in (1, 2, 3)] == [(1, 2, 2), (1, 2, 2), (2, 2, 2)]
+    thick.run_eagerly = True
+    for size in ((1, 17, 30), (5, 16, 16)):
+        assert thick.predict_on_batch(np.zeros((1, *size, 1), np.float32)).shape == (1, *size, 1)
+    with pytest.raises(ValueError, match=r"expected three numbers above 0 .* for spacing"):
+        build_model("se_resunet3d", (None, None, None, 1), spacing=(1, 1))
+
+
 def test_planar_convolution_is_the_convolution():
     x = np.random.default_rng(0).normal(size=(2, 5, 6, 7, 3)).astype(np.float32)
     ours, theirs = (kind(4, 3, padding="same", use_bias=False) for kind in (PlanarConv3D, keras.layers.Conv3D))

@@ -174,7 +174,9 @@ def test_networks_get_the_spacing_and_size_of_the_training_volumes(decathlon):
     assert packed.typical_grid([8, 9, 10]) == {"spacing": [5.0, 2.0, 1.0], "size": [8, 9, 10]}
     settings = Settings.of("train.py", TRAIN=str(path), MODEL="unet3d", MODEL_SETTINGS={"size": [9, 9, 9]})
     assert with_grid(settings, packed).MODEL_SETTINGS == {"spacing": [5.0, 2.0, 1.0], "size": [9, 9, 9]}
-    plain = Settings.of("train.py", MODEL="se_resunet3d", MODEL_SETTINGS={"features": 2})
+    other = Settings.of("train.py", MODEL="se_resunet3d", MODEL_SETTINGS={"features": 2})
+    assert with_grid(other, packed).MODEL_SETTINGS == {"features": 2, "spacing": [5.0, 2.0, 1.0]}
+    plain = Settings.of("train.py", MODEL="unet")
     assert with_grid(plain, packed) is plain
 
 
