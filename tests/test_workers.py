@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,19 +20,20 @@ from common.errors import InputError, SettingError
 from common.workers import run_batch, start_workers
 
 FEW = {"FILTERS": ["O", "A"], "SHAPES": ["", "RTP", "HT", "DKP"]}
+SHARING = "preprocess/1_augment_cases.py", "preprocess/3_pack_hdf5.py", "predict.py", "evaluate.py"
 NO_DASK = "needs Dask; install tests/requirements.txt"
 
 
 def kill_a_worker(script, is_in_the_middle):
     """Kill one worker process of a script once a condition holds; returns its process number."""
     psutil = pytest.importorskip("psutil", reason=NO_DASK)
-    end = time.monotonic() + 120
-    while time.monotonic() < end and not is_in_the_middle():
+    found, end = [], time.monotonic() + 120
+    while time.monotonic() < end and not (len(found) == 2 and is_in_the_middle()):
         assert script.poll() is None, script.communicate()
+        # of the script, its process of nannies, and their workers
+        nannies = [p for p in psutil.Process(script.pid).children() if "worker" in p.cmdline()]
+        found = [p for nanny in nannies for p in nanny.children() if "spawn_main" in " ".join(p.cmdline())]
         time.sleep(0.01)
-    # of the script, its process of nannies, and their workers
-    nannies = [p for p in psutil.Process(script.pid).children() if "worker" in p.cmdline()]
-    found = [p for nanny in nannies for p in nanny.children() if "spawn_main" in " ".join(p.cmdline())]
     assert len(found) == 2, found
     found[0].send_signal(signal.SIGKILL)
     return found[0].pid
@@ -50,6 +52,109 @@ def test_a_killed_worker_costs_nothing(tmp_path):
     assert script.returncode == 0 and not err, (out, err)
     assert re.search(r"^workers: 2 at tcp://127\.0\.0\.1:\d+, dashboard http://127\.0\.0\.1:\d+/status$", out, re.M)
     assert bytes_of(shared) == bytes_of(alone) and not leftovers(tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", SHARING[1:])
+def test_a_worker_killed_in_the_middle_changes_nothing(script, tmp_path, trained):
+    pytest.importorskip("distributed", reason=NO_DASK)
+    cases = make_cases(tmp_path / "cases", cases=4, slices=100, size=64)
+    settings, output, begun = settings_of(script, tmp_path, cases, trained)
+    run_script(script, **settings, **{output: tmp_path / "alone" / "out"})
+    shared = {output: tmp_path / "shared" / "out", "WORKERS": 2}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    process = subprocess.Popen([sys.executable, str(ROOT / script), *flags_of(settings | shared)], **pipes)
+    kill_a_worker(process, lambda: begun(tmp_path / "shared", process))
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 0 and not err, (out, err)
+    assert bytes_of(tmp_path / "shared") == bytes_of(tmp_path / "alone") and not leftovers(tmp_path)
+
+
+def settings_of(script, folder, cases, trained):
+    """Settings of a script for cases, the name of its output, and a function that tells whether it works by now."""
+    if script == "predict.py":
+        return {"RUN": trained[0], "INPUT": cases}, "OUTPUT", lambda f, _: sum(1 for _ in f.rglob("00*.png")) > 10
+    if script == "evaluate.py":  # writes nothing before its end
+        return {"PREDICTED": cases, "TRUTH": cases}, "OUTPUT", lambda _, process: "scoring" in process.stdout.readline()
+    run_script("preprocess/2_write_lists.py", CASES=cases, LISTS=folder / "lists")
+
+    def begun(shared, _):
+        return any(file.stat().st_size > 10**5 for file in shared.rglob("*.h5*"))
+
+    return {"LISTS": folder / "lists"}, "PACKED", begun
+
+
+# --- two machines: network namespaces of this one, which share its disk
+
+
+def on_machine(name, *command):
+    return ["ip", "netns", "exec", name, *map(str, command)]
+
+
+@pytest.fixture
+def two_machines():
+    """Names of two network namespaces, and the address of the first; needs root on Linux."""
+    names = [f"machine{number}-{os.getpid()}" for number in (1, 2)]
+    links = [f"link{number}-{os.getpid() % 10**6}" for number in (1, 2)]
+    made = [["ip", "netns", "add", name] for name in names]
+    made.append(["ip", "link", "add", links[0], "type", "veth", "peer", "name", links[1]])
+    for number, (name, link) in enumerate(zip(names, links, strict=True), 1):
+        made.append(["ip", "link", "set", link, "netns", name])
+        made.append(on_machine(name, "ip", "address", "add", f"10.213.7.{number}/24", "dev", link))
+        made += [on_machine(name, "ip", "link", "set", device, "up") for device in ("lo", link)]
+    try:
+        for command in made:
+            if not shutil.which("ip") or subprocess.run(command, capture_output=True, check=False).returncode:
+                pytest.skip("cannot make network namespaces here (needs root on Linux)")
+        yield *names, "10.213.7.1"
+    finally:
+        for name in names:
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, check=False)
+
+
+@pytest.fixture
+def four_workers(two_machines, tmp_path):
+    """First machine, and the address of its scheduler with two workers on each machine, as docs/scaling.md says."""
+    pytest.importorskip("distributed", reason=NO_DASK)
+    first, second, host = two_machines
+    address, dask, started = f"tcp://{host}:8786", [sys.executable, "-m", "dask"], []
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "cwd": ROOT}
+    of_worker = "--nworkers", "2", "--nthreads", "1", "--no-dashboard", "--local-directory"
+    commands = [on_machine(first, *dask, "scheduler", "--host", host, "--port", "8786", "--no-dashboard")]
+    for name in (first, second):
+        commands.append(on_machine(name, *dask, "worker", address, *of_worker, tmp_path / name))
+    try:
+        for command in commands:
+            started.append(subprocess.Popen(command, **quiet))
+        yield first, address
+    finally:
+        for process in reversed(started):
+            process.terminate()
+        for process in started:
+            process.wait(60)
+
+
+@pytest.mark.slow
+def test_four_workers_on_two_machines_do_what_one_run_does(four_workers, trained, tmp_path):
+    first, address = four_workers
+    cases = make_cases(tmp_path / "cases", cases=3, slices=12, size=48)
+    steps = [(script, *settings_of(script, tmp_path, cases, trained)[:2]) for script in SHARING[1:]]
+    made = {}
+    for name in ("alone", "shared"):
+        base = tmp_path / name
+        runs = [(script, settings | {output: base / Path(script).stem}) for script, settings, output in steps]
+        runs.append((SHARING[0], FEW | {"CASES": make_cases(base / "cases", cases=3, slices=12, size=48)}))
+        for script, settings in runs:
+            if name == "alone":
+                run_script(script, **settings)
+                continue
+            command = on_machine(first, sys.executable, ROOT / script, *flags_of(settings | {"WORKERS": address}))
+            result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+            assert result.returncode == 0, result.stderr
+            assert f"workers: 4 at {address}" in result.stdout
+        made[name] = bytes_of(base)
+    assert made["alone"].keys() == made["shared"].keys()
+    assert not [path for path, written in made["alone"].items() if written != made["shared"][path]]
 
 
 # --- messages
