@@ -75,8 +75,8 @@ CLEAN_IN: Literal["2d", "3d"] = "2d"  # "2d": clean each mask; "3d": whole label
 # --- files to write
 OVERLAYS: bool = True  # False: write no overlays, and no pages of volumes (viewers/)
 UNCERTAINTY: bool = False  # True: write probability, uncertainty and cases_to_label.csv too
-#   The table lists the images or volumes whose masks are most worth outlining first. For 2-D models. With several
-#   models, such as the folds of a cross-validation, they are those on which the models disagree.
+#   The table lists the images or volumes whose masks are most worth outlining first. With several models, such as the
+#   folds of a cross-validation, they are those on which the models disagree.
 PROBABILITIES: bool = False  # True: also write probabilities, to probabilities/<class>
 #   16-bit images of slices (65535 is 1); volumes in half precision on the grid of the scan.
 PASTE: str = ""  # folder of the full images of cases or crops: paste masks into them
@@ -217,7 +217,7 @@ def write_slices(folder, source, models, prepared, used, facts, workers):
     further = further_outputs(folder, ensemble, outputs.files.folders, len(models.files))
     options = {"fit": fit, "overlap": settings.OVERLAP, "batch_size": settings.BATCH_SIZE, "flips": flips}
     options["skip_empty"] = settings.SKIP_EMPTY
-    options |= {"images": lambda: ordered_map(read, slices), "squares": settings.UNCERTAINTY, "workers": workers}
+    options |= {"images": lambda: ordered_map(read, slices), "with_moments": settings.UNCERTAINTY, "workers": workers}
     read, pixels = reader_of(source, ensemble.inputs), PixelSizes(prepared.spacing, ensemble.size, fit)
     predicted = ensemble.predict(count=len(slices), **options)
     for s, (image, probabilities) in zip(slices, predicted, strict=True):

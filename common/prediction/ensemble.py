@@ -11,7 +11,7 @@ from common.errors import InputError
 from common.parallel import ahead, progress
 from common.prediction.networks_in_workers import load_for_prediction, load_keras, network_of, surroundings
 from common.prediction.tile_batches import TileBatches
-from common.prediction.uncertainty import foreground
+from common.prediction.uncertainty import moments
 from common.training.trained_models import recorded_shape
 
 # Test-time augmentation: transforms to average over, as (quarter turns, mirrored).
@@ -59,19 +59,19 @@ class Ensemble:
             count: number of images.
 
         Yields:
-            (image, probabilities); probabilities are (H, W, C) float32, or C + 1 with `squares`.
+            (image, probabilities); probabilities are (H, W, C) float32, or C + 2 with `with_moments`.
         """
         sums = ahead(self.running_sums(images, **settings))  # the network continues while results are written
         for number, image, total in progress(sums, count * len(self.files), "predicting"):
             if number == len(self.files) - 1:
                 yield image, total / np.float32(len(self.files))
 
-    def running_sums(self, images, squares=False, workers=None, flips="none", **settings):
+    def running_sums(self, images, with_moments=False, workers=None, flips="none", **settings):
         """Running sums of probabilities, network by network; stored in files, 4 bytes per pixel and channel.
 
         Args:
             images: function that returns an iterable of (H, W) or (H, W, C) uint8 or uint16, the same at each call.
-            squares: whether to add a channel, the square of the foreground probability, to see how networks differ.
+            with_moments: whether to add the channels of `common.prediction.uncertainty.moments`.
             workers: `common.workers.Threads` or Processes; processes predict a batch in each task. None: this process.
             flips, settings: as for `predict_images`.
 
@@ -83,9 +83,8 @@ class Ensemble:
                 predicted = predict_images(images(), self._average(number, flips, workers), self.size, **settings)
                 for i, (image, total) in enumerate(predicted):
                     file = Path(folder, f"{i}.npy")
-                    if squares:
-                        squared = foreground(total, self.overlapping)[..., None] ** 2
-                        total = np.concatenate([total, squared], axis=-1)
+                    if with_moments:
+                        total = np.concatenate([total, moments(total, self.overlapping)], axis=-1)
                     if number:
                         total = total + np.load(file)
                     if number < len(self.files) - 1:

@@ -7,6 +7,7 @@ import numpy as np
 from common.devices import import_keras
 from common.errors import InputError
 from common.parallel import progress
+from common.prediction.networks_in_workers import load_for_prediction
 from common.prediction.outputs import write_output, write_rows
 from common.prediction.volume_networks import clean_numbers, last_stage
 from common.prediction.volume_tiles import mean_probabilities
@@ -15,7 +16,6 @@ from common.slices.classes import NESTED
 from common.slices.drawing import CLASS_COLORS, draw_planes
 from common.slices.images import write_png
 from common.training.calibration import threshold_in_words, with_threshold
-from common.training.trained_models import load_network
 from common.volumes.labels import label_image, label_numbers, measure_labels, write_labels
 from common.words import number_of
 
@@ -50,7 +50,7 @@ def predict_packed(models, settings):
     settings = with_threshold(settings, used.files, used.threshold)
     flips, tile = settings.FLIPS or used.flips, settings.TILE or used.crop
     cleaning = used.clean if settings.CLEAN is None else settings.CLEAN
-    networks = [load_network(file) for file in used.files]
+    networks = [load_for_prediction(file) for file in used.files]
 
     def fill(folder):
         print(f"predicting {number_of(len(volumes), 'packed volume')}\n{threshold_in_words(settings)}", flush=True)

@@ -51,21 +51,21 @@ class Probabilities:
 
 
 def write_volumes(folder, names, file, original, probabilities, grid):
-    """Write the probabilities of each label on the grid of a volume.
+    """Write probabilities, or what else is known of each voxel, on the grid of a volume; 0 outside of their own grid.
 
     Args:
-        folder: Path of OUTPUT.
-        names: folder names of the labels.
+        folder: Path.
+        names: names of the folders in it, one for each channel.
         file: name of each file.
         original: `common.volumes.grids.Geometry` of the volume.
-        probabilities: (S, H, W, K) float32.
+        probabilities: (S, H, W, K) float32, 0 to 1.
         grid: their Geometry.
     """
     from common.volumes.grids import image_at  # needs SimpleITK, images do not
     from common.volumes.values import channels_on_grid  # the same
 
     for name, values in zip(names, channels_on_grid(probabilities, grid, original), strict=True):
-        write_rounded(image_at(values, original), folder / FOLDER / name / file)
+        write_rounded(image_at(values, original), folder / name / file)
 
 
 def write_rounded(image, path):

@@ -1,4 +1,4 @@
-"""How sure models are of their predictions: images of probability and uncertainty, and the cases worth outlining."""
+"""How sure models are of their predictions: maps of probability and uncertainty, and the cases worth outlining."""
 
 import numpy as np
 
@@ -43,6 +43,28 @@ def spread(mean, mean_square):
     return np.sqrt(np.clip(mean_square - mean**2, 0, LARGEST_SPREAD**2))
 
 
+def with_background(probabilities):
+    """Probabilities (..., K + 1) that sum to 1, the background first, of (..., K) without it, as 3-D models have."""
+    background = np.clip(1 - probabilities.sum(axis=-1, keepdims=True), 0, 1)
+    probabilities = np.concatenate([background, probabilities], axis=-1)
+    return probabilities / probabilities.sum(axis=-1, keepdims=True)
+
+
+def moments(probabilities, overlapping=False):
+    """Foreground probability of one model and its square, (..., 2), whose means show how models differ.
+
+    Args:
+        probabilities, overlapping: as for `foreground`.
+    """
+    p = foreground(probabilities, overlapping)
+    return np.stack([p, p**2], axis=-1)
+
+
+def moments_of_volume(probabilities, nested):
+    """`moments` of a 3-D model's probabilities (S, H, W, K), which have no background."""
+    return moments(probabilities if nested else with_background(probabilities), nested)
+
+
 class Uncertainty:
     """Writes images of probability and uncertainty, and a table of what is worth outlining.
 
@@ -62,43 +84,75 @@ class Uncertainty:
         Args:
             s: `common.slices.cases.Slice`.
             case, record: case name, and content of case.json or {}.
-            probabilities: (H, W, C + 1) float32: mean over the models, and the mean square of the foreground.
+            probabilities: (H, W, C + 2) float32: means over the models of probabilities and `moments`.
             numbers: (H, W), predicted class numbers.
         """
-        probabilities, mean_square = probabilities[..., :-1], probabilities[..., -1]
-        mean, unsure = (measure(probabilities, self.overlapping) for measure in (foreground, entropy))
-        images = {"probability": mean, "uncertainty": unsure}
-        measures = [unsure]
-        if self.several:
-            measures.append(spread(mean, mean_square))
-            images["disagreement"] = measures[1] / LARGEST_SPREAD
-        for name, values in images.items():
+        maps = self._maps(probabilities[..., :-2], probabilities[..., -2:])
+        for name, values in maps.items():
             gray = np.rint(255 * np.clip(values, 0, 1)).astype(np.uint8)
             write_png(self.folder / name / s.case / f"{s.name}.png", gray, atomic=False)
-        self._count(s, case, record, measures, (numbers > 0) | (unsure >= IN_QUESTION))
-
-    def _count(self, s, case, record, measures, counted):
-        pixels = int(counted.sum())
-        sums = np.array([values[counted].sum(dtype=np.float64) for values in measures])
-        least = LEAST_SHARE * counted.size
         is_volume = "volume" in record and s.name in record["slices"]
         key = (case, None) if is_volume else (case if record else s.case, s.name)
-        total = self.found.setdefault(key, [0, 0.0, s.name, -1.0, least])
+        self._count(key, s.name, maps, numbers > 0)
+
+    def add_volume(self, case, probabilities, threshold, images):
+        """Count a volume that a 3-D model predicted.
+
+        Args:
+            case: its name.
+            probabilities: (S, H, W, K + 2) float32: means over the models of probabilities and `moments_of_volume`.
+            threshold: probability above which a voxel is foreground.
+            images: name of each of its S slices.
+
+        Returns:
+            dict of folder name to (S, H, W) float32, 0 to 1, to write.
+        """
+        mean = probabilities[..., :-2]
+        maps = self._maps(mean if self.overlapping else with_background(mean), probabilities[..., -2:])
+        for k, image in enumerate(images):
+            of_slice = {name: values[k] for name, values in maps.items()}
+            self._count((case, None), image, of_slice, of_slice["probability"] > threshold)
+        return maps
+
+    def _maps(self, mean, mean_moments):
+        """dict of folder name to (...) float32, 0 to 1; disagreement as a share of LARGEST_SPREAD."""
+        probability, square = mean_moments[..., 0], mean_moments[..., 1]
+        maps = {"probability": probability, "uncertainty": entropy(mean, self.overlapping)}
+        if self.several:
+            maps["disagreement"] = spread(probability, square) / LARGEST_SPREAD
+        return maps
+
+    def _count(self, key, image, maps, is_foreground):
+        counted = is_foreground | (maps["uncertainty"] >= IN_QUESTION)
+        pixels = int(counted.sum())
+        measures = [maps["uncertainty"], *([LARGEST_SPREAD * maps["disagreement"]] if self.several else [])]
+        sums = np.array([values[counted].sum(dtype=np.float64) for values in measures])
+        least = LEAST_SHARE * counted.size
+        total = self.found.setdefault(key, [0, 0.0, image, -1.0, least])
         score = sums[-1] / max(pixels, least)
         if score > total[3]:
-            total[2:4] = s.name, score
+            total[2:4] = image, score
         total[0] += pixels
         total[1] = total[1] + sums
 
-    def close(self):
-        """Write the table."""
-        from common.tables import write_table  # with pandas, which takes half a second to load
-
+    def rows(self):
+        """Rows of the table, a list of dict with COLUMNS, not sorted."""
         rows = []
         for (case, _), (pixels, sums, image, _, least) in self.found.items():
             values = (sums / max(pixels, least)).round(4).tolist()
             rows.append(dict(zip(COLUMNS, (case, image, *values), strict=False)))
-        write_table(self.folder / TABLE, sorted(rows, key=most_worth_first))
+        return rows
+
+    def close(self):
+        """Write the table."""
+        write_cases_to_label(self.folder, self.rows())
+
+
+def write_cases_to_label(folder, rows):
+    """Write the table of `Uncertainty.rows`, what is most worth outlining first."""
+    from common.tables import write_table  # with pandas, which takes half a second to load
+
+    write_table(folder / TABLE, sorted(rows, key=most_worth_first))
 
 
 def most_worth_first(row):

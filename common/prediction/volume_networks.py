@@ -52,13 +52,13 @@ class Stage:
         """Grid of a volume at the training spacing."""
         return at_spacing(geometry, self.data.spacing, self.data.smallest_side)
 
-    def probabilities(self, volume, grid, overlap, flips="none"):
-        """Probabilities on a grid, (S, H, W, K) float32; overlap and flips as for `mean_probabilities`."""
+    def probabilities(self, volume, grid, overlap, flips="none", further=None):
+        """Probabilities on a grid; overlap, flips, further and what it returns as for `mean_probabilities`."""
         require_room(grid, f"{volume.path}: too large at the spacing of training", "crop it")
         image = np.empty((*grid.shape, len(volume.channels)), np.float32)
         for i, (scale, channel) in enumerate(zip(volume.scales(self), volume.channels, strict=True)):
             image[..., i] = scale.apply(smoothed_onto_grid(channel, grid))
-        return mean_probabilities(self.networks, image, self.data.voxels, self.tile, overlap, flips)
+        return mean_probabilities(self.networks, image, self.data.voxels, self.tile, overlap, flips, further)
 
 
 class Volume:
@@ -115,6 +115,7 @@ class Options(NamedTuple):
         viewer_files: setting VIEWER_FILES.
         further_channels: mapping of the Path of a volume to Paths of its channels in other files.
         flips: name in `common.prediction.volume_tiles.MIRRORS`; None: as choose.py chose for each stage.
+        uncertainty: whether to write how sure the networks are.
     """
 
     threshold: float
@@ -131,6 +132,7 @@ class Options(NamedTuple):
     viewer_files: tuple = ()
     further_channels: dict | None = None
     flips: str | None = None
+    uncertainty: bool = False
 
 
 def last_stage(stages):
@@ -138,14 +140,15 @@ def last_stage(stages):
     return stages.get("patch") or stages.get("single") or stages["whole"]
 
 
-def predict_labels(volume, stages, options, keep=None):
+def predict_labels(volume, stages, options, keep=None, further=None):
     """Predict the labels of a volume.
 
     Args:
         volume: Volume.
         stages: dict of step to Stage.
         options: Options.
-        keep: function that is called with the probabilities (S, H, W, K) and their Geometry, or None.
+        keep: function that is called with the probabilities, as of `mean_probabilities`, and their Geometry, or None.
+        further: as for `mean_probabilities`.
 
     Returns:
         SimpleITK.Image uint8 on the volume's own grid, and a note for the user, or "".
@@ -158,9 +161,10 @@ def predict_labels(volume, stages, options, keep=None):
         grid = last.working_grid(volume.geometry)  # at the resolution of a box, in tiles if too large
     else:
         grid = last.grid(volume.geometry, box)
-    probabilities = last.probabilities(volume, grid, options.overlap, options.flips or last.flips)
+    probabilities = last.probabilities(volume, grid, options.overlap, options.flips or last.flips, further)
     if keep:
         keep(probabilities, grid)
+    probabilities = probabilities[..., : len(last.data.labels)]
     labels = labels_on_grid(probabilities, grid, volume.original, options.threshold, last.data.nested)
     return label_image(clean_numbers(labels, options.cleaning, last.data.nested), volume.original), note
 

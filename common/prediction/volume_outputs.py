@@ -7,6 +7,7 @@ import shutil
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
 
 from common.devices import import_keras
@@ -18,7 +19,9 @@ from common.prediction.mask_files import MaskFiles
 from common.prediction.networks_in_workers import load_keras, surroundings
 from common.prediction.outputs import make_dicom_labels, print_dicom, require_dicom, write_output, write_rows
 from common.prediction.packed_volumes import is_packed, predict_packed
+from common.prediction.probabilities import FOLDER as PROBABILITIES
 from common.prediction.probabilities import write_volumes
+from common.prediction.uncertainty import Uncertainty, moments_of_volume, write_cases_to_label
 from common.prediction.viewer import FOLDER as VIEWERS
 from common.prediction.viewer import Compressor, write_viewer
 from common.prediction.viewer_files import ViewerFiles
@@ -53,8 +56,8 @@ def predict_with_settings(models, settings):
         raise InputError('FLIPS: "turns" is not available for 3-D models; use "flips"')
     if is_packed(settings.INPUT):
         return predict_packed(models, settings)
-    if settings.FIT or settings.PASTE or settings.UNCERTAINTY:
-        raise InputError("FIT, PASTE and UNCERTAINTY: not available for 3-D models; remove them")
+    if settings.FIT or settings.PASTE:
+        raise InputError("FIT and PASTE: not available for 3-D models; remove them")
     if not settings.INPUT or not Path(settings.INPUT).exists():
         found = f"{settings.INPUT} does not exist" if settings.INPUT else "not set"
         raise InputError(f"INPUT: {found}; choose a volume, or a folder of volumes")
@@ -106,6 +109,7 @@ def options_of(settings, last, threshold, further):
         tuple(settings.VIEWER_FILES),
         further,
         settings.FLIPS,
+        settings.UNCERTAINTY,
     )
 
 
@@ -126,7 +130,7 @@ def predict_volumes(models, volumes, folder, options, workers):
         InputError: if no volume can be predicted.
     """
     print_dicom(options.dicom_labels)
-    aside, problems, rows = folder / unfinished_name("volumes"), [], []
+    aside, problems, rows, unsure = folder / unfinished_name("volumes"), [], [], []
     aside.mkdir()
     predict = partial(predict_volume, models=models, options=options, aside=aside, wanted=surroundings())
     if workers.are_processes:
@@ -135,15 +139,18 @@ def predict_volumes(models, volumes, folder, options, workers):
         predicted = one_by_one(predict, volumes.items(), problems)  # memory contains one volume
     for name, result in zip(volumes, progress(predicted, len(volumes), "predicting"), strict=True):
         if result:
-            own, measured, note = result
+            own, measured, note, worth = result
             shutil.copytree(own, folder, dirs_exist_ok=True, copy_function=os.replace)
             rows += measured
+            unsure += worth
             if note:
                 print(f"{name}: {note}", flush=True)
     shutil.rmtree(aside)
     if not rows:
         raise InputError(summarize(problems, "volumes cannot be predicted"))
     write_rows(rows, folder / "volumes.csv")
+    if unsure:
+        write_cases_to_label(folder, unsure)
     return problems
 
 
@@ -159,7 +166,8 @@ def predict_volume(item, models, options, aside, wanted):
         wanted: `common.prediction.networks_in_workers.Surroundings`.
 
     Returns:
-        Path of the new folder with all files, rows of volumes.csv, and a note for the user, or "".
+        Path of the new folder with all files, rows of volumes.csv, a note for the user, or "", and rows of
+        `Uncertainty.rows`.
 
     Raises:
         InputError: if it cannot be predicted.
@@ -171,9 +179,8 @@ def predict_volume(item, models, options, aside, wanted):
     folder, texts = aside / unfinished_name(name), list(map(str, names))
     folder.mkdir()
     volume = Volume(path, options.series, options.not_finite, (options.further_channels or {}).get(path, ()))
-    folders = MaskFiles(texts, "").folders
-    keep = partial(write_volumes, folder, folders, f"{name}{options.ending}", volume.original)
-    labels, note = predict_labels(volume, stages, options, keep if options.probabilities else None)
+    maps = Maps(folder, name, volume, last_stage(stages), options)
+    labels, note = predict_labels(volume, stages, options, maps.write, maps.further)
     if dicom := make_dicom_labels(folder, options.dicom_labels, {name: path}, options.series, names):
         dicom.write(name, labels)
     write_labels(labels, folder / f"{name}{options.ending}")
@@ -182,7 +189,47 @@ def predict_volume(item, models, options, aside, wanted):
     if options.overlays:
         write_png(folder / "overlays" / f"{name}.png", draw_volume(volume, labels), atomic=False)
         view_volume(folder / VIEWERS / f"{name}.html", volume, labels, texts)
-    return folder, [row | {"label": label} for row, label in zip(measured, names, strict=True)], note
+    rows = [row | {"label": label} for row, label in zip(measured, names, strict=True)]
+    return folder, rows, note, maps.uncertainty.rows() if maps.uncertainty else []
+
+
+class Maps:
+    """Writes the probabilities of a volume, and how sure the models are, as far as options ask for them.
+
+    Args:
+        folder: Path.
+        name: name of the volume.
+        volume: Volume.
+        stage: Stage that predicts the labels.
+        options: Options.
+
+    Attributes:
+        further: as for `mean_probabilities`, or None.
+        uncertainty: `common.prediction.uncertainty.Uncertainty`, or None.
+    """
+
+    def __init__(self, folder, name, volume, stage, options):
+        self.folder, self.name, self.volume, self.options = folder, name, volume, options
+        self.folders = MaskFiles(list(map(str, stage.data.labels)), "").folders
+        self.further = self.uncertainty = None
+        if options.uncertainty:
+            self.further = partial(moments_of_volume, nested=stage.data.nested)
+            self.uncertainty = Uncertainty(folder, len(stage.networks), stage.data.nested)
+
+    def write(self, probabilities, grid):
+        """Write what is known on a grid; arguments as of `keep` in `predict_labels`."""
+        file, original = f"{self.name}{self.options.ending}", self.volume.original
+        if self.options.probabilities:
+            of_labels = probabilities[..., : len(self.folders)]
+            write_volumes(self.folder / PROBABILITIES, self.folders, file, original, of_labels, grid)
+        if self.uncertainty:
+            corners = np.zeros((grid.size[2], 3))
+            corners[:, 2] = np.arange(grid.size[2])
+            levels = self.volume.geometry.to_voxels(grid.to_points(corners))[:, 2].round().astype(int)
+            levels = levels.clip(0, self.volume.geometry.size[2] - 1)  # of a grid that extends beyond the volume
+            images = [str(level + 1) for level in levels]
+            maps = self.uncertainty.add_volume(self.name, probabilities, self.options.threshold, images)
+            write_volumes(self.folder, list(maps), file, original, np.stack(list(maps.values()), axis=-1), grid)
 
 
 @functools.lru_cache(maxsize=1)

@@ -16,7 +16,7 @@ MIRRORS = {  # array axes to mirror, to average over
 MAX_TILES = 20_000  # per volume; hours on a GPU
 
 
-def mean_probabilities(networks, image, voxels=None, tile=None, overlap=0.5, flips="none"):
+def mean_probabilities(networks, image, voxels=None, tile=None, overlap=0.5, flips="none", further=None):
     """Mean probabilities of several networks and flips, whole or in overlapping tiles with Gaussian weights.
 
     Needs memory for the image, the result, and the network on one tile.
@@ -28,23 +28,26 @@ def mean_probabilities(networks, image, voxels=None, tile=None, overlap=0.5, fli
         tile: tile size in voxels (up, back, left) for volumes of any size; None: use `voxels`.
         overlap: min overlap of neighboring tiles as a share of a tile, 0 to 0.9.
         flips: name in MIRRORS.
+        further: function of the probabilities (S, H, W, K) of one network that returns channels (S, H, W, M) to average
+            too; None: none.
 
     Returns:
-        (S, H, W, K) float32.
+        (S, H, W, K) float32; K + M with `further`.
     """
     shape = np.array(image.shape[:3])
     if tile is None and voxels and shape.prod() > 1.1 * voxels:  # 10% allows for rounding
         tile = [max(8, int(voxels ** (1 / 3)))] * 3
     if tile is None:
-        return predict_tile(networks, image, flips)
+        return predict_tile(networks, image, flips, further)
     image, original = pad_to(image, tile), tuple(map(slice, shape))
     if image.shape[:3] == tuple(tile):
-        return predict_tile(networks, image, flips)[original]
-    window = gaussian_window(tile)
-    mean = WeightedMean(image.shape[:3], networks[0].output_shape[-1])
+        return predict_tile(networks, image, flips, further)[original]
+    window, mean = gaussian_window(tile), None
     for start in with_estimate(tile_corners(image.shape[:3], tile, overlap)):
         place = tuple(slice(first, first + size) for first, size in zip(start, tile, strict=True))
-        mean.add(start, predict_tile(networks, image[place], flips), window)
+        predicted = predict_tile(networks, image[place], flips, further)
+        mean = mean or WeightedMean(image.shape[:3], predicted.shape[-1])
+        mean.add(start, predicted, window)
     return mean.result()[original]
 
 
@@ -79,16 +82,22 @@ def with_estimate(corners):
         yield corner
 
 
-def predict_tile(networks, image, flips="none"):
-    """Mean probabilities (S, H, W, K) of an image (S, H, W, C), over networks and the flips with this name in MIRRORS.
+def predict_tile(networks, image, flips="none", further=None):
+    """Mean probabilities (S, H, W, K) of an image (S, H, W, C), over networks and flips; as `mean_probabilities`.
 
     Networks and flips are averaged one at a time, so memory contains one of them.
     """
     total = 0
-    for network, axes in itertools.product(networks, MIRRORS[flips]):
-        flipped = np.ascontiguousarray(np.flip(image, axes))
-        total = total + np.flip(np.asarray(network.predict_on_batch(flipped[None]), np.float32)[0], axes)
-    return total / np.float32(len(networks) * len(MIRRORS[flips]))
+    for network in networks:
+        mean = 0
+        for axes in MIRRORS[flips]:
+            flipped = np.ascontiguousarray(np.flip(image, axes))
+            mean = mean + np.flip(np.asarray(network.predict_on_batch(flipped[None]), np.float32)[0], axes)
+        mean = mean / np.float32(len(MIRRORS[flips]))
+        if further:
+            mean = np.concatenate([mean, further(mean)], axis=-1)
+        total = total + mean
+    return total / np.float32(len(networks))
 
 
 def pad_to(image, tile):

@@ -46,7 +46,9 @@ def test_volumes_of_3d_networks(tmp_path):
     grid = at_spacing(original, (1.4, 1.8, 5.0))
     points = grid.to_points(np.argwhere(np.ones(grid.shape))[:, ::-1])
     ramp = ((points[:, 0] - original.origin[0]) / 20).reshape(grid.shape).astype(np.float32)
-    write_volumes(tmp_path, ["a", "b"], "scan.nrrd", original, np.stack([ramp, 1 - ramp], axis=-1), grid)
+    write_volumes(
+        tmp_path / "probabilities", ["a", "b"], "scan.nrrd", original, np.stack([ramp, 1 - ramp], axis=-1), grid
+    )
     for name, sign in (("a", 1), ("b", -1)):
         found = sitk.ReadImage(str(tmp_path / "probabilities" / name / "scan.nrrd"))
         assert found.GetSize() == tuple(original.size)

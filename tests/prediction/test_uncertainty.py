@@ -6,7 +6,15 @@ import pandas as pd
 import pytest
 from running import run_here
 
-from common.prediction.uncertainty import TABLE, Uncertainty, entropy, foreground, spread
+from common.prediction.uncertainty import (
+    TABLE,
+    Uncertainty,
+    entropy,
+    foreground,
+    moments_of_volume,
+    spread,
+)
+from common.prediction.volume_tiles import mean_probabilities
 from common.slices.cases import Slice
 from common.slices.images import read_image, to_unit
 
@@ -63,12 +71,12 @@ def test_images_and_table_are_those_of_the_models(two_models, packed):
 
 def test_images_and_volumes(tmp_path):
     """Rows are sorted by what is most worth outlining; slices of a volume are one row, with its least certain slice."""
-    unsure, mask = np.zeros((2, 40, 40, 2), np.float32), np.ones((40, 40), np.uint8)
+    unsure, mask = np.zeros((2, 40, 40, 3), np.float32), np.ones((40, 40), np.uint8)
     unsure[0, ..., 0], unsure[1, ..., 0] = 0.9, 0.6
     record, found = {"volume": {}, "slices": {"0001": {}, "0002": {}}}, Uncertainty(tmp_path, 1)
     for case, level in (("case1", 0.95), ("case2", 0.5)):
         loose = Slice("", case[-1], tmp_path / f"{case}.png")
-        found.add(loose, "x", {}, np.full((40, 40, 2), level, np.float32), mask)
+        found.add(loose, "x", {}, np.full((40, 40, 3), level, np.float32), mask)
         for name, probabilities in zip(record["slices"], unsure, strict=True):
             found.add(Slice(case, name, tmp_path / "b.png"), case, record, probabilities, mask)
     found.close()
@@ -79,7 +87,7 @@ def test_images_and_volumes(tmp_path):
 
 
 def test_a_speck_is_not_worth_more_than_a_large_unsure_region(tmp_path):
-    sure = np.zeros((100, 100, 2), np.float32)
+    sure = np.zeros((100, 100, 3), np.float32)
     speck, region = sure.copy(), sure.copy()
     speck[0, 0, 0], region[:50, :, 0] = 0.5, 0.4
     found = Uncertainty(tmp_path, 1)
@@ -95,7 +103,53 @@ def test_names_are_quoted_once(tmp_path):
     """A case that begins with = would be a formula."""
     found = Uncertainty(tmp_path, 1)
     for case, level in (("=case1", 0.95), ("case2", 0.5)):
-        p = np.full((40, 40, 2), level, np.float32)
+        p = np.full((40, 40, 3), level, np.float32)
         found.add(Slice(case, "0001", tmp_path / case), case, {}, p, np.ones((40, 40), np.uint8))
     found.close()
     assert [line.split(",")[0] for line in (tmp_path / TABLE).read_text().splitlines()[1:]] == ["case2", "'=case1"]
+
+
+# --- volumes
+
+
+class Fixed:
+    """A network whose probabilities are fixed, (S, H, W, K)."""
+
+    def __init__(self, probabilities):
+        self.probabilities, self.output_shape = probabilities, (None, *probabilities.shape)
+
+    def predict_on_batch(self, x):
+        return self.probabilities[None]
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_maps_and_row_of_a_volume_are_those_of_numpy(tmp_path, nested):
+    """Two networks with two labels, without the background."""
+    rng = np.random.default_rng(0)
+    of_networks = rng.dirichlet(np.ones(3), (2, 4, 5, 6))[..., 1:].astype(np.float32)
+    of_networks[:, 1] = 0.01
+    image = np.zeros((4, 5, 6, 1), np.float32)
+    mean = mean_probabilities(list(map(Fixed, of_networks)), image, further=lambda p: moments_of_volume(p, nested))
+    assert np.allclose(mean[..., :2], of_networks.mean(0), atol=1e-6)
+
+    any_label = of_networks.max(-1) if nested else of_networks.sum(-1)
+    p = of_networks.mean(0)
+    if nested:
+        probability = any_label.mean(0)
+        unsure = np.max(-(p * np.log2(p) + (1 - p) * np.log2(1 - p)), axis=-1)
+    else:
+        probability = p.sum(-1)
+        full = np.concatenate([1 - probability[..., None], p], axis=-1)
+        unsure = -(full * np.log(full)).sum(-1) / np.log(3)
+    deviation = any_label.std(0)
+    found = Uncertainty(tmp_path, 2, nested)
+    maps = found.add_volume("a", mean, 0.3, ["1", "2", "3", "4"])
+    assert list(maps) == ["probability", "uncertainty", "disagreement"]
+    for name, values in zip(maps, (probability, unsure, 2 * deviation), strict=True):
+        assert np.allclose(maps[name], values, atol=2e-3), name
+    counted = (probability > 0.3) | (unsure >= 0.5)
+    (row,) = found.rows()
+    assert np.isclose(row["uncertainty"], unsure[counted].mean(), atol=1e-3)
+    assert np.isclose(row["disagreement"], deviation[counted].mean(), atol=2e-3)
+    least_sure = [d[c].sum() / max(c.sum(), c.size / 1000) for d, c in zip(deviation, counted, strict=True)]
+    assert row["case"] == "a" and row["image"] == str(np.argmax(least_sure) + 1) and row["image"] != "2"

@@ -144,7 +144,7 @@ def test_a_broken_volume_does_not_lose_the_others(decathlon, decathlon_runs, tmp
     (images / "cut.nii.gz").write_bytes((images / "volume_05.nii.gz").read_bytes()[:-900])
     one = image_at(np.zeros((9, 9, 9), np.int16), plain_geometry((9, 9, 9), (1, 1, 1)))
     sitk.WriteImage(one, str(images / "one.nii"))
-    more = {"PROBABILITIES": True, "VIEWER_FILES": ["osirix", "itk-snap"]}
+    more = {"PROBABILITIES": True, "VIEWER_FILES": ["osirix", "itk-snap"], "UNCERTAINTY": True}
     result = run_here("predict.py", RUN=decathlon_runs[1], INPUT=images, OUTPUT=tmp_path / "p", expect=1, **more)
     for words in (
         "2 volumes cannot",
@@ -160,6 +160,12 @@ def test_a_broken_volume_does_not_lose_the_others(decathlon, decathlon_runs, tmp
     expected = label_numbers(map(sitk.GetArrayFromImage, found))
     assert np.mean(expected != sitk.GetArrayFromImage(labels)) < 0.01  # rounding to half precision
     assert {one.GetSize() for one in found} == {labels.GetSize()} and (tmp_path / "p/osirix/volume_05.xml").is_file()
+    maps = [sitk.ReadImage(str(tmp_path / "p" / name / "volume_05.nii.gz")) for name in ("probability", "uncertainty")]
+    probability, unsure = map(sitk.GetArrayFromImage, maps)
+    assert np.allclose(probability, np.clip(sum(map(sitk.GetArrayFromImage, found)), 0, 1), atol=0.02)
+    assert {one.GetSize() for one in maps} == {labels.GetSize()} and 0 <= unsure.min() <= unsure.max() <= 1
+    (row,) = (tmp_path / "p" / "cases_to_label.csv").read_text().splitlines()[1:]
+    assert row.startswith("volume_05,") and 1 <= int(row.split(",")[1]) <= labels.GetSize()[2]
     assert not leftovers(tmp_path)
 
 
@@ -170,6 +176,7 @@ def test_workers_predict_volumes_as_one_run_does(scheduler, decathlon, decathlon
     shutil.copy(images / "volume_05.nii.gz", images / "again.nii.gz")
     (images / "cut.nii.gz").write_bytes((images / "volume_05.nii.gz").read_bytes()[:-900])
     settings, said = {"RUN": list(map(str, decathlon_runs)), "INPUT": images, "PROBABILITIES": True}, []
+    settings["UNCERTAINTY"] = True
     for name, workers in (("alone", {}), ("shared", {"WORKERS": scheduler})):
         result = run_here("predict.py", **settings, OUTPUT=tmp_path / name / "out", **workers, expect=1)
         said.append(result.stderr)
@@ -210,7 +217,7 @@ def test_a_file_for_each_channel_is_predicted_as_one_volume(decathlon, decathlon
 
 def test_runs_that_do_not_belong_together(decathlon_runs, trained, tmp_path):
     settings = {"RUN": decathlon_runs[0], "INPUT": tmp_path, "OUTPUT": tmp_path / "out"}
-    assert_refused("predict.py", "UNCERTAINTY: not available for 3-D models", **settings, UNCERTAINTY=True)
+    assert_refused("predict.py", "PASTE: not available for 3-D models", **settings, PASTE=tmp_path)
     assert_refused("predict.py", '"turns" is not available for 3-D models', **settings, FLIPS="turns")
     with pytest.raises(InputError, match="was trained on slices"):
         find_volume_models([decathlon_runs[0], trained[0]], "best_dice")
