@@ -59,6 +59,7 @@ class VolumeEntry(Part):
     geometry: Grid
     grid: Grid
     resampled: Annotated[list[Annotated[Finite, Field(ge=0)] | None], Three] | None = None  # None: not along this axis
+    percentiles: Annotated[list[Finite], Len(2, 2)] | None = None  # of its values, which became the window
 
 
 class PseudoLabelsEntry(Part):

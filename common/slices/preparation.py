@@ -41,7 +41,8 @@ def common_preparation(table):
         if record.get("pseudo_labels"):  # made for a model of the same preparation; parts may be unknown
             continue
         volume = record.get("volume") or {}
-        found["window"].add(tuple(map(float, record.get("window") or UNKNOWN["window"])))
+        window = None if volume.get("percentiles") else record.get("window")  # that of another volume is another one
+        found["window"].add(tuple(map(float, window or UNKNOWN["window"])))
         found["resampled"].add(tuple(float(mm or 0) for mm in volume.get("resampled") or UNKNOWN["resampled"]))
         found["plane"].add(volume.get("plane", ""))
         found["fit"].add(record.get("fit") or "")

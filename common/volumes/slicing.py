@@ -57,6 +57,8 @@ def open_slices(
         "grid": Geometry.of(image)._asdict(),
         "resampled": spacing if any(spacing) else None,
     }
+    if not window:
+        volume["percentiles"] = list(percentiles)  # so that its window is not used for other volumes
     return stacked[0] if len(stacked) == 1 else np.stack(stacked, axis=-1), levels, volume
 
 

@@ -417,6 +417,12 @@ def test_window_goes_from_the_cases_into_the_run(tmp_path):
     for path in (packed / "train.h5", lists / "train.csv"):
         record = open_set(path).record()
         assert record.window == [-150, 250] and record.spacing == [0.9, 0.7]
+    run_here(SCRIPT, CASES=tmp_path / "percentiles", **settings | {"WINDOW": None})
+    lists = tmp_path / "lists_of_percentiles"
+    run_here("preprocess/2_write_lists.py", CASES=tmp_path / "percentiles", LISTS=lists, SAME_SLICES="report")
+    assert open_set(lists / "train.csv").record().window is None, (
+        "the percentiles of one volume are not those of another"
+    )
 
 
 @pytest.mark.parametrize("spacing", [1.4, [1.4, 1.4, None]])
