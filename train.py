@@ -74,8 +74,8 @@ PRECISION: types.Precision = "auto"  # "float32", "mixed_bfloat16", "mixed_float
 #   On a CPU, "auto" benchmarks them before runs of 500 steps or more.
 JIT: bool | Literal["auto"] = "auto"  # compile with XLA (or PyTorch's compiler); "auto": if it is faster
 #   "auto": the backend's usual choice; on TensorFlow with DETERMINISTIC False, benchmarked for 500 steps or more.
-DEVICES: types.PositiveInt | None = None  # GPUs per machine to split a batch across; None: all that fit
-#   None uses as many as divide the batch evenly. On TensorFlow and JAX; PyTorch uses one.
+DEVICES: types.PositiveInt | None = None  # GPUs per machine (not on PyTorch); None: as many as divide a batch
+MEMORY: Literal["fast", "low"] = "fast"  # "low": compute activations twice (3-D): less memory, more time
 SEED: types.Seed = 1  # random seed for weights, order, dropout and augmentation
 DETERMINISTIC: bool = True  # same results for the same seed, bit for bit; slower on some GPUs
 

@@ -107,6 +107,11 @@ def test_learning(benchmark, capsys):
     assert capsys.readouterr().out.strip() == "2 runs, 0 without learning"
 
 
+def test_memory(benchmark, capsys):
+    benchmark("memory", NETWORKS=("se_resunet3d",)).main(8, 2)
+    assert "with MEMORY low" in capsys.readouterr().out
+
+
 def test_networks(benchmark, capsys):
     benchmark("networks", NETWORKS={"tiny": ("unet", 32, TINY)}).main([])
     assert "tiny: " in capsys.readouterr().out

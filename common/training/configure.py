@@ -15,6 +15,7 @@ from common.training.checkpoints import epochs_of_checkpoint, read_checkpoint
 from common.training.cross_validation import find_folds, fold_file
 from common.training.distribution import several_processes
 from common.training.h5_models import is_h5, network_of
+from common.training.low_memory import save_memory
 from common.training.optimizer import Controller, compile_network, learning_rate, make_optimizer, prepare_steps
 from common.training.plan import CHOSEN, choose_missing
 from common.training.recommended import with_published, with_recommended
@@ -314,14 +315,22 @@ def make_model(settings, training, validation, used):
                         f"expected {model.output_shape}); resume with the sets of the run"
                     )
                 prepare_steps(resumed)
-                used.prepare(resumed)
-                return resumed, log
+                return _on_devices(resumed, settings, used), log
         if settings.MODE == "retrain":
             take_weights(model, load_network(model_file(settings.RUN)), settings.RUN)
         ignores = training.ignores or (validation is not None and validation.ignores)
         compile_network(model, settings.OPTIMIZER, settings.LEARNING_RATE, settings.LOSS, settings.JIT, ignores)
-        used.prepare(model)
-        return model, Log()
+        return _on_devices(model, settings, used), Log()
+
+
+def _on_devices(model, settings, used):
+    """The model, changed in place for MEMORY and for several devices."""
+    if settings.MEMORY == "low" and not save_memory(model):
+        print(
+            'MEMORY: "low" changes nothing, since every level of this network has normalization or dropout with state'
+        )
+    used.prepare(model)
+    return model
 
 
 def values_to_agree_on(settings, training, validation):

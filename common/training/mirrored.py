@@ -51,7 +51,7 @@ class MirroredDevices(OneDevice):
             if isinstance(layer, keras.layers.BatchNormalization):
                 layer._moments = partial(_moments_of_all, layer)
         model.compute_loss = partial(_loss_of_all, model)
-        model.call = partial(_call_on_share, model)
+        model.call = partial(_call_on_share, model.call)
 
     def feed(self, batches):
         first = batches[0]
@@ -84,14 +84,14 @@ def _several():
     return context if context is not None and context.num_replicas_in_sync > 1 else None
 
 
-def _call_on_share(model, inputs, training=None, mask=None):
+def _call_on_share(usual, inputs, training=None, mask=None):
     """In place of `Model.call`: accepts a share without an image."""
     if _several() is None:
-        return type(model).call(model, inputs, training=training, mask=mask)
+        return usual(inputs, training=training, mask=mask)
     _share.images = tf.shape(inputs)[0]
     missing = tf.maximum(1 - _share.images, 0)
     inputs = tf.concat([inputs, tf.zeros([missing, *inputs.shape[1:]], inputs.dtype)], 0)
-    outputs = type(model).call(model, inputs, training=training, mask=mask)
+    outputs = usual(inputs, training=training, mask=mask)
     return tf.nest.map_structure(lambda values: values[: _share.images], outputs)
 
 
