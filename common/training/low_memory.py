@@ -38,7 +38,7 @@ def save_memory(model):
     if count:
         model.call = partial(_call, model, model.call, whole)
     for layer in model.layers:
-        if type(layer) is PlanarConv3D:  # its planes side by side take three times the memory of its input
+        if type(layer) is PlanarConv3D:  # planes side by side take three times the memory of its input
             layer.convolution_op = partial(keras.layers.Conv3D.convolution_op, layer)
     return count
 

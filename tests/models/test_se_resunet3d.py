@@ -61,7 +61,9 @@ def test_thick_slices_are_pooled_within_first():
         build_model("se_resunet3d", (None, None, None, 1), spacing=(1, 1))
 
 
-def test_planar_convolution_is_the_convolution():
+@pytest.mark.parametrize("has_onednn", ["0", "1"])
+def test_planar_convolution_is_the_convolution(has_onednn, monkeypatch):
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", has_onednn)
     x = np.random.default_rng(0).normal(size=(2, 5, 6, 7, 3)).astype(np.float32)
     ours, theirs = (kind(4, 3, padding="same", use_bias=False) for kind in (PlanarConv3D, keras.layers.Conv3D))
     theirs(x), ours(x)
