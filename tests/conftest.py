@@ -20,6 +20,8 @@ from common.devices import set_defaults
 
 set_defaults()  # before any test imports Keras
 
+MEMORY_FOR_FILES = 8e9  # bytes
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background, where scripts would not see Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -27,6 +29,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the backgrou
 def pytest_addoption(parser):
     parser.addoption("--faults", type=int, help="trials of each kind in tests/faults, instead of a few")
     parser.addoption("--fault", type=int, help="the one trial in tests/faults to run, by its number")
+
+
+def pytest_configure(config):
+    """Keep temporary files in memory if there is room: scripts flush what they write, which takes time on a disk."""
+    memory = "/dev/shm"
+    if os.access(memory, os.W_OK) and shutil.disk_usage(memory).free > MEMORY_FOR_FILES:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", memory)
 
 
 @pytest.fixture(scope="session")
