@@ -4,7 +4,7 @@
 
 Reads   CROSS_VALIDATIONS: folders of train.py --fold all; with several, it may average them
 Writes  choice.json, for predict.py --run, and choice.csv, the scores, both into the first folder
-Takes   as long as predicting every validation slice eight times, or volume nine times, with each checkpoint
+Takes   as long as predicting every slice eight times, or volume nine times, with each checkpoint
 Expect  a table of scores; the choice is often only slightly better than the baseline
 
 Scores each combination on the cases that each fold did not train on. Chooses models first, then

@@ -27,7 +27,7 @@ AUGMENTATION: Literal["medical"] | types.Augmentation | None = None  # on the fl
 #   Slices: "medical", or a dict such as {"flip": "horizontal", "rotation": 10, "noise": [0.1, 0, 0.06]}: see
 #   docs/choosing.md. Volumes ("medical" is none): {"rotation": 5, "zoom": 0.1, "shift": 0.1, "shear": 0.05, "flip":
 #   "x", "gamma": 0.5, "margins": [0.1, 0.2, 0.3], "anywhere": 0.2}
-FOREGROUND: types.Share | None = None  # least share of a batch of slices with foreground; of crops around a label
+FOREGROUND: types.Share | None = None  # least share of a batch with foreground; for volumes, of crops
 CROP: types.Crop | None = None  # packed volumes: crop size in voxels (up, back, left); None: whole cases
 
 # --- output and starting point

@@ -1,6 +1,6 @@
 """Step 4: plan a training that fits the packed sets, this device and your time.
 
-Reads   PACKED/train.h5 and validation.h5, or the same in PACKED/fold1, of slices or volumes, from step 3
+Reads   PACKED/train.h5 and validation.h5, or those in PACKED/fold1, of slices or volumes
 Writes  PACKED/plan.json, a settings file with a reason for each value, for train.py
 Takes   about half a minute: it measures a few training steps on this device
 

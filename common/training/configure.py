@@ -132,7 +132,7 @@ def takes_grid(settings):
 
 def with_grid(settings, training):
     """Settings with spacing and size of the training volumes, if MODEL has settings for them that are not set."""
-    if training.axes != 3 or not takes_grid(settings):
+    if not takes_grid(settings) or training.axes != 3:
         return settings
     names = models.settings_of(settings.MODEL)
     grid = {name: value for name, value in training.typical_grid(settings.CROP).items() if name in names}
