@@ -52,7 +52,7 @@ LOSS: types.Loss | None = None  # a loss, a .py file with one, or a sum, such as
 # --- optimizer; None uses the value that the network's author recommends
 OPTIMIZER: types.OptimizerName | types.Optimizer | None = None
 # name, such as "adam", or {"name": "sgd", "momentum": 0.95}
-AS_PUBLISHED: bool = False  # True: train as MODEL's author did, also SCHEDULE_SETTINGS to EARLY_STOP; flags override
+AS_PUBLISHED: bool = False  # True: train as MODEL's author did, also as long; flags override
 LEARNING_RATE: types.NonNegative | None = None  # initial value; None: the author's, scaled with BATCH_SIZE for SGD
 SCHEDULE: types.Schedule | None = None  # "constant", "poly", "graph" or "cosine"
 SCHEDULE_SETTINGS: types.ScheduleSettings = {}  # such as {"power": 0.9} for "poly"

@@ -20,7 +20,7 @@ from common.settings import apply_command_line
 
 # --- data and output
 TRAIN: types.PathNames = "data/packed/train.h5"  # packed set or list to train on, or several to choose from
-VALIDATION: types.PathNames = "data/packed/validation.h5"  # set or list that decides the best trial; one for each TRAIN
+VALIDATION: types.PathNames = "data/packed/validation.h5"  # set that decides; one for each TRAIN
 #   Several sets compare ways to prepare the same cases, such as windows or sizes.
 FOLDS: Literal["all"] | None = None  # "all": train every trial on each fold next to TRAIN; the mean Dice counts
 STUDY: types.PathName = "study"  # folder for the search
@@ -28,7 +28,7 @@ TRUST_RUN: bool = False  # True: run code of STUDY or a settings file; trust its
 
 # --- search space; each trial chooses one value from each list, so a list of one is fixed
 MODELS: Annotated[list[types.Network], Len(1)] = ["unet", "deeplab_v3plus"]  # networks, as for MODEL in train.py
-MODEL_SETTINGS: types.FreeDict = {  # settings of each network: lists to choose from, {"low": 8, "high": 64}, or values
+MODEL_SETTINGS: types.FreeDict = {  # of each network: lists, {"low": 8, "high": 64}, or values
     "unet": {"features": [16, 32, 64], "depth": [3, 4, 5]},
     "deeplab_v3plus": {"backbone": "mobilenetv2"},
 }

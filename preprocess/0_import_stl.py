@@ -32,7 +32,7 @@ INTERVAL: Annotated[float, Ge(-1e6), Le(1e6), types.Rule("a number other than 0"
 # mm between slices; negative: start from the other end
 PIXEL: types.Millimeters | None = None  # pixel size in mm; None: the longer side of the surface fills 90% of SIZE
 SIZE: types.Side = 200  # side length of the masks in pixels; the surface is centered
-AS_AIS: bool = False  # True: the masks of SliceSTL.py of AIS, pixel for pixel; the surface fills SIZE
+AS_AIS: bool = False  # True: masks as SliceSTL.py of AIS makes them, pixel for pixel
 FLIP: Literal["", "horizontal", "vertical", "both"] = ""  # mirror "horizontal", "vertical" or "both"; "": off
 
 # --- label volume instead of masks
