@@ -27,7 +27,7 @@ WEIGHTS_FILE: types.WeightsFile = "best_dice"  # checkpoint of a run: "best_dice
 MODEL: str = ""  # your own network file of RUN, so that its copy in RUN may run
 #   Code in RUN runs only if it equals this file.
 TRUST_RUN: bool = False  # True: run any code that RUN contains; only if you trust its source
-INPUT: str = ""  # folder of images, cases, volumes or numbers; case, list, volume or packed volumes
+INPUT: str = ""  # folder of images, cases, volumes or numbers; case, list, volume or packed set
 #   A volume is a DICOM folder, NIfTI, NRRD or MetaImage. Files of numbers (.csv, .txt, .npy) give such masks back too.
 OUTPUT: types.PathName = "predictions"  # where to write the masks
 REPLACE: bool = False  # True: overwrite an existing OUTPUT
