@@ -117,6 +117,7 @@ NOT_RUN = {
     "python -m pytest -m slow": TESTS,
     "python -m pytest -n 0 tests/test_architecture.py": TESTS,
     'pytest -n 0 -s -m "" tests/training/test_distribution.py': TESTS,
+    "pytest -n 0 -m slow tests/test_workers.py": TESTS,
     "pytest -s tests/models/test_pretrained_unet.py": TESTS,
     "pytest -n 0 -s tests/preprocess/test_import_nodules.py -k lungs": TESTS,
     "ruff check . && ruff format --check .": "checks style, as .ci/run does",
