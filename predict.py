@@ -51,8 +51,8 @@ FLIPS: Literal["flips", "turns", "none"] | None = None
 THRESHOLD: types.Share | None = None  # probability above which a pixel is foreground; None: as training chose
 #   With one class, or in 3-D. None is the threshold of choose.py, or of the run (the mean over several), otherwise 0.5.
 BATCH_SIZE: types.PositiveInt = 8  # slices or tiles per step
-SKIP_EMPTY: bool = True  # predict slices or tiles of one gray value once; equal ones get the same
-#   Such as air and black borders. Masks do not change, since equal slices get equal masks.
+SKIP_EMPTY: bool = True  # predict slices or tiles of one gray value only once
+#   Such as air and black borders: equal slices get equal masks.
 TILE: types.Crop | None = None  # 3-D: tile size in voxels (up, back, left); None: training crop
 #   None without a training crop: whole volumes.
 
