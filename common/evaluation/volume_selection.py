@@ -5,12 +5,13 @@ import itertools
 import numpy as np
 
 from common.parallel import progress
+from common.prediction.networks_in_workers import load_for_prediction
 from common.prediction.packed_volumes import numbers_of
 from common.prediction.volume_tiles import MIRRORS, mean_probabilities
 from common.scores import COUNTS, count_pixels
 from common.slices.classes import has_class, sets_of_numbers
 from common.training.run_folder import Run
-from common.training.trained_models import load_network, model_file
+from common.training.trained_models import model_file
 
 
 def probabilities_of(volumes, runs, groups, flips, title):
@@ -32,7 +33,7 @@ def probabilities_of(volumes, runs, groups, flips, title):
     networks = {}
     for name, checkpoint in itertools.chain(*groups.values()):
         file = model_file(runs[name], checkpoint)
-        networks.setdefault((name, checkpoint), (load_network(file), Run(file.parent).crop))
+        networks.setdefault((name, checkpoint), (load_for_prediction(file), Run(file.parent).crop))
     for i in progress(range(len(volumes)), len(volumes), title):
         image, truth = volumes.shown_volume(i)
         found = {
