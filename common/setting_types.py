@@ -372,6 +372,7 @@ class Augmentation(TypedDict, total=False):
     zoom: ShareBelowOne | Chance
     shear: Share | Chance
     elastic: Annotated[float, Ge(0), Le(1000)] | Chance
+    invert: Share
     gamma: Share | Chance
     inverse_gamma: Share | Chance
     brightness: Share | Chance

@@ -11,7 +11,7 @@ import numpy as np
 from common.slices.images import by_channels, resize, with_channels
 
 AXES = "xyz"  # left-right, front-back, up-down
-VOLUME_SETTINGS = ("rotation", "zoom", "shift", "shear", "flip", "gamma", "margins", "anywhere")
+VOLUME_SETTINGS = ("rotation", "zoom", "shift", "shear", "flip", "invert", "gamma", "margins", "anywhere")
 
 
 # --- slices
@@ -37,6 +37,7 @@ KINDS = {
     "shear": Kind((-1, 1)),  # pixels per pixel, along each axis
     "shift": Kind((-1, 1)),  # share of the side, along each axis
     "elastic": Kind((0, 1000), probability=0.5),  # standard deviation / ELASTIC_SHARE of the side
+    "invert": Kind((0, 1)),  # a number is the probability that dark becomes bright, in each channel
     "gamma": Kind((-0.99, 9)),  # 0.5: exponent 1.5, between the minimum and maximum of the slice
     "inverse_gamma": Kind((-0.99, 9)),  # the same on the inverted slice
     "contrast": Kind((-1, 9)),  # 0.2: differences from the mean are 1.2 times as large
@@ -109,7 +110,7 @@ def _as_range(name, amount):
         raise ValueError(f"AUGMENTATION: unknown key {name!r} for slices; choose from flip, {', '.join(KINDS)}, fill")
     (low, high), probability = KINDS[name]
     if isinstance(amount, int | float):
-        amount = [amount, 1, 1] if name == "turn" else [probability, max(-amount, low), amount]
+        amount = [amount, 1, 1] if name in ("turn", "invert") else [probability, max(-amount, low), amount]
     if len(amount) != 3 or not 0 <= amount[0] <= 1 or not low <= amount[1] <= amount[2] <= high:
         expected = f"[probability, lowest, highest] from {low:g} to {high:g}"
         raise ValueError(f"AUGMENTATION: expected {expected} for {name} (found {amount!r})")
@@ -250,6 +251,8 @@ def _cut_and_mix(x, y, other_x, other_y, share, place):
 def _change_values(x, amounts, rng):
     """Change the gray values of a slice, (H, W, C) float32 in 0..1, by the amounts of the other changes."""
     shape = x.shape
+    if "invert" in amounts:
+        x = invert(with_channels(x))
     for name, inverted in (("gamma", False), ("inverse_gamma", True)):
         if name in amounts:
             x = apply_gamma(x, 1 + amounts[name][0], inverted)
@@ -266,6 +269,12 @@ def _change_values(x, amounts, rng):
     if "noise" in amounts:
         x = with_channels(x) + np.float32(amounts["noise"][0]) * rng.standard_normal(shape, np.float32)
     return np.clip(with_channels(x), 0, 1)
+
+
+def invert(x):
+    """Turn the values of each channel of an image (..., C) around, between its minimum and maximum."""
+    axes = tuple(range(x.ndim - 1))
+    return x.min(axis=axes) + x.max(axis=axes) - x
 
 
 def apply_gamma(x, exponent, inverted):
@@ -291,10 +300,10 @@ def check_volume_augmentation(settings, step):
     if unknown := [name for name in settings if name not in VOLUME_SETTINGS]:
         known = ", ".join(VOLUME_SETTINGS)
         raise ValueError(f"AUGMENTATION: unknown key {unknown[0]!r} for volumes; choose from {known}")
-    for name, low, high in (("rotation", 0, 180), ("zoom", 0, 0.9), ("shift", 0, 1), ("shear", 0, 1), ("gamma", 0, 1)):
-        amount = settings.get(name, low)
-        if not isinstance(amount, int | float) or not low <= amount <= high:
-            raise ValueError(f"AUGMENTATION: expected {low} to {high} for {name} (found {amount!r})")
+    for name, high in {"rotation": 180, "zoom": 0.9, "shift": 1, "shear": 1, "gamma": 1, "invert": 1}.items():
+        amount = settings.get(name, 0)
+        if not isinstance(amount, int | float) or not 0 <= amount <= high:
+            raise ValueError(f"AUGMENTATION: expected 0 to {high} for {name} (found {amount!r})")
     if not isinstance(flip := settings.get("flip", ""), str) or set(flip) - set(AXES):
         raise ValueError(f'AUGMENTATION: expected axes for flip, such as "x" (left-right) or "xyz" (found {flip!r})')
     margins = settings.get("margins", [])
@@ -315,7 +324,8 @@ class VolumeChange:
     Args:
         settings: dict of a name in VOLUME_SETTINGS to its amount. "rotation": maximum angle in degrees around each
             axis; "zoom", "shear": maximum share; "shift": maximum share of the grid size; "flip": axes in AXES along
-            which half of the cases are mirrored; "gamma": maximum difference of the exponent from 1.
+            which half of the cases are mirrored; "invert": share of the cases whose values are turned around;
+            "gamma": maximum difference of the exponent from 1.
         rng: numpy.random.Generator; the same number of values is always drawn from it.
     """
 
@@ -327,6 +337,7 @@ class VolumeChange:
         mirrored = (rng.random(3) < 0.5) & [axis in settings.get("flip", "") for axis in AXES]
         self.signs = np.where(mirrored, -1, 1)
         self.exponent = 1 + settings.get("gamma", 0) * rng.uniform(-1, 1)
+        self.inverts = rng.random() < settings.get("invert", 0)
 
     def transform(self, geometry):
         """Transform from points in the augmented volume to points in the volume, around the center of a grid.
@@ -359,8 +370,10 @@ class VolumeChange:
         transform.SetTranslation(shift.tolist())
         return transform
 
-    def apply_gamma(self, image):
-        """Apply gamma to each channel of an image (S, H, W, C) float32, between its minimum and maximum."""
+    def change_values(self, image):
+        """Invert each channel of an image (S, H, W, C) float32, and apply gamma, between its minimum and maximum."""
+        if self.inverts:
+            image = invert(image)
         if self.exponent == 1:
             return image
         low, high = (f(image, axis=(0, 1, 2)) for f in (np.min, np.max))

@@ -31,7 +31,7 @@ def read_grid(read, geometry, grid, change=None, outside=0.0):
         moved = [onto_grid(c, grid, sitk.sitkLinear, v, transform) for c, v in zip(channels, values, strict=True)]
         image = np.stack([sitk.GetArrayFromImage(channel) for channel in moved], axis=-1)
         labels = sitk.GetArrayFromImage(onto_grid(image_at(labels, source), grid, sitk.sitkLabelLinear, 0, transform))
-    return change.apply_gamma(image) if change else image, labels
+    return change.change_values(image) if change else image, labels
 
 
 def _box_around(geometry, grid, transform):

@@ -148,6 +148,7 @@ def test_gray_values_follow_their_formulas():
     x, y = blobs()
     low, high, mean = x.min(), x.max(), x.mean()
     for amounts, expected in (
+        ({"invert": 1}, low + high - x),
         ({"gamma": 0.5}, ((x - low) / (high - low)) ** 1.5 * (high - low) + low),
         ({"gamma": -0.3}, ((x - low) / (high - low)) ** 0.7 * (high - low) + low),
         ({"inverse_gamma": 0.5}, high - ((high - x) / (high - low)) ** 1.5 * (high - low)),

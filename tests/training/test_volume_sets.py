@@ -74,6 +74,8 @@ def test_shift_and_zoom_and_gamma(volume):
     assert np.allclose(np.diff(zoomed[2:-2]), 1 / 1.25, atol=1e-4) and np.isclose(zoomed[9:11].mean(), 9.5)
     graded = shown(ramp, nothing, still(gamma=0.5))[0][:, 0, 0, 0]
     assert np.allclose(graded, (np.arange(20) / 19) ** 1.5 * 19, atol=1e-2)
+    inverted = VolumeChange({"invert": 1}, np.random.default_rng(0)).change_values(ramp.astype(np.float32))
+    assert np.array_equal(inverted, ramp[::-1])
 
 
 def test_rotation_is_in_mm_and_about_the_middle():
