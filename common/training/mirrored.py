@@ -35,7 +35,7 @@ class MirroredDevices(OneDevice):
     can_jit = False  # XLA cannot compile what passes from device to device
 
     def __init__(self, names):
-        self.strategy = tf.distribute.MirroredStrategy(names)
+        self.strategy, self.first = tf.distribute.MirroredStrategy(names), None  # the first batch
 
     def __len__(self):
         return self.strategy.num_replicas_in_sync
@@ -52,10 +52,16 @@ class MirroredDevices(OneDevice):
                 layer._moments = partial(_moments_of_all, layer)
         model.compute_loss = partial(_loss_of_all, model)
         model.call = partial(_call_on_share, model.call)
+        model._maybe_symbolic_build = partial(self._build, model)
+
+    def _build(self, model, iterator=None, data_batch=None):
+        """In place of Keras' own, which averages the shares of the first batch and fails if they differ in size."""
+        with self.scope():
+            model._symbolic_build(data_batch=data_batch or self.first)
 
     def feed(self, batches):
-        first = batches[0]
-        signature = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in first)
+        self.first = batches[0]
+        signature = tuple(tf.TensorSpec((None, *array.shape[1:]), array.dtype) for array in self.first)
         options = tf.data.Options()
         options.autotune.enabled = False
 

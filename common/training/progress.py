@@ -3,6 +3,8 @@
 import math
 import time
 
+import keras
+
 from common.devices import peak_memory
 from common.parallel import ProgressBar, print_above
 from common.words import number_of
@@ -107,8 +109,9 @@ def usual_seconds(log):
 def mean_loss(model):
     """Mean loss of the epoch so far; waits for the step that the device is doing."""
     state = getattr(model, "_jax_state", None) or {}  # on JAX, `fit` updates the variables only at its end
-    total, count = (state.get("metrics_variables") or model.metrics_variables)[:2]
-    return float(total) / max(float(count), 1.0)
+    variables = (state.get("metrics_variables") or model.metrics_variables)[:2]
+    total, count = (float(keras.ops.convert_to_numpy(v)) for v in variables)  # also of several devices
+    return total / max(count, 1.0)
 
 
 def duration(seconds):

@@ -170,6 +170,7 @@ sys.path.insert(0, sys.argv[1])
 from common.devices import OneDevice
 from common.training.mirrored import MirroredDevices
 from common.training.optimizer import compile_network
+from common.training.progress import mean_loss
 from models import build_model
 
 x = np.random.default_rng(0).normal(size=(7, 16, 16, 16, 1)).astype(np.float32)
@@ -180,7 +181,7 @@ class Batches(keras.utils.PyDataset):
         return 2
 
     def __getitem__(self, index):
-        part = x[4 * index : 4 * index + 4]
+        part = x[3:] if index else x[:3]
         return part, (part > 1).astype(np.uint8)
 
 
@@ -195,6 +196,7 @@ for used in (OneDevice(), MirroredDevices(["CPU:0", "CPU:1"])):
     batches = Batches()
     model.fit(used.feed(batches) if len(used) > 1 else batches, epochs=1, verbose=0, shuffle=False)
     weights.append(model.get_weights())
+    assert np.isfinite(mean_loss(model))
 for a, b in zip(*weights, strict=True):
     np.testing.assert_allclose(a, b, atol=1e-4)
 """
@@ -202,7 +204,7 @@ for a, b in zip(*weights, strict=True):
 
 @pytest.mark.slow
 def test_deep_supervision_on_two_devices_of_tensorflow_is_that_of_one():
-    """Four volumes, then three on two devices; the loss of lower levels is over the whole batch too."""
+    """Three volumes, then four on two devices; the loss of lower levels is over the whole batch too."""
     environment = os.environ | {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "3"}
     command = [sys.executable, "-c", SUPERVISED, str(ROOT)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
