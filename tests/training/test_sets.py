@@ -66,8 +66,8 @@ def test_a_share_out_of_range_is_refused(packed, tmp_path):
     assert_refused("train.py", "FOREGROUND: expected a number from 0 to 1 or None (found 1.5)", status=2, **settings)
 
 
-def test_volumes_have_no_share():
-    with pytest.raises(ValueError, match=r"^FOREGROUND: only for slices \(found 0.5 and packed volumes\)"):
+def test_whole_volumes_have_no_share():
+    with pytest.raises(ValueError, match=r"^FOREGROUND: whole volumes are shown as they are \(found 0.5\)"):
         VolumeSet.batches(None, 1, foreground=0.5)
 
 

@@ -50,7 +50,7 @@ def stranger(trained, tmp_path, marker):
     return make
 
 
-def test_no_script_runs_the_network_of_a_stranger(stranger, packed, tmp_path, marker):
+def test_no_script_runs_the_network_of_a_stranger(stranger, packed, tmp_path, marker, monkeypatch):
     run = stranger(MODEL="evil.py", TRUST_RUN=True)
     case = packed["cases"] / "case01"
     commands = {
@@ -66,7 +66,7 @@ def test_no_script_runs_the_network_of_a_stranger(stranger, packed, tmp_path, ma
     for settings in ("settings.json", "other.json"):  # a settings file of a stranger says that he is to be trusted
         (run / "other.json").write_text(json.dumps({"MODEL": str(run / "code" / "evil.py"), "TRUST_RUN": True}))
         shutil.copy(run / "code" / "evil.py", tmp_path / "evil.py")
-        os.chdir(tmp_path)
+        monkeypatch.chdir(tmp_path)
         assert_refused(
             "train.py", NOT_NAMED, run=lambda *a, s=settings, **k: run_here(a[0], "--settings", run / s, **k)
         )
