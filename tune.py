@@ -172,7 +172,8 @@ def run_trial(study, trial):
     if not tuning.count_start(live_trial, trial):
         record_outcome(live_trial, TrialState.FAIL, f"started {tuning.MAX_STARTS} times without finishing an epoch")
         return
-    given = choose_settings(settings, trial) | {"RUNS": str(folder)}
+    with tuning.as_changed_study():
+        given = choose_settings(settings, trial) | {"RUNS": str(folder)}
     values, is_new = results.values_as_text(trial.params), tuning.find_run(folder) is None
     print(f"trial {trial.number}, {'started' if is_new else 'continued'}: {values}", flush=True)
     train = train_folds if settings.FOLDS else train_once

@@ -3,8 +3,6 @@
 import math
 import time
 
-import keras
-
 from common.devices import peak_memory
 from common.parallel import ProgressBar, print_above
 from common.words import number_of
@@ -108,6 +106,8 @@ def usual_seconds(log):
 
 def mean_loss(model):
     """Mean loss of the epoch so far; waits for the step that the device is doing."""
+    import keras  # slow, and not needed to read logs
+
     state = getattr(model, "_jax_state", None) or {}  # on JAX, `fit` updates the variables only at its end
     variables = (state.get("metrics_variables") or model.metrics_variables)[:2]
     total, count = (float(keras.ops.convert_to_numpy(v)) for v in variables)  # also of several devices

@@ -258,9 +258,16 @@ def add_trial(study, make_sampler, seed, choose_settings, trials):
         choose_settings(trial)
         if all(trial.params != other.params for other in trials):
             break
-    try:
+    with as_changed_study():
         study.add_trial(create_trial(state=TrialState.RUNNING, params=trial.params, distributions=trial.distributions))
-    except ValueError as error:  # in a study that was changed, since its settings were compared
+
+
+@contextmanager
+def as_changed_study():
+    """Turn a ValueError of Optuna into an InputError: a study was changed, since its settings were compared."""
+    try:
+        yield
+    except ValueError as error:
         raise InputError(f"STUDY: its trials do not fit its settings ({error}); use another --study") from None
 
 

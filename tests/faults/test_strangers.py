@@ -314,7 +314,7 @@ def test_a_link_in_a_run_folder_is_not_written_into(story, name):
 
 @pytest.mark.parametrize("link", ["runs", "runs/trial-003", "runs/trial-003/output.txt", "study.lock", "settings.json"])
 def test_a_study_leads_nowhere_else(story, link):
-    """It has an interrupted trial, with a run, that would be continued."""
+    """It has an interrupted trial, with a run, whose values do not fit the search."""
 
     def change(here, beside):
         study = open_study(here / "study", {}, (), None, None)
@@ -330,6 +330,8 @@ def test_a_study_leads_nowhere_else(story, link):
     assert answer["status"] == 1, answer
     if link in ("runs", "runs/trial-003"):
         assert "leads out of the study" in answer["err"], answer
+    if link == "runs/trial-003/output.txt":
+        assert "do not fit its settings" in answer["err"], answer
 
 
 def test_a_study_with_trials_of_other_values(story):

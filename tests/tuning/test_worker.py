@@ -18,9 +18,12 @@ def test_files_in_the_users_folder_shadow_no_module(tmp_path, monkeypatch):
     script.write_text(
         "import statistics, sys, common.files\nprint(statistics.mean([1, 3]), common.__file__, sys.argv[1])"
     )
+    (tmp_path / "thesis.txt").write_text("mine")
+    (tmp_path / "output.txt").symlink_to(tmp_path / "thesis.txt")  # of a stranger's study
     with run_in_background(script, ["argument"], tmp_path / "lock", tmp_path / "output.txt") as process:
         assert process.wait() == 0, (tmp_path / "output.txt").read_text()
     assert (tmp_path / "output.txt").read_text().split() == ["2", str(ROOT / "common" / "__init__.py"), "argument"]
+    assert (tmp_path / "thesis.txt").read_text() == "mine"
 
 
 def test_a_script_holds_its_lock_until_it_ends_and_ends_with_its_parent(tmp_path):
