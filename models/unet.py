@@ -10,8 +10,6 @@ from models.layers import NORM_MOMENTUM, output_channels, output_layer, pad_to_m
 RECOMMENDED = {"BATCH_SIZE": 8, "OPTIMIZER": "nadam", "LEARNING_RATE": 1e-3, "SCHEDULE": "constant"}
 PUBLISHED = COMPARISON | {"BATCH_SIZE": 8}  # used with AS_PUBLISHED
 MOST_CHANNELS = 4096  # at the lowest level: half a billion parameters
-
-
 UPSAMPLING = ("transposed", "nearest", "bilinear")
 
 

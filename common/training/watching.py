@@ -1,5 +1,6 @@
 """Predictions of the same validation slices while a model learns, for the run's page and for TensorBoard."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -31,7 +32,7 @@ class Example(NamedTuple):
     x: np.ndarray
     background: np.ndarray
     truth: np.ndarray
-    mask_of: callable
+    mask_of: Callable
 
 
 class Watched:
@@ -98,9 +99,7 @@ def examples_of_volumes(validation):
         center = middle, *np.argwhere(labels[middle]).mean(axis=0).astype(int)
         side = min(BLOCK[1], *labels.shape[1:])
         sizes = min(BLOCK[0], len(labels)), side, side
-        starts = [
-            min(max(0, c - size // 2), whole - size) for c, size, whole in zip(center, sizes, labels.shape, strict=True)
-        ]
+        starts = np.clip(np.subtract(center, np.array(sizes) // 2), 0, np.subtract(labels.shape, sizes)).tolist()
         block = tuple(slice(start, start + size) for start, size in zip(starts, sizes, strict=True))
         x, level = image[block], middle - starts[0]
         low, high = np.percentile(x[level, ..., 0], (1, 99.5))
