@@ -42,6 +42,13 @@ PageName = Annotated[str, Rule('the path of an .html file, such as "check.html"'
 NamePattern = Annotated[
     str, Rule('text with one {id}, such as "{id}_seg"', lambda text: text.count("{id}") == 1 and _is_format(text))
 ]
+LabelPattern = Annotated[
+    str,
+    Rule(
+        'text with one {id} and at most one {class}, such as "{id}_seg" or "{id}_{class}"',
+        lambda text: text.count("{id}") == 1 and text.count("{class}") < 2 and _is_format(text.replace("{class}", "")),
+    ),
+]
 Neighbors = Annotated[int, Ge(0), Le(16)]
 Channels = Literal["gray", "rgb"] | Annotated[list[NamePattern], Len(1, 64)]
 FileName = Annotated[

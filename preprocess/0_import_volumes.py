@@ -23,7 +23,8 @@ IMAGES: str = ""  # folder to search for volumes and DICOM series, or one volume
 #   A folder with dataset.json is a data set of nnU-Net or the Decathlon and needs no LABELS.
 CHANNELS: types.FileChannels = []  # a file name for each channel, such as ["{id}_flair", "{id}_t1"]
 LABELS: str = ""  # the same for label volumes, matched by name; empty: all masks are black
-LABEL_NAME: types.NamePattern = "{id}"  # label volume name for volume {id}, such as "{id}_seg"
+LABEL_NAME: types.LabelPattern = "{id}"  # label volume name for volume {id}, such as "{id}_seg"
+#   "{id}_{class}" or "{id}/{class}": a label volume for each class; CLASSES gives their order.
 SERIES: types.Series | None = None  # number or description of the series, if a folder contains several
 #   Without it, a message lists and numbers them.
 CASES: types.PathName = "data/cases"  # where to write the case folders
@@ -79,8 +80,8 @@ from common.slices.regions import Regions
 from common.volumes.channels import first_files, group_channels
 from common.volumes.datasets import read_data_set
 from common.volumes.finding import find_volumes
-from common.volumes.grids import Geometry, onto_grid, orient
-from common.volumes.label_files import LabelFiles
+from common.volumes.grids import Geometry, orient
+from common.volumes.label_files import LabelFiles, labels_onto
 from common.volumes.label_matching import match_labels
 from common.volumes.privacy import check_names_table, safe_names, write_names_table
 from common.volumes.slicing import open_slices, planes_of, slice_entry, spacing_of_plane, to_gray_levels, with_neighbors
@@ -99,6 +100,7 @@ def main():
     expected = {} if found.regions else dict(enumerate(class_names, 1))
     how = settings.CLASSES, settings.LABEL_VALUES, settings.SERIES, expected
     sharing = {"overlapping": settings.OVERLAP == "keep", "regions": found.regions and Regions(found.regions)}
+    sharing |= {"further": found.further, "class_of": found.class_of}
     label_files = LabelFiles(labels.values(), *how, ignore=found.ignored, **sharing)
     size = f"{settings.SIZE}x{settings.SIZE}"
     count = number_of(len(volumes), "volume")
@@ -147,6 +149,7 @@ class Found(NamedTuple):
         ignored: label of voxels that do not count, or None.
         files, patterns: dict of name to the Paths of all channels, and their name patterns; empty with one file each.
         regions: setting REGIONS, or the regions of the data set; None: none.
+        further, class_of: as of `common.volumes.label_matching.Matched`.
     """
 
     volumes: dict
@@ -156,6 +159,8 @@ class Found(NamedTuple):
     files: dict
     patterns: list
     regions: dict | str | None
+    further: dict | None = None
+    class_of: dict | None = None
 
 
 def match_volumes():
@@ -189,23 +194,19 @@ def match_volumes():
     files = {}
     if settings.CHANNELS:
         files = group_channels(find_volumes(settings.IMAGES), settings.CHANNELS, "IMAGES")
-    volumes, labels = first_files(files), {}
+    volumes, labels, several = first_files(files), {}, ()
     if settings.LABELS:
-        matched = match_labels(settings.IMAGES, settings.LABELS, settings.LABEL_NAME, settings.SERIES, volumes or None)
-        volumes, labels = matched
+        names = settings.LABEL_NAME, settings.SERIES
+        volumes, labels, *several = match_labels(settings.IMAGES, settings.LABELS, *names, volumes or None)
     volumes = volumes or find_volumes(settings.IMAGES)
-    return Found(volumes, labels, settings.CLASSES or [], settings.IGNORE, files, settings.CHANNELS, settings.REGIONS)
+    how = settings.IGNORE, files, settings.CHANNELS, settings.REGIONS
+    return Found(volumes, labels, settings.CLASSES or [], *how, *several)
 
 
 def read_labels(path, label_files, volume):
     """Labels as an array (S, P, L) on the grid of the slices; `volume` is the entry of case.json."""
     image, grid = label_files.read(path, Geometry(**volume["geometry"])), Geometry(**volume["grid"])
-    if Geometry.of(image) == grid:
-        return sitk.GetArrayFromImage(orient(image))
-    on_grid = sitk.GetArrayFromImage(orient(onto_grid(image, grid)))
-    if sitk.GetArrayViewFromImage(image).any() and not on_grid.any():
-        raise InputError(f"{path}: all labels are outside their volume; check origin, spacing and axes of both")
-    return on_grid
+    return sitk.GetArrayFromImage(orient(labels_onto(image, grid, path)))
 
 
 def note_on_empty(labeled):

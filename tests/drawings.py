@@ -16,8 +16,10 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 
-from common.slices.images import read_mask
+from common.slices.case_files import read_case_record
+from common.slices.images import read_image
 from common.volumes.grids import Geometry, image_at
+from common.volumes.labels import labels_of_slices
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 
@@ -255,7 +257,12 @@ def write_series(folder, image, names=None, series="1.2.3.4", compressor="", **t
 
 
 def masks_of(case):
-    return {path.stem: read_mask(path) for path in sorted((case / "y").glob("*.png"))}
+    return {path.stem: read_image(path) for path in sorted((case / "y").glob("*.png"))}
+
+
+def labels_of(case):
+    """Array (k, j, i) of the masks of a case on the grid of its volume."""
+    return sitk.GetArrayFromImage(labels_of_slices(read_case_record(case), masks_of(case)))
 
 
 def assert_same_geometry(image, other, tolerance=1e-6):

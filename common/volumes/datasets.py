@@ -189,11 +189,13 @@ def read_folders(images, labels, label_name, case_names="numbers", label_values=
         InputError: if none are found, one has no partner or channel, is damaged, or two get the same name.
     """
     files = group_channels(find_volumes(images), channels, "IMAGES") if channels else {}
-    volumes, label_volumes = match_labels(images, labels, label_name, channels=first_files(files) or None)
+    matched = match_labels(images, labels, label_name, channels=first_files(files) or None)
+    volumes, label_volumes = matched.volumes, matched.labels
     names = safe_names(volumes, case_names)
     further = {name: tuple(paths[1:]) for name, paths in files.items()}
     cases = [VolumeCase(names[n], volumes[n], label_volumes[n], n, further.get(n, ())) for n in volumes]
-    files = LabelFiles(label_volumes.values(), classes, label_values, survey=False)
+    several = {"further": matched.further, "class_of": matched.class_of}
+    files = LabelFiles(label_volumes.values(), classes, label_values, survey=False, **several)
     if files.failed:
         raise InputError(summarize(list(files.failed.values()), "label files cannot be used"))
     if not files.segments:

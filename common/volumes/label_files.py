@@ -2,16 +2,23 @@
 
 from pathlib import Path
 
+import numpy as np
+
 from common.errors import InputError, SettingError
+from common.lazy import Lazy
 from common.parallel import progress
-from common.slices.classes import is_target, sets_of_numbers
+from common.slices.classes import are_sets, is_target, sets_of_numbers
 from common.volumes import slicer_files
 from common.volumes.finding import dicom_labels_in
-from common.volumes.grids import Geometry, image_at
+from common.volumes.grids import Geometry, image_at, onto_grid
 from common.volumes.labels import labels_in
 from common.volumes.reading import read_volume
-from common.volumes.segments import as_key, describe, number_segments
+from common.volumes.segments import Canvas, Segment, as_key, describe, number_segments
 from common.words import number_of
+
+sitk = Lazy("SimpleITK")
+
+MASK = "mask"  # key of the segment that is a whole label volume
 
 
 class LabelFiles:
@@ -27,8 +34,10 @@ class LabelFiles:
         survey: whether to read label volumes without names too, for `largest`.
         overlapping: whether segments that overlap stay; otherwise the later class wins.
         regions: `common.slices.regions.Regions` of label numbers, or None.
+        further, class_of: as of `common.volumes.label_matching.Matched`, or None.
 
     Attributes:
+        segments: dict of Path to the Segments of a volume, of those that have names.
         failed: dict of Path of an unusable file to the message about it.
         largest: largest class number in all files, at least 1.
         overlap: how classes share voxels; see `common.slices.classes`.
@@ -49,6 +58,8 @@ class LabelFiles:
         ignore=None,
         overlapping=False,
         regions=None,
+        further=None,
+        class_of=None,
     ):
         if classes and label_values is not None:
             raise SettingError("CLASSES: set together with LABEL_VALUES; use names or numbers, not both")
@@ -56,12 +67,15 @@ class LabelFiles:
             raise SettingError(f"CLASSES: a name is listed twice (found {classes}); list each name once")
         self.label_values, self.series, self.names, self.ignore = label_values, series, names, ignore
         self.largest, self.overlaps, self.regions = 1, [], regions
-        self.segments, self.failed = {}, {}
-        paths = list(paths)
+        self.segments, self.files, self.failed = {}, {}, {}
+        paths, class_of = list(paths), class_of or {}
         for path in progress(paths, len(paths), "checking labels"):
             try:
-                if segments := segments_in(path):
-                    self.segments[path] = segments
+                files = (path, *(further or {}).get(path, ()))
+                files = {file: segments_in(file, class_of.get(file)) for file in files}
+                if all(files.values()):
+                    self.files[path] = files
+                    self.segments[path] = [segment for segments in files.values() for segment in segments]
                 elif survey:
                     labels = self._labels_in(read_volume(path, series), path)
                     self.largest = max(self.largest, int(labels[is_target(labels)].max(initial=0)))
@@ -74,6 +88,9 @@ class LabelFiles:
         self.numbering = number_segments(self.segments, classes, label_values, bool(self.failed), overlapping)
         self.overlap = regions.overlap if regions else self.numbering.overlap
         self.largest = max(self.largest, self.numbering.largest)
+        for path, files in self.files.items():
+            if problem := doubled_segment(files, self.numbering):
+                self.failed[path] = problem
 
     @property
     def names_of_regions(self):
@@ -110,7 +127,7 @@ class LabelFiles:
             elif self.overlap:
                 labels = sets_of_numbers(labels)
             return image_at(labels, Geometry.of(image))
-        image, overlap = read_segments(path, self.segments[path], self.numbering, volume)
+        image, overlap = read_files(self.files[path], self.numbering, volume)
         if overlap:
             self.overlaps.append(overlap)
         return image
@@ -129,13 +146,70 @@ class LabelFiles:
         return f"{found} became the highest of their classes; --overlap keep leaves them in all"
 
 
-def segments_in(path):
+def doubled_segment(files, numbering):
+    """Message about a segment in two files of one volume, or ""; arguments as of `read_files`."""
+    found = {}
+    for path, segments in files.items():
+        for segment in filter(numbering.of, segments):
+            other = found.setdefault(as_key(segment.name), path)
+            if other != path:
+                return (
+                    f"{other.parent}: 2 files of one volume contain segment {segment.name!r} "
+                    f"({other.name}, {path.name}); keep one of them"
+                )
+    return ""
+
+
+def read_files(files, numbering, volume):
+    """Read the label files of a volume as one.
+
+    Args:
+        files: dict of Path to list of Segment.
+        numbering: `common.volumes.segments.Numbering`.
+        volume: Geometry of the volume as it is stored.
+
+    Returns:
+        SimpleITK.Image, uint8 or, for overlapping classes, uint16; of one file on a grid of its own, of several on the
+        one of the volume; and the number of voxels in several classes.
+
+    Raises:
+        InputError: if a file is damaged, or does not fit the volume.
+    """
+    joined, several, overlap = None, False, 0
+    for path, segments in files.items():
+        image, of_file = read_segments(path, segments, numbering, volume)
+        if len(files) == 1:
+            return image, of_file
+        array = sitk.GetArrayFromImage(labels_onto(image, volume, path))
+        joined = np.zeros_like(array) if joined is None else joined
+        several, overlap = several | ((joined > 0) & (array > 0) & (joined != array)), overlap + of_file
+        joined = joined | array if are_sets(array) else np.maximum(joined, array)
+    return image_at(joined, volume), overlap + int(np.count_nonzero(several))
+
+
+def labels_onto(image, grid, path):
+    """Labels, SimpleITK.Image, on a grid, a Geometry; raises InputError if all of them are outside of it."""
+    if Geometry.of(image) == grid:
+        return image
+    found = onto_grid(image, grid)
+    if sitk.GetArrayViewFromImage(image).any() and not sitk.GetArrayViewFromImage(found).any():
+        raise InputError(f"{path}: all labels are outside their volume; check origin, spacing and axes of both")
+    return found
+
+
+def segments_in(path, class_name=None):
     """List of Segment of a file; [] for a label volume without names.
+
+    Args:
+        path: path.
+        class_name: name of the class of a label volume that contains one class only; None: any file.
 
     Raises:
         InputError: if the file is damaged or has no segments.
     """
     path = Path(path)
+    if class_name is not None:
+        return [Segment(MASK, 1, class_name)]
     if path.is_file() and slicer_files.is_slicer_file(path):
         return slicer_files.segments_in(path)
     if kind := dicom_labels_in(path):
@@ -153,14 +227,33 @@ def read_segments(path, segments, numbering, volume):
         volume: Geometry of the volume as it is stored.
 
     Returns:
-        SimpleITK.Image uint8, on a grid of its own, and the number of voxels in several classes.
+        SimpleITK.Image uint8, or uint16 for overlapping classes, on a grid of its own, and the number of voxels in
+        several classes.
 
     Raises:
         InputError: if the file is damaged, or does not fit the volume.
     """
+    if segments[0].key == MASK:
+        return _read_class(path, segments[0], numbering)
     if slicer_files.is_slicer_file(path):
         return slicer_files.read_segments(path, segments, numbering)
     return _module_of(dicom_labels_in(path)).read_segments(path, segments, numbering, volume)
+
+
+def _read_class(path, segment, numbering):
+    """Label volume with one class, whatever its value is; as `read_segments`."""
+    image = read_volume(path)
+    values = sitk.GetArrayViewFromImage(image)
+    others = np.setdiff1d(np.unique(values), (0,))
+    if len(others) > 1:
+        raise InputError(
+            f"{path}: expected 0 and one value, of class {segment.name} (found {len(others)} values up to "
+            f"{others[-1]:g}); use a LABEL_NAME without {{class}} for label volumes of several classes"
+        )
+    canvas = Canvas(values.shape, numbering)
+    if number := numbering.of(segment):
+        canvas.paint(values != 0, number)
+    return image_at(canvas.array, Geometry.of(image)), 0
 
 
 def _module_of(kind):

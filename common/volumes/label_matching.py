@@ -1,9 +1,12 @@
 """Match label files to volumes: by name, or, for DICOM SEG and RTSTRUCT, by the series that they refer to."""
 
 import os
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 from common.errors import InputError, summarize
+from common.files import natural_key
 from common.slices.cases import without_partner
 from common.volumes.finding import find_volumes, is_dicom, may_be_dicom, print_skipped
 from common.words import number_of
@@ -11,6 +14,21 @@ from common.words import number_of
 SLICER = ".seg"  # end of the names of segmentations of 3D Slicer
 OWN_UIDS = ("SeriesInstanceUID", "SOPInstanceUID")
 REFERENCES = (0x0020000E, 0x00081155)  # SeriesInstanceUID, ReferencedSOPInstanceUID
+
+
+class Matched(NamedTuple):
+    """Volumes with their label files.
+
+    Attributes:
+        volumes, labels: dicts of volume name to Path: volumes, and the first label file of each.
+        further: dict of the Path of a first label file to a tuple of further ones of the same volume.
+        class_of: dict of the Path of a label volume with a single class to the name of the class.
+    """
+
+    volumes: dict
+    labels: dict
+    further: dict
+    class_of: dict
 
 
 def match_labels(images, labels, label_name, series=None, channels=None):
@@ -21,32 +39,35 @@ def match_labels(images, labels, label_name, series=None, channels=None):
 
     Args:
         images, labels: folders, or one file each.
-        label_name: label volume name, with {id} for the volume name.
+        label_name: label volume name, with {id} for the volume name, and {class} if each class has a file.
         series: as for `common.volumes.reading.read_volume`.
         channels: dict of volume name to Path of its first channel, of volumes with a file for each; None: one file.
 
     Returns:
-        two dicts of volume name to Path: volumes and label files.
+        Matched.
 
     Raises:
         InputError: if none are found, or one has no partner.
     """
     together, dicom_labels = Path(labels).resolve() == Path(images).resolve(), []
+    if is_class_pattern(label_name):
+        return _match_classes(channels or find_volumes(images), labels, label_name, together)
     volumes = find_volumes(images, dicom_labels if together else None)
     label_volumes = volumes if together else find_volumes(labels, dicom_labels)
     volumes = channels or volumes
-    referring, foreign = _by_reference(dicom_labels, volumes, series) if dicom_labels else ({}, 0)
+    referring, foreign = by_reference(dicom_labels, volumes, series) if dicom_labels else ({}, [])
     if len(volumes) == len(label_volumes) == 1 and not referring:
         expected = dict.fromkeys(volumes, *label_volumes)
     else:
         wanted = [name for name in volumes if name not in referring]
-        expected = {name: _label_of(name, label_name, label_volumes, together) for name in wanted}
+        expected = {name: label_of(name, label_name, label_volumes, together) for name in wanted}
     if together:
         used = {label for label in expected.values() if label.endswith(SLICER)}
         expected = {name: label for name, label in expected.items() if label in label_volumes and name not in used}
         left = volumes.keys() - expected.keys() - referring.keys() - set(expected.values())
         print_skipped(labels, [f"{name}: no label volume {label_name.format(id=name)}" for name in sorted(left)])
-    others = f", and {number_of(foreign, 'DICOM SEG or RTSTRUCT file')} in it for other series" if foreign else ""
+    count = number_of(len(foreign), "DICOM SEG or RTSTRUCT file")
+    others = f", and {count} in it for other series" if foreign else ""
     alone = [
         message
         for name, label in expected.items()
@@ -58,13 +79,19 @@ def match_labels(images, labels, label_name, series=None, channels=None):
     if alone or not (expected or referring):
         raise InputError(summarize(alone or [no_match], "volumes have no label volume; see --label-name"))
     if foreign:
-        print(f"skipped {number_of(foreign, 'DICOM SEG or RTSTRUCT file')} for other series", flush=True)
-    found = {name: label_volumes[label] for name, label in expected.items()} | referring
-    refuse_own_labels({volumes[name]: found[name] for name in expected})
-    return {name: path for name, path in volumes.items() if name in found}, {name: found[name] for name in found}
+        print(f"skipped {count} for other series", flush=True)
+    refuse_own_labels({volumes[name]: label_volumes[label] for name, label in expected.items()})
+    return _matched(volumes, {name: [label_volumes[label]] for name, label in expected.items()} | referring, {})
 
 
-def _label_of(name, pattern, label_volumes, together):
+def _matched(volumes, files, class_of):
+    """Matched of a dict of volume name to list of Path."""
+    labels = {name: files[name][0] for name in volumes if name in files}
+    further = {paths[0]: tuple(paths[1:]) for paths in files.values() if len(paths) > 1}
+    return Matched({name: volumes[name] for name in labels}, labels, further, class_of)
+
+
+def label_of(name, pattern, label_volumes, together):
     """Name of the label volume of a volume; 3D Slicer adds .seg to it."""
     label = pattern.format(id=name)
     is_own = together and label == name
@@ -83,40 +110,88 @@ def refuse_own_labels(pairs):
         raise InputError(summarize(problems, "volumes are used as their own label volumes"))
 
 
+# --- a file for each class
+
+
+def is_class_pattern(label_name):
+    """Whether a setting LABEL_NAME has {class}: each class has a file."""
+    return "{class}" in label_name
+
+
+def class_files(names, label_name, label_volumes):
+    """Find the label volumes of each class.
+
+    Args:
+        names: names of the volumes.
+        label_name: pattern with {id} and {class}.
+        label_volumes: dict of name to Path.
+
+    Returns:
+        dict of volume name to dict of class name to Path, in natural order; a file belongs to the volume with the
+        longest name that fits.
+    """
+    found = {}
+    before, after = label_name.split("{class}")
+    for name in sorted(names, key=len):
+        first, last = (re.escape(part.replace("{id}", name)) for part in (before, after))
+        pattern = re.compile(f"{first}([^/]+){last}")
+        found |= {label: (name, fits[1]) for label in label_volumes if (fits := pattern.fullmatch(label))}
+    by_name = {}
+    for label in sorted(found, key=natural_key):
+        name, of_class = found[label]
+        by_name.setdefault(name, {})[of_class] = label_volumes[label]
+    return by_name
+
+
+def _match_classes(volumes, labels, label_name, together):
+    """Matched of volumes with a label volume for each class; arguments as of `match_labels`, with volumes by name."""
+    label_volumes = volumes if together else find_volumes(labels)
+    found = class_files(volumes, label_name, label_volumes)
+    class_of = {path: name for files in found.values() for name, path in files.items()}
+    if together:
+        found = {name: files for name, files in found.items() if volumes[name] not in class_of}
+        left = [name for name, path in volumes.items() if name not in found and path not in class_of]
+        print_skipped(labels, [f"{name}: no label volume {label_name}" for name in left])
+    alone = [] if together else [f"{volumes[name]}: no label volume in {labels}" for name in volumes.keys() - found]
+    if alone or not found:
+        no_match = f"{labels}: no label volume matches --label-name ({label_name}); change it, or rename the files"
+        raise InputError(summarize(sorted(alone) if found else [no_match], "volumes have no label volume"))
+    for files in found.values():
+        refuse_own_labels({volumes[name]: path for name in found for path in files.values()})
+    return _matched(volumes, {name: list(files.values()) for name, files in found.items()}, class_of)
+
+
 # --- DICOM
 
 
-def _by_reference(dicom_labels, volumes, series):
+def by_reference(dicom_labels, volumes, series=None):
     """Label files by the series or images that they refer to.
 
+    Args:
+        dicom_labels: Paths of DICOM SEG and RTSTRUCT files.
+        volumes: dict of name to Path.
+        series: as for `common.volumes.reading.read_volume`.
+
     Returns:
-        dict of volume name to Path; and the number of files that refer to none of the volumes.
+        dict of volume name to list of Path; and the list of files that refer to none of the volumes.
 
     Raises:
-        InputError: if a file is damaged, or several refer to one volume.
+        InputError: if a file is damaged.
     """
     volume_of = {uid: name for name, path in volumes.items() for uid in _own_uids(path, series)}
-    found, foreign, damaged = {}, 0, []
+    found, foreign, damaged = {}, [], []
     for path in dicom_labels:
         try:
-            names = {volume_of[uid] for uid in _references_of(path) if uid in volume_of}
+            names = {volume_of[uid] for uid in references_of(path) if uid in volume_of}
         except InputError as error:
             damaged.append(str(error))
             continue
-        foreign += not names
+        foreign += [] if names else [path]
         for name in names:
             found.setdefault(name, []).append(path)
     if damaged:  # which volumes they belong to is unknown
         raise InputError(summarize(damaged, "label files cannot be used"))
-    problems = [
-        f"{volumes[name]}: {len(paths)} DICOM SEG or RTSTRUCT files refer to it "
-        f"({', '.join(path.name for path in paths[:5])}); keep one of them in LABELS"
-        for name, paths in found.items()
-        if len(paths) > 1
-    ]
-    if problems:
-        raise InputError(summarize(problems, "volumes have several label files"))
-    return {name: paths[0] for name, paths in found.items()}, foreign
+    return found, foreign
 
 
 def _own_uids(path, series):
@@ -142,7 +217,7 @@ def _own_uids(path, series):
     return uids
 
 
-def _references_of(path):
+def references_of(path):
     """UIDs of the series and images that a DICOM SEG or RTSTRUCT file refers to."""
     from common.volumes.dicom_files import damaged_dicom, read_dataset  # needs pydicom, which only DICOM needs
 

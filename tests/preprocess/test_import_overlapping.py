@@ -8,26 +8,15 @@ import pandas as pd
 import pytest
 import SimpleITK as sitk
 from dicom_labels import draw_series, sources, write_seg, write_seg_nrrd
-from drawings import as_volume, write, write_copying_network, write_image, write_nnunet
+from drawings import as_volume, labels_of, masks_of, write, write_copying_network, write_image, write_nnunet
 from running import assert_refused, run_here
 
 from common.files import write_json
 from common.slices import classes as c
-from common.slices.case_files import read_case_record
 from common.slices.images import read_image
 from common.volumes.grids import Geometry, orient
-from common.volumes.labels import labels_of_slices
 
 SCRIPT = "preprocess/0_import_volumes.py"
-
-
-def masks_of(case):
-    return {path.stem: read_image(path) for path in sorted((case / "y").glob("*.png"))}
-
-
-def labels_of(case):
-    """Array (k, j, i) of the masks of a case on the grid of its volume."""
-    return sitk.GetArrayFromImage(labels_of_slices(read_case_record(case), masks_of(case)))
 
 
 def two_boxes(shape=(6, 36, 40)):
