@@ -1,7 +1,8 @@
 """Score predicted masks against true ones.
 
 Reads   PREDICTED: masks or label volumes of predict.py; TRUTH: masks, case folder, folder of
-        cases, list, or volumes; or two tables of lesions, as in LUNA16
+        cases, list, or volumes; both may be DICOM SEG, RTSTRUCT or .seg.nrrd;
+        or two tables of lesions, as in LUNA16
 Writes  OUTPUT/report.html, scores.csv (case,image,dice,iou,...), cases.csv, summary.csv, worst.png
 Takes   about 3 s for 1,000 masks of 200x200 on two cores
 Expect  a table of scores; look at the images in report.html before you trust a mean
@@ -21,7 +22,10 @@ from common.settings import apply_command_line
 # --- input and output
 PREDICTED: types.PathName = "predictions"  # folder of predicted masks or label volumes
 TRUTH: str = ""  # true masks: folder, case folder, folder of cases, list (.csv), volumes
-LABEL_NAME: types.NamePattern = "{id}"  # true label volume name for volume {id}, such as "{id}_seg"
+LABEL_NAME: types.LabelPattern = "{id}"  # true label volume name for volume {id}, such as "{id}_seg"
+#   "{id}_{class}" or "{id}/{class}": a label volume for each class.
+CLASSES: types.Names | None = None  # names of segments to score, in class order; None: those of predict.py, or all
+#   For DICOM SEG, RTSTRUCT, .seg.nrrd and a label volume for each class.
 UNMATCHED: Literal["stop", "skip"] = "stop"  # mask without a partner: "stop", or "skip" it
 CASE_FROM: Literal["folder", "image"] = "folder"  # "image": each loose image is a case; "folder": they are one
 #   With "folder", names such as P004_s01 tell the case of a loose image.
@@ -29,6 +33,7 @@ NAMES_TABLE: str = ""  # names table of predict.py for numbered predictions; "":
 IGNORE: types.Gray | None = None  # value in TRUTH of pixels that do not count; None: none
 #   254, as in case folders of an import with IGNORE, never counts.
 IMAGES: str = ""  # images to show errors on, if TRUTH has none: folder of images or volumes
+#   DICOM SEG and RTSTRUCT need the series that they refer to, here or in TRUTH.
 OUTPUT: types.PathName = "scores"  # where to write the scores
 REPLACE: bool = False  # True: overwrite an existing OUTPUT
 WORKERS: types.Workers = ""  # "": this machine's cores; a number of processes; or a Dask scheduler
@@ -72,6 +77,7 @@ from common.evaluation.lesion_tables import Candidates, is_lesion_table, print_l
 from common.evaluation.pairs import match_pairs, predicted_images
 from common.evaluation.report import write_report
 from common.evaluation.summary import combine_scores, compare_scores, read_other, score_pairs
+from common.evaluation.volume_pairs import scans_of
 from common.files import write_json
 from common.public_settings import public_settings
 from common.replacing import refuse_existing, whole_folder
@@ -139,14 +145,7 @@ class Evaluation:
     """
 
     def __init__(self):
-        self.pairs = match_pairs(
-            settings.PREDICTED,
-            settings.TRUTH,
-            settings.LABEL_NAME,
-            settings.NAMES_TABLE,
-            settings.UNMATCHED,
-            settings.CASE_FROM,
-        )
+        self.pairs = match_pairs(settings.PREDICTED, settings.TRUTH, **matching())
         self.pairs = [pair._replace(ignore=settings.IGNORE) for pair in self.pairs]
         own = {"TOLERANCE": settings.TOLERANCE, "SPACING": settings.SPACING}
         cases = {pair.case for pair in self.pairs}
@@ -192,6 +191,18 @@ class Evaluation:
         return result
 
 
+def matching():
+    """Arguments of `match_pairs` by the settings."""
+    return {
+        "label_name": settings.LABEL_NAME,
+        "names_table": settings.NAMES_TABLE,
+        "unmatched": settings.UNMATCHED,
+        "case_from": settings.CASE_FROM,
+        "images": settings.IMAGES,
+        "classes": settings.CLASSES,
+    }
+
+
 def write_result(folder, result, pairs, recorded):
     """Write the tables, images and report of a Result into a folder."""
     write_table(folder / "scores.csv", result.images)
@@ -213,13 +224,13 @@ def write_result(folder, result, pairs, recorded):
 
 def draw(images, pairs):
     """Draw WORST images with their scores as captions, with AGAINST also as predicted there."""
-    others, names = {}, settings.NAMES_TABLE
+    others = {}
     if settings.AGAINST:
-        other = settings.AGAINST, settings.AGAINST_PREDICTED
-        others = find_others(*other, settings.TRUTH, settings.LABEL_NAME, names, settings.CASE_FROM)
-    keys = [(pair.case, pair.name) for pair in pairs]
+        others = find_others(settings.AGAINST, settings.AGAINST_PREDICTED, settings.TRUTH, **matching())
     predicted = predicted_images(settings.PREDICTED)
-    backgrounds = find_backgrounds(settings.IMAGES, settings.TRUTH, keys, names, predicted)
+    keys = [(pair.case, pair.name) for pair in pairs]
+    backgrounds = find_backgrounds(settings.IMAGES, settings.TRUTH, keys, settings.NAMES_TABLE, predicted)
+    backgrounds |= scans_of(pairs)
     chosen = choose_images(images, settings.SHOW, settings.WORST)
     return draw_images(chosen, pairs, backgrounds, others, settings.WINDOW, settings.HAUSDORFF_LINE)
 

@@ -182,7 +182,7 @@ def write_slices(folder, source, models, prepared, used, facts, workers):
         models: `common.training.trained_models.Choice`.
         prepared: `common.training.trained_models.Preparation` of the training slices.
         used: settings with the threshold in force.
-        facts: dict, which gets how classes overlap, if they do.
+        facts: dict, which gets the names of the classes, and how they overlap, if they do.
         workers: `common.workers.Threads` or Processes.
 
     Returns:
@@ -197,8 +197,9 @@ def write_slices(folder, source, models, prepared, used, facts, workers):
     if ensemble.channels == 1 or ensemble.overlapping:
         print(threshold_in_words(used), flush=True)
     names = names_of_classes(models.files[0], ensemble.classes)
+    facts["class_names"] = names
     if ensemble.overlapping:
-        facts |= {"overlap": facts.get("overlap", OVERLAPPING), "class_names": names}
+        facts["overlap"] = facts.get("overlap", OVERLAPPING)
     cleaning = models.clean if settings.CLEAN is None else settings.CLEAN
     outputs = Outputs(
         folder,

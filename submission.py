@@ -88,7 +88,7 @@ def run_length_rows():
 
 def read_runs(s):
     """Run lengths of the mask of a `common.slices.cases.Slice`, and its number of classes."""
-    mask, _ = read_mask(s.path)
+    mask = read_mask(s.path)
     return run_lengths(mask), len(values_of(mask) - {0})
 
 

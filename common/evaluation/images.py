@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 from common.errors import InputError
-from common.evaluation.pairs import holds_volumes, match_pairs, read_masks
+from common.evaluation.pairs import match_pairs, read_masks
+from common.evaluation.volume_pairs import holds_volumes
 from common.files import read_json
 from common.lazy import Lazy
 from common.parallel import ordered_map
@@ -80,13 +81,13 @@ def draw_images(chosen, pairs, backgrounds, others, window, line):
     return list(zip(ordered_map(draw, chosen), captions, strict=True))
 
 
-def find_others(against, predicted, truth, label_name, names_table, case_from):
+def find_others(against, predicted, truth, **matching):
     """Find the predictions of another evaluation, to show both.
 
     Args:
         against: OUTPUT folder of the other evaluation.
         predicted: its PREDICTED; "": as recorded there, if it is found.
-        truth, label_name, names_table, case_from: as for `match_pairs`.
+        truth, matching: as for `match_pairs`, which skips masks without a partner.
 
     Returns:
         dict of (case, name) to (Pair, its mean Dice over the classes, NaN if unknown); {} if it is not found.
@@ -101,7 +102,7 @@ def find_others(against, predicted, truth, label_name, names_table, case_from):
         print("showing this evaluation only; to show both, pass --against-predicted with the other one's PREDICTED")
         return {}
     try:
-        pairs = match_pairs(predicted or recorded, truth, label_name, names_table, "skip", case_from)
+        pairs = match_pairs(predicted or recorded, truth, **matching | {"unmatched": "skip"})
     except InputError as error:
         if predicted:
             raise

@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError
+from common.evaluation.volume_pairs import find_sides, holds_volumes, read_both
 from common.files import natural_key, read_json
-from common.prediction.mask_files import CLASSES, file_names
+from common.prediction.mask_files import CLASSES
 from common.prediction.outputs import RECORD
 from common.settings import require_folder
 from common.slices.case_files import is_pseudo_labeled, read_case_record
@@ -19,11 +20,9 @@ from common.slices.masks import check_mask_values, class_count, refuse_samples, 
 from common.slices.matching import IMAGE_SUFFIXES, MASK_NAMES, in_words, patients_in
 from common.slices.preparation import pixel_spacing
 from common.slices.regions import Regions
-from common.volumes.finding import ending_of, find_volumes, is_volume
-from common.volumes.grids import Geometry, orient
-from common.volumes.labels import labels_in
-from common.volumes.privacy import plain_name, read_names_table
-from common.volumes.reading import read_volume
+from common.volumes.finding import ending_of, is_volume
+from common.volumes.grids import Geometry
+from common.volumes.privacy import read_names_table
 from common.words import number_of
 
 GEOMETRY_TOLERANCE = 1e-3  # tolerance for origin, spacing and axes of predicted and true volumes
@@ -56,6 +55,7 @@ class Pair(NamedTuple):
         spacing: mm between pixels along each axis; None if unknown.
         ignore: value of true pixels that do not count, besides IGNORED; None: no other.
         overlap: how classes share pixels; see `common.slices.classes`.
+        labels: predicted and true `common.evaluation.volume_pairs.Labels` of a volume; () for images.
     """
 
     case: str
@@ -65,22 +65,35 @@ class Pair(NamedTuple):
     spacing: tuple | None
     ignore: int | None = None
     overlap: str = ""
+    labels: tuple = ()
 
     @property
     def is_volume(self):
-        return bool(ending_of(self.truth))
+        return bool(self.labels)
 
 
-def match_pairs(predicted, truth, label_name="{id}", names_table="", unmatched="stop", case_from="folder"):
+def match_pairs(
+    predicted,
+    truth,
+    label_name="{id}",
+    names_table="",
+    unmatched="stop",
+    case_from="folder",
+    images="",
+    classes=None,
+):
     """Pair predicted and true masks by case and name, or label volumes by name.
 
     Args:
         predicted: OUTPUT folder of predict.py, or any input of `find_slices`.
         truth: any input of `find_slices`, or a folder of label volumes.
-        label_name: true label volume name, with {id} for the predicted name without "case_".
+        label_name: true label volume name, with {id} for the predicted name without "case_", and {class} if each class
+            has a file.
         names_table: setting NAMES_TABLE: table of the names behind numbered predictions; "": same names.
         unmatched: "stop", or "skip" masks without a partner.
         case_from: "folder", or "image" if each loose image is a case.
+        images: folder of the volumes that DICOM SEG and RTSTRUCT refer to; "": those in `truth`.
+        classes: names of segments in class order; None: those of predict.py, or all.
 
     Returns:
         list of Pair, in natural order.
@@ -89,23 +102,16 @@ def match_pairs(predicted, truth, label_name="{id}", names_table="", unmatched="
         InputError: if a mask has no partner, or no masks are found.
     """
     if holds_volumes(truth):
-        pairs = _match_volumes(predicted, truth, label_name, read_names_table(names_table), unmatched)
-    elif names_table:
-        raise InputError("NAMES_TABLE: only for label volumes (TRUTH is images); leave it empty")
+        names = read_names_table(names_table)
+        pairs = _match_volumes(predicted, truth, label_name, names, unmatched, images, classes)
+    elif names_table or classes:
+        setting = "NAMES_TABLE" if names_table else "CLASSES"
+        raise InputError(f"{setting}: only for label volumes (TRUTH is images); leave it out")
     else:
         pairs = _match_slices(predicted, truth, unmatched)
         if not any(pair.case for pair in pairs) and not any(map(known_case, (predicted, truth))):
             pairs = _with_cases(pairs, case_from)
     return sorted(pairs, key=lambda pair: (natural_key(pair.case), natural_key(pair.name)))
-
-
-def holds_volumes(path):
-    """Whether a path is a label volume or a folder of label volumes; False for ""."""
-    path = Path(path) if str(path) else None
-    return bool(path) and any(
-        ending_of(file) not in ("", ".dcm")
-        for file in ([path] if path.is_file() else path.iterdir() if path.is_dir() else [])
-    )
 
 
 def _with_cases(pairs, case_from):
@@ -230,37 +236,24 @@ def predicted_images(predicted):
     return given if isinstance(given, str) and Path(given).exists() and not is_volume(given) else ""
 
 
-def _match_volumes(predicted, truth, label_name, own_names, unmatched):
-    root = require_folder(predicted, "PREDICTED")
-    files = sorted(path for path in root.iterdir() if ending_of(path) not in ("", ".dcm"))
-    if overlap := overlap_of(predicted):
-        of_classes = tuple(f"_{name}" for name in file_names(_record_of(predicted).get("class_names") or []))
-        files = [path for path in files if not path.name[: -len(ending_of(path))].endswith(of_classes)]
-    if overlap == OVERLAPPING:
-        raise InputError(
-            f"PREDICTED: {predicted} contains label volumes of {overlap} classes, one for each; score masks of case "
-            "folders, or one class in a folder of its own"
-        )
-    names = {path: path.name[: -len(ending_of(path))].removeprefix("case_") for path in files}
-    own = {path: own_names.get(name, name) for path, name in names.items()}
-    predictions = _by_name((label_name.format(id=name).removeprefix("case_"), path) for path, name in own.items())
-    masks = _by_name((plain_name(name).removeprefix("case_"), path) for name, path in find_volumes(truth).items())
+def _match_volumes(predicted, truth, label_name, own_names, unmatched, images, classes):
+    if not Path(predicted).is_file():
+        require_folder(predicted, "PREDICTED")
+    names = _record_of(predicted).get("class_names")
+    recorded = list(map(str, names)) if isinstance(names, list) else [], overlap_of(predicted)
+    predictions, masks = find_sides(predicted, truth, label_name, own_names, images, classes, *recorded)
     if len(predictions) == len(masks) == 1 and Path(truth).is_file():
-        ((_, prediction),), ((_, mask),) = predictions.items(), masks.items()
+        (prediction,), (mask,) = predictions.values(), masks.values()
         if predictions.keys() != masks.keys():
-            print(f"scoring {prediction} against {mask}: their names differ, but TRUTH is one file")
+            print(f"scoring {prediction.path} against {mask.path}: their names differ, but TRUTH is one file")
         masks = dict.fromkeys(predictions, mask)
-    matched = _match(predictions, masks, predicted, f"{truth} (see LABEL_NAME and NAMES_TABLE)", unmatched)
-    return [Pair(names[file], "volume", file, mask, None, overlap=overlap) for _, file, mask in matched]
-
-
-def _by_name(named):
-    """dict of name to Path from pairs of both; raises InputError if two have the same name."""
-    found = {}
-    for name, path in named:
-        if found.setdefault(name, path) != path:
-            raise InputError(f"{path}: same case name as {found[name]} ({name}); keep only one of them")
-    return found
+    paths = [{name: labels.path for name, labels in side.items()} for side in (predictions, masks)]
+    matched = _match(*paths, predicted, f"{truth} (see LABEL_NAME, NAMES_TABLE and IMAGES)", unmatched)
+    pairs = [(predictions[name], masks[name]) for name, *_ in matched]
+    return [
+        Pair(both[0].case, "volume", *(labels.path for labels in both), None, overlap=both[1].overlap, labels=both)
+        for both in pairs
+    ]
 
 
 def _match(predictions, masks, predicted, truth, unmatched):
@@ -278,7 +271,7 @@ def _match(predictions, masks, predicted, truth, unmatched):
 
 
 def read_mask(path, ignore=None, overlap=""):
-    """Read a mask or label volume.
+    """Read a mask.
 
     Args:
         path: file.
@@ -286,24 +279,20 @@ def read_mask(path, ignore=None, overlap=""):
         overlap: how classes share pixels: then images of 16 bits are sets of classes, and others class numbers.
 
     Returns:
-        (H, W) or (k, j, i) uint8, or uint16 for overlapping classes, and its Geometry (None for an image).
+        (H, W) uint8, or uint16 for overlapping classes.
 
     Raises:
         InputError: if its values are not mask values.
     """
-    if not ending_of(path):
-        mask = without_color(read_image(path), path)
-        if overlap and are_sets(mask):
-            return mask, None
-        mask = mask if ignore is None else np.where(mask == ignore, mask.dtype.type(IGNORED), mask)
-        if mask.dtype == np.uint8:
-            mask = without_soft_edges(mask, path)
-        check_mask_values(values_of(mask), path)
-        mask = mask.astype(np.uint8)
-        return Regions(overlap).sets_of(mask, path) if overlap else mask, None
-    image = orient(read_volume(path))  # so that both have their slices in the same order
-    labels = labels_in(image, path, allow_255=True, ignore=ignore)
-    return Regions(overlap).sets_of(labels, path) if overlap else labels, Geometry.of(image)
+    mask = without_color(read_image(path), path)
+    if overlap and are_sets(mask):
+        return mask
+    mask = mask if ignore is None else np.where(mask == ignore, mask.dtype.type(IGNORED), mask)
+    if mask.dtype == np.uint8:
+        mask = without_soft_edges(mask, path)
+    check_mask_values(values_of(mask), path)
+    mask = mask.astype(np.uint8)
+    return Regions(overlap).sets_of(mask, path) if overlap else mask
 
 
 def without_color(picture, path):
@@ -330,8 +319,12 @@ def read_masks(pair):
     Raises:
         InputError: if one is unreadable, or they do not match.
     """
-    predicted, geometry = read_mask(pair.predicted, overlap=pair.overlap)
-    truth, true_geometry = read_mask(pair.truth, pair.ignore, pair.overlap)
+    geometry = true_geometry = None
+    if pair.is_volume:
+        (predicted, geometry), (truth, true_geometry) = read_both(*pair.labels, pair.ignore)
+    else:
+        predicted = read_mask(pair.predicted, overlap=pair.overlap)
+        truth = read_mask(pair.truth, pair.ignore, pair.overlap)
     if predicted.shape != truth.shape:
         found, expected = ("x".join(map(str, mask.shape[::-1])) for mask in (predicted, truth))
         raise InputError(

@@ -68,7 +68,8 @@ def predict_packed(models, settings):
                 write_png(folder / "overlays" / f"{name}.png", planes, atomic=False)
         write_rows(rows, folder / "volumes.csv")
 
-    write_output(settings, fill, ["INPUT"], {"overlap": NESTED} if volumes.overlapping else {})
+    facts = {"class_names": volumes.labels} | ({"overlap": NESTED} if volumes.overlapping else {})
+    write_output(settings, fill, ["INPUT"], facts)
     print(f"wrote {number_of(len(volumes), 'label volume')} to {settings.OUTPUT}")
 
 

@@ -85,7 +85,8 @@ def predict_with_settings(models, settings):
         with start_workers(settings.WORKERS) as workers:
             problems.extend(predict_volumes(models, own, folder, options, workers))
 
-    write_output(used, fill, ["INPUT"], {"overlap": NESTED} if last_stage(models).data.nested else {})
+    facts = {"class_names": list(map(str, last.data.labels))} | ({"overlap": NESTED} if last.data.nested else {})
+    write_output(used, fill, ["INPUT"], facts)
     write_names_table(settings.NAMES_TABLE, names, volumes)
     print(f"wrote {number_of(len(volumes) - len(problems), 'label volume')} to {settings.OUTPUT}")
     if problems:

@@ -118,35 +118,40 @@ def is_class_pattern(label_name):
     return "{class}" in label_name
 
 
-def class_files(names, label_name, label_volumes):
+def class_files(label_name, label_volumes, names=None, classes=None):
     """Find the label volumes of each class.
 
     Args:
-        names: names of the volumes.
         label_name: pattern with {id} and {class}.
         label_volumes: dict of name to Path.
+        names: names of the volumes; None: any.
+        classes: names of the classes; None: any.
 
     Returns:
-        dict of volume name to dict of class name to Path, in natural order; a file belongs to the volume with the
-        longest name that fits.
+        dict of volume name to dict of class name to Path, in natural order. If several names fit, the longest one does.
     """
-    found = {}
-    before, after = label_name.split("{class}")
-    for name in sorted(names, key=len):
-        first, last = (re.escape(part.replace("{id}", name)) for part in (before, after))
-        pattern = re.compile(f"{first}([^/]+){last}")
-        found |= {label: (name, fits[1]) for label in label_volumes if (fits := pattern.fullmatch(label))}
-    by_name = {}
-    for label in sorted(found, key=natural_key):
-        name, of_class = found[label]
-        by_name.setdefault(name, {})[of_class] = label_volumes[label]
-    return by_name
+    groups = {"{id}": names, "{class}": classes}
+    parts = [_pattern_of(part, groups) for part in re.split(r"(\{id\}|\{class\})", label_name)]
+    pattern, found = re.compile("".join(parts)), {}
+    for label in sorted(label_volumes, key=natural_key):
+        if fits := pattern.fullmatch(label):
+            found.setdefault(fits["id"], {})[fits["class"]] = label_volumes[label]
+    return found
+
+
+def _pattern_of(part, groups):
+    """Regular expression of a part of a pattern: of known names, the longest first, or of any name."""
+    if part not in groups:
+        return re.escape(part)
+    known = groups[part]
+    options = "[^/]+?" if known is None else "|".join(map(re.escape, sorted(known, key=len, reverse=True)))
+    return f"(?P<{part[1:-1]}>{options})"
 
 
 def _match_classes(volumes, labels, label_name, together):
     """Matched of volumes with a label volume for each class; arguments as of `match_labels`, with volumes by name."""
     label_volumes = volumes if together else find_volumes(labels)
-    found = class_files(volumes, label_name, label_volumes)
+    found = class_files(label_name, label_volumes, names=volumes)
     class_of = {path: name for files in found.values() for name, path in files.items()}
     if together:
         found = {name: files for name, files in found.items() if volumes[name] not in class_of}
@@ -156,8 +161,8 @@ def _match_classes(volumes, labels, label_name, together):
     if alone or not found:
         no_match = f"{labels}: no label volume matches --label-name ({label_name}); change it, or rename the files"
         raise InputError(summarize(sorted(alone) if found else [no_match], "volumes have no label volume"))
-    for files in found.values():
-        refuse_own_labels({volumes[name]: path for name in found for path in files.values()})
+    for path in class_of:
+        refuse_own_labels({volumes[name]: path for name in found})
     return _matched(volumes, {name: list(files.values()) for name, files in found.items()}, class_of)
 
 
@@ -192,6 +197,17 @@ def by_reference(dicom_labels, volumes, series=None):
     if damaged:  # which volumes they belong to is unknown
         raise InputError(summarize(damaged, "label files cannot be used"))
     return found, foreign
+
+
+def series_number(path, label_file):
+    """Number of the series in a folder that a DICOM SEG or RTSTRUCT refers to; None if there are not several."""
+    from common.volumes.dicom import find_series  # needs pydicom, which only DICOM needs
+
+    candidates = find_series(path) if path.is_dir() else []
+    if len(candidates) < 2:
+        return None
+    uids = references_of(label_file)
+    return next((number for number, headers in enumerate(candidates, 1) if headers[0].series in uids), None)
 
 
 def _own_uids(path, series):

@@ -92,7 +92,8 @@ def test_nested_predictions_are_scored_by_region(tmp_path):
     assert dice[1] == 1, "the whole is right, although its rest is not"
     assert dice[2] == pytest.approx(2 * (inner & shifted).sum() / (inner.sum() + (shifted & outer).sum()))
     write_json(tmp_path / "out" / "prediction.json", {"overlap": "overlapping", "class_names": ["all", "core"]})
-    assert_refused("evaluate.py", "label volumes of overlapping classes", OUTPUT=tmp_path / "no", **given)
+    words = "out: no label volume of class all for a; predict it again"
+    assert len(assert_refused("evaluate.py", words, OUTPUT=tmp_path / "no", **given).splitlines()) == 1
 
 
 @pytest.mark.slow

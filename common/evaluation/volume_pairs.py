@@ -1,0 +1,344 @@
+"""Find and read label volumes on both sides of an evaluation: numbers, a file for each class, or named segments."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from common.errors import InputError, summarize
+from common.lazy import Lazy
+from common.prediction.mask_files import file_names
+from common.slices.classes import MOST_OVERLAPPING, NESTED, OVERLAPPING
+from common.slices.regions import Regions
+from common.volumes.finding import dicom_labels_in, ending_of, find_volumes, may_be_dicom, name_of, print_skipped
+from common.volumes.grids import Geometry, image_at, orient, require_same_grid
+from common.volumes.label_files import doubled_segment, labels_onto, read_files, segments_in
+from common.volumes.label_matching import SLICER, by_reference, class_files, is_class_pattern, series_number
+from common.volumes.labels import labels_in
+from common.volumes.privacy import is_dicom_volume, plain_name, safe_names
+from common.volumes.reading import read_information, read_volume
+from common.volumes.segments import Numbering, as_key, describe
+
+sitk = Lazy("SimpleITK")
+
+OF_PREDICT = "{id}_{class}"  # names of label volumes of overlapping classes that predict.py writes
+UNNAMED = re.compile(r"(class )?\d+")  # what predict.py calls a class without a name
+
+
+class Labels(NamedTuple):
+    """Label files of one volume on one side.
+
+    Attributes:
+        files: dict of Path to list of `common.volumes.segments.Segment`; the list is empty for a volume of numbers.
+        case: name of the case; of a true volume "".
+        scan: Path of the volume that the labels belong to, or None.
+        series: number of its series, if it is a folder with several, or None.
+        numbering: `common.volumes.segments.Numbering` of the segments, or None.
+        overlap: how the classes share voxels; see `common.slices.classes`.
+    """
+
+    files: dict
+    case: str = ""
+    scan: Path | None = None
+    series: int | None = None
+    numbering: Numbering | None = None
+    overlap: str = ""
+
+    @property
+    def path(self):
+        """Path of the first file."""
+        return next(iter(self.files))
+
+    @property
+    def segments(self):
+        """All segments of the files, a list."""
+        return [segment for segments in self.files.values() for segment in segments]
+
+
+def holds_volumes(path):
+    """Whether a path is a label volume, DICOM SEG or RTSTRUCT, or a folder with such files; False for ""."""
+    path = Path(path) if str(path) else None
+    if not path or not path.exists():
+        return False
+    files = [path] if path.is_file() else list(path.iterdir())
+    if any(ending_of(file) not in ("", ".dcm") for file in files):
+        return True
+    return any(map(dicom_labels_in, files if path.is_file() else path.rglob("*")))
+
+
+def find_sides(predicted, truth, label_name, own_names, images, classes, recorded, overlap):
+    """Find the label volumes of both sides, and number their classes.
+
+    Args:
+        predicted, truth: settings PREDICTED and TRUTH: a folder, or one file.
+        label_name, images, classes: settings LABEL_NAME, IMAGES and CLASSES.
+        own_names: result of `common.volumes.privacy.read_names_table`.
+        recorded: names of the classes of predict.py, [] if unknown.
+        overlap: how the classes of predict.py share voxels; see `common.slices.classes`.
+
+    Returns:
+        two dicts of name of the volume to Labels: predicted and true ones.
+
+    Raises:
+        InputError: if two have the same name, one is damaged, or the names of classes differ.
+    """
+    dicom = []
+    inside = find_volumes(truth, dicom)
+    scans = find_volumes(images) if images else {name: path for name, path in inside.items() if is_dicom_volume(path)}
+    found = find_predicted(predicted, own_names, scans, *_classes_in_files(recorded, overlap, classes, label_name))
+    inside = {name: path for name, path in inside.items() if not is_dicom_volume(path)}
+    true = find_true(inside, label_name, found, scans, dicom)
+    by_name = {plain_name(name).removeprefix("case_"): path for name, path in scans.items()}
+    sides = [
+        {n: labels._replace(scan=labels.scan or by_name.get(n)) for n, labels in side.items()} for side in (found, true)
+    ]
+    return with_numbers(*sides, classes, recorded, overlap)
+
+
+def _classes_in_files(names, overlap, classes, label_name):
+    """Pattern of the names of predicted label volumes with a file for each class, and dict of what they say to class.
+
+    The pattern is "" if each file contains all classes.
+    """
+    if overlap:
+        renamed = classes and len(classes) == len(names) and not {*map(as_key, classes)} & {*map(as_key, names)}
+        return OF_PREDICT, dict(zip(file_names(names), classes if renamed else names, strict=True)), overlap
+    if is_class_pattern(label_name) and classes:
+        return label_name, dict(zip(classes, classes, strict=True)), ""
+    return "", {}, ""
+
+
+# --- finding
+
+
+def find_predicted(predicted, own_names, scans, pattern, class_of, overlap):
+    """Find the predicted label volumes.
+
+    Args:
+        predicted: setting PREDICTED.
+        own_names: dict of case name without "case_" to the name of its source.
+        scans: dict of name to Path of the volumes that DICOM labels may refer to.
+        pattern: pattern of names of files with one class; "": none.
+        class_of: dict of what stands for {class} in these names to the name of the class.
+        overlap: how the classes of predict.py share voxels; "": such files are not of predict.py, or there are none.
+
+    Returns:
+        dict of name of the volume to Labels.
+
+    Raises:
+        InputError: if two have the same name, or one is damaged.
+    """
+    root = Path(predicted)
+    files = [root] if root.is_file() else sorted(path for path in root.iterdir() if path.is_file())
+    plain = [path for path in files if not may_be_dicom(path) and ending_of(path)]
+    volumes = {name_of(path): path for path in plain}
+    if pattern and not overlap and not root.is_file():
+        volumes = {name: path for name, path in find_volumes(root, []).items() if not is_dicom_volume(path)}
+    by_class = class_files(pattern, volumes, classes=class_of) if pattern else {}
+    in_files = {path for of_class in by_class.values() for path in of_class.values()}
+    others = {path: name_of(path).removesuffix(SLICER) for path in plain if path not in in_files}
+    if overlap == NESTED:
+        by_class = {}  # there is a volume of numbers too
+    elif overlap:
+        _require_all_classes(root, by_class or {name: {} for name in others.values()}, class_of)
+    found = {}
+    for path, name in others.items():
+        if name not in by_class:
+            case = name.removeprefix("case_")
+            _add(found, own_names.get(case, case), Labels({path: segments_in(path)}, case))
+    for name, of_class in by_class.items():
+        case = plain_name(name).removeprefix("case_")
+        named = {path: segments_in(path, class_of[part]) for part, path in of_class.items()}
+        _add(found, own_names.get(case, case), Labels(named, case))
+    dicom = [path for path in files if dicom_labels_in(path)]
+    cases = {plain_name(name): case.removeprefix("case_") for name, case in safe_names(scans).items()} if dicom else {}
+    for name, labels in _referring(dicom, scans).items():
+        _add(found, name, labels._replace(case=cases.get(name, name)))
+    return found
+
+
+def _require_all_classes(root, by_class, classes):
+    """Raise InputError if a predicted volume lacks the file of a class; `by_class` as of `class_files`."""
+    for name, of_class in by_class.items():
+        if missing := [part for part in classes if part not in of_class]:
+            raise InputError(f"{root}: no label volume of class {missing[0]} for {name}; predict it again")
+
+
+def find_true(volumes, label_name, names, scans, dicom):
+    """Find the true label volumes.
+
+    Args:
+        volumes: dict of name to Path of the volumes in TRUTH.
+        label_name: setting LABEL_NAME.
+        names: names of the predicted volumes.
+        scans: as for `find_predicted`.
+        dicom: Paths of the DICOM SEG and RTSTRUCT files in TRUTH.
+
+    Returns, Raises: as `find_predicted`.
+    """
+    found = _referring(dicom, scans)
+    if is_class_pattern(label_name):
+        for name, of_class in class_files(label_name, volumes, names=names).items():
+            _add(found, name, Labels({path: segments_in(path, part) for part, path in of_class.items()}))
+        used = {path for labels in found.values() for path in labels.files}
+        others = {name: path for name, path in volumes.items() if path not in used and name not in found}
+        volumes = {name: path for name, path in others.items() if name.removesuffix(SLICER) in names}
+        print_skipped("TRUTH", [name for name in others if name not in volumes], "that match no predicted volume")
+        label_name = "{id}"
+    volumes = {plain_name(name).removeprefix("case_"): path for name, path in volumes.items()}
+    wanted = {label_name.format(id=name).removeprefix("case_"): name for name in names}
+    for label, path in volumes.items():
+        if f"{label}{SLICER}" in volumes:
+            continue  # the volume that a segmentation of 3D Slicer belongs to
+        name = label if label in wanted else label.removesuffix(SLICER)
+        _add(found, wanted.get(name, name), Labels({path: segments_in(path)}))
+    return found
+
+
+def _referring(dicom, scans):
+    """dict of name to Labels of DICOM labels: name of the series, or of the file if the series was not found."""
+    referring, foreign = by_reference(dicom, scans) if dicom else ({}, [])
+    found = {}
+    for name, paths in referring.items():
+        files = {path: segments_in(path) for path in paths}
+        _add(found, plain_name(name), Labels(files, "", scans[name], series_number(scans[name], paths[0])))
+    for path in foreign:
+        _add(found, name_of(path).removeprefix("case_"), Labels({path: segments_in(path)}))
+    return found
+
+
+def _add(found, name, labels):
+    """Add Labels to a dict by name; raises InputError if two have the same name."""
+    if (other := found.setdefault(name, labels)) is not labels:
+        raise InputError(f"{labels.path}: same case name as {other.path} ({name}); keep only one of them")
+
+
+# --- classes
+
+
+def with_numbers(predicted, true, classes, recorded, overlap):
+    """Give the segments of both sides the same class numbers.
+
+    Args:
+        predicted, true: dicts of name to Labels.
+        classes: setting CLASSES, names in class order, or None.
+        recorded: names of the classes of predict.py, [] if unknown.
+        overlap: how the classes of predict.py share voxels; see `common.slices.classes`.
+
+    Returns:
+        list of both dicts, with numbering and overlap.
+
+    Raises:
+        InputError: if no class of one side has the name of a class.
+    """
+    names_in = [_names_in(side) for side in (predicted, true)]
+    if not any(names_in):
+        return [{n: labels._replace(overlap=overlap) for n, labels in side.items()} for side in (predicted, true)]
+    if all(map(UNNAMED.fullmatch, recorded)):
+        recorded = []
+    names = list(classes or recorded or (names_in[1] | names_in[0]).values())
+    own = [names, names]
+    if not classes and len(names_in[0] or recorded) < 2 and len(names_in[1]) < 2:  # one class, whatever its name is
+        own = [list(side.values()) or names[:1] for side in names_in]
+    elif all(names_in) and not classes and not names_in[0].keys() & names_in[1].keys():
+        found, expected = (", ".join(side.values()) for side in names_in)
+        raise InputError(
+            f"PREDICTED: no segment has the name of one in TRUTH (found {found}; expected {expected}); rename them"
+        )
+    shared = OVERLAPPING if 1 < len(own[0]) <= MOST_OVERLAPPING else ""
+    found = []
+    for side, numbers, name in zip((predicted, true), own, ("PREDICTED", "TRUTH"), strict=True):
+        numbering = Numbering(dict(enumerate(numbers, 1)), None, bool(shared))
+        _print_classes(name, side, numbering)
+        how = {"numbering": numbering, "overlap": shared and ((overlap if name == "PREDICTED" else "") or shared)}
+        found.append({key: labels._replace(**how) for key, labels in side.items()})
+    return found
+
+
+def _print_classes(setting, side, numbering):
+    """Print the classes of a side; raise InputError if none is a class, or one is in two files."""
+    files = {name: labels.segments for name, labels in side.items() if labels.segments}
+    if not files:
+        return
+    if problems := [text for labels in side.values() if (text := doubled_segment(labels.files, numbering))]:
+        raise InputError(summarize(problems, "volumes have files with the same segment"))
+    if not any(numbering.of(segment) for segments in files.values() for segment in segments):
+        found, expected = (", ".join(names.values()) for names in (_names_in(side), numbering.names))
+        raise InputError(
+            f"{setting}: no segment has the name of a class (found {found}; expected {expected}); set CLASSES, or "
+            "rename the segments"
+        )
+    print(f"{setting}: {describe(files, numbering)}", flush=True)
+
+
+def _names_in(side):
+    """dict of comparable name to name of the segments of a side."""
+    names = {}
+    for labels in side.values():
+        for segment in labels.segments:
+            names.setdefault(as_key(segment.name), segment.name)
+    return names
+
+
+def scans_of(pairs):
+    """dict of (case, name) of a Pair to the Path of the volume that its labels belong to, if it is known."""
+    scans = {(pair.case, pair.name): [labels for labels in pair.labels if labels.scan] for pair in pairs}
+    return {key: known[-1].scan for key, known in scans.items() if known and not known[-1].series}
+
+
+# --- reading
+
+
+def read_both(predicted, true, ignore=None):
+    """Read both label volumes of a pair.
+
+    Args:
+        predicted, true: Labels.
+        ignore: value of true voxels that do not count, besides IGNORED; None: no other.
+
+    Returns:
+        for each side: (k, j, i) array, uint8 or, for overlapping classes, uint16; and its Geometry.
+
+    Raises:
+        InputError: if a file is unreadable, or labels do not fit the volume that they belong to.
+    """
+    images = [_read_numbers(predicted), _read_numbers(true, ignore)]
+    if None in images:
+        scan = next((labels for labels in (true, predicted) if labels.scan), None)
+        grid = Geometry.of(read_volume(scan.scan, scan.series)) if scan else None
+        grid = grid or next((Geometry.of(image) for image in images[::-1] if image is not None), None)
+        both = zip(images, (predicted, true), strict=True)
+        images = [_read_named(labels, grid) if image is None else image for image, labels in both]
+    images = map(orient, images)  # so that both have their slices in the same order
+    return [(sitk.GetArrayFromImage(image), Geometry.of(image)) for image in images]
+
+
+def _read_numbers(labels, ignore=None):
+    """Label volume of numbers as SimpleITK.Image; None if it has segments."""
+    if labels.segments:
+        return None
+    image = read_volume(labels.path)
+    numbers = labels_in(image, labels.path, allow_255=True, ignore=ignore)
+    return image_at(
+        Regions(labels.overlap).sets_of(numbers, labels.path) if labels.overlap else numbers, Geometry.of(image)
+    )
+
+
+def _read_named(labels, grid):
+    """Segments as SimpleITK.Image on a grid, or on their own if it is None."""
+    path = labels.path
+    if grid is None and dicom_labels_in(path):
+        raise InputError(f"{path}: the series that it refers to was not found; set IMAGES to the folder of the series")
+    own = grid
+    if grid is None and len(labels.files) > 1:
+        first, *others = labels.files
+        reader = read_information(first)
+        for other in others:
+            require_same_grid(read_information(other), other, reader, first)
+        own = Geometry.of(reader)
+    image, overlap = read_files(labels.files, labels.numbering, own)
+    if overlap and not labels.overlap:
+        raise InputError(
+            f"{path}: overlapping segments of {labels.numbering.largest} classes (at most {MOST_OVERLAPPING}); choose "
+            "some with CLASSES"
+        )
+    return labels_onto(image, grid, path) if grid else image
