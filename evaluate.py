@@ -24,7 +24,7 @@ PREDICTED: types.PathName = "predictions"  # folder of predicted masks or label 
 TRUTH: str = ""  # true masks: folder, case folder, folder of cases, list (.csv), volumes
 LABEL_NAME: types.LabelPattern = "{id}"  # true label volume name for volume {id}, such as "{id}_seg"
 #   "{id}_{class}" or "{id}/{class}": a label volume for each class.
-CLASSES: types.Names | None = None  # names of segments to score, in class order; None: those of predict.py, or all
+CLASSES: types.Names | None = None  # names of segments to score, in class order; None: as predict.py, or all
 #   For DICOM SEG, RTSTRUCT, .seg.nrrd and a label volume for each class.
 UNMATCHED: Literal["stop", "skip"] = "stop"  # mask without a partner: "stop", or "skip" it
 CASE_FROM: Literal["folder", "image"] = "folder"  # "image": each loose image is a case; "folder": they are one

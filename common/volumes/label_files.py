@@ -247,8 +247,8 @@ def _read_class(path, segment, numbering):
     others = np.setdiff1d(np.unique(values), (0,))
     if len(others) > 1:
         raise InputError(
-            f"{path}: expected 0 and one value, of class {segment.name} (found {len(others)} values up to "
-            f"{others[-1]:g}); use a LABEL_NAME without {{class}} for label volumes of several classes"
+            f"{path}: expected 0 and one value, of class {segment.name} (found {number_of(len(others), 'value')} up "
+            f"to {others[-1]:g}); use a LABEL_NAME without {{class}} for label volumes of several classes"
         )
     canvas = Canvas(values.shape, numbering)
     if number := numbering.of(segment):
