@@ -50,6 +50,10 @@ FLIPS: Literal["flips", "turns", "none"] | None = None
 #   "none". In 3-D there are no "turns".
 THRESHOLD: types.Share | None = None  # probability above which a pixel is foreground; None: as training chose
 #   With one class, or in 3-D. None is the threshold of choose.py, or of the run (the mean over several), otherwise 0.5.
+OUT_OF_FOLD: bool = False  # 3-D: True: predict each volume by models that did not train on it
+#   For scores of cross-validations, of one step or of both together: INPUT is what was packed.
+LABEL_ORDER: Literal["likeliest", "last", "first"] = "likeliest"  # 3-D: label of a voxel where several are possible
+#   "last", "first": of those above THRESHOLD, as the runner-up of the Decathlon 2018 chose by task.
 BATCH_SIZE: types.PositiveInt = 8  # slices or tiles per step
 SKIP_EMPTY: bool = True  # predict slices or tiles of one gray value only once
 #   Such as air and black borders: equal slices get equal masks.
@@ -123,6 +127,9 @@ def main():
 
         predict_with_settings(models, settings)
     else:
+        for name, default in (("OUT_OF_FOLD", False), ("LABEL_ORDER", "likeliest")):
+            if (value := getattr(settings, name)) != default:
+                raise InputError(f"{name}: only for 3-D models (found {value!r}); leave it at {default!r}")
         predict_slices(find_models(runs, settings.WEIGHTS_FILE))
 
 

@@ -26,7 +26,7 @@ FOLD: types.PositiveInt | Literal["all"] | None = None  # which fold next to TRA
 AUGMENTATION: Literal["medical"] | types.Augmentation | None = None  # on the fly; {}: none; None: see docs/plan.md
 #   Slices: "medical", or a dict such as {"flip": "horizontal", "rotation": 10, "noise": [0.1, 0, 0.06]}: see
 #   docs/choosing.md. Volumes ("medical" is none): {"rotation": 5, "zoom": 0.1, "shift": 0.1, "shear": 0.05, "flip":
-#   "x", "gamma": 0.5, "margins": [0.1, 0.2, 0.3], "anywhere": 0.2}
+#   "x", "gamma": 0.5, "margins": [0.1, 0.2, 0.3], "anywhere": 0.2, "cluster": 0.5}
 FOREGROUND: types.Share | None = None  # least share of a batch with foreground; for volumes, of crops
 CROP: types.Crop | None = None  # packed volumes: crop size in voxels (up, back, left); None: whole cases
 

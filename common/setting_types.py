@@ -391,3 +391,4 @@ class Augmentation(TypedDict, total=False):
     fill: Literal["constant", "nearest", "reflect", "wrap"]
     margins: list[Annotated[float, Ge(0), Le(2)]]
     anywhere: Share
+    cluster: Share

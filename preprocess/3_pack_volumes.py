@@ -44,11 +44,11 @@ LARGEST_MARGIN: Annotated[float, Ge(0), Le(2)] = 0.3  # margin to pack, for "mar
 
 # --- gray values
 NOT_FINITE: float | None = None  # value to replace NaN and infinity by; None: refuse such volumes
-INTENSITY: Literal["auto", "ct", "mr", "liver", "lung", "pancreas"] | types.Intensity = "auto"
-# "ct", "mr", "auto": by dataset.json; a Decathlon task; or values
-#   "ct": by the labeled voxels of all cases; "mr": by each volume; "auto": "mr" without a dataset.json; "liver",
-#   "lung", "pancreas": CT as in these Decathlon tasks; values: {"low": -100, "high": 240, "mean": 0.5, "sd": 0.2}, with
-#   mean and sd as shares of the range from low to high.
+INTENSITY: Literal["auto", "ct", "ct_3sd", "mr", "liver", "lung", "pancreas"] | types.Intensity = "auto"
+# "ct", "ct_3sd", "mr", "auto": by dataset.json; a Decathlon task; or values
+#   "ct": percentiles of all labeled voxels; "ct_3sd": their mean +- 3 SD, then by whole volumes; "mr": by each volume;
+#   "auto": "mr" without a dataset.json; "liver", "lung", "pancreas": CT of these Decathlon tasks; or values, mean and
+#   sd as shares of the range: {"low": -100, "high": 240, "mean": 0.5, "sd": 0.2}.
 
 # --- labels
 LABEL_VALUES: types.LabelValues | None = None  # new labels, such as {5: 1, 6: 1}; others become 0; None: keep all
@@ -108,13 +108,13 @@ def main():
     divisions = divide(sorted((case.name for case in data.cases), key=natural_key))
     refuse_existing(settings.PACKED, settings.REPLACE)
     rule, labels = find_rule_and_labels(data)
-    step, volumes = settings.STEP, number_of(len(data.cases), "volume")
-    print(f"packing {volumes} into {settings.PACKED} (step: {step}, labels: {len(labels)})", flush=True)
+    volumes = number_of(len(data.cases), "volume")
+    print(f"packing {volumes} into {settings.PACKED} (step: {settings.STEP}, labels: {len(labels)})", flush=True)
     attributes = {
         "format": FORMAT,
         "settings": json.dumps(public_settings(settings, hidden=["IMAGES", "LABELS"])),
-        "step": step,
-        "labels": json.dumps(["foreground"] if step == "whole" else list(labels.values())),
+        "step": settings.STEP,
+        "labels": json.dumps(["foreground"] if settings.STEP == "whole" else list(labels.values())),
         "intensity": json.dumps(rule),
         "spacing": json.dumps(along_axes(settings.SPACING)),
         "voxels": settings.VOXELS or 0,
@@ -122,7 +122,7 @@ def main():
         "smallest_box": settings.SMALLEST_BOX,
         "margin": settings.MARGIN,
         "patterns": json.dumps(settings.CHANNELS),
-        "nested": settings.NESTED and step != "whole" and len(labels) > 1,
+        "nested": settings.NESTED and settings.STEP != "whole" and len(labels) > 1,
     }
     with whole_folder(settings.PACKED, settings.REPLACE) as folder:
         written = pack_cases(folder / "cases.h5", data, labels, rule, attributes)
@@ -182,7 +182,7 @@ def find_rule_and_labels(data):
     rule = rule_of(settings.INTENSITY, data.ct)
     if rule and data.labels:
         return rule, data.labels
-    labels, statistics = survey(data, settings.LABEL_VALUES, settings.NOT_FINITE)
+    labels, statistics = survey(data, settings.LABEL_VALUES, settings.NOT_FINITE, settings.INTENSITY)
     with as_input_error("INTENSITY"):
         rule = rule or fixed_rule([of_channel.scale() for of_channel in statistics])
     return rule, data.labels or {label: str(label) for label in labels}

@@ -19,7 +19,17 @@ from common.training.calibration import threshold_in_words, with_threshold
 from common.volumes.labels import label_image, label_numbers, measure_labels, write_labels
 from common.words import number_of
 
-NOT_HERE = ("FIT", "PASTE", "UNCERTAINTY", "PROBABILITIES", "DICOM_LABELS", "VIEWER_FILES", "WORKERS", "NAMES_TABLE")
+NOT_HERE = (
+    "OUT_OF_FOLD",
+    "FIT",
+    "PASTE",
+    "UNCERTAINTY",
+    "PROBABILITIES",
+    "DICOM_LABELS",
+    "VIEWER_FILES",
+    "WORKERS",
+    "NAMES_TABLE",
+)
 
 
 def is_packed(path):
@@ -58,7 +68,7 @@ def predict_packed(models, settings):
         for i, name in enumerate(progress(volumes.names, len(volumes), "predicting")):
             image, _ = volumes.shown_volume(i)
             probabilities = mean_probabilities(networks, image, volumes.voxels, tile, settings.OVERLAP, flips)
-            numbers = numbers_of(probabilities, settings.THRESHOLD, volumes.overlapping, cleaning)
+            numbers = numbers_of(probabilities, settings.THRESHOLD, volumes.overlapping, cleaning, settings.LABEL_ORDER)
             labels = label_image(numbers, volumes.true_grid(i))
             write_labels(labels, folder / f"{name}{settings.LABEL_VOLUMES or '.nii.gz'}")
             measured = measure_labels(name, labels, volumes.classes, volumes.overlapping)
@@ -92,7 +102,7 @@ def require_same_step(volumes, models):
             raise InputError(f"INPUT: {volumes.path} has other {name} than in training ({ours} and {theirs})")
 
 
-def numbers_of(probabilities, threshold=0.5, nested=False, cleaning=None):
+def numbers_of(probabilities, threshold=0.5, nested=False, cleaning=None, order="likeliest"):
     """Cleaned label numbers from probabilities (S, H, W, K): (S, H, W) uint8; arguments as in predict.py."""
-    numbers = label_numbers(np.moveaxis(probabilities, -1, 0), threshold, nested)
+    numbers = label_numbers(np.moveaxis(probabilities, -1, 0), threshold, nested, order)
     return clean_numbers(numbers, cleaning or {}, nested)

@@ -41,6 +41,9 @@ class Stage:
     def __init__(self, models, tile):
         self.data, self.tile, self.flips = models.data, tile or models.crop, models.flips
         self.networks = [load_for_prediction(file) for file in models.files]
+        from models.se_resunet3d import with_region  # imports Keras, which must be imported quietly first
+
+        self.two_headed = list(filter(None, map(with_region, self.networks)))
 
     def grid(self, geometry, box=None):
         """Grid of an oriented volume, or of a Box of its working grid, as in training."""
@@ -52,13 +55,47 @@ class Stage:
         """Grid of a volume at the training spacing."""
         return at_spacing(geometry, self.data.spacing, self.data.smallest_side)
 
-    def probabilities(self, volume, grid, overlap, flips="none", further=None):
-        """Probabilities on a grid; overlap, flips, further and what it returns as for `mean_probabilities`."""
+    @property
+    def has_region(self):
+        """Whether all networks have a second output that finds the region of the labels."""
+        return bool(self.two_headed) and len(self.two_headed) == len(self.networks)
+
+    def probabilities(self, volume, grid, overlap, flips="none", further=None, networks=None):
+        """Probabilities on a grid; overlap, flips, further and what it returns as for `mean_probabilities`.
+
+        Args:
+            volume: Volume.
+            grid: Geometry.
+            networks: list of keras.Model; None: `self.networks`.
+        """
         require_room(grid, f"{volume.path}: too large at the spacing of training", "crop it")
         image = np.empty((*grid.shape, len(volume.channels)), np.float32)
         for i, (scale, channel) in enumerate(zip(volume.scales(self), volume.channels, strict=True)):
             image[..., i] = scale.apply(smoothed_onto_grid(channel, grid))
-        return mean_probabilities(self.networks, image, self.data.voxels, self.tile, overlap, flips, further)
+        networks = networks or self.networks
+        return mean_probabilities(networks, image, self.data.voxels, self.tile, overlap, flips, further)
+
+    def probabilities_in_region(self, volume, grid, threshold, overlap, flips="none", further=None):
+        """As `probabilities`, of labels that are 0 outside of the region that the second output finds.
+
+        Args:
+            threshold: probability above which a voxel is part of the region; its largest part counts.
+            volume, grid, overlap, flips, further: as for `probabilities`.
+
+        Returns:
+            (S, H, W, K) float32, K + M with `further`, and whether there is a region; without one, nothing becomes 0.
+        """
+        labels = len(self.data.labels)
+        of_labels = further and (lambda values: further(values[..., :labels]))
+        found = self.probabilities(volume, grid, overlap, flips, of_labels, self.two_headed)
+        region = Box.of(keep_components(found[..., labels] > threshold, share=1, near=0, smallest=0))
+        found = np.delete(found, labels, axis=-1)
+        if region:
+            inside = grow_box(region, grid, self.data.smallest_box, self.data.margin)
+            outside = np.ones(grid.shape, bool)
+            outside[inside.slices] = False
+            found[outside, :labels] = 0
+        return found, bool(region)
 
 
 class Volume:
@@ -116,6 +153,7 @@ class Options(NamedTuple):
         further_channels: mapping of the Path of a volume to Paths of its channels in other files.
         flips: name in `common.prediction.volume_tiles.MIRRORS`; None: as choose.py chose for each stage.
         uncertainty: whether to write how sure the networks are.
+        order: as for `common.volumes.labels.label_numbers`.
     """
 
     threshold: float
@@ -133,6 +171,7 @@ class Options(NamedTuple):
     further_channels: dict | None = None
     flips: str | None = None
     uncertainty: bool = False
+    order: str = "likeliest"
 
 
 def last_stage(stages):
@@ -161,11 +200,17 @@ def predict_labels(volume, stages, options, keep=None, further=None):
         grid = last.working_grid(volume.geometry)  # at the resolution of a box, in tiles if too large
     else:
         grid = last.grid(volume.geometry, box)
-    probabilities = last.probabilities(volume, grid, options.overlap, options.flips or last.flips, further)
+    how = options.overlap, options.flips or last.flips, further
+    if last.has_region and len(stages) == 1:
+        probabilities, found = last.probabilities_in_region(volume, grid, options.region_threshold, *how)
+        note = "" if found else "the region output found nothing; labels anywhere are kept"
+    else:
+        probabilities = last.probabilities(volume, grid, *how)
     if keep:
         keep(probabilities, grid)
     probabilities = probabilities[..., : len(last.data.labels)]
-    labels = labels_on_grid(probabilities, grid, volume.original, options.threshold, last.data.nested)
+    how = options.threshold, last.data.nested, options.order
+    labels = labels_on_grid(probabilities, grid, volume.original, *how)
     return label_image(clean_numbers(labels, options.cleaning, last.data.nested), volume.original), note
 
 
@@ -190,14 +235,14 @@ def find_region(volume, first, second, options):
 # --- probabilities in, labels out
 
 
-def labels_on_grid(probabilities, grid, original, threshold, nested=False):
+def labels_on_grid(probabilities, grid, original, threshold, nested=False, order="likeliest"):
     """Labels from probabilities interpolated onto the grid of a volume, one label at a time.
 
     Args:
         probabilities: (S, H, W, K) float32.
         grid: their Geometry.
         original: Geometry of the result.
-        threshold, nested: as for `label_numbers`.
+        threshold, nested, order: as for `label_numbers`.
 
     Returns:
         (k, j, i) uint8.
@@ -205,5 +250,5 @@ def labels_on_grid(probabilities, grid, original, threshold, nested=False):
     labels = np.zeros(original.shape, np.uint8)
     box = box_on_grid(whole_box(grid), grid, original)
     target = grid_of_box(original, box)
-    labels[box.slices] = label_numbers(channels_on_grid(probabilities, grid, target), threshold, nested)
+    labels[box.slices] = label_numbers(channels_on_grid(probabilities, grid, target), threshold, nested, order)
     return labels

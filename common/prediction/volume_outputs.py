@@ -17,6 +17,7 @@ from common.parallel import progress
 from common.prediction.inputs import GrayRange, refuse_same_output
 from common.prediction.mask_files import MaskFiles
 from common.prediction.networks_in_workers import load_keras, surroundings
+from common.prediction.out_of_fold import models_of_volumes
 from common.prediction.outputs import make_dicom_labels, print_dicom, require_dicom, write_output, write_rows
 from common.prediction.packed_volumes import is_packed, predict_packed
 from common.prediction.probabilities import FOLDER as PROBABILITIES
@@ -54,6 +55,8 @@ def predict_with_settings(models, settings):
     """
     if settings.FLIPS == "turns":
         raise InputError('FLIPS: "turns" is not available for 3-D models; use "flips"')
+    if settings.LABEL_ORDER != "likeliest" and last_stage(models).data.nested:
+        raise InputError(f"LABEL_ORDER: {settings.LABEL_ORDER!r} is not for nested labels; leave it at likeliest")
     if is_packed(settings.INPUT):
         return predict_packed(models, settings)
     if settings.FIT or settings.PASTE:
@@ -68,22 +71,26 @@ def predict_with_settings(models, settings):
     names = safe_names(volumes, settings.NAMES)
     refuse_same_output(names, "INPUT")
     own = {names[name]: path for name, path in volumes.items()}
-    last = last_stage(models)
-    used = with_threshold(settings, last.files, last.threshold)
+    last, used = last_stage(models), settings
+    if settings.OUT_OF_FOLD and settings.THRESHOLD is None:
+        used = settings.replace("a run's own was chosen on these volumes", THRESHOLD=DEFAULT)
+    used = with_threshold(used, last.files, last.threshold)
     options = options_of(settings, last, used.THRESHOLD, further)
     flipped = (options.flips or last.flips) != "none"
 
     def fill(folder):
         import_keras()
+        of_volumes = models_of_volumes(models, own) if settings.OUT_OF_FOLD else dict.fromkeys(own, models)
         steps = ", then ".join(f"{step} {len(of_step.files)}" for step, of_step in sorted(models.items())[::-1])
         print(
-            f"predicting {number_of(len(own), 'volume')} (models: {steps}{', averaged over flips' * flipped})",
+            f"predicting {number_of(len(own), 'volume')} (models: {steps}{', averaged over flips' * flipped}"
+            f"{', each volume by those that did not train on it' * settings.OUT_OF_FOLD})",
             threshold_in_words(used),
             sep="\n",
             flush=True,
         )
         with start_workers(settings.WORKERS) as workers:
-            problems.extend(predict_volumes(models, own, folder, options, workers))
+            problems.extend(predict_volumes(of_volumes, own, folder, options, workers))
 
     facts = {"class_names": list(map(str, last.data.labels))} | ({"overlap": NESTED} if last.data.nested else {})
     write_output(used, fill, ["INPUT"], facts)
@@ -111,14 +118,15 @@ def options_of(settings, last, threshold, further):
         further,
         settings.FLIPS,
         settings.UNCERTAINTY,
+        settings.LABEL_ORDER,
     )
 
 
-def predict_volumes(models, volumes, folder, options, workers):
+def predict_volumes(of_volumes, volumes, folder, options, workers):
     """Predict volumes and write label volumes on their own grids, and volumes.csv.
 
     Args:
-        models: result of `common.training.trained_models.find_volume_models`.
+        of_volumes: dict of safe volume name to its models, each as of `find_volume_models`, in the order to predict.
         volumes: dict of safe volume name to Path.
         folder: Path to write to.
         options: Options.
@@ -133,12 +141,13 @@ def predict_volumes(models, volumes, folder, options, workers):
     print_dicom(options.dicom_labels)
     aside, problems, rows, unsure = folder / unfinished_name("volumes"), [], [], []
     aside.mkdir()
-    predict = partial(predict_volume, models=models, options=options, aside=aside, wanted=surroundings())
+    predict = partial(predict_volume, options=options, aside=aside, wanted=surroundings())
+    items = [(name, volumes[name], models) for name, models in of_volumes.items()]
     if workers.are_processes:
-        predicted = workers.map(predict, volumes.items(), problems, batch=1)
+        predicted = workers.map(predict, items, problems, batch=1)
     else:
-        predicted = one_by_one(predict, volumes.items(), problems)  # memory contains one volume
-    for name, result in zip(volumes, progress(predicted, len(volumes), "predicting"), strict=True):
+        predicted = one_by_one(predict, items, problems)  # memory contains one volume
+    for name, result in zip(of_volumes, progress(predicted, len(items), "predicting"), strict=True):
         if result:
             own, measured, note, worth = result
             shutil.copytree(own, folder, dirs_exist_ok=True, copy_function=os.replace)
@@ -149,20 +158,21 @@ def predict_volumes(models, volumes, folder, options, workers):
     shutil.rmtree(aside)
     if not rows:
         raise InputError(summarize(problems, "volumes cannot be predicted"))
-    write_rows(rows, folder / "volumes.csv")
+    order = list(volumes)
+    write_rows(sorted(rows, key=lambda row: order.index(row["case"])), folder / "volumes.csv")
     if unsure:
         write_cases_to_label(folder, unsure)
     return problems
 
 
-def predict_volume(item, models, options, aside, wanted):
+def predict_volume(item, options, aside, wanted):
     """Predict a volume, and write what belongs to it.
 
     Memory contains the volume, and the probabilities of one stage on its grid.
 
     Args:
-        item: safe name and Path of the volume.
-        models, options: as in `predict_volumes`.
+        item: safe name and Path of the volume, and its models.
+        options: as in `predict_volumes`.
         aside: Path of a folder to make a folder in.
         wanted: `common.prediction.networks_in_workers.Surroundings`.
 
@@ -174,9 +184,10 @@ def predict_volume(item, models, options, aside, wanted):
         InputError: if it cannot be predicted.
     """
     load_keras(wanted)
+    name, path, models = item
     files = tuple((str(file), os.stat(file).st_mtime_ns) for of_step in models.values() for file in of_step.files)
     stages = _stages(pickle.dumps((models, options.tile)), files)
-    (name, path), names = item, last_stage(stages).data.labels
+    names = last_stage(stages).data.labels
     folder, texts = aside / unfinished_name(name), list(map(str, names))
     folder.mkdir()
     volume = Volume(path, options.series, options.not_finite, (options.further_channels or {}).get(path, ()))

@@ -11,7 +11,7 @@ import numpy as np
 from common.slices.images import by_channels, resize, with_channels
 
 AXES = "xyz"  # left-right, front-back, up-down
-VOLUME_SETTINGS = ("rotation", "zoom", "shift", "shear", "flip", "invert", "gamma", "margins", "anywhere")
+VOLUME_SETTINGS = ("rotation", "zoom", "shift", "shear", "flip", "invert", "gamma", "margins", "anywhere", "cluster")
 
 
 # --- slices
@@ -311,11 +311,12 @@ def check_volume_augmentation(settings, step):
         raise ValueError(f"AUGMENTATION: expected a list of shares for margins, such as [0.1, 0.2] (found {margins!r})")
     if margins and step != "patch":
         raise ValueError(f'AUGMENTATION: margins are for the step "patch" only (found "{step}"); remove them')
-    anywhere = settings.get("anywhere", 0)
-    if not isinstance(anywhere, int | float) or not 0 <= anywhere <= 1:
-        raise ValueError(f"AUGMENTATION: expected a share from 0 to 1 for anywhere (found {anywhere!r})")
-    if anywhere and step != "patch":
-        raise ValueError(f'AUGMENTATION: anywhere is for the step "patch" only (found "{step}"); remove it')
+    for name in ("anywhere", "cluster"):
+        share = settings.get(name, 0)
+        if not isinstance(share, int | float) or not 0 <= share <= 1:
+            raise ValueError(f"AUGMENTATION: expected a share from 0 to 1 for {name} (found {share!r})")
+        if share and step != "patch":
+            raise ValueError(f'AUGMENTATION: {name} is for the step "patch" only (found "{step}"); remove it')
 
 
 class VolumeChange:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import scipy.ndimage
 
 from common.devices import OneDevice
 from common.errors import InputError
@@ -23,6 +24,7 @@ from common.words import number_of
 
 WORKERS = max(2, min(8, os.cpu_count() - 1))  # threads that prepare batches; SimpleITK releases Python's lock
 STEPS = ("whole", "patch", "single")
+CLOSING = (5, 5, 5)  # voxels
 PROBES = (16, 24)  # sides of dummy batches that show Keras which axes vary
 
 
@@ -91,7 +93,7 @@ class VolumeSet:
         self.in_memory = size <= memory_gb * 1e9
         self.places = [group["places"][:] for group in groups]
         self.states = {file: state_of(os.stat(file)) for file in {Path(group.file.filename) for group in groups}}
-        self.groups = groups
+        self.groups, self.clusters_of = groups, {}
         if self.in_memory:
             self.groups = [{name: group[name][:] for name in ("image", "label")} for group in groups]
 
@@ -147,17 +149,34 @@ class VolumeSet:
                 pass
         return tuple(self.groups[i][name][box.slices] for name in ("image", "label"))
 
-    def shown_box(self, i, margin=None):
+    def clusters(self, i):
+        """Boxes around the clusters of labels of a case, as list of Box.
+
+        Parts that a closing of CLOSING voxels a side joins are one cluster.
+        """
+        if i not in self.clusters_of:
+            closed = scipy.ndimage.grey_closing(self.groups[i]["label"][:] > 0, CLOSING)
+            components, _ = scipy.ndimage.label(closed, np.ones((3, 3, 3)))
+            found = scipy.ndimage.find_objects(components)
+            self.clusters_of[i] = [
+                Box(*(tuple(getattr(side, end) for side in sides[::-1]) for end in ("start", "stop")))
+                for sides in found
+            ]
+        return self.clusters_of[i]
+
+    def shown_box(self, i, margin=None, around=None):
         """Box of a case that the model is shown: the whole case, or in the step "patch" the labels with a margin.
 
         Args:
             i: number of the case.
             margin: share of the box side to add on each side; None: the same as in prediction.
+            around: Box in place of that of all labels; None: all labels.
         """
         geometry = self.geometries[i]
         if self.step != "patch":
             return whole_box(geometry)
-        return grow_box(self.boxes[i], geometry, self.smallest[i], self.margin if margin is None else margin)
+        margin = self.margin if margin is None else margin
+        return grow_box(around or self.boxes[i], geometry, self.smallest[i], margin)
 
     def shown_grids(self):
         """Geometry of each case as the model is shown it without augmentation and crops."""
@@ -275,7 +294,7 @@ class TrainingBatches(VolumeBatches):
     Args:
         volumes, batch_size, crop, devices: as in `VolumeBatches`.
         seed: int.
-        augmentation: settings of `common.training.augmentation.VolumeChange`, "margins" and "anywhere".
+        augmentation: settings of `common.training.augmentation.VolumeChange`, "margins", "anywhere" and "cluster".
         foreground: share of the crops that are placed around a labeled voxel.
     """
 
@@ -302,7 +321,11 @@ class TrainingBatches(VolumeBatches):
         rng = np.random.default_rng([self.seed, self.epoch, i, number, 1])
         change = VolumeChange(self.augmentation, rng)
         margins = self.augmentation.get("margins")
-        box = volumes.shown_box(i, rng.choice(margins) if margins else None)
+        margin, cluster = rng.choice(margins) if margins else None, None
+        if (share := self.augmentation.get("cluster", 0)) and rng.random() < share:
+            clusters = volumes.clusters(i)
+            cluster = clusters[rng.integers(len(clusters))]
+        box = volumes.shown_box(i, margin, cluster)
         if (share := self.augmentation.get("anywhere", 0)) and rng.random() < share:
             box = draw_box(box.size, whole_box(geometry), rng)
         if self.crop:

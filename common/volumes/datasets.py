@@ -17,7 +17,7 @@ from common.slices.nnunet import is_nnunet, read_nnunet
 from common.volumes.channels import first_files, group_channels
 from common.volumes.finding import LABEL_ENDINGS, ending_of, find_volumes, name_of
 from common.volumes.grids import Geometry, image_at, onto_grid, require_same_grid
-from common.volumes.intensity import ForegroundStatistics
+from common.volumes.intensity import ForegroundStatistics, VolumeStatistics
 from common.volumes.label_files import LabelFiles
 from common.volumes.label_matching import match_labels, refuse_own_labels
 from common.volumes.labels import labels_in
@@ -229,21 +229,23 @@ def read_case(case, names, label_values=None, not_finite=None, label_files=None)
     return channels, image_at(labels_in(label, case.label, label_values, names), grid)
 
 
-def survey(data, label_values=None, not_finite=None):
+def survey(data, label_values=None, not_finite=None, intensity="ct"):
     """Read all volumes of a data set once to find labels and gray value statistics.
 
     Args:
         data: VolumeData.
         label_values: as for `labels_in`.
         not_finite: as for `read_case`.
+        intensity: setting INTENSITY, which decides the kind of statistics.
 
     Returns:
-        labels found in the volumes (1, 2, ...), and ForegroundStatistics of each channel.
+        labels found in the volumes (1, 2, ...), and the statistics of each channel.
 
     Raises:
         InputError: if volumes are unusable, or contain no labels or labels with gaps.
     """
     labels, statistics, problems = set(), [], []
+    kind = VolumeStatistics if intensity == "ct_3sd" else ForegroundStatistics
     for case in progress(data.cases, len(data.cases), "checking volumes"):
         try:
             channels, label_image = read_case(case, data.labels, label_values, not_finite, data.label_files)
@@ -252,9 +254,9 @@ def survey(data, label_values=None, not_finite=None):
             continue
         numbers = sitk.GetArrayViewFromImage(label_image)
         labels |= set(np.flatnonzero(np.bincount(numbers.ravel())).tolist()) - {0}
-        statistics += [ForegroundStatistics() for _ in range(len(channels) - len(statistics))]
+        statistics += [kind() for _ in range(len(channels) - len(statistics))]
         for of_channel, image in zip(statistics, channels, strict=False):
-            of_channel.add(sitk.GetArrayViewFromImage(image)[numbers > 0])
+            of_channel.add(sitk.GetArrayViewFromImage(image), numbers > 0)
     if problems:
         raise InputError(summarize(problems, "volumes cannot be used"))
     if sorted(labels) != list(range(1, len(labels) + 1)):

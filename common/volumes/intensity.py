@@ -15,6 +15,7 @@ from common.parallel import ordered_map
 sitk = Lazy("SimpleITK")
 
 MR_PERCENTILE = 99.99  # upper clipping percentile of an MR volume
+CT_SDS = 3  # of labeled voxels, on each side of their mean, that "ct_3sd" keeps
 CT_PERCENTILES = (0.5, 99.5)  # clipping percentiles of labeled voxels for CT
 
 
@@ -47,15 +48,15 @@ def rule_of(intensity, is_ct=None):
     """Rule for the setting INTENSITY.
 
     Args:
-        intensity: "auto", "ct", "mr", a name in TASKS, or a dict of Scale fields.
+        intensity: "auto", "ct", "ct_3sd", "mr", a name in TASKS, or a dict of Scale fields.
         is_ct: whether the volumes are CT; None if unknown.
 
     Returns:
-        dict, see above; None for "ct", whose scales come from the ForegroundStatistics of the data set.
+        dict, see above; None for "ct" and "ct_3sd", whose scales come from statistics of the data set.
     """
     if intensity == "auto":
         intensity = "ct" if is_ct else "mr"
-    if intensity == "ct":
+    if intensity in ("ct", "ct_3sd"):
         return None
     if intensity == "mr":
         return {"kind": "volume"}
@@ -95,18 +96,28 @@ def _scale_of_volume(image, number):
     return Scale(low, float(high), float(unit.mean(dtype=np.float64)), float(unit.std(dtype=np.float64)))
 
 
+LOWEST, HIGHEST = -32768, 32767  # of the whole numbers that statistics of CT count
+NUMBERS = np.arange(LOWEST, HIGHEST + 1)
+
+
+def count_numbers(values):
+    """How often each of NUMBERS is in an array, rounded."""
+    counts = np.zeros(len(NUMBERS), np.int64)
+    for part in np.atleast_2d(values):  # a slice at a time, for memory
+        whole = np.clip(np.rint(part), LOWEST, HIGHEST).astype(np.int64) - LOWEST
+        counts += np.bincount(whole.ravel(), minlength=len(counts))
+    return counts
+
+
 class ForegroundStatistics:
     """Histogram of a channel over the labeled voxels of many volumes, with bins of whole numbers."""
 
-    LOWEST, HIGHEST = -32768, 32767
-
     def __init__(self):
-        self.counts = np.zeros(self.HIGHEST - self.LOWEST + 1, np.int64)
+        self.counts = np.zeros(len(NUMBERS), np.int64)
 
-    def add(self, values):
-        """Add the labeled voxels of a volume, rounded to whole numbers."""
-        whole = np.clip(np.rint(values), self.LOWEST, self.HIGHEST).astype(np.int64) - self.LOWEST
-        self.counts += np.bincount(whole, minlength=len(self.counts))
+    def add(self, values, is_labeled):
+        """Add the labeled voxels of a volume, rounded to whole numbers; arrays of one shape."""
+        self.counts += count_numbers(values[is_labeled])
 
     def scale(self):
         """Scale between CT_PERCENTILES, with mean and sd of the same voxels.
@@ -114,15 +125,57 @@ class ForegroundStatistics:
         Raises:
             ValueError: if all voxels have the same value.
         """
-        numbers = np.arange(self.LOWEST, self.HIGHEST + 1)
         ranks = np.array(CT_PERCENTILES) / 100 * (self.counts.sum() - 1)
-        low, high = (float(numbers[i]) for i in np.searchsorted(self.counts.cumsum(), ranks, "right"))
+        low, high = (float(NUMBERS[i]) for i in np.searchsorted(self.counts.cumsum(), ranks, "right"))
         if not low < high:
             raise ValueError(f'all labeled voxels have the same value ({low:g}); use "mr"')
-        unit = (np.clip(numbers, low, high) - low) / (high - low)
-        mean = np.average(unit, weights=self.counts)
-        sd = np.sqrt(np.average((unit - mean) ** 2, weights=self.counts))
-        return Scale(low, high, float(mean), float(sd))
+        return Scale(low, high, *_mean_and_sd(self.counts, _in_unit(low, high)))
+
+
+class VolumeStatistics:
+    """Statistics of a channel in each of many volumes, by the rule of the runner-up of the Decathlon 2018.
+
+    Each number is a mean over the volumes, of which each counts the same.
+    """
+
+    def __init__(self):
+        self.of_labels, self.volumes = [], []  # mean and sd of the labeled voxels; NUMBERS of a volume and their counts
+
+    def add(self, values, is_labeled):
+        """Add a volume, rounded to whole numbers; arrays of one shape."""
+        counts = count_numbers(values)
+        (present,) = np.nonzero(counts)
+        self.volumes.append((present, counts[present]))
+        if is_labeled.any():
+            self.of_labels.append(_mean_and_sd(count_numbers(values[is_labeled])))
+
+    def scale(self):
+        """Scale between the mean of the labeled voxels +- CT_SDS times their sd, with mean and sd of whole volumes.
+
+        Raises:
+            ValueError: if all labeled voxels of each volume, or all voxels within these limits, have the same value.
+        """
+        mean, sd = np.mean(self.of_labels, axis=0).tolist() if self.of_labels else (0, 0)
+        low, high = mean - CT_SDS * sd, mean + CT_SDS * sd
+        if not low < high:
+            raise ValueError(f'all labeled voxels of a volume have the same value ({mean:g}); use "mr"')
+        unit = _in_unit(low, high)
+        of_volumes = [_mean_and_sd(counts, unit[present]) for present, counts in self.volumes]
+        mean, sd = np.mean(of_volumes, axis=0).tolist()
+        if not sd:
+            raise ValueError(f'all voxels from {low:g} to {high:g} have the same value; use "ct"')
+        return Scale(low, high, mean, sd)
+
+
+def _in_unit(low, high):
+    """NUMBERS clipped to two values and scaled to 0..1."""
+    return (np.clip(NUMBERS, low, high) - low) / (high - low)
+
+
+def _mean_and_sd(counts, values=NUMBERS):
+    """Mean and standard deviation of values that occur `counts` times, float."""
+    mean = np.average(values, weights=counts)
+    return float(mean), float(np.sqrt(np.average((values - mean) ** 2, weights=counts)))
 
 
 def percentiles_of(values, percentiles):

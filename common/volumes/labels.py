@@ -164,25 +164,28 @@ def sample_voxels(labels, count=SAMPLES):
     return np.concatenate(samples)
 
 
-def label_numbers(channels, threshold=0.5, nested=False):
+def label_numbers(channels, threshold=0.5, nested=False, order="likeliest"):
     """Label numbers from probabilities with a channel for each label and none for the background.
 
     A voxel gets the label with the largest probability if the sum of all is above the threshold, so between two
     labels neither needs to exceed it alone. Of nested labels, it gets the largest number that is above the threshold.
+    With an order, it gets the last or the first of the labels that are above the threshold.
 
     Args:
         channels: iterable of arrays of one shape, the probabilities of labels 1, 2, ...; loads one at a time.
         threshold: 0 to 1.
         nested: whether each label includes those with larger numbers.
+        order: "likeliest", or "last" or "first" as the runner-up of the Decathlon 2018 had it, by task.
 
     Returns:
         uint8 of the same shape.
     """
     channels = iter(channels)
-    if nested:
+    if nested or order != "likeliest":
         labels = (next(channels) > threshold).astype(np.uint8)
         for number, values in enumerate(channels, 2):
-            labels[values > threshold] = number
+            free = labels == 0 if order == "first" else True
+            labels[(values > threshold) & free] = number
         return labels
     largest = np.array(next(channels))
     total, labels = largest.copy(), np.ones(largest.shape, np.uint8)

@@ -9,10 +9,12 @@ from drawings import draw_case
 from keras import ops
 from running import TINY_SE_RESUNET3D
 
+from common.training.optimizer import compile_network
 from common.training.trained_models import load_network
 from losses import get_loss
 from models import build_model
 from models.layers import PlanarConv3D
+from models.se_resunet3d import with_region
 
 
 @pytest.fixture(scope="module")
@@ -86,3 +88,56 @@ def test_it_learns_two_cases_by_heart():
     images, labels = zip(*cases, strict=True)
     x, y = np.stack(images)[..., None] / np.float32(250) - 1, np.stack(labels)[..., None]
     learn_by_heart(model, x, y)
+
+
+# --- the region output and thresholded probabilities
+
+
+def test_probabilities_of_half_and_less_are_cut_off():
+    settings = TINY_SE_RESUNET3D | {"last_relu": True}
+    cut = build_model("se_resunet3d", (None, None, None, 1), 2, **settings)
+    usual = build_model("se_resunet3d", (None, None, None, 1), 2, **TINY_SE_RESUNET3D)
+    usual.set_weights(cut.get_weights())
+    x = np.random.default_rng(0).normal(size=(1, 12, 14, 10, 1)).astype(np.float32)
+    found, whole = (n.predict_on_batch(x) for n in (cut, usual))
+    assert ((whole > 0.5).any()) and (whole < 0.5).any()
+    np.testing.assert_array_equal(found, np.where(whole > 0.5, whole, 0))
+
+
+@pytest.fixture
+def two_headed():
+    keras.utils.set_random_seed(0)
+    return build_model("se_resunet3d", (None, None, None, 1), 2, features=2, depth=2, ratio=2, roi=True)
+
+
+def test_the_region_at_the_lowest_level_is_part_of_the_loss_of_training(two_headed, tmp_path):
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(1, 9, 16, 13, 1)).astype(np.float32), np.zeros((1, 9, 16, 13, 1), np.uint8)
+    y[0, 1:4, 3:6, 9:12] = 2
+    y[0, 8, 15, 0] = 1
+    compile_network(two_headed, {"name": "sgd"}, 0.0, "smooth_dice", jit=False)
+    two_headed.get_layer("noise").stddev = 0.0
+    two_headed.run_eagerly = True
+    heads = keras.Model(two_headed.inputs, [two_headed.get_layer("output").output, two_headed.get_layer("roi").output])
+    output, logits = map(ops.convert_to_numpy, heads([x]))
+    assert logits.shape == (1, 3, 4, 4, 1)
+    truth = np.zeros(logits.shape)
+    padded = np.pad(y, ((0, 0), (1, 2), (0, 0), (1, 2), (0, 0)))  # as pooling with the padding "same" does
+    for place in np.ndindex(3, 4, 4):
+        block = tuple(slice(4 * n, 4 * n + 4) for n in place)
+        truth[(0, *place)] = padded[0][block].any()
+    region = 1 / (1 + np.exp(-logits))
+    expected = 1 - (2 * (truth * region).sum() + 1) / (truth.sum() + region.sum() + 1)
+    own = float(get_loss("smooth_dice", 2, axes=3)(y, output))
+    assert float(two_headed.train_on_batch(x, y)[0]) == pytest.approx(own + expected, rel=1e-5)
+    assert float(two_headed.test_on_batch(x, y)[0]) == pytest.approx(own, rel=1e-5)
+    two_headed.save(tmp_path / "n.keras")
+    both = with_region(load_network(tmp_path / "n.keras"))
+    found = both.predict_on_batch(x)
+    assert np.allclose(found[..., :2], output, atol=1e-6)
+    enlarged = np.kron(region[0, ..., 0], np.ones((4, 4, 4)))[:9, :16, :13]
+    assert np.allclose(found[0, ..., 2], enlarged, atol=1e-6)
+
+
+def test_a_network_without_it_has_no_region(network):
+    assert with_region(network) is None

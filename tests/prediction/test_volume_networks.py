@@ -2,6 +2,8 @@
 
 import json
 import shutil
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -15,10 +17,12 @@ from common.prediction.volume_tiles import mean_probabilities, tile_corners
 from common.setting_checks import check
 from common.setting_types import Crop
 from common.volumes.grids import Geometry, image_at, orient, require_room
+from common.volumes.intensity import Scale
 from common.volumes.labels import label_numbers
 
 devices.import_keras()
 from common.errors import InputError, SettingError
+from common.prediction.uncertainty import moments_of_volume
 from common.prediction.volume_networks import (
     Options,
     Stage,
@@ -197,6 +201,49 @@ def test_where_the_first_step_finds_nothing_the_second_sees_all(decathlon, decat
         network.get_layer("logits").set_weights([0 * kernel, 0 * bias + shift])
         labels, said = predict_labels(Volume(path, None), stages, options)
         assert said == note and labels.GetSize() == sitk.ReadImage(str(path)).GetSize()[:3]
+
+
+class Heads:
+    """Two labels everywhere, and a region where the image is bright."""
+
+    def predict_on_batch(self, x):
+        region = 0.9 * (x > 0)
+        return np.concatenate([np.full(x.shape, 0.6), np.full(x.shape, 0.7), region], axis=-1).astype(np.float32)
+
+
+@pytest.fixture
+def stage_with_region():
+    """Stage of the step "single" whose network has a second output."""
+    names = ("step", "labels", "channels", "spacing", "smallest_side", "voxels", "smallest_box", "margin")
+    values = ("single", ["a", "b"], 1, None, 0, None, 4, 0.25)
+    stage = Stage.__new__(Stage)
+    stage.data = SimpleNamespace(**dict(zip(names, values, strict=True)), nested=False, intensity=None)
+    stage.tile, stage.flips, stage.networks, stage.two_headed = None, "none", [None], [Heads()]
+    return stage
+
+
+def test_labels_outside_of_the_region_are_dropped(stage_with_region, monkeypatch):
+    monkeypatch.setattr(Volume, "scales", lambda self, stage: [Scale(0, 1, 0.5, 1)])
+    values = np.zeros((12, 14, 16), np.float32)
+    values[3:7, 5:9, 4:12], values[10, 12, 14] = 1, 1  # the smaller part is not the region
+    volume = Volume.__new__(Volume)
+    volume.path, volume._scales = "a.nii.gz", {}
+    volume.channels = [sitk.GetImageFromArray(values)]
+    volume.original = volume.geometry = Geometry.of(volume.channels[0])
+    options, kept = Options(0.5, 0.5, None, ".nii.gz", {}, False, None), []
+    further = partial(moments_of_volume, nested=False)
+    stages = {"single": stage_with_region}
+    labels, note = predict_labels(volume, stages, options, lambda p, grid: kept.append(p), further)
+    expected = np.zeros(values.shape)
+    expected[2:8, 4:10, 2:14] = 2  # with a quarter of each side as margin
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(labels), expected)
+    assert note == "" and kept[0].shape == (*values.shape, 2 + 2)
+    for order, number in (("first", 1), ("last", 2)):
+        found, _ = predict_labels(volume, stages, options._replace(order=order))
+        np.testing.assert_array_equal(sitk.GetArrayFromImage(found), (expected > 0) * number)
+    volume.channels = [0 * volume.channels[0]]
+    labels, note = predict_labels(volume, stages, options)
+    assert (sitk.GetArrayFromImage(labels) == 2).all() and note.startswith("the region output found nothing")
 
 
 @pytest.mark.slow

@@ -208,6 +208,21 @@ def test_gray_values_of_ct_are_those_of_the_labelled_voxels(tmp_path):
         assert np.isclose(image.min(), -found["mean"] / found["sd"], atol=0.01)
 
 
+def test_gray_values_of_ct_by_the_rule_of_the_runner_up(tmp_path):
+    data = write_decathlon(tmp_path / "d", cases=3, modality="CT")
+    pack(data, tmp_path / "p", SPACING=None, INTENSITY="ct_3sd")
+    pairs = []
+    for path in sorted((data / "imagesTr").iterdir()):
+        image, label = (sitk.GetArrayFromImage(read_volume(p)) for p in (path, data / "labelsTr" / path.name))
+        pairs.append((image, image[label > 0]))
+    mean, sd = (np.mean([f(labeled) for _, labeled in pairs]) for f in (np.mean, np.std))
+    units = [(np.clip(image, mean - 3 * sd, mean + 3 * sd) - mean) / (6 * sd) + 0.5 for image, _ in pairs]
+    expected = mean - 3 * sd, mean + 3 * sd, np.mean([u.mean() for u in units]), np.mean([u.std() for u in units])
+    with h5py.File(tmp_path / "p" / "train.h5") as packed:
+        (found,) = json.loads(packed.attrs["intensity"])["channels"]
+    assert np.allclose([found[name] for name in ("low", "high", "mean", "sd")], expected, atol=1e-6)
+
+
 # --- bad input
 
 

@@ -12,14 +12,17 @@ import SimpleITK as sitk
 from drawings import write_decathlon
 from running import assert_refused, leftovers, run_here
 
+from common.errors import InputError
 from common.evaluation.selection import THRESHOLDS, find_threshold
 from common.files import read_json
+from common.prediction.out_of_fold import models_of_volumes
 from common.prediction.packed_volumes import numbers_of
 from common.prediction.volume_tiles import mean_probabilities
 from common.scores import count_pixels, scores_of_counts
 from common.training.calibration import choose_threshold
+from common.training.run_folder import Run
 from common.training.sets import open_set
-from common.training.trained_models import CrossValidation, find_volume_models, load_network
+from common.training.trained_models import CrossValidation, VolumeModels, find_volume_models, load_network
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +46,58 @@ def volume_folds(made_once):
 
 def read(path):
     return sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+
+
+def test_volumes_are_predicted_by_the_models_that_had_them_for_validation(tmp_path, monkeypatch):
+    data = write_decathlon(tmp_path / "data", cases=4)
+    packing = {"STEP": "whole", "SPACING": 4.0, "VOXELS": 5000, "FOLDS": 2}
+    run_here("preprocess/3_pack_volumes.py", DATA=data, PACKED=tmp_path / "packed", **packing)
+    monkeypatch.setattr(
+        Run, "validation_set", property(lambda run: str(tmp_path / "packed" / run.folder.name / "validation.h5"))
+    )
+    files = {step: [tmp_path / step / f"fold{n}" / "best_dice.keras" for n in (1, 2)] for step in ("whole", "patch")}
+    models = {step: VolumeModels(of_step, None, [8, 8, 8], "flips") for step, of_step in files.items()}
+    held_out = [open_set(tmp_path / "packed" / f"fold{n}" / "validation.h5").names for n in (1, 2)]
+    names = [name for pair in zip(*held_out, strict=True) for name in pair]
+    found = models_of_volumes(models, names)
+    assert list(found) == [*held_out[0], *held_out[1]]  # a fold after the other, so that each model is loaded once
+    for fold, of_fold in enumerate(held_out):
+        for name in of_fold:
+            for step in files:
+                assert found[name][step] == models[step]._replace(files=[files[step][fold]])
+    with pytest.raises(InputError, match=r"1 volume in no validation set of the step 'whole' \(other\)"):
+        models_of_volumes(models, [*names, "other"])
+    alone = models | {"patch": models["patch"]._replace(files=files["patch"][:1])}
+    with pytest.raises(InputError, match="2 volumes in no validation set of the step 'patch'"):
+        models_of_volumes(alone, names)
+
+
+@pytest.mark.slow
+def test_both_steps_are_scored_on_volumes_that_neither_has_seen(tmp_path):
+    data, runs = write_decathlon(tmp_path / "data", cases=4), []
+    for step in ("whole", "patch"):
+        packing = {"STEP": step, "SPACING": 2.5, "VOXELS": 5000, "SMALLEST_BOX": 8, "FOLDS": 2}
+        run_here("preprocess/3_pack_volumes.py", DATA=data, PACKED=tmp_path / step, **packing)
+        settings = {"TRAIN": tmp_path / step / "train.h5", "VALIDATION": tmp_path / step / "validation.h5"}
+        settings |= {"MODEL": "unet3d", "MODEL_SETTINGS": {"features": 2}, "EPOCHS": 1, "AUGMENTATION": {}}
+        with mock.patch("common.training.cross_validation.call", run_here):
+            run_here("train.py", RUNS=tmp_path / f"runs_{step}", FOLD="all", LOSS="bce+dice", **settings)
+        runs += (tmp_path / f"runs_{step}").iterdir()
+    given = {"INPUT": data / "imagesTr", "OVERLAYS": False}
+    said = run_here("predict.py", RUN=runs, OUTPUT=tmp_path / "out", OUT_OF_FOLD=True, **given).stdout
+    assert "each volume by those that did not train on it" in said and "threshold 0.5 (" in said
+    rows = pd.read_csv(tmp_path / "out" / "volumes.csv")["case"].tolist()
+    assert rows == sorted(rows) and len(set(rows)) == 4
+    for fold in (1, 2):
+        both = [folder / f"fold{fold}" for folder in runs]
+        run_here("predict.py", RUN=both, OUTPUT=tmp_path / f"fold{fold}", THRESHOLD=0.5, **given)
+        for name in open_set(tmp_path / "patch" / f"fold{fold}" / "validation.h5").names:
+            assert np.array_equal(*(read(tmp_path / f / f"{name}.nii.gz") for f in ("out", f"fold{fold}")))
+    scored = {"PREDICTED": tmp_path / "out", "TRUTH": data / "labelsTr"}
+    run_here("evaluate.py", OUTPUT=tmp_path / "scores", **scored)
+    assert len(set(pd.read_csv(tmp_path / "scores" / "cases.csv")["case"])) == 4
+    packed = {"RUN": runs[1], "INPUT": tmp_path / "patch" / "validation.h5", "OUTPUT": tmp_path / "no"}
+    assert_refused("predict.py", "OUT_OF_FOLD: not available for packed volumes", OUT_OF_FOLD=True, **packed)
 
 
 @pytest.mark.slow

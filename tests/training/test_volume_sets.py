@@ -19,7 +19,7 @@ from common.training.configure import with_grid
 from common.training.sets import open_set
 from common.training.trained_models import load_network
 from common.training.volume_grids import plain_geometry, read_grid
-from common.volumes.grids import grid_of_box
+from common.volumes.grids import Box, grid_of_box
 
 AUGMENTATION = {"rotation": 10, "zoom": 0.1, "shift": 0.1, "shear": 0.1, "flip": "xyz", "gamma": 0.5}
 
@@ -199,6 +199,31 @@ def test_some_boxes_are_anywhere_in_what_is_packed(decathlon):
         assert all(grid.spacing == usual.spacing and grid.size == usual.size for grid in shown)
 
 
+def test_some_boxes_surround_one_cluster_of_labels(decathlon):
+    """Parts up to four voxels apart are one cluster; each is shown with the usual margin, on the usual grid."""
+    packed = open_set(decathlon / "patch" / "train.h5")
+    shape, geometry = packed.geometries[0].shape, packed.geometries[0]
+    labels = np.zeros(shape, np.uint8)
+    labels[1, 1, 1], labels[1, 1, 5], labels[-1, -2:, -1] = 1, 2, 1
+    packed.groups[0] = {"label": labels}
+    corner, opposite = Box((1, 1, 1), (6, 2, 2)), Box((shape[2] - 1, shape[1] - 2, shape[0] - 1), shape[::-1])
+    assert sorted(packed.clusters(0)) == sorted([corner, opposite])
+    shown = []
+    packed.read_grid = lambda i, grid, change: shown.append(grid) or (np.zeros(1), np.zeros(1))
+    grids = {
+        name: grid_of_box(geometry, packed.shown_box(0, None, box), packed.voxels)
+        for name, box in (("all", None), ("corner", corner), ("opposite", opposite))
+    }
+    for share in (0.0, 0.5, 1.0):
+        batches = packed.batches(1, 1, {"cluster": share})
+        shown.clear()
+        for number in range(40):
+            batches.make((0, number))
+        counts = {name: shown.count(grid) for name, grid in grids.items()}
+        assert sum(counts.values()) == 40 and (counts["corner"] > 5) == (counts["opposite"] > 5) == (share > 0)
+        assert counts["all"] == 40 if share == 0 else (counts["all"] > 10) == (share == 0.5)
+
+
 @pytest.mark.slow
 def test_it_trains_on_crops_and_predicts_in_tiles(decathlon, tmp_path):
     sets = {"TRAIN": decathlon / "whole" / "train.h5", "VALIDATION": decathlon / "whole" / "validation.h5"}
@@ -227,6 +252,7 @@ def test_bad_settings_for_volumes(decathlon, tmp_path):
         (r"for flip, .*\(found 'up'", (1, 1, {"flip": "up"})),
         ('margins are for the step "patch" only', (1, 1, {"margins": [0.1]})),
         ('anywhere is for the step "patch" only', (1, 1, {"anywhere": 0.1})),
+        ('cluster is for the step "patch" only', (1, 1, {"cluster": 0.1})),
         ("expected a share from 0 to 1 for anywhere", (1, 1, {"anywhere": 2})),
         ("FOREGROUND: whole volumes are shown as they are", (1, 1, {}, None, None, 0.5)),
         ("CROP: expected three", (1, 1, {}, [8, 8])),

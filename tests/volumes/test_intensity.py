@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from common.volumes.intensity import TASKS, ForegroundStatistics, Scale, fixed_rule, percentiles_of, scales_of
+from common.volumes.intensity import (
+    TASKS,
+    ForegroundStatistics,
+    Scale,
+    VolumeStatistics,
+    fixed_rule,
+    percentiles_of,
+    scales_of,
+)
 
 
 def test_scales_of_the_decathlon():
@@ -23,7 +31,7 @@ def test_statistics_of_the_foreground_are_numpys(seed, deviation):
     values = np.random.default_rng(seed).normal(40, deviation, 2000).round()
     statistics = ForegroundStatistics()
     for part in np.split(values, 4):
-        statistics.add(part)
+        statistics.add(np.stack([part, part - 9999]), np.array([[True], [False]]) | np.zeros(len(part), bool))
     low, high = np.percentile(values, (0.5, 99.5), method="lower")
     if low == high:
         with pytest.raises(ValueError):
@@ -31,6 +39,27 @@ def test_statistics_of_the_foreground_are_numpys(seed, deviation):
         return
     unit = (np.clip(values, low, high) - low) / (high - low)
     assert np.allclose(statistics.scale(), (low, high, unit.mean(), unit.std()), atol=1e-9)
+
+
+def test_the_rule_of_the_runner_up_is_a_mean_over_volumes():
+    """The formula in numpy, on volumes of different sizes and shares of labeled voxels."""
+    rng, volumes = np.random.default_rng(0), []
+    statistics = VolumeStatistics()
+    for size, middle in ((8, 40), (12, 90), (10, 60)):
+        values = rng.normal(0, 300, (size, 9, 7)).round().astype(np.int16)
+        is_labeled = rng.random(values.shape) < 0.1 * size / 10
+        values[is_labeled] = rng.normal(middle, 20 + size, is_labeled.sum()).round()
+        statistics.add(values, is_labeled)
+        volumes.append((values, is_labeled))
+    mean, sd = (np.mean([f(values[is_labeled]) for values, is_labeled in volumes]) for f in (np.mean, np.std))
+    low, high = mean - 3 * sd, mean + 3 * sd
+    units = [(np.clip(values, low, high) - low) / (high - low) for values, _ in volumes]
+    expected = low, high, np.mean([unit.mean() for unit in units]), np.mean([unit.std() for unit in units])
+    assert np.allclose(statistics.scale(), expected, atol=1e-9)
+    constant = VolumeStatistics()
+    constant.add(np.full((3, 3, 3), 7), np.ones((3, 3, 3), bool))
+    with pytest.raises(ValueError, match=r"have the same value \(7\)"):
+        constant.scale()
 
 
 def test_gray_values_of_mr_are_standardized_volume_by_volume():
