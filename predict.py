@@ -11,6 +11,7 @@ Writes  OUTPUT/<name>.png, masks of the same size as the images, and OUTPUT/over
 Takes   20 s for 10 images of 512x512 in tiles with a U-net of 16 features on two cores
 """
 
+from functools import partial
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Le, Len
@@ -55,6 +56,10 @@ OUT_OF_FOLD: bool = False  # 3-D: True: predict each volume by models that did n
 LABEL_ORDER: Literal["likeliest", "last", "first"] = "likeliest"  # 3-D: label of a voxel where several are possible
 #   "last", "first": of those above THRESHOLD, as the runner-up of the Decathlon 2018 chose by task.
 BATCH_SIZE: types.PositiveInt = 8  # slices or tiles per step
+PRECISION: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
+# "float32", "mixed_bfloat16", "auto": the faster one with the same masks
+#   On a CPU that computes bfloat16, "auto" tries both on one slice if the prediction takes longer than 30 s; volumes by
+#   3-D models, and everything on other CPUs, are predicted in float32. On a GPU, it is the precision of training.
 SKIP_EMPTY: bool = True  # predict slices or tiles of one gray value only once
 #   Such as air and black borders: equal slices get equal masks.
 TILE: types.Crop | None = None  # 3-D: tile size in voxels (up, back, left); None: training crop
@@ -101,6 +106,7 @@ from common.prediction.ensemble import Ensemble
 from common.prediction.inputs import ImageInput, PixelSizes, VolumeInput, reader_of
 from common.prediction.matrices import MatrixInput
 from common.prediction.outputs import Outputs, require_dicom, write_output
+from common.prediction.precision import choose_precision
 from common.prediction.probabilities import Probabilities
 from common.prediction.uncertainty import Uncertainty
 from common.prediction.viewer_files import require_volumes
@@ -227,6 +233,7 @@ def write_slices(folder, source, models, prepared, used, facts, workers):
     options["skip_empty"] = settings.SKIP_EMPTY
     options |= {"images": lambda: ordered_map(read, slices), "with_moments": settings.UNCERTAINTY, "workers": workers}
     read, pixels = reader_of(source, ensemble.inputs), PixelSizes(prepared.spacing, ensemble.size, fit)
+    facts |= choose_precision_of(ensemble, partial(read, slices[len(slices) // 2]), len(slices), used, options)
     predicted = ensemble.predict(count=len(slices), **options)
     for s, (image, probabilities) in zip(slices, predicted, strict=True):
         numbers = class_numbers(probabilities[..., : ensemble.channels], used.THRESHOLD, ensemble.overlapping)
@@ -239,6 +246,15 @@ def write_slices(folder, source, models, prepared, used, facts, workers):
     for one in further:
         one.close()
     return outputs.close()
+
+
+def choose_precision_of(ensemble, image, count, used, options):
+    """Let an ensemble predict in the best precision, print which one that is, and return it as a fact to record."""
+    tried = {name: options[name] for name in ("flips", "fit", "overlap", "batch_size")}
+    precision, reason = choose_precision(settings.PRECISION, ensemble, image, count, used.THRESHOLD, **tried)
+    if reason:
+        print(f"precision {reason}", flush=True)
+    return {"PRECISION": precision}
 
 
 def further_outputs(folder, ensemble, names, models):

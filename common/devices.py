@@ -223,6 +223,25 @@ def is_tensorflow_on_cpu():
     return backend() == "tensorflow" and not accelerators()
 
 
+def has_avx512():
+    """Whether the CPU computes vectors of 512 bits, for which TensorFlow has convolutions of its own."""
+    return _cpu_features().get("AVX512F", False)
+
+
+def has_bfloat16():
+    """Whether the CPU multiplies bfloat16 faster than float32: with AVX512_BF16 or AMX."""
+    return any(_cpu_features().get(name) for name in ("AVX512BF16", "AVX512_SPR", "AMX_BF16"))
+
+
+def _cpu_features():
+    """Features of the CPU, dict of name to bool; empty if NumPy does not know any."""
+    try:
+        from numpy._core._multiarray_umath import __cpu_features__  # private: the public show_runtime only prints them
+    except ImportError:
+        return {}
+    return __cpu_features__
+
+
 def describe():
     """The backend and its devices in a few words."""
     return f"{backend()} on {', '.join(list_devices())}"

@@ -29,6 +29,7 @@ class Ensemble:
         files: list of Path of .keras files.
 
     Attributes:
+        precision: "float32" or "mixed_bfloat16" for all networks, None: each as it was trained.
         size: side of the input slices in pixels.
         inputs, channels: numbers of input and output channels.
         overlapping: whether classes overlap: each channel is a class.
@@ -39,9 +40,9 @@ class Ensemble:
     """
 
     def __init__(self, files):
-        self.files, self._loaded = files, None
-        others = [recorded_shape(file) or shape_of(self._load(i), file) for i, file in enumerate(files[1:], 1)]
-        own = shape_of(self._load(0), files[0])  # stays loaded, because it predicts first
+        self.files, self.precision, self._loaded = files, None, None
+        others = [recorded_shape(file) or shape_of(self.load(i), file) for i, file in enumerate(files[1:], 1)]
+        own = shape_of(self.load(0), files[0])  # stays loaded, because it predicts first
         self.size, self.inputs, self.channels, self.overlapping = own
         self.classes = self.channels - (self.channels > 1 and not self.overlapping)
         for shape, file in zip(others, files[1:], strict=True):
@@ -94,16 +95,18 @@ class Ensemble:
     def _average(self, number, flips, workers):
         """Function of an iterable of batches that yields their probabilities by a network."""
         if workers is None or not workers.are_processes:
-            return partial(map, partial(average_over, self._load(number), flips=flips))
-        predict = partial(predict_batch, file=self.files[number], flips=flips, wanted=surroundings())
+            return partial(map, partial(average_over, self.load(number), flips=flips))
+        used = self.files[number], self.precision
+        predict = partial(predict_batch, network=used, flips=flips, wanted=surroundings())
         return partial(workers.map, predict, batch=1)
 
-    def _load(self, number):
-        """Network with this number; the previous one is freed."""
-        if self._loaded is None or self._loaded[0] != number:
+    def load(self, number):
+        """Network with this number, in the precision in force; the previous one is freed."""
+        wanted = self.files[number], self.precision
+        if self._loaded is None or self._loaded[0] != wanted:
             self._loaded = None
             gc.collect()
-            self._loaded = number, load_for_prediction(self.files[number])
+            self._loaded = wanted, load_for_prediction(*wanted)
         return self._loaded[1]
 
 
@@ -124,16 +127,16 @@ def shape_of(network, file):
 # --- one network
 
 
-def predict_batch(x, file, flips, wanted):
+def predict_batch(x, network, flips, wanted):
     """Predict a batch in a worker.
 
     Args:
         x, flips: as for `average_over`.
-        file: Path of a .keras file.
+        network: Path of a .keras file, and its precision, as for `load_for_prediction`.
         wanted: `common.prediction.networks_in_workers.Surroundings`.
     """
     load_keras(wanted)
-    return average_over(network_of(file), x, flips)
+    return average_over(network_of(*network), x, flips)
 
 
 def predict_images(images, average, size, fit, overlap=0.5, batch_size=8, skip_empty=True):

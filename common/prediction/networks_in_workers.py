@@ -46,23 +46,29 @@ def load_keras(wanted):
     import_keras(say_unused=False)
 
 
-def load_for_prediction(path):
+def load_for_prediction(path, precision=None):
     """`common.training.trained_models.load_network` for prediction only, with faster operations on a CPU.
 
     Later changes of the weights may have no effect.
+
+    Args:
+        path: Path of a .keras file.
+        precision: "float32" or "mixed_bfloat16"; None: as it was trained.
     """
     network = load_network(path)
-    from common.prediction.cpu_speedups import speed_up_prediction  # loads Keras; scripts check their input first
+    from common.prediction.cpu_speedups import set_precision, speed_up_prediction  # load Keras; input is checked first
 
+    if precision:
+        set_precision(network, precision)
     speed_up_prediction(network)
     return network
 
 
-def network_of(file):
-    """Network of a .keras file; the last one stays loaded, unless its file changes."""
-    return _network(Path(file), os.stat(file).st_mtime_ns)
+def network_of(file, precision=None):
+    """Network of a .keras file, in a precision; the last one stays loaded, unless its file changes."""
+    return _network(Path(file), precision, os.stat(file).st_mtime_ns)
 
 
 @functools.lru_cache(maxsize=1)
-def _network(file, _changed):
-    return load_for_prediction(file)
+def _network(file, precision, _changed):
+    return load_for_prediction(file, precision)

@@ -9,6 +9,7 @@ from common.errors import InputError
 from common.parallel import progress
 from common.prediction.networks_in_workers import load_for_prediction
 from common.prediction.outputs import write_output, write_rows
+from common.prediction.precision import precision_without_trial
 from common.prediction.volume_networks import clean_numbers, last_stage
 from common.prediction.volume_tiles import mean_probabilities
 from common.replacing import refuse_existing
@@ -60,7 +61,7 @@ def predict_packed(models, settings):
     settings = with_threshold(settings, used.files, used.threshold)
     flips, tile = settings.FLIPS or used.flips, settings.TILE or used.crop
     cleaning = used.clean if settings.CLEAN is None else settings.CLEAN
-    networks = [load_for_prediction(file) for file in used.files]
+    networks = [load_for_prediction(file, precision_without_trial(settings.PRECISION)) for file in used.files]
 
     def fill(folder):
         print(f"predicting {number_of(len(volumes), 'packed volume')}\n{threshold_in_words(settings)}", flush=True)

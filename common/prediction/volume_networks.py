@@ -36,11 +36,12 @@ class Stage:
     Args:
         models: `common.training.trained_models.VolumeModels`.
         tile: tile size in voxels (up, back, left); None: the crop size of training, or whole volumes.
+        precision: as for `load_for_prediction`.
     """
 
-    def __init__(self, models, tile):
+    def __init__(self, models, tile, precision=None):
         self.data, self.tile, self.flips = models.data, tile or models.crop, models.flips
-        self.networks = [load_for_prediction(file) for file in models.files]
+        self.networks = [load_for_prediction(file, precision) for file in models.files]
         from models.se_resunet3d import with_region  # imports Keras, which must be imported quietly first
 
         self.two_headed = list(filter(None, map(with_region, self.networks)))
@@ -154,6 +155,7 @@ class Options(NamedTuple):
         flips: name in `common.prediction.volume_tiles.MIRRORS`; None: as choose.py chose for each stage.
         uncertainty: whether to write how sure the networks are.
         order: as for `common.volumes.labels.label_numbers`.
+        precision: setting PRECISION.
     """
 
     threshold: float
@@ -172,6 +174,7 @@ class Options(NamedTuple):
     flips: str | None = None
     uncertainty: bool = False
     order: str = "likeliest"
+    precision: str = "auto"
 
 
 def last_stage(stages):

@@ -20,6 +20,7 @@ from common.prediction.networks_in_workers import load_keras, surroundings
 from common.prediction.out_of_fold import models_of_volumes
 from common.prediction.outputs import make_dicom_labels, print_dicom, require_dicom, write_output, write_rows
 from common.prediction.packed_volumes import is_packed, predict_packed
+from common.prediction.precision import precision_without_trial
 from common.prediction.probabilities import FOLDER as PROBABILITIES
 from common.prediction.probabilities import write_volumes
 from common.prediction.uncertainty import Uncertainty, moments_of_volume, write_cases_to_label
@@ -119,6 +120,7 @@ def options_of(settings, last, threshold, further):
         settings.FLIPS,
         settings.UNCERTAINTY,
         settings.LABEL_ORDER,
+        settings.PRECISION,
     )
 
 
@@ -186,7 +188,7 @@ def predict_volume(item, options, aside, wanted):
     load_keras(wanted)
     name, path, models = item
     files = tuple((str(file), os.stat(file).st_mtime_ns) for of_step in models.values() for file in of_step.files)
-    stages = _stages(pickle.dumps((models, options.tile)), files)
+    stages = _stages(pickle.dumps((models, options.tile, precision_without_trial(options.precision))), files)
     names = last_stage(stages).data.labels
     folder, texts = aside / unfinished_name(name), list(map(str, names))
     folder.mkdir()
@@ -246,9 +248,9 @@ class Maps:
 
 @functools.lru_cache(maxsize=1)
 def _stages(pickled, _files):
-    """dict of step to Stage, from pickled models and tile; stays loaded, unless the files of the models change."""
-    models, tile = pickle.loads(pickled)
-    return {step: Stage(of_step, tile) for step, of_step in models.items()}
+    """dict of step to Stage, from what they take, pickled; stays loaded, unless the files of the models change."""
+    models, *options = pickle.loads(pickled)
+    return {step: Stage(of_step, *options) for step, of_step in models.items()}
 
 
 def draw_volume(volume, labels):

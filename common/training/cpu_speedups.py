@@ -1,9 +1,10 @@
 """Train any network faster with TensorFlow on a CPU, using other operations with the same results.
 
 The layers stay Keras' own, with their weights and configurations, and so do model files. In training (Winograd
-convolutions also in validation), some layers use operations that TensorFlow with oneDNN computes fast in float32.
-Nothing changes on other backends and devices, and in half precision. Models loaded for prediction have other
-operations: see `common.prediction.cpu_speedups`. Only dropout does not give the same results: see `dropout`.
+convolutions also in validation), some layers use operations that TensorFlow with oneDNN computes fast. In bfloat16,
+convolutions stay as they are: on a CPU that computes it, they are as fast as the CPU can multiply. Nothing changes on
+other backends and devices, and in float16. Models loaded for prediction have other operations: see
+`common.prediction.cpu_speedups`. Only dropout does not give the same results: see `dropout`.
 """
 
 from functools import partial
@@ -12,7 +13,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from common.devices import is_tensorflow_on_cpu
+from common.devices import has_avx512, is_tensorflow_on_cpu
 from common.words import number_of
 
 if keras.backend.backend() == "tensorflow":
@@ -21,7 +22,8 @@ if keras.backend.backend() == "tensorflow":
 KERAS = "3.15"  # version whose layers are changed here; other versions may call them differently
 # Minimum side and channels of feature maps for which another operation is faster than TensorFlow's own.
 WINOGRAD_FROM = 12, 64  # convolutions with kernels of 3 x 3
-KERNEL_GRADIENT_FROM = 40, 16  # kernel gradients by matrix products
+KERNEL_GRADIENT_FROM = 40, 16  # kernel gradients by matrix products, on CPUs without AVX-512
+DTYPES = "float32", "bfloat16"  # in which batch normalization and dropout are changed
 CACHED_ROWS = 6000  # maximum rows per matrix product, so that the matrices stay in a core's cache
 
 
@@ -89,13 +91,13 @@ def _convolution_op(layer, inputs, kernel):
 
     if layer.kernel_size == (3, 3) and reaches(WINOGRAD_FROM):
         return convolve_winograd(inputs, kernel)
-    if reaches(KERNEL_GRADIENT_FROM):
+    if reaches(KERNEL_GRADIENT_FROM) and not has_avx512():
         return convolve(inputs, kernel)
     return type(layer).convolution_op(layer, inputs, kernel)
 
 
 def _batch_normalization(layer, inputs, training=None, mask=None):
-    usual = mask is None and len(inputs.shape) == 4 and inputs.dtype == "float32"
+    usual = mask is None and len(inputs.shape) == 4 and inputs.dtype in DTYPES
     several = tf.distribute.get_strategy().num_replicas_in_sync > 1  # see common.training.mirrored
     if several or not (training and layer.trainable and usual):
         return type(layer).call(layer, inputs, training=training, mask=mask)
@@ -106,7 +108,7 @@ def _batch_normalization(layer, inputs, training=None, mask=None):
 
 
 def _dropout(layer, inputs, training=False):
-    if not training or inputs.dtype != "float32":
+    if not training or inputs.dtype not in DTYPES:
         return type(layer).call(layer, inputs, training=training)
     return dropout(inputs, layer.rate, layer.seed_generator.next())
 
@@ -242,8 +244,8 @@ def normalize(x, scale, offset, epsilon):
     """Batch normalization in training, over all axes except the last.
 
     Args:
-        x: (B, H, W, C) float32.
-        scale, offset: (C,).
+        x: (B, H, W, C) float32 or bfloat16; sums are float32.
+        scale, offset: (C,) float32.
         epsilon: added to the variance.
 
     Returns:
@@ -260,7 +262,7 @@ def dropout(x, rate, seed):
     Drops different elements than Keras, at the same rate.
 
     Args:
-        x: float32 of any shape.
+        x: float32 or bfloat16 of any shape.
         rate: share to drop, at least 1 / 512 and at most 511 / 512.
         seed: two int32.
 
@@ -275,10 +277,12 @@ def dropout(x, rate, seed):
 
 
 def _keep(x, kept, factor):
+    factor, zero = tf.cast(factor, x.dtype), tf.zeros([], x.dtype)
+
     def select(x):
         def gradient(upstream):
-            return tf.where(kept, upstream * factor, 0.0)
+            return tf.where(kept, upstream * factor, zero)
 
-        return tf.where(kept, x * factor, 0.0), gradient
+        return tf.where(kept, x * factor, zero), gradient
 
     return tf.custom_gradient(select)(x)

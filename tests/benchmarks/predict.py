@@ -1,5 +1,7 @@
 """Prediction of slices by a U-net on a CPU, against Keras' own operations, ONNX Runtime and OpenVINO, all in float32.
 
+On a CPU that computes bfloat16, also in bfloat16, against float32 and against OpenVINO's own choice.
+
     python tests/benchmarks/predict.py [features]
 
 Ours is what predict.py does between reading and writing: slices to batches, network, probabilities of each slice. The
@@ -17,13 +19,15 @@ from pathlib import Path
 import numpy as np
 from comparing import compare
 
-from common.devices import import_keras
+from common.devices import has_bfloat16, import_keras
 from common.prediction.ensemble import average_over, predict_images
 from common.prediction.networks_in_workers import load_for_prediction
+from common.prediction.precision import HALF
 from common.slices.images import to_unit
 from common.training.trained_models import load_network
 
 SIDE, SLICES, BATCH, ROUNDS = 512, 16, 8, 5
+OPENVINO_HALF = "OpenVINO in its default precision"
 
 
 def make_network(features, path):
@@ -58,7 +62,7 @@ def over_batches(execute, x):
 
 
 def runtimes(network, folder):
-    """Function of a batch for each installed runtime, as a dict by name."""
+    """Function of a batch by name: each installed runtime in float32, and OpenVINO in the precision that it prefers."""
     found, file = {}, str(folder / "network.onnx")
     if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("tf2onnx"):
         import onnxruntime  # optional
@@ -71,8 +75,9 @@ def runtimes(network, folder):
         if importlib.util.find_spec("openvino"):
             import openvino  # optional
 
-            compiled = openvino.Core().compile_model(file, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
-            found["OpenVINO"] = lambda x: compiled(x)[0]
+            for kind, hint in {"OpenVINO": {"INFERENCE_PRECISION_HINT": "f32"}, OPENVINO_HALF: {}}.items():
+                compiled = openvino.Core().compile_model(file, "CPU", hint)
+                found[kind] = lambda x, compiled=compiled: compiled(x)[0]
     return found
 
 
@@ -87,11 +92,17 @@ def main(features=16):
             *(load(folder / "network.keras") for load in (load_network, load_for_prediction)),
         )
         others = {"Keras' own operations": plain.predict_on_batch, **runtimes(plain, folder)}
-        for name, execute in others.items():
+        half = others.pop(OPENVINO_HALF, None)
+        pairs = [("float32", fast, name, execute) for name, execute in others.items()]
+        if has_bfloat16():
+            in_half = load_for_prediction(folder / "network.keras", HALF)
+            pairs.append(("bfloat16", in_half, "float32", fast.predict_on_batch))
+            pairs += [("bfloat16", in_half, OPENVINO_HALF, half)] * bool(half)
+        for precision, network, name, execute in pairs:
             mine, others_own = [], []
             compare(
-                f"{SLICES} slices of {SIDE}x{SIDE}, U-net of {features} features, against {name}",
-                partial(seconds, partial(ours, fast, slices), mine),
+                f"{SLICES} slices of {SIDE}x{SIDE}, U-net of {features} features, {precision}, against {name}",
+                partial(seconds, partial(ours, network, slices), mine),
                 partial(seconds, partial(over_batches, execute, x), others_own),
                 rounds=ROUNDS,
             )

@@ -3,7 +3,7 @@
 python tests/benchmarks/torch_unet.py DATA.npz PRECISION FEATURES BATCH EPOCHS
 
 prints the seconds of an epoch after the first, validation included; needs torch and NumPy only. DATA.npz holds x, y,
-val_x and val_y, (N, H, W, 1) float32 and uint8. PRECISION: float32 or bfloat16.
+val_x and val_y, (N, H, W, 1) float32 and uint8. PRECISION: float32 or bfloat16, or either with "-compiled".
 """
 
 import sys
@@ -60,6 +60,9 @@ def main(data, precision, features, batch, epochs):
         torch.from_numpy(np.moveaxis(arrays[name], -1, 1).astype(np.float32)) for name in ("x", "y", "val_x", "val_y")
     )
     model = Unet(features).to(memory_format=torch.channels_last)
+    precision, _, compiled = precision.partition("-")
+    if compiled:
+        model = torch.compile(model)
     optimizer = torch.optim.NAdam(model.parameters(), 1e-3)
     half = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16")
     ends = [time.perf_counter()]

@@ -81,6 +81,41 @@ def test_probabilities_of_a_pretrained_network_are_those_of_keras(tmp_path):
     assert_as_keras(saved(build_model("pretrained_unet", (64, 64, 3), 2), tmp_path / "network.keras"), 59)
 
 
+@pytest.mark.parametrize("name", ["unet", "unet3d"])
+def test_bfloat16_rounds_all_but_the_last_layers(name, tmp_path):
+    shape = (24, 20, 1) if name == "unet" else (8, 16, 16, 1)
+    path = saved(build_model(name, shape, 2, features=4, depth=1), tmp_path / "network.keras")
+    exact, half, again = (load_for_prediction(path, precision) for precision in (None, "mixed_bfloat16", None))
+    kinds = {layer.name: layer.compute_dtype for layer in half.layers}
+    convolutions = [layer.name for layer in half.layers if "conv" in layer.name]
+    assert {kinds[name] for name in convolutions} == {"bfloat16"}
+    assert kinds[half.output_names[0]] == kinds["logits"] == "float32"
+    x = np.random.default_rng(1).random((3, *shape), np.float32)
+    rounded, expected = half.predict_on_batch(x), exact.predict_on_batch(x)
+    assert rounded.dtype == expected.dtype == np.float32
+    assert 0 < np.abs(rounded - expected).max() < 0.05
+    for a, b in zip(half.get_weights(), exact.get_weights(), strict=True):
+        np.testing.assert_array_equal(a, b)
+    cpu_speedups.set_precision(again, "mixed_bfloat16")
+    cpu_speedups.set_precision(again, "float32")
+    np.testing.assert_allclose(again.predict_on_batch(x), expected, atol=1e-6)
+
+
+@on_tensorflow
+def test_a_network_trained_in_bfloat16_is_predicted_in_float32_on_request(tmp_path):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        trained = build_model("unet", (24, 20, 1), 2, features=4, depth=1)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    plain = build_model("unet", (24, 20, 1), 2, features=4, depth=1)
+    path = saved(trained, tmp_path / "network.keras")
+    plain.set_weights(trained.get_weights())
+    x = np.random.default_rng(1).random((3, 24, 20, 1), np.float32)
+    found = load_for_prediction(path, "float32").predict_on_batch(x)
+    np.testing.assert_allclose(found, plain.predict_on_batch(x), atol=1e-5)
+
+
 @on_tensorflow
 def test_wide_convolutions_are_winograds(monkeypatch):
     taken = []
@@ -111,13 +146,13 @@ def test_only_what_nothing_else_reads_becomes_part_of_a_convolution():
     assert changed(network) == []
 
 
-def test_nothing_changes_in_half_precision_and_with_an_unknown_keras(monkeypatch):
+def test_nothing_changes_in_float16_and_with_an_unknown_keras(monkeypatch):
     network = build_model("unet", (16, 16, 1), features=2, depth=1)
     with monkeypatch.context() as patch:
         patch.setattr(keras, "__version__", "3.99.0")
         cpu_speedups.speed_up_prediction(network)
     policy = keras.config.dtype_policy()
-    keras.config.set_dtype_policy("mixed_bfloat16")
+    keras.config.set_dtype_policy("mixed_float16")
     try:
         half = build_model("unet", (16, 16, 1), features=2, depth=1)
     finally:

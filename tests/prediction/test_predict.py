@@ -246,9 +246,9 @@ def test_workers_predict_what_one_run_predicts(scheduler, trained, packed, tmp_p
         write_json(cases / case / "case.json", {"slices": entries, "volume": volume})
     settings = {"RUN": trained[0], "INPUT": cases, "BATCH_SIZE": 3, "UNCERTAINTY": True}
     for name, workers in (("alone", {}), ("shared", {"WORKERS": scheduler})):
-        for fit in ("resize", "tile"):
-            out = tmp_path / name / fit / "out"
-            run_here("predict.py", **settings, FIT=fit, OVERLAP=0.6, OUTPUT=out, **workers)
+        for fit, precision in (("resize", "auto"), ("tile", "mixed_bfloat16")):
+            out, how = tmp_path / name / fit / "out", {"FIT": fit, "OVERLAP": 0.6, "PRECISION": precision}
+            run_here("predict.py", **settings, **how, OUTPUT=out, **workers)
     alone, shared = bytes_of(tmp_path / "alone"), bytes_of(tmp_path / "shared")
     assert alone == shared and alone["resize/out/volumes.csv"].count(b"case0") == 2
     assert not leftovers(tmp_path)
