@@ -3,6 +3,7 @@
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import keras
 import numpy as np
@@ -14,7 +15,7 @@ from common.training import advice
 from common.training.averaging import AveragedWeights, set_values
 from common.training.board import Board
 from common.training.checkpoints import save_checkpoint
-from common.training.progress import EpochBar, Estimate, epoch_line, usual_seconds
+from common.training.progress import EpochBar, Estimate, epoch_line, guessed_seconds, usual_seconds
 from common.training.report import draw_augmented, draw_curves, write_report
 from common.training.run_folder import MEASURED, Log
 from common.training.sets import Batches
@@ -85,7 +86,9 @@ class EpochControl(keras.callbacks.Callback):
         self.has_taken_its_time = False
 
     def on_train_begin(self, logs=None):
-        self.estimate = Estimate(self.log, self.epochs, self.max_minutes)
+        can_guess = len(getattr(self.training, "devices", ())) == 1
+        guess = partial(guessed_seconds, self.model, self.training, self.validation_steps) if can_guess else None
+        self.estimate = Estimate(self.log, self.epochs, self.max_minutes, guess)
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch_started = time.monotonic()

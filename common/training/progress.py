@@ -12,6 +12,7 @@ FORM = "{desc} {percentage:3.0f}%|{bar:16}| {n_fmt}/{total_fmt}{postfix}"
 LOOK = 1.0  # seconds between two looks at the loss, for which the device has to finish its step
 TIMED_STEPS = 4  # after the first one, from which the duration of the run is estimated
 VALIDATION_STEP = 1 / 3  # duration of a step without gradients, of one with
+TOLERATED = 1.3  # factor by which the first estimate may be wrong without a second one
 
 
 class EpochBar:
@@ -64,38 +65,73 @@ class EpochBar:
 
 
 class Estimate:
-    """Prints once how long the run will take: before its first step if that is known, or after the first steps.
+    """Prints how long the run will take: before its first step, and again if the first steps show that it was wrong.
 
     Args:
         log: `common.training.run_folder.Log` of the epochs so far.
         epochs: number of epochs in the run; None: as many as fit into `max_minutes`.
         max_minutes: setting MAX_MINUTES.
+        guess: function that returns the seconds of an epoch, guessed before the first step, or None.
     """
 
-    def __init__(self, log, epochs, max_minutes):
-        self.epochs, self.max_minutes, self.is_printed = epochs, max_minutes, False
+    def __init__(self, log, epochs, max_minutes, guess=None):
+        self.epochs, self.max_minutes, self.printed, self.is_measured = epochs, max_minutes, None, False
         left = (epochs or 0) - len(log)
         if not epochs and max_minutes:
             self._print(60 * max_minutes, "as many epochs as fit")
+            self.is_measured = True
         elif log and left > 0:
             self._print(left * usual_seconds(log), number_of(left, "epoch"))
+            self.is_measured = True
+        elif left > 0 and guess and (seconds := guess()):
+            self._print(left * seconds, number_of(left, "epoch"), "first estimate: about")
 
     def after(self, bar, step):
         """Print it after enough steps of the first epoch."""
-        if not self.is_printed and step > TIMED_STEPS:
-            self._print(bar.seconds_left(step), number_of(bar.left + 1, "epoch"))
+        if not self.is_measured and step > TIMED_STEPS:
+            self._correct(bar.seconds_left(step), number_of(bar.left + 1, "epoch"))
 
     def after_epoch(self, log):
         """Print it after the first epoch, if that had few steps."""
         left = (self.epochs or 0) - len(log)
-        if not self.is_printed and left > 0:
-            self._print(left * log.rows[-1]["seconds"], f"{number_of(left, 'epoch')} more")
+        if not self.is_measured and left > 0:
+            self._correct(left * log.rows[-1]["seconds"], f"{number_of(left, 'epoch')} more")
 
-    def _print(self, seconds, what):
-        self.is_printed = True
+    def _correct(self, seconds, what):
+        self.is_measured = True
+        if not self.printed or not 1 / TOLERATED < seconds / self.printed < TOLERATED:
+            self._print(seconds, what)
+
+    def _print(self, seconds, what, start="estimated time:"):
+        self.printed = seconds
         limit = f", or MAX_MINUTES = {self.max_minutes:g}" if self.max_minutes and self.epochs else ""
         end = time.strftime("%H:%M", time.localtime(time.time() + seconds))
-        print_above(f"estimated time: {duration(seconds)} for {what}{limit}; until {end}")
+        print_above(f"{start} {duration(seconds)} for {what}{limit}; until {end}")
+
+
+def guessed_seconds(model, batches, validation_steps):
+    """Guess the seconds of an epoch from what the network takes for one image, without training.
+
+    Args:
+        model: keras.Model on one device.
+        batches: training batches.
+        validation_steps: number of batches for validation.
+
+    Returns:
+        Seconds, or None if the size of the network's input is not fixed.
+    """
+    import keras  # slow, and not needed to read logs
+
+    shape = model.input_shape[1:]
+    if None in shape:
+        return None
+    image = keras.ops.zeros((1, *shape))
+    for _ in range(2):  # the first time includes preparations
+        started = time.perf_counter()
+        keras.ops.convert_to_numpy(model(image, training=False))  # waits for the device
+        seconds = time.perf_counter() - started
+    step = seconds * getattr(batches, "batch_size", 1) / VALIDATION_STEP
+    return (len(batches) + VALIDATION_STEP * validation_steps) * step
 
 
 def usual_seconds(log):

@@ -2,6 +2,7 @@
 
 import math
 import re
+import time
 from types import SimpleNamespace
 
 import keras
@@ -10,7 +11,7 @@ import pytest
 from keras import layers
 
 from common.training import progress
-from common.training.progress import EpochBar, Estimate, duration, epoch_line, mean_loss
+from common.training.progress import EpochBar, Estimate, duration, epoch_line, guessed_seconds, mean_loss
 from common.training.run_folder import Log
 
 ROW = {"epoch": 7, "loss": 0.12345, "dice": 0.9876, "val_loss": 0.2, "val_dice": 0.9, "seconds": 1234.5}
@@ -75,6 +76,36 @@ def test_the_estimate_is_printed_once_and_early(capsys):
     short = Estimate(Log(), 3, None)
     short.after_epoch(Log([{"epoch": 1, "seconds": 60.0}]))
     assert "2 min for 2 epochs more" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("measured", "printed"), [(650, 1), (900, 2), (400, 2)])
+def test_an_estimate_before_the_first_step_is_corrected_if_it_was_wrong(capsys, measured, printed):
+    guessed = Estimate(Log(), 50, None, lambda: 12.0)
+    assert "first estimate: about 10 min for 50 epochs; until " in capsys.readouterr().out
+    bar = SimpleNamespace(left=49, seconds_left=lambda step: measured)
+    for step in range(8):
+        guessed.after(bar, step)
+    guessed.after_epoch(Log([{"epoch": 1, "seconds": 1e6}]))
+    assert capsys.readouterr().out.count("estimated time: ") == printed - 1
+
+
+def test_a_guessed_epoch_counts_the_steps_of_both_sets():
+    model = keras.Sequential([keras.Input((8, 8, 1)), SlowLayer()])
+    seconds = guessed_seconds(model, Steps(range(4), 5), validation_steps=3)
+    assert seconds == pytest.approx((4 + 1) * 5 * 3 * 0.05, rel=0.3)
+    assert guessed_seconds(keras.Sequential([keras.Input((None, None, 1)), SlowLayer()]), Steps(), 0) is None
+
+
+class SlowLayer(layers.Layer):
+    def call(self, x):
+        time.sleep(0.05)
+        return x
+
+
+class Steps(list):
+    def __init__(self, steps=(), batch_size=1):
+        super().__init__(steps)
+        self.batch_size = batch_size
 
 
 def test_the_loss_so_far_is_the_mean_over_the_steps():
