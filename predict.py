@@ -230,11 +230,10 @@ def write_slices(folder, source, models, prepared, used, facts, workers):
     )
     further = further_outputs(folder, ensemble, outputs.files.folders, len(models.files))
     options = {"fit": fit, "overlap": settings.OVERLAP, "batch_size": settings.BATCH_SIZE, "flips": flips}
-    options["skip_empty"] = settings.SKIP_EMPTY
-    options |= {"images": lambda: ordered_map(read, slices), "with_moments": settings.UNCERTAINTY, "workers": workers}
+    options |= {"skip_empty": settings.SKIP_EMPTY, "with_moments": settings.UNCERTAINTY, "workers": workers}
     read, pixels = reader_of(source, ensemble.inputs), PixelSizes(prepared.spacing, ensemble.size, fit)
     facts |= choose_precision_of(ensemble, partial(read, slices[len(slices) // 2]), len(slices), used, options)
-    predicted = ensemble.predict(count=len(slices), **options)
+    predicted = ensemble.predict(images=lambda: ordered_map(read, slices), count=len(slices), **options)
     for s, (image, probabilities) in zip(slices, predicted, strict=True):
         numbers = class_numbers(probabilities[..., : ensemble.channels], used.THRESHOLD, ensemble.overlapping)
         for one in further:
