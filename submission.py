@@ -39,11 +39,11 @@ from common.evaluation.pairs import overlap_of, read_mask
 from common.lazy import Lazy
 from common.parallel import ordered_map, progress
 from common.prediction import probabilities
-from common.prediction.mask_files import CLASSES
 from common.prediction.second_stage import SecondStage
 from common.replacing import new_file, refuse_existing
 from common.settings import require_folder
 from common.slices.cases import find_slices
+from common.slices.mask_files import CLASSES
 from common.slices.masks import values_of
 from common.tables import write_table
 from common.volumes.finding import LABEL_ENDINGS, ending_of, find_volumes, name_of

@@ -54,6 +54,7 @@ INTENSITY: Literal["auto", "ct", "ct_3sd", "mr", "liver", "lung", "pancreas"] | 
 LABEL_VALUES: types.LabelValues | None = None  # new labels, such as {5: 1, 6: 1}; others become 0; None: keep all
 CLASSES: types.Names | None = None  # segments to use (DICOM SEG, RTSTRUCT, ...), in class order; None: all
 NESTED: bool = False  # True: each label includes those with larger numbers
+OVERLAP: Literal["largest", "keep"] = "largest"  # of segments that overlap, the later class wins, or "keep" all
 EMPTY: Literal["refuse", "skip", "keep"] = "refuse"  # volumes without a label; "keep" is not possible for "patch"
 
 # --- training and validation
@@ -89,13 +90,12 @@ from common.volumes.grids import (
     coarser,
     grid_of_box,
     grow_box,
-    onto_grid,
     orient,
     require_room,
     smoothed_onto_grid,
 )
 from common.volumes.intensity import fixed_rule, rule_of, scales_of
-from common.volumes.labels import sample_voxels
+from common.volumes.labels import resample_labels, sample_voxels
 from common.volumes.privacy import check_names_table
 from common.words import number_of
 
@@ -122,7 +122,7 @@ def main():
         "smallest_box": settings.SMALLEST_BOX,
         "margin": settings.MARGIN,
         "patterns": json.dumps(settings.CHANNELS),
-        "nested": settings.NESTED and settings.STEP != "whole" and len(labels) > 1,
+        "overlap": "nested" if settings.NESTED else data.overlap,
     }
     with whole_folder(settings.PACKED, settings.REPLACE) as folder:
         written = pack_cases(folder / "cases.h5", data, labels, rule, attributes)
@@ -138,6 +138,8 @@ def check_settings():
         raise SettingError(f"INTENSITY: low must be below high (found {settings.INTENSITY}); change one of them")
     if settings.MARGIN > settings.LARGEST_MARGIN:
         raise SettingError(f"MARGIN: above LARGEST_MARGIN ({settings.MARGIN}); use at most {settings.LARGEST_MARGIN}")
+    if settings.NESTED and settings.OVERLAP == "keep":
+        raise SettingError('OVERLAP: "keep" and NESTED exclude each other; remove one of them')
     check_names_table(settings.NAMES_TABLE, {"PACKED": settings.PACKED}, settings.REPLACE)
 
 
@@ -148,7 +150,7 @@ def find_data():
     if not settings.IMAGES:
         raise InputError("DATA: not set; set --data to a folder with dataset.json, or set --images and --labels")
     images, labels = require_folder(settings.IMAGES, "IMAGES"), require_folder(settings.LABELS, "LABELS")
-    return read_folders(images, labels, settings.LABEL_NAME, *options, settings.CHANNELS)
+    return read_folders(images, labels, settings.LABEL_NAME, *options, settings.CHANNELS, settings.OVERLAP == "keep")
 
 
 def divide(names):
@@ -241,20 +243,18 @@ def prepare(case, labels, rule, label_files):
         scales = scales_of(rule, channels)
     oriented = Geometry.of(label)
     working = at_spacing(oriented, settings.SPACING, settings.SMALLEST_SIDE)
-    box = Box.of(sitk.GetArrayViewFromImage(label))
-    box = box and box_on_grid(box, oriented, working)
+    box = (labeled := Box.of(sitk.GetArrayViewFromImage(label))) and box_on_grid(labeled, oriented, working)
     require_room(working, f"SPACING: too fine for {case.image}", "use a larger spacing", SettingError)
     grid, factor = choose_grid(working, box)
     image = np.empty((*grid.shape, len(channels)), np.float16)
     for i, scale in enumerate(scales):
         image[..., i] = scale.apply(smoothed_onto_grid(orient(channels[i]), grid))
         channels[i] = None
-    numbers = sitk.GetArrayFromImage(onto_grid(label, grid, sitk.sitkLabelLinear))
     box = (box and box_on_grid(box, working, grid)) or Box((0, 0, 0), (0, 0, 0))
     return {
         "image": image,
-        "label": numbers,
-        "places": sample_voxels(numbers),
+        "label": (packed := resample_labels(label, grid)),
+        "places": sample_voxels(packed),
         "original": json.dumps(original._asdict()),
         "grid": json.dumps(grid._asdict()),
         "box": [box.start, box.stop],

@@ -9,13 +9,13 @@ import numpy as np
 from common.errors import InputError
 from common.evaluation.volume_pairs import find_sides, holds_volumes, read_both
 from common.files import natural_key, read_json
-from common.prediction.mask_files import CLASSES
 from common.prediction.outputs import RECORD
 from common.settings import require_folder
 from common.slices.case_files import is_pseudo_labeled, read_case_record
 from common.slices.cases import find_slices, is_case, is_case_name, match_files
 from common.slices.classes import IGNORED, NESTED, OVERLAPPING, are_sets, classes_in, is_ignored
 from common.slices.images import read_image, to_gray, without_soft_edges
+from common.slices.mask_files import CLASSES
 from common.slices.masks import check_mask_values, class_count, refuse_samples, values_of
 from common.slices.matching import IMAGE_SUFFIXES, MASK_NAMES, in_words, patients_in
 from common.slices.preparation import pixel_spacing

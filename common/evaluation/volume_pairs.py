@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from common.errors import InputError, summarize
 from common.lazy import Lazy
-from common.prediction.mask_files import file_names
 from common.slices.classes import MOST_OVERLAPPING, NESTED, OVERLAPPING
+from common.slices.mask_files import file_names
 from common.slices.regions import Regions
 from common.volumes.finding import dicom_labels_in, ending_of, find_volumes, may_be_dicom, name_of, print_skipped
 from common.volumes.grids import Geometry, image_at, orient, require_same_grid
@@ -84,9 +84,10 @@ def find_sides(predicted, truth, label_name, own_names, images, classes, recorde
     dicom = []
     inside = find_volumes(truth, dicom)
     scans = find_volumes(images) if images else {name: path for name, path in inside.items() if is_dicom_volume(path)}
-    found = find_predicted(predicted, own_names, scans, *_classes_in_files(recorded, overlap, classes, label_name))
+    pattern, class_of, how = _classes_in_files(recorded, overlap, classes, label_name)
+    found = find_predicted(predicted, own_names, scans, pattern, class_of, how)
     inside = {name: path for name, path in inside.items() if not is_dicom_volume(path)}
-    true = find_true(inside, label_name, found, scans, dicom)
+    true = find_true(inside, label_name, found, scans, dicom, class_of)
     by_name = {plain_name(name).removeprefix("case_"): path for name, path in scans.items()}
     sides = [
         {n: labels._replace(scan=labels.scan or by_name.get(n)) for n, labels in side.items()} for side in (found, true)
@@ -163,7 +164,7 @@ def _require_all_classes(root, by_class, classes):
             raise InputError(f"{root}: no label volume of class {missing[0]} for {name}; predict it again")
 
 
-def find_true(volumes, label_name, names, scans, dicom):
+def find_true(volumes, label_name, names, scans, dicom, class_of):
     """Find the true label volumes.
 
     Args:
@@ -172,13 +173,14 @@ def find_true(volumes, label_name, names, scans, dicom):
         names: names of the predicted volumes.
         scans: as for `find_predicted`.
         dicom: Paths of the DICOM SEG and RTSTRUCT files in TRUTH.
+        class_of: dict of what stands for {class} in file names to the name of the class, if they differ.
 
     Returns, Raises: as `find_predicted`.
     """
     found = _referring(dicom, scans)
     if is_class_pattern(label_name):
         for name, of_class in class_files(label_name, volumes, names=names).items():
-            _add(found, name, Labels({path: segments_in(path, part) for part, path in of_class.items()}))
+            _add(found, name, Labels({path: segments_in(path, class_of.get(c, c)) for c, path in of_class.items()}))
         used = {path for labels in found.values() for path in labels.files}
         others = {name: path for name, path in volumes.items() if path not in used and name not in found}
         volumes = {name: path for name, path in others.items() if name.removesuffix(SLICER) in names}

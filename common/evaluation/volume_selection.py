@@ -9,7 +9,7 @@ from common.prediction.networks_in_workers import load_for_prediction
 from common.prediction.packed_volumes import numbers_of
 from common.prediction.volume_tiles import MIRRORS, mean_probabilities
 from common.scores import COUNTS, count_pixels
-from common.slices.classes import has_class, sets_of_numbers
+from common.slices.classes import as_sets, has_class
 from common.training.run_folder import Run
 from common.training.trained_models import model_file
 
@@ -56,7 +56,7 @@ def count_cases(volumes, runs, groups, cleanings, title):
     """
     for i, truth, means in probabilities_of(volumes, runs, groups, MIRRORS, title):
         for ((name, flips), probabilities), cleaning in itertools.product(means.items(), cleanings):
-            numbers = numbers_of(probabilities, nested=volumes.overlapping, cleaning=cleaning)
+            numbers = numbers_of(probabilities, overlap=volumes.overlap, cleaning=cleaning)
             key = {"networks": name, "flips": flips, "clean": str(cleaning), "case": volumes.names[i]}
             for number, counts in counts_of(volumes, numbers, truth):
                 yield {**key, "class": number, **counts}
@@ -66,7 +66,7 @@ def count_thresholds(volumes, runs, networks, flips, cleaning, thresholds, title
     """Rows of counts of a fold with one label, for each case and threshold; arguments as for `count_cases`."""
     for i, truth, means in probabilities_of(volumes, runs, {"chosen": networks}, [flips], title):
         for threshold in thresholds:
-            numbers = numbers_of(means["chosen", flips], threshold, volumes.overlapping, cleaning)
+            numbers = numbers_of(means["chosen", flips], threshold, volumes.overlap, cleaning)
             for _, counts in counts_of(volumes, numbers, truth):
                 yield {"threshold": threshold, "case": volumes.names[i], **counts}
 
@@ -74,7 +74,7 @@ def count_thresholds(volumes, runs, networks, flips, cleaning, thresholds, title
 def counts_of(volumes, numbers, truth):
     """Class number and dict of COUNTS for each label of a case, nested ones as the regions that they stand for."""
     if volumes.overlapping:
-        numbers, truth = sets_of_numbers(numbers, nested=True), sets_of_numbers(truth, nested=True)
+        numbers, truth = as_sets(numbers, volumes.overlap), as_sets(truth, volumes.overlap)
     for number in range(1, volumes.classes + 1):
         counts = count_pixels(has_class(numbers, number), has_class(truth, number))
         yield number, dict(zip(COUNTS, counts, strict=True))

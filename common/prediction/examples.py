@@ -6,7 +6,7 @@ import numpy as np
 
 from common.prediction.networks_in_workers import load_for_prediction
 from common.prediction.volume_tiles import mean_probabilities
-from common.slices.classes import class_numbers, is_target, mean_dice, sets_of_numbers, without_ignored
+from common.slices.classes import as_sets, class_numbers, is_target, mean_dice, without_ignored
 from common.slices.drawing import PREDICTED_COLOR, TRUTH_COLOR, draw_planes, draw_truth_and_prediction, first_and_last
 from common.slices.images import to_eight_bit
 from common.training.calibration import Calibrator
@@ -84,14 +84,14 @@ def _volumes(dataset, model, count, tile, seen):
     for i in range(len(dataset)):
         image, labels = dataset.shown_volume(i)
         probabilities = mean_probabilities([model], image, dataset.voxels, tile)
-        nested = dataset.overlapping
-        truth = sets_of_numbers(labels, nested) if nested else labels
+        truth = as_sets(labels, dataset.overlap) if dataset.overlap else labels
         seen(probabilities, truth, dataset.names[i])
         if not labels.any():
             continue
-        numbers = label_numbers(np.moveaxis(probabilities, -1, 0), nested=nested)
-        outlines = [(labels, [TRUTH_COLOR]), (numbers, [PREDICTED_COLOR])]
-        scores[i] = mean_dice(sets_of_numbers(numbers, nested) if nested else numbers, truth)
+        numbers = label_numbers(np.moveaxis(probabilities, -1, 0), overlap=dataset.overlap)
+        numbers = as_sets(numbers, dataset.overlap) if dataset.overlap else numbers
+        outlines = [(truth, [TRUTH_COLOR]), (numbers, [PREDICTED_COLOR])]
+        scores[i] = mean_dice(numbers, truth)
         pictures[i] = draw_planes(image[..., 0], outlines, dataset.geometries[i].spacing)
     ranked = first_and_last(sorted(scores, key=scores.get), count)
     return [(pictures[i], f"Dice {scores[i]:.3f} {dataset.names[i]}") for i in ranked]

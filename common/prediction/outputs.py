@@ -9,7 +9,6 @@ import numpy as np
 
 from common.errors import InputError
 from common.files import write_json
-from common.prediction.mask_files import MaskFiles
 from common.prediction.matrices import MatrixInput, MatrixMasks
 from common.prediction.viewer_files import ViewerFiles
 from common.public_settings import public_settings
@@ -18,6 +17,7 @@ from common.settings import FORMAT, REASONS
 from common.slices.classes import are_sets, has_class
 from common.slices.drawing import draw_outlines, paint
 from common.slices.images import images_in, paste, read_image, to_gray, write_png
+from common.slices.mask_files import MaskFiles
 from common.slices.masks import clean
 from common.words import number_of
 

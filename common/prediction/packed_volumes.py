@@ -16,8 +16,9 @@ from common.replacing import refuse_existing
 from common.slices.classes import NESTED
 from common.slices.drawing import CLASS_COLORS, draw_planes
 from common.slices.images import write_png
+from common.slices.mask_files import MaskFiles
 from common.training.calibration import threshold_in_words, with_threshold
-from common.volumes.labels import label_image, label_numbers, measure_labels, write_labels
+from common.volumes.labels import label_image, label_numbers, measure_labels, write_all
 from common.words import number_of
 
 NOT_HERE = (
@@ -62,6 +63,7 @@ def predict_packed(models, settings):
     flips, tile = settings.FLIPS or used.flips, settings.TILE or used.crop
     cleaning = used.clean if settings.CLEAN is None else settings.CLEAN
     networks = [load_for_prediction(file, precision_without_trial(settings.PRECISION)) for file in used.files]
+    files = MaskFiles(volumes.labels, volumes.overlap)
 
     def fill(folder):
         print(f"predicting {number_of(len(volumes), 'packed volume')}\n{threshold_in_words(settings)}", flush=True)
@@ -69,17 +71,17 @@ def predict_packed(models, settings):
         for i, name in enumerate(progress(volumes.names, len(volumes), "predicting")):
             image, _ = volumes.shown_volume(i)
             probabilities = mean_probabilities(networks, image, volumes.voxels, tile, settings.OVERLAP, flips)
-            numbers = numbers_of(probabilities, settings.THRESHOLD, volumes.overlapping, cleaning, settings.LABEL_ORDER)
+            numbers = numbers_of(probabilities, settings.THRESHOLD, volumes.overlap, cleaning, settings.LABEL_ORDER)
             labels = label_image(numbers, volumes.true_grid(i))
-            write_labels(labels, folder / f"{name}{settings.LABEL_VOLUMES or '.nii.gz'}")
-            measured = measure_labels(name, labels, volumes.classes, volumes.overlapping)
+            write_all(labels, files, folder, name, settings.LABEL_VOLUMES or ".nii.gz")
+            measured = measure_labels(name, labels, volumes.classes, volumes.overlap == NESTED)
             rows += [row | {"label": label} for row, label in zip(measured, volumes.labels, strict=True)]
             if settings.OVERLAYS:
                 planes = draw_planes(image[..., 0], [(numbers, CLASS_COLORS)], labels.GetSpacing())
                 write_png(folder / "overlays" / f"{name}.png", planes, atomic=False)
         write_rows(rows, folder / "volumes.csv")
 
-    facts = {"class_names": volumes.labels} | ({"overlap": NESTED} if volumes.overlapping else {})
+    facts = {"class_names": volumes.labels} | ({"overlap": volumes.overlap} if volumes.overlapping else {})
     write_output(settings, fill, ["INPUT"], facts)
     print(f"wrote {number_of(len(volumes), 'label volume')} to {settings.OUTPUT}")
 
@@ -103,7 +105,7 @@ def require_same_step(volumes, models):
             raise InputError(f"INPUT: {volumes.path} has other {name} than in training ({ours} and {theirs})")
 
 
-def numbers_of(probabilities, threshold=0.5, nested=False, cleaning=None, order="likeliest"):
-    """Cleaned label numbers from probabilities (S, H, W, K): (S, H, W) uint8; arguments as in predict.py."""
-    numbers = label_numbers(np.moveaxis(probabilities, -1, 0), threshold, nested, order)
-    return clean_numbers(numbers, cleaning or {}, nested)
+def numbers_of(probabilities, threshold=0.5, overlap="", cleaning=None, order="likeliest"):
+    """Cleaned labels, as of `label_numbers`, from probabilities (S, H, W, K); arguments as in predict.py."""
+    numbers = label_numbers(np.moveaxis(probabilities, -1, 0), threshold, overlap, order)
+    return clean_numbers(numbers, cleaning or {}, overlap)

@@ -7,7 +7,7 @@ import numpy as np
 from common.errors import InputError, as_input_error
 from common.prediction.networks_in_workers import load_for_prediction
 from common.prediction.volume_tiles import mean_probabilities
-from common.slices.classes import highest_class, sets_of_numbers
+from common.slices.classes import NESTED, OVERLAPPING, as_sets, highest_class, type_of_masks
 from common.slices.masks import clean, keep_components
 from common.training.calibration import DEFAULT
 from common.volumes.grids import (
@@ -193,7 +193,7 @@ def predict_labels(volume, stages, options, keep=None, further=None):
         further: as for `mean_probabilities`.
 
     Returns:
-        SimpleITK.Image uint8 on the volume's own grid, and a note for the user, or "".
+        SimpleITK.Image of labels, as of `label_numbers`, on the volume's own grid, and a note for the user, or "".
     """
     last, box, note = last_stage(stages), None, ""
     if len(stages) > 1:
@@ -212,16 +212,16 @@ def predict_labels(volume, stages, options, keep=None, further=None):
     if keep:
         keep(probabilities, grid)
     probabilities = probabilities[..., : len(last.data.labels)]
-    how = options.threshold, last.data.nested, options.order
+    how = options.threshold, last.data.sharing, options.order
     labels = labels_on_grid(probabilities, grid, volume.original, *how)
-    return label_image(clean_numbers(labels, options.cleaning, last.data.nested), volume.original), note
+    return label_image(clean_numbers(labels, options.cleaning, last.data.sharing), volume.original), note
 
 
-def clean_numbers(labels, cleaning, nested=False):
-    """Clean label numbers (S, H, W), nested ones as the regions that they stand for; cleaning as for `clean`."""
-    if not nested:
+def clean_numbers(labels, cleaning, overlap=""):
+    """Clean labels (S, H, W), nested ones as the regions that they stand for; cleaning as for `clean`."""
+    if overlap != NESTED:
         return clean(labels, **cleaning)
-    return highest_class(clean(sets_of_numbers(labels, nested=True), **cleaning))
+    return highest_class(clean(as_sets(labels, overlap), **cleaning))
 
 
 def find_region(volume, first, second, options):
@@ -238,20 +238,20 @@ def find_region(volume, first, second, options):
 # --- probabilities in, labels out
 
 
-def labels_on_grid(probabilities, grid, original, threshold, nested=False, order="likeliest"):
+def labels_on_grid(probabilities, grid, original, threshold, overlap="", order="likeliest"):
     """Labels from probabilities interpolated onto the grid of a volume, one label at a time.
 
     Args:
         probabilities: (S, H, W, K) float32.
         grid: their Geometry.
         original: Geometry of the result.
-        threshold, nested, order: as for `label_numbers`.
+        threshold, overlap, order: as for `label_numbers`.
 
     Returns:
-        (k, j, i) uint8.
+        (k, j, i) uint8 or, of overlapping labels, uint16.
     """
-    labels = np.zeros(original.shape, np.uint8)
+    labels = np.zeros(original.shape, type_of_masks(overlap == OVERLAPPING))
     box = box_on_grid(whole_box(grid), grid, original)
     target = grid_of_box(original, box)
-    labels[box.slices] = label_numbers(channels_on_grid(probabilities, grid, target), threshold, nested, order)
+    labels[box.slices] = label_numbers(channels_on_grid(probabilities, grid, target), threshold, overlap, order)
     return labels

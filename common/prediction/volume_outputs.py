@@ -15,7 +15,6 @@ from common.errors import InputError, summarize
 from common.files import unfinished_name
 from common.parallel import progress
 from common.prediction.inputs import GrayRange, refuse_same_output
-from common.prediction.mask_files import MaskFiles
 from common.prediction.networks_in_workers import load_keras, surroundings
 from common.prediction.out_of_fold import models_of_volumes
 from common.prediction.outputs import make_dicom_labels, print_dicom, require_dicom, write_output, write_rows
@@ -30,14 +29,15 @@ from common.prediction.viewer_files import ViewerFiles
 from common.prediction.volume_networks import Options, Stage, Volume, last_stage, predict_labels
 from common.replacing import refuse_existing
 from common.slices.cases import one_by_one
-from common.slices.classes import NESTED
+from common.slices.classes import NESTED, as_sets
 from common.slices.drawing import CLASS_COLORS, draw_planes
 from common.slices.images import window_to_gray, write_png
+from common.slices.mask_files import MaskFiles
 from common.training.calibration import DEFAULT, threshold_in_words, with_threshold
 from common.volumes.channels import find_files
-from common.volumes.grids import orient
+from common.volumes.grids import Geometry, orient
 from common.volumes.intensity import percentiles_of
-from common.volumes.labels import measure_labels, write_labels
+from common.volumes.labels import label_image, measure_labels, write_all
 from common.volumes.privacy import safe_names, write_names_table
 from common.volumes.slicing import PERCENTILES, spacing_of_plane
 from common.words import number_of
@@ -93,7 +93,8 @@ def predict_with_settings(models, settings):
         with start_workers(settings.WORKERS) as workers:
             problems.extend(predict_volumes(of_volumes, own, folder, options, workers))
 
-    facts = {"class_names": list(map(str, last.data.labels))} | ({"overlap": NESTED} if last.data.nested else {})
+    facts = {"class_names": list(map(str, last.data.labels))}
+    facts |= {"overlap": last.data.sharing} if last.data.sharing else {}
     write_output(used, fill, ["INPUT"], facts)
     write_names_table(settings.NAMES_TABLE, names, volumes)
     print(f"wrote {number_of(len(volumes) - len(problems), 'label volume')} to {settings.OUTPUT}")
@@ -195,11 +196,14 @@ def predict_volume(item, options, aside, wanted):
     volume = Volume(path, options.series, options.not_finite, (options.further_channels or {}).get(path, ()))
     maps = Maps(folder, name, volume, last_stage(stages), options)
     labels, note = predict_labels(volume, stages, options, maps.write, maps.further)
+    overlap = last_stage(stages).data.sharing
+    write_all(labels, MaskFiles(texts, overlap), folder, name, options.ending)
+    if overlap == NESTED:  # all classes of a voxel
+        labels = label_image(as_sets(sitk.GetArrayFromImage(labels), overlap), Geometry.of(labels))
     if dicom := make_dicom_labels(folder, options.dicom_labels, {name: path}, options.series, names):
         dicom.write(name, labels)
-    write_labels(labels, folder / f"{name}{options.ending}")
     ViewerFiles(folder, options.viewer_files, names).add_volume(name, labels)
-    measured = measure_labels(name, labels, len(names), last_stage(stages).data.nested)
+    measured = measure_labels(name, labels, len(names))
     if options.overlays:
         write_png(folder / "overlays" / f"{name}.png", draw_volume(volume, labels), atomic=False)
         view_volume(folder / VIEWERS / f"{name}.html", volume, labels, texts)
@@ -227,8 +231,8 @@ class Maps:
         self.folders = MaskFiles(list(map(str, stage.data.labels)), "").folders
         self.further = self.uncertainty = None
         if options.uncertainty:
-            self.further = partial(moments_of_volume, nested=stage.data.nested)
-            self.uncertainty = Uncertainty(folder, len(stage.networks), stage.data.nested)
+            self.further = partial(moments_of_volume, nested=bool(stage.data.sharing))
+            self.uncertainty = Uncertainty(folder, len(stage.networks), bool(stage.data.sharing))
 
     def write(self, probabilities, grid):
         """Write what is known on a grid; arguments as of `keep` in `predict_labels`."""

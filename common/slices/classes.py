@@ -51,7 +51,7 @@ def classes_in(masks):
     if are_sets(masks):
         found = int(np.bitwise_or.reduce(masks, axis=None)) if masks.size else 0
         return [number for number in range(1, MOST_OVERLAPPING + 1) if found >> (number - 1) & 1]
-    return np.unique(masks[is_target(masks)]).tolist()
+    return [number for number in np.flatnonzero(np.bincount(masks.ravel())).tolist() if number not in (0, IGNORED)]
 
 
 def highest_class(masks):
@@ -103,6 +103,16 @@ def sets_of_numbers(numbers, nested=False):
     table[numbered] = (1 << numbered) - 1 if nested else 1 << (numbered - 1)
     table[IGNORED] = IGNORED_SET
     return table[numbers]
+
+
+def as_sets(masks, overlap):
+    """Masks as sets of overlapping classes: (...) uint16 as they are, (...) uint8 class numbers, nested if they are.
+
+    Args:
+        masks: array.
+        overlap: OVERLAPPING or NESTED.
+    """
+    return masks if are_sets(masks) else sets_of_numbers(masks, nested=overlap == NESTED)
 
 
 def channels_of(sets, classes):

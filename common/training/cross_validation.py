@@ -10,6 +10,7 @@ from common.files import natural_key, remove, whole_file, write_json
 from common.jobs import call
 from common.replacing import whole_folder
 from common.settings import FORMAT
+from common.slices.classes import OVERLAPPING
 from common.slices.lists import write_list
 from common.tables import write_table
 from common.training.distribution import several_processes
@@ -142,9 +143,11 @@ def predict_volumes_out_of_fold(folds):
     Returns:
         True.
     """
+    from common.slices.mask_files import MaskFiles
     from common.training.sets import open_set  # as in `predict_out_of_fold`
-    from common.volumes.labels import label_image, write_labels  # needs SimpleITK, slices do not
+    from common.volumes.labels import label_image, write_all  # needs SimpleITK, slices do not
 
+    named = {}
     with (
         whole_folder(folds.predicted_folder, replace=True) as predicted,
         whole_folder(folds.truth_folder, replace=True) as truth,
@@ -153,14 +156,15 @@ def predict_volumes_out_of_fold(folds):
             validation = open_set(run.validation_set, memory_gb=0)
             for i, name in enumerate(validation.names):
                 labels = label_image(validation.shown_volume(i)[1], validation.true_grid(i))
-                write_labels(labels, truth / f"{name}.nii.gz")
+                write_all(labels, MaskFiles(validation.labels, validation.overlap), truth, name, ".nii.gz")
             source, aside = run.validation_set, run.predicted_folder
             call("predict.py", "--replace", RUN=run, INPUT=source, OUTPUT=aside, OVERLAYS=False, THRESHOLD=0.5)
             for path in aside.iterdir():
                 if path.name.endswith(".nii.gz") or (path.name == PREDICTION and validation.overlapping):
                     path.replace(predicted / path.name)
             remove(aside)
-    scored = {"PREDICTED": folds.predicted_folder, "TRUTH": folds.truth_folder, "OUTPUT": folds.scores_folder}
+            named = {"LABEL_NAME": "{id}_{class}"} if validation.overlap == OVERLAPPING else {}
+    scored = {"PREDICTED": folds.predicted_folder, "TRUTH": folds.truth_folder, "OUTPUT": folds.scores_folder} | named
     call("evaluate.py", "--replace", **scored)
     return True
 

@@ -96,7 +96,8 @@ class VolumeData(Data):
         smallest_side: number of voxels that shorter sides of a volume are enlarged to; 0: none.
         smallest_box, margin: how the box around the labels is enlarged.
         intensity: rule in `common.volumes.intensity`.
-        nested: whether each label includes those with larger numbers.
+        nested: whether each label includes those with larger numbers; runs before `overlap` record this only.
+        overlap: how labels share voxels: "overlapping", "nested" or "".
         patterns: name patterns of the files that became channels; []: volumes had one file, or the layout of nnU-Net.
     """
 
@@ -112,7 +113,13 @@ class VolumeData(Data):
     margin: NonNegative | None = None
     intensity: Intensity | None = None
     nested: bool | None = None
+    overlap: Overlap | None = None
     patterns: list[str] | None = None
+
+    @property
+    def sharing(self):
+        """How labels share voxels, as `overlap`, also of older runs."""
+        return self.overlap or ("nested" if self.nested else "")
 
 
 SetData = Annotated[VolumeData, Tag("volumes")] | Annotated[SliceData, Tag("slices")]

@@ -4,6 +4,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from common.volumes.grids import Box, Geometry, grid_of_box, image_at, onto_grid
+from common.volumes.labels import resample_labels
 
 
 def read_grid(read, geometry, grid, change=None, outside=0.0):
@@ -17,7 +18,7 @@ def read_grid(read, geometry, grid, change=None, outside=0.0):
         outside: value outside the volume, one for all channels or one per channel.
 
     Returns:
-        image (S, H, W, C) float32, labels (S, H, W) uint8.
+        image (S, H, W, C) float32, labels (S, H, W) uint8 or, of overlapping classes, uint16.
     """
     transform = change.transform(grid) if change else None
     box = _box_around(geometry, grid, transform)
@@ -30,7 +31,7 @@ def read_grid(read, geometry, grid, change=None, outside=0.0):
         channels = [image_at(image[..., c], source) for c in range(image.shape[-1])]
         moved = [onto_grid(c, grid, sitk.sitkLinear, v, transform) for c, v in zip(channels, values, strict=True)]
         image = np.stack([sitk.GetArrayFromImage(channel) for channel in moved], axis=-1)
-        labels = sitk.GetArrayFromImage(onto_grid(image_at(labels, source), grid, sitk.sitkLabelLinear, 0, transform))
+        labels = resample_labels(image_at(labels, source), grid, transform)
     return change.change_values(image) if change else image, labels
 
 

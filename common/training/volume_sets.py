@@ -13,7 +13,7 @@ import scipy.ndimage
 
 from common.devices import OneDevice
 from common.errors import InputError
-from common.slices.classes import channels_of, sets_of_numbers
+from common.slices.classes import NESTED, OVERLAPPING, as_sets, channels_of, type_of_masks
 from common.slices.hdf5 import damage_as_error, open_unchanged, state_of
 from common.slices.hdf5_text import text_of
 from common.training.augmentation import VolumeChange, check_volume_augmentation
@@ -35,7 +35,9 @@ class VolumeSet:
         path: source file.
         names: names of the cases, list of str.
         classes: number of labels.
-        overlapping: whether labels are nested: each includes those with larger numbers.
+        overlap: how labels share voxels; see `common.slices.classes`. Overlapping ones are stored as sets, nested ones
+            as numbers.
+        overlapping: whether they share any.
         in_memory: whether the volumes are arrays.
         shape: (None, None, None, channels).
 
@@ -69,8 +71,10 @@ class VolumeSet:
         self.smallest_side = int(attributes.get("smallest_side", 0))
         self.smallest_box, self.margin = int(attributes["smallest_box"]), float(attributes["margin"])
         self.patterns = json.loads(attributes.get("patterns", "[]"))
-        self.overlapping = bool(attributes.get("nested", False)) and self.classes > 1
-        if self.step not in STEPS or not self.labels:
+        overlap = str(text_of(attributes.get("overlap", NESTED if attributes.get("nested", False) else "")))
+        self.overlap = overlap if self.classes > 1 else ""
+        self.overlapping = bool(self.overlap)
+        if self.step not in STEPS or not self.labels or overlap not in (OVERLAPPING, NESTED, ""):
             raise ValueError(self.step)
 
     def _read_cases(self, groups, memory_gb):
@@ -81,6 +85,7 @@ class VolumeSet:
             spacing = grid["spacing"]
             lowest, factor = np.asarray(attributes["lowest"]), float(attributes["factor"])
             fits = group["image"].shape == (*shape, self.channels) and lowest.shape == (self.channels,)
+            fits = fits and group["label"].dtype == type_of_masks(self.overlap == OVERLAPPING)
             fits = fits and box.shape == (2, 3) and box.dtype.kind in "iu" and lowest.dtype == np.float16
             if not (fits and len(shape) == 3 and np.all(np.isfinite(spacing)) and min(*spacing, factor) > 0):
                 raise ValueError(group.name)
@@ -137,12 +142,13 @@ class VolumeSet:
             smallest_box=self.smallest_box,
             margin=self.margin,
             intensity=self.intensity,
-            nested=self.overlapping,
+            nested=self.overlap == NESTED,
+            overlap=self.overlap,
             patterns=self.patterns,
         )
 
     def read(self, i, box):
-        """Image (s, h, w, C) float16 and labels (s, h, w) uint8 inside a Box of a case."""
+        """Image (s, h, w, C) float16 and labels (s, h, w), uint8 or sets, inside a Box of a case."""
         if not self.in_memory:
             file = Path(self.groups[i].file.filename)
             with open_unchanged(file, self.states[file]):
@@ -225,14 +231,14 @@ class VolumeSet:
         return TrainingBatches(self, batch_size, crop, devices, seed, augmentation, foreground)
 
     def shown_volume(self, i):
-        """A case as the model is shown it without augmentation: image (S, H, W, C) float32, labels (S, H, W) uint8."""
+        """A case as the model is shown it without augmentation: image (S, H, W, C) float32, labels (S, H, W)."""
         return self.read_grid(i, grid_of_box(self.geometries[i], self.shown_box(i), self.voxels))
 
     def targets(self, labels):
-        """Labels (..., ) uint8 as a network learns them: (..., 1), or (..., K) uint8 of 0 and 1 if they are nested."""
+        """Labels (...) as a network learns them: (..., 1), or (..., K) uint8 of 0 and 1 if they share voxels."""
         if not self.overlapping:
             return labels[..., None]
-        return channels_of(sets_of_numbers(labels, nested=True)[..., None], self.classes)
+        return channels_of(as_sets(labels, self.overlap)[..., None], self.classes)
 
     def read_grid(self, i, grid, change=None):
         """Read a grid of a case with a change; see the function `read_grid`."""
@@ -264,7 +270,7 @@ class VolumeBatches(keras.utils.PyDataset):
         return math.ceil(len(self.items) / self.batch_size)
 
     def __getitem__(self, index):
-        """Images (B, S, H, W, C) float32 and labels (B, S, H, W, 1) uint8, or channels of nested ones.
+        """Images (B, S, H, W, C) float32 and labels (B, S, H, W, 1) uint8, or channels if they overlap.
 
         Before an epoch begins, Keras reads the first two batches to learn which axes vary. It then gets dummy batches
         in which all of them vary.

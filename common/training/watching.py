@@ -106,7 +106,7 @@ def examples_of_volumes(validation):
         background = window_to_gray(x[level, ..., 0], low, max(high, low + 1e-6), 8)
 
         def mask_of(probabilities, level=level):
-            return label_numbers(np.moveaxis(probabilities[level], -1, 0), nested=validation.overlapping)
+            return label_numbers(np.moveaxis(probabilities[level], -1, 0), overlap=validation.overlap)
 
         found.append(Example(x.copy(), background, labels[block][level].copy(), mask_of))
     return found

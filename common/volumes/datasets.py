@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple
 
 import h5py
-import numpy as np
 import SimpleITK as sitk
 from pydantic import BaseModel, ConfigDict, Field
 
 from common.errors import InputError, SettingError, summarize
 from common.parallel import progress
 from common.records import Inside, Record, read_record
+from common.slices.classes import classes_in
 from common.slices.hdf5_text import write_attributes
 from common.slices.nnunet import is_nnunet, read_nnunet
 from common.volumes.channels import first_files, group_channels
@@ -87,6 +87,11 @@ class VolumeData:
     label_files: LabelFiles | None = None
     ignored: int | None = None
     regions: dict = field(default_factory=dict)
+
+    @property
+    def overlap(self):
+        """How labels share voxels; see `common.slices.classes`."""
+        return self.label_files.overlap if self.label_files else ""
 
     def write_names_table(self, table):
         """Write NAMES_TABLE, as `common.volumes.privacy.write_names_table`."""
@@ -175,14 +180,16 @@ def _refuse_same_names(images, where):
         raise InputError(summarize(problems, "cases have the name of another"))
 
 
-def read_folders(images, labels, label_name, case_names="numbers", label_values=None, classes=None, channels=()):
+def read_folders(
+    images, labels, label_name, case_names="numbers", label_values=None, classes=None, channels=(), overlapping=False
+):
     """Find the cases in a folder of volumes and a folder of labels, matched as by `match_labels`.
 
     Args:
         images, labels: folders.
         label_name: label volume name, with {id} for the volume name.
         case_names: as `names` of `common.volumes.privacy.safe_names`.
-        label_values, classes: as for LabelFiles.
+        label_values, classes, overlapping: as for LabelFiles.
         channels: name patterns of the files of a volume, as for `common.volumes.channels.group_channels`; empty: one.
 
     Raises:
@@ -194,7 +201,7 @@ def read_folders(images, labels, label_name, case_names="numbers", label_values=
     names = safe_names(volumes, case_names)
     further = {name: tuple(paths[1:]) for name, paths in files.items()}
     cases = [VolumeCase(names[n], volumes[n], label_volumes[n], n, further.get(n, ())) for n in volumes]
-    several = {"further": matched.further, "class_of": matched.class_of}
+    several = {"further": matched.further, "class_of": matched.class_of, "overlapping": overlapping}
     files = LabelFiles(label_volumes.values(), classes, label_values, survey=False, **several)
     if files.failed:
         raise InputError(summarize(list(files.failed.values()), "label files cannot be used"))
@@ -214,7 +221,8 @@ def read_case(case, names, label_values=None, not_finite=None, label_files=None)
         not_finite: as for `common.volumes.reading.read_volume`.
 
     Returns:
-        channels, a list of SimpleITK.Image; and labels on the same voxels, SimpleITK.Image uint8.
+        channels, a list of SimpleITK.Image; and labels on the same voxels, SimpleITK.Image uint8 or, if they
+        overlap, uint16.
 
     Raises:
         InputError: if one is unreadable, their grids differ, or a value is not a label.
@@ -253,7 +261,7 @@ def survey(data, label_values=None, not_finite=None, intensity="ct"):
             problems.append(str(error))
             continue
         numbers = sitk.GetArrayViewFromImage(label_image)
-        labels |= set(np.flatnonzero(np.bincount(numbers.ravel())).tolist()) - {0}
+        labels |= {*classes_in(numbers)}
         statistics += [kind() for _ in range(len(channels) - len(statistics))]
         for of_channel, image in zip(statistics, channels, strict=False):
             of_channel.add(sitk.GetArrayViewFromImage(image), numbers > 0)

@@ -4,7 +4,15 @@ import numpy as np
 
 from common.errors import InputError
 from common.lazy import Lazy
-from common.slices.classes import IGNORED, are_sets, has_class, sets_of_numbers
+from common.slices.classes import (
+    IGNORED,
+    NESTED,
+    OVERLAPPING,
+    are_sets,
+    as_sets,
+    classes_in,
+    has_class,
+)
 from common.slices.masks import clean
 from common.volumes.grids import Geometry, image_at, onto_grid
 from common.volumes.slicing import array_of_slices
@@ -83,6 +91,28 @@ def labels_on(array, grid, geometry):
     return onto_grid(labels, geometry)
 
 
+def resample_labels(image, grid, transform=None):
+    """Labels interpolated linearly onto a grid: the largest one wins, or each alone if they overlap.
+
+    Args:
+        image: SimpleITK.Image, uint8 or, for sets of overlapping classes, uint16.
+        grid: Geometry.
+        transform: as for `onto_grid`.
+
+    Returns:
+        (k, j, i) array of the number type of the image.
+    """
+    labels = sitk.GetArrayViewFromImage(image)
+    if not are_sets(labels):
+        return sitk.GetArrayFromImage(onto_grid(image, grid, sitk.sitkLabelLinear, 0, transform))
+    sets = np.zeros(grid.shape, labels.dtype)
+    for number in classes_in(labels):
+        mask = image_at(has_class(labels, number).astype(np.uint8), Geometry.of(image))
+        moved = sitk.GetArrayViewFromImage(onto_grid(mask, grid, sitk.sitkLabelLinear, 0, transform))
+        sets |= moved.astype(np.uint16) << (number - 1)
+    return sets
+
+
 def labels_of_slices(record, masks):
     """Label volume from the masks of a case.
 
@@ -115,7 +145,7 @@ def write_all(image, files, folder, case, ending):
 
     Args:
         image: SimpleITK.Image of class numbers, or of sets of overlapping classes.
-        files: `common.prediction.mask_files.MaskFiles`.
+        files: `common.slices.mask_files.MaskFiles`.
         folder, case, ending: <folder>/<case><ending> is the volume of class numbers.
     """
     for suffix, labels in files.volumes(sitk.GetArrayFromImage(image)):
@@ -132,7 +162,7 @@ def measure_labels(case, labels, classes=1, nested=False):
         nested: whether each label includes those with larger numbers.
     """
     array = sitk.GetArrayViewFromImage(labels)
-    array = sets_of_numbers(array, nested) if nested else array
+    array = as_sets(array, NESTED) if nested else array
     counts = np.zeros(classes + 1, int)
     if are_sets(array):
         counts[1:] = [np.count_nonzero(has_class(array, number)) for number in range(1, classes + 1)]
@@ -149,7 +179,7 @@ def sample_voxels(labels, count=SAMPLES):
     """Draw voxels of each label at random, with a fixed seed.
 
     Args:
-        labels: (S, P, L) uint8 array.
+        labels: (S, P, L) array, uint8 or, of overlapping classes, uint16.
         count: maximum number of voxels per label.
 
     Returns:
@@ -157,31 +187,36 @@ def sample_voxels(labels, count=SAMPLES):
     """
     rng = np.random.default_rng(0)
     samples = [np.zeros((0, 4), np.int16)]
-    for label in filter(None, np.flatnonzero(np.bincount(labels.ravel()))):
-        voxels = np.argwhere(labels == label)
+    for label in classes_in(labels):
+        voxels = np.argwhere(has_class(labels, label))
         voxels = voxels[np.sort(rng.choice(len(voxels), min(count, len(voxels)), replace=False))]
         samples.append(np.column_stack([voxels, np.full(len(voxels), label)]).astype(np.int16))
     return np.concatenate(samples)
 
 
-def label_numbers(channels, threshold=0.5, nested=False, order="likeliest"):
-    """Label numbers from probabilities with a channel for each label and none for the background.
+def label_numbers(channels, threshold=0.5, overlap="", order="likeliest"):
+    """Labels from probabilities with a channel for each label and none for the background.
 
     A voxel gets the label with the largest probability if the sum of all is above the threshold, so between two
-    labels neither needs to exceed it alone. Of nested labels, it gets the largest number that is above the threshold.
-    With an order, it gets the last or the first of the labels that are above the threshold.
+    labels neither needs to exceed it alone. Of nested labels, it gets the largest number that is above the threshold,
+    and of overlapping ones all that are. With an order, it gets the last or the first of those above the threshold.
 
     Args:
         channels: iterable of arrays of one shape, the probabilities of labels 1, 2, ...; loads one at a time.
         threshold: 0 to 1.
-        nested: whether each label includes those with larger numbers.
+        overlap: how labels share voxels; see `common.slices.classes`.
         order: "likeliest", or "last" or "first" as the runner-up of the Decathlon 2018 had it, by task.
 
     Returns:
-        uint8 of the same shape.
+        label numbers, uint8 of the same shape; of overlapping labels sets, uint16.
     """
     channels = iter(channels)
-    if nested or order != "likeliest":
+    if overlap == OVERLAPPING:
+        labels = 0
+        for index, values in enumerate(channels):
+            labels |= (values > threshold).astype(np.uint16) << index
+        return labels
+    if overlap or order != "likeliest":
         labels = (next(channels) > threshold).astype(np.uint8)
         for number, values in enumerate(channels, 2):
             free = labels == 0 if order == "first" else True

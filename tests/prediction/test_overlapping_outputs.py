@@ -12,11 +12,11 @@ from running import assert_refused, only_folder, run_here
 
 from common.evaluation.selection import count_slice
 from common.files import write_json
-from common.prediction.mask_files import MaskFiles
 from common.prediction.pseudo_labels import confidence_of
 from common.prediction.uncertainty import entropy, foreground
 from common.slices import classes as c
 from common.slices.images import read_image
+from common.slices.mask_files import MaskFiles
 from common.training.sets import SliceSet
 
 NAMES = ["heart", "left lung", "rib"]

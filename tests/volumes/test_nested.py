@@ -1,6 +1,5 @@
 """Nested labels of volumes: each includes those with larger numbers, from packing to scores."""
 
-import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,7 +26,7 @@ probabilities = hnp.arrays(np.float32, (3, 2, 3, 4), elements=st.floats(0, 1, wi
 @settings(deadline=None)
 @given(probabilities, st.sampled_from([0.3, 0.5]))
 def test_a_voxel_gets_the_innermost_label_above_the_threshold(p, threshold):
-    found = label_numbers(p, threshold, nested=True)
+    found = label_numbers(p, threshold, c.NESTED)
     expected = np.max((p > threshold) * np.arange(1, 4)[:, None, None, None], axis=0)
     np.testing.assert_array_equal(found, expected)
 
@@ -65,7 +64,7 @@ def test_packed_sets_teach_regions(tmp_path):
     run_here("preprocess/3_pack_volumes.py", PACKED=tmp_path / "packed", NESTED=True, **given)
     run_here("preprocess/3_pack_volumes.py", PACKED=tmp_path / "plain", **given)
     nested, plain = (open_set(tmp_path / name / "train.h5") for name in ("packed", "plain"))
-    assert nested.overlapping and not plain.overlapping and nested.record().nested
+    assert nested.overlapping and not plain.overlapping and nested.record().sharing == c.NESTED
     for crop in (None, [8, 8, 8]):
         (x, y), (same, numbers) = (volumes.batches(1, crop=crop).batch(0) for volumes in (nested, plain))
         np.testing.assert_array_equal(x, same)
@@ -73,8 +72,7 @@ def test_packed_sets_teach_regions(tmp_path):
         probe = nested.batches(1, seed=1, crop=crop)[0][1]
         assert probe.shape[-1] == nested.classes
     run_here("preprocess/3_pack_volumes.py", PACKED=tmp_path / "whole", NESTED=True, **given | {"STEP": "whole"})
-    with h5py.File(tmp_path / "whole" / "train.h5") as file:
-        assert not file.attrs["nested"]
+    assert not open_set(tmp_path / "whole" / "train.h5").overlapping
 
 
 def test_nested_predictions_are_scored_by_region(tmp_path):
