@@ -100,7 +100,7 @@ class Outputs:
         paths = {source.names[name]: path for name, path in source.volumes.items()}
         print_dicom(dicom_labels)
         dicom = make_dicom_labels(folder, dicom_labels, paths, series, names)
-        self.viewer_files = ViewerFiles(folder, viewer_files, names) if viewer_files else None
+        self.viewer_files = ViewerFiles(folder, viewer_files, names, overlap) if viewer_files else None
         self.matrices = MatrixMasks(folder) if isinstance(source, MatrixInput) else None
         self.volumes = None
         if volume_ending or dicom or viewer_files:

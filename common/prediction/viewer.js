@@ -6,6 +6,7 @@ const scratch = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d"
 const [black, white] = JSON.parse(viewer.dataset.range);
 const predictedWindow = JSON.parse(viewer.dataset.window);
 const colors = JSON.parse(viewer.dataset.colors);
+const overlapping = JSON.parse(viewer.dataset.overlapping);
 const [slice, center, width, opacity, mask] =
   ["slice", "center", "width", "opacity", "mask"].map(id => document.getElementById(id));
 const count = +slice.max;
@@ -13,19 +14,19 @@ const NEIGHBORS = 3;
 const loaded = new Promise(resolve => document.addEventListener("DOMContentLoaded", resolve));
 const decoded = new Map();
 
-// First channel of an image, of as many pixels as the canvas.
-async function pixels(address) {
+// First channel of an image, of as many pixels as the canvas, or 256 times the second one added to it.
+async function pixels(address, both = false) {
   const image = new Image();
   image.src = address;
   await image.decode();
   scratch.drawImage(image, 0, 0, canvas.width, canvas.height);
   const rgba = scratch.getImageData(0, 0, canvas.width, canvas.height).data;
-  const values = new Uint8Array(rgba.length / 4);
-  for (let i = 0; i < values.length; i++) values[i] = rgba[4 * i];
+  const values = new Uint16Array(rgba.length / 4);
+  for (let i = 0; i < values.length; i++) values[i] = rgba[4 * i] + (both ? 256 * rgba[4 * i + 1] : 0);
   return values;
 }
 
-// Gray levels of a slice, from 1, and its class numbers, or null without any.
+// Gray levels of a slice, from 1, and its class numbers or sets of overlapping classes, or null without any.
 function decode(number) {
   if (!decoded.has(number)) decoded.set(number, read(number));
   return decoded.get(number);
@@ -34,7 +35,27 @@ function decode(number) {
 async function read(number) {
   if (document.readyState === "loading" && number !== +slice.defaultValue) await loaded;
   const [image, numbers] = document.getElementById(`slice-${number}`).textContent.split(" ");
-  return Promise.all([pixels(image), numbers ? pixels(numbers) : null]);
+  return Promise.all([pixels(image), numbers ? pixels(numbers, overlapping) : null]);
+}
+
+// Color at a pixel of a mask, the mean of its classes, and whether it is the outline of one, whose color it then has.
+function tint(numbers, i, columns) {
+  if (!overlapping) {
+    const number = numbers[i], isEdge = numbers[i - 1] !== number || numbers[i + 1] !== number ||
+      numbers[i - columns] !== number || numbers[i + columns] !== number;
+    return [colors[(number - 1) % colors.length], isEdge];
+  }
+  const sum = [0, 0, 0];
+  const around = numbers[i - 1] & numbers[i + 1] & numbers[i - columns] & numbers[i + columns];
+  let count = 0, edge = null;
+  for (let k = 0; numbers[i] >> k; k++) {
+    if (!(numbers[i] >> k & 1)) continue;
+    const color = colors[k % colors.length];
+    if (!(around >> k & 1)) edge = color;
+    for (let channel = 0; channel < 3; channel++) sum[channel] += color[channel];
+    count++;
+  }
+  return [edge || sum.map(value => value / count), edge !== null];
 }
 
 function draw([levels, numbers]) {
@@ -48,9 +69,8 @@ function draw([levels, numbers]) {
   for (let i = 0, at = 0; i < levels.length; i++, at += 4) {
     const shade = shades[levels[i]], number = masked ? numbers[i] : 0;
     if (number) {
-      const isEdge = numbers[i - 1] !== number || numbers[i + 1] !== number ||
-        numbers[i - columns] !== number || numbers[i + columns] !== number;
-      const share = isEdge && inside ? 1 : inside, color = colors[(number - 1) % colors.length];
+      const [color, isEdge] = tint(numbers, i, columns);
+      const share = isEdge && inside ? 1 : inside;
       for (let channel = 0; channel < 3; channel++)
         drawn.data[at + channel] = (1 - share) * shade + share * color[channel];
     } else drawn.data[at] = drawn.data[at + 1] = drawn.data[at + 2] = shade;

@@ -4,7 +4,7 @@ import numpy as np
 from markupsafe import Markup
 
 from common.html import as_address, write_page
-from common.slices.classes import highest_class
+from common.slices.classes import are_sets
 from common.slices.drawing import CLASS_COLORS
 from common.slices.images import encode_jpeg, encode_png, resize
 from common.slices.masks import clean
@@ -52,8 +52,12 @@ class Compressor:
 
 
 def encode_mask(numbers):
-    """Mask (H, W) as bytes of a PNG file of class numbers, the highest of overlapping classes; empty without any."""
-    numbers = highest_class(numbers)
+    """Mask (H, W) as bytes of a PNG file, empty without any class: class numbers, or RGB for overlapping classes.
+
+    Red has the sum of 1 for class 1, 2 for class 2, 4 for class 3 and so on up to class 8, green that of the next ones.
+    """
+    if are_sets(numbers):
+        numbers = np.stack([numbers & 255, numbers >> 8, 0 * numbers], axis=-1).astype(np.uint8)
     return encode_png(numbers) if numbers.any() else b""
 
 
@@ -79,7 +83,7 @@ class Viewers:
             self.case, self.compressor = case, Compressor(len(record["slices"]))
             self.gray_range, self.spacing = self.source.range_of(s), self.source.spacing_of(s)
         self.slices.append(self.compressor.compress(self.source.viewed(s, image), numbers))
-        self.shape = numbers.shape
+        self.shape, self.overlapping = numbers.shape, are_sets(numbers)
         if self.cleaning:
             self.masks.append(numbers)
 
@@ -95,11 +99,11 @@ class Viewers:
             masks = clean(np.stack(self.masks), **self.cleaning)
             self.slices = [(image, encode_mask(mask)) for (image, _), mask in zip(self.slices, masks, strict=True)]
         path = self.folder / f"{self.case}.html"
-        write_viewer(path, self.slices, self.shape, self.gray_range, self.spacing, self.names)
+        write_viewer(path, self.slices, self.shape, self.gray_range, self.spacing, self.names, self.overlapping)
         self.slices, self.masks, self.count = [], [], self.count + 1
 
 
-def write_viewer(path, slices, shape, gray_range, spacing, names):
+def write_viewer(path, slices, shape, gray_range, spacing, names, overlapping=False):
     """Write the page of a volume.
 
     Args:
@@ -109,6 +113,7 @@ def write_viewer(path, slices, shape, gray_range, spacing, names):
         gray_range: `common.prediction.inputs.GrayRange`.
         spacing: (row, column) distance in mm between the pixels, or None.
         names: names of the classes from 1 up.
+        overlapping: whether the masks are of overlapping classes.
     """
     texts = []
     for image, mask in slices:
@@ -127,4 +132,5 @@ def write_viewer(path, slices, shape, gray_range, spacing, names):
         ratio=width * column / (height * row),
         key=[(name, f"rgb{color}") for name, color in zip(names, colors, strict=True)],
         colors=[list(color) for color in colors],
+        overlapping=overlapping,
     )

@@ -10,6 +10,7 @@ from common.files import whole_file
 from common.prediction.polygons import area_of, polygons_of, with_slits
 from common.slices.classes import has_class
 from common.slices.drawing import CLASS_COLORS
+from common.slices.mask_files import file_names
 
 OSIRIX, QUPATH, ITK_SNAP = "osirix", "qupath", "itk-snap"  # values of VIEWER_FILES, and names of folders
 LABEL_FILE = "classes.label"
@@ -40,13 +41,16 @@ class ViewerFiles:
         folder: Path of OUTPUT.
         kinds: setting VIEWER_FILES: list of OSIRIX, QUPATH and ITK_SNAP.
         names: class names from 1 up.
+        overlap: how classes share pixels; see `common.slices.classes`.
     """
 
-    def __init__(self, folder, kinds, names):
+    def __init__(self, folder, kinds, names, overlap=""):
         self.folder, self.kinds, self.names = folder, kinds, list(map(str, names))
         if ITK_SNAP in kinds:
-            with whole_file(folder / LABEL_FILE) as unfinished:
-                unfinished.write_text(label_text(self.names), encoding="utf-8", errors="backslashreplace")
+            write_label_file(folder / LABEL_FILE, enumerate(self.names, 1))
+            parts = file_names(self.names) if overlap else []  # of label volumes with one class, whose value is 1
+            for number, part in enumerate(parts, 1):
+                write_label_file(folder / f"{part}.label", [(number, self.names[number - 1])], value=1)
 
     def add_image(self, case, name, numbers):
         """Write the annotations of an image; `numbers` is its mask (H, W), class numbers or sets of classes."""
@@ -138,12 +142,19 @@ def color_of(number):
     return CLASS_COLORS[(number - 1) % len(CLASS_COLORS)]
 
 
-def label_text(names):
-    """Text of ITK-SNAP's label description file for classes with names from 1 up."""
+def write_label_file(path, classes, value=None):
+    """Write a label description file of ITK-SNAP.
+
+    Args:
+        path: Path.
+        classes: iterable of (class number, name).
+        value: value of the class in the label volume; None: its number.
+    """
     rows = [(0, (0, 0, 0), 0, "Clear Label")]
-    rows += [(number, color_of(number), 1, name) for number, name in enumerate(names, 1)]
+    rows += [(value or number, color_of(number), 1, name) for number, name in classes]
     lines = []
     for number, (red, green, blue), shown, name in rows:
         name = " ".join(name.replace('"', "'").split())
         lines.append(f'{number:5}{red:6}{green:5}{blue:5}{shown:9}{shown:3}{shown:3}    "{name}"\n')
-    return HEADER + "".join(lines)
+    with whole_file(path) as unfinished:
+        unfinished.write_text(HEADER + "".join(lines), encoding="utf-8", errors="backslashreplace")

@@ -29,7 +29,7 @@ from common.prediction.viewer_files import ViewerFiles
 from common.prediction.volume_networks import Options, Stage, Volume, last_stage, predict_labels
 from common.replacing import refuse_existing
 from common.slices.cases import one_by_one
-from common.slices.classes import NESTED, as_sets
+from common.slices.classes import NESTED, are_sets, as_sets
 from common.slices.drawing import CLASS_COLORS, draw_planes
 from common.slices.images import window_to_gray, write_png
 from common.slices.mask_files import MaskFiles
@@ -202,7 +202,7 @@ def predict_volume(item, options, aside, wanted):
         labels = label_image(as_sets(sitk.GetArrayFromImage(labels), overlap), Geometry.of(labels))
     if dicom := make_dicom_labels(folder, options.dicom_labels, {name: path}, options.series, names):
         dicom.write(name, labels)
-    ViewerFiles(folder, options.viewer_files, names).add_volume(name, labels)
+    ViewerFiles(folder, options.viewer_files, names, overlap).add_volume(name, labels)
     measured = measure_labels(name, labels, len(names))
     if options.overlays:
         write_png(folder / "overlays" / f"{name}.png", draw_volume(volume, labels), atomic=False)
@@ -273,4 +273,4 @@ def view_volume(path, volume, labels, names):
     for plane, mask in zip(values, numbers, strict=True):
         slices.append(compressor.compress(window_to_gray(plane, gray_range.black, gray_range.white, 8), mask))
     spacing = spacing_of_plane(volume.geometry.spacing, "axial")
-    write_viewer(path, slices, numbers.shape[1:], gray_range, spacing, names)
+    write_viewer(path, slices, numbers.shape[1:], gray_range, spacing, names, are_sets(numbers))

@@ -108,7 +108,7 @@ def resample_labels(image, grid, transform=None):
     sets = np.zeros(grid.shape, labels.dtype)
     for number in classes_in(labels):
         mask = image_at(has_class(labels, number).astype(np.uint8), Geometry.of(image))
-        moved = sitk.GetArrayViewFromImage(onto_grid(mask, grid, sitk.sitkLabelLinear, 0, transform))
+        moved = sitk.GetArrayFromImage(onto_grid(mask, grid, sitk.sitkLabelLinear, 0, transform))
         sets |= moved.astype(np.uint16) << (number - 1)
     return sets
 

@@ -15,6 +15,7 @@ from running import run_here
 from common.prediction import viewer
 from common.prediction.inputs import GrayRange
 from common.slices.cases import Slice
+from common.slices.classes import sets_of_classes
 from common.slices.drawing import CLASS_COLORS
 from common.slices.images import read_image
 
@@ -121,6 +122,27 @@ def test_the_page_contains_every_mask(page_file, predicted):
         if numbers:
             found = cv2.imdecode(np.frombuffer(numbers[0], np.uint8), cv2.IMREAD_UNCHANGED)
         assert np.array_equal(found, mask) and image.startswith(b"\xff\xd8")
+
+
+def test_each_of_several_overlapping_classes_is_shown(browser, tmp_path):
+    """Classes 1, 2 and 9, of which some pixels have several: the mean of their colors, and the outline of each."""
+    masks = np.zeros((9, 24, 32), bool)
+    masks[0, 4:20, 4:20], masks[1, 4:20, 12:28], masks[8, 8:16, 14:18] = True, True, True
+    sets, slices = sets_of_classes(list(masks)), viewer.Compressor(1)
+    content = slices.compress(np.full((24, 32), 100, np.uint8), sets)
+    shown, names = GrayRange(0, 255, (0, 255)), [f"class {number}" for number in range(1, 10)]
+    viewer.write_viewer(tmp_path / "a.html", [content], (24, 32), shown, None, names, overlapping=True)
+    colors = np.array([CLASS_COLORS[number % len(CLASS_COLORS)] for number in range(9)])
+    with opened(browser, tmp_path / "a.html") as page:
+        wait_for(page, 1)
+        for x, y, inside in ((8, 12, [0]), (24, 12, [1]), (13, 6, [0, 1]), (15, 12, [0, 1, 8])):
+            expected = 0.6 * 100 + 0.4 * colors[inside].mean(axis=0)
+            assert np.allclose(page.evaluate(PIXELS, [x, y]), expected, atol=5), (x, y)
+        for x, y, outline in ((12, 10, 1), (19, 10, 0), (14, 12, 8), (4, 12, 0)):
+            assert page.evaluate(PIXELS, [x, y]) == colors[outline].tolist(), (x, y)
+        page.keyboard.press("m")
+        page.wait_for_function(f"({PIXELS})([15, 12]).every(value => Math.abs(value - 100) < 5)")
+    check_page(browser, tmp_path / "a.html", *MODES[0])
 
 
 def test_uncertainty_of_a_volume_is_one_row(predicted):

@@ -12,7 +12,7 @@ from running import assert_refused, run_here
 from common.annotations.reading import read_file
 from common.annotations.shapes import draw, fill
 from common.prediction.polygons import area_of, polygons_of, with_slits
-from common.prediction.viewer_files import ViewerFiles, label_text
+from common.prediction.viewer_files import ViewerFiles
 from common.slices.classes import sets_of_classes
 from common.slices.drawing import CLASS_COLORS
 from common.volumes.grids import Geometry
@@ -112,8 +112,9 @@ def test_overlapping_classes_have_outlines_of_their_own(tmp_path):
         np.testing.assert_array_equal(fill(roi.shapes[0].rings, (20, 20)), mask)
 
 
-def test_names_and_colors_for_itk_snap():
-    rows = [line for line in label_text(NAMES).splitlines() if not line.startswith("#")]
+def test_names_and_colors_for_itk_snap(tmp_path):
+    ViewerFiles(tmp_path, ["itk-snap"], NAMES)
+    rows = [line for line in (tmp_path / "classes.label").read_text().splitlines() if not line.startswith("#")]
     found = [
         re.fullmatch(r"\s*(\d+)\s+(\d+)\s+(\d+)\s+(\d+)\s+([\d.]+)\s+([01])\s+([01])\s+\"([^\"]*)\"", r) for r in rows
     ]
