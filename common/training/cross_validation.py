@@ -12,6 +12,7 @@ from common.replacing import whole_folder
 from common.settings import FORMAT
 from common.slices.classes import OVERLAPPING
 from common.slices.lists import write_list
+from common.slices.mask_files import MaskFiles
 from common.tables import write_table
 from common.training.distribution import several_processes
 from common.training.new_run import dated, new_folder
@@ -143,7 +144,6 @@ def predict_volumes_out_of_fold(folds):
     Returns:
         True.
     """
-    from common.slices.mask_files import MaskFiles
     from common.training.sets import open_set  # as in `predict_out_of_fold`
     from common.volumes.labels import label_image, write_all  # needs SimpleITK, slices do not
 
