@@ -88,8 +88,8 @@ class Contract:
                         "use --input-kind array"
                     )
             case [(int(), int(), int(), _), (*_, int())] if shapes[0][:3] == shapes[1][:3] and len(shapes[1]) == 4:
-                kinds = {"FORMAT": "mlpackage", "INPUT_KIND": "array", "OUTPUT_KIND": "probabilities"}
-                for (name, kind), own in zip(kinds.items(), (self.format, *self.kinds), strict=True):
+                kinds = {"INPUT_KIND": "array", "OUTPUT_KIND": "probabilities"}
+                for (name, kind), own in zip(kinds.items(), self.kinds, strict=True):
                     if own != kind:
                         option = f"--{name.lower().replace('_', '-')} {kind}"
                         raise InputError(f"{name}: {own!r} is for slices ({source} is for volumes); use {option}")

@@ -59,9 +59,9 @@ def _declare_features(spec, output_shape, contract):
     ct.utils.rename_feature(spec, spec.description.output[0].name, "output")
     if contract.format == "mlpackage":  # ML programs have no doubles
         return
-    _, height, width, channels = output_shape
+    *sides, channels = output_shape[1:]
     channels = channels if contract.output_kind == "probabilities" else 1
-    spec.description.output[0].type.multiArrayType.shape[:] = (channels, height, width)
+    spec.description.output[0].type.multiArrayType.shape[:] = (channels, *sides)
     for feature in (*spec.description.input, *spec.description.output):
         if feature.type.HasField("multiArrayType"):
             feature.type.multiArrayType.dataType = ct.proto.FeatureTypes_pb2.ArrayFeatureType.DOUBLE

@@ -43,16 +43,28 @@ def _convolution(p):
 def _deconvolution(p, kernel, strides, groups, bias):
     shape = (p.kernelChannels, p.outputChannels // groups, *kernel)
     weight = read_weights(p.weights, shape, axis=1)
+    fills = p.WhichOneof("ConvolutionPaddingType") == "same"
+    return transposed(weight, bias, strides, groups, list(p.outputShape), fills, _borders(p.valid.paddingAmounts))
+
+
+def transposed(weight, bias, strides, groups, size, fills, borders):
+    """Return a transposed convolution in two or three dimensions, as a function of an array.
+
+    Args:
+        weight: (input channels, output channels / groups, *kernel).
+        bias, strides, groups: as for `kernels.convolve_transposed`.
+        size: size of the output, which overrides the borders: both sides are cut equally; []: not given.
+        fills: whether the output is as large as the input times the strides if no size is given.
+        borders: what is cut off, (before, after) for each axis.
+    """
 
     def compute(x):
-        full = [(n - 1) * s + k for n, s, k in zip(x.shape[-2:], strides, kernel, strict=True)]
-        sizes = list(p.outputShape)
-        if not sizes and p.WhichOneof("ConvolutionPaddingType") == "same":
-            sizes = [n * s for n, s in zip(x.shape[-2:], strides, strict=True)]
-        if sizes:  # a given size overrides the padding; both sides are cut equally
+        sides, kernel = x.shape[2 - weight.ndim :], weight.shape[2:]
+        full = [(n - 1) * s + k for n, s, k in zip(sides, strides, kernel, strict=True)]
+        sizes = size or (fills and [n * s for n, s in zip(sides, strides, strict=True)])
+        cut = borders
+        if sizes:
             cut = [((n - size) // 2, n - size - (n - size) // 2) for n, size in zip(full, sizes, strict=True)]
-        else:
-            cut = _borders(p.valid.paddingAmounts)
         if min(map(min, cut)) < 0:
             raise ValueError(f"it cannot produce {sizes} from {full}")
         return kernels.convolve_transposed(x, weight, bias, strides, cut, groups)
@@ -321,6 +333,14 @@ def _crop(p):
         return x[..., top : x.shape[-2] - bottom, left : x.shape[-1] - right]
 
     return compute
+
+
+@layer("slice")
+def _slice(p):
+    if p.endIndex <= p.startIndex or p.startIndex < 0:
+        raise ValueError("a slice counted from the end is not supported")
+    along = slice(p.startIndex, p.endIndex, p.stride or 1)
+    return lambda x: x[(..., along, *[slice(None)] * (2 - p.axis))]
 
 
 @layer("sliceStatic")

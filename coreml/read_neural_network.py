@@ -6,9 +6,10 @@ Arrays have the shape declared in the file (exact mapping).
 import numpy as np
 
 from common.errors import InputError
+from coreml import neural_network_layers, neural_network_layers_3d
 from coreml.model import Operation
-from coreml.neural_network_layers import LAYERS
 
+LAYERS = neural_network_layers.LAYERS | neural_network_layers_3d.LAYERS
 EXACT_ARRAY_MAPPING = RANK4_IMAGE_MAPPING = 1  # from NeuralNetwork.proto
 
 

@@ -241,6 +241,9 @@ LAYERS = [
     ),
     (message("constantPad", value=1.0, padAmounts=[1, 2]), [np.float32([5, 6])], np.array([1, 5, 6, 1, 1])),
     (message("crop", cropAmounts=borders(1, 2, 0, 3)), [X], X[:, :, 1:4, :2]),
+    (message("slice", startIndex=1, endIndex=4, axis=0), [X], X[:, 1:4]),
+    (message("slice", startIndex=1, endIndex=6, stride=2, axis=1), [X], X[:, :, 1:6:2]),
+    (message("slice", startIndex=0, endIndex=3, axis=2), [X], X[..., :3]),
     (
         message(
             "sliceStatic",

@@ -31,19 +31,26 @@ def save(path, name, classes=2):
     return network
 
 
+OPERATIONS = {
+    "mlpackage": {"conv", "conv_transpose", "max_pool"},
+    "mlmodel": {"convolution3d", "pooling3d", "reduceMean"},
+}
+
+
+@pytest.mark.parametrize("kind", OPERATIONS)
 @pytest.mark.parametrize("name", SMALL)
-def test_a_network_for_volumes_is_converted_at_one_size(tmp_path, name):
+def test_a_network_for_volumes_is_converted_at_one_size(tmp_path, name, kind):
     network = save(tmp_path / "net.keras", name)
-    said = run_here(SCRIPT, RUN=tmp_path / "net.keras", **PACKAGE).stdout
+    said = run_here(SCRIPT, RUN=tmp_path / "net.keras", **PACKAGE | {"FORMAT": kind}).stdout
     assert "checking on 1 drawn volume" in said and "wrote" in said and "layers: " in said
-    model = read_model(tmp_path / "net.mlpackage")
+    model = read_model(tmp_path / f"net.{kind}")
     assert [feature.shape for feature in (*model.inputs, *model.outputs)] == [(2, 16, 24, 19), (2, 16, 24, 19)]
-    assert {"conv", "conv_transpose", "max_pool"} <= {operation.type for operation in model.operations}
+    assert OPERATIONS[kind] <= {operation.type for operation in model.operations}
     x = np.random.default_rng(1).normal(size=(16, 24, 19, 2)).astype(np.float32)
     found = model.run({"input": np.moveaxis(x, -1, 0)})["output"]
     expected = network.predict_on_batch(x[None])[0]
     assert expected.std() > 0.01 and np.abs(np.moveaxis(found, 0, -1) - expected).max() < 1e-5
-    description = ct.utils.load_spec(str(tmp_path / "net.mlpackage")).description
+    description = ct.utils.load_spec(str(tmp_path / f"net.{kind}")).description
     assert description.input[0].shortDescription == "volume, standardized as in training, channels: 2"
     assert "16x24x19" in description.metadata.shortDescription
     card = json.loads((tmp_path / "net_card.json").read_text())
@@ -53,9 +60,8 @@ def test_a_network_for_volumes_is_converted_at_one_size(tmp_path, name):
 def test_what_volumes_cannot_have_is_refused_in_one_line(tmp_path):
     save(tmp_path / "net.keras", "se_resunet3d", 1)
     run = {"RUN": tmp_path / "net.keras"}
-    assert_refused(SCRIPT, "VOLUME_SIZE: not set, and the run has no CROP", "--volume-size", FORMAT="mlpackage", **run)
+    assert_refused(SCRIPT, "VOLUME_SIZE: not set, and the run has no CROP", "--volume-size", **run)
     for setting, value, use in (
-        ("FORMAT", "mlmodel", "mlpackage"),
         ("INPUT_KIND", "image", "array"),
         ("OUTPUT_KIND", "classes", "probabilities"),
     ):
