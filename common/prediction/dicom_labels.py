@@ -25,7 +25,7 @@ SHARED_TAGS = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
     *("StudyInstanceUID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
-EMPTY_TAGS = {"PatientID": "", "PatientBirthDate": "", "PatientSex": "", "StudyDate": "", "StudyTime": ""}
+NEEDED_TAGS = ("FrameOfReferenceUID", "StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 
 
 class DicomLabels:
@@ -56,6 +56,7 @@ class DicomLabels:
         _check_places(path, slices, Geometry.of(labels))
         for kind in self.kinds:
             content = (_segmentation if kind == "SEG" else _structure_set)(slices, array, labels, self.names)
+            content.SpecificCharacterSet = "ISO_IR 192"  # class names may have any characters
             with whole_file(self.folder / f"{case}_{kind.lower()}.dcm") as unfinished:
                 content.save_as(unfinished, enforce_file_format=True)
 
@@ -65,11 +66,12 @@ def _slices_of(path, series):
     files = [header.file for header in choose_series(path, series, quiet=True)] if path.is_dir() else [path]
     slices = [pydicom.dcmread(file, stop_before_pixels=True) for file in files]
     for content in slices:
-        if not content.get("FrameOfReferenceUID"):
-            raise InputError(f"{path}: no FrameOfReferenceUID in the series; remove DICOM_LABELS")
-        for name, value in EMPTY_TAGS.items():
+        for name in NEEDED_TAGS:
+            if not content.get(name):
+                raise InputError(f"{path}: no {name} in the series; remove DICOM_LABELS")
+        for name in SHARED_TAGS:
             if name not in content:
-                setattr(content, name, value)
+                setattr(content, name, "")
     return slices
 
 
@@ -129,7 +131,6 @@ def _structure_set(slices, array, labels, names):
     for name in SHARED_TAGS:
         setattr(content, name, slices[0].get(name) or "")
     now = datetime.datetime.now()
-    content.SpecificCharacterSet = slices[0].get("SpecificCharacterSet") or "ISO_IR 192"
     content.SOPClassUID, content.SOPInstanceUID = RTStructureSetStorage, meta.MediaStorageSOPInstanceUID
     content.Modality, content.Manufacturer, content.SeriesInstanceUID = "RTSTRUCT", MAKER, generate_uid()
     content.SeriesNumber, content.OperatorsName, content.StructureSetLabel = 301, "", "predicted"
@@ -142,15 +143,18 @@ def _structure_set(slices, array, labels, names):
         ReferencedSOPInstanceUID=slices[0].StudyInstanceUID,
         RTReferencedSeriesSequence=[series],
     )
+    content.FrameOfReferenceUID = frame
+    content.PositionReferenceIndicator = slices[0].get("PositionReferenceIndicator") or ""
     content.ReferencedFrameOfReferenceSequence = [_item(FrameOfReferenceUID=frame, RTReferencedStudySequence=[study])]
     content.StructureSetROISequence = [
         _item(ROINumber=number, ReferencedFrameOfReferenceUID=frame, ROIName=name, ROIGenerationAlgorithm="AUTOMATIC")
         for number, name in enumerate(names, 1)
     ]
-    content.ROIContourSequence = [
-        _item(ReferencedROINumber=number, ContourSequence=_contours_of(has_class(array, number), grid, images))
-        for number in range(1, len(names) + 1)
-    ]
+    content.ROIContourSequence = []
+    for number in range(1, len(names) + 1):
+        contours = _contours_of(has_class(array, number), grid, images)
+        of_roi = {"ContourSequence": contours} if contours else {}  # must not be empty (PS3.3 C.8.8.6)
+        content.ROIContourSequence.append(_item(ReferencedROINumber=number, **of_roi))
     content.RTROIObservationsSequence = [
         _item(ObservationNumber=number, ReferencedROINumber=number, RTROIInterpretedType="", ROIInterpreter="")
         for number in range(1, len(names) + 1)

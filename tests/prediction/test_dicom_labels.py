@@ -1,5 +1,8 @@
 """DICOM SEG and RTSTRUCT of predictions: read back equal by highdicom and by our own reader, and only if asked for."""
 
+import shutil
+import subprocess
+
 import highdicom
 import numpy as np
 import pydicom
@@ -9,9 +12,10 @@ from drawings import as_volume, assert_same_geometry, write, write_copying_netwo
 from running import assert_refused, run_here
 
 sitk = pytest.importorskip("SimpleITK")
+from common.errors import InputError
 from common.prediction.dicom_labels import DicomLabels
 from common.volumes.grids import Geometry, onto_grid
-from common.volumes.label_files import LabelFiles
+from common.volumes.label_files import LabelFiles, segments_in
 from common.volumes.reading import read_volume
 
 
@@ -72,6 +76,59 @@ def test_a_wrong_distance_of_slices_in_the_source_is_not_copied(tmp_path):
     DicomLabels(tmp_path, ["SEG"], {"a": folder}, None, ["liver"]).write("a", labels)
     volume = highdicom.seg.segread(tmp_path / "dicom" / "a_seg.dcm").get_volume(combine_segments=True)
     assert volume.array.shape[0] == image.GetSize()[2] and volume.spacing[0] == pytest.approx(image.GetSpacing()[2])
+
+
+BARE = ("PatientBirthDate", "PatientSex", "PatientID", "StudyDate", "StudyTime", "StudyID", "AccessionNumber")
+BARE += ("ReferringPhysicianName", "SeriesNumber")
+
+
+@pytest.mark.skipif(not shutil.which("dciodvfy"), reason="dciodvfy of dicom3tools is not installed")
+@pytest.mark.parametrize("source", ["whole", "bare"])
+@pytest.mark.parametrize("content", ["numbers", "sets", "one class", "empty"])
+def test_dciodvfy_finds_no_errors(tmp_path, content, source):
+    """The checker of the standard's information objects, also for a series that lacks all that it may lack."""
+    folder, names = tmp_path / "series", ["liver", "tumor, Größe 腫瘍"]
+    draw_series(folder)
+    for file in folder.glob("*.dcm"):
+        header = pydicom.dcmread(file)
+        header.SpecificCharacterSet, header.PatientName = "ISO_IR 100", "Müller^Jörg"
+        for name in BARE if source == "bare" else ():
+            header.pop(name, None)
+        header.save_as(file)
+    image = read_volume(folder)
+    masks = np.zeros((2, *image.GetSize()[::-1]), np.uint8)
+    masks[0, 1:4, :30, :20], masks[1, 2, 5:9, 15:29] = 1, 1
+    made = {
+        "numbers": np.maximum(masks[0], 2 * masks[1]),
+        "sets": masks[0].astype(np.uint16) + 2 * masks[1],
+        "one class": masks[0],
+        "empty": 0 * masks[0],
+    }
+    labels = sitk.GetImageFromArray(made[content])
+    labels.CopyInformation(image)
+    DicomLabels(tmp_path, ["SEG", "RTSTRUCT"], {"a": folder}, None, names).write("a", labels)
+    for path in sorted((tmp_path / "dicom").iterdir()):
+        checked = subprocess.run(["dciodvfy", "-new", path], capture_output=True, check=False)
+        said = (checked.stdout + checked.stderr).decode(errors="replace")
+        assert "Segmentation" in said or "RTStructureSet" in said, said
+        assert "Error" not in said and checked.returncode == 0, said
+        written = pydicom.dcmread(path)
+        assert written.PatientName == "Müller^Jörg"
+        if path.name == "a_seg.dcm" or content in ("numbers", "sets"):
+            assert [segment.name for segment in segments_in(path)] == names
+
+
+@pytest.mark.parametrize("name", ["FrameOfReferenceUID", "StudyInstanceUID"])
+def test_a_series_that_nothing_can_refer_to(tmp_path, name):
+    folder = tmp_path / "series"
+    draw_series(folder)
+    for file in folder.glob("*.dcm"):
+        header = pydicom.dcmread(file)
+        header.pop(name)
+        header.save_as(file)
+    labels = sitk.Cast(read_volume(folder) * 0, sitk.sitkUInt8)
+    with pytest.raises(InputError, match=f"series: no {name} in the series; remove DICOM_LABELS"):
+        DicomLabels(tmp_path, ["SEG"], {"a": folder}, None, ["liver"]).write("a", labels)
 
 
 @pytest.mark.parametrize("kind", ["SEG", "RTSTRUCT"])

@@ -84,7 +84,10 @@ def test_run_folder_is_complete(trained):
     assert read_image(run / "progress" / "epoch-00002.jpg").shape[::2] == (200, 3)
     (events,) = (run / "tensorboard").iterdir()
     assert events.read_bytes().count(b"validation slices") == len(list((run / "progress").iterdir()))
-    assert out.index("first estimate: about ") < out.index("compiled the network") and max(map(len, re.findall("^epoch .*", out, re.M))) <= 100
+    assert (
+        out.index("first estimate: about ") < out.index("compiled the network")
+        and max(map(len, re.findall("^epoch .*", out, re.M))) <= 100
+    )
     assert set(state["advice"]) >= {"few validation cases"} and "Its Dice can be luck".lower() in page.lower()
     assert "epoch 2/2" in out and f"wrote {run}" in out
     assert "compiled the network and ran the first step in" in out and "where the time went" in out
