@@ -3,7 +3,7 @@
 Reads   SCANS: MetaImage, NIfTI, NRRD or DICOM; ANNOTATIONS:
         seriesuid,coordX,coordY,coordZ,diameter_mm (mm, LPS)
 Writes  CASES/case_<name>/x/0001.png, y/0001.png and case.json, for steps 1 and 2;
-        LUNG_MASKS and SIZES, if set
+        LUNG_MASKS, LABEL_VOLUMES and SIZES, if set
 Takes   about 1 s for a 512x512x300 scan on two cores; 4 s for all of its slices with LUNGS
 
 A row belongs to the scan whose name is its seriesuid. For each nodule, the slice through its
@@ -32,6 +32,7 @@ NAMES: types.CaseNames = "numbers"  # case names of DICOM: "numbers" (case_0001,
 NAMES_TABLE: str = ""  # table to write (.csv): name and path of each case; "": none
 #   It identifies patients, so it must be outside of what you pass on.
 LUNG_MASKS: str = ""  # folder for a mask of the lungs of each slice (needs LUNGS); "": none
+LABEL_VOLUMES: str = ""  # folder for a label volume of each scan, with whole spheres, for 3-D networks; "": none
 SIZES: str = ""  # table to write (.csv): size of each nodule and its slices; "": none
 SKIP_BROKEN: bool = False  # True: exit with 0 even if some scans could not be used
 
@@ -46,7 +47,7 @@ CUT: bool = False  # True: crop slices to the square around the lungs (needs LUN
 
 settings = apply_command_line(globals())
 
-from contextlib import nullcontext
+from contextlib import ExitStack
 from functools import partial
 
 import cv2
@@ -61,6 +62,7 @@ from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases
 from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
 from common.tables import write_table
 from common.volumes.grids import Geometry
+from common.volumes.labels import labels_on, write_labels
 from common.volumes.nodules import (
     LUNG_FINDERS,
     NODULE_COLUMNS,
@@ -90,12 +92,17 @@ def main():
     make_record = partial(CaseRecord, "0_import_nodules.py", settings.SIZE, fit="crop" if settings.CUT else "resize")
     make_record = partial(make_record, window=settings.WINDOW)
     table = []
-    with whole_folder(settings.LUNG_MASKS, settings.REPLACE) if settings.LUNG_MASKS else nullcontext() as lungs:
-        load = partial(import_scan, table=table)
-        sources = [(case, (*scan, case.name, lungs and lungs / case.name)) for case, scan in cases.items()]
+    with ExitStack() as stack:
+        lungs, labels = (
+            folder and stack.enter_context(whole_folder(folder, settings.REPLACE))
+            for folder in (settings.LUNG_MASKS, settings.LABEL_VOLUMES)
+        )
+        load = partial(import_scan, table=table, lungs=lungs, labels=labels)
+        sources = [(case, (*scan, case.name)) for case, scan in cases.items()]
         result = import_cases(sources, load, make_record, settings.REPLACE, parallel=False)
-        if lungs and not result.cases:
-            remove(lungs)
+        for folder in filter(None, (lungs, labels)):
+            if not result.cases:
+                remove(folder)
     report_nodules(table)
     slices = f"{number_of(result.slices, 'slice')} of {settings.SIZE}x{settings.SIZE}"
     write_names_table(settings.NAMES_TABLE, names, paths)
@@ -110,7 +117,7 @@ def check_settings():
         raise SettingError("CUT: needs LUNGS; use --lungs clusters or --lungs thresholds")
     if settings.LUNG_MASKS and not settings.LUNGS:
         raise SettingError("LUNG_MASKS: needs LUNGS; use --lungs clusters or --lungs thresholds")
-    for output in filter(None, (settings.LUNG_MASKS, settings.SIZES)):
+    for output in filter(None, (settings.LUNG_MASKS, settings.LABEL_VOLUMES, settings.SIZES)):
         refuse_existing(output, settings.REPLACE)
     check_names_table(settings.NAMES_TABLE, {"CASES": settings.CASES}, settings.REPLACE)
 
@@ -147,12 +154,13 @@ def print_names(problem, names):
         print(f"{problem} ({len(names)}): {listed}")
 
 
-def import_scan(source, table):
+def import_scan(source, table, lungs, labels):
     """Read a scan and cut its slices.
 
     Args:
-        source: (Path, rows of annotations, case name, folder of the lung masks or None).
+        source: (Path, rows of annotations, case name).
         table: list that collects the rows of SIZES.
+        lungs, labels: Path of the folder of lung masks and of label volumes, or "".
 
     Returns:
         Imported.
@@ -160,7 +168,7 @@ def import_scan(source, table):
     Raises:
         InputError: if only slices with nodules are wanted, and all nodules are outside the scan.
     """
-    path, nodules, case, lungs = source
+    path, nodules, case = source
     hu, _, volume = open_slices(path, "axial", settings.WINDOW, not_finite=settings.NOT_FINITE)
     grid, shape = Geometry(**volume["grid"]), hu.shape[1:]
     placed = place_nodules(grid, nodules)
@@ -173,13 +181,17 @@ def import_scan(source, table):
     wanted = range(len(hu)) if settings.SLICES == "all" else sorted(masks)
     empty = np.zeros(shape, np.uint8)
     if lungs:
-        lungs.mkdir()
+        (lungs / case).mkdir()
+    if labels:
+        spheres = sphere_masks(grid, kept, len(hu))
+        array = np.stack([spheres.get(k, empty) for k in range(len(hu))])
+        write_labels(labels_on(array, grid, Geometry(**volume["geometry"])), labels / f"{case}.nii.gz")
 
     def make_entry(numbered):
         number, k = numbered
         image, mask, lung, box = make_slice(hu[k], masks.get(k, empty))
         if lungs:
-            (lungs / f"{number:04d}.png").write_bytes(lung)
+            (lungs / case / f"{number:04d}.png").write_bytes(lung)
         return image, mask, slice_entry(shape, k, box)
 
     record = {"spacing": spacing_of_plane(grid.spacing, "axial"), "volume": volume}

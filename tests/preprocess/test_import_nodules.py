@@ -3,6 +3,7 @@
 import json
 
 import cv2
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -13,6 +14,7 @@ from hypothesis.extra import numpy as arrays
 from running import assert_refused, run_here, run_script
 
 from common.slices.images import read_image, read_mask
+from common.volumes.grids import Geometry
 from common.volumes.labels import labels_of_slices, write_labels
 from common.volumes.nodules import LUNG_FINDERS, run_lengths, square_around
 
@@ -82,7 +84,8 @@ def test_a_nodule_at_a_face_is_clipped_and_one_outside_is_left_out_alone(tmp_pat
     assert sizes["place"].tolist() == ["inside", "clipped", "clipped", "outside", "outside"]
     assert sizes["slices"].tolist()[1:] == [7, 2, 0, 0] and set(sizes["height"]) == {96}
     assert sizes["diameter_pixels"][0] == pytest.approx(9 / 0.7)
-    run_here(SCRIPT, **settings | {"NEIGHBOURS": 0}, CASES=tmp_path / "d", SLICES="all")
+    volumes = {"LABEL_VOLUMES": tmp_path / "volumes"}
+    run_here(SCRIPT, **settings | {"NEIGHBOURS": 0}, CASES=tmp_path / "d", SLICES="all", **volumes)
     masks = [read_mask(path) > 0 for path in sorted((tmp_path / "d" / "case_a" / "y").iterdir())]
     k, j, i = np.indices((40, 96, 96))
     expected = np.zeros((40, 96, 96), bool)
@@ -90,6 +93,32 @@ def test_a_nodule_at_a_face_is_clipped_and_one_outside_is_left_out_alone(tmp_pat
         far = [((axis - c) * mm) ** 2 for axis, c, mm in zip((i, j, k), center, NODULE_SPACING, strict=True)]
         expected |= sum(far) <= (diameter / 2) ** 2
     np.testing.assert_array_equal(np.stack(masks)[::-1], expected)  # slices go up from the feet
+    labels = sitk.ReadImage(str(tmp_path / "volumes" / "case_a.nii.gz"))  # on the grid of the scan
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(labels), expected)
+    for ours, theirs in zip(Geometry.of(labels), Geometry.of(image), strict=True):
+        assert np.allclose(ours, theirs, atol=1e-4)
+    run_here(
+        SCRIPT, **settings, CASES=tmp_path / "e", **{"LABEL_VOLUMES": tmp_path / "whole"}
+    )  # NEIGHBOURS is of slices
+    whole = sitk.ReadImage(str(tmp_path / "whole" / "case_a.nii.gz"))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(whole), expected)
+
+
+def test_label_volumes_of_nodules_are_packed_for_3d_networks(tmp_path):
+    (tmp_path / "scans").mkdir()
+    image, nodules = nodule_scan(np.eye(3))
+    for name in ("1.2.3", "1.2.4"):
+        sitk.WriteImage(image, str(tmp_path / "scans" / f"{name}.mhd"))
+    rows = [("1.2.3", *nodules[0]), ("1.2.4", *nodules[1])]
+    annotations, labels = nodule_table(tmp_path / "t.csv", rows), tmp_path / "labels"
+    given = {"SCANS": tmp_path / "scans", "ANNOTATIONS": annotations, "LABEL_VOLUMES": labels}
+    run_here(SCRIPT, **given, CASES=tmp_path / "cases", SIZE=96)
+    packing = {"IMAGES": tmp_path / "scans", "LABELS": labels, "LABEL_NAME": "case_{id}", "STEP": "single"}
+    run_here("preprocess/3_pack_volumes.py", **packing, SPACING=2.0, VOXELS=None, PACKED=tmp_path / "packed")
+    with h5py.File(tmp_path / "packed" / "cases.h5") as packed:
+        millilitres = [packed[f"cases/{name}/label"][:].sum() * 8 / 1000 for name in ("1.2.3", "1.2.4")]
+    expected = [np.pi / 6 * nodule[3] ** 3 / 1000 for nodule in nodules[:2]]
+    assert millilitres == pytest.approx(expected, rel=0.2)
 
 
 def test_bad_input(tmp_path):
