@@ -227,6 +227,7 @@ class UnetSettings(TypedDict, total=False):
     upsampling: Literal["transposed", "nearest", "bilinear"]
     initializer: Literal["glorot_uniform", "he_normal", "he_uniform"]
     l2: Share
+    padding: Literal["same", "valid"]
 
 
 @strict

@@ -81,6 +81,47 @@ def pad_to_multiple(x, step):
     return layers.ZeroPadding2D(padding, name="pad")(x), layers.Cropping2D(padding, name="crop")
 
 
+def pad_for_valid(x, depth):
+    """Pad images with black for a U-net of valid convolutions, whose output is then at least as large as the images.
+
+    Args:
+        x: Keras tensor (B, H, W, C).
+        depth: how many times height and width are halved, with two 3x3 convolutions before each, after each and last.
+
+    Returns:
+        The padded tensor, and a function that crops the output to the size of `x`, about the same center.
+    """
+    padding, cropping = [], []
+    for side in x.shape[1:3]:
+        bottom = 5  # a pixel after its two convolutions
+        while _after_valid(bottom, depth) < side:
+            bottom += 1
+        given, found = bottom, _after_valid(bottom, depth)
+        for _ in range(depth):
+            given = 2 * given + 4
+        first = (found - side) // 2
+        before = (given - found) // 2 + first
+        padding.append((before, given - side - before))
+        cropping.append((first, found - side - first))
+    crop = layers.Cropping2D(cropping, name="crop")
+    return layers.ZeroPadding2D(padding, name="pad")(x), crop if any(map(any, cropping)) else lambda tensor: tensor
+
+
+def _after_valid(bottom, depth):
+    """Side of the output of a U-net of valid convolutions whose lowest level has a side of `bottom`."""
+    side = bottom - 4
+    for _ in range(depth):
+        side = 2 * side - 4
+    return side
+
+
+def crop_to(x, like):
+    """Crop the center of a feature map (B, H, W, C) to the height and width of another; both Keras tensors."""
+    missing = [(side - wanted) // 2 for side, wanted in zip(x.shape[1:3], like.shape[1:3], strict=True)]
+    rest = [side - wanted - n for side, wanted, n in zip(x.shape[1:3], like.shape[1:3], missing, strict=True)]
+    return layers.Cropping2D(list(zip(missing, rest, strict=True)))(x)
+
+
 @keras.saving.register_keras_serializable(package="segmentation")
 class CropLike(layers.Layer):
     """Crop the ends of a volume to the size of another; [(B, S, H, W, C), (B, s, h, w, D)] to (B, s, h, w, C)."""

@@ -4,7 +4,15 @@ import keras
 from keras import layers
 
 from models.codeset import COMPARISON
-from models.layers import NORM_MOMENTUM, output_channels, output_layer, pad_to_multiple, require_levels
+from models.layers import (
+    NORM_MOMENTUM,
+    crop_to,
+    output_channels,
+    output_layer,
+    pad_for_valid,
+    pad_to_multiple,
+    require_levels,
+)
 
 # Used by train.py for settings that are None.
 RECOMMENDED = {"BATCH_SIZE": 8, "OPTIMIZER": "nadam", "LEARNING_RATE": 1e-3, "SCHEDULE": "constant"}
@@ -26,6 +34,7 @@ def build_model(
     upsampling="transposed",
     initializer="glorot_uniform",
     l2=0.0,
+    padding="same",
 ):
     """Build a U-net for images of any size; it pads them with black and crops the result.
 
@@ -43,6 +52,8 @@ def build_model(
         upsampling: a transposed convolution, or "nearest" or "bilinear" enlarging and a 2x2 convolution with a ReLU.
         initializer: of the kernels of all 3x3 convolutions and of those 2x2 ones.
         l2: L2 decay of the same kernels, 0 to 1.
+        padding: of the 3x3 convolutions, "same" or, as in the paper, "valid": they see no black but the one around the
+            image, which takes a margin of 92 pixels on each side at a depth of 4, and the skips are cropped.
 
     Returns:
         keras.Model with layers `input` and `output`; (B, H, W, C) to (B, H, W, 1 or K + 1) in float32.
@@ -51,6 +62,8 @@ def build_model(
         ValueError: for features, depth, dropout or l2 out of range, or an unknown word.
     """
     require_levels("unet", input_shape, features, depth, dropout, MOST_CHANNELS)
+    if padding not in ("same", "valid"):
+        raise ValueError(f"unet: expected padding same or valid (found {padding})")
     if upsampling not in UPSAMPLING or not 0 <= l2 <= 1:
         raise ValueError(f"unet: expected {' or '.join(UPSAMPLING)}, and 0 <= l2 <= 1 (found {upsampling} and {l2})")
     kernels = {"kernel_initializer": initializer, "kernel_regularizer": keras.regularizers.L2(l2) if l2 else None}
@@ -58,7 +71,7 @@ def build_model(
     def double_block(x, level, name, last=False):
         rate = dropout if not dropout_levels or level > depth - dropout_levels else 0
         for i in (1, 2):
-            x = layers.Conv2D(features * 2**level, 3, padding="same", name=f"{name}_conv{i}", **kernels)(x)
+            x = layers.Conv2D(features * 2**level, 3, padding=padding, name=f"{name}_conv{i}", **kernels)(x)
             if normalisation:
                 x = layers.BatchNormalization(momentum=NORM_MOMENTUM, name=f"{name}_norm{i}")(x)
             if not last or i == 1:  # after a ReLU, a head with negative weights could never pass 0.5
@@ -74,7 +87,7 @@ def build_model(
         return layers.Conv2D(filters, 2, padding="same", activation="relu", name=f"{name}_conv0", **kernels)(x)
 
     inputs = keras.Input(input_shape, name="input")
-    x, crop = pad_to_multiple(inputs, 2**depth)
+    x, crop = pad_for_valid(inputs, depth) if padding == "valid" else pad_to_multiple(inputs, 2**depth)
 
     skips = []
     for level in range(depth):
@@ -84,7 +97,8 @@ def build_model(
     x = double_block(x, depth, "bottom")
     for level in reversed(range(depth)):
         x = enlarge(x, features * 2**level, f"up{level}")
-        x = layers.Concatenate(name=f"up{level}_join")([x, skips[level]])
+        skip = crop_to(skips[level], x) if padding == "valid" else skips[level]
+        x = layers.Concatenate(name=f"up{level}_join")([x, skip])
         x = double_block(x, level, f"up{level}", last=level == 0)
 
     x = crop(layers.Conv2D(output_channels(classes, overlapping), 1, name="logits")(x))

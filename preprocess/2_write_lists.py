@@ -24,6 +24,7 @@ LISTS: types.PathName = "data/lists"  # output folder for the lists
 REPLACE: bool = False  # True: overwrite existing lists
 COPY_TO: str = ""  # also copy the listed pairs to <folder>/<list>/x and y; "": no copies
 #   Each list then has a copied_files.csv.
+COPY_LIST: str = ""  # only copy the pairs of this list (.csv), such as one that you cut by hand; "": write lists
 
 # --- split
 VALIDATION_SHARE: types.ShareBelowOne = 0.2  # fraction of the cases for validation; 0: none
@@ -58,6 +59,7 @@ from common.slices.lists import (
     find_same_images,
     make_divisions,
     pick_named,
+    read_list,
     split_into_folds,
     write_list,
 )
@@ -68,6 +70,11 @@ from common.words import number_of
 
 def main():
     check_settings()
+    if settings.COPY_LIST:
+        rows = list(read_list(settings.COPY_LIST).itertuples(index=False))
+        with whole_folder(settings.COPY_TO, settings.REPLACE) as unfinished:
+            copy_pairs(Path(settings.COPY_LIST).stem, rows, unfinished)
+        return
     refuse_existing(settings.LISTS, settings.REPLACE)
     cases = find_cases(settings.CASES)
     print(f"checking {number_of(len(cases), 'case')} in {settings.CASES}", flush=True)
@@ -89,7 +96,9 @@ def main():
     if settings.COPY_TO:
         with whole_folder(settings.COPY_TO, settings.REPLACE) as unfinished:
             for folder, lists in divisions.items():
-                copy_pairs(folder, lists, variants, unfinished)
+                for name, members in lists.items():
+                    rows = list_rows(members, variants if name == "train" else {})
+                    copy_pairs(Path(folder, name), rows, unfinished)
     what = "one class" if classes == 1 else f"{classes} {slices[0].overlap} classes".replace("  ", " ")
     size, bits, count = slices[0].size, slices[0].bits, sum(map(len, divisions.values()))
     written = f"{number_of(count, 'list')} of {size}x{size} {bits}-bit slices, {what}"
@@ -104,6 +113,8 @@ def check_settings():
         )
     if settings.FOLDS and settings.VALIDATION_CASES:
         raise SettingError("FOLDS: cannot be combined with VALIDATION_CASES; set only one of them")
+    if settings.COPY_LIST and not settings.COPY_TO:
+        raise SettingError("COPY_LIST: needs COPY_TO; pass --copy-to with a folder for the copies")
     if settings.COPY_TO:
         refuse_existing(settings.COPY_TO, settings.REPLACE)
 
@@ -190,27 +201,25 @@ def print_table(folder, lists, variants):
             print(f"note: all masks in {name} are empty")
 
 
-def copy_pairs(folder, lists, variants, unfinished):
-    """Copy the listed pairs to <list>/x and <list>/y, numbered; copied_files.csv lists their origin.
+def copy_pairs(name, rows, unfinished):
+    """Copy the pairs of a list to <name>/x and <name>/y, numbered; copied_files.csv lists their origin.
 
     Args:
-        folder: subfolder, "" or "fold1" and so on.
-        lists: dict of list name to list of Checked.
-        variants: dict of case to list of variants.
+        name: name of the list, in the subfolder of its fold.
+        rows: list of (x, y, case).
         unfinished: Path of the folder that becomes COPY_TO.
     """
-    for name, members in lists.items():
-        rows = list_rows(members, variants if name == "train" else {})
-        copy, copied = unfinished / folder / name, []
-        for side in ("x", "y"):
-            (copy / side).mkdir(parents=True)
-        for number, (x, y, _) in enumerate(progress(rows, len(rows), f"copying {name}"), 1):
-            file = f"{number:04d}{x.suffix}"
-            shutil.copyfile(x, copy / "x" / file)
-            shutil.copyfile(y, copy / "y" / f"{number:04d}{y.suffix}")
-            copied.append((file, x.as_posix(), y.as_posix()))
-        write_table(copy / "copied_files.csv", pd.DataFrame(copied, columns=["file", "src_x", "src_y"]))
-        print(f"copied {number_of(len(rows), 'pair')} to {Path(settings.COPY_TO, folder, name)}")
+    copy, copied = unfinished / name, []
+    for side in ("x", "y"):
+        (copy / side).mkdir(parents=True)
+    for number, (*pair, _) in enumerate(progress(rows, len(rows), f"copying {Path(name).name}"), 1):
+        x, y = map(Path, pair)
+        file = f"{number:04d}{x.suffix}"
+        shutil.copyfile(x, copy / "x" / file)
+        shutil.copyfile(y, copy / "y" / f"{number:04d}{y.suffix}")
+        copied.append((file, x.as_posix(), y.as_posix()))
+    write_table(copy / "copied_files.csv", pd.DataFrame(copied, columns=["file", "src_x", "src_y"]))
+    print(f"copied {number_of(len(rows), 'pair')} to {Path(settings.COPY_TO, name)}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """Networks: the counts of the table, sizes, outputs, learning, and files of one's own."""
 
 import inspect
+import itertools
 import math
 import subprocess
 import sys
@@ -168,6 +169,37 @@ def test_further_options_of_unet():
     assert len(decayed) == 2 * 7 + 3 and model.output_shape == (None, 32, 32, 1)
     with pytest.raises(ValueError, match="expected transposed or nearest or bilinear"):
         build_model("unet", (32, 32, 1), upsampling="cubic")
+
+
+@pytest.mark.parametrize(("shape", "depth"), [((32, 48), 2), ((21, 30), 1), ((40, 24), 3)])
+def test_valid_padding_of_unet(shape, depth):
+    """What a network of valid convolutions sees is the image in black, without any other border."""
+    options = {"features": 4, "depth": depth, "dropout": 0.0}
+    valid = build_model("unet", (*shape, 1), **options, padding="valid")
+    assert valid.output_shape == (None, *shape, 1)
+    side, margin = 256, 64
+    same = build_model("unet", (side, side, 1), **options)
+    assert same.count_params() == valid.count_params()
+    rng = np.random.default_rng(0)
+    same.set_weights([rng.normal(0, 0.2, w.shape) if w.ndim > 1 else w for w in same.get_weights()])
+    valid.set_weights(same.get_weights())
+    image = rng.random((1, *shape, 1)).astype(np.float32)
+    found, differences = keras.ops.convert_to_numpy(valid(image)), []
+    for top, left in itertools.product(range(margin, margin + 2**depth), repeat=2):  # where pooling meets the image
+        large = np.zeros((1, side, side, 1), np.float32)
+        large[:, top : top + shape[0], left : left + shape[1]] = image
+        expected = keras.ops.convert_to_numpy(same(large))[:, top : top + shape[0], left : left + shape[1]]
+        differences.append(np.abs(found - expected).max())
+    assert min(differences) < 1e-5 and np.ptp(found) > 0.01 and max(differences) > 1e-3
+    with pytest.raises(ValueError, match="expected padding same or valid"):
+        build_model("unet", (32, 32, 1), padding="full")
+
+
+def test_valid_padding_of_unet_is_as_wide_as_in_the_paper():
+    """A bottom of 28 pixels gives 388 of 572; 388 x 388 images then need no cropping."""
+    model = build_model("unet", (388, 388, 1), features=1, padding="valid")
+    assert model.get_layer("pad").output.shape[1:3] == (572, 572)
+    assert "crop" not in {layer.name for layer in model.layers}
 
 
 @pytest.mark.parametrize(("name", "side"), [("cvnet_synapse", 72), ("cvnet_synapse_512", 128)])

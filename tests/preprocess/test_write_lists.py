@@ -105,6 +105,40 @@ def test_lists_hold_pairs_with_variants_for_training_only(tmp_path):
         assert (tmp_path / "flat" / "train" / "y" / row.file).read_bytes() == Path(row.src_y).read_bytes()
 
 
+def test_the_pairs_of_a_list_cut_by_hand_are_copied(tmp_path):
+    """A list of ours, and one of AIS Training Codeset with absolute paths, of which lines were removed."""
+    cases = make_cases(tmp_path / "cases", cases=4, slices=3, size=32)
+    run_here(LISTS, CASES=cases, LISTS=tmp_path / "lists", TEST_SHARE=0)
+    lines = (tmp_path / "lists" / "train.csv").read_text().splitlines()
+    (tmp_path / "lists" / "cut.csv").write_text("\n".join(lines[:1] + lines[2::3]) + "\n")
+    pairs = [
+        (cases / "case02" / side / "0003.png" for side in "xy"),
+        (cases / "case01" / side / "0001.png" for side in "xy"),
+    ]
+    pairs = [tuple(map(str, pair)) for pair in pairs]
+    (tmp_path / "ais.csv").write_text("x,y\n" + "".join(f"{x},{y}\n" for x, y in pairs))
+    for file, expected in ((tmp_path / "lists" / "cut.csv", None), (tmp_path / "ais.csv", pairs)):
+        given = {"COPY_LIST": file, "COPY_TO": tmp_path / "copies" / file.stem, "CASES": tmp_path / "gone"}
+        said = run_here(LISTS, LISTS=tmp_path / "none", **given).stdout
+        copied = pd.read_csv(tmp_path / "copies" / file.stem / file.stem / "copied_files.csv")
+        rows = list(copied[["src_x", "src_y"]].itertuples(index=False, name=None))
+        assert rows == (expected or list(read_list(file)[["x", "y"]].itertuples(index=False, name=None)))
+        assert f"copied {len(rows)} pairs to" in said
+        for name, x, y in copied.itertuples(index=False):
+            for side, source in (("x", x), ("y", y)):
+                made = tmp_path / "copies" / file.stem / file.stem / side / name
+                assert made.read_bytes() == Path(source).read_bytes()
+    assert not (tmp_path / "none").exists()
+    assert_refused(LISTS, "COPY_LIST: needs COPY_TO", status=2, COPY_LIST=tmp_path / "ais.csv")
+    refused = {"COPY_TO": tmp_path / "no"}
+    assert_refused(LISTS, "gone.csv: file does not exist", COPY_LIST=tmp_path / "gone.csv", **refused)
+    (tmp_path / "ais.csv").write_text(f"x,y\n{pairs[0][0]},{tmp_path}/missing.png\n")
+    assert_refused(LISTS, "line 2", "missing.png", COPY_LIST=tmp_path / "ais.csv", **refused)
+    (tmp_path / "ais.csv").write_text("a,b\n1,2\n")
+    assert_refused(LISTS, "ais.csv", "x", COPY_LIST=tmp_path / "ais.csv", **refused)
+    assert not (tmp_path / "no").exists()
+
+
 def test_named_cases_folds_and_tables(tmp_path):
     cases = make_cases(tmp_path / "cases", cases=5, slices=2)
     run_here(LISTS, CASES=cases, LISTS=tmp_path / "a", VALIDATION_CASES=["case02"], TEST_CASES=["case05", "case01"])
