@@ -274,6 +274,8 @@ class SeResunetSettings(TypedDict, total=False):
     ratio: PositiveInt
     squeeze: bool
     noise: Annotated[float, Ge(0), Le(10)]
+    roi: bool
+    last_relu: bool
 
 
 @strict
