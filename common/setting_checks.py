@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, NotRequired
 from annotated_types import Ge, Gt, Le, Len, Lt
 from typing_extensions import is_typeddict
 
+MOST_SLASHES = 400  # of a text; Python makes and removes nested folders by recursion
 STRICT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}  # pydantic configuration
 
 
@@ -59,7 +60,7 @@ def check(value, annotation):
 
     try:
         value = _lists(value)
-        if unusable := _unusable_character(value):
+        if unusable := _unusable_part(value):
             raise ValueError(f"contains {unusable} (found {_short(value)})")
     except RecursionError:
         raise ValueError(f"expected {describe(annotation)} (found lists or dicts nested too deeply)") from None
@@ -158,21 +159,23 @@ def _lists(value):
     return value
 
 
-def _unusable_character(value):
-    """What no file name and no recorded text can contain, in words; "" if a value has none.
+def _unusable_part(value):
+    """What no path and no recorded text can contain, in words; "" if a value has none.
 
     Bytes of a file name that are not UTF-8 are usable: Python has a character for each.
     """
     if isinstance(value, dict):
         value = [*value, *value.values()]
     if isinstance(value, list):
-        return next(filter(None, map(_unusable_character, value)), "")
+        return next(filter(None, map(_unusable_part, value)), "")
     if not isinstance(value, str):
         return ""
     try:
         value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         return "half of a character"
+    if value.count("/") > MOST_SLASHES:
+        return f"more than {MOST_SLASHES} slashes"
     return "a null character" if "\0" in value else ""
 
 

@@ -123,7 +123,10 @@ Series = Annotated[int, Ge(1)] | Annotated[str, Rule("a part of a description", 
 
 MaskValues = Annotated[
     dict[Gray, Annotated[int, Ge(0), Le(255)]],
-    Rule("a dict that maps gray values to 0..255, such as {1: 255}", bool),
+    Rule(
+        "a dict that maps gray values to 0..99 or 255, such as {1: 255}",
+        lambda values: bool(values) and all(value < 100 or value == 255 for value in values.values()),
+    ),
 ]
 MaskColors = Annotated[
     dict[str, Annotated[int, Ge(1), Le(99)]],

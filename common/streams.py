@@ -27,9 +27,9 @@ def one_line(text):
 def on_own_lines(message):
     """`printable` text in which only a line feed before two spaces starts a new line; others are in file names.
 
-    Words longer than a path can be are shortened.
+    Words longer than a path can be are shortened; a colon at their end stays.
     """
-    message = re.sub(rf"\S{{{LONGEST_WORD},}}", lambda word: f"{word[0][:60]}...", message)
+    message = re.sub(rf"(\S{{60}})\S{{{LONGEST_WORD - 60},}}?(:?)(?!\S)", r"\1...\2", message)
     return printable(re.sub(r"\n(?!  )", r"\\n", message))
 
 

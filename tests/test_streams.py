@@ -76,6 +76,7 @@ def test_messages_show_odd_names_escaped(masks):
 
 
 def test_a_long_word_in_a_message_is_shortened():
-    assert on_own_lines(f"{'a' * 99999}.png: missing") == f"{'a' * 60}... missing"
+    assert on_own_lines(f"{'a' * 99999}.png: missing") == f"{'a' * 60}...: missing"
+    assert on_own_lines("a" * 5000) == f"{'a' * 60}..."
     path = "/".join(["a" * 200] * 20)
     assert on_own_lines(f"{path}: missing") == f"{path}: missing"

@@ -134,6 +134,21 @@ def test_importers_mark_what_is_ignored(tmp_path):
     assert np.array_equal(np.sort(masks.ravel()), np.sort(expected.ravel())) and set(np.unique(masks)) == {0, 254, 255}
 
 
+def test_254_in_a_mask_is_ignored_only_if_ignore_says_so(tmp_path):
+    """It is what case folders use, so masks of 0 and 254 became masks without any foreground."""
+    for name, value in (("a", 254), ("b", 255)):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[5:15, 5:15] = value
+        write_image(tmp_path / "images" / f"{name}.png", np.full((32, 32), 77, np.uint8))
+        write_image(tmp_path / "masks" / f"{name}.png", mask)
+    given = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "SIZE": 32, "CASES": tmp_path / "cases"}
+    script = "preprocess/0_import_images.py"
+    assert_refused(script, "a.png: 254", "--ignore 254", **given)
+    assert_refused(script, "MASK_VALUES", "0..99 or 255", status=2, **given, MASK_VALUES={254: 254})
+    run_here(script, **given, MASK_VALUES={254: 255, 255: 255}, REPLACE=True)
+    run_here(script, **given, IGNORE=254, REPLACE=True)
+
+
 # --- scores
 
 
