@@ -21,6 +21,8 @@ NOT_CLOSED = "Can't decrement id ref count"  # of h5py, which then calls sys.exc
 class InputError(Exception):
     """Bad input. The text reports the file, the problem, what was expected and what to do."""
 
+    names_file = True  # so `common.system_errors.errors_of` does not name another one
+
 
 class SettingError(InputError):
     """An invalid setting; the script exits with status 2."""
@@ -98,7 +100,8 @@ def report_error(kind, error, trace):
     elif issubclass(kind, OSError):
         print(f"{script}: error: {on_own_lines(system_errors.in_words(error))}", file=sys.stderr)
     elif issubclass(kind, MemoryError) or (issubclass(kind, ImportError) and is_out_of_memory(str(error))):
-        print(f"{script}: error: out of memory; use a smaller size or batch size", file=sys.stderr)
+        what = str(error) if str(error).endswith(": out of memory") else "out of memory"  # with the file, if known
+        print(f"{script}: error: {on_own_lines(what)}; use a smaller size or batch size", file=sys.stderr)
     elif issubclass(kind, Exception) and (number := system_errors.number_of(error)):  # raised by a library
         reason = next(filter(None, str(error).splitlines()), kind.__name__)[:200]
         words = system_errors.in_words(OSError(number, os.strerror(number)))

@@ -129,16 +129,22 @@ def read_json(path):
             raise InputError(f"{path}: {'not a file' if path.exists() else 'file does not exist'}")
         if path.stat().st_size > LARGEST_JSON:
             raise InputError(f"{path}: too large for a record (found {path.stat().st_size / 1e6:.0f} MB); {damaged}")
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_bytes(path).decode("utf-8-sig"))
     except RecursionError:
         raise InputError(f"{path}: damaged (lists or objects nested too deeply); {damaged}") from None
     except ValueError:
         raise InputError(f"{path}: damaged (not a JSON file); {damaged}") from None
 
 
+def read_bytes(path, count=-1):
+    """Content of a file, or its first `count` bytes. If the disk fails, OSError contains the path, as open does."""
+    with errors_of(path), open(path, "rb") as file:
+        return file.read(count)
+
+
 def file_digest(path):
     """SHA-256 of a file, as hexadecimal text."""
-    with open(path, "rb") as file:
+    with errors_of(path), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

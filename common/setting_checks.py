@@ -12,6 +12,7 @@ from annotated_types import Ge, Gt, Le, Len, Lt
 from typing_extensions import is_typeddict
 
 MOST_SLASHES = 400  # of a text; Python makes and removes nested folders by recursion
+SHOWN = 10**9  # larger limits are in a message only if a value is beyond them
 STRICT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}  # pydantic configuration
 
 
@@ -89,7 +90,9 @@ def _problem(value, annotation):
                     return f"{key}: {error}"
             if missing := kind.__required_keys__ - value.keys():
                 return f"missing key {min(missing)!r} (found {_short(value)})"
-    return f"expected {describe(annotation)} (found {_short(value)})"
+    found = value if isinstance(value, list) else [value]
+    is_large = any(isinstance(item, int | float) and not abs(item) < SHOWN for item in found)
+    return f"expected {describe(annotation, math.inf if is_large else SHOWN)} (found {_short(value)})"
 
 
 def alternatives(annotation):
@@ -99,47 +102,47 @@ def alternatives(annotation):
     return [annotation]
 
 
-def describe(annotation):
-    """Describe in words which values an annotation accepts."""
-    *first, last = dict.fromkeys(_describe_one(kind) for kind in alternatives(annotation))
+def describe(annotation, largest=SHOWN):
+    """Describe in words which values an annotation accepts; limits up to `largest` are shown."""
+    *first, last = dict.fromkeys(_describe_one(kind, largest) for kind in alternatives(annotation))
     return f"{', '.join(first)} or {last}" if first else last
 
 
-def _describe_one(kind):
+def _describe_one(kind, largest):
     if kind is None or kind is type(None):
         return "None"
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin is Annotated:
-        return _describe_constrained(*arguments)
+        return _describe_constrained(largest, *arguments)
     if origin is Literal:
         *first, last = [repr(choice) for choice in arguments]
         return f"{', '.join(first)} or {last}" if first else last
     if origin is NotRequired:
-        return describe(arguments[0])
+        return describe(arguments[0], largest)
     if is_typeddict(kind):
         keys = list(typing.get_type_hints(kind))
         return f"a dict with the keys {', '.join(keys[:6])}{', ...' if len(keys) > 6 else ''}"
     if origin is list:
-        return _describe_list(describe(arguments[0]))
+        return _describe_list(describe(arguments[0], largest))
     if origin is dict:
         return "a dict such as \"{'key': 1}\""
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false", Any: "any value"}
     return names.get(kind, {list: "a list", dict: "a dict"}.get(kind, str(kind)))
 
 
-def _describe_constrained(kind, *conditions):
+def _describe_constrained(largest, kind, *conditions):
     if rule := next((condition for condition in conditions if isinstance(condition, Rule)), None):
         return rule.words
-    words, length = describe(kind), next((c for c in conditions if isinstance(c, Len)), None)
+    words, length = describe(kind, largest), next((c for c in conditions if isinstance(c, Len)), None)
     if length:
         count = f"{length.min_length}" if length.min_length == length.max_length else f"at least {length.min_length}"
         return words.replace("a list of", f"a list of {count}", 1)
     limits = {type(condition): getattr(condition, type(condition).__name__.lower()) for condition in conditions}
     low, high = limits.get(Ge), limits.get(Le)
-    if low is not None and high is not None and high < 10**9:
-        return f"{words} from {low:g} to {high:g}"
+    if low is not None and high is not None and high < largest:
+        return f"{words} from {low:.10g} to {high:.10g}"
     texts = {Ge: "of at least", Gt: "above", Le: "of at most", Lt: "below"}
-    shown = [f"{texts[kind]} {limit:g}" for kind, limit in limits.items() if limit < 10**9]
+    shown = [f"{texts[kind]} {limit:.10g}" for kind, limit in limits.items() if limit < largest]
     return f"{words} {' and '.join(shown)}".strip()
 
 

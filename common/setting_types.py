@@ -119,7 +119,10 @@ Crop = Annotated[
 
 # --- masks and volumes
 
-Series = Annotated[int, Ge(1)] | Annotated[str, Rule("a part of a description", bool)]
+Series = (
+    Annotated[int, Ge(1)]
+    | Annotated[str, Rule("a part of a description", lambda text: re.search(r"[^-+\d.\s]", text) is not None)]
+)
 
 MaskValues = Annotated[
     dict[Gray, Annotated[int, Ge(0), Le(255)]],

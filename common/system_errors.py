@@ -135,6 +135,8 @@ def errors_of(path):
     try:
         yield
     except Exception as error:
+        if getattr(error, "names_file", False):
+            raise
         system_error = as_system_error(error, path)
         named = getattr(error, "filename", None)
         if system_error is None or (getattr(error, "errno", None) in REASONS and named and not _is_unfinished(named)):

@@ -28,10 +28,12 @@ import cv2
 from common import parallel
 from common.errors import InputError, SettingError
 from common.files import ROOT
+from common.words import number_of
 
 INSTALL = 'pip install "distributed>=2026.8,<2027"'
 SECONDS_TO_START = 120  # of workers
 ATTEMPTS = 3  # times that a task may lose its worker before it counts as the reason
+MOST_PER_CORE = 4  # processes; more need hundreds of MB and a second each, and gain nothing
 BATCH = 4  # items per task
 SOURCES = ("common", "models", "losses")  # packages that a worker must have as they are here
 _one_at_a_time = threading.Lock()
@@ -119,11 +121,16 @@ def start_workers(setting):
         Threads or Processes.
 
     Raises:
+        SettingError: if this machine is too small for so many processes.
         InputError: if Dask is not installed, or no worker can be reached.
     """
     if setting == "":
         yield Threads()
         return
+    cores = os.cpu_count() or 1
+    if isinstance(setting, int) and setting > (most := max(MOST_PER_CORE * cores, 8)):
+        many = f"too many processes for this machine (found {setting} for {number_of(cores, 'core')})"
+        raise SettingError(f"WORKERS: {many}; use up to {most}")
     try:
         import dask  # as below
         import distributed  # optional, and slow to load

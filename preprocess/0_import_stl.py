@@ -190,13 +190,13 @@ def to_pixels(surface):
     length = high[2] - low[2]
     if (count := length / abs(settings.INTERVAL)) > MAX_SLICES:
         raise SettingError(
-            f"INTERVAL: too small ({settings.INTERVAL:g} mm, {count:.0f} times; at most {MAX_SLICES:,} slices); "
+            f"INTERVAL: too small ({settings.INTERVAL:g} mm, {count:.6g} times; at most {MAX_SLICES:,} slices); "
             "use a larger one"
         )
     pixel = settings.PIXEL or (high - low)[:2].max() / (0.9 * settings.SIZE)
     if (side_in_pixels := (high - low)[:2].max() / pixel) > MAX_PIXELS:
         raise SettingError(
-            f"PIXEL: too small ({pixel:g} mm makes {side_in_pixels:.0f} pixels across, at most {MAX_PIXELS:,}); "
+            f"PIXEL: too small ({pixel:g} mm makes {side_in_pixels:.6g} pixels across, at most {MAX_PIXELS:,}); "
             "use a larger one"
         )
     points = points - [*((low + high) / 2)[:2], 0]

@@ -83,7 +83,7 @@ from common.volumes.finding import find_volumes
 from common.volumes.grids import Geometry, orient
 from common.volumes.label_files import LabelFiles, labels_onto
 from common.volumes.label_matching import match_labels
-from common.volumes.privacy import check_names_table, safe_names, write_names_table
+from common.volumes.privacy import check_names_table, is_dicom_volume, safe_names, write_names_table
 from common.volumes.slicing import open_slices, planes_of, slice_entry, spacing_of_plane, to_gray_levels, with_neighbors
 from common.words import number_of
 
@@ -199,6 +199,8 @@ def match_volumes():
         names = settings.LABEL_NAME, settings.SERIES
         volumes, labels, *several = match_labels(settings.IMAGES, settings.LABELS, *names, volumes or None)
     volumes = volumes or find_volumes(settings.IMAGES)
+    if settings.SERIES is not None and not any(is_dicom_volume(path) for path in volumes.values()):
+        raise InputError(f"SERIES: no DICOM series in IMAGES to choose from (found {settings.SERIES!r}); remove it")
     how = settings.IGNORE, files, settings.CHANNELS, settings.REGIONS
     return Found(volumes, labels, settings.CLASSES or [], *how, *several)
 

@@ -18,7 +18,8 @@ import pandas as pd
 import pytest
 import trimesh
 from drawings import as_volume, ball, write
-from running import TINY_SE_RESUNET3D, TINY_UNET, assert_refused, leftovers, run_here
+from PIL import Image, PngImagePlugin
+from running import TINY_SE_RESUNET3D, TINY_UNET, assert_refused, leftovers, only_folder, run_here
 
 pydicom = pytest.importorskip("pydicom")
 import SimpleITK as sitk
@@ -111,10 +112,29 @@ def plant(root):
         write(root / "files", f"{name}{ending}", with_text(values, **text))
     columns = ["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"]
     pd.DataFrame(rows, columns=columns).to_csv(root / "nodules.csv", index=False)
+    plant_images(root)
+    outline = {"Name": "nodule", "Type": 11, "Point_px": [[8, 8], [16, 9], [12, 16]], "Patient": "PLANTROI"}
+    shown = {"ImageIndex": 3, "SOPInstanceUID": "1.2.826.0.1.99999.2.4", "ROIs": [outline], "PatientName": "PLANTROI"}
+    (root / "rois").mkdir()
+    (root / "rois" / "PLANTROI.json").write_text(json.dumps({"Images": [shown], "Patient": "PLANTROI"}))
     surface = trimesh.creation.icosphere(radius=4)
     surface.apply_translation(center)
     stl = surface.export(file_type="stl")
     (root / "PLANT_heart.stl").write_bytes(b"PLANT solid".ljust(80) + stl[80:])
+
+
+def plant_images(root):
+    """Images and matrices whose files say in their text, EXIF and TIFF fields who they are of."""
+    rng, about = np.random.default_rng(0), PngImagePlugin.PngInfo()
+    about.add_text("Description", "PLANTNAME^A")
+    exif = Image.Exif()
+    exif[0x010E] = exif[0x013B] = "PLANTNAME^A"  # description and artist
+    for number, (ending, options) in enumerate(((".png", {"pnginfo": about}), (".tif", {}), (".jpg", {"exif": exif}))):
+        for side, values in (("x", rng.integers(0, 255, (32, 32))), ("y", np.eye(32) * 255)):
+            path = root / "images" / side / f"{number}{ending if side == 'x' else '.png'}"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            more = {"description": "PLANTNAME^A"} if path.suffix == ".tif" else options if side == "x" else {}
+            Image.fromarray(values.astype(np.uint8)).save(path, **more)
 
 
 # --- all that is written
@@ -146,6 +166,11 @@ def imported(tmp_path_factory):
     half = pd.read_csv(own / "nodules.csv").iloc[:2]
     half.to_csv(own / "half.csv", index=False)
     run("preprocess/0_import_nodules.py", CASES=out / "half", **nodules | {"ANNOTATIONS": own / "half.csv"})
+    images = {"IMAGES": own / "images" / "x", "MASKS": own / "images" / "y"}
+    run("preprocess/0_import_images.py", CASES=out / "images", SIZE=24, **images)
+    run("preprocess/1_augment_cases.py", CASES=out / "images", FILTERS=["O", "D"], SHAPES=["", "RTP"])
+    outlines = {"IMAGES": own / "scans", "ANNOTATIONS": own / "rois", **slices}
+    run("preprocess/0_import_annotations.py", CASES=out / "outlines", **outlines)
     candidates = {"SCANS": own / "scans", "CANDIDATES": own / "half.csv", "ANNOTATIONS": own / "nodules.csv"}
     crops = {"SIZE": 16, "CUBES": out / "cubes", "CUBE_SIZE": 8}
     run("preprocess/0_import_candidates.py", CASES=out / "candidates", **candidates, **crops)
@@ -199,6 +224,7 @@ def everything(imported):
     pseudo = {"CASES": out / "pseudo", "CONFIDENCE": 0.5, "SMALLEST": 1}
     run("predict.py", RUN=out / "runs", INPUT=out / "cases", OUTPUT=out / "predicted" / "unsure", UNCERTAINTY=True)
     run("pseudo_label.py", RUN=out / "runs", INPUT=out / "cases", **pseudo)
+    run_the_rest(run, out, own)
     run("compare_runs.py", RUNS=out / "runs")
     predicted, truth = out / "predicted", {"TRUTH": own / "labels", "LABEL_NAME": "{id}_seg"}
     scans = {"IMAGES": own / "scans", "NAMES_TABLE": root / "private" / "scans.csv"}
@@ -208,6 +234,24 @@ def everything(imported):
         run("submission.py", KIND=kind, PREDICTED=predicted / name, OUTPUT=out / f"{name}_{kind}.csv")
     assert not leftovers(root)
     return root, said
+
+
+def run_the_rest(run, out, own):
+    """Run what takes longest: uncertain predictions, a plan, a cross-validation, a choice and a search."""
+    unsure = {"RUN": out / "runs3d", "UNCERTAINTY": True, "VIEWER_FILES": ["itk-snap"]}
+    run("predict.py", INPUT=own / "scans", OUTPUT=out / "predicted" / "unsure3d", **unsure)
+    run("evaluate.py", PREDICTED=out / "labels", OUTPUT=out / "scores" / "again", TRUTH=out / "labels")
+    again = {"PREDICTED": out / "labels", "TRUTH": out / "labels", "AGAINST": out / "scores" / "again"}
+    run("evaluate.py", OUTPUT=out / "scores" / "against", **again)
+    run("preprocess/2_write_lists.py", CASES=out / "cases", LISTS=out / "folds", FOLDS=2, TEST_SHARE=0)
+    run("preprocess/3_pack_hdf5.py", LISTS=out / "folds", PACKED=out / "packed_folds")
+    run("preprocess/4_plan_training.py", PACKED=out / "packed_folds" / "fold1", MINUTES=30)
+    sets = {name.upper(): out / "packed_folds" / "fold1" / f"{name}.h5" for name in ("train", "validation")}
+    tiny = {"MODEL": "unet", "MODEL_SETTINGS": TINY_UNET, "LOSS": "bce+dice", "AUGMENTATION": {}, "EPOCHS": 1}
+    run("train.py", RUNS=out / "runs_folds", FOLD="all", **sets, **tiny)
+    run("choose.py", CROSS_VALIDATIONS=only_folder(out / "runs_folds"), CLEANINGS=[{}])
+    networks = {"MODELS": ["unet"], "MODEL_SETTINGS": {"unet": TINY_UNET}, "LOSSES": ["bce+dice"]}
+    run("tune.py", STUDY=out / "study", TRIALS=1, EPOCHS=1, AUGMENTATION={}, **networks, **sets)
 
 
 def contents(name, data):

@@ -20,8 +20,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from running import ROOT, SCRIPTS, assert_refused, run_here
 
+from common import setting_types
 from common.command_line import as_typed, flags_of
-from common.setting_checks import Rule, alternatives
+from common.setting_checks import Rule, alternatives, check
 from common.setting_types import MODEL_SETTINGS, TERMS, Network
 from common.settings import Settings, read_value
 
@@ -399,3 +400,21 @@ def test_names_in_types_are_those_of_networks_and_losses():
     for name, kind in MODEL_SETTINGS.items():
         parameters = inspect.signature(models.NETWORKS[name].build_model).parameters
         assert set(typing.get_type_hints(kind)) == parameters.keys() - set(models.NOT_SETTINGS)
+
+
+def test_a_limit_is_in_the_message_if_it_matters():
+    with pytest.raises(ValueError, match=r"a whole number of at least 0 and below 4294967296 \(found 99999999999\)"):
+        check(99999999999, setting_types.Seed)
+    with pytest.raises(ValueError, match=r"a whole number of at least 0 \(found -1\)"):
+        check(-1, setting_types.Seed)
+    with pytest.raises(ValueError, match="from 0 to 1000000000"):
+        check(math.inf, setting_types.NonNegative)
+
+
+def test_texts_that_no_path_can_be():
+    with pytest.raises(ValueError, match="more than 400 slashes"):
+        check("x/" * 2000, setting_types.PathName)
+    for series in ("0", "-1", "2.5", " "):
+        with pytest.raises(ValueError, match="a part of a description"):
+            read_value(series, setting_types.Series)
+    assert read_value("3", setting_types.Series) == 3 and read_value("T2 fse", setting_types.Series) == "T2 fse"

@@ -177,6 +177,12 @@ def test_wrong_workers(value, tmp_path):
     assert_refused("preprocess/1_augment_cases.py", "WORKERS", status=2, CASES=tmp_path, WORKERS=value)
 
 
+def test_more_processes_than_a_machine_can_start():
+    message = r"WORKERS: too many processes for this machine \(found 1000 for "
+    with pytest.raises(SettingError, match=message), start_workers(1000):
+        pass
+
+
 def test_a_scheduler_that_is_not_there(monkeypatch):
     pytest.importorskip("distributed", reason=NO_DASK)
     monkeypatch.setattr(workers, "SECONDS_TO_START", 1)

@@ -7,6 +7,7 @@ import numpy as np
 from common.errors import InputError
 from common.evaluation.lesion_scores import summarize_lesions
 from common.evaluation.lesions import Lesion, match_lesions
+from common.files import read_bytes
 from common.volumes.candidates import POINT, read_lesions
 from common.words import number_of
 
@@ -18,8 +19,7 @@ def is_lesion_table(path):
     path = Path(path) if str(path) else None
     if not path or path.suffix.lower() != ".csv" or not path.is_file():
         return False
-    with path.open("rb") as file:
-        return b"seriesuid" in file.readline(1000)
+    return b"seriesuid" in read_bytes(path, 1000).split(b"\n")[0]
 
 
 class Candidates:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError, summarize
-from common.files import file_digest, natural_key, whole_file
+from common.files import file_digest, natural_key, read_bytes, whole_file
 from common.settings import require_folder
 from common.slices.images import read_image
 from common.streams import one_line
@@ -67,7 +67,7 @@ def read_list(path):
 
 def _refuse_repeated_lines(path):
     """Raise InputError if lines are repeated, in a moment even if the list has a million of them."""
-    content = path.read_bytes() if path.is_file() else b""
+    content = read_bytes(path) if path.is_file() else b""
     if b'"' in content:  # a name with a line feed has several lines
         return
     lines = [line for line in content.splitlines() if line.strip()]

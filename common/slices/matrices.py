@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
-from common.files import natural_key
+from common.files import natural_key, read_bytes
 from common.slices.finding import OTHER, read_regular, report_skipped, walk
 from common.slices.images import refuse_tiny
 from common.slices.matching import IMAGE_FOLDERS, MASK_FOLDERS, root_and_name
@@ -83,8 +83,7 @@ def _has_numbers(path):
     """Whether a file starts as .npy, or as text with a number, not with a word as lists do; by its ending too."""
     if path.suffix.lower() not in (*ENDINGS, ""):
         return False
-    with open(path, "rb") as file:
-        start = file.read(64).lstrip(b"\xef\xbb\xbf \t\r\n")
+    start = read_bytes(path, 64).lstrip(b"\xef\xbb\xbf \t\r\n")
     return start.startswith(MAGIC) or bool(re.match(rb"[-+.\d]|nan|inf", start, re.I))
 
 

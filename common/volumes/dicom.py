@@ -12,6 +12,7 @@ from common.devices import silenced_libraries
 from common.errors import InputError, summarize
 from common.lazy import Lazy
 from common.parallel import ordered_map
+from common.system_errors import raise_system_error
 from common.volumes.finding import is_dicom, may_be_dicom, print_skipped
 from common.volumes.paths import plain_files
 from common.volumes.whole import ADVICE, check_spacing, require_file
@@ -139,6 +140,7 @@ def read_header(path):
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     except Exception as error:  # pydicom raises anything on a damaged file
+        raise_system_error(error, path)
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise InputError(f"{path}: damaged DICOM file ({reason}); {ADVICE}") from None
     return header
@@ -272,7 +274,7 @@ def read_series(path, series=None):
 
     Raises:
         InputError: if the slices do not form a volume, or several series are found but `series` is None.
-        RuntimeError: if GDCM cannot read the pixels.
+        RuntimeError: if memory is too small.
     """
     headers = choose_series(path, series) if path.is_dir() else [read_header(path)]
     if headers == [None]:
@@ -286,12 +288,29 @@ def read_series(path, series=None):
     with plain_files([header.file for header in headers]) as files:
         reader.SetFileNames([str(file) for file in files])
         with silenced_libraries():  # what ITK prints, it raises
-            image = reader.Execute()
+            try:
+                image = reader.Execute()
+            except RuntimeError as error:
+                if "allocate" in str(error):
+                    raise
+                raise InputError(_undecodable(path, zip(headers, files, strict=True))) from None
     spacing = headers[0].spacing[::-1]
     if not np.allclose(image.GetSpacing()[:2], spacing, rtol=1e-3):
         found = " and ".join(f"{mm:g}" for mm in image.GetSpacing()[:2])
         raise InputError(f"{headers[0].file}: unclear pixel spacing ({found} mm, or {spacing[0]:g} and {spacing[1]:g})")
     return image
+
+
+def _undecodable(path, files):
+    """Message about pixels that GDCM does not decode, with the first such file of pairs of Header and name."""
+    for header, file in files:
+        try:
+            sitk.ReadImage(str(file))
+        except RuntimeError:
+            syntax = pydicom.dcmread(header.file, stop_before_pixels=True).file_meta.get("TransferSyntaxUID", "")
+            found = f"{uids.UID(str(syntax)).name or 'unknown coding'}, {header.coding[-1]}"
+            return f"{header.file}: pixels cannot be decoded ({found}); copy it again, or save it as gray values"
+    return f"{path}: slices cannot be read together; copy the series again or restore it"
 
 
 def choose_series(folder, series, quiet=False):

@@ -4,6 +4,7 @@ import contextlib
 
 from common.errors import InputError
 from common.lazy import Lazy
+from common.system_errors import raise_system_error
 from common.volumes.dicom import check_pixels
 from common.volumes.whole import ADVICE, require_file
 
@@ -45,7 +46,8 @@ def damaged_dicom(path):
     except InputError as error:
         text = str(error)
         raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from None
-    except OSError:
+    except OSError as error:
+        raise_system_error(error, path)
         raise
     except MemoryError:  # a damaged length, or truly too large
         raise InputError(f"{path}: damaged DICOM file, or too large (out of memory); {ADVICE}") from None

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from common.errors import InputError
+from common.files import read_bytes
 from common.slices.finding import walk
 from common.words import number_of
 
@@ -53,8 +54,7 @@ def is_folder_of_volumes(path):
 
 def is_dicom(path):
     """Whether a file starts like a DICOM file (DICOM PS3.10); False for a DICOMDIR, which lists files."""
-    with Path(path).open("rb") as file:
-        head = file.read(1024)
+    head = read_bytes(path, 1024)
     return head[128:132] == b"DICM" and DIRECTORY not in head
 
 
@@ -62,8 +62,7 @@ def dicom_labels_in(path):
     """Kind of labels in a DICOM file, "SEG" or "RTSTRUCT"; "" for any other file."""
     if not Path(path).is_file() or not may_be_dicom(path):
         return ""
-    with Path(path).open("rb") as file:
-        head = file.read(1024)
+    head = read_bytes(path, 1024)
     found = re.search(rb"\x02\x00\x02\x00UI..([0-9.]+)", head, re.DOTALL) if head[128:132] == b"DICM" else None
     return LABEL_CLASSES.get(found[1].decode(), "") if found else ""
 

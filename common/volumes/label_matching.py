@@ -9,6 +9,7 @@ from common.errors import InputError, summarize
 from common.files import natural_key
 from common.slices.cases import without_partner
 from common.volumes.finding import find_volumes, is_dicom, may_be_dicom, print_skipped
+from common.volumes.privacy import is_dicom_volume
 from common.words import number_of
 
 SLICER = ".seg"  # end of the names of segmentations of 3D Slicer
@@ -66,6 +67,10 @@ def match_labels(images, labels, label_name, series=None, channels=None):
         expected = {name: label for name, label in expected.items() if label in label_volumes and name not in used}
         left = volumes.keys() - expected.keys() - referring.keys() - set(expected.values())
         print_skipped(labels, [f"{name}: no label volume {label_name.format(id=name)}" for name in sorted(left)])
+    else:
+        unused = sorted(label_volumes.keys() - set(expected.values()))
+        named = not any(is_dicom_volume(path) for path in volumes.values())
+        print_skipped(labels, [label_volumes[name].name for name in unused], f"without a volume in {images}", named)
     count = number_of(len(foreign), "DICOM SEG or RTSTRUCT file")
     others = f", and {count} in it for other series" if foreign else ""
     alone = [

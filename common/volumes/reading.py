@@ -1,6 +1,7 @@
 """Read volumes with SimpleITK: files, and DICOM series whose slices form a volume; only whole and possible ones."""
 
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from common.volumes.dicom import list_series, read_series  # noqa: F401
 from common.volumes.finding import VOLUME_ENDINGS, ending_of, is_dicom
 from common.volumes.grids import Geometry, image_at, require_same_grid
 from common.volumes.paths import plain_files
-from common.volumes.whole import ADVICE, FARTHEST, check_header, check_spacing, check_stream, require_file
+from common.volumes.whole import ADVICE, FARTHEST, check_axes, check_header, check_spacing, check_stream, require_file
 from common.words import number_of
 
 sitk = Lazy("SimpleITK")
@@ -78,8 +79,8 @@ def read_channels(path, series=None, not_finite=None):
         channels = _channels_of(_read(path, series, not_finite), path)
         _check_geometry(channels[0], path)
         return [_finite(channel, path, not_finite) for channel in channels]
-    except RuntimeError as error:
-        if "allocate" in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if isinstance(error, MemoryError) or "allocate" in str(error):
             raise MemoryError(f"{path}: out of memory") from None
         raise InputError(f"{path}: cannot be read ({_reason_in(error)}); replace or remove it") from None
 
@@ -185,8 +186,9 @@ def _check_geometry(image, path):
     geometry = Geometry.of(image)
     try:
         check_spacing(geometry.spacing)
+        check_axes(np.reshape(geometry.direction, (3, 3)).T)
     except ValueError as error:
-        raise InputError(f"{path}: impossible {error}; {ADVICE}") from None
+        raise InputError(f"{path}: impossible {error}; {ADVICE}, or resample it") from None
     numbers = np.array([*geometry.origin, *geometry.direction])
     if not np.isfinite(numbers).all() or np.abs(numbers).max() > FARTHEST:
         raise InputError(f"{path}: impossible position or axes (origin {geometry.origin}); {ADVICE}")
@@ -207,6 +209,9 @@ def _finite(image, path, replacement):
 
 
 def _reason_in(error):
-    """Line of a SimpleITK message that contains the reason."""
+    """Reason in the message of SimpleITK, without names and addresses of its objects."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line.split("ERROR:")[-1].strip() for line in reversed(lines) if "rror" in line), lines[-1])
+    if lines[-1].startswith("[nrrd]"):  # the last of them is the innermost
+        return lines[-1].split(": ", 1)[-1]
+    reason = next((line.split("ERROR:")[-1] for line in lines if "ERROR:" in line), lines[-1])
+    return re.sub(r"\w+\(0x[0-9a-f]+\):|ReadImageInformation:", "", reason).strip()

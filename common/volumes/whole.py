@@ -16,12 +16,15 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError
+from common.system_errors import errors_of, raise_system_error
 
 SPACINGS = (1e-7, 1e4)  # mm; from electron microscopy to more than a body
 SFORM_TOLERANCE = 0.01  # max relative difference of the two spacings in a NIfTI header
+AXES_TOLERANCE = 0.02  # of the products of the directions of two axes, about 1 degree
 FARTHEST = 1e7  # max distance of an origin in mm
 DEFLATE_RATIO = 1032  # zlib compresses no better than this
 HEADER = 2**20  # max size of a text header in bytes
+NO_SPACING = "no spacing in its header; used 1 mm, so check it"
 ADVICE = "copy it again or restore it"
 
 # Bytes per value of each datatype code of NIfTI, each type of NRRD, each element type of MetaImage.
@@ -56,7 +59,7 @@ class Data(NamedTuple):
         stored: compressed bytes if the header records them, otherwise None.
         floats: NumPy type of the voxels and number of bytes before them, if the reader turns NaN and infinity into 0,
             as for NIfTI; otherwise None.
-        doubt: what the header says twice and differently, and what counts, as text; "" if nothing.
+        doubt: what the header lacks or says twice and differently, and what counts, as text; "" if nothing.
     """
 
     file: Path
@@ -98,7 +101,8 @@ def check_header(path):
     read = _read_nifti if name.endswith((".nii", ".nii.gz")) else _read_nrrd
     read = _read_meta if name.endswith((".mha", ".mhd")) else read
     try:
-        data = read(path)
+        with errors_of(path):
+            data = read(path)
     except (ValueError, KeyError, IndexError, OverflowError, struct.error) as error:
         reason = f"missing {error.args[0]}" if isinstance(error, KeyError) else error
         raise InputError(f"{path}: damaged header ({reason}); {ADVICE}") from None
@@ -144,7 +148,8 @@ def check_stream(path, data):
                 found = len(file.read().split())
             else:
                 found = _copied(file, scan) if data.coding == "raw" else _unpacked(file, data, scan)
-    except (zlib.error, EOFError, OSError, ValueError):
+    except (zlib.error, EOFError, OSError, ValueError) as error:
+        raise_system_error(error, path)
         raise InputError(f"{path}: damaged or cut short (wrong check sum); {ADVICE}") from None
     if found != data.size:
         unit = "values" if data.coding == "text" else "bytes of voxels"
@@ -224,6 +229,14 @@ def check_spacing(spacings):
         raise ValueError(f"spacing {' '.join(f'{mm:g}' for mm in spacings)} mm")
 
 
+def check_axes(vectors):
+    """Raise ValueError unless the directions of axes, (N, N), are perpendicular to each other and of length 1."""
+    vectors = np.asarray(vectors, float)
+    if not np.allclose(vectors @ vectors.T, np.eye(len(vectors)), atol=AXES_TOLERANCE):
+        shown = ", ".join(" ".join(f"{number:g}" for number in vector) for vector in vectors)
+        raise ValueError(f"axes {shown}, which are sheared or scaled")
+
+
 def _finite(numbers, what):
     if not all(map(math.isfinite, numbers)):
         raise ValueError(f"{what} {' '.join(f'{n:g}' for n in numbers)}")
@@ -246,15 +259,10 @@ def _read_nifti(path):
             magic = head[344:348]
             break
         if struct.unpack(order + "i", head[:4]) == (540,):
-            (kind,), dim = struct.unpack(order + "h", head[12:14]), struct.unpack(order + "8q", head[16:80])
-            pixdim = struct.unpack(order + "8d", head[104:168])
-            start, *scaling = struct.unpack(order + "q2d", head[168:192])
-            codes, matrices = struct.unpack(order + "2i", head[344:352]), struct.unpack(order + "18d", head[352:496])
-            magic = head[4:8]
-            break
+            raise InputError(f"{path}: NIfTI-2, which ITK does not read; convert it to NIfTI-1")
     else:
         raise ValueError("not a NIfTI file")
-    if magic not in (b"n+1\0", b"n+2\0"):
+    if magic != b"n+1\0":
         raise ValueError("not a NIfTI file with header and voxels in one")
     if not 1 <= dim[0] <= 7:
         raise ValueError(f"{dim[0]} axes")
@@ -326,7 +334,12 @@ def _read_nrrd(path):
     spatial = [k.lower() in ("domain", "space") for k in fields.get("kinds", "").split()] or [True] * len(spacings)
     check_spacing([mm for mm, is_space in zip(spacings, spatial, strict=False) if is_space])
     vectors = [v.strip("()").split(",") for v in fields.get("space directions", "").replace(", ", ",").split()]
-    check_spacing([math.hypot(*map(float, vector)) for vector in vectors if vector != ["none"]])
+    directions = [[float(mm) for mm in vector] for vector in vectors if vector != ["none"]]
+    check_spacing([math.hypot(*direction) for direction in directions])
+    if vectors and len(directions) < min(3, len(sizes)):
+        raise ValueError(f"space directions {fields['space directions']}")
+    if len(directions) == 3:
+        check_axes([np.divide(direction, math.hypot(*direction)) for direction in directions])
     _finite([float(mm) for mm in fields.get("space origin", "").strip("()").split(",") if mm], "origin")
     values = _positive(sizes, "sizes")
     coding = fields["encoding"].lower()
@@ -340,7 +353,8 @@ def _read_nrrd(path):
         raise InputError(f"{path}: skips parts of its data file; convert it to one file")
     file, start = (_data_file(path, detached), 0) if detached else (path, length)
     start = None if skip == -1 else start + skip
-    return Data(file, start, values * (1 if coding == "text" else NRRD_TYPES[kind]), coding)
+    doubt = "" if spacings or vectors else NO_SPACING
+    return Data(file, start, values * (1 if coding == "text" else NRRD_TYPES[kind]), coding, doubt=doubt)
 
 
 def _read_meta(path):
@@ -358,7 +372,10 @@ def _read_meta(path):
     for name in ("ElementSpacing", "ElementSize"):
         check_spacing([float(mm) for mm in fields.get(name, "").split()][:3])
     for name in ("Offset", "Position", "Origin", "TransformMatrix", "Rotation", "Orientation"):
-        _finite([float(number) for number in fields.get(name, "").split()], name)
+        numbers = [float(number) for number in fields.get(name, "").split()]
+        _finite(numbers, name)
+        if len(numbers) == 9:
+            check_axes(np.reshape(numbers, (3, 3)))
     values = _positive([*sizes, channels], "DimSize")
     place = fields["ElementDataFile"]
     if place.upper().startswith("LIST") or "%" in place:
@@ -370,4 +387,5 @@ def _read_meta(path):
     start = None if skip == -1 else start + skip
     coding = "zlib" if packed else "raw" if binary else "text"
     stored = int(fields["CompressedDataSize"]) if packed and "CompressedDataSize" in fields else None
-    return Data(file, start, values * (1 if coding == "text" else META_TYPES[kind]), coding, stored)
+    doubt = "" if {"ElementSpacing", "ElementSize"} & fields.keys() else NO_SPACING
+    return Data(file, start, values * (1 if coding == "text" else META_TYPES[kind]), coding, stored, doubt=doubt)

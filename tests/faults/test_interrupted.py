@@ -103,6 +103,17 @@ STORIES = {
     ),
     "comparison": Story(kinds.run, "compare_runs.py", "--output @/out/index.html", "--runs @/cv", "--runs @/"),
     "scores": Story(kinds.evaluated, "evaluate.py", kinds.EVALUATE, "--tolerance 1", "--tolerance 2"),
+    "annotations": Story(
+        kinds.annotated,
+        kinds.ANNOTATE,
+        "--images @/images --annotations @/labelme.json --cases @/out",
+        "--size 16",
+        "--size 24",
+    ),
+    "data set": Story(
+        kinds.cases, "export_dataset.py", "--lists @/lists --output @/out/Dataset001_Discs", "", "--channel T2"
+    ),
+    "check": Story(kinds.cases, "check.py", "--output @/out/check.html --step False", "", "--cases @/cases"),
     "submission": Story(
         kinds.volumes,
         "submission.py",
@@ -125,6 +136,31 @@ STORIES = {
         ("cases",),
     ),
     "predictions": Story(kinds.run, "predict.py", kinds.PREDICT, "", "--threshold 0.3", keras=True),
+    "uncertain predictions": Story(
+        kinds.run,
+        "predict.py",
+        kinds.PREDICT + " --probabilities True --viewer-files ['qupath']",
+        "",
+        "--uncertainty True",
+        keras=True,
+    ),
+    "pseudo-labels": Story(
+        kinds.run,
+        "pseudo_label.py",
+        "--run @/run --input @/images --cases @/out --smallest 1",
+        "--confidence 0.5",
+        "--confidence 0.51",
+        keras=True,
+    ),
+    "choice": Story(
+        kinds.run,
+        "choose.py",
+        "--cross-validations @/cv",
+        "--cleanings [{}]",
+        "--cleanings [{'share':0.3}]",
+        ("cv",),
+        keras=True,
+    ),
     "mlmodel": Story(
         kinds.run,
         "convert_coreml.py",
@@ -150,7 +186,7 @@ STORIES = {
         keras=True,
     ),
 }
-NO_REPLACE = {"augmented", "comparison"}
+NO_REPLACE = {"augmented", "comparison", "choice"}
 ADDS = {"shards"}  # complete shards of the new sets stay for the next run
 
 
@@ -169,7 +205,7 @@ class Stage:
         self.room, self.here, self.good = room / "room", room / "room" / "trial", good_files(story.good)
         flags = story.flags.replace("@/out", "@/disk/out").split()
         replace = [] if name in NO_REPLACE else ["--replace"]
-        base = {"script": story.script, "room": str(self.room), "writes": ("disk", "cases")}
+        base = {"script": story.script, "room": str(self.room), "writes": ("disk", *story.kept)}
         self.first = {**base, "flags": [*flags, *story.first.split()]}
         self.request = {**base, "flags": [*flags, *story.second.split(), *replace]}
         self.lay_out()

@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import zipfile
+from pathlib import Path
 
 import cv2
 import h5py
@@ -42,10 +43,15 @@ def edit_json(path, change):
     path.write_text(json.dumps(content))
 
 
+FAILING = Path("/proc/self/mem")  # opens, and then an input/output error, as of a broken disk or a lost share
+FOUND_BY_NAME = "slice, packed", "slice, check", "mask, check"  # others take their place, or a page lists it
+
+
 def replace_by(path, what):
-    """Replace a file by a FIFO, or a link to itself or to a device without end."""
+    """Replace a file by a FIFO, or a link to itself, to a device without end or to a file that cannot be read."""
     path.unlink()
-    os.mkfifo(path) if what == "fifo" else path.symlink_to({"loop": path.name, "device": "/dev/zero"}[what])
+    target = {"loop": path.name, "device": "/dev/zero", "failing": FAILING}
+    os.mkfifo(path) if what == "fifo" else path.symlink_to(target[what])
 
 
 @pytest.fixture
@@ -186,6 +192,20 @@ def test_step_3_waits_for_nothing(story, file, what):
 
     answer, _ = story(kinds.cases, change, "preprocess/3_pack_hdf5.py", "--lists @/lists --packed @/out")
     assert answer["status"] == 1, answer
+
+
+@pytest.mark.skipif(not FAILING.exists(), reason="needs Linux")
+@pytest.mark.parametrize("name", [n for n, k in kinds.KINDS.items() if not (k.keras or n in FOUND_BY_NAME)])
+def test_a_file_that_the_disk_cannot_read_is_named(story, name):
+    kind = kinds.KINDS[name]
+    if name.startswith(("run/", "cv/", "study/")):
+        pytest.skip("compare_runs.py lists the runs that it leaves out")
+
+    def change(here, beside):
+        replace_by(min(here.glob(kind.file)), "failing")
+
+    answer, _ = story(kind.good, change, kind.script, kind.flags, kind.writes)
+    assert answer["status"] == 1 and kind.file.rpartition("/")[2] in answer["err"], answer
 
 
 # --- run folders and studies

@@ -97,6 +97,21 @@ def test_slices_that_do_not_fit(series, elements, word):
     refused(folder, word)
 
 
+def test_pixels_that_gdcm_does_not_decode(series):
+    """The message contains the file and how its pixels are coded, not what GDCM says."""
+    folder, files = series
+    for file in files:
+        change(file, PhotometricInterpretation="PALETTE COLOR")
+    refused(folder, f"{files[0]}: pixels cannot be decoded", "PALETTE COLOR")
+    content = pydicom.dcmread(files[2])
+    content.PixelData, content["PixelData"].is_undefined_length = pydicom.encaps.encapsulate([b"nonsense"]), True
+    content.file_meta.TransferSyntaxUID = pydicom.uid.JPEG2000Lossless
+    content.save_as(files[2])
+    for file in files:
+        change(file, PhotometricInterpretation="MONOCHROME2")
+    refused(folder, f"{files[2]}: pixels cannot be decoded", "JPEG 2000")
+
+
 def test_other_files_in_the_folder(series, capsys):
     """Reports, a DICOMDIR, hidden files, links and pipes are passed over; what claims to be an image is not."""
     folder, files = series

@@ -142,6 +142,44 @@ def test_a_second_spacing_is_said_once_and_by_us(tmp_path, capfd):
     assert f"{path}: two different spacings (0.5 1 1 in pixdim, 0.7 0.9 2.5 in its sform); used pixdim" in out
 
 
+@pytest.mark.parametrize("axes", ["0 0 0 0 0 0 0 0 0", "2 0 0 0 2 0 0 0 2", "1 0 0 0.5 1 0 0 0 1", "1 0 0 1 0 0 0 0 1"])
+def test_axes_that_are_no_rotation(tmp_path, axes):
+    """ITK takes them: the spacing is then another one than recorded, and slices are shifted."""
+    meta, _ = make(tmp_path / "m", ".mha")
+    meta.write_bytes(re.sub(rb"TransformMatrix = [^\n]*", f"TransformMatrix = {axes}".encode(), meta.read_bytes()))
+    refused(meta, "axes", "sheared or scaled")
+    nrrd, _ = make(tmp_path / "r", ".nrrd")
+    rows = axes.split()
+    vectors = " ".join(f"({','.join(rows[k : k + 3])})" for k in (0, 3, 6)).encode()
+    nrrd.write_bytes(re.sub(rb"space directions: [^\n]*", b"space directions: " + vectors, nrrd.read_bytes()))
+    if axes[0] != "2":  # that is a spacing of 2 mm
+        refused(nrrd, "spacing" if axes[0] == "0" else "axes")
+
+
+def test_a_header_without_spacing_is_said(tmp_path, capsys):
+    meta, _ = make(tmp_path / "m", ".mha")
+    meta.write_bytes(re.sub(rb"ElementSpacing = [^\n]*\n", b"", meta.read_bytes()))
+    nrrd, _ = make(tmp_path / "r", ".nrrd")
+    nrrd.write_bytes(re.sub(rb"space[^\n]*\n", b"", nrrd.read_bytes()))
+    for path in (meta, nrrd):
+        assert read_volume(path).GetSpacing() == (1, 1, 1)
+        assert f"{path}: no spacing in its header; used 1 mm" in capsys.readouterr().out
+    nrrd, _ = make(tmp_path / "r", ".nrrd")
+    nrrd.write_bytes(re.sub(rb"directions: \S+", b"directions: none", nrrd.read_bytes()))
+    refused(nrrd, "space directions")
+
+
+def test_reasons_without_addresses(tmp_path):
+    nrrd, _ = make(tmp_path / "r", ".nrrd")
+    nrrd.write_bytes(re.sub(rb"space: [^\n]*\n", b"", nrrd.read_bytes()))
+    refused(nrrd, "cannot be read (don't yet have a valid space dimension)")
+    nifti, _ = make(tmp_path / "n", ".nii")
+    content = bytearray(nifti.read_bytes())
+    content[:4] = struct.pack("<i", 540)
+    nifti.write_bytes(content)
+    refused(nifti, "NIfTI-2")
+
+
 def test_nothing_but_the_reason_of_a_damaged_header(tmp_path, capfd):
     path, _ = make(tmp_path / "m", ".mha")
     lines = path.read_bytes().split(b"\n", 12)
