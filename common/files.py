@@ -25,9 +25,14 @@ def whole_file(path):
         path: final path; its folder is created. A link is replaced, not followed.
 
     Yields:
-        Path to write to, with the same ending. If the block raises, this file is removed and `path` stays as it was.
+        Path to write to, with the same ending. If the block raises, this file is removed and `path` stays as it was. A
+        `path` that is such a temporary name itself is written directly: its owner renames or removes it, and finds it
+        after a kill.
     """
     path = Path(path)
+    if path.name.startswith(UNFINISHED):
+        yield path
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(unfinished_name(path.name))
     try:

@@ -45,3 +45,16 @@ def test_ctrl_c_in_the_middle_leaves_nothing_half_written(tmp_path):
     for case in cases.iterdir():
         made = {path.name for path in case.iterdir() if path.is_dir()} - {"x", "y"}
         assert not made or len(made) == 70, "a case is augmented whole or not at all"
+
+
+def test_a_file_within_an_unfinished_one_has_no_name_of_its_own(tmp_path):
+    """A kill would leave it under a name that no later run looks for."""
+    with whole_file(tmp_path / "a.html") as outer:
+        with whole_file(outer) as inner:
+            inner.write_text("x")
+        assert list(tmp_path.iterdir()) == [outer]
+    assert [path.name for path in tmp_path.iterdir()] == ["a.html"]
+    with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "b.html") as outer, whole_file(outer) as inner:
+        inner.write_text("x")
+        raise ZeroDivisionError
+    assert [path.name for path in tmp_path.iterdir()] == ["a.html"]

@@ -482,3 +482,10 @@ def test_a_data_set_of_nnunet(tmp_path):
     write_nnunet(tmp_path / "other", channels=["CT"], labels={"background": 0, "organ": 1})
     words = "invalid labels (values from 0 to 2); expected whole numbers from 0 to 1 (organ)"
     assert_refused(SCRIPT, words, **settings | {"IMAGES": tmp_path / "other", "CASES": tmp_path / "more"})
+
+
+def test_a_series_of_what_is_no_dicom_is_refused(tmp_path):
+    write(tmp_path / "in", "a.nii.gz", as_volume(np.arange(4 * 576).reshape(4, 24, 24).astype(np.int16), np.eye(3)))
+    settings = {"IMAGES": tmp_path / "in", "CASES": tmp_path / "c", "SLICES": "all", "SIZE": 24}
+    assert_refused(SCRIPT, "SERIES: no DICOM series in IMAGES", SERIES=2, **settings)
+    run_here(SCRIPT, **settings)
