@@ -93,7 +93,8 @@ def _lock_file(final, path, wait):
     try:
         lock.acquire(timeout=-1 if wait else 1)  # others hold it for a moment to see whether it is in use
     except Timeout:
-        raise InputError(f"{path}: another process is writing it ({_owner(owner)}); wait for it, or stop it") from None
+        holder = _owner(owner) or _holder(lock.lock_file) or "unknown script"
+        raise InputError(f"{path}: another process is writing it ({holder}); wait for it, or stop it") from None
     except NotImplementedError:  # a file system without locks
         yield
         return
@@ -112,11 +113,21 @@ def _lock_file(final, path, wait):
 
 
 def _owner(path):
-    """Describe who holds a lock, as text."""
+    """Describe who holds a lock, as text, by what it wrote; "" if it has not yet, or no longer."""
     with suppress(InputError, KeyError, TypeError, OSError):
         found = read_json(path)
         return f"{found['script']}, process {found['process']} on {found['machine']}"
-    return "unknown script"
+    return ""
+
+
+def _holder(lock):
+    """Describe who holds a lock file, as text, by what Linux says; "" if it does not."""
+    with suppress(OSError, ValueError):
+        inode, locks = str(os.stat(lock).st_ino), Path("/proc/locks").read_text(encoding="ascii")
+        for fields in map(str.split, locks.splitlines()):
+            if "FLOCK" in fields and "->" not in fields and fields[5].split(":")[-1] == inode and int(fields[4]) > 0:
+                return f"process {fields[4]} on {socket.gethostname()}"
+    return ""
 
 
 @contextmanager

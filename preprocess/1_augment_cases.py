@@ -49,8 +49,10 @@ TRIM: Annotated[int, Ge(-(2**14)), Le(2**14)] = 0
 
 settings = apply_command_line(globals())
 
+from contextlib import ExitStack
 from functools import partial
 
+from common.claims import claimed
 from common.errors import InputError, summarize
 from common.files import one_name
 from common.manifest import VARIANTS
@@ -67,6 +69,13 @@ from common.workers import start_workers
 
 def main():
     recipe, cases = make_recipe(), find_cases(settings.CASES)
+    with ExitStack() as claims:
+        for case in cases:  # before a look at what another process may be replacing
+            claims.enter_context(claimed(case))
+        run(recipe, cases)
+
+
+def run(recipe, cases):
     for case in cases:
         refuse_foreign_folders(case, recipe.folders)
     types = {case: type_of_masks(read_case_record(case).get("overlap")) for case in cases}

@@ -325,7 +325,8 @@ def test_two_at_once(name, stage, room, forking, request):
     staged = stage(name)
     late = max(staged.changes - 2, 1)
     by_hand = request.config.getoption("faults")
-    for at in [late, *random.Random(name).choices(range(1, staged.changes + 1), k=9)] if by_hand else [late]:
+    others = random.Random(name).choices(range(1, staged.changes + 1), k=9)
+    for at in [late, 3, *(others if by_hand else others[:1])]:
         staged.restore()
         (room / "stopped").unlink(missing_ok=True)
         staged.forking.start([{**staged.request, "stop": {"signal_number": signal.SIGSTOP, "at": at}}])
@@ -343,7 +344,10 @@ def test_two_at_once(name, stage, room, forking, request):
         assert staged.same(staged.results(), staged.new) and not staged.unfinished(), f"at {at}"
 
 
-@pytest.mark.parametrize("name", in_suite("lists", "scores", "surface", "packed"))
+NEEDS_SPACE = {"check"}  # reports a disk of 64 MB as a problem
+
+
+@pytest.mark.parametrize("name", in_suite("lists", "scores", "surface", "packed", without=NEEDS_SPACE))
 def test_a_full_disk(name, stage, small_disk, request):
     staged = stage(name)
     place = staged.here / staged.story.kept[0]
