@@ -4,6 +4,7 @@ pydantic is loaded only to check a value, so that `--help` is fast.
 """
 
 import math
+import re
 import types
 import typing
 from typing import Annotated, Any, Literal, NotRequired
@@ -12,6 +13,7 @@ from annotated_types import Ge, Gt, Le, Len, Lt
 from typing_extensions import is_typeddict
 
 MOST_SLASHES = 400  # of a text; Python makes and removes nested folders by recursion
+HOME = re.compile(r"~$|~[\w.-]*[/\\]")  # some libraries take it for a home folder, and others for a name
 SHOWN = 10**9  # larger limits are in a message only if a value is beyond them
 STRICT = {"strict": True, "extra": "forbid", "allow_inf_nan": False}  # pydantic configuration
 
@@ -62,7 +64,7 @@ def check(value, annotation):
     try:
         value = _lists(value)
         if unusable := _unusable_part(value):
-            raise ValueError(f"contains {unusable} (found {_short(value)})")
+            raise ValueError(f"{unusable} (found {_short(value)})")
     except RecursionError:
         raise ValueError(f"expected {describe(annotation)} (found lists or dicts nested too deeply)") from None
     try:
@@ -176,10 +178,12 @@ def _unusable_part(value):
     try:
         value.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
-        return "half of a character"
+        return "contains half of a character"
+    if HOME.match(value):
+        return "starts with ~; write the path of the home folder"
     if value.count("/") > MOST_SLASHES:
-        return f"more than {MOST_SLASHES} slashes"
-    return "a null character" if "\0" in value else ""
+        return f"contains more than {MOST_SLASHES} slashes"
+    return "contains a null character" if "\0" in value else ""
 
 
 def is_plain(value):

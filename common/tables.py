@@ -33,8 +33,8 @@ def write_table(path, table):
     returns = any("\r" in cell for cells in texts.values() for cell in cells if isinstance(cell, str))
     quoting = csv.QUOTE_NONNUMERIC if returns else csv.QUOTE_MINIMAL  # the minimal one forgets carriage returns
     table = table.assign(**texts)
-    with errors_of(path):
-        table.to_csv(path, index=False, quoting=quoting, encoding="utf-8", errors="surrogateescape")
+    with errors_of(path):  # absolute, since pandas takes ~ for a home folder
+        table.to_csv(os.path.abspath(path), index=False, quoting=quoting, encoding="utf-8", errors="surrogateescape")
 
 
 def read_table(path, columns, advice):

@@ -248,7 +248,8 @@ def run_the_rest(run, out, own):
     run("preprocess/4_plan_training.py", PACKED=out / "packed_folds" / "fold1", MINUTES=30)
     sets = {name.upper(): out / "packed_folds" / "fold1" / f"{name}.h5" for name in ("train", "validation")}
     tiny = {"MODEL": "unet", "MODEL_SETTINGS": TINY_UNET, "LOSS": "bce+dice", "AUGMENTATION": {}, "EPOCHS": 1}
-    run("train.py", RUNS=out / "runs_folds", FOLD="all", **sets, **tiny)
+    folds = {name.upper(): out / "packed_folds" / f"{name}.h5" for name in ("train", "validation")}
+    run("train.py", RUNS=out / "runs_folds", FOLD="all", **folds, **tiny)
     run("choose.py", CROSS_VALIDATIONS=only_folder(out / "runs_folds"), CLEANINGS=[{}])
     networks = {"MODELS": ["unet"], "MODEL_SETTINGS": {"unet": TINY_UNET}, "LOSSES": ["bce+dice"]}
     run("tune.py", STUDY=out / "study", TRIALS=1, EPOCHS=1, AUGMENTATION={}, **networks, **sets)

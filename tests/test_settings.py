@@ -414,6 +414,10 @@ def test_a_limit_is_in_the_message_if_it_matters():
 def test_texts_that_no_path_can_be():
     with pytest.raises(ValueError, match="more than 400 slashes"):
         check("x/" * 2000, setting_types.PathName)
+    for home in ("~", "~/x", "~me/x", "~\\x"):
+        with pytest.raises(ValueError, match="starts with ~"):
+            check(home, setting_types.PathName)
+    assert check("~5 mm / 0.2 in", str) and check("a/~/b", setting_types.PathName)
     for series in ("0", "-1", "2.5", " "):
         with pytest.raises(ValueError, match="a part of a description"):
             read_value(series, setting_types.Series)

@@ -3,6 +3,7 @@
 The table of numbers and names (setting NAMES_TABLE) is the only way back from a number to its source.
 """
 
+import os
 import re
 import unicodedata
 from pathlib import Path
@@ -176,7 +177,7 @@ def write_names_table(table, cases, volumes):
 
     rows = [(cases[name], name, Path(volumes[name]).resolve()) for name in cases]
     with new_file(table, replace=True) as file:  # `check_names_table` refused an existing one
-        pd.DataFrame(rows, columns=["case", "name", "source"]).to_csv(file, index=False)
+        pd.DataFrame(rows, columns=["case", "name", "source"]).to_csv(os.path.abspath(file), index=False)
     print(f"wrote {table}: it identifies patients, so keep it apart from what you pass on")
 
 
