@@ -116,19 +116,16 @@ Crop = Annotated[
     Rule("three whole numbers from 8 to 4096 with a product up to 2**28", lambda sides: math.prod(sides) <= 2**28),
 ]  # voxels (up, back, left)
 
-
 # --- masks and volumes
 
-Series = (
-    Annotated[int, Ge(1)]
-    | Annotated[str, Rule("a part of a description", lambda text: re.search(r"[^-+\d.\s]", text) is not None)]
-)
+Description = Annotated[str, Rule("a part of a description", re.compile(r".*[^-+\d.\s]", re.DOTALL).match)]
+Series = PositiveInt | Description
 
 MaskValues = Annotated[
     dict[Gray, Annotated[int, Ge(0), Le(255)]],
     Rule(
         "a dict that maps gray values to 0..99 or 255, such as {1: 255}",
-        lambda values: bool(values) and all(value < 100 or value == 255 for value in values.values()),
+        lambda values: values and not set(values.values()) & set(range(100, 255)),
     ),
 ]
 MaskColors = Annotated[
