@@ -118,7 +118,12 @@ def one_name(name, where):
 def write_json(path, value):
     """Write an indented JSON file, complete or not at all."""
     with whole_file(path) as unfinished:
-        unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        unfinished.write_text(json_text(value), encoding="utf-8")
+
+
+def json_text(value):
+    """A value as the indented text of our JSON files."""
+    return json.dumps(value, indent=1) + "\n"
 
 
 def read_json(path):

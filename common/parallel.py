@@ -57,6 +57,20 @@ def ordered_map(function, items, workers=0, problems=None):
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+def one_by_one(function, items, problems=None):
+    """Like `ordered_map`, but in this thread and without loading ahead."""
+    for item in items:
+        try:
+            result = function(item)
+        except InputError as error:
+            if problems is None or isinstance(error, SettingError):
+                raise
+            problems.append(str(error))
+            result = None
+        yield result
+        del result  # before the next is loaded
+
+
 def ahead(items, count=2):
     """Pass items through from a thread that continues while they are used, up to `count` items ahead.
 

@@ -10,6 +10,7 @@ see the folders of this process under the same paths.
 
 import functools
 import hashlib
+import io
 import logging
 import os
 import re
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import threading
 from collections import deque
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from itertools import islice
 from pathlib import Path
 
@@ -61,6 +62,10 @@ class Threads:
         """
         return parallel.ordered_map(function, items, problems=problems)
 
+    def map_large(self, function, items, problems=None):
+        """As `map`, for items that need much memory: one after another, or one per process."""
+        return parallel.one_by_one(function, items, problems)
+
 
 class Processes:
     """Workers of a Dask scheduler.
@@ -85,7 +90,8 @@ class Processes:
                     pending.append(self.client.submit(task, some, pure=False))
                 if not pending:
                     return
-                for result, error in _result(pending.popleft()):
+                for result, error, printed in _result(pending.popleft()):
+                    print(printed, end="", flush=True)
                     if error and (problems is None or isinstance(error, SettingError)):
                         raise error
                     if error:
@@ -93,6 +99,10 @@ class Processes:
                     yield result
         finally:
             self.client.cancel(list(pending), force=True)
+
+    def map_large(self, function, items, problems=None):
+        """As `Threads.map_large`."""
+        return self.map(function, items, problems, batch=1)
 
     def _most_tasks(self):
         """Tasks in the hands of the scheduler, so that no worker waits and memory is bounded."""
@@ -216,7 +226,7 @@ def run_batch(function, items, folder, digest):
         digest: its `digest_of_code`.
 
     Returns:
-        list of (result, None), or (None, error) for an InputError.
+        list of (result, None, what was printed), or (None, error, what was printed) for an InputError.
     """
     with _one_at_a_time:  # the current folder belongs to all threads of a worker
         if digest != digest_of_code():
@@ -237,10 +247,11 @@ def run_batch(function, items, folder, digest):
 
 
 def _outcome(function, item):
-    try:
-        return function(item), None
-    except InputError as error:
-        return None, error
+    with redirect_stdout(io.StringIO()) as printed:
+        try:
+            return function(item), None, printed.getvalue()
+        except InputError as error:
+            return None, error, printed.getvalue()
 
 
 @functools.cache

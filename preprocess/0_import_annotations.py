@@ -144,7 +144,7 @@ def import_all(sources, numbers, names, is_dicom):
         partial(CaseRecord, SCRIPT, settings.SIZE, **record),
         settings.REPLACE,
         parallel=not is_dicom,
-        check=partial(drawn.check, where=settings.ANNOTATIONS),
+        check=lambda values, _: drawn.check(values, settings.ANNOTATIONS),
         earlier=earlier,
     )
     if earlier and result.slices:

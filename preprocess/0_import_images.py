@@ -121,7 +121,7 @@ def main():
         partial(import_image, seen=seen, masks=masks),
         partial(CaseRecord, SCRIPT, settings.SIZE, **fitting),
         settings.REPLACE,
-        check=lambda _: seen.check_masks(settings.MASKS, masks.overlap),
+        check=lambda *_: seen.check_masks(settings.MASKS, masks.overlap),
         earlier=earlier,
     )
     if earlier and result.slices:

@@ -34,6 +34,8 @@ NAMES: types.CaseNames = "numbers"  # case names of DICOM: "numbers" (case_0001,
 NAMES_TABLE: str = ""  # table to write (.csv): name and path of each case; "": none
 #   It identifies patients, so it must be outside of what you pass on.
 SKIP_BROKEN: bool = False  # True: exit with 0 even if some volumes could not be used
+WORKERS: types.Workers = ""  # "": this machine's cores; a number of processes; or a Dask scheduler
+#   Such as "tcp://10.0.0.1:8786", for several machines: see docs/scaling.md.
 
 # --- slices
 PLANE: types.Plane = "axial"  # "axial", "coronal" or "sagittal"
@@ -66,26 +68,19 @@ import os
 from functools import partial
 from typing import NamedTuple
 
-import cv2
-import numpy as np
-import SimpleITK as sitk
-
 from common.errors import InputError, SettingError, name_broken
-from common.parallel import ordered_map
-from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
-from common.slices.classes import is_target, type_of_masks
-from common.slices.images import cut, encode_png, encode_slice, fit_boxes
+from common.slices.cases import CaseRecord, as_case_name, import_cases, refuse_existing_cases
 from common.slices.nnunet import DATASET
 from common.slices.regions import Regions
 from common.volumes.channels import first_files, group_channels
 from common.volumes.datasets import read_data_set
 from common.volumes.finding import find_volumes
-from common.volumes.grids import Geometry, orient
-from common.volumes.label_files import LabelFiles, labels_onto
+from common.volumes.importing import Slicing, import_volume
+from common.volumes.label_files import LabelFiles
 from common.volumes.label_matching import match_labels
 from common.volumes.privacy import check_names_table, is_dicom_volume, safe_names, write_names_table
-from common.volumes.slicing import open_slices, planes_of, slice_entry, spacing_of_plane, to_gray_levels, with_neighbors
 from common.words import number_of
+from common.workers import start_workers
 
 FEW_LABELED = 0.1  # share of the slices of a volume
 
@@ -93,34 +88,47 @@ FEW_LABELED = 0.1  # share of the slices of a volume
 def main():
     check_settings()
     found = match_volumes()
-    volumes, labels, class_names = found.volumes, found.labels, found.class_names
+    volumes, labels = found.volumes, found.labels
     names = safe_names(volumes, settings.NAMES)
     cases = {name: Path(settings.CASES, as_case_name(case)) for name, case in names.items()}
     refuse_existing_cases(cases.values(), settings.REPLACE)
-    expected = {} if found.regions else dict(enumerate(class_names, 1))
-    how = settings.CLASSES, settings.LABEL_VALUES, settings.SERIES, expected
-    sharing = {"overlapping": settings.OVERLAP == "keep", "regions": found.regions and Regions(found.regions)}
-    sharing |= {"further": found.further, "class_of": found.class_of}
-    label_files = LabelFiles(labels.values(), *how, ignore=found.ignored, **sharing)
-    size = f"{settings.SIZE}x{settings.SIZE}"
-    count = number_of(len(volumes), "volume")
-    if names_of_classes := label_files.describe():
-        print(names_of_classes, flush=True)
-    print(f"importing {count} into {settings.CASES} ({settings.PLANE}, {settings.FIT} to {size})", flush=True)
-    labeled = []
-    fitting = {"fit": settings.FIT, "mask_values": settings.LABEL_VALUES, "overlap": label_files.overlap}
-    fitting |= {"class_names": label_files.names_of_regions or class_names}
-    fitting |= {"neighbors": settings.NEIGHBORS, "channels": found.patterns or None}
-    result = import_cases(
-        [(cases[name], (found.files.get(name, [path]), labels.get(name))) for name, path in volumes.items()],
-        partial(import_volume, label_files=label_files, labeled=labeled),
-        partial(CaseRecord, "0_import_volumes.py", settings.SIZE, **fitting),
-        settings.REPLACE,
-        parallel=False,
-    )
-    slices = f"{number_of(result.slices, 'slice')} of {settings.SIZE}x{settings.SIZE}"
+    into = f"into {settings.CASES} ({settings.PLANE}, {settings.FIT} to {settings.SIZE}x{settings.SIZE})"
+    with start_workers(settings.WORKERS) as workers:
+        label_files = open_label_files(found, workers)
+        print(f"importing {number_of(len(volumes), 'volume')} {into}", flush=True)
+        how = Slicing(
+            plane=settings.PLANE,
+            spacing=settings.SPACING,
+            series=settings.SERIES,
+            not_finite=settings.NOT_FINITE,
+            window=settings.WINDOW,
+            percentiles=settings.PERCENTILES,
+            bits=settings.BITS,
+            neighbors=settings.NEIGHBORS,
+            size=settings.SIZE,
+            fit=settings.FIT,
+            only_labeled=settings.SLICES != "all",
+        )
+        fitting = {"fit": settings.FIT, "mask_values": settings.LABEL_VALUES, "overlap": label_files.overlap}
+        fitting |= {"class_names": label_files.names_of_regions or found.class_names}
+        fitting |= {"neighbors": settings.NEIGHBORS, "channels": found.patterns or None}
+        result = import_cases(
+            [(cases[name], (found.files.get(name, [path]), labels.get(name))) for name, path in volumes.items()],
+            partial(import_volume, label_files=label_files, how=how),
+            partial(CaseRecord, "0_import_volumes.py", settings.SIZE, **fitting),
+            settings.REPLACE,
+            parallel=False,
+            workers=workers,
+        )
     write_names_table(settings.NAMES_TABLE, names, volumes)
-    for note in filter(None, (label_files.note_on_overlap(), note_on_empty(labeled))):
+    report(result, label_files)
+
+
+def report(result, label_files):
+    """Print notes and what was written, and end with status 1 if volumes could not be used."""
+    slices = f"{number_of(result.slices, 'slice')} of {settings.SIZE}x{settings.SIZE}"
+    overlaps, labeled = [notes.overlap for notes in result.notes], [notes.labeled for notes in result.notes]
+    for note in filter(None, (label_files.note_on_overlap(overlaps), note_on_empty(labeled))):
         print(f"note: {note}")
     print(f"wrote {slices} in {number_of(result.cases, 'case')} to {settings.CASES}")
     problems = list(dict.fromkeys([*label_files.failed.values(), *result.problems]))
@@ -205,10 +213,16 @@ def match_volumes():
     return Found(volumes, labels, settings.CLASSES or [], *how, *several)
 
 
-def read_labels(path, label_files, volume):
-    """Labels as an array (S, P, L) on the grid of the slices; `volume` is the entry of case.json."""
-    image, grid = label_files.read(path, Geometry(**volume["geometry"])), Geometry(**volume["grid"])
-    return sitk.GetArrayFromImage(orient(labels_onto(image, grid, path)))
+def open_label_files(found, workers):
+    """LabelFiles of all volumes, looked into by workers; prints the names of their classes."""
+    expected = {} if found.regions else dict(enumerate(found.class_names, 1))
+    how = settings.CLASSES, settings.LABEL_VALUES, settings.SERIES, expected
+    sharing = {"overlapping": settings.OVERLAP == "keep", "regions": found.regions and Regions(found.regions)}
+    sharing |= {"further": found.further, "class_of": found.class_of}
+    label_files = LabelFiles(found.labels.values(), *how, ignore=found.ignored, **sharing, workers=workers)
+    if names_of_classes := label_files.describe():
+        print(names_of_classes, flush=True)
+    return label_files
 
 
 def note_on_empty(labeled):
@@ -226,50 +240,6 @@ def note_on_empty(labeled):
         f"{number_of(few, 'volume')} with a label on less than {FEW_LABELED:.0%} of the slices; if the other slices "
         "show the target too but are not outlined, import again with --slices labeled"
     )
-
-
-def import_volume(source, label_files, labeled):
-    """Read a volume and cut its slices.
-
-    Args:
-        source: list of the Paths of its channels, and Path of its labels or None for black masks.
-        label_files: LabelFiles of all volumes.
-        labeled: list; gets the share of the slices that have a label.
-
-    Returns:
-        Imported.
-
-    Raises:
-        InputError: if the volume cannot be read, or has no label.
-    """
-    paths, label_path = source
-    path = paths[0]
-    window, percentiles = settings.WINDOW, settings.PERCENTILES
-    how = settings.SPACING, settings.SERIES, settings.NOT_FINITE
-    values, levels, volume = open_slices(paths, settings.PLANE, window, percentiles, *how, several=True)
-    if len(levels) > 1 and settings.NEIGHBORS:
-        raise SettingError(f"NEIGHBORS: only for volumes with one channel (found {len(levels)}); set it to 0")
-    grid, shape = Geometry(**volume["grid"]), values.shape[1:3]
-    masks = np.zeros(values.shape[:3], type_of_masks(label_files.overlap))
-    if label_path:
-        masks = planes_of(read_labels(label_path, label_files, volume), settings.PLANE)
-    wanted = [i for i in range(len(values)) if settings.SLICES == "all" or is_target(masks[i]).any()]
-    labeled.append(sum(bool(is_target(mask).any()) for mask in masks) / len(masks))
-    if not wanted:
-        raise InputError(f"{path}: no slice has a label; remove the volume, or use --slices all")
-    (box,) = fit_boxes(shape, settings.SIZE, settings.FIT)
-
-    def make_slice(i):
-        mask = np.ascontiguousarray(masks[i])
-        if label_files.largest == 1 and not label_files.overlap:
-            mask = np.where(is_target(mask), np.uint8(255), mask)
-        image = to_gray_levels(with_neighbors(values, i, settings.NEIGHBORS), levels, settings.BITS)
-        mask = cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
-        return encode_slice(cut(image, box, settings.SIZE)), encode_png(mask), slice_entry(shape, i, box)
-
-    spacing = spacing_of_plane(grid.spacing, settings.PLANE)
-    common = list(levels[0]) if len(set(map(tuple, levels))) == 1 else None
-    return Imported(ordered_map(make_slice, wanted), {"spacing": spacing, "window": common, "volume": volume})
 
 
 if __name__ == "__main__":

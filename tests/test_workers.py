@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from drawings import make_cases
+from drawings import as_volume, block, make_cases, write
 from running import ROOT, assert_refused, bytes_of, leftovers, run_script
 
 from common import workers
@@ -20,7 +20,13 @@ from common.errors import InputError, SettingError
 from common.workers import run_batch, start_workers
 
 FEW = {"FILTERS": ["O", "A"], "SHAPES": ["", "RTP", "HT", "DKP"]}
-SHARING = "preprocess/1_augment_cases.py", "preprocess/3_pack_hdf5.py", "predict.py", "evaluate.py"
+SHARING = (
+    "preprocess/1_augment_cases.py",
+    "preprocess/0_import_volumes.py",
+    "preprocess/3_pack_hdf5.py",
+    "predict.py",
+    "evaluate.py",
+)
 NO_DASK = "needs Dask; install tests/requirements.txt"
 
 
@@ -56,10 +62,10 @@ def test_a_killed_worker_costs_nothing(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("script", SHARING[1:])
-def test_a_worker_killed_in_the_middle_changes_nothing(script, tmp_path, trained):
+def test_a_worker_killed_in_the_middle_changes_nothing(script, tmp_path, request):
     pytest.importorskip("distributed", reason=NO_DASK)
     cases = make_cases(tmp_path / "cases", cases=4, slices=100, size=64)
-    settings, output, begun = settings_of(script, tmp_path, cases, trained)
+    settings, output, begun = settings_of(script, tmp_path, cases, request)
     run_script(script, **settings, **{output: tmp_path / "alone" / "out"})
     shared = {output: tmp_path / "shared" / "out", "WORKERS": 2}
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
@@ -70,12 +76,18 @@ def test_a_worker_killed_in_the_middle_changes_nothing(script, tmp_path, trained
     assert bytes_of(tmp_path / "shared") == bytes_of(tmp_path / "alone") and not leftovers(tmp_path)
 
 
-def settings_of(script, folder, cases, trained):
+def settings_of(script, folder, cases, request):
     """Settings of a script for cases, the name of its output, and a function that tells whether it works by now."""
     if script == "predict.py":
-        return {"RUN": trained[0], "INPUT": cases}, "OUTPUT", lambda f, _: sum(1 for _ in f.rglob("00*.png")) > 10
+        run, _ = request.getfixturevalue("trained")
+        return {"RUN": run, "INPUT": cases}, "OUTPUT", lambda f, _: sum(1 for _ in f.rglob("00*.png")) > 10
     if script == "evaluate.py":  # writes nothing before its end
         return {"PREDICTED": cases, "TRUTH": cases}, "OUTPUT", lambda _, process: "scoring" in process.stdout.readline()
+    if script == "preprocess/0_import_volumes.py":
+        for number in range(6):
+            write(folder / "volumes", f"{number}.nrrd", as_volume(block((100, 64, 64), seed=number)[0]))
+        settings = {"IMAGES": folder / "volumes", "SIZE": 256, "FIT": "resize", "BITS": 16}
+        return settings, "CASES", lambda f, _: any(f.glob("out/.part-*/new/*/x/0005.png"))
     run_script("preprocess/2_write_lists.py", CASES=cases, LISTS=folder / "lists")
 
     def begun(shared, _):
@@ -135,10 +147,10 @@ def four_workers(two_machines, tmp_path):
 
 
 @pytest.mark.slow
-def test_four_workers_on_two_machines_do_what_one_run_does(four_workers, trained, tmp_path):
+def test_four_workers_on_two_machines_do_what_one_run_does(four_workers, request, tmp_path):
     first, address = four_workers
     cases = make_cases(tmp_path / "cases", cases=3, slices=12, size=48)
-    steps = [(script, *settings_of(script, tmp_path, cases, trained)[:2]) for script in SHARING[1:]]
+    steps = [(script, *settings_of(script, tmp_path, cases, request)[:2]) for script in SHARING[1:]]
     made = {}
     for name in ("alone", "shared"):
         base = tmp_path / name
@@ -196,6 +208,7 @@ def test_a_scheduler_that_is_not_there(monkeypatch):
 def double(number):
     if number == 3:
         raise InputError("three: not a number to double (found 3); use another")
+    print("doubling", number)
     return 2 * number
 
 
@@ -206,7 +219,8 @@ def refuse(number):
 def test_a_task_reports_what_cannot_be_done_and_does_the_rest():
     here = {"folder": os.getcwd(), "digest": workers.digest_of_code()}
     found = run_batch(double, [1, 3, 4], **here)
-    assert [result for result, _ in found] == [2, None, 8] and "three" in str(found[1][1])
+    assert [result for result, *_ in found] == [2, None, 8] and "three" in str(found[1][1])
+    assert [printed for *_, printed in found] == ["doubling 1\n", "", "doubling 4\n"]
     with pytest.raises(InputError, match=r"does not see /nowhere.*use a folder that all machines share"):
         run_batch(double, [1], "/nowhere", here["digest"])
     with pytest.raises(InputError, match="another version of the toolkit"):
@@ -236,11 +250,19 @@ class Now:
         self.waiting = 0
 
 
-def test_results_have_the_order_of_the_items_and_memory_is_bounded(monkeypatch):
+def test_results_have_the_order_of_the_items_and_memory_is_bounded(monkeypatch, capsys):
     monkeypatch.setattr(workers, "_result", lambda future: future())
     client = Now()
     processes, problems = workers.Processes(client), []
-    assert list(processes.map(double, range(50), problems)) == list(workers.Threads().map(double, range(50), []))
+    doubled = list(workers.Threads().map_large(double, range(50), []))
+    printed = capsys.readouterr().out
+    assert (
+        list(processes.map(double, range(50), problems))
+        == doubled
+        == list(workers.Threads().map(double, range(50), []))
+    )
+    assert printed.startswith("doubling 0\n") and capsys.readouterr().out.startswith(printed)
+    assert list(processes.map_large(double, range(50), [])) == doubled and capsys.readouterr().out == printed
     assert problems == ["three: not a number to double (found 3); use another"] and client.most == 4
     with pytest.raises(InputError, match="three"):
         list(processes.map(double, range(50)))

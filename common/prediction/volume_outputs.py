@@ -28,7 +28,6 @@ from common.prediction.viewer import Compressor, write_viewer
 from common.prediction.viewer_files import ViewerFiles
 from common.prediction.volume_networks import Options, Stage, Volume, last_stage, predict_labels
 from common.replacing import refuse_existing
-from common.slices.cases import one_by_one
 from common.slices.classes import NESTED, are_sets, as_sets
 from common.slices.drawing import CLASS_COLORS, draw_planes
 from common.slices.images import window_to_gray, write_png
@@ -146,10 +145,7 @@ def predict_volumes(of_volumes, volumes, folder, options, workers):
     aside.mkdir()
     predict = partial(predict_volume, options=options, aside=aside, wanted=surroundings())
     items = [(name, volumes[name], models) for name, models in of_volumes.items()]
-    if workers.are_processes:
-        predicted = workers.map(predict, items, problems, batch=1)
-    else:
-        predicted = one_by_one(predict, items, problems)  # memory contains one volume
+    predicted = workers.map_large(predict, items, problems)
     for name, result in zip(of_volumes, progress(predicted, len(items), "predicting"), strict=True):
         if result:
             own, measured, note, worth = result

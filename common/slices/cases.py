@@ -4,19 +4,21 @@ import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import NamedTuple
 
-from common.errors import InputError, SettingError, summarize
-from common.files import natural_key, one_name, remove, write_json
-from common.parallel import ordered_map, progress
+from common.errors import InputError, summarize
+from common.files import json_text, natural_key, one_name, put_file, remove
+from common.parallel import one_by_one, progress
 from common.replacing import refuse_existing, whole_entries
 from common.settings import require_folder
 from common.slices.case_files import RECORD
 from common.slices.finding import IMAGE_ENDINGS, report_skipped
 from common.slices.images import images_in, slice_ending
 from common.slices.lists import read_list
+from common.workers import Threads
 
 FORMAT = 1  # version of case.json
 
@@ -100,20 +102,30 @@ class Imported(NamedTuple):
             `CaseRecord.slices`).
         record: dict of CaseRecord attributes that depend on the source.
         values: set of values in its mask.
+        notes: anything that the script wants to know about the source.
     """
 
     slices: Iterable
     record: Mapping = MappingProxyType({})
     values: Set = frozenset()
+    notes: object = None
 
 
 class ImportResult(NamedTuple):
-    """Number of slices and cases written, values of all masks, and error messages for unusable sources."""
+    """What became of the sources.
+
+    Attributes:
+        slices, cases: how many were written.
+        values: set of values of all masks.
+        problems: error messages for unusable sources.
+        notes: list of the notes of the usable sources, in their order.
+    """
 
     slices: int
     cases: int
     values: set
     problems: list
+    notes: list
 
 
 def refuse_existing_cases(cases, replace):
@@ -128,82 +140,114 @@ def refuse_existing_cases(cases, replace):
         refuse_existing(case, replace)
 
 
-def import_cases(sources, load, make_record, replace, *, parallel=True, check=None, earlier=()):
+def import_cases(sources, load, make_record, replace, *, parallel=True, workers=None, check=None, earlier=()):
     """Write case folders, all of them in one step or none; skip cases without any usable source.
 
     Args:
         sources: list of (Path of the case folder, source); sources of one case are adjacent and share one slice
             numbering; all case folders have the same parent.
-        load: function of a source to Imported; raises InputError for an unusable source.
+        load: function of a source to Imported; raises InputError for an unusable source. Processes need a function of
+            a module, or a partial of one, and, with `parallel`, a list of slices.
         make_record: function of `slices` and the attributes in `Imported.record` to CaseRecord.
         replace: whether to replace existing case folders.
         parallel: whether to load sources on all cores; False, for large sources: one by one, and each stays in memory
             until its slices are written.
-        check: function of all mask values that raises InputError for invalid ones, before the case folders appear.
+        workers: `common.workers.Threads` or Processes, which load a few sources in each task, or, without `parallel`,
+            load and write a case; None: threads.
+        check: function of all mask values, and of the notes, that raises InputError for invalid ones, before the case
+            folders appear.
         earlier: result of `common.slices.leftovers.find_earlier_cases`; these disappear in the same step, unless no
             source is usable.
 
     Returns:
         ImportResult.
     """
-    counts, values, problems = [], set(), []
-    mapped = ordered_map if parallel else one_by_one
-    loaded = mapped(load, [source for _, source in sources], problems=problems)
-    results = zip([case for case, _ in sources], progress(loaded, len(sources), "importing"), strict=True)
-    names = list(dict.fromkeys(case.name for case, _ in sources))
+    counts, values, problems, notes = [], set(), [], []
+    workers, names = workers or Threads(), list(dict.fromkeys(case.name for case, _ in sources))
     removed = [case.name for case in earlier]
     with whole_entries(sources[0][0].parent, names, replace, removed=lambda: removed if any(counts) else []) as new:
-        for case, of_case in itertools.groupby(results, key=lambda result: result[0]):
-            (new / case.name).mkdir()
-            count, found = fill_case(new / case.name, (imported for _, imported in of_case if imported), make_record)
-            counts.append(count)
-            values |= found
+        for filled in (_load_and_fill if parallel else _fill_each)(sources, load, make_record, new, workers):
+            counts.append(filled.slices)
+            values |= filled.values
+            problems += filled.problems
+            notes += filled.notes
         if check:
-            check(values)
-    return ImportResult(sum(counts), sum(map(bool, counts)), values, problems)
+            check(values, notes)
+    return ImportResult(sum(counts), sum(map(bool, counts)), values, problems, notes)
+
+
+class _Filled(NamedTuple):
+    """What became of the sources of a case, as in ImportResult."""
+
+    slices: int
+    values: set
+    problems: list
+    notes: list
+
+
+def _load_and_fill(sources, load, make_record, new, workers):
+    """Load sources by workers and write the cases here; yields _Filled of each case."""
+    problems = []
+    loaded = workers.map(load, [source for _, source in sources], problems)
+    results = zip([case for case, _ in sources], progress(loaded, len(sources), "importing"), strict=True)
+    for case, of_case in itertools.groupby(results, key=lambda result: result[0]):
+        notes = []
+        count, found = fill_case(new / case.name, _noting((imported for _, imported in of_case), notes), make_record)
+        yield _Filled(count, found, problems[:], notes)
+        problems.clear()
+
+
+def _fill_each(sources, load, make_record, new, workers):
+    """Load and write a case after another, or in each worker; yields _Filled of each case."""
+    cases = [(case, [source for _, source in of_case]) for case, of_case in itertools.groupby(sources, lambda s: s[0])]
+    fill = partial(_fill_one, load=load, make_record=make_record, new=new)
+    yield from progress(workers.map_large(fill, cases), len(cases), "importing")
+
+
+def _fill_one(task, load, make_record, new):
+    case, sources = task
+    problems, notes = [], []
+    loaded = _noting(one_by_one(load, sources, problems), notes)
+    return _Filled(*fill_case(new / case.name, loaded, make_record), problems, notes)
+
+
+def _noting(loaded, notes):
+    """Pass on what could be loaded, and add its notes to a list."""
+    for imported in loaded:
+        if imported:
+            notes.append(imported.notes)
+            yield imported
+        del imported  # before the next is loaded
 
 
 def fill_case(folder, sources, make_record):
-    """Write slices, masks and case.json into an empty folder, or remove it if there are no slices.
+    """Write slices, masks and case.json into a folder of a staging folder, or remove it if there are no slices.
 
     Args:
-        folder: Path.
+        folder: Path; several processes may write the same case.
         sources: iterable of Imported.
         make_record: as `import_cases`.
 
     Returns:
         number of slices, and set of values in their masks.
     """
-    slices, attributes, values = {}, {}, set()
+    slices, attributes, values, aside = {}, {}, set(), folder.parents[1]
     for side in ("x", "y"):
-        (folder / side).mkdir()
+        (folder / side).mkdir(parents=True, exist_ok=True)
     for imported in sources:
         values |= imported.values
         attributes |= imported.record
         for image, mask, entry in imported.slices:
             name = f"{len(slices) + 1:04d}"
-            (folder / "x" / f"{name}{slice_ending(image)}").write_bytes(image)
-            (folder / "y" / f"{name}.png").write_bytes(mask)
+            put_file(folder / "x" / f"{name}{slice_ending(image)}", image, aside)
+            put_file(folder / "y" / f"{name}.png", mask, aside)
             slices[name] = entry
     if slices:
-        write_json(folder / RECORD, make_record(slices=slices, **attributes).as_json())
+        record = make_record(slices=slices, **attributes).as_json()
+        put_file(folder / RECORD, json_text(record).encode(), aside)
     else:
         remove(folder)
     return len(slices), values
-
-
-def one_by_one(function, items, problems):
-    """Like `ordered_map`, but in this thread and without loading ahead."""
-    for item in items:
-        try:
-            result = function(item)
-        except SettingError:
-            raise
-        except InputError as error:
-            problems.append(str(error))
-            result = None
-        yield result
-        del result  # before the next is loaded
 
 
 # --- reading

@@ -231,7 +231,7 @@ def read_case(case, names, label_values=None, not_finite=None, label_files=None)
     channels += read_further(case.channels, channels[0], case.image, not_finite=not_finite)
     grid = Geometry.of(channels[0])
     if label_files and case.label in label_files.segments:
-        return channels, onto_grid(label_files.read(case.label, grid), grid)
+        return channels, onto_grid(label_files.read(case.label, grid)[0], grid)
     label = read_volume(case.label)
     require_same_grid(label, case.label, channels[0], case.image)
     return channels, image_at(labels_in(label, case.label, label_values, names), grid)

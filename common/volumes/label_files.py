@@ -1,5 +1,6 @@
 """Label files of a set: label volumes, DICOM SEG, RTSTRUCT and .seg.nrrd, with the same class numbers in all."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from common.volumes.labels import labels_in
 from common.volumes.reading import read_volume
 from common.volumes.segments import Canvas, Segment, as_key, describe, number_segments
 from common.words import number_of
+from common.workers import Threads
 
 sitk = Lazy("SimpleITK")
 
@@ -35,6 +37,7 @@ class LabelFiles:
         overlapping: whether segments that overlap stay; otherwise the later class wins.
         regions: `common.slices.regions.Regions` of label numbers, or None.
         further, class_of: as of `common.volumes.label_matching.Matched`, or None.
+        workers: `common.workers.Threads` or Processes to look into the files; None: one after another.
 
     Attributes:
         segments: dict of Path to the Segments of a volume, of those that have names.
@@ -60,27 +63,16 @@ class LabelFiles:
         regions=None,
         further=None,
         class_of=None,
+        workers=None,
     ):
         if classes and label_values is not None:
             raise SettingError("CLASSES: set together with LABEL_VALUES; use names or numbers, not both")
         if len({as_key(name) for name in classes or []}) < len(classes or []):
             raise SettingError(f"CLASSES: a name is listed twice (found {classes}); list each name once")
-        self.label_values, self.series, self.names, self.ignore = label_values, series, names, ignore
-        self.largest, self.overlaps, self.regions = 1, [], regions
+        self.series, self.names, self.largest, self.regions = series, names, 1, regions
+        self.labels_in = partial(labels_in, label_values=label_values, names=names, ignore=ignore)
         self.segments, self.files, self.failed = {}, {}, {}
-        paths, class_of = list(paths), class_of or {}
-        for path in progress(paths, len(paths), "checking labels"):
-            try:
-                files = (path, *(further or {}).get(path, ()))
-                files = {file: segments_in(file, class_of.get(file)) for file in files}
-                if all(files.values()):
-                    self.files[path] = files
-                    self.segments[path] = [segment for segments in files.values() for segment in segments]
-                elif survey:
-                    labels = self._labels_in(read_volume(path, series), path)
-                    self.largest = max(self.largest, int(labels[is_target(labels)].max(initial=0)))
-            except InputError as error:
-                self.failed[path] = str(error)
+        self._look_into(list(paths), further or {}, class_of or {}, survey, workers or Threads())
         if classes and not self.segments and not self.failed:
             raise SettingError("CLASSES: no names in the label files; use it for DICOM SEG, RTSTRUCT or .seg.nrrd only")
         if regions and self.segments:
@@ -91,6 +83,19 @@ class LabelFiles:
         for path, files in self.files.items():
             if problem := doubled_segment(files, self.numbering):
                 self.failed[path] = problem
+
+    def _look_into(self, paths, further, class_of, survey, workers):
+        """Find segments, failures and the largest label of all files; arguments as of the class."""
+        files = [{file: class_of.get(file) for file in (path, *further.get(path, ()))} for path in paths]
+        look = partial(_look_into, read=self._read_labels if survey else None)
+        found = zip(paths, workers.map_large(look, files), strict=True)
+        for path, (segments, largest, problem) in progress(found, len(paths), "checking labels"):
+            if problem:
+                self.failed[path] = problem
+            elif segments:
+                self.files[path] = segments
+                self.segments[path] = [segment for of_file in segments.values() for segment in of_file]
+            self.largest = max(self.largest, largest)
 
     @property
     def names_of_regions(self):
@@ -108,11 +113,15 @@ class LabelFiles:
         return f"classes: {listed}" if listed else ""
 
     def read(self, path, volume):
-        """Read the labels of a volume as SimpleITK.Image, on a grid of their own: uint8 or, if classes overlap, uint16.
+        """Read the labels of a volume.
 
         Args:
             path: Path, one of `paths`.
             volume: Geometry of the volume as it is stored.
+
+        Returns:
+            SimpleITK.Image on a grid of its own, uint8 or, if classes overlap, uint16; and the number of voxels in
+            several segments.
 
         Raises:
             InputError: if the file is damaged, or does not fit the volume.
@@ -120,30 +129,52 @@ class LabelFiles:
         if path in self.failed:
             raise InputError(self.failed[path])
         if path not in self.segments:
-            image = read_volume(path, self.series)
-            labels = self._labels_in(image, path)
+            labels, grid = self._read_labels(path)
             if self.regions:
                 labels = self.regions.sets_of(labels, path)
             elif self.overlap:
                 labels = sets_of_numbers(labels)
-            return image_at(labels, Geometry.of(image))
-        image, overlap = read_files(self.files[path], self.numbering, volume)
-        if overlap:
-            self.overlaps.append(overlap)
-        return image
+            return image_at(labels, grid), 0
+        return read_files(self.files[path], self.numbering, volume)
 
-    def _labels_in(self, image, path):
-        return labels_in(image, path, self.label_values, self.names, ignore=self.ignore)
+    def _read_labels(self, path):
+        """Label volume without names: array of labels, and its Geometry."""
+        image = read_volume(path, self.series)
+        return self.labels_in(image, path), Geometry.of(image)
 
-    def note_on_overlap(self):
-        """What a user should know about voxels in several segments, or ""."""
-        if not self.overlaps:
+    def note_on_overlap(self, overlaps):
+        """What a user should know about voxels in several segments, or ""; `overlaps` are their numbers, by `read`."""
+        overlaps = [voxels for voxels in overlaps if voxels]
+        if not overlaps:
             return ""
-        files, voxels = number_of(len(self.overlaps), "label file"), number_of(sum(self.overlaps), "voxel")
+        files, voxels = number_of(len(overlaps), "label file"), number_of(sum(overlaps), "voxel")
         found = f"{files} with overlapping segments; {voxels} in several of them"
         if self.overlap:
             return f"{found} stay in all"
         return f"{found} became the highest of their classes; --overlap keep leaves them in all"
+
+
+def _look_into(files, read):
+    """Segments and labels of the label files of a volume.
+
+    Args:
+        files: dict of Path to the name of its only class, or None.
+        read: function of the Path of a label volume without names to its labels; None: do not read these.
+
+    Returns:
+        dict of Path to list of Segment, {} without names; largest label of a label volume without names, at least 1;
+        and the message about an unusable file, or "".
+    """
+    try:
+        segments = {file: segments_in(file, name) for file, name in files.items()}
+        if all(segments.values()):
+            return segments, 1, ""
+        if not read:
+            return {}, 1, ""
+        labels, _ = read(next(iter(files)))
+        return {}, max(1, int(labels[is_target(labels)].max(initial=0))), ""
+    except InputError as error:
+        return {}, 1, str(error)
 
 
 def doubled_segment(files, numbering):

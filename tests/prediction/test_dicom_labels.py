@@ -44,7 +44,7 @@ def test_labels_are_read_back_equal(tmp_path, series, kind, seed):
     assert path.name == f"case_0001_{kind.lower()}.dcm"
     files = LabelFiles([path])
     assert files.describe() == "classes: 1 liver (in 1 of 1), 2 tumor (in 1 of 1)"
-    found = onto_grid(files.read(path, Geometry.of(image)), Geometry.of(image))
+    found = onto_grid(files.read(path, Geometry.of(image))[0], Geometry.of(image))
     np.testing.assert_array_equal(sitk.GetArrayFromImage(found), numbers)
     assert_same_geometry(found, image)
     content, source = pydicom.dcmread(path), pydicom.dcmread(folder / "000.dcm")
@@ -155,7 +155,7 @@ def test_the_script_writes_them_only_if_asked(tmp_path, series):
     expected = read_volume(tmp_path / "b" / "case_0001.nii.gz")
     for kind in kinds:
         path = tmp_path / "b" / "dicom" / f"case_0001_{kind.lower()}.dcm"
-        found = onto_grid(LabelFiles([path]).read(path, Geometry.of(image)), Geometry.of(image))
+        found = onto_grid(LabelFiles([path]).read(path, Geometry.of(image))[0], Geometry.of(image))
         np.testing.assert_array_equal(sitk.GetArrayFromImage(found), sitk.GetArrayFromImage(expected))
     assert sitk.GetArrayFromImage(expected).any()
     for path in (tmp_path / "b").rglob("*"):

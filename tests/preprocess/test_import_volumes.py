@@ -17,7 +17,7 @@ from drawings import (
     write_nnunet,
     write_series,
 )
-from running import REAL_DATA, assert_refused, leftovers, run_here, run_script
+from running import REAL_DATA, assert_refused, bytes_of, leftovers, run_here, run_script
 
 sitk = pytest.importorskip("SimpleITK")
 from common.slices.classes import IGNORED
@@ -52,6 +52,33 @@ def test_labels_find_their_way_back(tmp_path, ending, plane):
     again = read_volume(tmp_path / f"back{ending}")
     np.testing.assert_array_equal(sitk.GetArrayFromImage(again), labels)
     assert_same_geometry(again, kept, 1e-5 if ending == ".nii.gz" else 1e-6)
+
+
+@pytest.mark.slow
+def test_workers_import_what_one_run_imports(scheduler, tmp_path):
+    """Byte for byte and line for line: also of labels and values that cannot be used, and of what is replaced."""
+    for number, name in enumerate("abcde"):
+        values, labels = block((12, 24, 20), labels=2, seed=number)
+        values = values.astype(np.float32)
+        if name == "b":
+            values[1, 2, 3] = np.nan
+        labels[:-1] = 0  # which the script notes
+        write(tmp_path / "images", f"{name}.nrrd", as_volume(values))
+        write(tmp_path / "labels", f"{name}.nrrd", as_volume(labels.astype(np.float32) + (name == "d") / 2))
+    (tmp_path / "images" / "e.nrrd").write_bytes((tmp_path / "images" / "e.nrrd").read_bytes()[:-100])
+    settings = {"IMAGES": tmp_path / "images", "LABELS": tmp_path / "labels", "SIZE": 24, "NOT_FINITE": 0, "BITS": 16}
+    results = {
+        name: run_script(SCRIPT, **settings, **more, CASES=tmp_path / name / "cases", expect=1)
+        for name, more in (("alone", {}), ("shared", {"WORKERS": scheduler}))
+    }
+    assert bytes_of(tmp_path / "shared") == bytes_of(tmp_path / "alone") and not leftovers(tmp_path)
+    assert len(bytes_of(tmp_path / "alone" / "cases")) > 3 * 2 * 12
+    alone, shared = ((made.stdout + made.stderr).splitlines() for made in results.values())
+    (of_workers,) = (line for line in shared if line.startswith("workers: 2 at"))
+    shared.remove(of_workers)
+    assert [line.replace("shared", "alone") for line in shared] == alone
+    for words in ("replaced 1 voxel", "2 volumes cannot be used", "a label on less than 10% of the slices"):
+        assert any(words in line for line in alone), words
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ def load(source):
         raise InputError("empty source")
     black = encode_png(np.zeros((8, 8), np.uint8))
     slices = [(encode_png(np.full((8, 8), gray, np.uint8)), black, ENTRY) for gray in source]
-    return Imported(slices, {"window": [0, max(source)]}, {0})
+    return Imported(slices, {"window": [0, max(source)]}, {0}, max(source))
 
 
 make_record = partial(CaseRecord, "test", 8)
@@ -33,7 +33,7 @@ def test_import(tmp_path, parallel):
     a, b, c = (tmp_path / f"case_{name}" for name in "abc")
     sources = [(a, [1, 2]), (a, []), (a, [3]), (b, []), (c, [4])]
     result = import_cases(sources, load, make_record, replace=False, parallel=parallel)
-    assert result == (4, 2, {0}, ["empty source"] * 2)
+    assert result == (4, 2, {0}, ["empty source"] * 2, [2, 3, 4])
     assert [read_slice(a / "x" / f"000{i}.png").max() for i in (1, 2, 3)] == [1, 2, 3]
     assert read_mask(c / "y" / "0001.png").max() == 0 and not b.exists() and not leftovers(tmp_path)
     record = read_case_record(a)
@@ -44,11 +44,11 @@ def test_import(tmp_path, parallel):
 
 
 def test_no_case_appears_if_the_check_fails(tmp_path):
-    def check(values):
+    def check(values, notes):
         assert not list(tmp_path.glob("case*"))
-        raise InputError(f"bad values {values}")
+        raise InputError(f"bad values {values} {notes}")
 
-    with pytest.raises(InputError, match=r"bad values \{0\}"):
+    with pytest.raises(InputError, match=r"bad values \{0\} \[1\]"):
         import_cases([(tmp_path / "case_a", [1])], load, make_record, replace=False, check=check)
     assert not list(tmp_path.iterdir())
 

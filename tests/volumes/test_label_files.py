@@ -49,7 +49,7 @@ def read(path, image, **settings):
     if files.failed:
         raise InputError(files.failed[path])
     geometry = Geometry.of(image)
-    labels = onto_grid(files.read(path, geometry), geometry)
+    labels = onto_grid(files.read(path, geometry)[0], geometry)
     assert_same_geometry(labels, image)
     return sitk.GetArrayFromImage(labels), files
 
@@ -84,7 +84,7 @@ def test_dicom_seg_of_highdicom(tmp_path, series, kind, syntax):
     np.testing.assert_array_equal(found, expected)
     assert files.describe() == "classes: 1 liver (in 1 of 1), 2 tumor (in 1 of 1), 3 vessel (in 1 of 1)"
     overlap = np.count_nonzero(masks[..., 0] & masks[..., 1]) + np.count_nonzero(masks[..., :2].any(3) & masks[..., 2])
-    assert files.overlaps == ([] if kind == "LABELMAP" else [overlap])
+    assert files.read(tmp_path / "seg.dcm", Geometry.of(image))[1] == (0 if kind == "LABELMAP" else overlap)
     found, files = read(tmp_path / "seg.dcm", image, classes=["Vessel", "liver "])
     chosen = in_order(masks, (2, 0)) if kind != "LABELMAP" else np.array([0, 2, 0, 1], np.uint8)[expected]
     np.testing.assert_array_equal(found, chosen)
@@ -215,7 +215,8 @@ def test_outlines_become_the_voxels_inside(tmp_path, direction):
     expected[2, 5:13, 5:13] = 2
     expected[2, 7:10, 7:9] = 0
     np.testing.assert_array_equal(found, expected)
-    assert files.overlaps == [4] and files.describe() == "classes: 1 Liver (in 1 of 1), 2 Tumor (in 1 of 1)"
+    assert files.read(tmp_path / "rt.dcm", Geometry.of(image))[1] == 4
+    assert files.describe() == "classes: 1 Liver (in 1 of 1), 2 Tumor (in 1 of 1)"
     found, _ = read(tmp_path / "rt.dcm", image, classes=["tumor"])
     assert np.count_nonzero(found) == 64 - 6
     found, _ = read(tmp_path / "rt.dcm", image, label_values={7: 4})
@@ -293,7 +294,9 @@ def test_segmentations_of_3d_slicer(tmp_path, series, layers):
     write_seg_nrrd(path, arrays, geometry, segments)
     found, files = read(path, image)
     np.testing.assert_array_equal(found, expected)
-    assert "1 liver" in files.describe() and bool(files.note_on_overlap()) == (layers == 2)
+    assert "1 liver" in files.describe()
+    overlap = files.read(path, geometry)[1]
+    assert bool(overlap) == (layers == 2) and bool(files.note_on_overlap([0, overlap])) == bool(overlap)
     found, _ = read(path, image, classes=["vessel"])
     np.testing.assert_array_equal(found > 0, masks[..., 2])
     found, _ = read(path, image, label_values={5: 1})
@@ -327,7 +330,7 @@ def test_classes_have_the_same_number_in_all_files(tmp_path, series):
     write_seg(b, slices, masks[..., :2], ["Tumor", "Liver"])
     files = LabelFiles([a, b])
     assert files.describe() == "classes: 1 liver (in 2 of 2), 2 tumor (in 2 of 2)"
-    labels = sitk.GetArrayFromImage(onto_grid(files.read(b, Geometry.of(image)), Geometry.of(image)))
+    labels = sitk.GetArrayFromImage(onto_grid(files.read(b, Geometry.of(image))[0], Geometry.of(image)))
     np.testing.assert_array_equal(labels, in_order(masks.astype(bool)[..., [1, 0]], (0, 1)))
     with pytest.raises(InputError, match=r"CLASSES: no segment 'livr' in the label files \(found liver, tumor"):
         LabelFiles([a, b], ["livr"])

@@ -170,7 +170,7 @@ def test_what_viewers_and_workstations_get_has_each_class(tmp_path, overlap):
     for kind in ("seg", "rtstruct"):
         path = tmp_path / "out" / "dicom" / f"case_0001_{kind}.dcm"
         files = LabelFiles([path], overlapping=True)
-        found = sitk.GetArrayFromImage(onto_grid(files.read(path, Geometry.of(image)), Geometry.of(image)))
+        found = sitk.GetArrayFromImage(onto_grid(files.read(path, Geometry.of(image))[0], Geometry.of(image)))
         np.testing.assert_array_equal(found, c.sets_of_classes(list(masks)))
     found = np.zeros_like(masks)
     for roi in plistlib.loads((tmp_path / "out" / "osirix" / "case_0001.xml").read_bytes())["ROI array"]:
