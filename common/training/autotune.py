@@ -14,7 +14,7 @@ from common.training.configure import build_network, make_batches, set_precision
 from common.training.optimizer import compile_network
 from common.training.recommended import PUBLISHED, RECOMMENDED
 
-LONG = 10  # minutes; from here on, a run whose EPOCHS are to be measured is worth benchmarks
+LONG = 5  # minutes; from here on, a run whose EPOCHS are to be measured is worth benchmarks
 GREATEST_SLOWDOWN = 2  # two convolutions; if slower, benchmarking the whole network is not worth its time
 
 

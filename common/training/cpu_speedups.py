@@ -1,7 +1,7 @@
 """Train any network faster with TensorFlow on a CPU, using other operations with the same results.
 
-The layers stay Keras' own, with their weights and configurations, and so do model files. In training (Winograd
-convolutions also in validation), some layers use operations that TensorFlow with oneDNN computes fast. In bfloat16,
+The layers stay Keras' own, with their weights and configurations, and so do model files. In training, and all but
+dropout in validation, some layers use operations that TensorFlow with oneDNN computes fast. In bfloat16,
 convolutions stay as they are: on a CPU that computes it, they are as fast as the CPU can multiply. Nothing changes on
 other backends and devices, and in float16. Models loaded for prediction have other operations: see
 `common.prediction.cpu_speedups`. Only dropout does not give the same results: see `dropout`.
@@ -99,8 +99,11 @@ def _convolution_op(layer, inputs, kernel):
 def _batch_normalization(layer, inputs, training=None, mask=None):
     usual = mask is None and len(inputs.shape) == 4 and inputs.dtype in DTYPES
     several = tf.distribute.get_strategy().num_replicas_in_sync > 1  # see common.training.mirrored
-    if several or not (training and layer.trainable and usual):
+    if several or not usual:
         return type(layer).call(layer, inputs, training=training, mask=mask)
+    if not (training and layer.trainable):
+        moments = {"mean": layer.moving_mean, "variance": layer.moving_variance}
+        return normalize(inputs, layer.gamma, layer.beta, layer.epsilon, **moments)[0]
     outputs, *moments = normalize(inputs, layer.gamma, layer.beta, layer.epsilon)
     for moving, new in zip((layer.moving_mean, layer.moving_variance), moments, strict=True):
         moving.assign(moving * layer.momentum + new * (1 - layer.momentum))
@@ -240,18 +243,20 @@ def _combine(tiles, kernel, shape):
     return tf.reshape(images, [-1, 4 * squares.shape[3], 4 * squares.shape[4], kernel.shape[-1]])[:, :height, :width]
 
 
-def normalize(x, scale, offset, epsilon):
-    """Batch normalization in training, over all axes except the last.
+def normalize(x, scale, offset, epsilon, mean=None, variance=None):
+    """Batch normalization over all axes except the last.
 
     Args:
         x: (B, H, W, C) float32 or bfloat16; sums are float32.
         scale, offset: (C,) float32.
         epsilon: added to the variance.
+        mean, variance: (C,) float32, for validation; None: those of the batch.
 
     Returns:
         The output, and mean and variance of the batch, both (C,).
     """
-    y, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, scale, offset, epsilon=epsilon, is_training=True)
+    options = {"epsilon": epsilon, "is_training": mean is None}
+    y, mean, variance = tf.compat.v1.nn.fused_batch_norm(x, scale, offset, mean, variance, **options)
     count = tf.cast(tf.reduce_prod(tf.shape(x)[:-1]), tf.float32)
     return y, mean, variance * (count - 1) / count  # TensorFlow returns the sample variance
 
