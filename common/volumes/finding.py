@@ -8,6 +8,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.files import read_bytes
+from common.manifest import MANIFEST
 from common.slices.finding import walk
 from common.words import number_of
 
@@ -92,6 +93,8 @@ def find_volumes(root, dicom_labels=None):
     volumes, skipped = {}, []
     headers = {path.with_suffix("") for path in files if ending_of(path) in (".mhd", ".nhdr")}
     for file in files:
+        if file.name == MANIFEST:
+            continue
         if reason := _reason_to_skip(file):
             skipped.append(f"{file.relative_to(root)}{reason}")
             continue

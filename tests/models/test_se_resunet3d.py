@@ -93,7 +93,7 @@ def test_it_learns_two_cases_by_heart():
 # --- the region output and thresholded probabilities
 
 
-def test_probabilities_of_half_and_less_are_cut_off():
+def test_probabilities_of_half_and_less_are_cut_off(tmp_path):
     settings = TINY_SE_RESUNET3D | {"last_relu": True}
     cut = build_model("se_resunet3d", (None, None, None, 1), 2, **settings)
     usual = build_model("se_resunet3d", (None, None, None, 1), 2, **TINY_SE_RESUNET3D)
@@ -102,6 +102,8 @@ def test_probabilities_of_half_and_less_are_cut_off():
     found, whole = (n.predict_on_batch(x) for n in (cut, usual))
     assert ((whole > 0.5).any()) and (whole < 0.5).any()
     np.testing.assert_array_equal(found, np.where(whole > 0.5, whole, 0))
+    cut.save(tmp_path / "n.keras")
+    np.testing.assert_array_equal(load_network(tmp_path / "n.keras").predict_on_batch(x), found)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import SimpleITK as sitk
-from drawings import STRAIGHT, TURNED
+from drawings import STRAIGHT, TURNED, write_decathlon
 from running import assert_refused, bytes_of, leftovers, run_here
 
 from common import devices
@@ -244,6 +244,31 @@ def test_labels_outside_of_the_region_are_dropped(stage_with_region, monkeypatch
     volume.channels = [0 * volume.channels[0]]
     labels, note = predict_labels(volume, stages, options)
     assert (sitk.GetArrayFromImage(labels) == 2).all() and note.startswith("the region output found nothing")
+
+
+@pytest.mark.slow
+def test_one_network_with_a_region_output_is_trained_and_predicts(tmp_path):
+    data = write_decathlon(tmp_path / "data", cases=4)
+    packing = {"STEP": "single", "SPACING": 2.5, "VOXELS": 5000, "SMALLEST_BOX": 4}
+    run_here("preprocess/3_pack_volumes.py", DATA=data, PACKED=tmp_path / "packed", **packing)
+    settings = {"TRAIN": tmp_path / "packed" / "train.h5", "VALIDATION": tmp_path / "packed" / "validation.h5"}
+    own = {"features": 4, "depth": 2, "ratio": 2, "noise": 0.0, "roi": True, "last_relu": True}
+    settings |= {"MODEL": "se_resunet3d", "MODEL_SETTINGS": own, "LOSS": "smooth_dice", "EPOCHS": 20}
+    said = run_here("train.py", RUNS=tmp_path / "runs", LEARNING_RATE=0.01, AUGMENTATION={}, **settings).stdout
+    assert "finished all 20 epochs" in said
+    models = find_volume_models([tmp_path / "runs"], "last")
+    (stage,) = (Stage(of_step, None) for of_step in models.values())
+    assert stage.has_region
+    path = data / "imagesTr" / "case_01.nii.gz"
+    volume = Volume(path)
+    grid = stage.grid(volume.geometry)
+    found, has_region = stage.probabilities_in_region(volume, grid, 0.5, 0.5)
+    usual = stage.probabilities(volume, grid, 0.5)
+    assert has_region and ((found == usual) | (found == 0)).all() and not ((usual > 0) & (usual <= 0.5)).any()
+    given = {"RUN": tmp_path / "runs", "INPUT": path, "OVERLAYS": False, "WEIGHTS_FILE": "last"}
+    said = run_here("predict.py", OUTPUT=tmp_path / "out", **given).stdout
+    assert "the region output found nothing" not in said
+    assert sitk.ReadImage(str(tmp_path / "out" / "case_01.nii.gz")).GetSize() == volume.original.size
 
 
 @pytest.mark.slow

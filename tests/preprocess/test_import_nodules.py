@@ -115,7 +115,8 @@ def test_label_volumes_of_nodules_are_packed_for_3d_networks(tmp_path):
     run_here(SCRIPT, **given, CASES=tmp_path / "cases", SIZE=96)
     packing = {"IMAGES": tmp_path / "scans", "LABELS": labels, "LABEL_NAME": "case_{id}", "STEP": "single"}
     packing["INTENSITY"] = "lung"
-    run_here("preprocess/3_pack_volumes.py", **packing, SPACING=2.0, VOXELS=None, PACKED=tmp_path / "packed")
+    given = {"SPACING": 2.0, "VOXELS": None, "PACKED": tmp_path / "packed"}
+    assert "skipped" not in run_here("preprocess/3_pack_volumes.py", **packing, **given).stdout
     with h5py.File(tmp_path / "packed" / "cases.h5") as packed:
         millilitres = [packed[f"cases/{name}/label"][:].sum() * 8 / 1000 for name in ("1.2.3", "1.2.4")]
     expected = [np.pi / 6 * nodule[3] ** 3 / 1000 for nodule in nodules[:2]]
