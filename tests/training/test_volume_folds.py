@@ -82,14 +82,14 @@ def test_both_steps_are_scored_on_volumes_that_neither_has_seen(tmp_path):
         settings |= {"MODEL": "unet3d", "MODEL_SETTINGS": {"features": 2}, "EPOCHS": 1, "AUGMENTATION": {}}
         with mock.patch("common.training.cross_validation.call", run_here):
             run_here("train.py", RUNS=tmp_path / f"runs_{step}", FOLD="all", LOSS="bce+dice", **settings)
-        runs += (tmp_path / f"runs_{step}").iterdir()
+        runs += map(str, (tmp_path / f"runs_{step}").iterdir())
     given = {"INPUT": data / "imagesTr", "OVERLAYS": False}
     said = run_here("predict.py", RUN=runs, OUTPUT=tmp_path / "out", OUT_OF_FOLD=True, **given).stdout
     assert "each volume by those that did not train on it" in said and "threshold 0.5 (" in said
     rows = pd.read_csv(tmp_path / "out" / "volumes.csv")["case"].tolist()
     assert rows == sorted(rows) and len(set(rows)) == 4
     for fold in (1, 2):
-        both = [folder / f"fold{fold}" for folder in runs]
+        both = [f"{folder}/fold{fold}" for folder in runs]
         run_here("predict.py", RUN=both, OUTPUT=tmp_path / f"fold{fold}", THRESHOLD=0.5, **given)
         for name in open_set(tmp_path / "patch" / f"fold{fold}" / "validation.h5").names:
             assert np.array_equal(*(read(tmp_path / f / f"{name}.nii.gz") for f in ("out", f"fold{fold}")))
