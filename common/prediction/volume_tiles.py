@@ -13,6 +13,7 @@ MIRRORS = {  # array axes to mirror, to average over
     "none": [()],
     "flips": [axes for count in range(4) for axes in itertools.combinations(range(3), count)],
 }
+LARGEST_PADDING, MAX_PADDED = 2**25, 64  # voxels, and times the voxels of the volume: memory for nothing
 MAX_TILES = 20_000  # per volume; hours on a GPU
 
 
@@ -39,6 +40,12 @@ def mean_probabilities(networks, image, voxels=None, tile=None, overlap=0.5, fli
         tile = [max(8, int(voxels ** (1 / 3)))] * 3
     if tile is None:
         return predict_tile(networks, image, flips, further)
+    padded = math.prod(int(side) for side in np.maximum(shape, tile))
+    if padded > max(LARGEST_PADDING, MAX_PADDED * shape.prod()):
+        found = "x".join(map(str, tile)), "x".join(map(str, shape))
+        raise SettingError(
+            f"TILE: far larger than the volume (found {found[0]} for {found[1]} voxels); use a smaller one"
+        )
     image, original = pad_to(image, tile), tuple(map(slice, shape))
     if image.shape[:3] == tuple(tile):
         return predict_tile(networks, image, flips, further)[original]

@@ -232,7 +232,9 @@ def clean(numbers, median=0, share=0.0, near=0.0, smallest=0, fill=False):
     result, overlapping = np.zeros_like(numbers), are_sets(numbers)
     for number in classes_in(numbers):
         mask = has_class(numbers, number)
-        if median:
+        if median and median**mask.ndim > 2 * mask.size:  # most of the box is outside, around any pixel
+            mask = np.zeros_like(mask)
+        elif median:
             mask = scipy.ndimage.median_filter(mask, median, mode="constant")
         mask = keep_components(mask, share, near, smallest)
         if fill:

@@ -321,3 +321,9 @@ def test_labels_are_the_greatest_probability_on_the_volumes_own_grid():
     assert sure.sum() > 200 and np.array_equal(labels[sure], expected[sure])
     outside = ((places < -0.51) | (places > np.array(grid.size) - 0.49)).any(axis=-1)
     assert outside.any() and not labels[outside].any()
+
+
+def test_a_tile_far_larger_than_the_volume_is_refused():
+    """Padding a small volume to it took gigabytes, and ended TensorFlow without a word."""
+    with pytest.raises(SettingError, match="TILE: far larger than the volume .found 4096x256x256 for 4x8x8 voxels."):
+        mean_probabilities([], np.zeros((4, 8, 8, 1), np.float32), tile=[4096, 256, 256])

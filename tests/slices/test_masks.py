@@ -5,6 +5,7 @@ import json
 import cv2
 import numpy as np
 import pytest
+import scipy.ndimage
 import SimpleITK as sitk
 from drawings import as_volume, block, write
 from hypothesis import given
@@ -144,3 +145,12 @@ def test_masks_that_do_not_fit_the_others_are_listed():
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4), (4, 1)])
 def test_values_of_tiny_masks(shape):
     assert values_of(np.full(shape, 255, np.uint8)) == {255} and values_of(np.full(shape, 7, np.uint8)) == {7}
+
+
+def test_a_median_wider_than_the_mask_takes_no_memory():
+    """999**3 voxels of a box around each voxel."""
+    labels = np.ones((4, 5, 6), np.uint8)
+    assert not clean(labels, median=999).any()
+    for side in (3, 5, 7):
+        expected = scipy.ndimage.median_filter(labels, side, mode="constant")
+        np.testing.assert_array_equal(clean(labels, median=side), expected)
