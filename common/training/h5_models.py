@@ -104,7 +104,8 @@ def fits(network, weights):
     if list(map(_essential, variables)) != [_essential(value) for _, value in weights]:
         return False
     pairs = [(v.name, name) for v, (name, _) in zip(variables, weights, strict=True)]
-    return all(own == name for own, name in pairs if own in KNOWN and name in KNOWN)
+    same = {(name, name) for name in KNOWN} | {("kernel", "depthwise_kernel")}  # DepthwiseConv2D of Keras 3 and 2
+    return all(pair in same for pair in pairs if {*pair} <= {*KNOWN})
 
 
 def _essential(array):

@@ -106,6 +106,73 @@ def synapse(side, width, large=False):
     return tf_keras.Model(inputs, layers.Activation("sigmoid", name="output")(Regulator()(x)))
 
 
+def deeplab(side, backbone):
+    """DeepLab v3+ in Keras 2, as AIS Training Codeset describes it; on MobileNetV2 as large as the image."""
+
+    def norm(x, epsilon=1e-3, activation=None):
+        x = layers.BatchNormalization(epsilon=epsilon)(x)
+        return layers.ReLU(max_value=6 if activation == "relu6" else None)(x) if activation else x
+
+    def conv(x, filters, kernel=1, stride=1, **options):
+        return norm(layers.Conv2D(filters, kernel, stride, padding="same", use_bias=False)(x), **options)
+
+    def separable(x, filters, stride=1, rate=1, inside=False, epsilon=1e-3):
+        after = {"epsilon": epsilon, "activation": "relu" if inside else None}
+        x = layers.ZeroPadding2D(1)(x) if stride > 1 else x
+        x = x if inside else layers.ReLU()(x)
+        how = {"padding": "valid" if stride > 1 else "same", "dilation_rate": rate, "use_bias": False}
+        x = norm(layers.DepthwiseConv2D(3, stride, **how)(x), **after)
+        return conv(x, filters, **after)
+
+    def block(x, filters, shortcut, stride=1, rate=1, inside=False):
+        entry, outputs = x, []
+        for number, count in enumerate(filters):
+            x = separable(x, count, stride if number == 2 else 1, rate, inside)
+            outputs.append(x)
+        if shortcut:
+            x = layers.Add()([x, conv(entry, filters[-1], 1, stride) if shortcut == "conv" else entry])
+        return x, outputs[1]
+
+    def inverted(x, filters, stride, rate, expansion=6):
+        entry = x
+        x = conv(x, expansion * x.shape[-1], activation="relu6") if expansion > 1 else x
+        how = {"padding": "same", "dilation_rate": rate, "use_bias": False}
+        x = conv(norm(layers.DepthwiseConv2D(3, stride, **how)(x), activation="relu6"), filters)
+        return layers.Add()([entry, x]) if stride == 1 and entry.shape[-1] == filters else x
+
+    inputs = layers.Input((side, side, 1), name="input")
+    x = conv(layers.ZeroPadding2D(4)(inputs), 32, 3, 2, activation="relu" if backbone == "xception" else "relu6")
+    if backbone == "xception":
+        x, _ = block(conv(x, 64, 3, activation="relu"), [128] * 3, "conv", 2)
+        x, skip = block(x, [256] * 3, "conv", 2)
+        x, _ = block(x, [728] * 3, "conv", 2)
+        for _ in range(16):
+            x, _ = block(x, [728] * 3, "sum")
+        x, _ = block(x, [728, 1024, 1024], "conv")
+        x, _ = block(x, [1536, 1536, 2048], None, rate=2, inside=True)
+    else:
+        x = inverted(x, 16, 1, 1, 1)
+        for filters, stride, rates in ((24, 2, (1, 1)), (32, 2, (1, 1, 1)), (64, 1, (1, 2, 2, 2)), (96, 1, (2, 2, 2))):
+            for number, rate in enumerate(rates):
+                x = inverted(x, filters, 1 if number else stride, rate)
+        for filters, rate in ((160, 2), (160, 4), (160, 4), (320, 4)):
+            x = inverted(x, filters, 1, rate)
+    head, size = {"epsilon": 1e-5, "activation": "relu"}, x.shape[1]
+    pooled = conv(layers.AveragePooling2D(size)(x), 256, **head)
+    branches = [layers.UpSampling2D(size, interpolation="bilinear")(pooled), conv(x, 256, **head)]
+    for rate in (6, 12, 18) if backbone == "xception" else ():
+        branches.append(separable(x, 256, rate=rate, inside=True, epsilon=1e-5))
+    x = layers.Dropout(0.1)(conv(layers.Concatenate()(branches), 256, **head))
+    if backbone == "xception":
+        x = layers.UpSampling2D(4, interpolation="bilinear")(x)
+        x = layers.Concatenate()([x, conv(skip, 48, **head)])
+        for _ in range(2):
+            x = separable(x, 256, inside=True, epsilon=1e-5)
+    x = layers.Conv2D(1, 1)(x)
+    x = layers.UpSampling2D(4 if backbone == "xception" else 8, interpolation="bilinear")(x)
+    return tf_keras.Model(inputs, layers.Cropping2D(4, name="output")(layers.Activation("sigmoid")(x)))
+
+
 def saved(model, path, seed=0):
     """Write a model with random weights."""
     rng = np.random.default_rng(seed)
@@ -134,6 +201,30 @@ def test_probabilities_are_those_of_keras_2(name, tmp_path, capsys):
     x = np.random.default_rng(1).random((2, side, side, 1), np.float32)
     np.testing.assert_allclose(found.predict(x, verbose=0), model.predict(x, verbose=0), rtol=0, atol=1e-6)
     assert network_of(path) == (name.split()[0], settings)
+
+
+@pytest.mark.filterwarnings("ignore:You are saving your model as an HDF5 file")
+@pytest.mark.parametrize("backbone", [pytest.param("xception", marks=pytest.mark.slow), "mobilenetv2"])
+def test_deeplab_gives_the_probabilities_of_keras_2(backbone, tmp_path, capsys):
+    """At 200x200, where its dilated convolutions see the map and its border, with normalization that does something."""
+    tf_keras.utils.set_random_seed(0)
+    rng, model = np.random.default_rng(0), deeplab(200, backbone)
+    assert model.count_params() == {"xception": 41_252_497, "mobilenetv2": 2_140_929}[backbone]
+    x = np.random.default_rng(1).random((1, 200, 200, 1), np.float32)
+    normalizations = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    for layer in normalizations:
+        layer.gamma.assign(rng.uniform(0.8, 1.2, layer.gamma.shape))
+        layer.beta.assign(rng.normal(0, 0.1, layer.beta.shape))
+        layer.momentum = 0.0
+    model(x, training=True)  # the statistics of this image, so that no layer fades
+    for layer in normalizations:  # 0 of a single pixel, which would make rounding 300 times as large
+        layer.moving_variance.assign(np.maximum(layer.moving_variance, 0.01))
+    model.save(tmp_path / "model.h5")
+    found = load_h5(tmp_path / "model.h5")
+    assert f"fit deeplab_v3plus at 200x200 {{'backbone': '{backbone}'}}" in capsys.readouterr().out
+    expected = model.predict(x, verbose=0)
+    np.testing.assert_allclose(found.predict(x, verbose=0), expected, rtol=0, atol=1e-4)
+    assert np.ptp(expected) > 0.01
 
 
 def test_weights_alone_are_for_200_pixels(tmp_path):
