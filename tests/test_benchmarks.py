@@ -107,6 +107,11 @@ def test_learning(benchmark, capsys):
     assert capsys.readouterr().out.strip() == "2 runs, 0 without learning"
 
 
+def test_display(benchmark, capfd):
+    benchmark("display", CASES=5, SIZE=64, FEATURES=2).main(2)
+    assert "2 epochs: " in (out := capfd.readouterr().out) and "move_to: " in out
+
+
 def test_memory(benchmark, capsys):
     benchmark("memory", NETWORKS=("se_resunet3d",)).main(8, 2)
     assert "with MEMORY low" in capsys.readouterr().out
