@@ -42,10 +42,8 @@ def mean_probabilities(networks, image, voxels=None, tile=None, overlap=0.5, fli
         return predict_tile(networks, image, flips, further)
     padded = math.prod(int(side) for side in np.maximum(shape, tile))
     if padded > max(LARGEST_PADDING, MAX_PADDED * shape.prod()):
-        found = "x".join(map(str, tile)), "x".join(map(str, shape))
-        raise SettingError(
-            f"TILE: far larger than the volume (found {found[0]} for {found[1]} voxels); use a smaller one"
-        )
+        found = " for ".join("x".join(map(str, sides)) for sides in (tile, shape))
+        raise SettingError(f"TILE: far larger than the volume (found {found} voxels); use a smaller one")
     image, original = pad_to(image, tile), tuple(map(slice, shape))
     if image.shape[:3] == tuple(tile):
         return predict_tile(networks, image, flips, further)[original]

@@ -325,5 +325,5 @@ def test_labels_are_the_greatest_probability_on_the_volumes_own_grid():
 
 def test_a_tile_far_larger_than_the_volume_is_refused():
     """Padding a small volume to it took gigabytes, and ended TensorFlow without a word."""
-    with pytest.raises(SettingError, match="TILE: far larger than the volume .found 4096x256x256 for 4x8x8 voxels."):
+    with pytest.raises(SettingError, match=r"TILE: far larger than the volume \(found 4096x256x256 for 4x8x8 voxels"):
         mean_probabilities([], np.zeros((4, 8, 8, 1), np.float32), tile=[4096, 256, 256])
