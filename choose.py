@@ -52,7 +52,7 @@ def main():
     from common.evaluation.selection import choose, find_threshold
 
     first = CrossValidation(folders[0])
-    with claimed(first.choice_file):
+    with claimed(first.choice_file), claimed(first.combinations_file):  # removes what a kill left of either
         choice, table = choose(folders, cleanings)
         with whole_file(first.combinations_file) as unfinished:
             write_table(unfinished, table)
