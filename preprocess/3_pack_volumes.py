@@ -31,6 +31,8 @@ REPLACE: bool = False  # True: overwrite existing packed volumes
 NAMES: types.CaseNames = "numbers"  # case names of DICOM: "numbers" (case_0001, ...) or "folder"
 #   "folder" keeps the names of your folders, which may identify patients.
 NAMES_TABLE: str = ""  # table to write (.csv): name and path of each case; "": none
+WORKERS: types.Workers = ""  # "": this machine's cores; a number of processes; or a Dask scheduler
+#   Such as "tcp://10.0.0.1:8786", for several machines: see docs/scaling.md.
 
 # --- volumes and boxes
 STEP: Literal["whole", "patch", "single"] = "whole"  # pack for "whole" and again for "patch", or once for "single"
@@ -66,10 +68,10 @@ SEED: types.Seed = 1  # random seed of the division
 settings = apply_command_line(globals())
 
 import json
+from functools import partial
 
 import h5py
 import numpy as np
-import SimpleITK as sitk
 
 from common.errors import InputError, SettingError, as_input_error, summarize
 from common.files import natural_key
@@ -79,25 +81,13 @@ from common.replacing import refuse_existing, whole_folder
 from common.settings import require_folder
 from common.slices.hdf5_text import write_attributes
 from common.slices.lists import count_of_share, make_divisions, pick_named
-from common.volumes.datasets import read_case, read_data_set, read_folders, survey, write_sets
-from common.volumes.grids import (
-    Box,
-    Geometry,
-    along_axes,
-    at_spacing,
-    box_on_grid,
-    coarsening_factor,
-    coarser,
-    grid_of_box,
-    grow_box,
-    orient,
-    require_room,
-    smoothed_onto_grid,
-)
-from common.volumes.intensity import fixed_rule, rule_of, scales_of
-from common.volumes.labels import resample_labels, sample_voxels
+from common.volumes.datasets import read_data_set, read_folders, survey, write_sets
+from common.volumes.grids import along_axes
+from common.volumes.intensity import fixed_rule, rule_of
+from common.volumes.packing import Packing, prepare
 from common.volumes.privacy import check_names_table
 from common.words import number_of
+from common.workers import start_workers
 
 FORMAT = 1  # version of the packed format
 
@@ -107,7 +97,17 @@ def main():
     data = find_data()
     divisions = divide(sorted((case.name for case in data.cases), key=natural_key))
     refuse_existing(settings.PACKED, settings.REPLACE)
-    rule, labels = find_rule_and_labels(data)
+    with start_workers(settings.WORKERS) as workers:
+        written = pack(data, divisions, workers)
+    sizes = ", ".join(f"{name} {len(cases)}" for name, cases in next(iter(divisions.values())).items())
+    divided = f" in {settings.FOLDS} folds" if settings.FOLDS else f": {sizes}"
+    data.write_names_table(settings.NAMES_TABLE)
+    print(f"wrote {number_of(len(written), 'volume')} to {settings.PACKED}{divided}")
+
+
+def pack(data, divisions, workers):
+    """Write PACKED; returns the names of the packed cases."""
+    rule, labels = find_rule_and_labels(data, workers)
     volumes = number_of(len(data.cases), "volume")
     print(f"packing {volumes} into {settings.PACKED} (step: {settings.STEP}, labels: {len(labels)})", flush=True)
     attributes = {
@@ -125,12 +125,9 @@ def main():
         "overlap": "nested" if settings.NESTED else data.overlap,
     }
     with whole_folder(settings.PACKED, settings.REPLACE) as folder:
-        written = pack_cases(folder / "cases.h5", data, labels, rule, attributes)
+        written = pack_cases(folder / "cases.h5", data, labels, rule, attributes, workers)
         write_sets(folder, divisions, written, attributes)
-    sizes = ", ".join(f"{name} {len(cases)}" for name, cases in next(iter(divisions.values())).items())
-    divided = f" in {settings.FOLDS} folds" if settings.FOLDS else f": {sizes}"
-    data.write_names_table(settings.NAMES_TABLE)
-    print(f"wrote {number_of(len(written), 'volume')} to {settings.PACKED}{divided}")
+    return written
 
 
 def check_settings():
@@ -175,8 +172,8 @@ def divide(names):
     return {folder: dict(zip(("train", "validation"), sets, strict=True)) for folder, sets in divisions.items()}
 
 
-def find_rule_and_labels(data):
-    """Gray value rule and label names by number; reads all volumes once unless both are known.
+def find_rule_and_labels(data, workers):
+    """Gray value rule and label names by number; workers read all volumes once unless both are known.
 
     Raises:
         InputError: if volumes are unusable or contain no labels.
@@ -184,14 +181,30 @@ def find_rule_and_labels(data):
     rule = rule_of(settings.INTENSITY, data.ct)
     if rule and data.labels:
         return rule, data.labels
-    labels, statistics = survey(data, settings.LABEL_VALUES, settings.NOT_FINITE, settings.INTENSITY)
+    labels, statistics = survey(data, settings.LABEL_VALUES, settings.NOT_FINITE, settings.INTENSITY, workers)
     with as_input_error("INTENSITY"):
         rule = rule or fixed_rule([of_channel.scale() for of_channel in statistics])
     return rule, data.labels or {label: str(label) for label in labels}
 
 
-def pack_cases(file, data, labels, rule, attributes):
-    """Write cases.h5.
+def make_packing():
+    """Settings that decide how a case is packed."""
+    return Packing(
+        step=settings.STEP,
+        spacing=settings.SPACING,
+        smallest_side=settings.SMALLEST_SIDE,
+        voxels=settings.VOXELS,
+        smallest_box=settings.SMALLEST_BOX,
+        margin=settings.MARGIN,
+        largest_margin=settings.LARGEST_MARGIN,
+        label_values=settings.LABEL_VALUES,
+        not_finite=settings.NOT_FINITE,
+        empty=settings.EMPTY,
+    )
+
+
+def pack_cases(file, data, labels, rule, attributes, workers):
+    """Write cases.h5 of the cases that workers prepare.
 
     Returns:
         set of the names of the packed cases.
@@ -200,17 +213,11 @@ def pack_cases(file, data, labels, rule, attributes):
         InputError: if volumes are unusable, after reading all of them.
     """
     problems, written, first = [], set(), None  # path and channels of the first volume
+    task = partial(prepare, labels=labels, rule=rule, label_files=data.label_files, how=make_packing())
     with h5py.File(file, "w") as packed:
-        for case in progress(data.cases, len(data.cases), "packing"):
-            try:
-                volume = prepare(case, labels, rule, data.label_files)
-            except SettingError:
-                raise
-            except InputError as error:
-                problems.append(str(error))
-                continue
+        prepared = progress(workers.map_large(task, data.cases, problems), len(data.cases), "packing")
+        for case, volume in zip(data.cases, prepared, strict=True):
             if volume is None:
-                print(f"skipped {case.name}: it contains no labels")
                 continue
             channels = volume["image"].shape[-1]
             first = first or (case.image, channels)
@@ -227,53 +234,6 @@ def pack_cases(file, data, labels, rule, attributes):
     if problems or not written:
         raise InputError(summarize(problems or ["labels: all are 0; check LABEL_VALUES"], "volumes cannot be packed"))
     return written
-
-
-def prepare(case, labels, rule, label_files):
-    """Group of a case as a dict: arrays image, label and places, and its attributes; None to skip the case."""
-    channels, label = read_case(case, labels, settings.LABEL_VALUES, settings.NOT_FINITE, label_files)
-    original = Geometry.of(label)
-    if not sitk.GetArrayViewFromImage(label).any():
-        if settings.EMPTY == "skip":
-            return None
-        if settings.EMPTY == "refuse" or settings.STEP == "patch":
-            raise InputError(f"{case.label}: contains no labels; remove the case, or use --empty skip")
-    label = orient(sitk.Cast(label > 0, sitk.sitkUInt8) if settings.STEP == "whole" else label)
-    with as_input_error(case.image):
-        scales = scales_of(rule, channels)
-    oriented = Geometry.of(label)
-    working = at_spacing(oriented, settings.SPACING, settings.SMALLEST_SIDE)
-    box = (labeled := Box.of(sitk.GetArrayViewFromImage(label))) and box_on_grid(labeled, oriented, working)
-    require_room(working, f"SPACING: too fine for {case.image}", "use a larger spacing", SettingError)
-    grid, factor = choose_grid(working, box)
-    image = np.empty((*grid.shape, len(channels)), np.float16)
-    for i, scale in enumerate(scales):
-        image[..., i] = scale.apply(smoothed_onto_grid(orient(channels[i]), grid))
-        channels[i] = None
-    box = (box and box_on_grid(box, working, grid)) or Box((0, 0, 0), (0, 0, 0))
-    return {
-        "image": image,
-        "label": (packed := resample_labels(label, grid)),
-        "places": sample_voxels(packed),
-        "original": json.dumps(original._asdict()),
-        "grid": json.dumps(grid._asdict()),
-        "box": [box.start, box.stop],
-        "factor": factor,
-        "lowest": image.min(axis=(0, 1, 2)),
-    }
-
-
-def choose_grid(working, box):
-    """Grid to pack a case on, and how much coarser it is than `working`, a Geometry; `box` is its labels' or None."""
-    if settings.STEP != "patch":
-        factor = coarsening_factor(working, settings.VOXELS)
-        return coarser(working, factor), factor
-    usual, largest = (
-        grid_of_box(working, grow_box(box, working, settings.SMALLEST_BOX, margin))
-        for margin in (settings.MARGIN, settings.LARGEST_MARGIN)
-    )
-    factor = coarsening_factor(usual, settings.VOXELS)
-    return coarser(largest, factor), factor
 
 
 if __name__ == "__main__":

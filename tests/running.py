@@ -3,6 +3,7 @@
 import contextlib
 import io
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -113,6 +114,12 @@ def bytes_of(folder):
     """dict of relative path to bytes of all files below a folder."""
     paths = [path for path in Path(folder).rglob("*") if path.is_file()]
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in paths}
+
+
+def lines_of(result, folder):
+    """What a script printed, as a list of lines: without the address of workers, progress, and the path of a folder."""
+    lines = (result.stdout + result.stderr).replace(str(folder), "").splitlines()
+    return [line for line in lines if not re.match(r"workers: \d+ at tcp|[\w ,]+: \d+ of \d+$", line)]
 
 
 def leftovers(folder):

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from drawings import as_volume, block, make_cases, write
+from drawings import as_volume, block, make_cases, write, write_decathlon
 from running import ROOT, assert_refused, bytes_of, leftovers, run_script
 
 from common import workers
@@ -24,6 +24,7 @@ SHARING = (
     "preprocess/1_augment_cases.py",
     "preprocess/0_import_volumes.py",
     "preprocess/3_pack_hdf5.py",
+    "preprocess/3_pack_volumes.py",
     "predict.py",
     "evaluate.py",
 )
@@ -88,12 +89,14 @@ def settings_of(script, folder, cases, request):
             write(folder / "volumes", f"{number}.nrrd", as_volume(block((100, 64, 64), seed=number)[0]))
         settings = {"IMAGES": folder / "volumes", "SIZE": 256, "FIT": "resize", "BITS": 16}
         return settings, "CASES", lambda f, _: any(f.glob("out/.part-*/new/*/x/0005.png"))
+    if script == "preprocess/3_pack_volumes.py":
+        return {"DATA": write_decathlon(folder / "data", cases=40)}, "PACKED", is_packing
     run_script("preprocess/2_write_lists.py", CASES=cases, LISTS=folder / "lists")
+    return {"LISTS": folder / "lists"}, "PACKED", is_packing
 
-    def begun(shared, _):
-        return any(file.stat().st_size > 10**5 for file in shared.rglob("*.h5*"))
 
-    return {"LISTS": folder / "lists"}, "PACKED", begun
+def is_packing(shared, _):
+    return any(file.stat().st_size > 10**5 for file in shared.rglob("*.h5*"))
 
 
 # --- two machines: network namespaces of this one, which share its disk

@@ -1,6 +1,7 @@
 """Find and read volumes with label volumes (a Medical Segmentation Decathlon data set, or two folders); write sets."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple
 
@@ -23,6 +24,7 @@ from common.volumes.label_matching import match_labels, refuse_own_labels
 from common.volumes.labels import labels_in
 from common.volumes.privacy import safe_names, write_names_table
 from common.volumes.reading import read_channels, read_further, read_volume
+from common.workers import Threads
 
 
 class VolumeCase(NamedTuple):
@@ -237,7 +239,7 @@ def read_case(case, names, label_values=None, not_finite=None, label_files=None)
     return channels, image_at(labels_in(label, case.label, label_values, names), grid)
 
 
-def survey(data, label_values=None, not_finite=None, intensity="ct"):
+def survey(data, label_values=None, not_finite=None, intensity="ct", workers=None):
     """Read all volumes of a data set once to find labels and gray value statistics.
 
     Args:
@@ -245,6 +247,7 @@ def survey(data, label_values=None, not_finite=None, intensity="ct"):
         label_values: as for `labels_in`.
         not_finite: as for `read_case`.
         intensity: setting INTENSITY, which decides the kind of statistics.
+        workers: `common.workers.Threads` or Processes to read the volumes; None: one after another.
 
     Returns:
         labels found in the volumes (1, 2, ...), and the statistics of each channel.
@@ -254,23 +257,32 @@ def survey(data, label_values=None, not_finite=None, intensity="ct"):
     """
     labels, statistics, problems = set(), [], []
     kind = VolumeStatistics if intensity == "ct_3sd" else ForegroundStatistics
-    for case in progress(data.cases, len(data.cases), "checking volumes"):
-        try:
-            channels, label_image = read_case(case, data.labels, label_values, not_finite, data.label_files)
-        except InputError as error:
-            problems.append(str(error))
+    reading = {"names": data.labels, "label_values": label_values, "not_finite": not_finite}
+    look = partial(_survey_case, kind=kind, label_files=data.label_files, **reading)
+    surveyed = (workers or Threads()).map_large(look, data.cases, problems)
+    for found in progress(surveyed, len(data.cases), "checking volumes"):
+        if not found:
             continue
-        numbers = sitk.GetArrayViewFromImage(label_image)
-        labels |= {*classes_in(numbers)}
-        statistics += [kind() for _ in range(len(channels) - len(statistics))]
-        for of_channel, image in zip(statistics, channels, strict=False):
-            of_channel.add(sitk.GetArrayViewFromImage(image), numbers > 0)
+        labels |= found[0]
+        statistics += [kind() for _ in range(len(found[1]) - len(statistics))]
+        for of_channel, of_case in zip(statistics, found[1], strict=False):
+            of_channel.include(of_case)
     if problems:
         raise InputError(summarize(problems, "volumes cannot be used"))
     if sorted(labels) != list(range(1, len(labels) + 1)):
         listed = ", ".join(map(str, sorted(labels))) or "none"
         raise InputError(f"label volumes: expected labels 1, 2, ... without gaps (found {listed}); use --label-values")
     return sorted(labels), statistics
+
+
+def _survey_case(case, kind, **reading):
+    """Labels of a case, set of int, and the statistics of each channel; `reading` as for `read_case`."""
+    channels, label_image = read_case(case, **reading)
+    numbers = sitk.GetArrayViewFromImage(label_image)
+    statistics = [kind() for _ in channels]
+    for of_channel, image in zip(statistics, channels, strict=True):
+        of_channel.add(sitk.GetArrayViewFromImage(image), numbers > 0)
+    return {*classes_in(numbers)}, statistics
 
 
 def write_sets(folder, divisions, written, attributes):

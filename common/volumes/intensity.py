@@ -119,6 +119,10 @@ class ForegroundStatistics:
         """Add the labeled voxels of a volume, rounded to whole numbers; arrays of one shape."""
         self.counts += count_numbers(values[is_labeled])
 
+    def include(self, other):
+        """Add the volumes of another ForegroundStatistics."""
+        self.counts += other.counts
+
     def scale(self):
         """Scale between CT_PERCENTILES, with mean and sd of the same voxels.
 
@@ -148,6 +152,11 @@ class VolumeStatistics:
         self.volumes.append((present, counts[present]))
         if is_labeled.any():
             self.of_labels.append(_mean_and_sd(count_numbers(values[is_labeled])))
+
+    def include(self, other):
+        """Add the volumes of another VolumeStatistics, after those here."""
+        self.of_labels += other.of_labels
+        self.volumes += other.volumes
 
     def scale(self):
         """Scale between the mean of the labeled voxels +- CT_SDS times their sd, with mean and sd of whole volumes.

@@ -9,7 +9,7 @@ import pytest
 import SimpleITK as sitk
 from dicom_labels import draw_series, sources, write_seg, write_seg_nrrd
 from drawings import STRAIGHT, TURNED, ball, write_decathlon, write_nnunet
-from running import assert_refused, leftovers, run_here
+from running import assert_refused, bytes_of, leftovers, lines_of, run_here, run_script
 
 from common.prediction.volume_networks import Stage
 from common.slices.hdf5_text import text_of
@@ -94,6 +94,28 @@ def test_a_set_has_what_training_needs(decathlon, tmp_path):
             assert not outside.any()
             for *place, number in group["places"][:]:
                 assert label[tuple(place)] == number
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("intensity", ["ct", "ct_3sd"])
+def test_workers_pack_what_one_run_packs(scheduler, tmp_path, intensity):
+    """Byte for byte and line for line: also of a volume without labels, and of files that cannot be used."""
+    data = write_decathlon(tmp_path / "data", cases=6, channels=2)
+    empty = sitk.ReadImage(str(data / "labelsTr" / "case_02.nii.gz")) * 0
+    sitk.WriteImage(empty, str(data / "labelsTr" / "case_02.nii.gz"))
+    settings = {"DATA": data, "INTENSITY": intensity, "STEP": "single", "EMPTY": "skip", "FOLDS": 2}
+    results = {
+        name: run_script(SCRIPT, **settings, **more, PACKED=tmp_path / name / "packed")
+        for name, more in (("alone", {}), ("shared", {"WORKERS": scheduler}))
+    }
+    assert bytes_of(tmp_path / "shared") == bytes_of(tmp_path / "alone") and not leftovers(tmp_path)
+    alone, shared = (lines_of(result, tmp_path / name) for name, result in results.items())
+    assert "workers: 2 at" in results["shared"].stdout and shared == alone
+    assert "skipped case_02: it contains no labels" in alone
+    cut = data / "imagesTr" / "case_03.nii.gz"
+    cut.write_bytes(cut.read_bytes()[:-500])
+    assert_refused(SCRIPT, "case_03.nii.gz", **settings, PACKED=tmp_path / "cut", WORKERS=scheduler)
+    assert not (tmp_path / "cut").exists()
 
 
 def test_a_patch_is_the_box_of_the_labels_with_its_margin(decathlon, tmp_path):
