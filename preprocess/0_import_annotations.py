@@ -63,8 +63,6 @@ settings = apply_command_line(globals())
 
 from functools import partial
 
-import cv2
-
 from common.annotations.classes import as_numbers, names_of
 from common.annotations.matching import match_images
 from common.annotations.reading import find_annotations, read_annotations
@@ -76,8 +74,9 @@ from common.slices.case_names import name_cases
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
 from common.slices.channels import read_with_channels
 from common.slices.finding import IMAGE_ENDINGS, OTHER, find_images, report_skipped, walk
-from common.slices.images import cut, encode_png, encode_slice, fit_boxes, refuse_tiny, stretch
-from common.slices.import_notes import Seen
+from common.slices.images import refuse_tiny
+from common.slices.import_notes import ImageNotes, Seen
+from common.slices.importing import Fitting, fit
 from common.slices.leftovers import find_earlier_cases
 from common.slices.masks import values_of
 from common.slices.matching import IMAGE_FOLDERS, MASK_FOLDERS
@@ -129,13 +128,13 @@ def import_all(sources, numbers, names, is_dicom):
     what = number_of(len(sources), *(("series", "series") if is_dicom else ("image",)))
     in_cases = number_of(len(cases), "case")
     print(f"importing {what} as {in_cases}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
-    seen, drawn = Seen({}, [], [], [], []), Classes.of(numbers, names, settings.OVERLAP)
+    drawn = Classes.of(numbers, names, settings.OVERLAP)
     if is_dicom:
         from common.annotations.dicom_slices import import_series  # see find_series
 
-        load = partial(import_series, seen=seen, classes=drawn, settings=settings)
+        load = partial(import_series, classes=drawn, settings=settings)
     else:
-        load = partial(import_image, seen=seen, classes=drawn)
+        load = partial(import_image, classes=drawn)
     record = {} if is_dicom else {"stretched": settings.STRETCH, "channels": {"rgb": "rgb"}.get(settings.CHANNELS)}
     record |= {"fit": settings.FIT, "class_names": names, "overlap": drawn.overlap}
     result = import_cases(
@@ -158,7 +157,7 @@ def import_all(sources, numbers, names, is_dicom):
         write_names_table(settings.NAMES_TABLE, names_of_cases, paths)
     print(f"class names, which train.py takes from case.json: {', '.join(names)}")
     print_overlaps(drawn.overlaps, drawn.rule)
-    seen.print_notes(settings.FIT)
+    Seen(result.notes).print_notes(settings.FIT)
     broken = "series cannot be used" if is_dicom else "images cannot be used"
     name_broken(result.problems, broken, result.slices, settings.SKIP_BROKEN)
 
@@ -191,12 +190,11 @@ def match_files(images, skipped, annotations, root, folder):
     return sources, problems
 
 
-def import_image(source, seen, classes):
+def import_image(source, classes):
     """Read an image, draw its shapes, and cut both to size.
 
     Args:
         source: Source.
-        seen: Seen, to which it is added.
         classes: Classes.
 
     Returns:
@@ -212,15 +210,9 @@ def import_image(source, seen, classes):
     if several:
         classes.overlaps.append(several)
     mask = classes.in_files(mask)
-    if settings.STRETCH:
-        image = stretch(image)
-    slices = []
-    for box in fit_boxes(shape, settings.SIZE, settings.FIT, settings.TILE_OVERLAP):
-        entry = {"image": source.image_name, "mask": None, "image_size": list(shape), "box": box}
-        image_cut, mask_cut = cut(image, box, settings.SIZE), cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
-        slices.append((encode_slice(image_cut), encode_png(mask_cut), entry))
-    seen.add_image(image, lost_colors)
-    return Imported(slices, values=values_of(mask))
+    how = Fitting(settings.CHANNELS, settings.STRETCH, settings.SIZE, settings.FIT, settings.TILE_OVERLAP)
+    slices, image = fit(image, mask, {"image": source.image_name, "mask": None}, how)
+    return Imported(slices, values=values_of(mask), notes=ImageNotes.of(image, lost_colors))
 
 
 # --- DICOM series

@@ -26,6 +26,8 @@ CASE_FROM: Literal["folder", "image"] = "folder"  # "folder": a case per subfold
 #   With "folder", images without a subfolder are one case together, unless names tell patients, as P004_s01 does.
 REPLACE: bool = False  # True: overwrite existing case folders
 SKIP_BROKEN: bool = False  # True: exit with status 0 even if some images cannot be used
+WORKERS: types.Workers = ""  # "": this machine's cores; a number of processes; or a Dask scheduler
+#   Such as "tcp://10.0.0.1:8786", for several machines: see docs/scaling.md.
 
 # --- size
 SIZE: types.Side = 200  # side length of the slices in pixels
@@ -55,28 +57,21 @@ UNMATCHED: Literal["stop", "skip", "empty"] = "stop"
 settings = apply_command_line(globals())
 
 from functools import partial
-from typing import NamedTuple
-
-import cv2
 
 from common.errors import InputError, SettingError, name_broken
 from common.slices import nnunet
 from common.slices.case_names import name_cases
 from common.slices.cases import (
     CaseRecord,
-    Imported,
     import_cases,
     match_files,
     refuse_existing_cases,
 )
-from common.slices.channels import read_with_channels
 from common.slices.class_masks import MaskReader, has_classes
-from common.slices.classes import is_target
 from common.slices.finding import IMAGE_ENDINGS, find_images, report_skipped, walk
-from common.slices.images import cut, encode_png, encode_slice, fit_boxes, refuse_tiny, stretch
 from common.slices.import_notes import Seen
+from common.slices.importing import Fitting, Source, import_image
 from common.slices.leftovers import find_earlier_cases
-from common.slices.masks import values_of
 from common.slices.matching import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
@@ -85,21 +80,11 @@ from common.slices.matching import (
     root_and_name,
 )
 from common.words import number_of
+from common.workers import start_workers
 
 SCRIPT = "0_import_images.py"  # in case.json
 
 settings, class_names = nnunet.settings_for(settings)
-
-
-class Source(NamedTuple):
-    """An image to import."""
-
-    image: Path
-    files: list  # Paths of the image, or of each of its channels
-    mask: Path | None  # None: a black mask
-    of_class: dict  # class number to Path, if each class has a file
-    image_name: str  # relative to IMAGES
-    mask_name: str | None  # relative to MASKS
 
 
 def main():
@@ -115,22 +100,24 @@ def main():
     fitting = {"fit": settings.FIT, "stretched": settings.STRETCH, "mask_values": settings.MASK_VALUES}
     fitting |= {"class_names": masks.names, "overlap": masks.overlap}
     fitting["channels"] = None if settings.CHANNELS == "gray" else settings.CHANNELS
-    seen = Seen({}, [], [], [], [])
-    result = import_cases(
-        sources,
-        partial(import_image, seen=seen, masks=masks),
-        partial(CaseRecord, SCRIPT, settings.SIZE, **fitting),
-        settings.REPLACE,
-        check=lambda *_: seen.check_masks(settings.MASKS, masks.overlap),
-        earlier=earlier,
-    )
+    how = Fitting(settings.CHANNELS, settings.STRETCH, settings.SIZE, settings.FIT, settings.TILE_OVERLAP)
+    with start_workers(settings.WORKERS) as workers:
+        result = import_cases(
+            sources,
+            partial(import_image, masks=masks.reading, how=how),
+            partial(CaseRecord, SCRIPT, settings.SIZE, **fitting),
+            settings.REPLACE,
+            workers=workers,
+            check=lambda _, notes: Seen(notes).check_masks(settings.MASKS, masks.overlap),
+            earlier=earlier,
+        )
     if earlier and result.slices:
         print(f"removed {len(earlier)} case{'s' * (len(earlier) != 1)} of an earlier import of the same images")
     print(
         f"wrote {number_of(result.slices, 'slice')} of {size}, {masks.in_words(result.values)}, "
         f"in {number_of(result.cases, 'case')} to {settings.CASES}"
     )
-    seen.print_notes(settings.FIT)
+    Seen(result.notes).print_notes(settings.FIT)
     name_broken(result.problems, "images cannot be used", result.slices, settings.SKIP_BROKEN)
 
 
@@ -233,42 +220,6 @@ def choose_used(images, masks, mask_root):
     if skipped := len(images) - len(used):
         print(f"skipped {number_of(skipped, 'image')} without a mask")
     return used
-
-
-# --- one image
-
-
-def import_image(source, seen, masks):
-    """Read an image with its mask and cut both to size.
-
-    Args:
-        source: Source.
-        seen: Seen, to which it is added.
-        masks: MaskReader.
-
-    Returns:
-        Imported.
-    """
-    image, lost_colors = read_with_channels(source.files, settings.CHANNELS)
-    refuse_tiny(image, source.image)
-    shape = image.shape[:2]
-    mask = masks.read(source.mask, source.of_class, shape)
-    if mask.shape != shape:
-        sizes = "{1}x{0} and {3}x{2}".format(*shape, *mask.shape)
-        raise InputError(f"{source.image}: size differs from its mask {source.mask} (found {sizes}); replace one")
-    if settings.STRETCH:
-        image = stretch(image)
-    slices = []
-    for box in fit_boxes(shape, settings.SIZE, settings.FIT, settings.TILE_OVERLAP):
-        entry = {"image": source.image_name, "mask": source.mask_name, "image_size": list(shape), "box": box}
-        image_cut, mask_cut = cut(image, box, settings.SIZE), cut(mask, box, settings.SIZE, cv2.INTER_NEAREST)
-        slices.append((encode_slice(image_cut), encode_png(mask_cut), entry))
-    seen.add_image(image, lost_colors)
-    found = values_of(mask)
-    if source.mask:
-        seen.values[source.mask] = found
-        seen.shares.append(float(is_target(mask).mean()))
-    return Imported(slices, values=found)
 
 
 if __name__ == "__main__":

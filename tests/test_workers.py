@@ -22,6 +22,7 @@ from common.workers import run_batch, start_workers
 FEW = {"FILTERS": ["O", "A"], "SHAPES": ["", "RTP", "HT", "DKP"]}
 SHARING = (
     "preprocess/1_augment_cases.py",
+    "preprocess/0_import_images.py",
     "preprocess/0_import_volumes.py",
     "preprocess/3_pack_hdf5.py",
     "preprocess/3_pack_volumes.py",
@@ -84,6 +85,9 @@ def settings_of(script, folder, cases, request):
         return {"RUN": run, "INPUT": cases}, "OUTPUT", lambda f, _: sum(1 for _ in f.rglob("00*.png")) > 10
     if script == "evaluate.py":  # writes nothing before its end
         return {"PREDICTED": cases, "TRUTH": cases}, "OUTPUT", lambda _, process: "scoring" in process.stdout.readline()
+    if script == "preprocess/0_import_images.py":
+        settings = {"IMAGES": cases, "MASKS": cases, "SIZE": 256}
+        return settings, "CASES", lambda f, _: any(f.glob("out/.part-*/new/*/x/0005.png"))
     if script == "preprocess/0_import_volumes.py":
         for number in range(6):
             write(folder / "volumes", f"{number}.nrrd", as_volume(block((100, 64, 64), seed=number)[0]))

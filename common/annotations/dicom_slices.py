@@ -14,6 +14,7 @@ from common.files import natural_key
 from common.parallel import ordered_map
 from common.slices.cases import Imported
 from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
+from common.slices.import_notes import ImageNotes
 from common.volumes.dicom import find_series
 from common.volumes.dicom_files import damaged_dicom
 from common.volumes.finding import is_dicom, may_be_dicom
@@ -219,12 +220,11 @@ def _at_position(middle, series):
 # --- slices
 
 
-def import_series(source, seen, classes, settings):
+def import_series(source, classes, settings):
     """Read a series, draw its annotations, and cut its slices.
 
     Args:
         source: Source.
-        seen: Seen, to which it is added.
         classes: Classes, to which it is added.
         settings: settings of 0_import_annotations.py.
 
@@ -243,7 +243,6 @@ def import_series(source, seen, classes, settings):
     masks, annotated = _masks_of(source, Geometry(**volume["geometry"]), plane, classes)
     shape = values.shape[1:]
     (box,) = fit_boxes(shape, size, settings.FIT)
-    seen.ratios.append(max(shape) / min(shape))
 
     def make_slice(i):
         image = cut(window_to_gray(values[i], low, high, settings.BITS), box, size)
@@ -253,7 +252,8 @@ def import_series(source, seen, classes, settings):
     wanted = [i for i in range(len(values)) if annotated[i].any() or settings.UNMATCHED == "empty"]
     spacing = spacing_of_plane(Geometry(**volume["grid"]).spacing, plane)
     record = {"spacing": spacing, "window": [low, high], "volume": volume}
-    return Imported(ordered_map(make_slice, wanted), record, set(np.unique(masks).tolist()))
+    notes = ImageNotes(max(shape) / min(shape))
+    return Imported(ordered_map(make_slice, wanted), record, set(np.unique(masks).tolist()), notes)
 
 
 def _masks_of(source, geometry, plane, classes):

@@ -1,6 +1,7 @@
 """Masks with a file for each class: find them by a name pattern with {class}, and join them into one mask."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -147,8 +148,55 @@ def read_class_masks(files, count, shape, mapping=None, threshold=None, ignore=N
     return sets
 
 
+class MaskReading(NamedTuple):
+    """How the masks of an import are read, without the list of their files.
+
+    Attributes:
+        colors, mapping, threshold, ignore: settings COLORS, MASK_VALUES, MASK_THRESHOLD and IGNORE of
+            0_import_images.py.
+        by_class: whether each class has its own files.
+        count: number of classes with files.
+        overlap: how classes share pixels; see `common.slices.classes`.
+        regions: Regions, or None.
+    """
+
+    colors: dict
+    mapping: dict | None
+    threshold: int | None
+    ignore: int | None
+    by_class: bool
+    count: int
+    overlap: str
+    regions: Regions | None
+
+    def read(self, path, of_class, shape):
+        """Read the mask of an image.
+
+        Args:
+            path: its file; None: no foreground.
+            of_class: dict of class number to Path, if each class has a file.
+            shape: (H, W) of the image; only for these, and without a file.
+
+        Returns:
+            (H, W) uint8 or, for overlapping classes, uint16; with one file, of the size that it has.
+
+        Raises:
+            InputError: as `read_class_masks` and `read_source_mask`.
+        """
+        if path is None:
+            return np.zeros(shape, type_of_masks(self.overlap))
+        if not self.by_class:
+            mask = read_source_mask(path, self.colors, self.mapping, self.threshold, self.ignore)
+            return self.regions.sets_of(mask, path) if self.regions else mask
+        sets = read_class_masks(of_class, self.count, shape, self.mapping, self.threshold, self.ignore)
+        if self.overlap:
+            return sets
+        numbers = highest_class(sets)
+        return numbers if self.count > 1 else np.where(numbers == 1, np.uint8(255), numbers)
+
+
 class MaskReader:
-    """Finds and reads the masks of an import, as case folders have them.
+    """Finds the masks of an import.
 
     Args:
         settings: settings of 0_import_images.py.
@@ -187,31 +235,13 @@ class MaskReader:
         first = {key: files[min(files)] for key, files in self.files.items()}
         return images, first, root
 
-    def read(self, path, of_class, shape):
-        """Read the mask of an image.
-
-        Args:
-            path: its file; None: no foreground.
-            of_class: dict of class number to Path, if each class has a file.
-            shape: (H, W) of the image; only for these, and without a file.
-
-        Returns:
-            (H, W) uint8 or, for overlapping classes, uint16; with one file, of the size that it has.
-
-        Raises:
-            InputError: as `read_class_masks` and `read_source_mask`.
-        """
-        s = self.settings
-        if path is None:
-            return np.zeros(shape, type_of_masks(self.overlap))
-        if not self.by_class:
-            mask = read_source_mask(path, s.COLORS, s.MASK_VALUES, s.MASK_THRESHOLD, s.IGNORE)
-            return self.regions.sets_of(mask, path) if self.regions else mask
-        sets = read_class_masks(of_class, len(self.names), shape, s.MASK_VALUES, s.MASK_THRESHOLD, s.IGNORE)
-        if self.overlap:
-            return sets
-        numbers = highest_class(sets)
-        return numbers if len(self.names) > 1 else np.where(numbers == 1, np.uint8(255), numbers)
+    @property
+    def reading(self):
+        """MaskReading, after `find` if each class has its own files."""
+        s, count = self.settings, len(self.names)
+        return MaskReading(
+            s.COLORS, s.MASK_VALUES, s.MASK_THRESHOLD, s.IGNORE, self.by_class, count, self.overlap, self.regions
+        )
 
     def in_words(self, values):
         """Number and kind of the classes of all masks, by the set of their values."""

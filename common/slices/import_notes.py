@@ -1,5 +1,7 @@
 """Facts about imported images and masks that look like a mistake."""
 
+from collections.abc import Set
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -13,30 +15,46 @@ OBLONG = 1.1  # long side over short side from which squeezing to a square chang
 DARK = 2**14  # brightest value of 16-bit images that nobody can see
 
 
-class Seen(NamedTuple):
-    """Facts about the images of an import.
+class ImageNotes(NamedTuple):
+    """Facts about an imported image, or a series of slices.
 
     Attributes:
-        values: set of values by mask file.
-        brightest: maximum of each 16-bit image.
-        ratios: long side over short side of each image.
-        shares: share of foreground in each mask.
-        colored: whether each image lost its colors.
+        ratio: long side over short side.
+        brightest: maximum of a 16-bit image; None for others.
+        lost_colors: whether it lost its colors.
+        mask: Path of its mask; None without a file.
+        values: set of the values in that mask.
+        share: share of foreground in that mask; None without a file.
     """
 
-    values: dict
-    brightest: list
-    ratios: list
-    shares: list
-    colored: list
+    ratio: float
+    brightest: int | None = None
+    lost_colors: bool = False
+    mask: Path | None = None
+    values: Set = frozenset()
+    share: float | None = None
 
-    def add_image(self, image, lost_colors):
-        """Add an image, (H, W) or (H, W, C) uint8 or uint16, and whether it lost its colors."""
+    @classmethod
+    def of(cls, image, lost_colors, **of_mask):
+        """Notes about an image, (H, W) or (H, W, C) uint8 or uint16; `of_mask` are the attributes of its mask."""
         height, width = image.shape[:2]
-        self.ratios.append(max(height, width) / min(height, width))
-        self.colored.append(lost_colors)
-        if image.dtype == np.uint16:
-            self.brightest.append(int(image.max()))
+        brightest = int(image.max()) if image.dtype == np.uint16 else None
+        return cls(max(height, width) / min(height, width), brightest, lost_colors, **of_mask)
+
+
+class Seen:
+    """What the notes of all images of an import say together.
+
+    Args:
+        notes: list of ImageNotes.
+    """
+
+    def __init__(self, notes):
+        self.values = {one.mask: one.values for one in notes if one.mask}
+        self.brightest = [one.brightest for one in notes if one.brightest is not None]
+        self.ratios = [one.ratio for one in notes]
+        self.shares = [one.share for one in notes if one.share is not None]
+        self.colored = [one.lost_colors for one in notes]
 
     def check_masks(self, where, overlap=""):
         """Raise InputError for masks that do not fit each other, or that are all empty.

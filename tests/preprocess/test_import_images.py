@@ -9,7 +9,7 @@ import pytest
 from drawings import disc_slice, make_cases, write_image, write_nnunet_images
 from hypothesis import given
 from hypothesis import strategies as st
-from running import REAL_DATA, assert_refused, leftovers, run_here, run_script
+from running import REAL_DATA, assert_refused, bytes_of, leftovers, lines_of, run_here, run_script
 
 from common.slices.images import cut, fit_boxes, read_image, read_mask, read_slice
 from common.slices.matching import patients_in
@@ -51,6 +51,34 @@ def test_loose_pictures_become_one_case_in_natural_order(tmp_path):
             "image_size": [32, 32],
             "box": [0, 0, 32, 32],
         }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("by_class", [False, True])
+def test_workers_import_what_one_run_imports(scheduler, tmp_path, by_class):
+    """Byte for byte and line for line, with the notes on images and a file that is cut short; in tiles of colors."""
+    made = pictures(tmp_path, names=list(map(str, range(9))), size=(70, 50), masks="{}")
+    for number, (name, (image, _)) in enumerate(made.items()):
+        write_image(tmp_path / "images" / f"{name}.png", np.dstack([image, image, image + 1]) if number % 3 else image)
+        for organ in ("heart", "liver") if by_class else ():
+            (tmp_path / "masks" / organ).mkdir(parents=True, exist_ok=True)
+            mask = np.where(image > (200 if organ == "heart" else 90), 255, 0).astype(np.uint8)
+            write_image(tmp_path / "masks" / organ / f"{name}.png", mask)
+        if by_class:
+            (tmp_path / "masks" / f"{name}.png").unlink()
+    cut_short = tmp_path / "images" / "4.png"
+    cut_short.write_bytes(cut_short.read_bytes()[:-300])
+    settings = {"IMAGES": tmp_path / "images", "SIZE": 32, "FIT": "tile", "CASE_FROM": "image"}
+    settings["MASKS"] = tmp_path / ("masks/{class}/{id}.png" if by_class else "masks")
+    results = {
+        name: run_script(SCRIPT, **settings, **more, CASES=tmp_path / name / "cases", expect=1)
+        for name, more in (("alone", {}), ("shared", {"WORKERS": scheduler}))
+    }
+    assert bytes_of(tmp_path / "shared") == bytes_of(tmp_path / "alone") and not leftovers(tmp_path)
+    alone, shared = (lines_of(result, tmp_path / name) for name, result in results.items())
+    assert "workers: 2 at" in results["shared"].stdout and shared == alone
+    for words in ("note: 5 of 8 images lost their colors", "4.png", "wrote 48 slices"):
+        assert any(words in line for line in alone), alone
 
 
 @pytest.mark.parametrize("folder", ["images", "masks"])  # masks: one folder for both
