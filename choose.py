@@ -27,6 +27,8 @@ TRUST_RUN: bool = False  # True: run any code that they contain; only if you tru
 CLEANINGS: list[types.Cleaning] = [{}, {"share": 1}, {"share": 0.1}, {"smallest": 50}, {"fill": True}, {"median": 5}]
 # values of CLEAN of predict.py to choose from; none is always tried
 #   {} is no cleaning.
+WORKERS: types.Workers = ""  # "": this machine; a number of processes; or a Dask scheduler
+#   Such as "tcp://10.0.0.1:8786", for several machines: see docs/scaling.md.
 
 settings = apply_command_line(globals())
 
@@ -38,6 +40,7 @@ from common.files import whole_file
 from common.tables import write_table
 from common.training.trained_models import CrossValidation
 from common.training.trust import trust_command
+from common.workers import start_workers
 
 
 def main():
@@ -53,10 +56,11 @@ def main():
 
     first = CrossValidation(folders[0])
     with claimed(first.choice_file), claimed(first.combinations_file):  # removes what a kill left of either
-        choice, table = choose(folders, cleanings)
-        with whole_file(first.combinations_file) as unfinished:
-            write_table(unfinished, table)
-        threshold, dice, at_half = find_threshold(**choice) or (None, None, None)
+        with start_workers(settings.WORKERS) as workers:
+            choice, table = choose(folders, cleanings, workers=workers)
+            with whole_file(first.combinations_file) as unfinished:
+                write_table(unfinished, table)
+            threshold, dice, at_half = find_threshold(**choice, workers=workers) or (None, None, None)
         first.write_choice(**choice, threshold=threshold)
     print_table(table)
     if threshold:

@@ -15,6 +15,7 @@ from common.errors import InputError, SettingError
 from common.streams import cursor_stream, printable
 
 own_threads = 0  # of this process, for `ordered_map`; 0: one per core
+shows_progress = True  # whether this process does; workers do not
 
 
 def ordered_map(function, items, workers=0, problems=None):
@@ -139,8 +140,14 @@ class ProgressBar:
     """
 
     def __init__(self, total, label, lines=False, form=None):
-        self.total, self.label, self.lines = total, label, lines
-        options = {"delay": 1, "leave": False, "disable": None, "dynamic_ncols": True, "bar_format": form}
+        self.total, self.label, self.lines = total, label, lines and shows_progress
+        options = {
+            "delay": 1,
+            "leave": False,
+            "disable": None if shows_progress else True,
+            "dynamic_ncols": True,
+            "bar_format": form,
+        }
         self.bar = tqdm(total=total, desc=printable(label), file=cursor_stream(), **options)
         self.last_line, self.note = time.monotonic(), ""
 

@@ -242,7 +242,7 @@ def run_batch(function, items, folder, digest):
                 "use a folder that all machines share under the same path"
             ) from None
         cv2.setNumThreads(1)
-        parallel.own_threads = 1  # each core has a worker
+        parallel.own_threads, parallel.shows_progress = 1, False  # each core has a worker
         return [_outcome(function, item) for item in items]
 
 

@@ -16,7 +16,7 @@ from common.evaluation import volume_selection
 from common.evaluation.summary import interval_of_mean
 from common.parallel import ordered_map, progress
 from common.prediction.ensemble import TRANSFORMS, predict_turned
-from common.prediction.networks_in_workers import load_for_prediction
+from common.prediction.networks_in_workers import load_for_prediction, load_keras, surroundings
 from common.scores import COUNTS, count_pixels, scores_of_counts
 from common.slices.classes import class_numbers, has_class, without_ignored
 from common.slices.masks import clean
@@ -30,7 +30,7 @@ KEYS = ["networks", "flips", "clean"]
 THRESHOLDS = np.arange(1, 20) / 20  # to choose from
 
 
-def choose(folders, cleanings, batch_size=8):
+def choose(folders, cleanings, batch_size=8, workers=None):
     """Score all combinations of networks, flips and cleaning on out-of-fold predictions, and choose one.
 
     Networks are chosen first, then flips, then cleaning; each only if it raises the mean Dice over cases.
@@ -39,6 +39,7 @@ def choose(folders, cleanings, batch_size=8):
         folders: cross-validation folders with the same folds.
         cleanings: list of arguments of `common.slices.masks.clean`.
         batch_size: slices predicted at a time.
+        workers: `common.workers.Threads` or Processes, which predict a fold in each task; None: this process.
 
     Returns:
         choice, dict of arguments of `CrossValidation.write_choice`, and DataFrame of all combinations: networks,
@@ -50,7 +51,8 @@ def choose(folders, cleanings, batch_size=8):
     """
     folds = require_same_folds(folders)
     groups = groups_of_networks(folders)
-    counts = pd.concat([count_fold(fold, groups, cleanings, batch_size) for fold in range(folds)])
+    of_fold = functools.partial(count_fold, groups=groups, cleanings=cleanings, batch_size=batch_size)
+    counts = pd.concat(map_folds(of_fold, folds, workers))
     cases = counts.groupby([*KEYS, "case", "class"], sort=False)[COUNTS].sum()
     dice = [scores_of_counts(*row)["dice"] for row in cases.itertuples(index=False)]
     dice = cases.assign(dice=dice)["dice"]
@@ -95,7 +97,20 @@ def groups_of_networks(folders):
     return groups
 
 
-def find_threshold(networks, flips, clean, batch_size=8):
+def map_folds(function, folds, workers):
+    """Results of a function of the number of a fold, for all folds, as a list; `workers` as for `choose`."""
+    if not workers or not workers.are_processes:
+        return list(map(function, range(folds)))
+    task = functools.partial(_in_worker, function=function, wanted=surroundings())
+    return list(progress(workers.map_large(task, range(folds)), folds, "folds"))
+
+
+def _in_worker(fold, function, wanted):
+    load_keras(wanted)
+    return function(fold)
+
+
+def find_threshold(networks, flips, clean, batch_size=8, workers=None):
     """Choose the threshold for a choice, on its out-of-fold predictions as predict.py will make them.
 
     It maximizes the mean Dice over the cases with a mask, by the rule of
@@ -103,26 +118,18 @@ def find_threshold(networks, flips, clean, batch_size=8):
 
     Args:
         networks, flips, clean: choice of `choose`.
-        batch_size: slices predicted at a time.
+        batch_size, workers: as for `choose`.
 
     Returns:
         The threshold, and the mean Dice at it and at 0.5; None for several classes.
     """
-    counts, groups = [], {"chosen": networks}
-    for fold in range(require_same_folds([folder for folder, _ in networks])):
-        slices, runs = open_fold(fold, groups)
-        if slices.classes > 1:
-            return None
-        if slices.axes == 3:
-            options = networks, flips, clean, THRESHOLDS.tolist()
-            counts += volume_selection.count_thresholds(slices, runs, *options, f"fold {fold + 1}, threshold")
-            continue
-        with tempfile.TemporaryDirectory() as folder:
-            means = predict_fold(Path(folder), fold, slices, runs, groups, {flips: TRANSFORMS[flips]}, batch_size)
-            count = functools.partial(count_thresholds, means["chosen", flips], slices, clean)
-            for counted in ordered_map(count, range(len(slices))):
-                counts += counted
-    cases = pd.DataFrame(counts).groupby(["case", "threshold"])[COUNTS].sum()
+    of_fold = functools.partial(
+        count_thresholds_of_fold, networks=networks, flips=flips, clean=clean, batch_size=batch_size
+    )
+    counts = map_folds(of_fold, require_same_folds([folder for folder, _ in networks]), workers)
+    if None in counts:
+        return None
+    cases = pd.DataFrame(list(itertools.chain(*counts))).groupby(["case", "threshold"])[COUNTS].sum()
     cases["dice"] = 2 * cases["tp"] / (2 * cases["tp"] + cases["fp"] + cases["fn"])
     with_mask = (cases["tp"] + cases["fn"] > 0).groupby("case").transform("all")
     dice = cases.loc[with_mask, "dice"].unstack("threshold").to_numpy()
@@ -152,6 +159,26 @@ def count_fold(fold, groups, cleanings, batch_size):
             for counted in ordered_map(count, range(len(slices))):
                 rows += [{"networks": title, "flips": flips, **row} for row in counted]
     return pd.DataFrame(rows)
+
+
+def count_thresholds_of_fold(fold, networks, flips, clean, batch_size):
+    """Rows of counts of a fold with one class, for each case and threshold; None for several classes.
+
+    Args:
+        fold: number from 0.
+        networks, flips, clean, batch_size: as for `find_threshold`.
+    """
+    groups = {"chosen": networks}
+    slices, runs = open_fold(fold, groups)
+    if slices.classes > 1:
+        return None
+    if slices.axes == 3:
+        options = networks, flips, clean, THRESHOLDS.tolist()
+        return list(volume_selection.count_thresholds(slices, runs, *options, f"fold {fold + 1}, threshold"))
+    with tempfile.TemporaryDirectory() as folder:
+        means = predict_fold(Path(folder), fold, slices, runs, groups, {flips: TRANSFORMS[flips]}, batch_size)
+        count = functools.partial(count_thresholds, means["chosen", flips], slices, clean)
+        return list(itertools.chain(*ordered_map(count, range(len(slices)))))
 
 
 def predict_fold(folder, fold, slices, runs, groups, transforms, batch_size):

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawings import make_cases, write_copying_network, write_image
-from running import TINY_UNET, assert_refused, leftovers, run_here, run_script
+from running import TINY_UNET, assert_refused, leftovers, lines_of, run_here, run_script
 
 from common.errors import InputError
 from common.evaluation.selection import THRESHOLDS, find_threshold
@@ -163,6 +163,20 @@ def test_choice_is_made_on_cases_not_seen_and_predict_takes_it(folded, tmp_path)
     )
     for name in ("0001.png", "0002.png"):
         np.testing.assert_array_equal(*(read_image(tmp_path / side / name) for side in "ab"))
+
+
+@pytest.mark.slow
+def test_workers_choose_what_one_run_chooses(folded, scheduler, tmp_path):
+    """Byte for byte, and line for line."""
+    folder, cleanings = shutil.copytree(folded[1], tmp_path / "copy"), [{"share": 1}, {"median": 3}]
+    made = []
+    for more in ({}, {"WORKERS": scheduler}):
+        result = run_script("choose.py", CROSS_VALIDATIONS=folder, CLEANINGS=cleanings, **more)
+        files = [folder / name for name in ("choice.csv", "choice.json")]
+        made.append(([file.read_bytes() for file in files], lines_of(result, folder)))
+        for file in files:
+            file.unlink()
+    assert "workers: 2 at" in result.stdout and made[0] == made[1] and not leftovers(tmp_path)
 
 
 @pytest.mark.slow
