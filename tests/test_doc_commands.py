@@ -99,7 +99,9 @@ RUN_ELSEWHERE = {
     "3_pack_volumes.py --channels": (
         "tests/volumes/test_nested.py::test_a_file_for_each_channel_is_packed_like_one_with_all"
     ),
-    "3_pack_volumes.py --nested True": "tests/volumes/test_nested.py::test_packed_sets_teach_regions",
+    "3_pack_volumes.py --overlap keep": (
+        "tests/volumes/test_overlapping.py::test_packed_volumes_hold_all_classes_of_a_voxel"
+    ),
     "0_import_volumes.py --neighbors 1": f"{CHANNELS}::test_neighbors_become_channels",
     "train.py --train image_training.h5 --validation image_validation.h5": FOLLOWED["docs/from_ais.md"],
 }

@@ -217,7 +217,7 @@ def stage_with_region():
     names = ("step", "labels", "channels", "spacing", "smallest_side", "voxels", "smallest_box", "margin")
     values = ("single", ["a", "b"], 1, None, 0, None, 4, 0.25)
     stage = Stage.__new__(Stage)
-    stage.data = SimpleNamespace(**dict(zip(names, values, strict=True)), nested=False, intensity=None)
+    stage.data = SimpleNamespace(**dict(zip(names, values, strict=True)), sharing="", intensity=None)
     stage.tile, stage.flips, stage.networks, stage.two_headed = None, "none", [None], [Heads()]
     return stage
 

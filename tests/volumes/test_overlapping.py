@@ -162,6 +162,7 @@ def test_what_viewers_and_workstations_get_has_each_class(tmp_path, overlap):
     write_volume_network(tmp_path / "run", overlap, slopes)
     given = {"RUN": tmp_path / "run", "INPUT": tmp_path / "scan", "OUTPUT": tmp_path / "out"}
     kinds = {"DICOM_LABELS": ["SEG", "RTSTRUCT"], "VIEWER_FILES": ["osirix", "qupath", "itk-snap"]}
+    assert_refused("predict.py", "LABEL_ORDER: 'last'", overlap, **given, LABEL_ORDER="last")
     run_here("predict.py", **given, **kinds)
     seg = highdicom.seg.segread(tmp_path / "out" / "dicom" / "case_0001_seg.dcm")
     for number, mask in enumerate(masks, 1):
