@@ -56,10 +56,7 @@ def predict_with_settings(models, settings):
     if settings.FLIPS == "turns":
         raise InputError('FLIPS: "turns" is not available for 3-D models; use "flips"')
     if settings.LABEL_ORDER != "likeliest" and (sharing := last_stage(models).data.sharing):
-        raise InputError(
-            f"LABEL_ORDER: {settings.LABEL_ORDER!r} is for labels that share no voxels (found {sharing} labels); "
-            'use "likeliest"'
-        )
+        raise InputError(f"LABEL_ORDER: {settings.LABEL_ORDER!r} is not for {sharing} labels; leave it at likeliest")
     if is_packed(settings.INPUT):
         return predict_packed(models, settings)
     if settings.FIT or settings.PASTE:
