@@ -5,10 +5,14 @@ import io
 import os
 import re
 import runpy
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from unittest import mock
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -120,6 +124,21 @@ def lines_of(result, folder):
     """What a script printed, as a list of lines: without the address of workers, progress, and the path of a folder."""
     lines = (result.stdout + result.stderr).replace(str(folder), "").splitlines()
     return [line for line in lines if not re.match(r"workers: \d+ at tcp|[\w ,]+: \d+ of \d+$", line)]
+
+
+def kill_a_worker(script, is_in_the_middle):
+    """Kill one worker process of a script once a condition holds; returns its process number."""
+    psutil = pytest.importorskip("psutil", reason="needs Dask; install tests/requirements.txt")
+    found, end = [], time.monotonic() + 120
+    while time.monotonic() < end and not (len(found) == 2 and is_in_the_middle()):
+        assert script.poll() is None, script.communicate()
+        # of the script, its process of nannies, and their workers
+        nannies = [p for p in psutil.Process(script.pid).children() if "worker" in p.cmdline()]
+        found = [p for nanny in nannies for p in nanny.children() if "spawn_main" in " ".join(p.cmdline())]
+        time.sleep(0.01)
+    assert len(found) == 2, found
+    found[0].send_signal(signal.SIGKILL)
+    return found[0].pid
 
 
 def leftovers(folder):

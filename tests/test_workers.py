@@ -3,16 +3,14 @@
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
 import pytest
 from drawings import as_volume, block, make_cases, write, write_decathlon
-from running import ROOT, assert_refused, bytes_of, leftovers, run_script
+from running import ROOT, assert_refused, bytes_of, kill_a_worker, leftovers, run_script
 
 from common import workers
 from common.command_line import flags_of
@@ -30,21 +28,6 @@ SHARING = (
     "evaluate.py",
 )
 NO_DASK = "needs Dask; install tests/requirements.txt"
-
-
-def kill_a_worker(script, is_in_the_middle):
-    """Kill one worker process of a script once a condition holds; returns its process number."""
-    psutil = pytest.importorskip("psutil", reason=NO_DASK)
-    found, end = [], time.monotonic() + 120
-    while time.monotonic() < end and not (len(found) == 2 and is_in_the_middle()):
-        assert script.poll() is None, script.communicate()
-        # of the script, its process of nannies, and their workers
-        nannies = [p for p in psutil.Process(script.pid).children() if "worker" in p.cmdline()]
-        found = [p for nanny in nannies for p in nanny.children() if "spawn_main" in " ".join(p.cmdline())]
-        time.sleep(0.01)
-    assert len(found) == 2, found
-    found[0].send_signal(signal.SIGKILL)
-    return found[0].pid
 
 
 def test_a_killed_worker_costs_nothing(tmp_path):

@@ -2,6 +2,9 @@
 
 import json
 import shutil
+import subprocess
+import sys
+import time
 from unittest import mock
 
 import keras
@@ -9,8 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from drawings import make_cases, write_copying_network, write_image
-from running import TINY_UNET, assert_refused, leftovers, lines_of, run_here, run_script
+from running import ROOT, TINY_UNET, assert_refused, kill_a_worker, leftovers, lines_of, run_here, run_script
 
+from common.command_line import flags_of
 from common.errors import InputError
 from common.evaluation.selection import THRESHOLDS, find_threshold
 from common.files import write_json
@@ -167,7 +171,7 @@ def test_choice_is_made_on_cases_not_seen_and_predict_takes_it(folded, tmp_path)
 
 @pytest.mark.slow
 def test_workers_choose_what_one_run_chooses(folded, scheduler, tmp_path):
-    """Byte for byte, and line for line."""
+    """Byte for byte, and line for line; also if one is killed."""
     folder, cleanings = shutil.copytree(folded[1], tmp_path / "copy"), [{"share": 1}, {"median": 3}]
     made = []
     for more in ({}, {"WORKERS": scheduler}):
@@ -177,6 +181,14 @@ def test_workers_choose_what_one_run_chooses(folded, scheduler, tmp_path):
         for file in files:
             file.unlink()
     assert "workers: 2 at" in result.stdout and made[0] == made[1] and not leftovers(tmp_path)
+
+    flags = flags_of({"CROSS_VALIDATIONS": folder, "CLEANINGS": cleanings, "WORKERS": 2})
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, str(ROOT / "choose.py"), *flags], **pipes) as script:
+        kill_a_worker(script, lambda: "workers: 2" in script.stdout.readline() and not time.sleep(1))  # in its task
+        _, err = script.communicate(timeout=300)
+    assert script.returncode == 0 and not err, err
+    assert [file.read_bytes() for file in files] == made[0][0] and not leftovers(tmp_path)
 
 
 @pytest.mark.slow
