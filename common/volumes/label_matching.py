@@ -91,9 +91,9 @@ def match_labels(images, labels, label_name, series=None, channels=None):
 
 def _matched(volumes, files, class_of):
     """Matched of a dict of volume name to list of Path."""
-    labels = {name: files[name][0] for name in volumes if name in files}
+    labels = {name: paths[0] for name, paths in files.items()}  # their order numbers the classes
     further = {paths[0]: tuple(paths[1:]) for paths in files.values() if len(paths) > 1}
-    return Matched({name: volumes[name] for name in labels}, labels, further, class_of)
+    return Matched({name: volumes[name] for name in volumes if name in files}, labels, further, class_of)
 
 
 def label_of(name, pattern, label_volumes, together):
