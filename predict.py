@@ -57,7 +57,7 @@ LABEL_ORDER: Literal["likeliest", "last", "first"] = "likeliest"  # 3-D: label o
 #   "last", "first": of those above THRESHOLD, as the runner-up of the Decathlon 2018 chose by task.
 BATCH_SIZE: types.PositiveInt = 8  # slices or tiles per step
 PRECISION: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
-# "float32", "mixed_bfloat16", "auto": the faster one with the same masks
+# "float32", "mixed_bfloat16", "auto": the faster with the same masks
 #   On a CPU that computes bfloat16, "auto" tries both on one slice if the prediction takes longer than 30 s; volumes by
 #   3-D models, and everything on other CPUs, are predicted in float32. On a GPU, it is the precision of training.
 SKIP_EMPTY: bool = True  # predict slices or tiles of one gray value only once

@@ -32,7 +32,7 @@ NAMES: types.CaseNames = "numbers"  # case names of DICOM: "numbers" (case_0001,
 NAMES_TABLE: str = ""  # table to write (.csv): name and path of each case; "": none
 #   It identifies patients, so it must be outside of what you pass on.
 LUNG_MASKS: str = ""  # folder for a mask of the lungs of each slice (needs LUNGS); "": none
-LABEL_VOLUMES: str = ""  # folder for a label volume of each scan, with whole spheres, for 3-D networks; "": none
+LABEL_VOLUMES: str = ""  # folder for label volumes of whole spheres, for 3-D networks; "": none
 SIZES: str = ""  # table to write (.csv): size of each nodule and its slices; "": none
 SKIP_BROKEN: bool = False  # True: exit with 0 even if some scans could not be used
 

@@ -24,7 +24,7 @@ LISTS: types.PathName = "data/lists"  # output folder for the lists
 REPLACE: bool = False  # True: overwrite existing lists
 COPY_TO: str = ""  # also copy the listed pairs to <folder>/<list>/x and y; "": no copies
 #   Each list then has a copied_files.csv.
-COPY_LIST: str = ""  # only copy the pairs of this list (.csv), such as one that you cut by hand; "": write lists
+COPY_LIST: str = ""  # only copy the pairs of this list (.csv), such as a cut one; "": none
 
 # --- split
 VALIDATION_SHARE: types.ShareBelowOne = 0.2  # fraction of the cases for validation; 0: none

@@ -25,7 +25,7 @@ DATA: str = ""  # folder with dataset.json, imagesTr and labelsTr; "": use IMAGE
 IMAGES: str = ""  # folder to search for volumes (fourth axis: channels) and DICOM series
 CHANNELS: types.FileChannels = []  # a file name for each channel, such as ["{id}_flair", "{id}_t1"]
 LABELS: str = ""  # the same for label volumes, or DICOM SEG and RTSTRUCT of the series
-LABEL_NAME: types.LabelPattern = "{id}"  # label volume name for volume {id}, such as "{id}_seg" or "{id}_{class}"
+LABEL_NAME: types.LabelPattern = "{id}"  # label volume of volume {id}: "{id}_seg", or "{id}_{class}"
 PACKED: types.PathName = "data/volumes"  # where to write the packed volumes
 REPLACE: bool = False  # True: overwrite existing packed volumes
 NAMES: types.CaseNames = "numbers"  # case names of DICOM: "numbers" (case_0001, ...) or "folder"
@@ -47,7 +47,7 @@ LARGEST_MARGIN: Annotated[float, Ge(0), Le(2)] = 0.3  # margin to pack, for "mar
 # --- gray values
 NOT_FINITE: float | None = None  # value to replace NaN and infinity by; None: refuse such volumes
 INTENSITY: Literal["auto", "ct", "ct_3sd", "mr", "liver", "lung", "pancreas"] | types.Intensity = "auto"
-# "ct", "ct_3sd", "mr", "auto": by dataset.json; a Decathlon task; or values
+# "ct", "ct_3sd", "mr", "auto": by dataset.json; a task; or values
 #   "ct": percentiles of all labeled voxels; "ct_3sd": their mean +- 3 SD, then by whole volumes; "mr": by each volume;
 #   "auto": "mr" without a dataset.json; "liver", "lung", "pancreas": CT of these Decathlon tasks; or values, mean and
 #   sd as shares of the range: {"low": -100, "high": 240, "mean": 0.5, "sd": 0.2}.
