@@ -161,9 +161,10 @@ class VolumeSet:
         Parts that a closing of CLOSING voxels a side joins are one cluster.
         """
         if i not in self.clusters_of:
-            closed = scipy.ndimage.grey_closing(self.groups[i]["label"][:] > 0, CLOSING)
+            foreground = self.groups[i]["label"][:] > 0
+            closed = scipy.ndimage.grey_closing(foreground, CLOSING)
             components, _ = scipy.ndimage.label(closed, np.ones((3, 3, 3)))
-            found = scipy.ndimage.find_objects(components)
+            found = scipy.ndimage.find_objects(components * foreground)  # at a border, closing adds voxels
             self.clusters_of[i] = [
                 Box(*(tuple(getattr(side, end) for side in sides[::-1]) for end in ("start", "stop")))
                 for sides in found

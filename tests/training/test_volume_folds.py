@@ -157,7 +157,7 @@ def test_the_threshold_of_volumes_with_one_label_is_found_out_of_fold(monkeypatc
     rng = np.random.default_rng(0)
     truths = rng.random((4, 3, 4, 5)) < 0.4
     probabilities = np.clip(0.3 * truths + rng.random(truths.shape) * 0.35, 0, 1).astype(np.float32)
-    volumes = SimpleNamespace(axes=3, classes=1, overlapping=False, names=list("abcd"))
+    volumes = SimpleNamespace(axes=3, classes=1, overlapping=False, overlap="", names=list("abcd"))
 
     def predicted(volumes, runs, groups, flips, title):
         assert groups == {"chosen": [["folds", "last"]]} and flips == ["flips"]

@@ -14,8 +14,8 @@ class Volumes:
 
     axes = 3
 
-    def __init__(self, *volumes, nested=False):
-        self.volumes, self.overlapping = volumes, nested
+    def __init__(self, *volumes, overlap=""):
+        self.volumes, self.overlap = volumes, overlap
         self.places = [np.argwhere(labels) for _, labels in volumes]
 
     def __len__(self):
@@ -49,7 +49,7 @@ def test_the_slice_with_the_largest_label_is_shown_in_its_block():
 
 def test_nested_labels_are_the_highest_above_half():
     image, labels = one_volume((8, 20, 24), (2, 6), 10, 12)
-    (example,) = examples_of_volumes(Volumes((image, labels), nested=True))
+    (example,) = examples_of_volumes(Volumes((image, labels), overlap="nested"))
     assert example.x.shape == (8, 20, 20, 1)  # square, as it is drawn
     assert set(np.unique(example.mask_of(np.full((8, 20, 20, 2), 0.7, np.float32)))) == {2}
 
