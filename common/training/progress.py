@@ -110,7 +110,7 @@ class Estimate:
 
 
 def guessed_seconds(model, batches, validation_steps):
-    """Guess the seconds of an epoch from what the network takes for one image, without training.
+    """Guess the seconds of an epoch from what the network takes for a batch, without training.
 
     Args:
         model: keras.Model on one device.
@@ -125,13 +125,12 @@ def guessed_seconds(model, batches, validation_steps):
     shape = model.input_shape[1:]
     if None in shape:
         return None
-    image = keras.ops.zeros((1, *shape))
+    images = keras.ops.zeros((getattr(batches, "batch_size", 1), *shape))
     for _ in range(2):  # the first time includes preparations
         started = time.perf_counter()
-        keras.ops.convert_to_numpy(model(image, training=False))  # waits for the device
+        keras.ops.convert_to_numpy(model(images, training=False))  # waits for the device
         seconds = time.perf_counter() - started
-    step = seconds * getattr(batches, "batch_size", 1) / VALIDATION_STEP
-    return (len(batches) + VALIDATION_STEP * validation_steps) * step
+    return (len(batches) / VALIDATION_STEP + validation_steps) * seconds
 
 
 def usual_seconds(log):
