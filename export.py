@@ -210,7 +210,7 @@ def print_table(job, results):
     batch = job.images[0][None]
     keras = job.source.stat().st_size, milliseconds(lambda: job.network.predict_on_batch(batch))
     print(f"{'format':12}{'MB':>8}{'largest':>10}{'mean':>10}{'Dice':>9}{'changed':>9}{'ms':>9}")
-    print(f"{'Keras':12}{keras[0] / 1e6:8.1f}{'':38}{keras[1]:9.1f}")
+    print(f"{'Keras':12}{keras[0] / 1e6:8.1f}{'':38}{keras[1]:9.2f}")
     for name, result in results.items():
         if not result.comparison:
             print(f"{name:12}{'; '.join(result.faults)}")
@@ -218,7 +218,7 @@ def print_table(job, results):
         _, largest, mean, dice, changed, _ = vars(result.comparison).values()
         note = "  unverified" if result.faults else ""
         row = f"{name:12}{result.size / 1e6:8.1f}{largest:10.2g}{mean:10.2g}{dice:9.4f}{changed:9}"
-        print(f"{row}{result.time:9.1f}{note}")
+        print(f"{row}{result.time:9.2f}{note}")
     print("largest, mean: difference of a probability; Dice: between the masks; changed: pixels; ms: for one image")
 
 
