@@ -106,7 +106,7 @@ from common.prediction.ensemble import Ensemble
 from common.prediction.inputs import ImageInput, PixelSizes, VolumeInput, reader_of
 from common.prediction.matrices import MatrixInput
 from common.prediction.outputs import Outputs, require_dicom, write_output
-from common.prediction.precision import choose_precision
+from common.prediction.precision import choose_precision, precision_without_trial
 from common.prediction.probabilities import Probabilities
 from common.prediction.uncertainty import Uncertainty
 from common.prediction.viewer_files import require_volumes
@@ -202,7 +202,7 @@ def write_slices(folder, source, models, prepared, used, facts, workers):
         Text that lists what was written.
     """
     import_keras()
-    slices, ensemble = source.slices, Ensemble(models.files)
+    slices, ensemble = source.slices, Ensemble(models.files, precision_without_trial(settings.PRECISION))
     fit, flips = settings.FIT or prepared.fit or "resize", settings.FLIPS or models.flips
     averaged = {"none": "", "flips": ", averaged over flips", "turns": ", averaged over flips and quarter turns"}[flips]
     how = f"{', '.join(map(str, models.files))} ({fit} at {ensemble.size}x{ensemble.size}{averaged})"

@@ -27,9 +27,10 @@ class Ensemble:
 
     Args:
         files: list of Path of .keras files.
+        precision: "float32" or "mixed_bfloat16" for all networks; None: each as it was trained.
 
     Attributes:
-        precision: "float32" or "mixed_bfloat16" for all networks, None: each as it was trained.
+        precision: as above; if it changes, networks are loaded again.
         size: side of the input slices in pixels.
         inputs, channels: numbers of input and output channels.
         overlapping: whether classes overlap: each channel is a class.
@@ -39,8 +40,8 @@ class Ensemble:
         InputError: if one cannot be loaded, or their sizes or channels differ.
     """
 
-    def __init__(self, files):
-        self.files, self.precision, self._loaded = files, None, None
+    def __init__(self, files, precision=None):
+        self.files, self.precision, self._loaded = files, precision, None
         others = [recorded_shape(file) or shape_of(self.load(i), file) for i, file in enumerate(files[1:], 1)]
         own = shape_of(self.load(0), files[0])  # stays loaded, because it predicts first
         self.size, self.inputs, self.channels, self.overlapping = own

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from running import run_here
 
-from common.prediction import precision
+from common.prediction import ensemble, precision
 from common.prediction.precision import HALF, choose_precision
 
 MASK = np.zeros((64, 64, 1), np.float32)
@@ -18,13 +18,13 @@ CLOSE = MASK + np.float32(0.01)
 
 def chosen(monkeypatch, seconds, masks, setting="auto", count=100, has_bfloat16=True):
     """What is chosen if the prediction of an image in float32, and in bfloat16, takes `seconds` and gives `masks`."""
-    ensemble = SimpleNamespace(precision=None, files=["a", "b"], size=64, overlapping=False)
+    networks = SimpleNamespace(precision=None, files=["a", "b"], size=64, overlapping=False)
     answers = dict(zip(("float32", HALF), zip(seconds, masks, strict=True), strict=True))
     monkeypatch.setattr(precision, "is_tensorflow_on_cpu", lambda: True)
     monkeypatch.setattr(precision, "has_bfloat16", lambda: has_bfloat16)
     monkeypatch.setattr(precision, "_predict", lambda ensemble, image, options: answers[ensemble.precision])
-    found, reason = choose_precision(setting, ensemble, lambda: "an image", count, 0.5, "none", fit="resize")
-    assert (ensemble.precision or "auto") == found
+    found, reason = choose_precision(setting, networks, lambda: "an image", count, 0.5, "none", fit="resize")
+    assert (networks.precision or "auto") == found
     return found, reason
 
 
@@ -49,10 +49,10 @@ def test_nothing_is_tried_without_need(monkeypatch):
     assert chosen(monkeypatch, (1, 0.5), (MASK, MASK), count=10) == ("float32", "")
     for setting in ("float32", HALF):
         assert chosen(monkeypatch, (1, 0.5), (MASK, MASK), setting) == (setting, "")
-    ensemble = SimpleNamespace(precision=None)
+    networks = SimpleNamespace(precision=None)
     monkeypatch.setattr(precision, "is_tensorflow_on_cpu", lambda: False)
-    assert choose_precision("auto", ensemble, None, 1, 0.5, "none") == ("auto", "")
-    assert ensemble.precision is None, "as trained"
+    assert choose_precision("auto", networks, None, 1, 0.5, "none") == ("auto", "")
+    assert networks.precision is None, "as trained"
 
 
 def test_predict_tries_both_and_records_what_it_chose(monkeypatch, trained, packed, tmp_path):
@@ -68,3 +68,12 @@ def test_predict_tries_both_and_records_what_it_chose(monkeypatch, trained, pack
     assert masks
     for mask in masks:
         assert mask.read_bytes() == (tmp_path / "given" / mask.name).read_bytes()
+
+
+def test_predict_loads_its_network_once_if_nothing_is_tried(monkeypatch, trained, packed, tmp_path):
+    loaded, own = [], ensemble.load_for_prediction
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: False)
+    monkeypatch.setattr(ensemble, "load_for_prediction", lambda *given: loaded.append(given) or own(*given))
+    settings = {"RUN": trained[0], "INPUT": next(packed["cases"].iterdir()), "OVERLAYS": False}
+    run_here("predict.py", **settings, OUTPUT=tmp_path / "out")
+    assert len(loaded) == 1
