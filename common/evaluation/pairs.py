@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError
-from common.evaluation.volume_pairs import find_sides, holds_volumes, read_both
+from common.evaluation.volume_pairs import find_sides, holds_volumes, read_both, require_scans
 from common.files import natural_key, read_json
 from common.prediction.outputs import RECORD
 from common.settings import require_folder
@@ -105,6 +105,7 @@ def match_pairs(
         names = read_names_table(names_table)
         pairs = _match_volumes(predicted, truth, label_name, names, unmatched, images, classes)
     elif names_table or classes:
+        find_slices(truth, "y", "TRUTH")  # raises if it contains nothing
         setting = "NAMES_TABLE" if names_table else "CLASSES"
         raise InputError(f"{setting}: only for label volumes (TRUTH is images); leave it out")
     else:
@@ -247,6 +248,8 @@ def _match_volumes(predicted, truth, label_name, own_names, unmatched, images, c
         if predictions.keys() != masks.keys():
             print(f"scoring {prediction.path} against {mask.path}: their names differ, but TRUTH is one file")
         masks = dict.fromkeys(predictions, mask)
+    if unmatched == "stop":
+        require_scans(predictions, masks, images or truth)
     paths = [{name: labels.path for name, labels in side.items()} for side in (predictions, masks)]
     matched = _match(*paths, predicted, f"{truth} (see LABEL_NAME, NAMES_TABLE and IMAGES)", unmatched)
     pairs = [(predictions[name], masks[name]) for name, *_ in matched]

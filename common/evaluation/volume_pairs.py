@@ -4,9 +4,10 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from common.errors import InputError, summarize
+from common.errors import InputError, SettingError, summarize
 from common.lazy import Lazy
 from common.slices.classes import MOST_OVERLAPPING, NESTED, OVERLAPPING
+from common.slices.finding import walk
 from common.slices.mask_files import file_names
 from common.slices.regions import Regions
 from common.volumes.finding import dicom_labels_in, ending_of, find_volumes, may_be_dicom, name_of, print_skipped
@@ -16,7 +17,7 @@ from common.volumes.label_matching import SLICER, by_reference, class_files, is_
 from common.volumes.labels import labels_in
 from common.volumes.privacy import is_dicom_volume, plain_name, safe_names
 from common.volumes.reading import read_information, read_volume
-from common.volumes.segments import Numbering, as_key, describe
+from common.volumes.segments import Numbering, as_key, describe, require_names
 
 sitk = Lazy("SimpleITK")
 
@@ -55,14 +56,20 @@ class Labels(NamedTuple):
 
 
 def holds_volumes(path):
-    """Whether a path is a label volume, DICOM SEG or RTSTRUCT, or a folder with such files; False for ""."""
+    """Whether a path is a label volume, DICOM SEG or RTSTRUCT, or a folder with such files; False for "".
+
+    A folder with other .dcm files counts too, unless it contains images: its label files may be damaged.
+    """
     path = Path(path) if str(path) else None
     if not path or not path.exists():
         return False
     files = [path] if path.is_file() else list(path.iterdir())
     if any(ending_of(file) not in ("", ".dcm") for file in files):
         return True
-    return any(map(dicom_labels_in, files if path.is_file() else path.rglob("*")))
+    files = files if path.is_file() else list(path.rglob("*"))
+    return any(map(dicom_labels_in, files)) or (
+        any(ending_of(file) == ".dcm" for file in files) and not (path.is_dir() and walk(path)[0])
+    )
 
 
 def find_sides(predicted, truth, label_name, own_names, images, classes, recorded, overlap):
@@ -151,6 +158,8 @@ def find_predicted(predicted, own_names, scans, pattern, class_of, overlap):
         named = {path: segments_in(path, class_of[part]) for part, path in of_class.items()}
         _add(found, own_names.get(case, case), Labels(named, case))
     dicom = [path for path in files if dicom_labels_in(path)]
+    others = [path.name for path in files if ending_of(path) == ".dcm" and path not in dicom]
+    print_skipped(root, others, "without labels", named=False)
     cases = {plain_name(name): case.removeprefix("case_") for name, case in safe_names(scans).items()} if dicom else {}
     for name, labels in _referring(dicom, scans).items():
         _add(found, name, labels._replace(case=cases.get(name, name)))
@@ -230,13 +239,18 @@ def with_numbers(predicted, true, classes, recorded, overlap):
         list of both dicts, with numbering and overlap.
 
     Raises:
+        SettingError: if a name in `classes` is on neither side.
         InputError: if no class of one side has the name of a class.
     """
     names_in = [_names_in(side) for side in (predicted, true)]
     if not any(names_in):
+        if classes:
+            raise SettingError("CLASSES: no names in the label files (found numbers only); remove it")
         return [{n: labels._replace(overlap=overlap) for n, labels in side.items()} for side in (predicted, true)]
     if all(map(UNNAMED.fullmatch, recorded)):
         recorded = []
+    if classes:
+        _require_classes(classes, names_in, recorded)
     names = list(classes or recorded or (names_in[1] | names_in[0]).values())
     own = [names, names]
     if not classes and len(names_in[0] or recorded) < 2 and len(names_in[1]) < 2:  # one class, whatever its name is
@@ -256,6 +270,21 @@ def with_numbers(predicted, true, classes, recorded, overlap):
     return found
 
 
+def _require_classes(classes, names_in, recorded):
+    """Raise SettingError if a name in CLASSES is on neither side.
+
+    Predicted numbers may be of a class that no true file contains, unless one there has a name that is not in CLASSES.
+
+    Args:
+        classes: setting CLASSES.
+        names_in: for each side, dict of comparable name to name of its segments.
+        recorded: names of the classes of predict.py, [] if unknown.
+    """
+    known = names_in[1] | names_in[0] | {as_key(name): name for name in recorded}
+    if names_in[0] or names_in[1].keys() - set(map(as_key, classes)):
+        require_names(classes, known)
+
+
 def _print_classes(setting, side, numbering):
     """Print the classes of a side; raise InputError if none is a class, or one is in two files."""
     files = {name: labels.segments for name, labels in side.items() if labels.segments}
@@ -270,6 +299,9 @@ def _print_classes(setting, side, numbering):
             "rename the segments"
         )
     print(f"{setting}: {describe(files, numbering)}", flush=True)
+    found = {numbering.of(segment) for segments in files.values() for segment in segments}
+    if absent := [name for number, name in numbering.names.items() if number not in found]:
+        print(f"note: {setting} has no {', '.join(absent[:10])}{', ...' * (len(absent) > 10)}; scored as empty there")
 
 
 def _names_in(side):
@@ -279,6 +311,24 @@ def _names_in(side):
         for segment in labels.segments:
             names.setdefault(as_key(segment.name), segment.name)
     return names
+
+
+def require_scans(predicted, true, where):
+    """Raise InputError if DICOM labels have no partner because the series that they refer to was not found.
+
+    Args:
+        predicted, true: dicts of name to Labels.
+        where: path in which the series was searched for.
+    """
+    advice = f"the series that it refers to was not found in {where}; set IMAGES to the folder of the series"
+    problems = [
+        f"{labels.path}: {advice}"
+        for side, other in ((predicted, true), (true, predicted))
+        for name, labels in side.items()
+        if name not in other and not labels.scan and dicom_labels_in(labels.path)
+    ]
+    if problems:
+        raise InputError(summarize(problems, "label files belong to an unknown series"))
 
 
 def scans_of(pairs):

@@ -150,7 +150,8 @@ def _with_hidden(image, positions, path, replacement):
 
 def _not_finite(path, count):
     voxels = number_of(count, "voxel")
-    return InputError(f"{path}: NaN, infinity or a number beyond float32 in {voxels}; correct it, or pass --not-finite")
+    advice = "correct it or, if it is an image, pass --not-finite"
+    return InputError(f"{path}: NaN, infinity or a number beyond float32 in {voxels}; {advice}")
 
 
 def _print_replaced(path, count, replacement):

@@ -100,11 +100,16 @@ def number_segments(files, wanted=None, label_values=None, partial=False, overla
         raise InputError(
             f"LABELS: {len(found)} different segment names (at most {MAX_CLASSES}); choose some with --classes"
         )
-    missing = [name for name in wanted or [] if as_key(name) not in found]
-    if missing and not partial:
+    if not partial:
+        require_names(wanted or [], found)
+    return _checked(Numbering(dict(enumerate(wanted or found.values(), 1)), None, overlapping))
+
+
+def require_names(wanted, found):
+    """Raise SettingError if a name in CLASSES is not among those found, a dict of comparable name to name."""
+    if missing := [name for name in wanted if as_key(name) not in found]:
         listed = ", ".join(list(found.values())[:20]) or "no names"
         raise SettingError(f"CLASSES: no segment {missing[0]!r} in the label files (found {listed}); use their names")
-    return _checked(Numbering(dict(enumerate(wanted or found.values(), 1)), None, overlapping))
 
 
 def _checked(numbering):

@@ -2,8 +2,10 @@
 
 import shutil
 
+import nrrd
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 import SimpleITK as sitk
 from dicom_labels import draw_series, sources, write_rtstruct, write_seg, write_seg_nrrd
@@ -193,10 +195,8 @@ def test_what_is_refused(tmp_path, scan):
 
     named = {"PREDICTED": tmp_path / "rt" / "x2.dcm", "TRUTH": tmp_path / "truth" / "x1.dcm", "IMAGES": ""}
     refused("x2.dcm: the series that it refers to was not found; set IMAGES", **named)
-    refused(
-        "PREDICTED: no segment has the name of a class (found tumor, liver; expected spleen); set CLASSES",
-        CLASSES=["spleen"],
-    )
+    words = "CLASSES: no segment 'spleen' in the label files (found liver, tumor); use their names"
+    refused(words, status=2, CLASSES=["liver", "spleen"])
     words = "no segment has the name of one in TRUTH (found tumor, liver; expected kidney, cyst)"
     refused(words, TRUTH=tmp_path / "other")
     write(tmp_path / "numbers", "scan.nii.gz", as_volume(np.ones(SHAPE, np.uint8)))
@@ -224,3 +224,173 @@ def test_what_is_refused(tmp_path, scan):
         **own | {"PREDICTED": tmp_path / "masks", "TRUTH": tmp_path / "small"},
     )
     assert not (tmp_path / "no").exists()
+
+
+# --- damaged files
+
+
+def to_first(change):
+    """Damage of a folder: a function of the Path of its first file."""
+    return lambda folder: change(min(folder.iterdir()))
+
+
+def cut(share):
+    return to_first(lambda path: path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)]))
+
+
+def in_dicom(change):
+    def damage(path):
+        content = pydicom.dcmread(path)
+        change(content)
+        content.save_as(path)
+
+    return to_first(damage)
+
+
+def in_volume(change):
+    return to_first(lambda path: sitk.WriteImage(change(sitk.ReadImage(str(path))), str(path)))
+
+
+def in_slicer(change):
+    def damage(path):
+        array, header = nrrd.read(str(path))
+        nrrd.write(str(path), array, change(header))
+
+    return to_first(damage)
+
+
+def elsewhere(image):
+    image.SetOrigin((5000.0, 0.0, 0.0))
+    return image
+
+
+def shift_frames(content):
+    for frame in content.PerFrameFunctionalGroupsSequence:
+        place = frame.PlanePositionSequence[0]
+        place.ImagePositionPatient = [float(mm) + 500 for mm in place.ImagePositionPatient]
+
+
+def shift_contours(content):
+    for contour in (contour for roi in content.ROIContourSequence for contour in roi.ContourSequence):
+        contour.ContourData = [float(mm) + 900 for mm in contour.ContourData]
+
+
+def of_foreign_series(kind):
+    """The labels refer to another series of the same patient."""
+
+    def damage(folder):
+        image = draw_series(folder.parent / "foreign", series="1.2.3.77")
+        shutil.rmtree(folder)
+        write_labels(folder, kind, two_masks(), image, sources(folder.parent / "foreign"))
+
+    return damage
+
+
+GEOMETRY = "position or spacing differs from"
+DAMAGED = {
+    "SEG": {
+        "cut short; copy it again": cut(0.5),
+        "bytes of pixels, expected 1080": cut(0.98),
+        "x1.dcm: the series that it refers to was not found in": of_foreign_series("SEG"),
+        "DICOM SEG without segments": in_dicom(lambda content: setattr(content, "SegmentSequence", [])),
+        "6 of 6 frames are outside of the series": in_dicom(shift_frames),
+        "x1.dcm: no": to_first(lambda path: path.write_bytes(b"no DICOM")),
+    },
+    "RTSTRUCT": {
+        "cut short; copy it again": cut(0.5),
+        "x2.dcm: the series that it refers to was not found in": of_foreign_series("RTSTRUCT"),
+        "RTSTRUCT without closed contours": in_dicom(lambda content: setattr(content, "ROIContourSequence", [])),
+        "a contour is outside of the series": in_dicom(shift_contours),
+    },
+    "seg.nrrd": {
+        "copy it again or restore it": cut(0.95),
+        "damaged header (it has no end)": cut(0.3),
+        "expected a 3-D volume with one channel": in_slicer(
+            lambda header: {k: header[k] for k in header if k[0] != "S"}
+        ),
+        "segment 0 is invalid (LabelValue x, Layer 0)": in_slicer(lambda header: header | {"Segment0_LabelValue": "x"}),
+        "all labels are outside their volume": in_slicer(lambda header: header | {"space origin": [5000, 0, 0]}),
+    },
+    "files": {
+        "damaged or cut short (wrong check sum)": cut(0.95),
+        "all labels are outside their volume": in_volume(elsewhere),
+        "expected 0 and one value, of class liver": in_volume(lambda image: sitk.Cast(image, sitk.sitkFloat32) + 0.5),
+    },
+    "numbers": {
+        "damaged or cut short (wrong check sum)": cut(0.95),
+        "size differs from": in_volume(lambda image: image[:, :30, :]),
+        GEOMETRY: in_volume(elsewhere),
+        "invalid labels (values from -3 to -1)": in_volume(lambda image: sitk.Cast(image, sitk.sitkInt16) - 3),
+    },
+}
+
+
+@pytest.mark.parametrize("side", ["predicted", "truth"])
+@pytest.mark.parametrize(("kind", "words"), [(kind, words) for kind, kinds in DAMAGED.items() for words in kinds])
+def test_damaged_label_files_on_either_side(tmp_path, scan, kind, words, side):
+    """One line, of the damaged file unless both sides could be wrong, and no OUTPUT."""
+    root, image = scan
+    for folder in (tmp_path / "predicted", tmp_path / "truth"):
+        if kind == "numbers":
+            masks = two_masks()
+            write(folder, "scan.nii.gz", image_at((masks[0] * (1 + masks[1])).astype(np.uint8), Geometry.of(image)))
+        else:
+            write_labels(folder, kind, two_masks(), image, sources(root / "scan"))
+    DAMAGED[kind][words](tmp_path / side)
+    given = {"PREDICTED": tmp_path / "predicted", "TRUTH": tmp_path / "truth", "IMAGES": root}
+    given |= {"LABEL_NAME": "{id}_{class}", "CLASSES": NAMES} if kind == "files" else {}
+    said = assert_refused(SCRIPT, words, OUTPUT=tmp_path / "scores", **given)
+    assert len(said.splitlines()) == 1 and not (tmp_path / "scores").exists()
+    if words not in ("x1.dcm: no", "size differs from", GEOMETRY):
+        assert str(tmp_path / side) in said
+
+
+@pytest.mark.parametrize("kind", ["seg.nrrd", "files"])
+def test_too_many_classes_that_overlap(tmp_path, scan, kind):
+    """Sixteen: one line, and CLASSES chooses some; if none overlap, all are scored."""
+    _, image = scan
+    names = [f"organ{number:02d}" for number in range(16)]
+    apart = np.zeros((16, *SHAPE), bool)
+    for number in range(16):
+        apart[number, 1:5, 2 * number : 2 * number + 2] = True
+    for folder, masks in {"apart": apart, "both": apart | np.roll(apart, 1, axis=2)}.items():
+        write_labels(tmp_path / folder, kind, masks, image, None, names)
+    given = {"PREDICTED": tmp_path / "apart", "TRUTH": tmp_path / "both", "OUTPUT": tmp_path / "scores"}
+    given |= {"LABEL_NAME": "{id}_{class}", "CLASSES": names} if kind == "files" else {}
+    words = "overlapping segments of 16 classes (at most 15); choose some with CLASSES"
+    assert len(assert_refused(SCRIPT, words, **given).splitlines()) == 1
+    assert not (tmp_path / "scores").exists()
+    chosen = given | {"CLASSES": names[1:], "UNMATCHED": "skip"}
+    run_here(SCRIPT, **chosen)
+    np.testing.assert_allclose(dice_of(tmp_path / "scores"), [0.8] * 15, rtol=1e-12)
+    run_here(SCRIPT, **given | {"TRUTH": tmp_path / "apart", "OUTPUT": tmp_path / "same"})
+    assert dice_of(tmp_path / "same").tolist() == [1] * 16
+
+
+def test_names_of_classes_that_one_side_or_both_lack(tmp_path, scan):
+    root, image = scan
+    three = [*NAMES, "cyst"]
+    masks = np.stack([*two_masks(), np.roll(two_masks()[0], 2, axis=1)])
+    write_labels(tmp_path / "truth", "seg.nrrd", masks, image, None, three)
+    write_labels(tmp_path / "predicted", "SEG", masks[:2], image, sources(root / "scan"))
+    given = {"PREDICTED": tmp_path / "predicted", "TRUTH": tmp_path / "truth", "IMAGES": root}
+    said = run_here(SCRIPT, OUTPUT=tmp_path / "scores", CLASSES=three, **given).stdout
+    assert "note: PREDICTED has no cyst; scored as empty there" in said and "note: TRUTH" not in said
+    assert dice_of(tmp_path / "scores").tolist() == [1, 1, 0]
+    said = run_here(SCRIPT, OUTPUT=tmp_path / "two", CLASSES=NAMES, **given).stdout
+    assert "note:" not in said and dice_of(tmp_path / "two").tolist() == [1, 1]
+
+    def refused(words, **changed):
+        given_now = given | {"OUTPUT": tmp_path / "no"} | changed
+        assert len(assert_refused(SCRIPT, words, status=2, **given_now).splitlines()) == 1
+
+    misspelled = "CLASSES: no segment 'tumour' in the label files (found liver, tumor, cyst); use their names"
+    refused(misspelled, CLASSES=["liver", "tumour"])
+    write(tmp_path / "numbers", "scan.nii.gz", image_at(masks[0].astype(np.uint8) * 3, Geometry.of(image)))
+    refused(misspelled, CLASSES=["liver", "tumour", "cyst"], PREDICTED=tmp_path / "numbers")
+    words = "CLASSES: no names in the label files (found numbers only); remove it"
+    refused(words, CLASSES=NAMES, PREDICTED=tmp_path / "numbers", TRUTH=tmp_path / "numbers")
+    # a class that no case of TRUTH has, and predictions without names
+    classes = ["spleen", *three]
+    said = run_here(SCRIPT, OUTPUT=tmp_path / "rare", CLASSES=classes, **given | {"PREDICTED": tmp_path / "numbers"})
+    assert "note: TRUTH has no spleen; scored as empty there" in said.stdout
