@@ -186,7 +186,7 @@ def match_volumes():
             raise InputError(f"{setting}: {found}; choose a folder of volumes, or one volume")
     if is_data_set():
         data = read_data_set(
-            Path(settings.IMAGES), settings.NAMES, settings.LABEL_VALUES, settings.CLASSES, special=True
+            Path(settings.IMAGES), settings.NAMES, settings.LABEL_VALUES, settings.CLASSES, ignores=True
         )
         files = {case.source: [case.image, *case.channels] for case in data.cases}
         patterns = [f"{{id}}_{number:04d}" for number in range(max(map(len, files.values())))]

@@ -56,6 +56,7 @@ INTENSITY: Literal["auto", "ct", "ct_3sd", "mr", "liver", "lung", "pancreas"] | 
 LABEL_VALUES: types.LabelValues | None = None  # new labels, such as {5: 1, 6: 1}; others become 0; None: keep all
 CLASSES: types.Names | None = None  # segments to use (DICOM SEG, RTSTRUCT, ...), in class order; None: all
 NESTED: bool = False  # True: each label includes those with larger numbers
+REGIONS: types.NamedRegions | None = None  # classes of several labels: {"whole": [1, 2], "core": [2]}
 OVERLAP: Literal["largest", "keep"] = "largest"  # of segments that overlap, the later class wins, or "keep" all
 EMPTY: Literal["refuse", "skip", "keep"] = "refuse"  # volumes without a label; "keep" is not possible for "patch"
 
@@ -81,7 +82,7 @@ from common.replacing import refuse_existing, whole_folder
 from common.settings import require_folder
 from common.slices.hdf5_text import write_attributes
 from common.slices.lists import count_of_share, make_divisions, pick_named
-from common.volumes.datasets import read_data_set, read_folders, survey, write_sets
+from common.volumes.datasets import read_data_set, read_folders, survey, with_regions, write_sets
 from common.volumes.grids import along_axes
 from common.volumes.intensity import fixed_rule, rule_of
 from common.volumes.packing import Packing, prepare
@@ -137,17 +138,23 @@ def check_settings():
         raise SettingError(f"MARGIN: above LARGEST_MARGIN ({settings.MARGIN}); use at most {settings.LARGEST_MARGIN}")
     if settings.NESTED and settings.OVERLAP == "keep":
         raise SettingError('OVERLAP: "keep" and NESTED exclude each other; remove one of them')
+    if settings.REGIONS and (settings.NESTED or settings.CLASSES):
+        raise SettingError(
+            f"REGIONS: set together with {'NESTED' if settings.NESTED else 'CLASSES'}; remove one of them"
+        )
     check_names_table(settings.NAMES_TABLE, {"PACKED": settings.PACKED}, settings.REPLACE)
 
 
 def find_data():
     options = settings.NAMES, settings.LABEL_VALUES, settings.CLASSES
     if settings.DATA:
-        return read_data_set(require_folder(settings.DATA, "DATA"), *options)
+        data = read_data_set(require_folder(settings.DATA, "DATA"), *options)
+        return with_regions(data, settings.REGIONS, settings.LABEL_VALUES)
     if not settings.IMAGES:
         raise InputError("DATA: not set; set --data to a folder with dataset.json, or set --images and --labels")
     images, labels = require_folder(settings.IMAGES, "IMAGES"), require_folder(settings.LABELS, "LABELS")
-    return read_folders(images, labels, settings.LABEL_NAME, *options, settings.CHANNELS, settings.OVERLAP == "keep")
+    data = read_folders(images, labels, settings.LABEL_NAME, *options, settings.CHANNELS, settings.OVERLAP == "keep")
+    return with_regions(data, settings.REGIONS, settings.LABEL_VALUES)
 
 
 def divide(names):

@@ -55,7 +55,7 @@ class Pair(NamedTuple):
         spacing: mm between pixels along each axis; None if unknown.
         ignore: value of true pixels that do not count, besides IGNORED; None: no other.
         overlap: how classes share pixels; see `common.slices.classes`.
-        labels: predicted and true `common.evaluation.volume_pairs.Labels` of a volume; () for images.
+        labels: predicted and true `common.evaluation.volume_classes.Labels` of a volume; () for images.
     """
 
     case: str
@@ -81,6 +81,7 @@ def match_pairs(
     case_from="folder",
     images="",
     classes=None,
+    regions=None,
 ):
     """Pair predicted and true masks by case and name, or label volumes by name.
 
@@ -94,6 +95,7 @@ def match_pairs(
         case_from: "folder", or "image" if each loose image is a case.
         images: folder of the volumes that DICOM SEG and RTSTRUCT refer to; "": those in `truth`.
         classes: names of segments in class order; None: those of predict.py, or all.
+        regions: setting REGIONS: classes of several numbers in true label volumes; None: numbers are classes.
 
     Returns:
         list of Pair, in natural order.
@@ -103,10 +105,10 @@ def match_pairs(
     """
     if holds_volumes(truth):
         names = read_names_table(names_table)
-        pairs = _match_volumes(predicted, truth, label_name, names, unmatched, images, classes)
-    elif names_table or classes:
+        pairs = _match_volumes(predicted, truth, label_name, names, unmatched, images, classes, regions)
+    elif names_table or classes or regions:
         find_slices(truth, "y", "TRUTH")  # raises if it contains nothing
-        setting = "NAMES_TABLE" if names_table else "CLASSES"
+        setting = "NAMES_TABLE" if names_table else "CLASSES" if classes else "REGIONS"
         raise InputError(f"{setting}: only for label volumes (TRUTH is images); leave it out")
     else:
         pairs = _match_slices(predicted, truth, unmatched)
@@ -237,19 +239,19 @@ def predicted_images(predicted):
     return given if isinstance(given, str) and Path(given).exists() and not is_volume(given) else ""
 
 
-def _match_volumes(predicted, truth, label_name, own_names, unmatched, images, classes):
+def _match_volumes(predicted, truth, label_name, own_names, unmatched, *how):
     if not Path(predicted).is_file():
         require_folder(predicted, "PREDICTED")
     names = _record_of(predicted).get("class_names")
     recorded = list(map(str, names)) if isinstance(names, list) else [], overlap_of(predicted)
-    predictions, masks = find_sides(predicted, truth, label_name, own_names, images, classes, *recorded)
+    predictions, masks = find_sides(predicted, truth, label_name, own_names, *how, *recorded)
     if len(predictions) == len(masks) == 1 and Path(truth).is_file():
         (prediction,), (mask,) = predictions.values(), masks.values()
         if predictions.keys() != masks.keys():
             print(f"scoring {prediction.path} against {mask.path}: their names differ, but TRUTH is one file")
         masks = dict.fromkeys(predictions, mask)
     if unmatched == "stop":
-        require_scans(predictions, masks, images or truth)
+        require_scans(predictions, masks, how[0] or truth)
     paths = [{name: labels.path for name, labels in side.items()} for side in (predictions, masks)]
     matched = _match(*paths, predicted, f"{truth} (see LABEL_NAME, NAMES_TABLE and IMAGES)", unmatched)
     pairs = [(predictions[name], masks[name]) for name, *_ in matched]

@@ -1,58 +1,26 @@
 """Find and read label volumes on both sides of an evaluation: numbers, a file for each class, or named segments."""
 
-import re
 from pathlib import Path
-from typing import NamedTuple
 
-from common.errors import InputError, SettingError, summarize
+from common.errors import InputError, summarize
+from common.evaluation.volume_classes import Labels, with_numbers, with_regions
 from common.lazy import Lazy
-from common.slices.classes import MOST_OVERLAPPING, NESTED, OVERLAPPING
+from common.slices.classes import MOST_OVERLAPPING, NESTED
 from common.slices.finding import walk
 from common.slices.mask_files import file_names
 from common.slices.regions import Regions
 from common.volumes.finding import dicom_labels_in, ending_of, find_volumes, may_be_dicom, name_of, print_skipped
 from common.volumes.grids import Geometry, image_at, orient, require_same_grid
-from common.volumes.label_files import doubled_segment, labels_onto, read_files, segments_in
+from common.volumes.label_files import labels_onto, read_files, segments_in
 from common.volumes.label_matching import SLICER, by_reference, class_files, is_class_pattern, series_number
 from common.volumes.labels import labels_in
 from common.volumes.privacy import is_dicom_volume, plain_name, safe_names
 from common.volumes.reading import read_information, read_volume
-from common.volumes.segments import Numbering, as_key, describe, require_names
+from common.volumes.segments import as_key
 
 sitk = Lazy("SimpleITK")
 
 OF_PREDICT = "{id}_{class}"  # names of label volumes of overlapping classes that predict.py writes
-UNNAMED = re.compile(r"(class )?\d+")  # what predict.py calls a class without a name
-
-
-class Labels(NamedTuple):
-    """Label files of one volume on one side.
-
-    Attributes:
-        files: dict of Path to list of `common.volumes.segments.Segment`; the list is empty for a volume of numbers.
-        case: name of the case; of a true volume "".
-        scan: Path of the volume that the labels belong to, or None.
-        series: number of its series, if it is a folder with several, or None.
-        numbering: `common.volumes.segments.Numbering` of the segments, or None.
-        overlap: how the classes share voxels; see `common.slices.classes`.
-    """
-
-    files: dict
-    case: str = ""
-    scan: Path | None = None
-    series: int | None = None
-    numbering: Numbering | None = None
-    overlap: str = ""
-
-    @property
-    def path(self):
-        """Path of the first file."""
-        return next(iter(self.files))
-
-    @property
-    def segments(self):
-        """All segments of the files, a list."""
-        return [segment for segments in self.files.values() for segment in segments]
 
 
 def holds_volumes(path):
@@ -72,12 +40,12 @@ def holds_volumes(path):
     )
 
 
-def find_sides(predicted, truth, label_name, own_names, images, classes, recorded, overlap):
+def find_sides(predicted, truth, label_name, own_names, images, classes, regions, recorded, overlap):
     """Find the label volumes of both sides, and number their classes.
 
     Args:
         predicted, truth: settings PREDICTED and TRUTH: a folder, or one file.
-        label_name, images, classes: settings LABEL_NAME, IMAGES and CLASSES.
+        label_name, images, classes, regions: settings LABEL_NAME, IMAGES, CLASSES and REGIONS.
         own_names: result of `common.volumes.privacy.read_names_table`.
         recorded: names of the classes of predict.py, [] if unknown.
         overlap: how the classes of predict.py share voxels; see `common.slices.classes`.
@@ -99,7 +67,8 @@ def find_sides(predicted, truth, label_name, own_names, images, classes, recorde
     sides = [
         {n: labels._replace(scan=labels.scan or by_name.get(n)) for n, labels in side.items()} for side in (found, true)
     ]
-    return with_numbers(*sides, classes, recorded, overlap)
+    sides = with_numbers(*sides, classes, recorded, overlap)
+    return with_regions(*sides, Regions(regions), recorded) if regions else sides
 
 
 def _classes_in_files(names, overlap, classes, label_name):
@@ -223,96 +192,6 @@ def _add(found, name, labels):
         raise InputError(f"{labels.path}: same case name as {other.path} ({name}); keep only one of them")
 
 
-# --- classes
-
-
-def with_numbers(predicted, true, classes, recorded, overlap):
-    """Give the segments of both sides the same class numbers.
-
-    Args:
-        predicted, true: dicts of name to Labels.
-        classes: setting CLASSES, names in class order, or None.
-        recorded: names of the classes of predict.py, [] if unknown.
-        overlap: how the classes of predict.py share voxels; see `common.slices.classes`.
-
-    Returns:
-        list of both dicts, with numbering and overlap.
-
-    Raises:
-        SettingError: if a name in `classes` is on neither side.
-        InputError: if no class of one side has the name of a class.
-    """
-    names_in = [_names_in(side) for side in (predicted, true)]
-    if not any(names_in):
-        if classes:
-            raise SettingError("CLASSES: no names in the label files (found numbers only); remove it")
-        return [{n: labels._replace(overlap=overlap) for n, labels in side.items()} for side in (predicted, true)]
-    if all(map(UNNAMED.fullmatch, recorded)):
-        recorded = []
-    if classes:
-        _require_classes(classes, names_in, recorded)
-    names = list(classes or recorded or (names_in[1] | names_in[0]).values())
-    own = [names, names]
-    if not classes and len(names_in[0] or recorded) < 2 and len(names_in[1]) < 2:  # one class, whatever its name is
-        own = [list(side.values()) or names[:1] for side in names_in]
-    elif all(names_in) and not classes and not names_in[0].keys() & names_in[1].keys():
-        found, expected = (", ".join(side.values()) for side in names_in)
-        raise InputError(
-            f"PREDICTED: no segment has the name of one in TRUTH (found {found}; expected {expected}); rename them"
-        )
-    shared = OVERLAPPING if 1 < len(own[0]) <= MOST_OVERLAPPING else ""
-    found = []
-    for side, numbers, name in zip((predicted, true), own, ("PREDICTED", "TRUTH"), strict=True):
-        numbering = Numbering(dict(enumerate(numbers, 1)), None, bool(shared))
-        _print_classes(name, side, numbering)
-        how = {"numbering": numbering, "overlap": shared and ((overlap if name == "PREDICTED" else "") or shared)}
-        found.append({key: labels._replace(**how) for key, labels in side.items()})
-    return found
-
-
-def _require_classes(classes, names_in, recorded):
-    """Raise SettingError if a name in CLASSES is on neither side.
-
-    Predicted numbers may be of a class that no true file contains, unless one there has a name that is not in CLASSES.
-
-    Args:
-        classes: setting CLASSES.
-        names_in: for each side, dict of comparable name to name of its segments.
-        recorded: names of the classes of predict.py, [] if unknown.
-    """
-    known = names_in[1] | names_in[0] | {as_key(name): name for name in recorded}
-    if names_in[0] or names_in[1].keys() - set(map(as_key, classes)):
-        require_names(classes, known)
-
-
-def _print_classes(setting, side, numbering):
-    """Print the classes of a side; raise InputError if none is a class, or one is in two files."""
-    files = {name: labels.segments for name, labels in side.items() if labels.segments}
-    if not files:
-        return
-    if problems := [text for labels in side.values() if (text := doubled_segment(labels.files, numbering))]:
-        raise InputError(summarize(problems, "volumes have files with the same segment"))
-    if not any(numbering.of(segment) for segments in files.values() for segment in segments):
-        found, expected = (", ".join(names.values()) for names in (_names_in(side), numbering.names))
-        raise InputError(
-            f"{setting}: no segment has the name of a class (found {found}; expected {expected}); set CLASSES, or "
-            "rename the segments"
-        )
-    print(f"{setting}: {describe(files, numbering)}", flush=True)
-    found = {numbering.of(segment) for segments in files.values() for segment in segments}
-    if absent := [name for number, name in numbering.names.items() if number not in found]:
-        print(f"note: {setting} has no {', '.join(absent[:10])}{', ...' * (len(absent) > 10)}; scored as empty there")
-
-
-def _names_in(side):
-    """dict of comparable name to name of the segments of a side."""
-    names = {}
-    for labels in side.values():
-        for segment in labels.segments:
-            names.setdefault(as_key(segment.name), segment.name)
-    return names
-
-
 def require_scans(predicted, true, where):
     """Raise InputError if DICOM labels have no partner because the series that they refer to was not found.
 
@@ -370,9 +249,8 @@ def _read_numbers(labels, ignore=None):
         return None
     image = read_volume(labels.path)
     numbers = labels_in(image, labels.path, allow_255=True, ignore=ignore)
-    return image_at(
-        Regions(labels.overlap).sets_of(numbers, labels.path) if labels.overlap else numbers, Geometry.of(image)
-    )
+    regions = labels.regions or (Regions(labels.overlap) if labels.overlap else None)
+    return image_at(regions.sets_of(numbers, labels.path) if regions else numbers, Geometry.of(image))
 
 
 def _read_named(labels, grid):

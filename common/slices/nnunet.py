@@ -1,6 +1,6 @@
 """Data sets in the raw layout of nnU-Net v2: dataset.json, imagesTr/NAME_0000.nii.gz, labelsTr/NAME.nii.gz.
 
-Regions of several label numbers, and a number to ignore, are for slices only.
+A number to ignore is for slices only.
 """
 
 import os
@@ -84,13 +84,13 @@ def is_nnunet(folder):
     return isinstance(content, dict) and bool({"channel_names", "file_ending"} & set(content))
 
 
-def read_nnunet(folder, label_values=None, special=False):
+def read_nnunet(folder, label_values=None, ignores=False):
     """Find the training cases of a data set.
 
     Args:
         folder: Path with dataset.json.
-        label_values: setting LABEL_VALUES or MASK_VALUES, which makes labels of regions and labels to ignore usable.
-        special: whether the caller supports regions, and labels to ignore.
+        label_values: setting LABEL_VALUES or MASK_VALUES, which decides instead of regions and labels to ignore.
+        ignores: whether the caller supports labels to ignore.
 
     Returns:
         NnunetData.
@@ -101,13 +101,16 @@ def read_nnunet(folder, label_values=None, special=False):
     path = Path(folder, DATASET)
     content = NnunetFile.check(read_json(path), path)
     of_file, ignored, regions = dict(content.labels), None, {}
-    if special and isinstance(of_file.get("ignore"), int):
+    if ignores and isinstance(of_file.get("ignore"), int):
         ignored = of_file.pop("ignore")
-    if special and label_values is None and any(isinstance(numbers, list) for numbers in of_file.values()):
+    elif label_values is None and "ignore" in of_file:
+        advice = 'use --label-values, such as "{1: 1, 2: 2}", to choose numbers of the label files'
+        raise InputError(f"{path}: labels to ignore are not supported (found {of_file['ignore']}); {advice}")
+    if label_values is None and any(isinstance(numbers, list) for numbers in of_file.values()):
         regions = {name: numbers if isinstance(numbers, list) else [numbers] for name, numbers in of_file.items()}
         regions = {name: numbers for name, numbers in regions.items() if numbers != [0]}
     elif label_values is None:
-        _refuse_special_labels(path, of_file)
+        _refuse_gaps(path, sorted(of_file.values()))
     numbers = {name: number for name, number in of_file.items() if isinstance(number, int) and number}
     labels = {number: name for name, number in sorted(numbers.items(), key=lambda pair: pair[1])}
     if content.dataset is not None:
@@ -172,7 +175,7 @@ def settings_for(settings):
     folder = Path(settings.IMAGES or "-")
     if settings.MASKS or not is_nnunet(folder):
         return settings, []
-    data = read_nnunet(folder, settings.MASK_VALUES, special=True)
+    data = read_nnunet(folder, settings.MASK_VALUES, ignores=True)
     if not data.is_2d:
         raise InputError(f"{data.path}: contains volumes (found {data.ending}); use 0_import_volumes.py")
     patterns = [f"{{id}}_{channel:04d}" for channel in range(data.files_per_case)]
@@ -199,14 +202,7 @@ def settings_for(settings):
     return settings.replace(f"{DATASET} of nnU-Net", **changes), names
 
 
-def _refuse_special_labels(path, labels):
-    regions = [name for name, number in labels.items() if isinstance(number, list)]
-    advice = 'use --label-values (images: --mask-values), such as "{1: 1, 2: 2}", to choose numbers of the label files'
-    if regions:
-        raise InputError(f"{path}: regions of several labels are not supported (found {', '.join(regions)}); {advice}")
-    if "ignore" in labels:
-        raise InputError(f"{path}: labels to ignore are not supported (found {labels['ignore']}); {advice}")
-    numbers = sorted(labels.values())
+def _refuse_gaps(path, numbers):
     if numbers != list(range(len(numbers))) or len(numbers) < 2:
         listed = ", ".join(map(str, numbers)) or "none"
         raise InputError(f"{path}: labels: expected the background 0, then 1, 2, ... without gaps (found {listed})")

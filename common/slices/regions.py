@@ -5,7 +5,15 @@ import itertools
 import numpy as np
 
 from common.errors import InputError
-from common.slices.classes import IGNORED, IGNORED_SET, MOST_OVERLAPPING, NESTED, OVERLAPPING, sets_of_numbers
+from common.slices.classes import (
+    IGNORED,
+    IGNORED_SET,
+    MOST_OVERLAPPING,
+    NESTED,
+    OVERLAPPING,
+    highest_class,
+    sets_of_numbers,
+)
 
 
 class Regions:
@@ -54,3 +62,8 @@ class Regions:
             found = ", ".join(map(str, unknown[:8]))
             raise InputError(f"{where}: numbers in no region of REGIONS (found {found}); add them, or map them to 0")
         return self.table[numbers]
+
+    def as_packed(self, numbers, where):
+        """Labels as in packed volumes: class numbers of nested regions, sets of others; arguments as of `sets_of`."""
+        sets = self.sets_of(numbers, where)
+        return highest_class(sets) if self.overlap == NESTED else sets

@@ -1,6 +1,6 @@
 """Find and read volumes with label volumes (a Medical Segmentation Decathlon data set, or two folders); write sets."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Annotated, ClassVar, NamedTuple
@@ -15,6 +15,7 @@ from common.records import Inside, Record, read_record
 from common.slices.classes import classes_in
 from common.slices.hdf5_text import write_attributes
 from common.slices.nnunet import is_nnunet, read_nnunet
+from common.slices.regions import Regions
 from common.volumes.channels import first_files, group_channels
 from common.volumes.finding import LABEL_ENDINGS, ending_of, find_volumes, name_of
 from common.volumes.grids import Geometry, image_at, onto_grid, require_same_grid
@@ -78,7 +79,7 @@ class VolumeData:
         cases: list of VolumeCase, sorted by name.
         labels: dict of number to name, without the background; empty if unknown.
         ct: whether it is CT; None if unknown.
-        label_files: LabelFiles with named segments; None if all are label volumes.
+        label_files: LabelFiles with named segments, or of regions; None if all are label volumes of class numbers.
         ignored: label of voxels that do not count, or None.
         regions: dict of name to list of label numbers, if classes are regions; otherwise {}.
     """
@@ -101,7 +102,7 @@ class VolumeData:
         write_names_table(table, names, {case.source: case.image for case in self.cases})
 
 
-def read_data_set(folder, case_names="numbers", label_values=None, classes=None, special=False):
+def read_data_set(folder, case_names="numbers", label_values=None, classes=None, ignores=False):
     """Find the training cases of a data set with dataset.json, of the Decathlon or of nnU-Net v2.
 
     Args:
@@ -109,7 +110,7 @@ def read_data_set(folder, case_names="numbers", label_values=None, classes=None,
         case_names: as `names` of `common.volumes.privacy.safe_names`.
         label_values: setting LABEL_VALUES.
         classes: setting CLASSES, which must not be set.
-        special: whether regions, and a label to ignore, are supported.
+        ignores: whether a label to ignore is supported.
 
     Returns:
         VolumeData; its labels are empty if `label_values` changes their numbers.
@@ -122,7 +123,7 @@ def read_data_set(folder, case_names="numbers", label_values=None, classes=None,
     if not is_nnunet(folder):
         data = read_decathlon(folder, case_names)
     else:
-        found = read_nnunet(folder, label_values, special)
+        found = read_nnunet(folder, label_values, ignores)
         if found.is_2d or not ending_of(f"name{found.ending}"):
             advice = "use 0_import_images.py" if found.is_2d else f"convert them to {LABEL_ENDINGS[0]}"
             raise InputError(f"{found.path}: contains no volumes (found {found.ending}); {advice}")
@@ -182,6 +183,31 @@ def _refuse_same_names(images, where):
         raise InputError(summarize(problems, "cases have the name of another"))
 
 
+def with_regions(data, regions, label_values=None):
+    """Make the classes of a data set regions of label numbers.
+
+    Args:
+        data: VolumeData.
+        regions: setting REGIONS of 3_pack_volumes.py, dict of name to list of numbers; None: those of the data set.
+        label_values: setting LABEL_VALUES, applied first.
+
+    Returns:
+        VolumeData, unchanged without regions.
+
+    Raises:
+        SettingError: if the label files have names.
+        InputError: as for Regions.
+    """
+    if not (regions := regions or data.regions):
+        return data
+    if data.label_files:
+        raise SettingError("REGIONS: for label volumes of numbers (found segments with names); remove it")
+    paths = [case.label for case in data.cases]
+    files = LabelFiles(paths, None, label_values, survey=False, regions=Regions(regions))
+    print(files.describe(), flush=True)
+    return replace(data, labels=dict(enumerate(regions, 1)), label_files=files, regions=regions)
+
+
 def read_folders(
     images, labels, label_name, case_names="numbers", label_values=None, classes=None, channels=(), overlapping=False
 ):
@@ -236,7 +262,9 @@ def read_case(case, names, label_values=None, not_finite=None, label_files=None)
         return channels, onto_grid(label_files.read(case.label, grid)[0], grid)
     label = read_volume(case.label)
     require_same_grid(label, case.label, channels[0], case.image)
-    return channels, image_at(labels_in(label, case.label, label_values, names), grid)
+    regions = label_files and label_files.regions
+    numbers = labels_in(label, case.label, label_values, None if regions else names)
+    return channels, image_at(regions.as_packed(numbers, case.label) if regions else numbers, grid)
 
 
 def survey(data, label_values=None, not_finite=None, intensity="ct", workers=None):

@@ -46,7 +46,7 @@ def test_files_that_dataset_json_lists_and_colors_in_one_file(tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"labels": {"background": 0, "whole": [1, 2], "core": [2]}}, "regions of several labels are not supported"),
+        ({"labels": {"background": 0, "whole": [1, 2], "ignore": 3}}, "labels to ignore are not supported (found 3)"),
         ({"labels": {"background": 0, "liver": 1, "ignore": 2}}, "labels to ignore are not supported (found 2)"),
         ({"labels": {"background": 0, "liver": 2}}, "expected the background 0, then 1, 2, ... without gaps"),
         ({"labels": {"0": "background", "1": "liver"}}, "not in the format of nnU-Net v2 (labels"),

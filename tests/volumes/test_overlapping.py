@@ -2,6 +2,7 @@
 
 import json
 import plistlib
+from unittest import mock
 
 import h5py
 import highdicom
@@ -18,8 +19,10 @@ from running import TINY_SE_RESUNET3D, assert_refused, only_folder, run_here
 
 from common.annotations.shapes import fill
 from common.files import write_json
+from common.prediction.volume_tiles import mean_probabilities
 from common.slices import classes as c
 from common.training.sets import open_set
+from common.training.trained_models import CrossValidation, load_network
 from common.volumes.grids import Geometry, image_at, onto_grid
 from common.volumes.label_files import LabelFiles
 from common.volumes.labels import label_image, label_numbers, measure_labels, resample_labels
@@ -215,3 +218,43 @@ def test_a_network_learns_overlaps_that_numbers_cannot_say(tmp_path):
     # the packed volumes, and out of fold
     run_here("predict.py", RUN=run, INPUT=sets["VALIDATION"], OUTPUT=tmp_path / "packed_out")
     assert len(list((tmp_path / "packed_out").glob("*_organ.nii.gz"))) == 1
+
+
+@pytest.mark.slow
+def test_folds_keep_all_classes_of_a_voxel(tmp_path):
+    """Out of fold, each voxel has every class above the threshold; scores, choose.py and predict.py agree."""
+    truths = write_set(tmp_path)
+    packed(tmp_path, FOLDS=2)
+    sets = {name.upper(): tmp_path / "packed" / f"{name}.h5" for name in ("train", "validation")}
+    learning = {"LOSS": "bce+dice", "EPOCHS": 6, "BATCH_SIZE": 1, "LEARNING_RATE": 0.02, "AUGMENTATION": {}}
+    learning |= {"MODEL": "se_resunet3d", "MODEL_SETTINGS": {"features": 4, "depth": 1, "ratio": 2}}
+    with mock.patch("common.training.cross_validation.call", run_here):
+        run_here("train.py", RUNS=tmp_path / "runs", FOLD="all", **sets, **learning)
+    folds = only_folder(tmp_path / "runs")
+    dice = {}
+    for run in CrossValidation(folds).runs():
+        held_out, network = open_set(run.validation_set), load_network(run.model_file("best_dice"))
+        for i, name in enumerate(held_out.names):
+            probabilities = mean_probabilities([network], held_out.shown_volume(i)[0], held_out.voxels)
+            hard = np.moveaxis(probabilities, -1, 0) > 0.5
+            assert (hard[0] & hard[1]).any()
+            for mask, truth, of_class in zip(hard, truths[name], NAMES, strict=True):
+                for folder, expected in (("out_of_fold", mask), ("truth", truth)):
+                    found = sitk.GetArrayFromImage(sitk.ReadImage(str(folds / folder / f"{name}_{of_class}.nii.gz")))
+                    np.testing.assert_array_equal(found > 0, expected)
+                dice[name, of_class] = 2 * (mask & truth).sum() / (mask.sum() + truth.sum())
+    assert len(dice) == 8
+
+    def mean_dice(folder):
+        return pd.read_csv(folder / "cases.csv").groupby("class")["dice"].mean()
+
+    expected = [np.mean([dice[name, of_class] for name in truths]) for of_class in NAMES]
+    np.testing.assert_allclose(mean_dice(folds / "scores"), expected, rtol=1e-12)
+    run_here("choose.py", CROSS_VALIDATIONS=folds, CLEANINGS=[])
+    baseline = pd.read_csv(folds / "choice.csv").iloc[0]
+    np.testing.assert_allclose(baseline[["dice_1", "dice_2"]].tolist(), expected, rtol=1e-9)
+    (folds / "choice.json").unlink()
+    out = tmp_path / "out"
+    run_here("predict.py", RUN=folds, INPUT=tmp_path / "images", OUTPUT=out, OUT_OF_FOLD=True, OVERLAYS=False)
+    run_here("evaluate.py", PREDICTED=out, TRUTH=tmp_path / "labels", OUTPUT=tmp_path / "scores")
+    np.testing.assert_allclose(mean_dice(tmp_path / "scores"), expected, rtol=1e-12)
