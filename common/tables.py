@@ -19,6 +19,7 @@ from common.system_errors import errors_of
 FORMULA = "=+-@\t\r\n\uff1d\uff0b\uff0d\uff20"  # the last four are full-width =+-@
 FILE_NAMES_ARE_UTF8 = sys.getfilesystemencoding() == "utf-8"
 LONGEST_CELL = 2**24  # characters
+SEPARATORS = {";": "semicolons", "\t": "tabs"}  # that spreadsheets write in some languages
 
 
 def write_table(path, table):
@@ -151,6 +152,8 @@ def _check_header(header, columns, path, advice):
         raise InputError(f"{path}: the file is empty (expected a header with {','.join(columns)}); {advice}")
     if missing := [name for name in columns if name not in header]:
         found = f"expected a header with {','.join(columns)}, found {','.join(header)[:200]}"
+        separator = next((sign for sign in SEPARATORS if len(header) == 1 and sign in header[0]), None)
+        advice = f"save it with commas, not {SEPARATORS[separator]}, between the columns" if separator else advice
         raise InputError(f"{path}: no column {missing[0]} ({found}); {advice}")
     if twice := {name for name in header if header.count(name) > 1}:
         raise InputError(f"{path}: two columns have the name {min(twice)!r}; {advice}")

@@ -44,13 +44,25 @@ from functools import partial
 
 import numpy as np
 
-from common.errors import InputError, name_broken
+from common.errors import SettingError, name_broken
 from common.files import remove
 from common.replacing import refuse_existing, whole_folder
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
 from common.slices.images import encode_png, encode_slice, window_to_gray
-from common.volumes.candidates import PLANES, POINT, are_nodules, crop_cube, crop_planes, open_scan, read_lesions
-from common.volumes.nodules import find_scans, read_annotations
+from common.volumes.candidates import (
+    PLANES,
+    POINT,
+    all_outside,
+    are_nodules,
+    crop_cube,
+    crop_planes,
+    in_words,
+    match_scans,
+    open_scan,
+    read_annotations,
+    read_lesions,
+)
+from common.volumes.nodules import find_scans
 from common.volumes.privacy import safe_names
 from common.volumes.reading import read_volume
 from common.volumes.writing import write_volume
@@ -82,7 +94,8 @@ def main():
             remove(cubes)
     if outside:
         print(f"left out {number_of(len(outside), 'candidate')} outside of the scan: {', '.join(outside[:10])}")
-    print(f"wrote {number_of(result.slices, 'crop')} in {number_of(result.cases, 'case')} to {settings.CASES}")
+    if result.slices:
+        print(f"wrote {number_of(result.slices, 'crop')} in {number_of(result.cases, 'case')} to {settings.CASES}")
     name_broken(result.problems, "scans cannot be used", result.cases, settings.SKIP_BROKEN)
 
 
@@ -96,12 +109,16 @@ def find_crops(scans):
         dict of scan name to ((N, 3) points in mm, (N,) bool), without scans that have none.
 
     Raises:
-        InputError: if a table is not set, or no scan has a crop.
+        SettingError: if a table is not set.
+        InputError: if a table is about other scans.
     """
     for name in ("CANDIDATES", "ANNOTATIONS"):
         if not getattr(settings, name):
-            raise InputError(f"{name}: not set; pass --{name.lower()} the table of {name.lower()}")
+            raise SettingError(f"{name}: not set; pass --{name.lower()} the table of {name.lower()}")
     candidates, nodules = read_lesions(settings.CANDIDATES), read_annotations(settings.ANNOTATIONS)
+    needed = not (settings.WITH_NODULES and candidates.empty)  # a first stage may find nothing, and miss nodules
+    match_scans(candidates, settings.CANDIDATES, scans, settings.SCANS, "candidates", needed)
+    match_scans(nodules, settings.ANNOTATIONS, scans, settings.SCANS, "annotations", needed=False)
     found = {}
     for name in scans:
         of_scan = nodules[nodules["seriesuid"] == name]
@@ -110,12 +127,6 @@ def find_crops(scans):
             points = np.concatenate([points, of_scan[POINT].to_numpy(float)])
         if len(points):
             found[name] = points, are_nodules(points, of_scan)
-    if not found:
-        raise InputError(f"{settings.CANDIDATES}: no seriesuid is a scan in {settings.SCANS}; rename the scans")
-    unknown = sorted({*candidates["seriesuid"]} - scans.keys())
-    if unknown:
-        listed = ", ".join(unknown[:10]) + (", ..." if len(unknown) > 10 else "")
-        print(f"candidates without a scan ({len(unknown)}): {listed}")
     return found
 
 
@@ -133,7 +144,9 @@ def import_scan(source, outside):
     values, grid = open_scan(read_volume(path))
     voxels = grid.to_voxels(points)
     is_inside = ((voxels > -1) & (voxels < grid.size)).all(axis=1)
-    outside += [f"({x:g}, {y:g}, {z:g})" for x, y, z in points[~is_inside]]
+    if not is_inside.any():
+        raise all_outside(path, grid, points, "candidate")
+    outside += map(in_words, points[~is_inside])
     slices = []
     for number, (point, label) in enumerate(zip(points[is_inside], labels[is_inside], strict=True), 1):
         crop = crop_planes(values, grid, point, settings.SIZE, settings.SPACING, settings.WINDOW[0])

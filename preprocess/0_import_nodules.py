@@ -54,22 +54,21 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from common.errors import InputError, SettingError, name_broken
+from common.errors import SettingError, name_broken
 from common.files import remove
 from common.parallel import ordered_map
 from common.replacing import new_file, refuse_existing, whole_folder
 from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
 from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
 from common.tables import write_table
+from common.volumes.candidates import POINT, all_outside, match_scans, no_annotations, print_names, read_annotations
 from common.volumes.grids import Geometry
 from common.volumes.labels import labels_on, write_labels
 from common.volumes.nodules import (
     LUNG_FINDERS,
     NODULE_COLUMNS,
     find_scans,
-    no_annotations,
     place_nodules,
-    read_annotations,
     sphere_masks,
     square_around,
 )
@@ -104,9 +103,10 @@ def main():
             if not result.cases:
                 remove(folder)
     report_nodules(table)
-    slices = f"{number_of(result.slices, 'slice')} of {settings.SIZE}x{settings.SIZE}"
     write_names_table(settings.NAMES_TABLE, names, paths)
-    print(f"wrote {slices} in {number_of(result.cases, 'case')} to {settings.CASES}")
+    if result.slices:
+        slices = f"{number_of(result.slices, 'slice')} of {settings.SIZE}x{settings.SIZE}"
+        print(f"wrote {slices} in {number_of(result.cases, 'case')} to {settings.CASES}")
     name_broken(result.problems, "scans cannot be used", result.cases, settings.SKIP_BROKEN)
 
 
@@ -133,25 +133,15 @@ def match_annotations(paths, names):
         dict of scan name to (Path, rows).
 
     Raises:
-        InputError: if no scan has slices to import.
+        InputError: if the table is about other scans.
     """
     table = read_annotations(settings.ANNOTATIONS) if settings.ANNOTATIONS else no_annotations()
     scans = {name: (path, table[table["seriesuid"] == name]) for name, path in paths.items()}
     if settings.ANNOTATIONS:
         print_names("scans without annotations", [names[name] for name, (_, rows) in scans.items() if rows.empty])
-        print_names("annotations without a scan", [s for s in table["seriesuid"].unique() if s not in paths])
-    scans = {name: scan for name, scan in scans.items() if settings.SLICES == "all" or not scan[1].empty}
-    if not scans:
-        raise InputError(
-            f"{settings.ANNOTATIONS}: no seriesuid is the name of a scan in {settings.SCANS}; rename the scans"
-        )
-    return scans
-
-
-def print_names(problem, names):
-    if names:
-        listed = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-        print(f"{problem} ({len(names)}): {listed}")
+        needed = settings.SLICES == "nodules"
+        match_scans(table, settings.ANNOTATIONS, paths, settings.SCANS, "annotations", needed)
+    return {name: scan for name, scan in scans.items() if settings.SLICES == "all" or not scan[1].empty}
 
 
 def import_scan(source, table, lungs, labels):
@@ -175,8 +165,7 @@ def import_scan(source, table, lungs, labels):
     table += [{"case": case, **row} for row in placed]
     kept = nodules[[row["place"] != "outside" for row in placed]]
     if kept.empty and settings.SLICES == "nodules":
-        where = tuple(nodules.iloc[0][["coordX", "coordY", "coordZ"]])
-        raise InputError(f"{nodules.iloc[0].seriesuid}: nodule is outside the scan (at {where}); correct or remove it")
+        raise all_outside(path, grid, nodules[POINT].to_numpy(float), "nodule")
     masks = sphere_masks(grid, kept, settings.NEIGHBOURS if settings.SLICES == "nodules" else len(hu))
     wanted = range(len(hu)) if settings.SLICES == "all" else sorted(masks)
     empty = np.zeros(shape, np.uint8)

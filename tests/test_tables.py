@@ -55,7 +55,10 @@ def test_formulas_are_quoted_against_spreadsheets(tmp_path):
     ("text", "words"),
     [
         ("", "file is empty"),
-        ("x;y\n1;2\n", "no column x (expected a header with x,y, found x;y)"),
+        (
+            "x;y\n1;2\n",
+            "no column x (expected a header with x,y, found x;y); save it with commas, not semicolons, between",
+        ),
         ("x,y\n1,2\n3\n", "line 3 is incomplete or too long (found 1 field, expected 2); fix it"),
         ("x,y\n\n1,2,3\n", "line 3 is incomplete or too long (found 3 fields, expected 2)"),
         ('x,y\n"a\nb",2\n3\n', "line 4 is incomplete"),

@@ -8,7 +8,7 @@ from common.errors import InputError
 from common.evaluation.lesion_scores import summarize_lesions
 from common.evaluation.lesions import Lesion, match_lesions
 from common.files import read_bytes
-from common.volumes.candidates import POINT, read_lesions
+from common.volumes.candidates import POINT, read_annotations, read_lesions
 from common.words import number_of
 
 UNKNOWN_DIAMETER = 10.0  # mm, of an excluded finding with a negative diameter, as in the LUNA16 script
@@ -74,13 +74,10 @@ def score_tables(predicted, truth, excluded, scans, sizes):
         LesionResult.
 
     Raises:
-        InputError: as `read_lesions`; if no true lesion is in a scan; or if a true diameter is not positive.
+        InputError: as `read_lesions` and `read_annotations`, or if no true lesion is in a scan.
     """
     found = read_lesions(predicted)
-    true = read_lesions(truth, with_diameter=True)
-    if (bad := true["diameter_mm"] <= 0).any():
-        line = true.index[bad][0]
-        raise InputError(f"{truth}: line {line} has a diameter of {true.loc[line, 'diameter_mm']:g}; correct it")
+    true = read_annotations(truth)
     others = read_lesions(excluded, with_diameter=True) if excluded else true.iloc[:0]
     others = others.assign(diameter_mm=others["diameter_mm"].where(others["diameter_mm"] > 0, UNKNOWN_DIAMETER))
     names = read_scans(scans) if scans else sorted({*found["seriesuid"], *true["seriesuid"]})

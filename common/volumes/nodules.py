@@ -4,19 +4,16 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import pandas as pd
 
 from common.errors import InputError
 from common.lazy import Lazy
 from common.settings import require_folder
 from common.slices.components import label_components, measure_components
-from common.volumes.candidates import FARTHEST
 from common.volumes.finding import find_volumes
 from common.volumes.grids import Geometry
 
 sitk, ndimage, segmentation = Lazy("SimpleITK"), Lazy("scipy.ndimage"), Lazy("skimage.segmentation")
 
-COLUMNS = ("seriesuid", "coordX", "coordY", "coordZ", "diameter_mm")
 NODULE_COLUMNS = ["i", "j", "k", "diameter_mm", "diameter_pixels", "slices", "height", "width"]
 NODULE_COLUMNS += ["spacing_x", "spacing_y", "spacing_z", "place"]  # of `place_nodules`
 AIR_HU = -320  # `lungs_by_thresholds` counts pixels below this as air
@@ -35,41 +32,12 @@ def find_scans(folder):
     return scans
 
 
-def read_annotations(path):
-    """Read the nodule table: seriesuid, coordX, coordY, coordZ (mm, LPS), diameter_mm.
-
-    Raises:
-        InputError: if it is unreadable, or columns or numbers are missing.
-    """
-    try:
-        table = pd.read_csv(path, dtype={"seriesuid": str})
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: cannot be read ({str(error).splitlines()[0]}); use a CSV table") from None
-    missing = [name for name in COLUMNS if name not in table.columns]
-    if missing:
-        raise InputError(f"{path}: missing columns ({', '.join(missing)}); expected {', '.join(COLUMNS)}")
-    numbers = table[list(COLUMNS[1:])].apply(pd.to_numeric, errors="coerce")
-    numbers = numbers.where(numbers.abs() <= FARTHEST)
-    bad = numbers.isna().any(axis=1) | (numbers["diameter_mm"] <= 0) | table["seriesuid"].isna()
-    if bad.any():
-        row = int(np.argmax(bad)) + 2
-        raise InputError(
-            f"{path}: no valid seriesuid, position or diameter (row {row}); use numbers in mm, and a diameter above 0"
-        )
-    return table.assign(**numbers)
-
-
-def no_annotations():
-    """Empty table, as from `read_annotations`."""
-    return pd.DataFrame({name: pd.Series(dtype=str if name == "seriesuid" else float) for name in COLUMNS})
-
-
 def sphere_masks(grid, nodules, neighbors):
     """Masks of the slices through spherical nodules.
 
     Args:
         grid: Geometry of the scan, with slices along the third axis.
-        nodules: rows of `read_annotations` for one scan.
+        nodules: rows of `common.volumes.candidates.read_annotations` for one scan.
         neighbors: number of slices on each side of the center slice.
 
     Returns:

@@ -86,10 +86,19 @@ def test_crops_and_cubes_of_candidates(tmp_path):
     said = run_here(SCRIPT, **settings, CASES=tmp_path / "d", WITH_NODULES=False).stdout
     assert "left out 1 candidate outside of the scan: (5000, 2, 3)" in said
     assert len(list((tmp_path / "d" / "case_s1" / "x").iterdir())) == 2
-    assert_refused(SCRIPT, "CANDIDATES: not set", CASES=tmp_path / "e", **settings | {"CANDIDATES": ""})
+    assert_refused(SCRIPT, "CANDIDATES: not set", status=2, CASES=tmp_path / "e", **settings | {"CANDIDATES": ""})
     other = nodule_table(tmp_path / "other.csv", [("gone", 0, 0, 0, 5)])
     refused = settings | {"CANDIDATES": other, "ANNOTATIONS": other}
-    assert_refused(SCRIPT, "no seriesuid is a scan", CASES=tmp_path / "e", **refused)
+    assert_refused(SCRIPT, "no seriesuid is the name of a scan", CASES=tmp_path / "e", **refused)
+    voxels = nodule_table(tmp_path / "voxels.csv", [("s1", 4000, 30, 5, 5)])
+    refused = settings | {"CANDIDATES": voxels, "WITH_NODULES": False}
+    assert_refused(SCRIPT, "no candidate of the table is inside of the scan", CASES=tmp_path / "e", **refused)
+    empty = nodule_table(tmp_path / "empty.csv", [])
+    assert_refused(SCRIPT, "contains no candidates", CASES=tmp_path / "e", **refused | {"CANDIDATES": empty})
+    said = run_here(SCRIPT, CASES=tmp_path / "f", **settings | {"CANDIDATES": empty, "ANNOTATIONS": annotations}).stdout
+    assert "importing 4 crops (4 of nodules)" in said
+    said = run_here(SCRIPT, CASES=tmp_path / "g", **settings | {"ANNOTATIONS": other}).stdout
+    assert "annotations without a scan (1): gone" in said and "(0 of nodules)" in said
     assert not (tmp_path / "e").exists()
 
 

@@ -129,18 +129,28 @@ def test_bad_input(tmp_path):
     sitk.WriteImage(image, str(tmp_path / "scans" / "a.nrrd"))
     far = nodule_table(tmp_path / "far.csv", [("a", 0, 0, 5000, 5)])
     settings = {"SCANS": tmp_path / "scans", "CASES": tmp_path / "cases"}
-    assert_refused(SCRIPT, "nodule is outside the scan", ANNOTATIONS=far, **settings)
+    found = "found 1 nodule, such as (0, 0, 5000); the scan reaches from"
+    assert_refused(SCRIPT, f"no nodule of the table is inside of the scan ({found}", ANNOTATIONS=far, **settings)
     other = nodule_table(tmp_path / "other.csv", [("b", *nodules[0])])
-    assert_refused(SCRIPT, "no seriesuid is the name of a scan", ANNOTATIONS=other, **settings)
-    (tmp_path / "half.csv").write_text("seriesuid,coordX\na,1\n")
-    assert_refused(
-        SCRIPT, "missing columns (coordY, coordZ, diameter_mm)", ANNOTATIONS=tmp_path / "half.csv", **settings
-    )
-    said = "no valid seriesuid, position or diameter (row 2)"
-    for row in ("a,1,2,x,4", "a,1,2,3,inf", "a,1,1e30,3,4", "a,1,2,3,1e9", "a,1,2,3,-4", ",1,2,3,4"):
-        (tmp_path / "words.csv").write_text(f"seriesuid,coordX,coordY,coordZ,diameter_mm\n{row}\n")
-        assert_refused(SCRIPT, said, ANNOTATIONS=tmp_path / "words.csv", **settings)
-    assert_refused(SCRIPT, "gone.csv: cannot be read", ANNOTATIONS=tmp_path / "gone.csv", **settings)
+    said = "no seriesuid is the name of a scan", "(found first seriesuid b, first scan a)"
+    assert_refused(SCRIPT, *said, ANNOTATIONS=other, **settings)
+    table, header = tmp_path / "words.csv", "seriesuid,coordX,coordY,coordZ,diameter_mm"
+    for content, said in {
+        "": "the file is empty",
+        header: "contains no annotations",
+        "seriesuid,coordX\na,1": "no column coordY",
+        header.replace(",", ";"): "save it with commas, not semicolons",
+        f"{header}\na,1,2,3,4\na,1,2": "line 3 is incomplete",
+        f"{header}\na,1,2,x,4": "line 2 has an invalid coordZ (found 'x'",
+        f"{header}\na,1,1e30,3,4": "line 2 has an invalid coordY",
+        f"{header}\na,1,2,3,inf": "line 2 has an invalid diameter_mm",
+        f"{header}\na,1,2,3,4000": "line 2 has an invalid diameter_mm (found '4000'",  # micrometers
+        f"{header}\na,1,2,3,-4": "line 2 has a diameter of -4",
+        f"{header}\n,1,2,3,4": "line 2 has no seriesuid",
+    }.items():
+        table.write_text(content)
+        assert_refused(SCRIPT, said, ANNOTATIONS=table, **settings)
+    assert_refused(SCRIPT, "gone.csv: file does not exist", ANNOTATIONS=tmp_path / "gone.csv", **settings)
     assert_refused(SCRIPT, "CUT: needs LUNGS", status=2, ANNOTATIONS=far, CUT=True, **settings)
     assert_refused(SCRIPT, "LUNG_MASKS: needs LUNGS", status=2, ANNOTATIONS=far, LUNG_MASKS=tmp_path / "l", **settings)
     assert not (tmp_path / "cases").exists() or not list((tmp_path / "cases").iterdir())
