@@ -48,6 +48,7 @@ from common.slices.masks import values_of
 from common.tables import write_table
 from common.volumes.finding import LABEL_ENDINGS, ending_of, find_volumes, name_of
 from common.volumes.grids import require_same_grid
+from common.volumes.labels import labels_in
 from common.volumes.nodules import find_nodules, run_lengths
 from common.volumes.privacy import plain_name, read_names_table, safe_names
 from common.volumes.reading import read_volume
@@ -112,6 +113,7 @@ def nodule_rows():
         if second and name not in scans:
             raise InputError(f"{path}: no scan {name} in {settings.SCANS}; see NAMES_TABLE, or add the scan")
         labels = read_volume(path)
+        labels_in(labels, path, allow_255=True)  # refuses a scan
         nodules = find_nodules(labels, probabilities_of(path, labels, folders) if folders else None)
         judged = second.probabilities(scans[name], [nodule.point for nodule in nodules]) if second and nodules else []
         for number, nodule in enumerate(nodules):

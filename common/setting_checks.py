@@ -138,7 +138,8 @@ def _describe_constrained(largest, kind, *conditions):
     words, length = describe(kind, largest), next((c for c in conditions if isinstance(c, Len)), None)
     if length:
         count = f"{length.min_length}" if length.min_length == length.max_length else f"at least {length.min_length}"
-        return words.replace("a list of", f"a list of {count}", 1)
+        words = words.replace("a list of", f"a list of {count}", 1)
+        return words.replace("values", "value", 1) if length.min_length == 1 else words
     limits = {type(condition): getattr(condition, type(condition).__name__.lower()) for condition in conditions}
     low, high = limits.get(Ge), limits.get(Le)
     if low is not None and high is not None and high < largest:

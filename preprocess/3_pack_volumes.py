@@ -82,10 +82,11 @@ from common.replacing import refuse_existing, whole_folder
 from common.settings import require_folder
 from common.slices.hdf5_text import write_attributes
 from common.slices.lists import count_of_share, make_divisions, pick_named
+from common.slices.nnunet import DATASET
 from common.volumes.datasets import read_data_set, read_folders, survey, with_regions, write_sets
-from common.volumes.grids import along_axes
+from common.volumes.grids import Geometry, along_axes
 from common.volumes.intensity import fixed_rule, rule_of
-from common.volumes.packing import Packing, prepare
+from common.volumes.packing import Packing, prepare, report_sizes
 from common.volumes.privacy import check_names_table
 from common.words import number_of
 from common.workers import start_workers
@@ -148,8 +149,12 @@ def check_settings():
 def find_data():
     options = settings.NAMES, settings.LABEL_VALUES, settings.CLASSES
     if settings.DATA:
-        data = read_data_set(require_folder(settings.DATA, "DATA"), *options)
-        return with_regions(data, settings.REGIONS, settings.LABEL_VALUES)
+        folder = require_folder(settings.DATA, "DATA")
+        for name in filter(lambda name: getattr(settings, name), ("IMAGES", "LABELS", "CHANNELS")):
+            raise SettingError(f"{name}: not used with DATA (found both); leave out one of them")
+        if not (folder / DATASET).is_file():
+            raise InputError(f"DATA: {folder} contains no {DATASET}; set IMAGES and LABELS to folders of volumes")
+        return with_regions(read_data_set(folder, *options), settings.REGIONS, settings.LABEL_VALUES)
     if not settings.IMAGES:
         raise InputError("DATA: not set; set --data to a folder with dataset.json, or set --images and --labels")
     images, labels = require_folder(settings.IMAGES, "IMAGES"), require_folder(settings.LABELS, "LABELS")
@@ -219,7 +224,7 @@ def pack_cases(file, data, labels, rule, attributes, workers):
     Raises:
         InputError: if volumes are unusable, after reading all of them.
     """
-    problems, written, first = [], set(), None  # path and channels of the first volume
+    problems, sizes, first = [], {}, None  # path and channels of the first volume
     task = partial(prepare, labels=labels, rule=rule, label_files=data.label_files, how=make_packing())
     with h5py.File(file, "w") as packed:
         prepared = progress(workers.map_large(task, data.cases, problems), len(data.cases), "packing")
@@ -235,12 +240,13 @@ def pack_cases(file, data, labels, rule, attributes, workers):
             for name in ("image", "label", "places"):
                 group[name] = volume.pop(name)
             write_attributes(group, volume)
-            written.add(case.name)
+            sizes[case.name] = Geometry(**json.loads(volume["original"]))
         attributes["channels"] = first[1] if first else 0
         write_attributes(packed, attributes)
-    if problems or not written:
+    if problems or not sizes:
         raise InputError(summarize(problems or ["labels: all are 0; check LABEL_VALUES"], "volumes cannot be packed"))
-    return written
+    report_sizes(sizes)
+    return set(sizes)
 
 
 if __name__ == "__main__":

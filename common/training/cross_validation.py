@@ -38,7 +38,7 @@ def find_folds(path):
     if len(numbers) < 2:
         raise InputError(
             f"FOLD: expected folds with {Path(path).name} in {Path(path).parent} (found {len(numbers)}, needs two); "
-            "write them with 2_write_lists.py --folds 5, then pack them"
+            "make them with --folds 5 of 2_write_lists.py, then pack them; or of 3_pack_volumes.py"
         )
     return numbers
 

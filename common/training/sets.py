@@ -106,7 +106,8 @@ def open_set(path, memory_gb=4.0, classes=None):
     path = Path(path)
     if not path.is_file():
         packed = "a packed set of 3_pack_hdf5.py or 3_pack_volumes.py"
-        raise InputError(f"{path}: file does not exist; expected {packed}, or a list of 2_write_lists.py")
+        problem = "expected a file (found a folder)" if path.is_dir() else "file does not exist"
+        raise InputError(f"{path}: {problem}; pass {packed}, or a list of 2_write_lists.py")
     opener = _open_list if path.suffix.lower() == ".csv" else _open_packed
     return opener(path, memory_gb, classes)
 

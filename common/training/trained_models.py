@@ -51,7 +51,7 @@ def model_file(run, which="best_dice"):
         existing = run.find_models()
         if not existing:
             missing = ", ".join(f"{name}.keras" for name in CHECKPOINTS)
-            raise InputError(f"{run}: no trained model (found none of {missing}); pass --run a run folder of train.py")
+            raise InputError(f"{run}: no trained model (found none of {missing}); choose a run folder of train.py")
         if which not in existing and not run.has_validation:
             return model_file(run.final_file)
         if which not in existing:

@@ -80,13 +80,30 @@ def match_labels(images, labels, label_name, series=None, channels=None):
             {label: volumes[name]}, label_volumes, f"label volume {label} in {labels}{others}"
         )
     ]
-    no_match = f"{labels}: no label volume matches --label-name ({label_name}){others}; change it, or rename the files"
     if alone or not (expected or referring):
-        raise InputError(summarize(alone or [no_match], "volumes have no label volume; see --label-name"))
+        no_match = f"{labels}: no label volume matches --label-name ({label_name}){others}"
+        advice = _channels_instead(volumes, label_volumes, label_name) or "change it, or rename the files"
+        if len(alone) == 1:
+            alone = [f"{alone[0]}; change --label-name, or remove the volume"]
+        raise InputError(
+            summarize(alone or [f"{no_match}; {advice}"], "volumes have no label volume; see --label-name")
+        )
     if foreign:
         print(f"skipped {count} for other series", flush=True)
     refuse_own_labels({volumes[name]: label_volumes[label] for name, label in expected.items()})
     return _matched(volumes, {name: [label_volumes[label]] for name, label in expected.items()} | referring, {})
+
+
+def _channels_instead(volumes, label_volumes, pattern):
+    """Advice for volumes whose channels have a file each, such as a_flair and a_t1 with the labels a_seg; or None."""
+    start, end = pattern.split("{id}")
+    for label in label_volumes:
+        case = label[len(start) : len(label) - len(end)]
+        names = sorted(name for name in volumes if name.startswith(f"{case}_") and name != label)
+        if label == pattern.format(id=case) and len(names) > 1:
+            channels = [f"{{id}}{name.removeprefix(case)}" for name in names]
+            return f'if each channel has a file, use --channels "{channels}"'
+    return None
 
 
 def _matched(volumes, files, class_of):

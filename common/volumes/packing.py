@@ -23,8 +23,11 @@ from common.volumes.grids import (
 )
 from common.volumes.intensity import scales_of
 from common.volumes.labels import resample_labels, sample_voxels
+from common.words import number_of
 
 sitk = Lazy("SimpleITK")
+
+MOST_UNLIKE = 5  # sides of volumes that are more times longer or shorter than the median are reported
 
 
 class Packing(NamedTuple):
@@ -72,16 +75,25 @@ def prepare(case, labels, rule, label_files, how):
     oriented = Geometry.of(label)
     working = at_spacing(oriented, how.spacing, how.smallest_side)
     box = (labeled := Box.of(sitk.GetArrayViewFromImage(label))) and box_on_grid(labeled, oriented, working)
+    if max(working.size) == 1 < max(oriented.size):
+        raise InputError(
+            f"{case.image}: smaller than a voxel of SPACING (found {size_in_mm(oriented)}); "
+            "correct the spacing in its header"
+        )
     require_room(working, f"SPACING: too fine for {case.image}", "use a larger spacing", SettingError)
     grid, factor = choose_grid(working, box, how)
     image = np.empty((*grid.shape, len(channels)), np.float16)
     for i, scale in enumerate(scales):
         image[..., i] = scale.apply(smoothed_onto_grid(orient(channels[i]), grid))
         channels[i] = None
+    packed = resample_labels(label, grid)
+    if box and not packed.any():
+        advice = "use a finer SPACING, or more VOXELS"
+        print(f"{case.name}: its labels are smaller than the voxels and vanish; {advice}", flush=True)
     box = (box and box_on_grid(box, working, grid)) or Box((0, 0, 0), (0, 0, 0))
     return {
         "image": image,
-        "label": (packed := resample_labels(label, grid)),
+        "label": packed,
         "places": sample_voxels(packed),
         "original": json.dumps(original._asdict()),
         "grid": json.dumps(grid._asdict()),
@@ -89,6 +101,26 @@ def prepare(case, labels, rule, label_files, how):
         "factor": factor,
         "lowest": image.min(axis=(0, 1, 2)),
     }
+
+
+def report_sizes(grids):
+    """Print which cases have sides in mm that are far from the median: their headers may be wrong.
+
+    Args:
+        grids: dict of case name to Geometry.
+    """
+    sides = {name: sorted(np.multiply(grid.size, grid.spacing)) for name, grid in grids.items()}  # in any orientation
+    usual = np.median(list(sides.values()), axis=0)
+    unlike = [name for name, mm in sides.items() if np.any(np.abs(np.log(mm / usual)) > np.log(MOST_UNLIKE))]
+    if unlike:
+        found = f"{unlike[0]}: {size_in_mm(grids[unlike[0]])}; usual: {' x '.join(f'{mm:.3g}' for mm in usual)} mm"
+        count = number_of(len(unlike), "volume")
+        print(f"{count} of another size than the others ({found}); check the spacing in the header")
+
+
+def size_in_mm(grid):
+    """Size of a Geometry as text."""
+    return " x ".join(f"{count * mm:.3g}" for count, mm in zip(grid.size, grid.spacing, strict=True)) + " mm"
 
 
 def choose_grid(working, box, how):

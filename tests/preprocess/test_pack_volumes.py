@@ -305,6 +305,35 @@ def test_a_volume_that_was_cut_short(decathlon, tmp_path):
     assert "cut short" in broken(decathlon, tmp_path, cut)
 
 
+@pytest.mark.parametrize(("factor", "said"), [(1e-3, "smaller than a voxel of SPACING (found 0.0"), (0.1, "")])
+def test_a_header_in_other_units(decathlon, tmp_path, factor, said):
+    """In meters, a volume is refused; in centimeters, it is reported."""
+    data = shutil.copytree(decathlon, tmp_path / "data")
+    for folder in ("imagesTr", "labelsTr"):
+        path = str(data / folder / "case_02.nii.gz")
+        image = sitk.ReadImage(path)
+        image.SetSpacing([mm * factor for mm in image.GetSpacing()])
+        sitk.WriteImage(image, path)
+    if said:
+        assert_refused(SCRIPT, said, "case_02", "correct the spacing", DATA=data, PACKED=tmp_path / "p")
+        return
+    out = pack(data, tmp_path / "p").stdout
+    assert "1 volume of another size than the others (case_02: " in out and "check the spacing" in out
+    assert "another size" not in pack(decathlon, tmp_path / "q").stdout
+
+
+def test_labels_that_vanish_are_reported(decathlon, tmp_path):
+    def one_voxel(labels):
+        small = labels * 0
+        small[10, 10, 10] = 1
+        return small
+
+    data = shutil.copytree(decathlon, tmp_path / "data")
+    change_labels(data, one_voxel)
+    out = pack(data, tmp_path / "p", SPACING=4.0, VOXELS=None).stdout
+    assert "case_02: its labels are smaller than the voxels and vanish" in out
+
+
 def test_channels_that_differ(decathlon, tmp_path):
     def doubled(data):
         path = data / "imagesTr" / "case_02.nii.gz"
@@ -326,7 +355,14 @@ def test_bad_settings(decathlon, tmp_path):
     def refused(*words, **settings):
         assert_refused(SCRIPT, *words, **{"DATA": decathlon, "PACKED": tmp_path / "p", **settings})
 
-    refused("dataset.json: file does not exist", DATA=tmp_path)
+    refused("contains no dataset.json; set IMAGES and LABELS", DATA=tmp_path)
+    for name in ("IMAGES", "LABELS"):
+        refused(f"{name}: not used with DATA", status=2, **{name: decathlon / "imagesTr"})
+    refused("CHANNELS: not used with DATA", status=2, CHANNELS=["{id}_a"])
+    (tmp_path / "others").mkdir()
+    shutil.copy(decathlon / "imagesTr" / "case_01.nii.gz", tmp_path / "others" / "scan.nii.gz")
+    folders = {"DATA": "", "IMAGES": tmp_path / "others", "LABELS": decathlon / "labelsTr"}
+    refused("no label volume scan in", "; change --label-name, or remove the volume", **folders)
     (tmp_path / "dataset.json").write_text('{"labels": {"1": "x"}}')
     refused("dataset.json: not in Decathlon format", DATA=tmp_path)
     refused("unknown case x", VALIDATION_CASES=["x"])

@@ -419,7 +419,7 @@ def test_bad_settings(packed, tmp_path):
         assert_refused("tune.py", *words, status=2, **search(packed, tmp_path / "study", **settings))
         assert not (tmp_path / "study").exists()
 
-    refused("MODELS", "at least 1", "(found [])", MODELS=[])
+    refused("MODELS", "a list of at least 1 value, each", "(found [])", MODELS=[])
     refused("LOSSES: duplicate value (found 'mse' twice)", LOSSES=["mse", "mse"])
     refused("PRECISIONS", "(found [16])", PRECISIONS=[16])
     refused("LEARNING_RATE", "[lowest, highest]", "(found [0.1, 0.001])", LEARNING_RATE=[0.1, 0.001])
@@ -469,6 +469,7 @@ def test_a_search_without_data_is_refused(packed, tmp_path):
         assert all(word in str(raised.value) for word in words), raised.value
 
     refused("gone.h5: file does not exist", TRAIN=str(tmp_path / "gone.h5"))
+    refused(f"{tmp_path}: expected a file (found a folder)", TRAIN=str(tmp_path))
     refused("nowhere.py: network file does not exist", MODELS=["unet", "nowhere.py"])
     refused("AUGMENTATION", "rotate", AUGMENTATION={"rotate": [0, 3]})
     refused("unknown setting EPOCH", OTHERS={"EPOCH": 3})

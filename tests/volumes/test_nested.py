@@ -128,6 +128,8 @@ def test_a_file_for_each_channel_is_packed_like_one_with_all(tmp_path):
     given = {"STEP": "single", "SPACING": None, "INTENSITY": "mr"}
     folder = {"IMAGES": tmp_path / "brats", "LABELS": tmp_path / "brats", "LABEL_NAME": "{id}_seg"}
     patterns = ["{id}_flair", "{id}_t1"]
+    said = f'if each channel has a file, use --channels "{patterns}"'
+    assert_refused("preprocess/3_pack_volumes.py", said, PACKED=tmp_path / "files", **folder, **given)
     run_here("preprocess/3_pack_volumes.py", PACKED=tmp_path / "files", CHANNELS=patterns, **folder, **given)
     one = {"IMAGES": tmp_path / "images", "LABELS": tmp_path / "labels"}
     run_here("preprocess/3_pack_volumes.py", PACKED=tmp_path / "one", **one, **given)
