@@ -30,6 +30,7 @@ REPLACE: bool = True  # overwrite earlier output in WORK (run folders are kept)
 MINUTES: types.Positive = 20.0  # time for training; with FOLDS, for all folds together
 FOLDS: types.Folds = 0  # number of cross-validation folds to average; 0: one training
 SIZE: types.Side | None = None  # side length of the slices in pixels; None: chosen from your images
+IMPORT_SETTINGS: types.FreeDict = {}  # settings of step 0 to change, such as {"UNMATCHED": "skip"}
 
 # --- small settings, with CASES
 FILTERS: types.Filters = ["O", "C"]  # filters of step 1
@@ -49,6 +50,7 @@ settings = apply_command_line(globals())
 import time
 from pathlib import Path
 
+from common.errors import InputError, SettingError
 from common.jobs import call
 from common.settings import require_folder
 
@@ -100,10 +102,15 @@ def train_on_own_images():
     work, decisions = WORK_FOLDER, Decisions(WORK_FOLDER / "decisions.md")
     require_folder(settings.IMAGES, "IMAGES")
     require_folder(settings.MASKS.partition("{")[0], "MASKS")
-    script, chosen = choose_import(settings.IMAGES, settings.MASKS, settings.SIZE, settings.MINUTES)
+    given = import_settings()
+    script, chosen = choose_import(settings.IMAGES, settings.MASKS, settings.SIZE, settings.MINUTES, given)
     decisions.add("import", chosen)
     values = {name: value for name, (value, _) in chosen.items()}
-    run(script, CASES=work / "cases", REPLACE=settings.REPLACE, **values)
+    try:
+        run(script, CASES=work / "cases", REPLACE=settings.REPLACE, **values)
+    except InputError as error:
+        advice = "pass the settings that it names as --import-settings \"{'UNMATCHED': 'skip'}\""
+        raise InputError(f"{error}; {advice}") from None
     chosen = choose_split(work / "cases", settings.FOLDS)
     decisions.add("split", chosen)
     write_and_pack_lists(work / "cases", **{name: value for name, (value, _) in chosen.items()})
@@ -116,6 +123,26 @@ def train_on_own_images():
     if settings.FOLDS:
         run("choose.py", CROSS_VALIDATIONS=trained)
     return trained
+
+
+def import_settings():
+    """IMPORT_SETTINGS with names in capitals, also if they are typed as flags are: "unmatched", "mask-values".
+
+    Raises:
+        SettingError: for those that this script sets.
+    """
+    given = {name.lstrip("-").replace("-", "_").upper(): value for name, value in settings.IMPORT_SETTINGS.items()}
+    own = {
+        "IMAGES": "IMAGES",
+        "MASKS": "MASKS",
+        "LABELS": "MASKS",
+        "CASES": "WORK",
+        "SIZE": "SIZE",
+        "REPLACE": "REPLACE",
+    }
+    for name in given.keys() & own.keys():
+        raise SettingError(f"IMPORT_SETTINGS: contains {name}; pass --{own[name].lower()} instead")
+    return given
 
 
 def write_and_pack_lists(cases, **split):

@@ -47,7 +47,7 @@ def as_setting_error(setting):
 
 
 def summarize(problems, what):
-    """Make one message for many bad files: the count and the first ten.
+    """Make one message for many bad files: the count and the first ten; a problem that all share is said once.
 
     Args:
         problems: list of str, one per file.
@@ -55,7 +55,10 @@ def summarize(problems, what):
     """
     if len(problems) == 1:
         return problems[0]
-    lines = [f"{len(problems)} {what}:", *(f"  {p}" for p in problems[:10])]
+    files, said = zip(*(problem.partition(": ")[::2] for problem in problems), strict=True)
+    shared = said[0] if len(set(said)) == 1 and said[0] else ""
+    head = f"{len(problems)} {what}: {shared}" if shared else f"{len(problems)} {what}:"
+    lines = [head, *(f"  {line}" for line in (files if shared else problems)[:10])]
     if len(problems) > 10:
         lines.append(f"  ... and {len(problems) - 10} more")
     return "\n".join(lines)

@@ -193,9 +193,18 @@ def find_masks(images, image_root, image_files, image_name, skipped):
     whole = "{case}" in (image_name or "") and Path(image_name).stem
     candidates = [mask_name] if mask_name else [name.replace("{id}", whole or "{id}") for name in MASK_NAMES]
     images, masks, fitting = choose_mask_name(images, mask_root, mask_files, candidates, image_root == mask_root)
+    if not images.keys() & masks.keys() and masks_match(image_root, image_files, mask_root, mask_files):
+        raise InputError(f"IMAGES: {settings.IMAGES} has the masks of the images in {settings.MASKS}; swap the folders")
     if not mask_name and fitting != "{id}" and images.keys() & masks.keys():
         print(f"mask name pattern: {fitting}")
     return images, masks, mask_root
+
+
+def masks_match(mask_root, mask_files, image_root, image_files):
+    """Whether masks have names that fit images; arguments are folders, and lists of Path from `walk`."""
+    images = find_images(image_root, image_files, "{id}", MASK_FOLDERS, IMAGE_FOLDERS)
+    images, masks, _ = choose_mask_name(images, mask_root, mask_files, MASK_NAMES, same_root=False)
+    return bool(images.keys() & masks.keys())
 
 
 def choose_used(images, masks, mask_root):

@@ -154,6 +154,7 @@ def predict_images(images, average, size, fit, overlap=0.5, batch_size=8, skip_e
     for probabilities in average(batches):
         batches.answer(probabilities)
         yield from batches.completed()
+    yield from batches.completed()
 
 
 def average_over(network, x, flips="none"):

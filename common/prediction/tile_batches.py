@@ -55,7 +55,7 @@ class TileBatches:
             if images >= 2 * self.batch_size:  # nearly all of one value
                 yield self._send(batch, self.batch_size)
                 batch, images, rows = [], 0, self.batch_size if batch else rows
-        if images:
+        if batch:
             yield self._send(batch, rows or len(batch))
 
     def _requests_of(self, image):
@@ -97,7 +97,10 @@ class TileBatches:
                     del self.known[next(iter(self.known))]
 
     def completed(self):
-        """Yield (image, probabilities (H, W, C) float32) of the images that are complete, in order."""
+        """Yield (image, probabilities (H, W, C) float32) of the images that are complete, in order.
+
+        To be asked after each answer, and once after the last batch: known values may complete the last images.
+        """
         while self.waiting and self.waiting[0].is_complete:
             tiled = self.waiting.popleft()
             yield tiled.image, tiled.mean.result()

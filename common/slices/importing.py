@@ -60,7 +60,12 @@ def import_image(source, masks, how):
     image, lost_colors = read_with_channels(source.files, how.channels)
     refuse_tiny(image, source.image)
     shape = image.shape[:2]
-    mask = masks.read(source.mask, source.of_class, shape)
+    try:
+        mask = masks.read(source.mask, source.of_class, shape)
+    except InputError:
+        if source.mask and image.ndim == 2 and values_of(image) <= {0, 255}:
+            raise InputError(f"{source.image}: has only 0 and 255, as masks have; swap IMAGES and MASKS") from None
+        raise
     if mask.shape != shape:
         sizes = "{1}x{0} and {3}x{2}".format(*shape, *mask.shape)
         raise InputError(f"{source.image}: size differs from its mask {source.mask} (found {sizes}); replace one")

@@ -1,5 +1,7 @@
 """Masks: values in files, class numbers, and cleaning of predictions in 2-D and 3-D."""
 
+import itertools
+
 import cv2
 import numpy as np
 import scipy  # loads scipy.ndimage at first use, so that importers start faster
@@ -10,6 +12,8 @@ from common.slices.images import to_gray
 from common.words import number_of
 
 BLACK, MOST_COLORS = "#000000", 6  # background of colored masks; colors in a message
+MOST_VALUES = 32  # a mask with more gray levels has soft edges, or is no mask
+NEAREST = 4  # gray levels of different classes are at least this far apart
 
 # --- values
 
@@ -42,10 +46,20 @@ def check_mask_values(values, where):
     values = values - {IGNORED}
     if values <= {0, 255} or max(values) < 100:
         return
+    expected = f"{where}: expected mask values 0 and 255, or class numbers from 0"
+    if are_soft(values):
+        found = "found many gray levels, as in JPEG files"
+        raise InputError(f"{expected} ({found}); import with --mask-threshold {max(values) // 2}")
     raise InputError(
-        f"{where}: expected mask values 0 and 255, or class numbers from 0 (found {_shown(values)}); import with "
-        "--mask-values, or with --mask-threshold if edges are soft (JPEG)"
+        f"{expected} (found {_shown(values)}); import with --mask-values, or with --mask-threshold if edges are soft"
     )
+
+
+def are_soft(values):
+    """Whether values of a mask, a set of int, are of soft edges or JPEG: many, or gray levels close together."""
+    grays = sorted(values - set(range(100)))
+    close = any(after - before < NEAREST for before, after in itertools.pairwise(grays))
+    return bool(grays) and (close or len(values) > MOST_VALUES)
 
 
 def class_count(values, where):

@@ -43,10 +43,10 @@ def _mapped(mask, path, mapping, threshold):
         if unknown := sorted(values - {0, *mapping}):
             raise InputError(f"{path}: values without an entry in MASK_VALUES (found {unknown[:8]}); add them")
         return map_values(mask, mapping)
+    check_mask_values(values, path)
     if IGNORED in values:
         raise InputError(
             f"{path}: {IGNORED} would mean pixels that count in no loss and no score (found in a mask without IGNORE); "
             f"pass --ignore {IGNORED} if it does, or --mask-values"
         )
-    check_mask_values(values, path)
     return mask.astype(np.uint8)

@@ -13,10 +13,10 @@ from common.slices.cases import find_cases
 from common.slices.finding import walk
 from common.slices.images import images_in, is_color, read_image, resize, to_gray
 from common.slices.matching import patients_in
+from common.training.own_masks import choose_reading, find_own, foreground_of, some
 from common.volumes.finding import ending_of
 from common.words import number_of
 
-LOOKED_AT = 20  # images to read for their size, and masks for their detail
 SIDES = (96, 128, 160, 192, 224, 256, 320, 384, 448, 512)  # pixels
 SHORT_MINUTES, LARGEST_IF_SHORT = 60, 256  # on a CPU, larger slices leave too few epochs
 KEPT, KEPT_AT_LEAST = 0.97, 0.95  # Dice of masks with themselves, reduced to a size and enlarged again
@@ -24,8 +24,6 @@ SMALLEST_IF_SHORT = 128  # pixels
 SQUARE = 0.05  # sides that differ by less than this share may be resized
 MANY_CASES = 10
 FEWEST_SLICES = 3
-MOST_CLASSES = 32  # a mask with more values has soft edges, or is no mask
-SOFT = 0.1  # at most this share of a soft mask is between background and foreground
 
 
 class Decisions:
@@ -58,13 +56,14 @@ class Decisions:
         self.add("training", {name: (value, reasons[name]) for name, value in found.items() if name in reasons})
 
 
-def choose_import(images, masks, size, minutes):
+def choose_import(images, masks, size, minutes, given=()):
     """Choose the importer and its settings.
 
     Args:
         images, masks: folders; the masks of images also as a name pattern.
         size: side length in pixels, or None to choose it.
         minutes: time for training.
+        given: dict of settings of the importer that the user gave.
 
     Returns:
         path of the script, and dict of setting to (value, reason).
@@ -78,17 +77,20 @@ def choose_import(images, masks, size, minutes):
         found = f"{number_of(len(pictures), 'image')} and {number_of(len(volumes), 'volume')}"
         raise InputError(f"IMAGES: {images} must contain either images or volumes (found {found}); use another folder")
     if volumes:
-        return "preprocess/0_import_volumes.py", _of_volumes(images, masks, volumes, size, minutes)
-    return "preprocess/0_import_images.py", _of_images(images, masks, pictures, size, minutes)
+        script, chosen = "preprocess/0_import_volumes.py", _of_volumes(images, masks, volumes, size, minutes)
+    else:
+        script, chosen = "preprocess/0_import_images.py", _of_images(images, masks, size, minutes, dict(given))
+    return script, chosen | {name: (value, "as you said") for name, value in dict(given).items()}
 
 
-def _of_images(images, masks, pictures, size, minutes):
-    looked_at = [read_image(path) for path in _some(pictures)]
+def _of_images(images, masks, size, minutes, given):
+    found, of_images = find_own(images, masks)
+    pictures, of_images = list(found.values()), list(of_images.values())
+    looked_at = [read_image(path) for path in some(pictures)]
     shapes = [image.shape[:2] for image in looked_at]
     ratio = max(max(shape) / min(shape) for shape in shapes)
-    in_folders = any(path.parent != Path(images) for path in pictures)
     chosen = {"IMAGES": (str(images), "as you said"), "MASKS": (str(masks), "as you said")}
-    if in_folders:
+    if any(folder for folder, _ in found):
         chosen["CASE_FROM"] = "folder", "a subfolder is a case, such as a patient"
     elif patients := patients_in([path.stem for path in pictures]):
         name, patient = next(iter(patients.items()))
@@ -99,15 +101,17 @@ def _of_images(images, masks, pictures, size, minutes):
     if colored := sum(map(is_color, looked_at)):
         chosen["CHANNELS"] = "rgb", f"{colored} of {number_of(len(shapes), 'image')} looked at are in color"
     median = statistics.median(max(shape) for shape in shapes)
-    kept = kept_outlines(Path(str(masks).partition("{")[0])) if size is None else {}
+    if not given.keys() & {"MASK_VALUES", "MASK_THRESHOLD", "COLORS", "IGNORE", "REGIONS"}:
+        chosen |= choose_reading(of_images)
+    kept = kept_outlines(of_images) if size is None else {}
     side, why = _side(median, size, minutes, kept)
-    found = kept.get(side, 1)
+    share = kept.get(side, 1)
     whole = [s for s in SIDES if median <= s <= _limit(minutes)]
-    if found < KEPT_AT_LEAST and whole:
-        side, why = whole[0], f"no smaller than the images, since at {side} outlines keep a Dice of only {found:.2f}"
+    if share < KEPT_AT_LEAST and whole:
+        side, why = whole[0], f"no smaller than the images, since at {side} outlines keep a Dice of only {share:.2f}"
         chosen["FIT"] = "pad", "padding keeps all detail"
-    elif found < KEPT_AT_LEAST:
-        reason = f"reduced to this size, the outlines would keep a Dice of only {found:.2f}: tiles keep all detail"
+    elif share < KEPT_AT_LEAST:
+        reason = f"reduced to this size, the outlines would keep a Dice of only {share:.2f}: tiles keep all detail"
         chosen["FIT"] = "tile", reason
     elif ratio <= 1 + SQUARE:
         chosen["FIT"] = "resize", "the images are square"
@@ -121,7 +125,7 @@ def _of_volumes(images, masks, volumes, size, minutes):
     from common.volumes.reading import read_information  # SimpleITK loads slowly
 
     sides = []
-    for path in _some(volumes):
+    for path in some(volumes):
         try:
             sides.append(max(read_information(path).GetSize()[:2]))
         except (InputError, RuntimeError):  # the importer reports it
@@ -135,11 +139,6 @@ def _of_volumes(images, masks, volumes, size, minutes):
         "SIZE": _side(statistics.median(sides), size, minutes),
         "FIT": ("pad", "padding does not distort"),
     }
-
-
-def _some(paths):
-    """Up to LOOKED_AT paths, evenly spaced."""
-    return paths[:: max(1, -(-len(paths) // LOOKED_AT))]
 
 
 def _side(median, size, minutes, kept=None):
@@ -170,34 +169,25 @@ def kept_outlines(masks):
     """How much of the outlines each side in SIDES keeps.
 
     Args:
-        masks: folder of mask images.
+        masks: list of Path.
 
     Returns:
-        dict of side to mean Dice of up to LOOKED_AT masks with themselves, reduced to this size and enlarged again;
+        dict of side to mean Dice of up to 20 masks with themselves, reduced to this size and enlarged again;
         only sides up to the smallest mask's larger side. Empty if no mask can be read or has foreground.
     """
     found = {}
-    for path in _some(walk(masks)[0] if Path(masks).is_dir() else []):
+    for path in some(masks):
         try:
             mask = to_gray(read_image(path))
         except InputError:  # the importer reports it
             continue
-        mask = _foreground(mask)
+        mask = foreground_of(mask)
         if mask is not None and mask.any():
             for side in SIDES:
                 if side <= max(mask.shape):
                     found.setdefault(side, []).append(_dice_after_resizing(mask, side))
     most = max(map(len, found.values()), default=0)
     return {side: statistics.fmean(values) for side, values in found.items() if len(values) == most}
-
-
-def _foreground(mask):
-    """(H, W) float32 of 0 and 1, or None if the image is no mask; JPEG leaves masks with soft edges."""
-    if len(np.unique(mask)) <= MOST_CLASSES:
-        return (mask > 0).astype(np.float32)
-    share = mask / np.float32(mask.max())
-    is_soft = ((share > 0.1) & (share < 0.9)).mean() < SOFT
-    return (share > 0.5).astype(np.float32) if is_soft else None
 
 
 def _dice_after_resizing(mask, side):

@@ -1,5 +1,7 @@
 """Slices and tiles of one value are predicted once."""
 
+import hypothesis
+import hypothesis.strategies as st
 import numpy as np
 import pytest
 
@@ -47,6 +49,20 @@ def test_skipping_changes_nothing(fit, shape, channels):
     assert len(ours) == len(theirs) == 60 and fast.rows < slow.rows
     for a, b in zip(ours, theirs, strict=True):
         np.testing.assert_array_equal(a, b)
+
+
+@hypothesis.settings(deadline=None)
+@hypothesis.given(
+    st.lists(st.tuples(st.integers(8, 90), st.integers(8, 90), st.booleans()), min_size=1, max_size=6),
+    st.integers(1, 9),
+)
+def test_no_tile_is_left_over(shapes, batch_size):
+    """Also if the last tiles of the last image fill no batch: 9 tiles in batches of 8."""
+    rng = np.random.default_rng(len(shapes))
+    images = [np.full(s, 9, np.uint8) if flat else rng.integers(0, 255, s, np.uint8) for *s, flat in shapes]
+    _, found = predicted(images, "tile", batch_size=batch_size)
+    assert [p.shape[:2] for p in found] == [image.shape for image in images]
+    assert all(p.max() <= 1 + 1e-6 for p in found)
 
 
 def test_a_volume_of_air_is_predicted_once_and_streamed():

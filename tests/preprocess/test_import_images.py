@@ -251,6 +251,32 @@ def test_one_broken_picture_among_many(tmp_path, case_from):
     assert not leftovers(tmp_path)
 
 
+def test_what_is_wrong_with_every_mask_is_said_once(tmp_path):
+    """Masks of JPEG, also with the value that stands for ignored pixels, and colored masks."""
+    made = pictures(tmp_path, size=(64, 64))
+    for name in made:
+        (tmp_path / "masks" / f"{name}_mask.png").unlink()
+        disc = cv2.circle(np.zeros((64, 64), np.uint8), (30, 30), 20, 255, -1)
+        write_image(tmp_path / "masks" / f"{name}_mask.jpg", disc)
+        write_image(tmp_path / "colored" / f"{name}_mask.png", np.dstack([disc, disc, 0 * disc]))
+    assert 254 in read_image(tmp_path / "masks" / "1_mask.jpg")
+    places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases"}
+    soft = assert_refused(SCRIPT, "3 images cannot be used: expected mask values 0 and 255", **places)
+    assert soft.count("--mask-threshold 127") == 1 and soft.count(".jpg") == 3
+    colored = assert_refused(
+        SCRIPT, "3 images cannot be used: expected a gray", **places | {"MASKS": tmp_path / "colored"}
+    )
+    assert colored.count("--colors \"{'#00ffff': 1}\"") == 1 and colored.count(".png") == 3
+    assert "wrote 3 slices" in run_import(tmp_path, MASK_THRESHOLD=127).stdout
+
+
+@pytest.mark.parametrize("masks", ["{}_mask", "{}"])
+def test_swapped_folders_are_said(tmp_path, masks):
+    pictures(tmp_path, masks=masks)
+    swapped = {"IMAGES": tmp_path / "masks", "MASKS": tmp_path / "images", "CASES": tmp_path / "cases"}
+    assert "swap" in assert_refused(SCRIPT, **swapped)
+
+
 def test_an_existing_case_is_not_lost(tmp_path):
     pictures(tmp_path)
     run_import(tmp_path)

@@ -72,9 +72,80 @@ def test_size_and_tiles_follow_the_outlines(tmp_path):
     write_image(tmp_path / "thin" / "a.png", cv2.resize(lines, (150, 158), interpolation=cv2.INTER_NEAREST))
     _, chosen = choose_import(small, tmp_path / "thin", None, 20)
     assert (chosen["SIZE"][0], chosen["FIT"][0]) == (160, "pad") and "no smaller than the images" in chosen["SIZE"][1]
-    kept = kept_outlines(tmp_path / "discs")
+    kept = kept_outlines(sorted((tmp_path / "discs").glob("*.png")))
     assert kept[512] == 1 and 0.97 < kept[128] < kept[256] < 1
-    assert kept_outlines(tmp_path / "gone") == {} == kept_outlines(folder)
+    assert kept_outlines([tmp_path / "gone.png"]) == {} == kept_outlines([folder / "a.png"])
+
+
+def rings(value, edge=None):
+    """A disc of a value; with `edge`, a ring of another value around it."""
+    mask = np.zeros((64, 64), np.uint8)
+    if edge:
+        cv2.circle(mask, (30, 30), 20, edge, -1)
+    return cv2.circle(mask, (30, 30), 14, value, -1)
+
+
+RED_BLUE = np.dstack([rings(255), np.zeros((64, 64), np.uint8), np.roll(rings(255), 30)])
+
+
+@pytest.mark.parametrize(
+    ("masks", "ending", "expected"),
+    [
+        ([rings(255)] * 2, "png", {}),
+        ([rings(1)] * 2, "png", {"MASK_VALUES": {1: 255}}),
+        ([rings(254)] * 2, "png", {"MASK_VALUES": {254: 255}}),
+        ([rings(128), np.dstack([rings(128)] * 3)], "png", {"MASK_VALUES": {128: 255}}),
+        ([rings(1, 2)] * 2, "png", {}),
+        ([rings(1)] * 25 + [rings(1, 2)] + [rings(1)] * 4, "png", {}),  # one rare class
+        ([rings(255, 128)] * 2, "png", {}),  # classes, or pixels to ignore?
+        ([rings(255)] * 2, "jpg", {"MASK_THRESHOLD": 127}),
+        ([RED_BLUE] * 2, "png", {"COLORS": {"#0000ff": 1, "#ff0000": 2}}),
+        ([np.random.default_rng(0).integers(0, 255, (64, 64)).astype(np.uint8)] * 2, "png", {}),
+        ([np.random.default_rng(0).integers(0, 255, (64, 64, 3)).astype(np.uint8)] * 2, "png", {}),
+    ],
+)
+def test_masks_are_read_as_they_are(tmp_path, masks, ending, expected):
+    """What is chosen is what the importer needs; what leaves no sensible choice is left to its message."""
+    for number, mask in enumerate(masks):
+        write_image(tmp_path / "images" / f"{number}.png", np.random.default_rng(number).integers(0, 99, (64, 64)))
+        write_image(tmp_path / "masks" / f"{number}_mask.{ending}", mask)
+    script, chosen = choose_import(tmp_path / "images", tmp_path / "masks", 64, 20)
+    found = {name: value for name, value in values(chosen).items() if name.startswith(("MASK_", "COLORS"))}
+    assert found == expected
+    if expected:
+        out = run_script(script, CASES=tmp_path / "cases", **values(chosen)).stdout
+        assert f"wrote {len(masks)} slices" in out
+    given = {"IGNORE": 128}
+    assert choose_import(tmp_path / "images", tmp_path / "masks", 64, 20, given)[1]["IGNORE"] == (128, "as you said")
+
+
+def test_images_and_masks_in_one_folder(tmp_path):
+    """Side by side, and in subfolders; the masks are not taken for images."""
+    for number in range(3):
+        image, mask = disc_slice(64, number)
+        write_image(tmp_path / "flat" / f"{number}.png", image)
+        write_image(tmp_path / "flat" / f"{number}_mask.png", np.minimum(mask, 1))
+        write_image(tmp_path / "both" / "images" / f"{number}.png", image)
+        write_image(tmp_path / "both" / "masks" / f"{number}.png", np.minimum(mask, 1))
+    for place in ("flat", "both"):
+        script, chosen = choose_import(tmp_path / place, tmp_path / place, 64, 20)
+        assert chosen["MASK_VALUES"][0] == {1: 255} and chosen["CASE_FROM"][0] == "image"
+        out = run_script(script, CASES=tmp_path / f"{place}_cases", **values(chosen)).stdout
+        assert "wrote 3 slices of 64x64, 1 class, in 3 cases" in out
+
+
+def test_settings_of_the_import_pass_through_the_pipeline(tmp_path):
+    for number in range(3):
+        image, mask = disc_slice(48, number)
+        write_image(tmp_path / "images" / f"{number}.png", image)
+        if number:
+            write_image(tmp_path / "masks" / f"{number}.png", mask)
+    own = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "WORK": tmp_path / "work", "SIZE": 48}
+    assert_refused("run_pipeline.py", "--import-settings \"{'UNMATCHED': 'skip'}\"", **own)
+    own |= {"IMPORT_SETTINGS": {"unmatched": "skip"}}
+    assert "found 2 slices in 2 cases" in assert_refused("run_pipeline.py", "too few for training", **own)
+    own |= {"IMPORT_SETTINGS": {"CASES": "elsewhere"}}
+    assert_refused("run_pipeline.py", "IMPORT_SETTINGS: contains CASES; pass --work instead", status=2, **own)
 
 
 def test_volumes_and_neither(tmp_path):

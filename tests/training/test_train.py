@@ -477,7 +477,9 @@ def test_bad_settings_and_sets(packed, tmp_path):
     refused("SCHEDULE: ", status=2, SCHEDULE="linear")
     refused("PRECISION", status=2, PRECISION="float7")
     refused("MODE", status=2, MODE="continue")
-    refused("RUN: not a run folder", "has no settings.json", MODE="resume", RUN=str(tmp_path))
+    refused(f"RUN: {tmp_path} not a run folder", "has no settings.json", MODE="resume", RUN=str(tmp_path))
+    refused(f"RUN: {tmp_path / 'gone'} does not exist", MODE="resume", RUN=str(tmp_path / "gone"))
+    refused(f"{tmp_path}: expected a file (found a folder)", TRAIN=str(tmp_path))
     refused("gone: does not exist", MODE="retrain", RUN=str(tmp_path / "gone"))
     whole = (packed["packed"] / "train.h5").read_bytes()
     for name, content in (("cut", whole[: len(whole) // 2]), ("text", b"no hdf5"), ("none", b"")):
