@@ -12,9 +12,10 @@ from common.settings import REASONS
 from common.slices.cases import find_cases
 from common.slices.finding import walk
 from common.slices.images import images_in, is_color, read_image, resize, to_gray
-from common.slices.matching import patients_in
+from common.slices.matching import MASK_NAMES, patients_in
 from common.training.own_masks import choose_reading, find_own, foreground_of, some
 from common.volumes.finding import ending_of
+from common.volumes.label_matching import SLICER
 from common.words import number_of
 
 SIDES = (96, 128, 160, 192, 224, 256, 320, 384, 448, 512)  # pixels
@@ -72,7 +73,7 @@ def choose_import(images, masks, size, minutes, given=()):
         InputError: if the folder contains neither images nor volumes, or both.
     """
     pictures, _ = walk(images)
-    volumes = [path for path in sorted(Path(images).rglob("*")) if path.is_file() and ending_of(path)]
+    volumes = _volumes_in(images)
     if bool(pictures) == bool(volumes):
         found = f"{number_of(len(pictures), 'image')} and {number_of(len(volumes), 'volume')}"
         raise InputError(f"IMAGES: {images} must contain either images or volumes (found {found}); use another folder")
@@ -135,10 +136,35 @@ def _of_volumes(images, masks, volumes, size, minutes):
     return {
         "IMAGES": (str(images), "as you said"),
         "LABELS": (str(masks), "as you said"),
+        **_label_name(images, masks, volumes),
         "SLICES": ("all", "slices without a label teach what is not the target"),
         "SIZE": _side(statistics.median(sides), size, minutes),
         "FIT": ("pad", "padding does not distort"),
     }
+
+
+def _label_name(images, masks, volumes):
+    """LABEL_NAME with its reason, as `choose_import`, if label volumes have other names than their volumes; or {}."""
+
+    def names(folder, files):
+        return {path.relative_to(folder).as_posix().removesuffix(ending_of(path)) for path in files}
+
+    together = Path(masks).resolve() == Path(images).resolve()
+    of_volumes, labels = names(images, volumes), names(masks, _volumes_in(masks))
+    found = dict.fromkeys(MASK_NAMES, 0)
+    for pattern in MASK_NAMES:
+        wanted = {name: pattern.format(id=name) for name in of_volumes}
+        found[pattern] = sum(label in labels and not (together and label == name) for name, label in wanted.items())
+    found["{id}"] += sum(f"{name}{SLICER}" in labels for name in of_volumes)
+    best = max(found, key=found.get)
+    if found[best] <= found["{id}"]:
+        return {}
+    return {"LABEL_NAME": (best, f"{number_of(found[best], 'label volume')} fit a volume by this name")}
+
+
+def _volumes_in(folder):
+    """Volumes in a folder and its subfolders, a sorted list of Path; DICOM files without an ending are not found."""
+    return [path for path in sorted(Path(folder).rglob("*")) if path.is_file() and ending_of(path)]
 
 
 def _side(median, size, minutes, kept=None):

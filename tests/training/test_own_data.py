@@ -166,6 +166,28 @@ def test_volumes_and_neither(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("volumes", "labels", "expected"),
+    [
+        (["a", "b"], ["a", "b"], None),
+        (["a", "b"], ["a_seg", "b_seg"], "{id}_seg"),
+        (["p1/a", "p2/b"], ["p1/a-mask", "p2/b-mask"], "{id}-mask"),
+        (["a", "b"], ["x", "y"], None),
+        (["a", "a_seg", "b", "b_seg"], None, "{id}_seg"),
+        (["a", "a.seg"], None, None),
+    ],
+)
+def test_names_of_label_volumes(tmp_path, volumes, labels, expected):
+    """Also beside their volumes in one folder; names of which nobody knows the rule are left to the importer."""
+    image = sitk.Image([20, 20, 3], sitk.sitkUInt8)
+    for folder, names in (("images", volumes), ("labels", labels or [])):
+        for name in names:
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            sitk.WriteImage(image, str(tmp_path / folder / f"{name}.nii.gz"))
+    _, chosen = choose_import(tmp_path / "images", tmp_path / ("labels" if labels else "images"), 32, 20)
+    assert chosen.get("LABEL_NAME", (None,))[0] == expected
+
+
+@pytest.mark.parametrize(
     ("cases", "slices", "folds", "expected"),
     [
         (1, 5, 0, {"TEST_SHARE": 0.2, "VALIDATION_SHARE": 0.2}),
