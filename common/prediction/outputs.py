@@ -19,6 +19,7 @@ from common.slices.drawing import draw_outlines, paint
 from common.slices.images import images_in, paste, read_image, to_gray, write_png
 from common.slices.mask_files import MaskFiles
 from common.slices.masks import clean
+from common.slices.matching import IMAGE_SUFFIXES
 from common.words import number_of
 
 RECORD = "prediction.json"  # settings
@@ -259,7 +260,8 @@ class FullScaleMasks:
     def add(self, case, name, record, numbers, path):
         """Add class numbers (H, W) of the slice `name` in the file `path`; other arguments as in `Outputs.add`.
 
-        Without a record the slice is a crop, and the image with the same name is searched for it.
+        Without a record the slice is a crop, and the image with the same name, or the same without "_crop", is searched
+        for it.
 
         Raises:
             InputError: if the image is missing, has a different size, or does not contain the crop.
@@ -288,7 +290,8 @@ class FullScaleMasks:
 
     def _find_crop(self, path):
         """Entry for a crop, as in case.json."""
-        file = self._by_name.get(path.stem)
+        names = [path.stem.removesuffix(suffix) for suffix in IMAGE_SUFFIXES]
+        file = next((self._by_name[name] for name in names if name in self._by_name), None)
         if file is None:
             raise InputError(
                 f"PASTE: no image {path.stem} in {self.images}, needed for {path}; choose the folder of the originals"

@@ -188,8 +188,11 @@ def read_divisions(root):
     for folder in folds or [""]:
         lists = {name: read_list(file) for name, file in _list_files(root / folder).items()}
         if not lists:
+            others = ", ".join(one_line(path.name) for path in sorted((root / folder).glob("*.csv"))[:10])
+            advice = "rename them" if others else "run 2_write_lists.py"
             raise InputError(
-                f"{root / folder}: contains no train.csv, validation.csv or test.csv; run 2_write_lists.py"
+                f"{root / folder}: contains no train.csv, validation.csv or test.csv (found {others or 'no list'}); "
+                f"{advice}"
             )
         refuse_shared(lists, root / folder)
         divisions[folder] = lists

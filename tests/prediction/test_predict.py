@@ -92,7 +92,21 @@ def test_masks_are_pasted_into_the_full_pictures(trained, tmp_path):
             np.testing.assert_array_equal(read_image(output / "full" / case.name / f"{name}.png"), mask)
             assert read_image(output / "full" / "overlays" / case.name / f"{name}.png").shape == (40, 60, 3)
             assert areas.loc[f"{name}.tif", "pixels"] == (mask > 0).sum()
+    for file in (tmp_path / "images").iterdir():  # crops by hand, of the name of their image or with _crop
+        write_image(
+            tmp_path / "by_hand" / f"{file.stem}{'_crop' * (file.stem != 'p0')}.png", read_image(file)[7:31, 9:33]
+        )
+    by_hand = {"INPUT": tmp_path / "by_hand", "OUTPUT": tmp_path / "pasted"}
+    run_here("predict.py", RUN=trained[0], PASTE=tmp_path / "images", **by_hand)
+    for file in (tmp_path / "by_hand").iterdir():
+        expected = np.zeros((40, 60), np.uint8)
+        expected[7:31, 9:33] = read_mask(tmp_path / "pasted" / f"{file.stem}.png")
+        name = f"{file.stem.removesuffix('_crop')}.png"
+        np.testing.assert_array_equal(read_image(tmp_path / "pasted" / "full" / name), expected)
+        assert expected.any()
     (tmp_path / "images" / "p1.tif").unlink()
+    words = "PASTE: no image p1_crop in"
+    assert_refused("predict.py", words, RUN=trained[0], PASTE=tmp_path / "images", **by_hand | {"REPLACE": True})
     settings = {"RUN": trained[0], "INPUT": tmp_path / "crop", "OUTPUT": tmp_path / "x"}
     assert_refused("predict.py", "p1.tif", PASTE=tmp_path / "images", **settings)
     assert_refused("predict.py", "gone does not exist", PASTE=tmp_path / "gone", **settings)

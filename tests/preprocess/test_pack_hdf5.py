@@ -199,7 +199,10 @@ def test_bad_lists(tmp_path):
         assert not (tmp_path / "packed").exists() or not list((tmp_path / "packed").iterdir())
 
     refused("does not exist", LISTS=tmp_path / "gone")
-    refused("contains no train.csv", LISTS=cases)
+    refused("contains no train.csv", "(found no list); run 2_write_lists.py", LISTS=cases)
+    (tmp_path / "own").mkdir()
+    shutil.copy(train, tmp_path / "own" / "my cut.csv")
+    refused("(found my cut.csv); rename them", LISTS=tmp_path / "own")
     refused("COMPRESSION", status=2, COMPRESSION="zip")
     rows = train.read_text().splitlines()
     train.write_text(rows[0] + "\n")
