@@ -6,16 +6,16 @@ import cv2
 import numpy as np
 
 from common.errors import InputError
-from common.evaluation.pairs import match_pairs, read_masks
+from common.evaluation.pairs import find_slices_of, match_pairs, read_masks
 from common.evaluation.volume_pairs import holds_volumes
 from common.files import read_json
 from common.lazy import Lazy
 from common.parallel import ordered_map
 from common.scores import hausdorff_line
-from common.slices.cases import find_slices
 from common.slices.classes import without_ignored
 from common.slices.drawing import paint_errors
 from common.slices.images import read_image, resize, to_eight_bit, to_gray, window_to_gray
+from common.slices.matrices import MatrixSlice
 from common.tables import read_table, to_numbers
 from common.volumes.finding import find_volumes
 from common.volumes.grids import orient
@@ -140,11 +140,11 @@ def find_backgrounds(images, truth, keys, names_table="", predicted=""):
         numbers = {name: number for number, name in read_names_table(names_table).items()}
         named = {plain_name(name).removeprefix("case_"): path for name, path in volumes.items()}
         return {(numbers.get(name, name), "volume"): path for name, path in named.items()}
-    slices = {(s.case, s.name): s.path for s in find_slices(images or truth, "x", "IMAGES")}
-    if not images and set(slices.values()) == {s.path for s in find_slices(truth, "y", "TRUTH")}:
+    slices = {(s.case, s.name): s.path for s in find_slices_of(images or truth, "IMAGES", "x")}
+    if not images and set(slices.values()) == {s.path for s in find_slices_of(truth, "TRUTH")}:
         if not predicted:
             return {}
-        slices = {(s.case, s.name): s.path for s in find_slices(predicted, "x", "PREDICTED")}
+        slices = {(s.case, s.name): s.path for s in find_slices_of(predicted, "PREDICTED", "x")}
     cases, found = {case for case, _ in keys}, {case for case, _ in slices}
     if found == {""} and len({name for _, name in keys}) == len(keys):
         return {(case, name): slices["", name] for case, name in keys if ("", name) in slices}
@@ -206,6 +206,10 @@ def _slice_of_volume(path, index, window, shape):
 def _gray_image(path, window, shape):
     if path is None:
         return np.zeros(shape, np.uint8)
-    gray = to_gray(read_image(path))
-    gray = window_to_gray(gray, *window, 8) if window else to_eight_bit(gray)
+    if isinstance(path, MatrixSlice):
+        values = path.read()
+        gray = window_to_gray(values, *(window or (values.min(), values.max())), 8)
+    else:
+        gray = to_gray(read_image(path))
+        gray = window_to_gray(gray, *window, 8) if window else to_eight_bit(gray)
     return gray if gray.shape == shape else resize(gray, shape)

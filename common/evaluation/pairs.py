@@ -18,6 +18,7 @@ from common.slices.images import read_image, to_gray, without_soft_edges
 from common.slices.mask_files import CLASSES
 from common.slices.masks import check_mask_values, class_count, refuse_samples, values_of
 from common.slices.matching import IMAGE_SUFFIXES, MASK_NAMES, in_words, patients_in
+from common.slices.matrices import MatrixSlice, are_matrices, find_matrix_slices
 from common.slices.preparation import pixel_spacing
 from common.slices.regions import Regions
 from common.volumes.finding import ending_of, is_volume
@@ -130,7 +131,7 @@ def _with_cases(pairs, case_from):
 
 def _match_slices(predicted, truth, unmatched):
     predictions, masks = (
-        {(s.case, s.name): s.path for s in find_slices(source, "y", setting)}
+        {(s.case, s.name): s.path for s in find_slices_of(source, setting)}
         for source, setting in ((predicted, "PREDICTED"), (truth, "TRUTH"))
     )
     if not predictions.keys() & masks.keys() or any(not case for case, _ in (*predictions, *masks)):
@@ -157,6 +158,13 @@ def _match_slices(predicted, truth, unmatched):
         Pair(*key, prediction, mask, pixel_spacing(record_of(mask.parent.parent), mask.stem), overlap=overlap)
         for key, prediction, mask in _match(predictions, masks, predicted, truth, unmatched)
     ]
+
+
+def find_slices_of(source, setting, side="y"):
+    """Slices as by `find_slices`, or of files of numbers; `side` is "x" for images, "y" for masks."""
+    if source and are_matrices(source):
+        return find_matrix_slices(source, setting, "masks" if side == "y" else "images")
+    return find_slices(source, side, setting)
 
 
 def overlap_of(predicted):
@@ -279,7 +287,7 @@ def read_mask(path, ignore=None, overlap=""):
     """Read a mask.
 
     Args:
-        path: file.
+        path: file, or MatrixSlice.
         ignore: value of pixels that do not count, which becomes IGNORED; None: none.
         overlap: how classes share pixels: then images of 16 bits are sets of classes, and others class numbers.
 
@@ -289,7 +297,7 @@ def read_mask(path, ignore=None, overlap=""):
     Raises:
         InputError: if its values are not mask values.
     """
-    mask = without_color(read_image(path), path)
+    mask = _whole_numbers(path) if isinstance(path, MatrixSlice) else without_color(read_image(path), path)
     if overlap and are_sets(mask):
         return mask
     mask = mask if ignore is None else np.where(mask == ignore, mask.dtype.type(IGNORED), mask)
@@ -298,6 +306,15 @@ def read_mask(path, ignore=None, overlap=""):
     check_mask_values(values_of(mask), path)
     mask = mask.astype(np.uint8)
     return Regions(overlap).sets_of(mask, path) if overlap else mask
+
+
+def _whole_numbers(matrix):
+    """Class numbers of a MatrixSlice as uint8; raises InputError for others than 0 to 255."""
+    numbers = np.asarray(matrix.read())
+    if not (numbers == np.clip(np.rint(numbers), 0, 255)).all():
+        found = f"found {numbers.min():g} to {numbers.max():g}"
+        raise InputError(f"{matrix}: expected class numbers ({found}); choose the masks, not the images")
+    return numbers.astype(np.uint8)
 
 
 def without_color(picture, path):
@@ -364,7 +381,7 @@ def count_classes(pairs, values, truth):
         InputError: if true values are not class numbers, or a predicted mask contains other values.
     """
     known = set().union(*(true_values for _, true_values in values)) - {IGNORED}
-    volumes = pairs[0].is_volume
+    volumes = pairs[0].is_volume or any(isinstance(side, MatrixSlice) for side in pairs[0][2:4])  # 1 is the class
     if pairs[0].overlap:
         return max(2, *known, *(value for both in values for found in both for value in found - {IGNORED}))
     classes = 1 if volumes and known <= {0, 1} else class_count(known, truth)

@@ -1,14 +1,17 @@
 """Images stored as numbers: text with a line for each row of pixels, and NumPy's .npy, also with several slices."""
 
+import glob
 import io
 import os
 import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from common.errors import InputError
 from common.files import natural_key, read_bytes
+from common.slices.cases import Slice
 from common.slices.finding import OTHER, read_regular, report_skipped, walk
 from common.slices.images import refuse_tiny
 from common.slices.matching import IMAGE_FOLDERS, MASK_FOLDERS, root_and_name
@@ -64,6 +67,57 @@ def find_matrices(source, setting, side="images"):
     return root, found
 
 
+class MatrixSlice(NamedTuple):
+    """A slice in a file of numbers.
+
+    Attributes:
+        path: the file.
+        index: its index in the file.
+    """
+
+    path: Path
+    index: int
+
+    @property
+    def parent(self):
+        return self.path.parent
+
+    @property
+    def stem(self):
+        return self.path.stem
+
+    def __str__(self):
+        return f"{self.path} (slice {self.index + 1})" if self.index else str(self.path)
+
+    def read(self):
+        """(H, W) array; raises InputError as `read_matrices`."""
+        return read_matrices(self.path)[self.index]
+
+
+def find_matrix_slices(source, setting, side="masks"):
+    """Find the slices of files of numbers, with the names that predict.py gives them.
+
+    Args:
+        As for `find_matrices`; a folder with both sides inside has the masks in subfolders.
+
+    Returns:
+        list of `common.slices.cases.Slice` with MatrixSlices as paths; the case is empty for files with one slice, and
+        for a single file.
+
+    Raises:
+        InputError: if there are none, or a file cannot be read.
+    """
+    _, files = find_matrices(source, setting, side)
+    if not files:
+        raise InputError(f"{setting}: no file of numbers in {source}; choose another folder or pattern")
+    found = []
+    for key, path in files.items():
+        count, name = len(read_matrices(path)), "_".join(filter(None, key)) or stem_of(path.name)
+        case = name if count > 1 and path != Path(source) else ""
+        found += [Slice(case, f"{i + 1:04d}" if count > 1 else name, MatrixSlice(path, i)) for i in range(count)]
+    return found
+
+
 def has_masks_inside(folder):
     """Whether a folder has subfolders for images and for masks, at any depth."""
     names = {name.lower() for _, folders, _ in os.walk(folder) for name in folders}
@@ -71,8 +125,10 @@ def has_masks_inside(folder):
 
 
 def are_matrices(path):
-    """Whether a path is a file of numbers, or a folder with some and no images; a list of step 2 is neither."""
+    """Whether a path is a file of numbers, or a folder or pattern with some and no images; a list is neither."""
     path = Path(path)
+    if "{id}" in path.name and path.parent.is_dir():
+        return any(map(_has_numbers, path.parent.rglob(glob.escape(path.name).replace("{id}", "*"))))
     if path.is_dir():
         images, others = walk(path)
         return not images and any(reason == OTHER and _has_numbers(file) for reason, file in others)
