@@ -88,7 +88,7 @@ def test_bad_input(tmp_path):
     halves = write_texts(tmp_path / "halves", truth)
     np.savetxt(halves / "b", truth[1] / 2, fmt="%.1f", delimiter=",")
     assert_refused(SCRIPT, "halves/b: expected class numbers (found 0 to 0.5)", TRUTH=halves, **settings)
-    larger = write_texts(tmp_path / "larger", np.pad(truth, 1))
+    larger = write_texts(tmp_path / "larger", np.pad(truth, ((0, 0), (1, 1), (1, 1))))
     assert_refused(SCRIPT, "size differs from", TRUTH=larger, **settings)
     few = write_texts(tmp_path / "few", truth[:2], names=("a", "b"))
     assert_refused(SCRIPT, "p/c: no true mask in", TRUTH=few, **settings)
