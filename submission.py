@@ -103,9 +103,8 @@ def nodule_rows():
     cases = [name_of(path).removeprefix("case_") for path in files]
     if again := {name for name in cases if cases.count(name) > 1}:
         raise InputError(f"{settings.PREDICTED}: several label volumes of {min(again)}; keep only one of them")
+    folders, scans = folders_of_probabilities(), scans_by_name() if settings.SCANS else {}
     second = SecondStage(settings.SECOND_STAGE) if settings.SECOND_STAGE else None
-    scans = scans_by_name() if second else {}
-    folders = folders_of_probabilities()
     rows, names = [], read_names_table(settings.NAMES_TABLE)
     for path in progress(files, len(files), "reading"):
         name = name_of(path).removeprefix("case_")

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from common.devices import import_keras
 from common.errors import InputError
 from common.prediction.ensemble import Ensemble
 from common.slices.images import window_to_gray
@@ -32,6 +33,7 @@ class SecondStage:
                 f"SECOND_STAGE: {run} was not trained on crops of candidates; train on cases of 0_import_candidates.py"
             )
         self.window, self.mm = made.window, made.spacing[0]
+        import_keras()
         self.ensemble = Ensemble(files)
 
     def probabilities(self, scan, points):

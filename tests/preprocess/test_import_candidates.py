@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from drawings import SKEWED, as_volume, nodule_scan, nodule_table, write
 from recorded import curve, record_run
-from running import assert_refused, run_here
+from running import assert_refused, run_here, run_script
 
 from common.slices.images import read_image, read_mask
 from common.training.run_records import SliceData
@@ -145,7 +145,8 @@ def test_nodules_get_probabilities(tmp_path):
 
     model = second_stage(tmp_path / "run")
     stage = {"SECOND_STAGE": tmp_path / "run", "SCANS": tmp_path / "scans"}
-    run_here("submission.py", **settings, **stage, OUTPUT=tmp_path / "t.csv")
+    said = run_script("submission.py", **settings, **stage, OUTPUT=tmp_path / "t.csv")
+    assert not [line for line in said.stderr.splitlines() if "cuda" in line], "loads Keras as the other scripts do"
     judged = pd.read_csv(tmp_path / "t.csv")
     for row in judged.itertuples():
         crop = crop_planes(values, grid, (row.coordX, row.coordY, row.coordZ), 16, 1.0, -1000)
