@@ -25,6 +25,8 @@ MASKS: str = ""  # the same for the masks; "": subfolders of IMAGES called masks
 CASES: types.PathName = "data/cases"  # output folder for the case folders
 REPLACE: bool = False  # True: overwrite existing case folders
 SKIP_BROKEN: bool = False  # True: exit with status 0 even if some pairs cannot be used
+WORKERS: types.Workers = ""  # "": this machine's cores; a number of processes; or a Dask scheduler
+#   Such as "tcp://10.0.0.1:8786", for several machines: see docs/scaling.md.
 
 # --- slices
 SIZE: types.Side = 512  # side length of the slices in pixels
@@ -41,22 +43,12 @@ settings = apply_command_line(globals())
 
 from functools import partial
 
-import cv2
-import numpy as np
-
 from common.errors import InputError, name_broken, summarize
-from common.slices.cases import (
-    CaseRecord,
-    Imported,
-    as_case_name,
-    import_cases,
-    refuse_existing_cases,
-    without_partner,
-)
-from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
-from common.slices.masks import clean
-from common.slices.matrices import find_matrices, has_masks_inside, read_matrices, stem_of
+from common.slices.cases import CaseRecord, as_case_name, import_cases, refuse_existing_cases, without_partner
+from common.slices.importing_matrices import MatrixFitting, import_pair
+from common.slices.matrices import find_matrices, has_masks_inside, stem_of
 from common.words import number_of
+from common.workers import start_workers
 
 
 def main():
@@ -65,7 +57,10 @@ def main():
     size, files = f"{settings.SIZE}x{settings.SIZE}", number_of(len(pairs), "file")
     print(f"importing {files}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
     make_record = partial(CaseRecord, "0_import_matrices.py", settings.SIZE, fit=settings.FIT)
-    result = import_cases(pairs, import_pair, make_record, settings.REPLACE)
+    how = MatrixFitting(settings.SIZE, settings.FIT, settings.WINDOW, settings.BITS, settings.SMALLEST)
+    with start_workers(settings.WORKERS) as workers:
+        load = partial(import_pair, how=how)
+        result = import_cases(pairs, load, make_record, settings.REPLACE, workers=workers)
     if result.slices:
         slices, cases = number_of(result.slices, "slice"), number_of(result.cases, "case")
         print(f"wrote {slices} of {size} in {cases} to {settings.CASES}")
@@ -103,60 +98,6 @@ def match_pairs():
     order = {key: number for number, key in enumerate(images)}
     found = sorted(cases.items(), key=lambda item: order[item[1]])
     return [(Path(settings.CASES, case), (images[key], masks[key])) for case, key in found]
-
-
-def import_pair(pair):
-    """Read a file with its mask and cut its slices to size.
-
-    Args:
-        pair: (Path of the image, Path of the mask or None).
-
-    Returns:
-        Imported.
-
-    Raises:
-        InputError: if the pair is invalid.
-    """
-    image_path, mask_path = pair
-    images = read_matrices(image_path)
-    masks = read_matrices(mask_path) if mask_path else np.broadcast_to(np.uint8(0), images.shape)
-    if images.shape != masks.shape:
-        sizes = " and ".join(map(in_words, (images.shape, masks.shape)))
-        raise InputError(
-            f"{image_path}: size differs from its mask {mask_path} (found {sizes}); export one of them again"
-        )
-    values = np.unique(masks)
-    if not (set(values.tolist()) <= {0, 1} or set(values.tolist()) <= {0, 255}):
-        raise InputError(f"{mask_path}: expected mask values 0 and 1 (found {values[:5].tolist()}); export it again")
-    low, high = settings.WINDOW or (images.min(), images.max())
-    if not low < high:
-        raise InputError(
-            f"{image_path}: expected different values (found only {low:g}); remove the pair, or set WINDOW"
-        )
-    files = {"image": image_path.name, "mask": mask_path.name if mask_path else None}
-    slices = (slice_of(*arrays, float(low), float(high), files) for arrays in zip(images, masks, strict=True))
-    return Imported(slices, {"window": [float(low), float(high)]})
-
-
-def in_words(shape):
-    """Width and height of slices (N, H, W), and their number unless it is one, as text."""
-    size = f"{shape[2]}x{shape[1]}"
-    return size if shape[0] == 1 else f"{number_of(shape[0], 'slice')} of {size}"
-
-
-def slice_of(image, mask, low, high, files):
-    """A slice and its mask, cut to size, as PNG bytes, with its entry for case.json.
-
-    Args:
-        image, mask: (H, W) arrays.
-        low, high: values that become black and white.
-        files: the names of both files, for the entry.
-    """
-    mask = clean((mask > 0).astype(np.uint8), smallest=settings.SMALLEST)
-    (box,) = fit_boxes(image.shape, settings.SIZE, settings.FIT)
-    image_file = encode_png(cut(window_to_gray(image, low, high, settings.BITS), box, settings.SIZE))
-    mask_file = encode_png(cut(mask * np.uint8(255), box, settings.SIZE, cv2.INTER_NEAREST))
-    return image_file, mask_file, {**files, "image_size": list(image.shape), "box": list(box)}
 
 
 if __name__ == "__main__":

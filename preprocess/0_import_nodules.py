@@ -35,6 +35,8 @@ LUNG_MASKS: str = ""  # folder for a mask of the lungs of each slice (needs LUNG
 LABEL_VOLUMES: str = ""  # folder for label volumes of whole spheres, for 3-D networks; "": none
 SIZES: str = ""  # table to write (.csv): size of each nodule and its slices; "": none
 SKIP_BROKEN: bool = False  # True: exit with 0 even if some scans could not be used
+WORKERS: types.Workers = ""  # "": this machine's cores; a number of processes; or a Dask scheduler
+#   Such as "tcp://10.0.0.1:8786", for several machines: see docs/scaling.md.
 
 # --- slices
 SLICES: Literal["nodules", "all"] = "nodules"  # slices through a "nodules" entry, or "all", such as to predict
@@ -49,32 +51,22 @@ settings = apply_command_line(globals())
 
 from contextlib import ExitStack
 from functools import partial
+from itertools import chain
 
-import cv2
 import numpy as np
 import pandas as pd
 
 from common.errors import SettingError, name_broken
 from common.files import remove
-from common.parallel import ordered_map
 from common.replacing import new_file, refuse_existing, whole_folder
-from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
-from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
+from common.slices.cases import CaseRecord, as_case_name, import_cases, refuse_existing_cases
 from common.tables import write_table
-from common.volumes.candidates import POINT, all_outside, match_scans, no_annotations, print_names, read_annotations
-from common.volumes.grids import Geometry
-from common.volumes.labels import labels_on, write_labels
-from common.volumes.nodules import (
-    LUNG_FINDERS,
-    NODULE_COLUMNS,
-    find_scans,
-    place_nodules,
-    sphere_masks,
-    square_around,
-)
+from common.volumes.candidates import match_scans, no_annotations, print_names, read_annotations
+from common.volumes.importing_nodules import NoduleSlicing, import_scan
+from common.volumes.nodules import NODULE_COLUMNS, find_scans
 from common.volumes.privacy import check_names_table, safe_names, write_names_table
-from common.volumes.slicing import open_slices, slice_entry, spacing_of_plane
 from common.words import number_of
+from common.workers import start_workers
 
 
 def main():
@@ -90,19 +82,28 @@ def main():
     print(f"importing {found} into {settings.CASES}", flush=True)
     make_record = partial(CaseRecord, "0_import_nodules.py", settings.SIZE, fit="crop" if settings.CUT else "resize")
     make_record = partial(make_record, window=settings.WINDOW)
-    table = []
+    how = NoduleSlicing(
+        all_slices=settings.SLICES == "all",
+        neighbors=settings.NEIGHBOURS,
+        size=settings.SIZE,
+        not_finite=settings.NOT_FINITE,
+        window=settings.WINDOW,
+        lungs=settings.LUNGS,
+        cut=settings.CUT,
+    )
     with ExitStack() as stack:
+        workers = stack.enter_context(start_workers(settings.WORKERS))
         lungs, labels = (
-            folder and stack.enter_context(whole_folder(folder, settings.REPLACE))
+            stack.enter_context(whole_folder(folder, settings.REPLACE)) if folder else None
             for folder in (settings.LUNG_MASKS, settings.LABEL_VOLUMES)
         )
-        load = partial(import_scan, table=table, lungs=lungs, labels=labels)
+        load = partial(import_scan, how=how._replace(lung_masks=lungs, label_volumes=labels))
         sources = [(case, (*scan, case.name)) for case, scan in cases.items()]
-        result = import_cases(sources, load, make_record, settings.REPLACE, parallel=False)
+        result = import_cases(sources, load, make_record, settings.REPLACE, parallel=False, workers=workers)
         for folder in filter(None, (lungs, labels)):
             if not result.cases:
                 remove(folder)
-    report_nodules(table)
+    report_nodules(list(chain.from_iterable(result.notes)))
     write_names_table(settings.NAMES_TABLE, names, paths)
     if result.slices:
         slices = f"{number_of(result.slices, 'slice')} of {settings.SIZE}x{settings.SIZE}"
@@ -142,63 +143,6 @@ def match_annotations(paths, names):
         needed = settings.SLICES == "nodules"
         match_scans(table, settings.ANNOTATIONS, paths, settings.SCANS, "annotations", needed)
     return {name: scan for name, scan in scans.items() if settings.SLICES == "all" or not scan[1].empty}
-
-
-def import_scan(source, table, lungs, labels):
-    """Read a scan and cut its slices.
-
-    Args:
-        source: (Path, rows of annotations, case name).
-        table: list that collects the rows of SIZES.
-        lungs, labels: Path of the folder of lung masks and of label volumes, or "".
-
-    Returns:
-        Imported.
-
-    Raises:
-        InputError: if only slices with nodules are wanted, and all nodules are outside the scan.
-    """
-    path, nodules, case = source
-    hu, _, volume = open_slices(path, "axial", settings.WINDOW, not_finite=settings.NOT_FINITE)
-    grid, shape = Geometry(**volume["grid"]), hu.shape[1:]
-    placed = place_nodules(grid, nodules)
-    table += [{"case": case, **row} for row in placed]
-    kept = nodules[[row["place"] != "outside" for row in placed]]
-    if kept.empty and settings.SLICES == "nodules":
-        raise all_outside(path, grid, nodules[POINT].to_numpy(float), "nodule")
-    masks = sphere_masks(grid, kept, settings.NEIGHBOURS if settings.SLICES == "nodules" else len(hu))
-    wanted = range(len(hu)) if settings.SLICES == "all" else sorted(masks)
-    empty = np.zeros(shape, np.uint8)
-    if lungs:
-        (lungs / case).mkdir()
-    if labels:
-        spheres = sphere_masks(grid, kept, len(hu))
-        array = np.stack([spheres.get(k, empty) for k in range(len(hu))])
-        write_labels(labels_on(array, grid, Geometry(**volume["geometry"])), labels / f"{case}.nii.gz")
-
-    def make_entry(numbered):
-        number, k = numbered
-        image, mask, lung, box = make_slice(hu[k], masks.get(k, empty))
-        if lungs:
-            (lungs / case / f"{number:04d}.png").write_bytes(lung)
-        return image, mask, slice_entry(shape, k, box)
-
-    record = {"spacing": spacing_of_plane(grid.spacing, "axial"), "volume": volume}
-    return Imported(ordered_map(make_entry, enumerate(wanted, 1)), record)
-
-
-def make_slice(hu, mask):
-    """A slice, its mask and the mask of its lungs (None without LUNGS) as encoded PNG, and their box."""
-    (box,) = fit_boxes(hu.shape, settings.SIZE, "resize")
-    image, lung = window_to_gray(hu, *settings.WINDOW, 8), None
-    if settings.LUNGS:
-        found = LUNG_FINDERS[settings.LUNGS](np.asarray(hu, np.float32))
-        inside = found | (mask > 0)  # keeps nodules at the wall
-        image = np.where(inside, image, 0).astype(np.uint8)
-        box = (square_around(inside) or box) if settings.CUT else box
-        lung = encode_png(cut(found * np.uint8(255), box, settings.SIZE, cv2.INTER_NEAREST))
-    mask = cut(mask * np.uint8(255), box, settings.SIZE, cv2.INTER_NEAREST)
-    return encode_png(cut(image, box, settings.SIZE)), encode_png(mask), lung, box
 
 
 def report_nodules(table):

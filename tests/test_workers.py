@@ -8,8 +8,9 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
-from drawings import as_volume, block, make_cases, write, write_decathlon
+from drawings import as_volume, block, make_cases, nodule_scan, nodule_table, write, write_decathlon
 from running import ROOT, assert_refused, bytes_of, kill_a_worker, leftovers, run_script
 
 from common import workers
@@ -22,6 +23,7 @@ SHARING = (
     "preprocess/1_augment_cases.py",
     "preprocess/0_import_images.py",
     "preprocess/0_import_volumes.py",
+    "preprocess/0_import_nodules.py",
     "preprocess/3_pack_hdf5.py",
     "preprocess/3_pack_volumes.py",
     "predict.py",
@@ -75,6 +77,14 @@ def settings_of(script, folder, cases, request):
         for number in range(6):
             write(folder / "volumes", f"{number}.nrrd", as_volume(block((100, 64, 64), seed=number)[0]))
         settings = {"IMAGES": folder / "volumes", "SIZE": 256, "FIT": "resize", "BITS": 16}
+        return settings, "CASES", lambda f, _: any(f.glob("out/.part-*/new/*/x/0005.png"))
+    if script == "preprocess/0_import_nodules.py":
+        (folder / "scans").mkdir()
+        image, nodules = nodule_scan(np.eye(3))
+        for number in range(8):
+            write(folder / "scans", f"{number}.nrrd", image)
+        rows = [(str(number), *nodule) for number in range(8) for nodule in nodules]
+        settings = {"SCANS": folder / "scans", "ANNOTATIONS": nodule_table(folder / "t.csv", rows), "SLICES": "all"}
         return settings, "CASES", lambda f, _: any(f.glob("out/.part-*/new/*/x/0005.png"))
     if script == "preprocess/3_pack_volumes.py":
         return {"DATA": write_decathlon(folder / "data", cases=40)}, "PACKED", is_packing

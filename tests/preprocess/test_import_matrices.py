@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from running import assert_refused, leftovers, run_here, run_script
+from running import assert_refused, bytes_of, leftovers, lines_of, run_here, run_script
 
 from common.slices.images import read_image, read_mask
 
@@ -95,6 +95,25 @@ def test_pairs_that_do_not_fit_are_named_and_left_out(muscle):
         "tiny",
     ):
         assert words in said, said
+
+
+@pytest.mark.slow
+def test_workers_import_what_one_run_imports(scheduler, muscle, tmp_path):
+    """Byte for byte and line for line, with several slices in a file and one that has a short row."""
+    (muscle["IMAGES"] / "short").write_text("1,2,3\n4,5\n")
+    write(muscle["MASKS"] / "short", np.ones((2, 3), int))
+    for side, dtype in (("IMAGES", np.float32), ("MASKS", np.uint8)):
+        values = np.random.default_rng(1).random((5, 30, 30)) > 0.5
+        np.save(muscle[side] / "several.npy", values.astype(dtype))
+    settings = {"IMAGES": muscle["IMAGES"], "MASKS": muscle["MASKS"], "SIZE": 32}
+    results = {
+        name: run_script(SCRIPT, **settings, **more, CASES=tmp_path / name / "cases", expect=1)
+        for name, more in (("alone", {}), ("shared", {"WORKERS": scheduler}))
+    }
+    assert bytes_of(tmp_path / "shared") == bytes_of(tmp_path / "alone") and not leftovers(tmp_path)
+    alone, shared = (lines_of(result, tmp_path / name) for name, result in results.items())
+    assert "workers: 2 at" in results["shared"].stdout and shared == alone
+    assert any("images/short" in line for line in alone), alone
 
 
 def test_bad_input(muscle, tmp_path):

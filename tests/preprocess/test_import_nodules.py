@@ -11,7 +11,7 @@ from drawings import NODULE_SPACING, SKEWED, as_volume, masks_of, nodule_scan, n
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
-from running import assert_refused, run_here, run_script
+from running import assert_refused, bytes_of, leftovers, lines_of, run_here, run_script
 
 from common.slices.images import read_image, read_mask
 from common.volumes.grids import Geometry
@@ -121,6 +121,30 @@ def test_label_volumes_of_nodules_are_packed_for_3d_networks(tmp_path):
         millilitres = [packed[f"cases/{name}/label"][:].sum() * 8 / 1000 for name in ("1.2.3", "1.2.4")]
     expected = [np.pi / 6 * nodule[3] ** 3 / 1000 for nodule in nodules[:2]]
     assert millilitres == pytest.approx(expected, rel=0.2)
+
+
+@pytest.mark.slow
+def test_workers_import_what_one_run_imports(scheduler, tmp_path):
+    """Byte for byte and line for line, with lung masks, label volumes, the table of sizes and a scan that is cut."""
+    image, nodules = nodule_scan(SKEWED)
+    rows = []
+    (tmp_path / "scans").mkdir()
+    for name in "abcde":
+        sitk.WriteImage(image, str(tmp_path / "scans" / f"{name}.mha"))
+        rows += [(name, *nodule) for nodule in nodules] + [(name, 0, 0, 5000, 5)]
+    cut_short = tmp_path / "scans" / "c.mha"
+    cut_short.write_bytes(cut_short.read_bytes()[:-1000])
+    settings = {"SCANS": tmp_path / "scans", "ANNOTATIONS": nodule_table(tmp_path / "t.csv", rows), "SIZE": 64}
+    results = {}
+    for name, more in (("alone", {}), ("shared", {"WORKERS": scheduler})):
+        outputs = {key: tmp_path / name / key.lower() for key in ("CASES", "LUNG_MASKS", "LABEL_VOLUMES")}
+        outputs |= {"SIZES": tmp_path / name / "sizes.csv", "LUNGS": "thresholds"}
+        results[name] = run_script(SCRIPT, **settings, **outputs, **more, expect=1)
+    assert bytes_of(tmp_path / "shared") == bytes_of(tmp_path / "alone") and not leftovers(tmp_path)
+    alone, shared = (lines_of(result, tmp_path / name) for name, result in results.items())
+    assert "workers: 2 at" in results["shared"].stdout and shared == alone
+    for words in ("outside of their scan (4)", "c.mha", "wrote 24 slices"):
+        assert any(words in line for line in alone), alone
 
 
 def test_bad_input(tmp_path):
