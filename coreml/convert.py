@@ -202,11 +202,16 @@ def _explain(error, network):
 def layer_of(node, network):
     """Find the layer of a TensorFlow or Core ML node by the node's name.
 
+    When TensorFlow numbers the network, as in unet_1, it adds a number to each layer too: conv2d_1 is then the layer
+    conv2d, and conv2d_1_2 the layer conv2d_1.
+
     Returns:
         keras.Layer, or None.
     """
-    names = sorted((layer.name for layer in network.layers), key=len, reverse=True)
-    found = re.match(rf"{re.escape(network.name)}(?:_\d+)?[/_]({'|'.join(map(re.escape, names))})(?:_\d+)?[/_]", node)
+    names = "|".join(map(re.escape, sorted((layer.name for layer in network.layers), key=len, reverse=True)))
+    network_name = re.escape(network.name)
+    patterns = rf"{network_name}_\d+[/_]({names})_\d+[/_]", rf"{network_name}(?:_\d+)?[/_]({names})(?:_\d+)?[/_]"
+    found = next(filter(None, (re.match(pattern, node) for pattern in patterns)), None)
     return network.get_layer(found[1]) if found else None
 
 

@@ -358,6 +358,7 @@ def _slice_static(p):
 LAYERS |= {
     "stack": lambda p: lambda *x: np.stack(x, p.axis),
     "transpose": lambda p: lambda x: x.transpose([int(axis) for axis in p.axes]),
+    "tile": lambda p: lambda x: np.tile(x, list(p.reps)),
     "expandDims": lambda p: lambda x: np.expand_dims(x, tuple(p.axes)),
     "squeeze": lambda p: lambda x: x.squeeze(None if p.squeezeAll else tuple(p.axes)),
     "reshapeStatic": lambda p: lambda x: x.reshape(list(p.targetShape)),

@@ -115,11 +115,11 @@ def _after_valid(bottom, depth):
     return side
 
 
-def crop_to(x, like):
+def crop_to(x, like, name):
     """Crop the center of a feature map (B, H, W, C) to the height and width of another; both Keras tensors."""
     missing = [(side - wanted) // 2 for side, wanted in zip(x.shape[1:3], like.shape[1:3], strict=True)]
     rest = [side - wanted - n for side, wanted, n in zip(x.shape[1:3], like.shape[1:3], missing, strict=True)]
-    return layers.Cropping2D(list(zip(missing, rest, strict=True)))(x)
+    return layers.Cropping2D(list(zip(missing, rest, strict=True)), name=name)(x)
 
 
 @keras.saving.register_keras_serializable(package="segmentation")

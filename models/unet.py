@@ -97,7 +97,7 @@ def build_model(
     x = double_block(x, depth, "bottom")
     for level in reversed(range(depth)):
         x = enlarge(x, features * 2**level, f"up{level}")
-        skip = crop_to(skips[level], x) if padding == "valid" else skips[level]
+        skip = crop_to(skips[level], x, f"up{level}_crop") if padding == "valid" else skips[level]
         x = layers.Concatenate(name=f"up{level}_join")([x, skip])
         x = double_block(x, level, f"up{level}", last=level == 0)
 

@@ -1,5 +1,6 @@
 """Exported networks against Keras: every network in both kinds, and faults that are planted in the exported file."""
 
+from functools import partial
 from pathlib import Path
 
 import keras
@@ -21,9 +22,24 @@ pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="coremltools reads networks of TensorFlow only"
 )
 
+
+def without_names(shape, classes):
+    """A network of layers that Keras names: conv2d, conv2d_1 and so on."""
+    layers = keras.layers
+    keras.backend.clear_session(free_memory=False)  # names begin anew
+    inputs = keras.Input(shape, name="input")
+    top = layers.Cropping2D(((3, 1), (2, 2)))(layers.Conv2D(4, 3, padding="same", activation="relu")(inputs))
+    x = layers.Conv2D(6, 3, padding="same", activation="relu")(layers.MaxPooling2D()(top))
+    x = layers.Concatenate()([layers.UpSampling2D()(x), top])
+    x = layers.Conv2D(5, 3, padding="same", activation="relu")(layers.ZeroPadding2D(((3, 1), (2, 2)))(x))
+    return keras.Model(inputs, layers.Conv2D(classes, 1, activation="sigmoid", name="output")(x))
+
+
 # Small forms, in which every layer of the network is there.
 NETWORKS = {
     "unet": ("unet", 40, 1, {"features": 4, "depth": 2}),
+    "unet of other parts": ("unet", 40, 1, {"features": 4, "depth": 2, "upsampling": "nearest", "padding": "valid"}),
+    "layers without names": (without_names, 40, 1, {}),
     "unet of three classes": ("unet", 40, 3, {"features": 4, "depth": 1}),
     "cvnet_synapse": ("cvnet_synapse", 72, 1, {"width": 0.1}),
     "cvnet_synapse_512": ("cvnet_synapse_512", 128, 1, {"width": 0.05}),
@@ -49,7 +65,8 @@ def networks():
         if title not in made:
             name, side, classes, settings = (NETWORKS | WIDE)[title]
             keras.utils.set_random_seed(0)
-            made[title] = network = stir(models.build_model(name, (side, side, 1), classes, **settings))
+            build = name if callable(name) else partial(models.build_model, name)
+            made[title] = network = stir(build((side, side, 1), classes, **settings))
             if title in WIDE:  # about half of the pixels in the mask, so that Dice does not hang on one
                 kernel, bias = network.get_layer("logits").get_weights()
                 network.get_layer("logits").set_weights([kernel, bias + 0.3])
@@ -120,6 +137,20 @@ def test_exported_network_is_that_of_keras(exported, title):
         known = {layer_of(name, network) for operation in model.operations for name in operation.outputs}
         heavy = {layer for layer in network.layers if layer.weights}
         assert len(known & heavy) > 0.4 * len(heavy)
+
+
+@pytest.mark.parametrize("separator", ["/", "_"])
+def test_layers_that_keras_names_are_told_apart(separator):
+    network = without_names((40, 40, 1), 1)
+    for node, layer in {
+        "{}_1/conv2d_1/Relu": "conv2d",
+        "{}_1/conv2d_1_2/BiasAdd": "conv2d_1",
+        "{}/conv2d_1/Relu": "conv2d_1",
+        "{}/conv2d/Relu": "conv2d",
+        "{}_1/output_1/Sigmoid": "output",
+    }.items():
+        assert layer_of(node.format(network.name).replace("/", separator), network).name == layer
+    assert layer_of("transpose_11", network) is None
 
 
 @pytest.mark.slow

@@ -258,6 +258,7 @@ LAYERS = [
         X[:, 1:3, [5, 3, 1], 2],
     ),
     (message("transpose", axes=[0, 2, 3, 1]), [X], np.stack([X[0, c] for c in range(4)], -1)[None]),
+    (message("tile", reps=[1, 2, 1, 3]), [X], np.stack([np.hstack([X[0, c % 4]] * 3) for c in range(8)])[None]),
     (message("expandDims", axes=[0, -1]), [C], np.array([[[v] for v in C.tolist()]])),
     (message("squeeze", axes=[0]), [X], X[0]),
     (message("squeeze", squeezeAll=True), [X[:, :1]], X[0, 0]),
