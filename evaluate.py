@@ -27,7 +27,7 @@ LABEL_NAME: types.LabelPattern = "{id}"  # true label volume name for volume {id
 CLASSES: types.Names | None = None  # names of segments to score, in class order; None: as predict.py, or all
 #   For DICOM SEG, RTSTRUCT, .seg.nrrd and a label volume for each class.
 REGIONS: types.Regions | None = None  # classes of several labels: {"whole": [1, 2], "core": [2]}
-#   As in 3_pack_volumes.py, for TRUTH of label volumes. "nested": class 1 includes class 2, and so on.
+#   For TRUTH of label volumes. "nested": class 1 includes class 2, and so on; None: as predict.py recorded.
 UNMATCHED: Literal["stop", "skip"] = "stop"  # mask without a partner: "stop", or "skip" it
 CASE_FROM: Literal["folder", "image"] = "folder"  # "image": each loose image is a case; "folder": they are one
 #   With "folder", names such as P004_s01 tell the case of a loose image.

@@ -125,6 +125,7 @@ def pack(data, divisions, workers):
         "margin": settings.MARGIN,
         "patterns": json.dumps(settings.CHANNELS),
         "overlap": "nested" if settings.NESTED else data.overlap,
+        "regions": json.dumps({} if settings.LABEL_VALUES else data.regions),  # of the labels in the files
     }
     with whole_folder(settings.PACKED, settings.REPLACE) as folder:
         written = pack_cases(folder / "cases.h5", data, labels, rule, attributes, workers)

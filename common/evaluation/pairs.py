@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError
+from common.evaluation.volume_classes import recorded_regions
 from common.evaluation.volume_pairs import find_sides, holds_volumes, read_both, require_scans
 from common.files import natural_key, read_json
 from common.prediction.outputs import RECORD
@@ -250,8 +251,12 @@ def predicted_images(predicted):
 def _match_volumes(predicted, truth, label_name, own_names, unmatched, *how):
     if not Path(predicted).is_file():
         require_folder(predicted, "PREDICTED")
-    names = _record_of(predicted).get("class_names")
-    recorded = list(map(str, names)) if isinstance(names, list) else [], overlap_of(predicted)
+    names, regions = map(_record_of(predicted).get, ("class_names", "regions"))
+    recorded = (
+        list(map(str, names)) if isinstance(names, list) else [],
+        overlap_of(predicted),
+        recorded_regions(regions),
+    )
     predictions, masks = find_sides(predicted, truth, label_name, own_names, *how, *recorded)
     if len(predictions) == len(masks) == 1 and Path(truth).is_file():
         (prediction,), (mask,) = predictions.values(), masks.values()

@@ -26,7 +26,8 @@ OF_PREDICT = "{id}_{class}"  # names of label volumes of overlapping classes tha
 def holds_volumes(path):
     """Whether a path is a label volume, DICOM SEG or RTSTRUCT, or a folder with such files; False for "".
 
-    A folder with other .dcm files counts too, unless it contains images: its label files may be damaged.
+    A folder with volumes in its subfolders, or with other .dcm files, counts too unless it contains images: label
+    files may be in a folder of each case, or damaged.
     """
     path = Path(path) if str(path) else None
     if not path or not path.exists():
@@ -36,11 +37,11 @@ def holds_volumes(path):
         return True
     files = files if path.is_file() else list(path.rglob("*"))
     return any(map(dicom_labels_in, files)) or (
-        any(ending_of(file) == ".dcm" for file in files) and not (path.is_dir() and walk(path)[0])
+        path.is_dir() and any(ending_of(file) for file in files) and not walk(path)[0]
     )
 
 
-def find_sides(predicted, truth, label_name, own_names, images, classes, regions, recorded, overlap):
+def find_sides(predicted, truth, label_name, own_names, images, classes, regions, recorded, overlap, trained):
     """Find the label volumes of both sides, and number their classes.
 
     Args:
@@ -49,6 +50,7 @@ def find_sides(predicted, truth, label_name, own_names, images, classes, regions
         own_names: result of `common.volumes.privacy.read_names_table`.
         recorded: names of the classes of predict.py, [] if unknown.
         overlap: how the classes of predict.py share voxels; see `common.slices.classes`.
+        trained: dict of name to list of numbers, the regions that the model of predict.py was trained on, or None.
 
     Returns:
         two dicts of name of the volume to Labels: predicted and true ones.
@@ -68,6 +70,9 @@ def find_sides(predicted, truth, label_name, own_names, images, classes, regions
         {n: labels._replace(scan=labels.scan or by_name.get(n)) for n, labels in side.items()} for side in (found, true)
     ]
     sides = with_numbers(*sides, classes, recorded, overlap)
+    if trained and not regions and not any(labels.segments for labels in sides[1].values()):
+        regions = trained
+        print(f"TRUTH: regions of labels, as the model was trained on ({regions}); --regions changes them", flush=True)
     return with_regions(*sides, Regions(regions), recorded) if regions else sides
 
 
@@ -165,13 +170,22 @@ def find_true(volumes, label_name, names, scans, dicom, class_of):
         print_skipped("TRUTH", [name for name in others if name not in volumes], "that match no predicted volume")
         label_name = "{id}"
     volumes = {plain_name(name).removeprefix("case_"): path for name, path in volumes.items()}
-    wanted = {label_name.format(id=name).removeprefix("case_"): name for name in names}
+    pattern = label_name.removeprefix("case_")
+    wanted = {pattern.format(id=name): name for name in names}
+    others = [label for label in volumes if not _fits(pattern, label)]
+    print_skipped("TRUTH", others, f"without the name of a label volume, {label_name}")
     for label, path in volumes.items():
-        if f"{label}{SLICER}" in volumes:
+        if label in others or f"{label}{SLICER}" in volumes:
             continue  # the volume that a segmentation of 3D Slicer belongs to
         name = label if label in wanted else label.removesuffix(SLICER)
         _add(found, wanted.get(name, name), Labels({path: segments_in(path)}))
     return found
+
+
+def _fits(pattern, label):
+    """Whether a label volume has a name of a pattern with {id}; 3D Slicer adds .seg to it."""
+    before, _, after = pattern.partition("{id}")
+    return any(name.startswith(before) and name.endswith(after) for name in (label, label.removesuffix(SLICER)))
 
 
 def _referring(dicom, scans):

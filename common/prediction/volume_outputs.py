@@ -93,7 +93,7 @@ def predict_with_settings(models, settings):
             problems.extend(predict_volumes(of_volumes, own, folder, options, workers))
 
     facts = {"class_names": list(map(str, last.data.labels))}
-    facts |= {"overlap": last.data.sharing} if last.data.sharing else {}
+    facts |= {key: value for key, value in (("overlap", last.data.sharing), ("regions", last.data.regions)) if value}
     write_output(used, fill, ["INPUT"], facts)
     write_names_table(settings.NAMES_TABLE, names, volumes)
     print(f"wrote {number_of(len(volumes) - len(problems), 'label volume')} to {settings.OUTPUT}")

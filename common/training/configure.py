@@ -155,7 +155,7 @@ def of_run(settings):
     """Settings of the run to resume; given settings, MODE, RUN and RUNS stay."""
     run = Run(settings.RUN)
     if not settings.RUN or not run.exists:
-        problem = "not a run folder (it has no settings.json)" if run.folder.exists() else "does not exist"
+        problem = "is not a run folder (it has no settings.json)" if run.folder.exists() else "does not exist"
         problem = f"{settings.RUN} {problem}" if settings.RUN else "not set"
         raise InputError(f"RUN: {problem}; pass --run the run folder to resume")
     recorded = settings.with_recorded(run.settings_file)

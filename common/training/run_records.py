@@ -99,6 +99,7 @@ class VolumeData(Data):
         nested: whether each label includes those with larger numbers; runs before `overlap` record this only.
         overlap: how labels share voxels: "overlapping", "nested" or "".
         patterns: name patterns of the files that became channels; []: volumes had one file, or the layout of nnU-Net.
+        regions: label numbers in the files of each class, if classes are regions of several; {}: other classes.
     """
 
     kind: Literal["volumes"] = "volumes"
@@ -115,6 +116,7 @@ class VolumeData(Data):
     nested: bool | None = None
     overlap: Overlap | None = None
     patterns: list[str] | None = None
+    regions: dict[str, list[PositiveInt]] = {}
 
     @property
     def sharing(self):

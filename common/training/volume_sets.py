@@ -38,6 +38,7 @@ class VolumeSet:
         overlap: how labels share voxels; see `common.slices.classes`. Overlapping ones are stored as sets, nested ones
             as numbers.
         overlapping: whether they share any.
+        regions: dict of class to label numbers in the files, if classes are regions; otherwise {}.
         in_memory: whether the volumes are arrays.
         shape: (None, None, None, channels).
 
@@ -74,6 +75,7 @@ class VolumeSet:
         overlap = str(text_of(attributes.get("overlap", NESTED if attributes.get("nested", False) else "")))
         self.overlap = overlap if self.classes > 1 else ""
         self.overlapping = bool(self.overlap)
+        self.regions = json.loads(attributes.get("regions", "{}")) if self.overlap else {}
         if self.step not in STEPS or not self.labels or overlap not in (OVERLAPPING, NESTED, ""):
             raise ValueError(self.step)
 
@@ -145,6 +147,7 @@ class VolumeSet:
             nested=self.overlap == NESTED,
             overlap=self.overlap,
             patterns=self.patterns,
+            regions=self.regions,
         )
 
     def read(self, i, box):

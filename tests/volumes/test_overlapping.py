@@ -76,7 +76,14 @@ def write_volume_network(run, overlap, slopes):
     model.save(run / "best_dice.keras")
     rule = {"kind": "fixed", "channels": [{"low": -500, "high": 500, "mean": 0.0, "sd": 1.0}]}
     data = {"kind": "volumes", "step": "single", "classes": 2, "labels": NAMES, "channels": 1, "overlap": overlap}
-    data |= {"spacing": [None] * 3, "voxels": 10**9, "smallest_box": 1, "margin": 0.0, "intensity": rule}
+    data |= {
+        "regions": {"organ": [1, 2], "lesion": [2]},
+        "spacing": [None] * 3,
+        "voxels": 10**9,
+        "smallest_box": 1,
+        "margin": 0.0,
+        "intensity": rule,
+    }
     write_json(run / "settings.json", {"MODEL": "unet3d"})
     write_json(run / "state.json", {"data": data})
 
@@ -167,6 +174,8 @@ def test_what_viewers_and_workstations_get_has_each_class(tmp_path, overlap):
     kinds = {"DICOM_LABELS": ["SEG", "RTSTRUCT"], "VIEWER_FILES": ["osirix", "qupath", "itk-snap"]}
     assert_refused("predict.py", "LABEL_ORDER: 'last'", overlap, **given, LABEL_ORDER="last")
     run_here("predict.py", **given, **kinds)
+    record = json.loads((tmp_path / "out" / "prediction.json").read_text())
+    assert record["regions"] == {"organ": [1, 2], "lesion": [2]} and record["overlap"] == overlap
     seg = highdicom.seg.segread(tmp_path / "out" / "dicom" / "case_0001_seg.dcm")
     for number, mask in enumerate(masks, 1):
         found = seg.get_volume(segment_numbers=[number], combine_segments=True, rescale_fractional=False).array > 0

@@ -53,6 +53,7 @@ def test_packed_volumes_have_the_regions(tmp_path, regions):
     for name in ("train", "validation"):
         volumes = open_set(tmp_path / "packed" / f"{name}.h5")
         assert volumes.labels == list(regions) and volumes.record().sharing == overlap
+        assert volumes.record().regions == regions
         for i, case in enumerate(volumes.names):
             expected = np.stack(masks_of(made[case], regions), axis=-1)
             _, y = volumes.batches(1).batch(i)
@@ -64,6 +65,7 @@ def test_packed_volumes_have_the_regions(tmp_path, regions):
     run_here(PACK, **given | {"LABELS": tmp_path / "tens"} | how)
     same = open_set(tmp_path / "mapped" / f"{name}.h5")
     np.testing.assert_array_equal(same.shown_volume(0)[1], volumes.shown_volume(0)[1])
+    assert same.record().regions == {}, "the numbers in the files are others"
 
 
 @pytest.mark.parametrize("write_data", [write_decathlon, write_nnunet])
@@ -81,7 +83,8 @@ def test_regions_of_data_sets(tmp_path, write_data):
     for ours, theirs in zip(found.shown_volume(0), expected.shown_volume(0), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     run_here(PACK, PACKED=tmp_path / "whole", **given | {"NESTED": False, "STEP": "whole"}, REGIONS=regions)
-    assert not open_set(tmp_path / "whole" / "train.h5").overlapping
+    whole = open_set(tmp_path / "whole" / "train.h5")
+    assert not whole.overlapping and whole.record().regions == {}
 
 
 def test_what_is_refused(tmp_path):
@@ -134,6 +137,12 @@ def test_scores_of_regions(tmp_path, regions, writer):
     np.testing.assert_allclose(found, dice_of(masks, masks_of(truth, regions)), rtol=1e-12)
     again = given | {"OUTPUT": tmp_path / "no"}
     if writer == "predict.py":
+        record = {"overlap": overlap, "class_names": list(regions), "regions": regions}
+        write_json(tmp_path / "out" / "prediction.json", record)
+        said = run_here("evaluate.py", **given | {"OUTPUT": tmp_path / "recorded"}).stdout
+        assert "TRUTH: regions of labels, as the model was trained on ({'whole': [1, 2, 3]" in said
+        table = pd.read_csv(tmp_path / "recorded" / "cases.csv").set_index("class")["dice"]
+        np.testing.assert_array_equal(table, found)
         turned = dict(reversed(regions.items()))
         words = f"REGIONS: PREDICTED has other classes (found {', '.join(turned)}; expected whole, core"
         assert len(assert_refused("evaluate.py", words, status=2, **again, REGIONS=turned).splitlines()) == 1
@@ -144,3 +153,21 @@ def test_scores_of_regions(tmp_path, regions, writer):
     words = "REGIONS: for label volumes of numbers (found segments with names in TRUTH)"
     assert_refused("evaluate.py", words, status=2, REGIONS=regions, **again | {"TRUTH": tmp_path / "named"})
     assert not (tmp_path / "no").exists()
+
+
+def test_a_folder_for_each_case_with_its_images(tmp_path):
+    """As in BraTS: TRUTH contains label volumes next to the volumes, in a folder of each case."""
+    truth = draw_labels()
+    for name in ("a", "b"):
+        write(tmp_path / "brats" / name, f"{name}_seg.nii.gz", as_volume(truth))
+        write(tmp_path / "brats" / name, f"{name}_flair.nii.gz", as_volume(truth.astype(np.int16) * 100))
+        write(tmp_path / "out", f"case_{name}_{name}.nii.gz", as_volume(np.roll(truth, 1, axis=1)))
+    given = {"PREDICTED": tmp_path / "out", "TRUTH": tmp_path / "brats", "LABEL_NAME": "{id}_seg"}
+    said = run_here("evaluate.py", OUTPUT=tmp_path / "scores", REGIONS=TUMOR, **given).stdout
+    assert "TRUTH: skipped 2 files without the name of a label volume, {id}_seg (a_a_flair, b_b_flair)" in said
+    table = pd.read_csv(tmp_path / "scores" / "cases.csv").set_index("case")
+    expected = dice_of(masks_of(np.roll(truth, 1, axis=1), TUMOR), masks_of(truth, TUMOR))
+    for name in ("a_a", "b_b"):
+        np.testing.assert_allclose(table.loc[name, "dice"], expected, rtol=1e-12)
+    (tmp_path / "out" / "case_b_b.nii.gz").unlink()
+    assert_refused("evaluate.py", "b_seg.nii.gz: no predicted mask", OUTPUT=tmp_path / "no", **given)
