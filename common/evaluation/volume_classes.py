@@ -105,7 +105,7 @@ def _require_classes(classes, names_in, recorded):
 
 
 def recorded_regions(value):
-    """Regions in prediction.json, dict of name to list of label numbers; None if there are none, or if it is damaged."""
+    """Regions in prediction.json, dict of name to list of label numbers; None if there are none, or it is damaged."""
     lists = list(value.values()) if isinstance(value, dict) else []
     is_right = all(isinstance(numbers, list) and all(n in range(1, 100) for n in numbers) for numbers in lists)
     return value if lists and is_right else None
