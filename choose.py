@@ -38,6 +38,7 @@ from common.claims import claimed
 from common.devices import import_keras
 from common.files import whole_file
 from common.tables import write_table
+from common.training.cross_validation import fold_numbers
 from common.training.trained_models import CrossValidation
 from common.training.trust import trust_command
 from common.workers import start_workers
@@ -55,6 +56,7 @@ def main():
     from common.evaluation.selection import choose, find_threshold
 
     first = CrossValidation(folders[0])
+    report_missing(first)
     with claimed(first.choice_file), claimed(first.combinations_file):  # removes what a kill left of either
         with start_workers(settings.WORKERS) as workers:
             choice, table = choose(folders, cleanings, workers=workers)
@@ -66,6 +68,18 @@ def main():
     if threshold:
         print(f"threshold {threshold:g}, chosen on the same predictions: Dice {dice:.4f} ({at_half:.4f} at 0.5)")
     print(f"wrote {first.choice_file}; predict.py --run {first} uses it")
+
+
+def report_missing(folds):
+    """Print which folds next to TRAIN of a CrossValidation have no model."""
+    train = folds.settings.get("TRAIN") if folds.exists else None
+    if not train:
+        return
+    trained = {run.name for run in folds.runs()}
+    missing = [f"fold{number}" for number in fold_numbers(train) if f"fold{number}" not in trained]
+    if missing:
+        said = f"choosing without these cases; to train them: python train.py --fold all --mode resume --run {folds}"
+        print(f"note: {' and '.join(missing)} of {folds} not trained: {said}", flush=True)
 
 
 def print_table(table):

@@ -218,6 +218,10 @@ def open_fold(fold, groups):
     """
     runs = {name: CrossValidation(name).runs()[fold] for group in groups.values() for name, _ in group}
     sets = [open_set(run.validation_set) for run in runs.values()]
+    if len({(s.axes, s.step if s.axes == 3 else "") for s in sets}) > 1:
+        raise InputError(
+            f"CROSS_VALIDATIONS: {' and '.join(runs)} are of different steps or kinds of data; choose for each alone"
+        )
     facts = [(s.axes, s.shape, s.names, s.step) if s.axes == 3 else (s.axes, s.shape, s.case, len(s)) for s in sets]
     if any(others != facts[0] for others in facts):
         raise InputError(

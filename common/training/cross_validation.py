@@ -27,14 +27,19 @@ def fold_file(path, fold):
     return str(path if path.parent.name == f"fold{fold}" else path.parent / f"fold{fold}" / path.name)
 
 
+def fold_numbers(path):
+    """Numbers of the folds next to a packed set or list, of which there may be none."""
+    folders = sorted((f.name for f in Path(path).parent.glob("fold*") if f.is_dir()), key=natural_key)
+    return [int(name[4:]) for name in folders if name[4:].isdigit() and Path(fold_file(path, name[4:])).is_file()]
+
+
 def find_folds(path):
     """Numbers of the folds next to a packed set or list.
 
     Raises:
         InputError: if there are fewer than two.
     """
-    folders = sorted((f.name for f in Path(path).parent.glob("fold*") if f.is_dir()), key=natural_key)
-    numbers = [int(name[4:]) for name in folders if name[4:].isdigit() and Path(fold_file(path, name[4:])).is_file()]
+    numbers = fold_numbers(path)
     if len(numbers) < 2:
         raise InputError(
             f"FOLD: expected folds with {Path(path).name} in {Path(path).parent} (found {len(numbers)}, needs two); "

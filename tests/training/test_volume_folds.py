@@ -13,7 +13,7 @@ from drawings import write_decathlon
 from running import assert_refused, leftovers, run_here
 
 from common.errors import InputError
-from common.evaluation.selection import THRESHOLDS, find_threshold
+from common.evaluation.selection import THRESHOLDS, find_threshold, open_fold
 from common.files import read_json
 from common.prediction.out_of_fold import models_of_volumes
 from common.prediction.packed_volumes import numbers_of
@@ -150,6 +150,19 @@ def test_a_choice_is_made_on_volumes_not_seen_and_predict_takes_it(volume_folds,
     for name in open_set(packed).names:
         assert np.array_equal(*(read(tmp_path / side / f"{name}.nii.gz") for side in "ab"))
         assert (tmp_path / "a" / "overlays" / f"{name}.png").is_file()
+    shutil.rmtree(folder / "fold2")
+    said = run_here("choose.py", CROSS_VALIDATIONS=folder, CLEANINGS=[{}]).stdout
+    assert f"note: fold2 of {folder} not trained: choosing without these cases" in said
+
+
+def test_cross_validations_of_both_steps_are_not_averaged(monkeypatch):
+    def cross_validation(name):
+        return SimpleNamespace(runs=lambda: [SimpleNamespace(validation_set=name)])
+
+    monkeypatch.setattr("common.evaluation.selection.CrossValidation", cross_validation)
+    monkeypatch.setattr("common.evaluation.selection.open_set", lambda name: SimpleNamespace(axes=3, step=name))
+    with pytest.raises(InputError, match=r"whole and patch are of different steps .* choose for each alone"):
+        open_fold(0, {"all averaged": [["whole", "best_dice"], ["patch", "best_dice"]]})
 
 
 def test_the_threshold_of_volumes_with_one_label_is_found_out_of_fold(monkeypatch):
