@@ -143,5 +143,5 @@ def test_what_is_refused(tmp_path):
     (labels / "b.dcm").write_bytes((labels / "a.dcm").read_bytes()[:3000])
     assert_refused(SCRIPT, "b.dcm: cut short", **own)
     (labels / "c.dcm").write_bytes((labels / "a.dcm").read_bytes()[:2000])
-    assert_refused(SCRIPT, "2 label files cannot be used", "b.dcm: cut short", "c.dcm: cut short", **own)
+    assert_refused(SCRIPT, "2 label files cannot be used: cut short", "b.dcm", "c.dcm", **own)
     assert not list((tmp_path / "cases").rglob("case_*"))
