@@ -61,6 +61,10 @@ def main():
     with start_workers(settings.WORKERS) as workers:
         load = partial(import_pair, how=how)
         result = import_cases(pairs, load, make_record, settings.REPLACE, workers=workers)
+    if (flat := sum(result.notes)) > result.slices / 2:  # a few may show air
+        shown = f"{flat} of {number_of(result.slices, 'slice')}"
+        window = settings.WINDOW or "minimum and maximum"
+        print(f"note: {shown} have almost no contrast (WINDOW: {window}); set WINDOW in the units of the files")
     if result.slices:
         slices, cases = number_of(result.slices, "slice"), number_of(result.cases, "case")
         print(f"wrote {slices} of {size} in {cases} to {settings.CASES}")

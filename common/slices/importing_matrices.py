@@ -31,7 +31,7 @@ def import_pair(pair, how):
         how: MatrixFitting.
 
     Returns:
-        Imported.
+        Imported; its notes are the number of slices without contrast.
 
     Raises:
         InputError: if the pair is invalid.
@@ -55,7 +55,14 @@ def import_pair(pair, how):
     files = {"image": image_path.name, "mask": mask_path.name if mask_path else None}
     both = zip(images, masks, strict=True)
     slices = [slice_of(image, mask, float(low), float(high), files, how) for image, mask in both]
-    return Imported(slices, {"window": [float(low), float(high)]})
+    flat = sum(is_flat(window_to_gray(image, low, high, 8)) for image in images[:, ::4, ::4])
+    return Imported(slices, {"window": [float(low), float(high)]}, notes=flat)
+
+
+def is_flat(gray):
+    """Whether nearly all pixels of an 8-bit slice have one gray value: 98 % are within a twentieth of its range."""
+    low, high = np.percentile(gray, (1, 99))
+    return bool(high - low < 255 / 20)
 
 
 def in_words(shape):

@@ -35,6 +35,14 @@ def muscle(tmp_path):
     return {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases", "SIZE": 40}
 
 
+def test_a_window_in_other_units_is_reported(muscle, tmp_path):
+    assert "contrast" not in run_here(SCRIPT, WINDOW=[-200, 200], **muscle).stdout
+    for path in muscle["IMAGES"].iterdir():  # from 0 to 1 instead of HU
+        write(path, (np.loadtxt(path, delimiter=",") + 1000) / 2000)
+    said = run_here(SCRIPT, WINDOW=[-200, 200], **muscle | {"CASES": tmp_path / "other"}).stdout
+    assert "note: 3 of 3 slices have almost no contrast (WINDOW: [-200" in said
+
+
 def test_values_and_specks(muscle, tmp_path):
     run_script(SCRIPT, WINDOW=[-200, 200], **muscle)
     assert sorted(path.name for path in muscle["CASES"].iterdir()) == ["case_L3_0", "case_L3_1", "case_L3_2"]
