@@ -46,9 +46,9 @@ FIT: Literal["resize", "tile", "pad"] | None = None  # "resize", "pad" to a squa
 OVERLAP: Annotated[float, Ge(0), Le(0.9)] = 0.5  # min overlap of neighboring tiles, as a share of a tile
 CHANNELS: types.Channels | None = None  # images: "gray", "rgb" or name patterns of files; None: as in training
 FLIPS: Literal["flips", "turns", "none"] | None = None
-# average over "flips", "turns" or "none"; None: as choose.py chose
-#   "flips" takes 4 times as long, in 3-D 8 times; "turns" (flips and quarter turns) 8 times. None without a choice is
-#   "none". In 3-D there are no "turns".
+# average over "flips", "turns" or "none"; None: as was chosen
+#   None: as train.py chose on the validation set (slices only), or choose.py. "flips" takes 4 times as long, in 3-D 8
+#   times; "turns" (flips and quarter turns; not in 3-D) 8 times.
 THRESHOLD: types.Share | None = None  # probability above which a pixel is foreground; None: as training chose
 #   With one class, or in 3-D. None is the threshold of choose.py, or of the run (the mean over several), otherwise 0.5.
 OUT_OF_FOLD: bool = False  # 3-D: True: predict each volume by models that did not train on it
@@ -149,7 +149,7 @@ def predict_slices(models):
     names = {"fit": "FIT", "window": "WINDOW", "plane": "PLANE", "resampled": "SPACING", "channels": "CHANNELS"}
     decided = [name for name, setting in names.items() if getattr(settings, setting) is not None]
     prepared = slice_preparation(models.files, decided)
-    used, facts = with_threshold(settings, models.files, models.threshold), {}
+    used, facts = with_threshold(settings, models.files, models.threshold, settings.FLIPS or models.flips), {}
     if prepared.overlap:
         facts["overlap"] = prepared.overlap
     source = open_input(prepared)
@@ -248,12 +248,12 @@ def write_slices(folder, source, models, prepared, used, facts, workers):
 
 
 def choose_precision_of(ensemble, image, count, used, options):
-    """Let an ensemble predict in the best precision, print which one that is, and return it as a fact to record."""
+    """Let an ensemble predict in the best precision, and print which one; returns it and the flips, to be recorded."""
     tried = {name: options[name] for name in ("flips", "fit", "overlap", "batch_size")}
     precision, reason = choose_precision(settings.PRECISION, ensemble, image, count, used.THRESHOLD, **tried)
     if reason:
         print(f"precision {reason}", flush=True)
-    return {"PRECISION": precision}
+    return {"PRECISION": precision, "FLIPS": options["flips"]}
 
 
 def further_outputs(folder, ensemble, names, models):

@@ -73,7 +73,7 @@ def main():
     names = list(dict.fromkeys(cases.values()))
     refuse_existing_cases([Path(settings.CASES, name) for name in names], settings.REPLACE)
     import_keras()
-    ensemble, used = Ensemble(models.files), with_threshold(settings, models.files, models.threshold)
+    ensemble, used = Ensemble(models.files), with_threshold(settings, models.files, models.threshold, models.flips)
     fit = prepared.fit or "resize"
     rule = Rule(settings.CONFIDENCE, settings.SMALLEST, settings.MARGIN)
     overlap = (prepared.overlap or OVERLAPPING) if ensemble.overlapping else ""

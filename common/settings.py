@@ -13,6 +13,7 @@ import difflib
 import os
 import re
 import sys
+import typing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -275,6 +276,9 @@ def read_value(value, annotation):
         value = os.fspath(value)
     if not isinstance(value, str):
         return check(value, annotation)
+    choices = [kind for kind in alternatives(annotation) if typing.get_origin(kind) is typing.Literal]
+    if any(value in typing.get_args(kind) for kind in choices):
+        return value  # also a choice called "none"
     kinds = {getattr(kind, "__origin__", kind) for kind in alternatives(annotation)}
     readings = list(_readings(value))
     nested = next((reading for reading in readings if isinstance(reading, list | tuple | dict)), None)

@@ -421,4 +421,6 @@ def test_texts_that_no_path_can_be():
     for series in ("0", "-1", "2.5", " "):
         with pytest.raises(ValueError, match="a part of a description"):
             read_value(series, setting_types.Series)
+    flips = Settings.of("predict.py").annotations["FLIPS"]
+    assert read_value("none", flips) == "none" and read_value("None", flips) is None, "a choice called none"
     assert read_value("3", setting_types.Series) == 3 and read_value("T2 fse", setting_types.Series) == "T2 fse"

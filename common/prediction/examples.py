@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.prediction.flip_choice import choose_flips
 from common.prediction.networks_in_workers import load_for_prediction
 from common.prediction.volume_tiles import mean_probabilities
 from common.slices.classes import as_sets, class_numbers, is_target, mean_dice, without_ignored
@@ -30,8 +31,11 @@ def finish_run(run, log, validation, batch_size, tile=None):
         finish_report(run, log, [])
         return None
     model, calibrator = run.model_file("best_dice"), Calibrator(validation)
-    drawn = best_and_worst(validation, load_for_prediction(model), batch_size, tile=tile, seen=calibrator.add)
+    network = load_for_prediction(model)
+    drawn = best_and_worst(validation, network, batch_size, tile=tile, seen=calibrator.add)
     calibration = calibrator.result(model)
+    if validation.axes == 2:
+        calibration = calibration.model_copy(update=choose_flips(validation, network, len(log)))
     calibration.write_to(run.calibration_file)
     finish_report(run, log, drawn, calibration)
     return calibration

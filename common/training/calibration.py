@@ -230,17 +230,19 @@ def calibration_error(curve):
 # --- use
 
 
-def with_threshold(settings, files, chosen=None):
+def with_threshold(settings, files, chosen=None, flips="none"):
     """Settings of predict.py with the threshold in force, and its reason, if THRESHOLD is None.
 
     Args:
         settings: `common.settings.Settings`.
         files: list of Path of the .keras files whose probabilities are averaged.
         chosen: threshold of a `common.training.trained_models.Choice`, or None.
+        flips: what they are averaged over, a name in `common.prediction.ensemble.TRANSFORMS`.
     """
     if settings.THRESHOLD is not None:
         return settings
-    threshold, reason = (chosen, "chosen out of fold by choose.py") if chosen is not None else threshold_of(files)
+    found = threshold_of(files, flips)
+    threshold, reason = found if chosen is None else (chosen, "chosen out of fold by choose.py")
     return settings.replace(reason, THRESHOLD=threshold)
 
 
@@ -249,11 +251,25 @@ def threshold_in_words(settings):
     return f"threshold {settings.THRESHOLD:g} ({settings.reasons.get('THRESHOLD', 'constant in predict.py')})"
 
 
-def threshold_of(files):
+def flips_of(files):
+    """What to average models over: what train.py chose for all of them, or "none" if it chose differently.
+
+    Args:
+        files: list of Path of .keras files.
+
+    Returns:
+        Name in `common.prediction.ensemble.TRANSFORMS`.
+    """
+    found = {one.flips if one else "none" for one in (Run(file.parent).calibration_of(file) for file in files)}
+    return found.pop() if len(found) == 1 else "none"
+
+
+def threshold_of(files, flips="none"):
     """Threshold for models whose probabilities are averaged: the mean of theirs.
 
     Args:
         files: list of Path of .keras files.
+        flips: as for `with_threshold`.
 
     Returns:
         The threshold, and the reason, as text.
@@ -261,7 +277,9 @@ def threshold_of(files):
     found = [Run(file.parent).calibration_of(file) for file in files]
     if not any(found):
         return DEFAULT, "no threshold was chosen for this model" if len(files) == 1 else "none was chosen for any model"
-    thresholds = [one.threshold if one and one.threshold else DEFAULT for one in found]
+    of_flips = [one and one.flips != "none" and one.flips == flips for one in found]
+    own = [one and (one.flips_threshold if of else one.threshold) for one, of in zip(found, of_flips, strict=True)]
+    thresholds = [threshold or DEFAULT for threshold in own]
     if len(files) == 1:
         return thresholds[0], "chosen by train.py on the validation set"
     return round(

@@ -166,6 +166,9 @@ class State(Record):
 Curve = Annotated[list[Annotated[list[NonNegative], Len(3, 3)]], Len(1)]
 
 
+FLIPS_IN_WORDS = {"flips": "flips", "turns": "flips and quarter turns"}
+
+
 class Calibration(Record):
     """Content of calibration.json: what `common.training.calibration` found on the validation set.
 
@@ -177,6 +180,11 @@ class Calibration(Record):
         temperature: number that divides the logits.
         ece, scaled_ece: expected calibration error before and after that.
         reliability, scaled_reliability: rows of [count, mean probability, share that is true], before and after.
+        flips: what predict.py averages over, see `common.prediction.flip_choice`; "none" in records of earlier versions
+            and in those of volumes.
+        flips_threshold: as `threshold`, for this average.
+        flips_slices: number of slices that it was chosen on.
+        flips_dice, flips_dice_without: mean Dice over these slices with and without it, each at its best threshold.
     """
 
     format: Literal[1] = 1
@@ -190,14 +198,28 @@ class Calibration(Record):
     scaled_ece: Share
     reliability: Curve
     scaled_reliability: Curve
+    flips: Literal["none", "flips", "turns"] = "none"
+    flips_threshold: Threshold | None = None
+    flips_slices: PositiveInt | None = None
+    flips_dice: Share | None = None
+    flips_dice_without: Share | None = None
 
     def in_words(self):
-        """The result in one line."""
+        """The result, a line for the probabilities and one for flips, if they are used."""
         text = f"temperature {self.temperature:.2f} (calibration error {self.ece:.4f}, then {self.scaled_ece:.4f})"
-        if self.threshold is None:
-            return text
-        half = f" ({self.dice_at_half:.4f} at 0.5)" if self.threshold != 0.5 else ""
-        return f"threshold {self.threshold:g}, chosen on the same validation set: Dice {self.dice:.4f}{half}; {text}"
+        if self.threshold is not None:
+            half = f" ({self.dice_at_half:.4f} at 0.5)" if self.threshold != 0.5 else ""
+            text = (
+                f"threshold {self.threshold:g}, chosen on the same validation set: Dice {self.dice:.4f}{half}; {text}"
+            )
+        return f"{text}\n{self.flips_in_words()}" if self.flips != "none" else text
+
+    def flips_in_words(self):
+        """What the average over flips is worth, as text."""
+        gain = (
+            f"Dice {self.flips_dice:.4f} on {self.flips_slices} of these slices, without {self.flips_dice_without:.4f}"
+        )
+        return f"averaged over {FLIPS_IN_WORDS[self.flips]}: {gain}; predict.py does so (--flips none is faster)"
 
 
 class RunSettings(Record):

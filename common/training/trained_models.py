@@ -9,6 +9,7 @@ from common.errors import InputError, as_input_error
 from common.files import natural_key
 from common.records import read_fields, read_record
 from common.system_errors import raise_system_error
+from common.training.calibration import flips_of
 from common.training.h5_models import is_h5, load_h5
 from common.training.keras_files import require_safe
 from common.training.run_folder import CHECKPOINTS, Run, runs_in
@@ -269,7 +270,10 @@ def find_models(runs, which):
     choices = [CrossValidation(run).choice for run in runs if run and CrossValidation(run).exists]
     if choices and len(runs) > 1:
         raise InputError("RUN: a cross-validation cannot be combined with others; to average several, use choose.py")
-    return choices[0] if choices else Choice([model_file(run, which) for run in runs], "none", {})
+    if choices:
+        return choices[0]
+    files = [model_file(run, which) for run in runs]
+    return Choice(files, flips_of(files), {})
 
 
 class Preparation(NamedTuple):

@@ -5,7 +5,8 @@ import shutil
 
 import numpy as np
 import pytest
-from running import assert_refused, run_here
+from drawings import disc_slice, write_image
+from running import assert_refused, bytes_of, run_here
 from scipy.optimize import brentq
 from scipy.special import expit, log_softmax, logit, softmax
 
@@ -18,6 +19,7 @@ from common.training.calibration import (
     choose_threshold,
     dice_by_threshold,
     find_temperature,
+    flips_of,
     log_likelihood,
     log_probabilities,
     reliability,
@@ -238,6 +240,38 @@ def test_a_run_records_what_its_validation_set_says(trained, packed):
     assert found.dice_by_threshold[round(100 * found.threshold) - 1] == found.dice
     assert found.dice_by_threshold[49] == found.dice_at_half
     assert run.calibration_of(folder / "last.keras") is None, "it belongs to one file, whatever that is called"
+
+
+def test_predictions_take_the_flips_and_their_threshold(trained, tmp_path):
+    """As train.py chose them, for the model alone; several models that chose differently use none."""
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    record = json.loads((run / "calibration.json").read_text())
+    chosen = {
+        "flips": "turns",
+        "flips_threshold": 0.31,
+        "flips_dice": 0.9,
+        "flips_dice_without": 0.8,
+        "flips_slices": 4,
+    }
+    (run / "calibration.json").write_text(json.dumps(record | {"threshold": 0.6} | chosen))
+    assert (
+        "Dice 0.9000 on 4 of these slices, without 0.8000"
+        in Run(run).calibration_of(run / "best_dice.keras").in_words()
+    )
+    best, last = run / "best_dice.keras", run / "last.keras"
+    assert (flips_of([best]), flips_of([best, last]), flips_of([last])) == ("turns", "none", "none")
+    assert [threshold_of([best], flips)[0] for flips in ("turns", "none", "flips")] == [0.31, 0.6, 0.6]
+    for number in range(2):
+        write_image(tmp_path / "new" / f"{number}.png", disc_slice(24, number)[0])
+    own = {"RUN": run, "INPUT": tmp_path / "new"}
+    out = run_here("predict.py", OUTPUT=tmp_path / "chosen", **own).stdout
+    assert "averaged over flips and quarter turns" in out and "threshold 0.31" in out
+    recorded = json.loads((tmp_path / "chosen" / "prediction.json").read_text())
+    assert (recorded["FLIPS"], recorded["THRESHOLD"]) == ("turns", 0.31)
+    run_here("predict.py", OUTPUT=tmp_path / "given", FLIPS="turns", THRESHOLD=0.31, **own)
+    assert bytes_of(tmp_path / "chosen" / "masks") == bytes_of(tmp_path / "given" / "masks")
+    out = run_here("predict.py", OUTPUT=tmp_path / "none", FLIPS="none", **own).stdout
+    assert out.splitlines()[1].startswith("threshold 0.6"), out
 
 
 def test_a_damaged_calibration_is_one_line_and_an_old_run_has_none(trained, tmp_path):

@@ -1,0 +1,88 @@
+"""Choose on the validation set whether predict.py averages a network over flips and quarter turns of a slice."""
+
+import numpy as np
+
+from common.prediction.ensemble import TRANSFORMS, predict_turned
+from common.slices.classes import class_numbers, is_ignored, mean_dice, without_ignored
+from common.training.calibration import choose_threshold, dice_by_threshold
+
+MOST_SLICES = 40
+COST = 32  # validation slices that a run has predicted for each slice here, which is predicted eight times
+LEAST_GAIN = 0.005  # of Dice: less is not worth four or eight times the work
+CLOSE = 0.002  # of Dice: flips alone take half as long as with quarter turns
+
+
+def choose_flips(validation, model, epochs):
+    """Compare the mean Dice of a network alone, over flips, and over flips and quarter turns.
+
+    An average is chosen if it raises the mean Dice over slices by LEAST_GAIN and by one standard error of the
+    difference over cases (over slices, if all are from one case), each at its best threshold. Takes at most a quarter
+    of the time in which the run predicted its validation set, so a short training chooses none.
+
+    Args:
+        validation: `common.training.sets.SliceSet`.
+        model: keras.Model.
+        epochs: number of epochs of the run.
+
+    Returns:
+        dict of the fields of `common.training.run_records.Calibration` that start with `flips`.
+    """
+    scores = _Scores(validation)
+    for i in _evenly(validation.with_foreground.nonzero()[0], min(MOST_SLICES, epochs * len(validation) // COST)):
+        x, y = validation.batch([i])
+        turned = {form: predict_turned(model, x, *form)[0] for form in TRANSFORMS["turns"]}
+        for name, forms in TRANSFORMS.items():
+            scores.add(name, np.mean([turned[form] for form in forms], axis=0), y[0, ..., 0], validation.case[i])
+    return scores.result()
+
+
+def _evenly(indices, count):
+    """Up to `count` of the indices, evenly spaced."""
+    return indices[np.linspace(0, len(indices) - 1, min(count, len(indices))).round().astype(int)]
+
+
+class _Scores:
+    """Sums of Dice by threshold for each case and each name in TRANSFORMS."""
+
+    def __init__(self, validation):
+        self.overlapping = validation.overlapping
+        self.exclusive = validation.classes > 1 and not validation.overlapping
+        self.by_case = len(set(validation.case)) > 1
+        self.sums, self.counts, self.added = {name: {} for name in TRANSFORMS}, {}, 0
+
+    def add(self, name, probabilities, truth, case):
+        """Add the prediction (H, W, C) of a slice with the mask `truth`, (H, W)."""
+        self.added += name == "none"
+        key = case if self.by_case else self.added
+        if self.exclusive:
+            dice = mean_dice(*without_ignored(class_numbers(probabilities), truth))
+        else:
+            counts = ~is_ignored(truth)
+            dice = dice_by_threshold(probabilities[counts], truth[counts])
+        self.sums[name][key] = self.sums[name].get(key, 0) + np.atleast_1d(dice)
+        if name == "none":
+            self.counts[key] = self.counts.get(key, 0) + 1
+
+    def result(self):
+        if len(self.counts) < 2:
+            return {}
+        items = np.array(list(self.counts.values()))
+        sums = {name: np.array(list(of_cases.values())) for name, of_cases in self.sums.items()}
+        best = {name: array[:, array.sum(axis=0).argmax()] for name, array in sums.items()}
+        dice = {name: column.sum() / items.sum() for name, column in best.items()}
+        gains = {name: _gain(best[name], best["none"], items) for name in ("flips", "turns")}
+        wanted = [name for name, (gain, error) in gains.items() if gain >= LEAST_GAIN and gain > error]
+        wanted = [name for name in wanted if dice[name] >= max(map(dice.get, wanted)) - CLOSE]
+        if not wanted:
+            return {"flips": "none"}
+        name = wanted[0]
+        threshold = None if self.exclusive else choose_threshold(sums[name], items)[0]
+        facts = {"flips_dice": float(dice[name]), "flips_dice_without": float(dice["none"])}
+        return {"flips": name, "flips_threshold": threshold, "flips_slices": int(items.sum())} | facts
+
+
+def _gain(ours, theirs, items):
+    """Difference of two mean Dice over slices, and its standard error over cases; arguments are sums for each case."""
+    count, gain = len(items), (ours - theirs).sum() / items.sum()
+    rest = ours - theirs - items * gain
+    return gain, np.sqrt(count / (count - 1) * (rest**2).sum()) / items.sum()
