@@ -12,16 +12,17 @@ from coreml.convert import layer_of
 
 @dataclass
 class Comparison:
-    """How far a model and its Keras network agree on some slices.
+    """How far a model and its Keras network agree on some slices or volumes.
 
     Attributes:
-        slices: number of slices.
+        slices: number of slices or volumes.
         max_difference, mean_difference: absolute difference of the probabilities, 0..1; None if the model outputs
             class numbers only.
         dice: Dice between the two masks, mean over the classes; 1 if both are empty.
         changed_pixels: number of pixels whose class differs.
         dice_to_truth: (Dice of Keras, Dice of the model) against the true masks, mean over the slices with a mask; None
             without any.
+        axes: 2 for slices, 3 for volumes.
     """
 
     slices: int
@@ -30,12 +31,14 @@ class Comparison:
     dice: float
     changed_pixels: int
     dice_to_truth: tuple | None
+    axes: int = 2
 
     def __str__(self):
-        texts = [number_of(self.slices, "slice")]
+        image, point = ("volume", "voxels") if self.axes == 3 else ("slice", "pixels")
+        texts = [number_of(self.slices, image)]
         if self.max_difference is not None:
             texts.append(f"largest difference {self.max_difference:.2g}, mean {self.mean_difference:.2g}")
-        texts.append(f"Dice between the masks {self.dice:.4f}, changed pixels: {self.changed_pixels}")
+        texts.append(f"Dice between the masks {self.dice:.4f}, changed {point}: {self.changed_pixels}")
         if self.dice_to_truth:
             texts.append("Dice against the truth {:.4f} (Keras), {:.4f} (file)".format(*self.dice_to_truth))
         return "; ".join(texts)
@@ -54,7 +57,7 @@ def compare_on_slices(network, model, contract, images, truths):
     Returns:
         Comparison.
     """
-    differences, changed_pixels, pixel_counts, dice_to_truth, slices = [], 0, {}, [], 0
+    differences, changed_pixels, pixel_counts, dice_to_truth, slices, axes = [], 0, {}, [], 0, 2
     for image, truth in zip(images, truths, strict=True):
         keras_input, model_input = prepare_inputs(image, contract)
         expected = network.predict_on_batch(keras_input[None])[0]
@@ -69,7 +72,7 @@ def compare_on_slices(network, model, contract, images, truths):
             pixel_counts[number] = np.add(pixel_counts.get(number, 0), counts)
         if truth is not None and is_target(truth).any():
             dice_to_truth.append([mean_dice(*without_ignored(mask, truth)) for mask in masks])
-        slices += 1
+        slices, axes = slices + 1, expected.ndim - 1
     scores = [scores_of_counts(*counts)["dice"] for counts in pixel_counts.values()]
     scores = [score for score in scores if not np.isnan(score)]
     return Comparison(
@@ -78,6 +81,7 @@ def compare_on_slices(network, model, contract, images, truths):
         float(np.mean(scores)) if scores else 1.0,
         changed_pixels,
         tuple(np.mean(dice_to_truth, axis=0).tolist()) if dice_to_truth else None,
+        axes,
     )
 
 

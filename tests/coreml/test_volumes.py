@@ -42,6 +42,7 @@ OPERATIONS = {
 def test_a_network_for_volumes_is_converted_at_one_size(tmp_path, name, kind):
     network = save(tmp_path / "net.keras", name)
     said = run_here(SCRIPT, RUN=tmp_path / "net.keras", **PACKAGE | {"FORMAT": kind}).stdout
+    assert "check   1 volume; largest difference" in said and "changed voxels: " in said
     assert "checking on 1 drawn volume" in said and "wrote" in said and "layers: " in said
     model = read_model(tmp_path / f"net.{kind}")
     assert [feature.shape for feature in (*model.inputs, *model.outputs)] == [(2, 16, 24, 19), (2, 16, 24, 19)]
