@@ -6,7 +6,7 @@ from common.errors import InputError, summarize
 from common.evaluation.volume_classes import Labels, with_numbers, with_regions
 from common.lazy import Lazy
 from common.slices.classes import MOST_OVERLAPPING, NESTED
-from common.slices.finding import walk
+from common.slices.finding import all_below, walk
 from common.slices.mask_files import file_names
 from common.slices.regions import Regions
 from common.volumes.finding import dicom_labels_in, ending_of, find_volumes, may_be_dicom, name_of, print_skipped
@@ -35,7 +35,7 @@ def holds_volumes(path):
     files = [path] if path.is_file() else list(path.iterdir())
     if any(ending_of(file) not in ("", ".dcm") for file in files):
         return True
-    files = files if path.is_file() else list(path.rglob("*"))
+    files = files if path.is_file() else list(all_below(path))
     return any(map(dicom_labels_in, files)) or (
         path.is_dir() and any(ending_of(file) for file in files) and not walk(path)[0]
     )

@@ -3,10 +3,12 @@
 import os
 import re
 import stat
+import time
 from pathlib import Path
 
 from common.errors import InputError
 from common.files import natural_key
+from common.parallel import print_above
 from common.streams import one_line
 from common.words import number_of
 
@@ -15,6 +17,7 @@ JUNK = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave in folders
 HIDDEN, OTHER, DANGLING = "hidden or system", "of another type", "dangling link"
 SPECIAL, FOLDER, LINKED = "FIFO, device or socket", "folder with an image ending", "linked folder"
 SUBFOLDER = "subfolder"  # only where images of subfolders are not used
+QUIET_SECONDS, SAID_EVERY = 2, 10  # seconds until a search prints what it looks through, and prints it again
 KINDS = {stat.S_ISDIR: "folder", stat.S_ISFIFO: "FIFO", stat.S_ISSOCK: "socket"}
 
 
@@ -85,12 +88,36 @@ def walk(root):
         images (list of Path) and skipped (list of (reason, Path)).
     """
     images, skipped, waiting = [], [], [Path(root)]
+    search = Search(root)
     while waiting:
         found, folders, others = scan(waiting.pop())
         images += found
         skipped += others
         waiting += reversed(folders)
+        search.found(len(found) + len(others))
     return images, skipped
+
+
+def all_below(root):
+    """Paths of all files and folders below a folder, as `Path.rglob("*")`."""
+    search = Search(root)
+    for path in Path(root).rglob("*"):
+        search.found(1)
+        yield path
+
+
+class Search:
+    """Prints what a search looks through if it takes long, since the folder may be a whole disk by mistake."""
+
+    def __init__(self, root):
+        self._root, self._count, self._next = root, 0, time.monotonic() + QUIET_SECONDS
+
+    def found(self, count):
+        """Count files that the search passed."""
+        self._count += count
+        if time.monotonic() > self._next:
+            self._next = time.monotonic() + SAID_EVERY
+            print_above(f"looking through {self._root}: {number_of(self._count, 'file')} so far")
 
 
 def report_skipped(skipped):

@@ -10,7 +10,7 @@ from common.errors import InputError, SettingError
 from common.files import read_json, whole_file
 from common.settings import REASONS
 from common.slices.cases import find_cases
-from common.slices.finding import walk
+from common.slices.finding import all_below, walk
 from common.slices.images import images_in, is_color, read_image, resize, to_gray
 from common.slices.matching import MASK_NAMES, patients_in
 from common.training.own_masks import choose_reading, find_own, foreground_of, some
@@ -164,7 +164,7 @@ def _label_name(images, masks, volumes):
 
 def _volumes_in(folder):
     """Volumes in a folder and its subfolders, a sorted list of Path; DICOM files without an ending are not found."""
-    return [path for path in sorted(Path(folder).rglob("*")) if path.is_file() and ending_of(path)]
+    return [path for path in sorted(all_below(folder)) if path.is_file() and ending_of(path)]
 
 
 def _side(median, size, minutes, kept=None):

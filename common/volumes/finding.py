@@ -3,16 +3,19 @@
 This module does not import SimpleITK, so scripts can tell a volume from an image without loading it.
 """
 
+import os
 import re
 from pathlib import Path
 
 from common.errors import InputError
 from common.files import read_bytes
 from common.manifest import MANIFEST
-from common.slices.finding import walk
+from common.parallel import progress
+from common.slices.finding import all_below, walk
 from common.words import number_of
 
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm")
+HEAD = 132  # bytes at the start of a DICOM file, the last four of which are DICM
 DIRECTORY = b"1.2.840.10008.1.3.10"  # class of a DICOMDIR
 LABEL_CLASSES = {  # DICOM classes of files that contain labels of a series, not an image
     "1.2.840.10008.5.1.4.1.1.66.4": "SEG",
@@ -49,12 +52,14 @@ def is_folder_of_volumes(path):
     path = Path(path)
     if not path.is_dir() or is_volume(path) or walk(path)[0]:
         return False
-    files = (file for file in path.rglob("*") if not (file.name.startswith(".") or file.is_dir()) and file.is_file())
+    files = (file for file in all_below(path) if not (file.name.startswith(".") or file.is_dir()) and file.is_file())
     return any(ending_of(file) or is_dicom(file) for file in files)
 
 
 def is_dicom(path):
     """Whether a file starts like a DICOM file (DICOM PS3.10); False for a DICOMDIR, which lists files."""
+    if os.stat(path).st_size < HEAD:  # files of /proc and /sys have no size, and reading some of them waits for ever
+        return False
     head = read_bytes(path, 1024)
     return head[128:132] == b"DICM" and DIRECTORY not in head
 
@@ -63,7 +68,7 @@ def dicom_labels_in(path):
     """Kind of labels in a DICOM file, "SEG" or "RTSTRUCT"; "" for any other file."""
     if not Path(path).is_file() or not may_be_dicom(path):
         return ""
-    head = read_bytes(path, 1024)
+    head = read_bytes(path, 1024) if os.stat(path).st_size >= HEAD else b""
     found = re.search(rb"\x02\x00\x02\x00UI..([0-9.]+)", head, re.DOTALL) if head[128:132] == b"DICM" else None
     return LABEL_CLASSES.get(found[1].decode(), "") if found else ""
 
@@ -89,10 +94,10 @@ def find_volumes(root, dicom_labels=None):
         return {name_of(root): root}
     if root.exists() and not root.is_dir():
         raise InputError(f"{root}: not a file or folder; choose a volume, or a folder of volumes")
-    files = sorted(path for path in root.rglob("*") if path.is_symlink() or not path.is_dir())
+    files = sorted(path for path in all_below(root) if path.is_symlink() or not path.is_dir())
     volumes, skipped = {}, []
     headers = {path.with_suffix("") for path in files if ending_of(path) in (".mhd", ".nhdr")}
-    for file in files:
+    for file in progress(files, len(files), f"looking through {root}"):
         if file.name == MANIFEST:
             continue
         if reason := _reason_to_skip(file):

@@ -8,7 +8,8 @@ import pytest
 from drawings import write_image
 
 from common.errors import InputError
-from common.slices.finding import read_regular, report_skipped, walk
+from common.slices import finding
+from common.slices.finding import all_below, read_regular, report_skipped, walk
 from common.slices.images import images_in
 
 
@@ -62,3 +63,13 @@ def test_what_is_no_regular_file_is_refused_and_not_opened(tmp_path):
             read_regular(tmp_path / name)
     with pytest.raises(InputError, match="found a device"):
         read_regular("/dev/zero")
+
+
+@pytest.mark.parametrize("search", [walk, lambda folder: list(all_below(folder))])
+def test_a_search_that_takes_long_prints_what_it_looks_through(tmp_path, capsys, monkeypatch, search):
+    write_image(tmp_path / "a" / "1.png", np.zeros((8, 8), np.uint8))
+    search(tmp_path)
+    assert not capsys.readouterr().out
+    monkeypatch.setattr(finding, "QUIET_SECONDS", 0)
+    search(tmp_path)
+    assert f"looking through {tmp_path}: " in capsys.readouterr().out

@@ -2,11 +2,12 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from running import ROOT
 
-from common.volumes.finding import ending_of, find_volumes, is_volume, name_of
+from common.volumes.finding import dicom_labels_in, ending_of, find_volumes, is_dicom, is_volume, name_of
 
 
 def test_telling_volumes_from_pictures_does_not_load_simpleitk():
@@ -37,3 +38,10 @@ def test_volumes_are_files_and_folders_of_dicom(tmp_path):
     assert find_volumes(scan) == {"scan": scan} and find_volumes(series) == {"e": series}
     assert is_volume(scan) and is_volume(series)
     assert not any(map(is_volume, (tmp_path / "b", tmp_path / "d", tmp_path / "b" / "notes", tmp_path / "gone")))
+
+
+@pytest.mark.skipif(not Path("/proc/kmsg").exists(), reason="needs Linux")
+def test_files_of_the_system_that_never_end_are_not_read(monkeypatch):
+    """A search of the whole disk comes by /proc/kmsg, a regular file without size that waits for the next message."""
+    monkeypatch.setattr("common.volumes.finding.read_bytes", None)
+    assert not is_dicom("/proc/kmsg") and not dicom_labels_in("/proc/kmsg")
