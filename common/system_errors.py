@@ -92,12 +92,13 @@ def number_of(error, path=None):
 
 
 def is_full(path):
-    """Whether the disk of a path, existing or not, has no space or no free entry left."""
+    """Whether the disk of a path, existing or not, has no space or no free entry left; /proc, without blocks, never."""
     place = next((p for p in (Path(path).absolute(), *Path(path).absolute().parents) if p.exists()), None)
     if place is None or not hasattr(os, "statvfs"):
         return False
     disk = os.statvfs(place)
-    return disk.f_bavail * disk.f_frsize < NEARLY_FULL or (disk.f_files > 0 and disk.f_favail == 0)
+    no_space = disk.f_blocks > 0 and disk.f_bavail * disk.f_frsize < NEARLY_FULL
+    return no_space or (disk.f_files > 0 and disk.f_favail == 0)
 
 
 def as_system_error(error, path):

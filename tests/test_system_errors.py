@@ -62,6 +62,11 @@ def test_an_unexplained_failure_on_a_full_disk(full_disk, tmp_path):
     assert system_errors.number_of(error, tmp_path) == errno.EIO
 
 
+@pytest.mark.skipif(not os.path.exists("/proc/self/mem"), reason="needs Linux")
+def test_a_disk_without_blocks_is_not_full():
+    assert not system_errors.is_full("/proc/self/mem")
+
+
 def test_a_full_folder_for_temporary_files_is_reported(full_disk, monkeypatch, tmp_path):
     disk = full_disk(40_000)
     monkeypatch.setattr(tempfile, "tempdir", str(disk))

@@ -16,6 +16,7 @@ from common.files import natural_key
 from common.lazy import Lazy
 from common.public_settings import without_own_paths
 from common.streams import one_line
+from common.system_errors import in_words
 from common.tables import read_table, to_numbers
 from common.training.run_folder import Log, Run
 from common.training.trained_models import CrossValidation
@@ -148,10 +149,8 @@ def read_run(run):
     def read(function, otherwise):
         try:
             return function()
-        except InputError as error:
-            problems.append(str(error))
-        except OSError as error:
-            problems.append(f"{error.filename or run}: {error.strerror or type(error).__name__}")
+        except (InputError, OSError) as error:
+            problems.append(error)
         return otherwise
 
     settings = read(lambda: run.settings, {})
@@ -160,7 +159,7 @@ def read_run(run):
     case_dice, case_interval = read(lambda: case_score(run.scores_folder), (None, ""))
     dice, epoch = log.best("dice")
     if not settings and not problems:
-        problems.append(f"{run.settings_file}: missing")
+        problems.append(InputError(f"{run.settings_file}: missing"))
     return Entry(
         one_line(run.name),
         run.folder,
@@ -233,8 +232,9 @@ def _sensible(number):
     return number if is_number and 0 <= number <= LARGEST else None
 
 
-def _problem(folder, message):
-    """An error message without the folder that it is about."""
+def _problem(folder, error):
+    """The message of an InputError or OSError without the folder that it is about."""
+    message = in_words(error) if isinstance(error, OSError) else str(error)
     return shortened(without_own_paths(message.replace(f"{folder}{os.sep}", "").splitlines()[0]))
 
 
@@ -248,11 +248,11 @@ def read_cross_validation(folds):
         settings = folds.settings
         case = case_score(folds.scores_folder)
     except (InputError, OSError) as error:
-        problem = _problem(folds, str(error))
+        problem = _problem(folds, error)
     try:
         entries = [read_run(run) for run in folds.runs()]
     except (InputError, OSError) as error:
-        problem = problem or _problem(folds, str(error))
+        problem = problem or _problem(folds, error)
     known = [entry.dice for entry in entries if entry.dice is not None]
     mean, interval = mean_and_interval(known)
     counted = number_of(len(known), "fold")
@@ -324,7 +324,7 @@ def read_study(folder):
     try:
         trials = study.read_trials(folder)
     except (InputError, OSError) as error:
-        summary.status = _problem(folder, str(error))
+        summary.status = _problem(folder, error)
         section.text = f"{summary.status}."
         return section
     finished = [trial for trial in trials if trial.state in results.STATE_NAMES]

@@ -29,6 +29,8 @@ STUDY_NAME = "tune"  # in the database
 DATABASE, SETTINGS, LOCK = "study.db", "settings.json", "study.lock"  # in the study's folder
 TRIAL_LOCK, TRAINING_LOCK = "trial.lock", "training.lock"  # in a trial's folder
 DATABASE_ERRORS = (sqlite3.DatabaseError, sqlalchemy.exc.SQLAlchemyError, optuna.exceptions.StorageInternalError)
+COMPANIONS = ("-journal", "-wal", "-shm")  # files that SQLite opens next to a database
+WRITING_SECONDS, READING_SECONDS = 60, 10  # to wait for another process that writes to the database
 POLL_SECONDS = 0.5
 MAX_STARTS = 5
 
@@ -82,7 +84,7 @@ def read_trials(folder):
         list of FrozenTrial.
 
     Raises:
-        InputError: if its database is damaged or locked.
+        InputError: if its database is damaged, locked, or no regular file.
     """
     database = folder / DATABASE
     with database_errors(database):
@@ -90,6 +92,9 @@ def read_trials(folder):
 
 
 def _load(database, pruner, read_only=False):
+    for path in (database, *(database.with_name(database.name + ending) for ending in COMPANIONS)):
+        if path.exists() and not path.is_file():  # SQLite would wait for a FIFO
+            raise InputError(f"{path}: not a regular file; remove it, or restore a copy of the study")
     with closing(_open(database, read_only)) as connection:
         (answer,) = connection.execute("PRAGMA quick_check(1)").fetchone()
     if answer != "ok":
@@ -124,8 +129,9 @@ def _connect(path, read_only=False, **options):
 
 def _open(path, read_only):
     if read_only:
-        return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", timeout=60, uri=True, check_same_thread=False)
-    return sqlite3.connect(path, timeout=60, check_same_thread=False)
+        address = f"{path.absolute().as_uri()}?mode=ro"
+        return sqlite3.connect(address, timeout=READING_SECONDS, uri=True, check_same_thread=False)
+    return sqlite3.connect(path, timeout=WRITING_SECONDS, check_same_thread=False)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from urllib.parse import unquote
@@ -191,6 +192,37 @@ def test_runs_that_are_not_complete(tmp_path):
     assert entries["lost"].status == "settings.json: missing" and entries["lost"].dice == 0.5
     assert entries["large"].planned is None and LARGEST < 10**30
     assert read_run(record_run(tmp_path / "new", [], ended=None)).status == "ended before its first epoch"
+
+
+def open_for_ever(path):
+    os.mkfifo(path.with_name(f"{path.name}-journal"))
+
+
+def not_readable(path):
+    path.unlink()
+    path.symlink_to("/proc/self/mem")  # opens, and then an input/output error, as of a broken disk
+
+
+def locked(path):
+    connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("BEGIN EXCLUSIVE")
+    return connection
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        (open_for_ever, "study.db-journal: not a regular file"),
+        (not_readable, "study.db: the disk failed (input/output error); check the disk"),
+        (locked, "database is locked"),
+    ],
+)
+def test_a_study_that_cannot_be_read_is_a_row_at_once(tmp_path, monkeypatch, change, status):
+    monkeypatch.setattr(study, "READING_SECONDS", 0.1)
+    kept = change(record_study(tmp_path / "study") / STUDY_FILE)
+    runs, *_ = compare(tmp_path)[0]
+    assert status in runs.entries[0].status, kept  # the lock lasts as long as its connection
 
 
 def test_a_damaged_study_or_cross_validation_is_a_row(tmp_path):
