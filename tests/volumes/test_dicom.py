@@ -160,6 +160,19 @@ def test_names_that_are_not_utf8(series):
     np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(renamed)), VALUES)
 
 
+@pytest.mark.parametrize("signed", [0, 1])
+def test_bits_beyond_bits_stored_are_no_part_of_a_value(series, signed):
+    """They may have any content, such as an overlay, and are ignored (PS3.5 8.1.1), as viewers do."""
+    folder, files = series
+    stored = np.array([0xF000, 0x1001, 0x0FFF, 0x0800, 0xF801, *range(115)], np.uint16)
+    for file in files:
+        coding = {"BitsStored": 12, "HighBit": 11, "PixelRepresentation": signed}
+        change(file, PixelData=stored.tobytes(), RescaleSlope=1, RescaleIntercept=0, **coding)
+    read = sitk.GetArrayFromImage(read_volume(folder))
+    np.testing.assert_array_equal(read, [pydicom.dcmread(file).pixel_array for file in files])
+    assert read[0].ravel()[:5].tolist() == [0, 1, *((-1, -2048, -2047) if signed else (4095, 2048, 2049))]
+
+
 def test_frames_of_one_file(tmp_path):
     image = sitk.Cast(as_volume(VALUES, np.eye(3)) + 500, sitk.sitkUInt16)
     sitk.WriteImage(image, str(tmp_path / "frames.dcm"))
