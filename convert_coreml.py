@@ -71,12 +71,12 @@ from pathlib import Path
 
 from common.devices import import_keras
 from common.errors import InputError
-from common.replacing import publish, refuse_existing, staged
+from common.replacing import refuse_existing, staged
 from common.streams import one_line
 from common.training.run_folder import Run
 from common.training.trained_models import load_network, model_file
 from common.training.trust import trust_command
-from coreml.card import write_cards
+from coreml.card import card_of, print_unsaid, publish_with_card
 from coreml.compress import COMPRESSIONS, choose_target, compress_weights, require_system, uses_half_precision
 from coreml.convert import Contract, convert_network, describe_file, save_model, size_in_bytes, to_float32
 from coreml.fold import calibrate
@@ -111,6 +111,8 @@ def main():
     network = to_float32(network)
     facts |= calibrate(network, run.calibration_of(source) if settings.CALIBRATE else None, images)
     limits = Limits(settings.LARGEST_DIFFERENCE, settings.LEAST_DICE)
+    about = facts | facts_of_network(network, facts["network"], contract) | {"size": network.output_shape[1:-1]}
+    card = card_of(about, texts(), settings.CARD, network.count_params())
     with ExitStack() as stack:  # of the models that are not in their places yet
         written = () if settings.CHECK_ONLY else write_models(network, source, contract, paths, targets, facts, stack)
         results = {}
@@ -124,12 +126,10 @@ def main():
             final = paths[compression]
             if not settings.CHECK_ONLY:
                 final = unverified_path(final) if result.faults else final
-                publish(path, final)
+                publish_with_card(path, final, None if result.faults else card, settings.REPLACE)
             results[compression] = final, result
-    if not settings.CHECK_ONLY:
-        about = facts | facts_of_network(network, facts["network"], contract) | {"size": network.output_shape[1:-1]}
-        models = [path for path, result in results.values() if not result.faults]
-        write_cards(models, about, texts(), settings.CARD, network.count_params(), settings.REPLACE)
+    if not settings.CHECK_ONLY and not all(result.faults for _, result in results.values()):
+        print_unsaid(settings.CARD)
     finish(results)
 
 

@@ -47,6 +47,7 @@ class Journal(Record):
 
     format: Literal[1] = 1
     entries: dict[str, int] = Field(default_factory=dict)  # relative path to the inode number of the new entry
+    replaced: dict[str, list[int]] = Field(default_factory=dict)  # relative path to `_identity` of the old entry
     removed: list[str] = Field(default_factory=list)  # relative paths that disappear in the same step
 
 
@@ -248,7 +249,9 @@ def _publish(staging, root, names, removed):
         if len(names) == 1 and not removed and _put(new / names[0], root / names[0]):
             flush((root / names[0]).parent)
             return
-        write_json(staging / JOURNAL, Journal(entries=entries, removed=list(removed)).model_dump())
+        replaced = {name: _identity(root / name) for name in names if os.path.lexists(root / name)}
+        journal = Journal(entries=entries, replaced=replaced, removed=list(removed))
+        write_json(staging / JOURNAL, journal.model_dump())
         flush(staging)
         _carry_out(staging, root, entries, removed)
 
@@ -284,6 +287,12 @@ def _carry_out(staging, root, entries, removed):
     for folder in {(root / name).parent for name in (*entries, *removed)}:
         flush(folder)
     (staging / JOURNAL).unlink()
+
+
+def _identity(path):
+    """Inode number and time of the last change in ns of an entry, which no stranger's journal can contain."""
+    status = os.lstat(path)
+    return [status.st_ino, status.st_mtime_ns]
 
 
 def _exchange(first, second):
@@ -347,8 +356,9 @@ def _finish_journal(staging, root):
             one_name(part.removeprefix("."), staging / JOURNAL)
         if Path(os.path.realpath(root / name)).parent != Path(os.path.realpath(root), name).parent:
             raise InputError(f"{staging / JOURNAL}: {name} leads to another folder")
-        is_done = os.path.lexists(root / name) and os.lstat(root / name).st_ino == journal.entries.get(name)
-        if not is_done:
+        found = _identity(root / name) if os.path.lexists(root / name) else [None]
+        is_done, is_old = found[0] == journal.entries.get(name, ""), found == journal.replaced.get(name)
+        if not (is_done or (is_old and name not in journal.removed)):
             _refuse_entries(root, [name], True)
     with undisturbed():
         _carry_out(staging, root, journal.entries, journal.removed)

@@ -5,8 +5,10 @@ link) comes from the setting CARD and is left out if it is not given.
 """
 
 import datetime
+import os
 
 from common.files import whole_file, write_json
+from common.replacing import publish
 
 SCHEMA = "https://atlas.rsna.org/schemas/2026-12/model.json"
 LONGEST = 512  # characters of a text in the schema
@@ -21,35 +23,46 @@ ASKED = {  # key of CARD: what it is
 }
 
 
-def write_cards(models, facts, texts, card, parameters, replace):
-    """Write `<model>_card.json` and `<model>_card.md` next to each model, and print what they lack.
+def publish_with_card(made, model, content, replace):
+    """Put a model in its place, with `<model>_card.json` and `<model>_card.md` next to it, in one step.
 
     Cards that exist are kept without `replace`, since users complete them.
 
     Args:
-        models: list of Path.
+        made: Path of `common.replacing.staged`.
+        model: final Path of the model.
+        content: result of `card_of`; None: the model alone.
+        replace: whether to overwrite cards that exist.
+    """
+    done = []
+    for ending, write in ((".json", write_json), (".md", _write_page)) if content else ():
+        name = f"{model.stem}_card{ending}"
+        if os.path.lexists(model.with_name(name)) and not replace:
+            done.append(f"kept {model.with_name(name)}; --replace would overwrite it")
+        else:
+            write(made.with_name(name), content)
+            done.append(f"wrote {model.with_name(name)}")
+    publish(made, model)
+    for line in done:
+        print(line)
+
+
+def print_unsaid(card):
+    """Print what a card lacks; `card` as for `card_of`."""
+    if unsaid := [key for key in ASKED if not card.get(key)]:
+        print(f"the model card does not state {', '.join(unsaid)}; add them to CARD")
+
+
+def card_of(facts, texts, card, parameters):
+    """The card as a dict.
+
+    Args:
         facts: metadata of the model, see `coreml.metadata.recorded_facts`; with "size" (height,
             width; of volumes slices first), "classes", "class_names" and "threshold".
         texts: dict of author, licence, description, input and output, as text.
         card: setting CARD: dict with keys of ASKED.
         parameters: number of parameters of the network.
-        replace: whether to overwrite cards that exist.
     """
-    content = card_of(facts, texts, card, parameters)
-    for path in models:
-        for ending, write in ((".json", write_json), (".md", _write_page)):
-            file = path.with_name(f"{path.stem}_card{ending}")
-            if file.exists() and not replace:
-                print(f"kept {file}; --replace would overwrite it")
-            else:
-                write(file, content)
-                print(f"wrote {file}")
-    if models and (unsaid := [key for key in ASKED if not card.get(key)]):
-        print(f"the model card does not state {', '.join(unsaid)}; add them to CARD")
-
-
-def card_of(facts, texts, card, parameters):
-    """The card as a dict; arguments as for `write_card`."""
     size = "x".join(map(str, facts["size"]))
     classes = ", ".join(facts.get("class_names") or []) or f"{facts['classes']}"
     name = texts["description"] or f"{facts['network']}, {size}, classes: {classes}"

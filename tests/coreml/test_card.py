@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from coreml.card import SCHEMA, card_of, page_of, write_cards
+from common.replacing import staged
+from coreml.card import SCHEMA, card_of, page_of, print_unsaid, publish_with_card
 
 FACTS = {
     "network": "unet",
@@ -80,14 +81,20 @@ def test_texts_are_as_long_as_the_schema_permits(field):
 
 
 def test_a_card_that_the_user_completed_is_kept(tmp_path, capsys):
-    models = [tmp_path / "a.mlmodel", tmp_path / "b.mlpackage"]
-    write_cards(models, FACTS, TEXTS, {}, 1, False)
+    def write(card, replace):
+        for name in ("a.mlmodel", "b.mlpackage"):
+            with staged(tmp_path / name) as made:
+                made.write_text("model")
+                publish_with_card(made, tmp_path / name, card_of(FACTS, TEXTS, card, 1), replace)
+        print_unsaid(card)
+
+    write({}, False)
     assert "does not state link, limitations, indications, training_data" in capsys.readouterr().out
     assert json.loads((tmp_path / "b_card.json").read_text())["Model"]["Name"].startswith("unet")
     (tmp_path / "a_card.md").write_text("mine")
-    write_cards(models, FACTS, TEXTS, CARD, 1, False)
+    write(CARD, False)
     assert (tmp_path / "a_card.md").read_text() == "mine"
     out = capsys.readouterr().out
     assert out.count("kept ") == 4 and "does not state" not in out
-    write_cards(models, FACTS, TEXTS, CARD, 1, True)
+    write(CARD, True)
     assert "adults only" in (tmp_path / "a_card.md").read_text()
