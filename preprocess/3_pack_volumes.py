@@ -80,7 +80,7 @@ from common.parallel import progress
 from common.public_settings import public_settings
 from common.replacing import refuse_existing, whole_folder
 from common.settings import require_folder
-from common.slices.hdf5_text import write_attributes
+from common.slices.hdf5_text import key_of, write_attributes
 from common.slices.lists import count_of_share, make_divisions, pick_named
 from common.slices.nnunet import DATASET
 from common.volumes.datasets import read_data_set, read_folders, survey, with_regions, write_sets
@@ -237,7 +237,7 @@ def pack_cases(file, data, labels, rule, attributes, workers):
             if channels != first[1]:
                 problems.append(f"{case.image}: wrong number of channels ({channels}); {first[0]} has {first[1]}")
                 continue
-            group = packed.create_group(f"cases/{case.name}")
+            group = packed.create_group(key_of(f"cases/{case.name}"))
             for name in ("image", "label", "places"):
                 group[name] = volume.pop(name)
             write_attributes(group, volume)

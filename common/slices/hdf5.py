@@ -159,10 +159,11 @@ def _items_of(path, file, neighbors):
         group = groups.pop()
         yield group
         for name in group:
-            link = group.get(name, getlink=True)
-            if isinstance(link, h5py.ExternalLink):
-                neighbors.setdefault(neighbor_of(path, link.filename), [])
-            if not isinstance(link, h5py.HardLink):  # a soft link stays within the file
+            links, key = group.id.links, name if isinstance(name, bytes) else name.encode()
+            kind = links.get_info(key).type  # h5py's own `get` finds no name that is not UTF-8
+            if kind == h5py.h5l.TYPE_EXTERNAL:
+                neighbors.setdefault(neighbor_of(path, os.fsdecode(links.get_val(key)[0])), [])
+            if kind != h5py.h5l.TYPE_HARD:  # a soft link stays within the file
                 continue
             item = group[name]
             address = h5py.h5o.get_info(item.id).addr

@@ -46,6 +46,20 @@ def text_of(value):
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
+def key_of(name):
+    """Name of a group or dataset for h5py, from a name that may contain any bytes of a file name."""
+    content = os.fsencode(name)
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        return content
+
+
+def names_in(group):
+    """Names of all groups and datasets in an h5py.Group, as names of files on this machine."""
+    return [os.fsdecode(name if isinstance(name, bytes) else name.encode("utf-8")) for name in group]
+
+
 # --- heaps, which contain text of varying length and the shards of a set
 
 

@@ -15,7 +15,7 @@ from common.devices import OneDevice
 from common.errors import InputError
 from common.slices.classes import NESTED, OVERLAPPING, as_sets, channels_of, type_of_masks
 from common.slices.hdf5 import damage_as_error, open_unchanged, state_of
-from common.slices.hdf5_text import text_of
+from common.slices.hdf5_text import key_of, names_in, text_of
 from common.training.augmentation import VolumeChange, check_volume_augmentation
 from common.training.run_records import VolumeData
 from common.training.volume_grids import plain_geometry, read_grid
@@ -58,11 +58,11 @@ class VolumeSet:
     def __init__(self, path, file, memory_gb):
         self.path = path
         with damage_as_error(path):
-            self.names = list(file.get("cases", ()))
+            self.names = names_in(file.get("cases", ()))
             if not self.names:
                 raise InputError(f"{path}: contains no volume; pack the volumes again")
             self._read_attributes(file.attrs)
-            self._read_cases([file["cases"][name] for name in self.names], memory_gb)
+            self._read_cases([file["cases"][key_of(name)] for name in self.names], memory_gb)
 
     def _read_attributes(self, attributes):
         self.step, self.labels = str(text_of(attributes["step"])), list(map(str, json.loads(attributes["labels"])))

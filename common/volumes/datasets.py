@@ -13,7 +13,7 @@ from common.errors import InputError, SettingError, summarize
 from common.parallel import progress
 from common.records import Inside, Record, read_record
 from common.slices.classes import classes_in
-from common.slices.hdf5_text import write_attributes
+from common.slices.hdf5_text import key_of, write_attributes
 from common.slices.nnunet import is_nnunet, read_nnunet
 from common.slices.regions import Regions
 from common.volumes.channels import first_files, group_channels
@@ -337,4 +337,5 @@ def _write_set(folder, subfolder, name, cases, attributes):
     with h5py.File(folder / subfolder / f"{name}.h5", "w") as packed:
         write_attributes(packed, attributes)
         for case in cases:
-            packed[f"cases/{case}"] = h5py.ExternalLink("../cases.h5" if subfolder else "cases.h5", f"cases/{case}")
+            key = key_of(f"cases/{case}")
+            packed[key] = h5py.ExternalLink("../cases.h5" if subfolder else "cases.h5", key)

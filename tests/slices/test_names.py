@@ -1,16 +1,21 @@
 """Any name of a file or case goes through lists and packed sets unchanged, and what is no name is refused."""
 
 import os
+import shutil
 
 import h5py
 import numpy as np
-from drawings import disc_slice, make_cases, write_image
-from running import assert_refused, run_here
+import pytest
+import SimpleITK as sitk
+from drawings import as_volume, block, disc_slice, make_cases, write_image
+from running import assert_refused, run_here, run_script
 
 from common.slices.hdf5 import open_hdf5
 from common.slices.lists import read_list
 from common.slices.packed import read_packed
+from common.training.sets import open_set
 
+POSIX = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}  # a locale without letters other than ASCII
 ODD = [os.fsdecode(b"case caf\xe9"), "case 😀, 'x'", "case\n\x1b[31mred", 'case "a,b"', "case é", "case\u202e"]
 
 
@@ -34,6 +39,23 @@ def test_names_of_cases_and_slices(tmp_path):
         assert all(os.path.isfile(source) for source in packed.source)
         found |= set(packed.case)
     assert found == set(ODD)
+
+
+@pytest.mark.parametrize("locale", [{}, POSIX], ids=["UTF-8", "POSIX"])
+def test_names_of_packed_volumes(tmp_path, locale):
+    names = [*ODD, "-case", "case ", "=cmd case"]
+    for side, values in zip("xy", block((6, 12, 10)), strict=True):
+        (tmp_path / side).mkdir()
+        sitk.WriteImage(as_volume(values, np.eye(3)), str(tmp_path / "one.nii.gz"))
+        for name in names:
+            shutil.copy(tmp_path / "one.nii.gz", tmp_path / side / f"{name}.nii.gz")
+    places = {"IMAGES": tmp_path / "x", "LABELS": tmp_path / "y", "PACKED": tmp_path / "packed"}
+    out = run_script("preprocess/3_pack_volumes.py", env=locale, SMALLEST_BOX=8, **places)
+    assert "\x1b" not in out.stdout + out.stderr
+    found = set()
+    for name in ("train", "validation"):
+        found |= set(open_set(tmp_path / "packed" / f"{name}.h5", 1).names)
+    assert found == set(names)
 
 
 def test_a_case_in_two_packed_sets_is_refused(tmp_path):
