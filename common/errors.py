@@ -7,6 +7,7 @@ import errno
 import os
 import re
 import sys
+import threading
 import traceback
 from contextlib import contextmanager
 from pathlib import Path
@@ -119,6 +120,12 @@ def ignore_unraisable(unraisable):
     """Hook for `sys.unraisablehook`: what a library raises while Python clears up follows from another error."""
     if os.environ.get("SHOW_TRACEBACK") == "1":
         sys.__unraisablehook__(unraisable)
+
+
+def ignore_in_thread(failure):
+    """Hook for `threading.excepthook`: the code that waits for a thread of a library reports its system errors."""
+    if os.environ.get("SHOW_TRACEBACK") == "1" or not system_errors.number_of(failure.exc_value):
+        threading.__excepthook__(failure)
 
 
 def report_and_end(kind, error, trace):

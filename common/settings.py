@@ -13,13 +13,14 @@ import difflib
 import os
 import re
 import sys
+import threading
 import typing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
 from common.command_line import flag, make_parser
-from common.errors import InputError, SettingError, ignore_unraisable, report_and_end
+from common.errors import InputError, SettingError, ignore_in_thread, ignore_unraisable, report_and_end
 from common.files import ROOT, read_json
 from common.setting_checks import alternatives, check
 from common.setting_types import MODEL_SETTINGS
@@ -174,7 +175,7 @@ def apply_command_line(namespace):
         return _of_constants(namespace)
     prepare()
     sys.excepthook = report_and_end
-    sys.unraisablehook = ignore_unraisable
+    sys.unraisablehook, threading.excepthook = ignore_unraisable, ignore_in_thread
     constants = {name: value for name, value in namespace.items() if _is_setting(name)}
     parser = make_parser(namespace, constants)
     flags = vars(parser.parse_args())

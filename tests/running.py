@@ -8,6 +8,7 @@ import runpy
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from unittest import mock
@@ -72,6 +73,7 @@ def run_main(script, *flags, **settings):
         changed = {name: getattr(sys, name) for name in ("stdin", "stdout", "stderr", "excepthook")}
         for name, value in (changed | {"argv": command, "path": [str(path.parent), *sys.path]}).items():
             kept.enter_context(mock.patch.object(sys, name, value))
+        kept.enter_context(mock.patch.object(threading, "excepthook", threading.excepthook))
         kept.enter_context(mock.patch.dict(os.environ))
         if keras := sys.modules.get("keras"):
             kept.callback(keras.config.set_dtype_policy, keras.config.dtype_policy())

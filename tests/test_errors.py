@@ -3,6 +3,7 @@
 import errno
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from drawings import make_cases
 from running import ROOT, SCRIPTS, assert_refused, run_script
 
 from common.command_line import make_parser
-from common.errors import InputError, report_error, summarize
+from common.errors import InputError, ignore_in_thread, report_error, summarize
 
 
 def shown(capsys, error):
@@ -88,6 +89,18 @@ def test_our_own_mistakes_keep_their_traceback(capsys):
 
 def test_a_file_that_hdf5_cannot_close_adds_nothing_to_the_message(capsys):
     assert shown(capsys, RuntimeError("Can't decrement id ref count (file write failed: errno = 28)")) == ""
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyError("a")])
+def test_a_full_disk_in_a_thread_is_left_to_the_code_that_waits_for_it(capsys, monkeypatch, error):
+    def fail():
+        raise error
+
+    monkeypatch.setattr(threading, "excepthook", ignore_in_thread)
+    thread = threading.Thread(target=fail)
+    thread.start()
+    thread.join()
+    assert ("Traceback" in capsys.readouterr().err) is isinstance(error, KeyError)
 
 
 def test_many_problems_are_counted_and_ten_shown():

@@ -1,5 +1,6 @@
 """Nothing that is passed on contains a path of the user, the home folder or the name of the machine."""
 
+import errno
 import socket
 import stat
 from types import SimpleNamespace
@@ -58,6 +59,17 @@ def test_tensorboard_files_have_no_host_name(monkeypatch, tmp_path):
     (file,) = tmp_path.iterdir()
     assert "radiology7" not in file.name and file.name.startswith("events.out.tfevents.")
     assert b"radiology7" not in file.read_bytes() and socket.gethostname() == "radiology7"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_curves_on_a_full_disk_name_their_folder(full_disk):
+    disk = full_disk(8192)
+    with pytest.raises(OSError) as caught:
+        board = Board(disk)
+        for step in range(20):
+            board.add_image("slices", np.random.default_rng(step).integers(0, 255, (64, 64, 3)).astype(np.uint8), step)
+        board.close()
+    assert caught.value.errno == errno.ENOSPC and caught.value.filename == str(disk)
 
 
 @pytest.mark.parametrize("failing", ["always", "on this network"])

@@ -8,6 +8,7 @@ from unittest import mock
 import cv2
 
 from common import devices
+from common.system_errors import errors_of
 
 
 class Board:
@@ -18,7 +19,7 @@ class Board:
     """
 
     def __init__(self, folder):
-        self.writer, self.output = mock.Mock(), None
+        self.folder, self.writer, self.output = folder, mock.Mock(), None
         try:
             str(folder).encode()
         except UnicodeEncodeError:  # file names of other systems
@@ -34,8 +35,9 @@ class Board:
 
     def add_scalars(self, row, step):
         """Add numbers: dict of name to value."""
-        for name, value in row.items():
-            self.writer.add_scalar(name, value, step=step)
+        with errors_of(self.folder):  # here and below, also of its thread, which does not know the path
+            for name, value in row.items():
+                self.writer.add_scalar(name, value, step=step)
 
     def add_image(self, name, image, step):
         """Add an image, (H, W, 3) uint8 RGB; `Writer` has no function for it."""
@@ -48,10 +50,13 @@ class Board:
         content = cv2.imencode(".png", image[..., ::-1])[1].tobytes()
         drawn = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=content)
         event = Event(wall_time=time.time(), step=step, summary=Summary(value=[Summary.Value(tag=name, image=drawn)]))
-        self.output._ev_writer.add_event(event)
+        with errors_of(self.folder):
+            self.output._ev_writer.add_event(event)
 
     def flush(self):
-        self.writer.flush()
+        with errors_of(self.folder):
+            self.writer.flush()
 
     def close(self):
-        self.writer.close()
+        with errors_of(self.folder):
+            self.writer.close()
