@@ -45,6 +45,7 @@ LEAST_DICE: types.Share = 0.999  # min Dice between the masks of Keras and the m
 settings = apply_command_line(globals())
 
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -53,6 +54,7 @@ from common.errors import InputError, summarize
 from common.files import remove, write_json
 from common.parallel import progress
 from common.replacing import refuse_existing, whole_entries
+from common.streams import as_utf8
 from common.training.run_folder import Run
 from common.training.trained_models import load_network, model_file
 from common.training.trust import trust_command
@@ -63,6 +65,8 @@ from coreml.fold import calibrate
 from coreml.metadata import recorded_facts
 from coreml.strip import STRIPPED, strip_run
 from coreml.verify import Limits, unverified_path
+
+PATTERN = r"[\\*?\[\]{}]"  # characters of paths that TensorFlow reads as a pattern
 
 
 class Job(NamedTuple):
@@ -112,6 +116,8 @@ def main():
     formats = [STRIPPED] if settings.STRIP else usable(settings.FORMATS, settings.COMPARE)
     for name in formats:
         refuse_existing(folder / name, settings.REPLACE)
+    if not settings.STRIP:
+        check_folder(folder.absolute(), formats)
     facts = recorded_facts(run, source)
     print(f"exporting {source} to {', '.join(str(folder / name) for name in formats)}", flush=True)
     os.environ |= {"KERAS_BACKEND": "tensorflow", "CUDA_VISIBLE_DEVICES": "-1"}  # the backend for every format
@@ -128,8 +134,17 @@ def main():
     facts |= calibrate(network, run.calibration_of(source) if settings.CALIBRATE else None, images)
     print(f"checking on {description}", flush=True)
     facts = interface_of(network, run, facts, settings.THRESHOLD, settings.CLASS_NAMES)
-    job = Job(network, source, folder, run.name if run.exists else source.stem, facts, images, truths)
+    stem = re.sub(PATTERN, "_", as_utf8(run.name if run.exists else source.stem))
+    job = Job(network, source, folder, stem, facts, images, truths)
     finish(job, {name: export(job, name) for name in progress(formats, len(formats), "exporting")})
+
+
+def check_folder(folder, formats):
+    """Refuse a Path that the libraries cannot write to or read from."""
+    if as_utf8(str(folder)) != str(folder):
+        raise InputError(f"OUTPUT: {folder} has bytes that are not UTF-8; use another folder")
+    if "saved_model" in formats and re.search(PATTERN, str(folder)):
+        raise InputError(f"OUTPUT: {folder} has one of * ? [ ] {{ }} or \\; use another folder for saved_model")
 
 
 def check_class_names(network):

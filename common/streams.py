@@ -24,6 +24,15 @@ def one_line(text):
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+def as_utf8(text):
+    """Text for a file of UTF-8: letters that the locale or a file name has as bytes are letters, others escapes."""
+    try:
+        content = text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        content = text.encode("utf-8", "backslashreplace")
+    return content.decode("utf-8", "backslashreplace")
+
+
 def on_own_lines(message):
     """`printable` text in which only a line feed before two spaces starts a new line; others are in file names.
 

@@ -3,6 +3,7 @@
 import json
 
 from common.public_settings import without_own_paths
+from common.streams import as_utf8
 
 
 def recorded_facts(run, source):
@@ -83,11 +84,11 @@ def _describe(description, contract, input_shape, output_shape, texts, facts):
         meaning = "probability of the mask times 255, a gray image"
     elif contract.output_kind != "probabilities":
         meaning = f"class numbers, 0 (background) to {classes}"
-    metadata = description.metadata
+    metadata, texts = description.metadata, {name: as_utf8(text) for name, text in texts.items()}
     metadata.author, metadata.license = texts["author"], texts["licence"]
     metadata.shortDescription = texts["description"] or f"{facts['network']}, {size}, classes: {classes}"
     description.input[0].shortDescription = texts["input"] or f"{'volume' if is_volume else 'slice'}, {values}"
     description.output[0].shortDescription = texts["output"] or meaning
     for key, value in facts.items():
         if value is not None:
-            metadata.userDefined[key] = value if isinstance(value, str) else json.dumps(value)
+            metadata.userDefined[key] = as_utf8(value) if isinstance(value, str) else json.dumps(value)

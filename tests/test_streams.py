@@ -9,7 +9,7 @@ import pytest
 from drawings import disc_slice, write_image
 from running import ROOT
 
-from common.streams import SafeStream, on_own_lines, one_line, printable
+from common.streams import SafeStream, as_utf8, on_own_lines, one_line, printable
 
 ODD = "caf\u00e9 \U0001f600 \x1b[2J\rend"  # a letter, an emoji, and codes that clear a terminal
 
@@ -18,6 +18,15 @@ def test_control_characters_are_shown_escaped():
     assert printable("a\x1b[2J\r\x7f\x9b\u202e\tb\n") == "a\\x1b[2J\\r\\x7f\\x9b\\u202e\tb\n"
     assert one_line("caf\u00e9\udce9\n") == "caf\u00e9\\udce9\\n"
     assert on_own_lines("2 files:\n  a\nb.png\n  c.png") == "2 files:\n  a\\nb.png\n  c.png"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("caf\u00e9", "caf\u00e9"), ("caf\udcc3\udca9", "caf\u00e9"), ("caf\udce9", "caf\\xe9"), ("\ud800", "\\ud800")],
+)
+def test_text_for_a_file_of_utf_8(text, expected):
+    """A name as UTF-8 or POSIX locales read it, one in Latin-1, and a character that no file name can contain."""
+    assert as_utf8(text) == expected
 
 
 def test_a_stream_prints_any_name():

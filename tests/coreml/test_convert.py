@@ -459,6 +459,14 @@ def test_metadata_carries_names_of_classes_and_window(tmp_path, convert, trained
     assert array(spec.description.output[0]) == ("output", (1, 40, 40), DOUBLE)
 
 
+@on_tensorflow
+def test_metadata_of_a_run_whose_name_is_not_utf8(tmp_path, convert):
+    run = make_run(tmp_path / os.fsdecode(b"r\xe9 run"), unet())
+    spec = convert(run, AUTHOR="M\udcc3\udcbcller")  # as a POSIX locale reads the flag
+    metadata = spec.description.metadata
+    assert (metadata.userDefined["run"], metadata.author) == ("r\\xe9 run", "M\u00fcller")
+
+
 @pytest.mark.slow
 @on_tensorflow
 def test_on_a_mac_core_ml_itself_is_asked(tmp_path, convert, monkeypatch, capsys):

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import shutil
 import zipfile
 
 import h5py
@@ -93,6 +95,15 @@ def test_volumes_are_exported(tmp_path):
     assert [path.name for path in (tmp_path / "export").iterdir()] == ["saved_model"]
     card = json.loads((tmp_path / "export" / "saved_model" / "net.json").read_text())
     assert card["input"]["shape"] == [None, None, None, None, 2] and card["check"]["largest"] < 1e-5
+
+
+def test_names_that_are_not_utf8(trained, tmp_path):
+    run = shutil.copytree(trained[0], tmp_path / os.fsdecode(b"r\xe9"))
+    flags = {"RUN": run, "FORMATS": ["saved_model"], "CHECKED": 1}
+    run_here(SCRIPT, OUTPUT=tmp_path / "out", **flags)
+    assert (tmp_path / "out" / "saved_model" / "r_xe9.json").is_file()
+    assert_refused(SCRIPT, "OUTPUT", "not UTF-8; use another folder", **flags)
+    assert_refused(SCRIPT, "OUTPUT", "[ ]", "use another folder for saved_model", OUTPUT=tmp_path / "out [1]", **flags)
 
 
 def test_what_is_missing_or_wrong_is_one_line(trained, tmp_path, monkeypatch):
