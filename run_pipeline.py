@@ -20,7 +20,7 @@ from common.settings import apply_command_line
 
 # --- input and output
 IMAGES: str = ""  # your own images: a folder of images or of volumes; "": case folders in CASES
-MASKS: str = ""  # their masks or label volumes, in a folder
+MASKS: str = ""  # their masks or label volumes, in a folder; a data set of nnU-Net in IMAGES needs none
 #   Masks of each class: "masks/{class}/{id}.png".
 CASES: types.PathName = "data/sample"  # folder with the case folders; the sample is created if missing
 WORK: types.PathName = "work"  # output folder for all steps
@@ -101,7 +101,8 @@ def train_on_own_images():
 
     work, decisions = WORK_FOLDER, Decisions(WORK_FOLDER / "decisions.md")
     require_folder(settings.IMAGES, "IMAGES")
-    require_folder(settings.MASKS.partition("{")[0], "MASKS")
+    if settings.MASKS or not Path(settings.IMAGES, "dataset.json").is_file():
+        require_folder(settings.MASKS.partition("{")[0], "MASKS")
     given = import_settings()
     script, chosen = choose_import(settings.IMAGES, settings.MASKS, settings.SIZE, settings.MINUTES, given)
     decisions.add("import", chosen)

@@ -193,7 +193,8 @@ def find_masks(images, image_root, image_files, image_name, skipped):
     whole = "{case}" in (image_name or "") and Path(image_name).stem
     candidates = [mask_name] if mask_name else [name.replace("{id}", whole or "{id}") for name in MASK_NAMES]
     images, masks, fitting = choose_mask_name(images, mask_root, mask_files, candidates, image_root == mask_root)
-    if not images.keys() & masks.keys() and masks_match(image_root, image_files, mask_root, mask_files):
+    unknown = images and not (image_name or mask_name or images.keys() & masks.keys())
+    if unknown and masks_match(image_root, image_files, mask_root, mask_files):
         raise InputError(f"IMAGES: {settings.IMAGES} has the masks of the images in {settings.MASKS}; swap the folders")
     if not mask_name and fitting != "{id}" and images.keys() & masks.keys():
         print(f"mask name pattern: {fitting}")

@@ -1,5 +1,6 @@
 """Match images and masks by their names, and tell patients from slices in names."""
 
+import itertools
 import re
 from collections import Counter
 from pathlib import Path
@@ -65,7 +66,8 @@ def choose_mask_name(images, mask_root, mask_files, names, same_root):
         same_root: whether this folder also contains the images.
 
     Returns:
-        images (without files that are masks), masks, and the pattern as text.
+        images (without files that are masks), masks, and the pattern as text. If none of several patterns matches, that
+        of `common_names`.
     """
     options = []
     for name in names:
@@ -75,7 +77,47 @@ def choose_mask_name(images, mask_root, mask_files, names, same_root):
         for suffix in IMAGE_SUFFIXES:
             named = {(folder, f"{key}{suffix}"): path for (folder, key), path in masks.items()}
             options.append((rest, named, in_words(name, suffix)))
-    return max(options, key=lambda option: len(option[0].keys() & option[1].keys()))
+    best = max(options, key=lambda option: len(option[0].keys() & option[1].keys()))
+    if same_root or len(names) < 2 or best[0].keys() & best[1].keys():
+        return best
+    masks = find_images(mask_root, mask_files, "{id}", skip=IMAGE_FOLDERS, drop=MASK_FOLDERS)
+    if not (found := common_names(list(images), list(masks))):
+        return best
+    of_images, of_masks, partners = found
+    return images, {key: masks[mask] for key, mask in partners.items()}, f"{of_masks} for images {of_images}"
+
+
+def common_names(images, masks):
+    """Patterns of the names of images and masks, such as image_{id} and label_{id}, if all names of a side start and
+    end alike, and the rest tells which belong together.
+
+    Args:
+        images, masks: lists of (subfolder, name).
+
+    Returns:
+        Name pattern of the images and of the masks, and dict of image to mask; None unless every image, or every mask,
+        has one partner, and there are at least two.
+    """
+    patterns, sides = [], []
+    for names in (images, masks):
+        start, end = _shared_ends([name for _, name in names])
+        patterns.append(f"{start}{{id}}{end}")
+        sides.append({(folder, name[len(start) : len(name) - len(end)]): (folder, name) for folder, name in names})
+    partners = {image: sides[1][key] for key, image in sides[0].items() if key in sides[1]}
+    fewer = min(len(images), len(masks))
+    return (*patterns, partners) if len(partners) == fewer > 1 else None
+
+
+def _shared_ends(names):
+    """What all names start and end with, without digits next to what differs."""
+    start = re.sub(r"\d+$", "", _shared_start(names))
+    end = _shared_start([name[len(start) :][::-1] for name in names])[::-1]
+    return start, re.sub(r"^\d+", "", end)
+
+
+def _shared_start(names):
+    first, last = min(names, default=""), max(names, default="")  # in the order of letters
+    return "".join(a for a, _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
 
 
 def in_words(name, suffix):

@@ -10,12 +10,12 @@ from common.errors import InputError, SettingError
 from common.files import read_json, whole_file
 from common.settings import REASONS
 from common.slices.cases import find_cases
-from common.slices.finding import all_below, walk
+from common.slices.finding import walk
 from common.slices.images import images_in, is_color, read_image, resize, to_gray
-from common.slices.matching import MASK_NAMES, patients_in
+from common.slices.matching import patients_in
+from common.slices.nnunet import DATASET
 from common.training.own_masks import choose_reading, find_own, foreground_of, some
-from common.volumes.finding import ending_of
-from common.volumes.label_matching import SLICER
+from common.training.own_volumes import choose_names, choose_values, median_side, volumes_in
 from common.words import number_of
 
 SIDES = (96, 128, 160, 192, 224, 256, 320, 384, 448, 512)  # pixels
@@ -72,16 +72,32 @@ def choose_import(images, masks, size, minutes, given=()):
     Raises:
         InputError: if the folder contains neither images nor volumes, or both.
     """
-    pictures, _ = walk(images)
-    volumes = _volumes_in(images)
+    of_dataset = not masks and (Path(images) / DATASET).is_file()  # of nnU-Net, which needs no more
+    source, labels = (Path(images, "imagesTr"), Path(images, "labelsTr")) if of_dataset else (images, masks)
+    pictures, _ = walk(source)
+    volumes = volumes_in(source)
     if bool(pictures) == bool(volumes):
         found = f"{number_of(len(pictures), 'image')} and {number_of(len(volumes), 'volume')}"
         raise InputError(f"IMAGES: {images} must contain either images or volumes (found {found}); use another folder")
+    given = {"IMAGES": str(images), "LABELS" if volumes else "MASKS": str(masks)} | dict(given)
     if volumes:
-        script, chosen = "preprocess/0_import_volumes.py", _of_volumes(images, masks, volumes, size, minutes)
+        script, chosen = "preprocess/0_import_volumes.py", _of_volumes(source, labels, volumes, size, minutes)
     else:
-        script, chosen = "preprocess/0_import_images.py", _of_images(images, masks, size, minutes, dict(given))
-    return script, chosen | {name: (value, "as you said") for name, value in dict(given).items()}
+        script, chosen = "preprocess/0_import_images.py", _of_images(source, labels, size, minutes, given)
+    if of_dataset:
+        chosen = {name: chosen[name] for name in ("SLICES", "SIZE", "FIT") if name in chosen}
+    said = {name: (value, "as you said") for name, value in given.items()}
+    return script, said | {name: found for name, found in chosen.items() if name not in given}
+
+
+def _of_volumes(images, labels, volumes, size, minutes):
+    return {
+        **choose_names(images, labels),
+        **choose_values(labels),
+        "SLICES": ("all", "slices without a label teach what is not the target"),
+        "SIZE": _side(median_side(images, volumes), size, minutes),
+        "FIT": ("pad", "padding does not distort"),
+    }
 
 
 def _of_images(images, masks, size, minutes, given):
@@ -90,7 +106,7 @@ def _of_images(images, masks, size, minutes, given):
     looked_at = [read_image(path) for path in some(pictures)]
     shapes = [image.shape[:2] for image in looked_at]
     ratio = max(max(shape) / min(shape) for shape in shapes)
-    chosen = {"IMAGES": (str(images), "as you said"), "MASKS": (str(masks), "as you said")}
+    chosen = {}
     if any(folder for folder, _ in found):
         chosen["CASE_FROM"] = "folder", "a subfolder is a case, such as a patient"
     elif patients := patients_in([path.stem for path in pictures]):
@@ -120,51 +136,6 @@ def _of_images(images, masks, size, minutes, given):
         chosen["FIT"] = "pad", f"sides differ by a factor of up to {ratio:.2g}; padding does not distort"
     chosen["SIZE"] = side, why
     return chosen
-
-
-def _of_volumes(images, masks, volumes, size, minutes):
-    from common.volumes.reading import read_information  # SimpleITK loads slowly
-
-    sides = []
-    for path in some(volumes):
-        try:
-            sides.append(max(read_information(path).GetSize()[:2]))
-        except (InputError, RuntimeError):  # the importer reports it
-            continue
-    if not sides:
-        raise InputError(f"IMAGES: none of the volumes in {images} can be read; see 0_import_volumes.py for each")
-    return {
-        "IMAGES": (str(images), "as you said"),
-        "LABELS": (str(masks), "as you said"),
-        **_label_name(images, masks, volumes),
-        "SLICES": ("all", "slices without a label teach what is not the target"),
-        "SIZE": _side(statistics.median(sides), size, minutes),
-        "FIT": ("pad", "padding does not distort"),
-    }
-
-
-def _label_name(images, masks, volumes):
-    """LABEL_NAME with its reason, as `choose_import`, if label volumes have other names than their volumes; or {}."""
-
-    def names(folder, files):
-        return {path.relative_to(folder).as_posix().removesuffix(ending_of(path)) for path in files}
-
-    together = Path(masks).resolve() == Path(images).resolve()
-    of_volumes, labels = names(images, volumes), names(masks, _volumes_in(masks))
-    found = dict.fromkeys(MASK_NAMES, 0)
-    for pattern in MASK_NAMES:
-        wanted = {name: pattern.format(id=name) for name in of_volumes}
-        found[pattern] = sum(label in labels and not (together and label == name) for name, label in wanted.items())
-    found["{id}"] += sum(f"{name}{SLICER}" in labels for name in of_volumes)
-    best = max(found, key=found.get)
-    if found[best] <= found["{id}"]:
-        return {}
-    return {"LABEL_NAME": (best, f"{number_of(found[best], 'label volume')} fit a volume by this name")}
-
-
-def _volumes_in(folder):
-    """Volumes in a folder and its subfolders, a sorted list of Path; DICOM files without an ending are not found."""
-    return [path for path in sorted(all_below(folder)) if path.is_file() and ending_of(path)]
 
 
 def _side(median, size, minutes, kept=None):

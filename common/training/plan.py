@@ -39,6 +39,7 @@ class Facts:
         foreground: mean share of foreground pixels in these slices, 0..1.
         augmented: whether the set contains variants of step 1.
         overlapping: whether the K classes overlap.
+        tiles: whether the slices are tiles of larger images.
     """
 
     side: int
@@ -50,6 +51,7 @@ class Facts:
     foreground: float
     augmented: bool
     overlapping: bool = False
+    tiles: bool = False
 
     smaller = "smaller slices"
 
@@ -89,6 +91,7 @@ def read_facts(training, validation):
         filled=len(filled) / len(shares),
         foreground=statistics.fmean(filled or [0.0]),
         augmented=any(folder.startswith("x_") and folder != "x_O" for folder in folders),
+        tiles=training.preparation["fit"] == "tile",
     )
 
 
@@ -120,6 +123,9 @@ def network_of(facts):
     chosen["BATCH_SIZE"] = size, "few slices: more steps in an epoch" if few else "as recommended for this network"
     if facts.augmented:
         chosen["AUGMENTATION"] = {}, "step 1 has made variants of the slices"
+    elif facts.tiles:
+        turned = {"preset": "medical", "flip": "horizontal_and_vertical", "turn": 0.75}
+        chosen["AUGMENTATION"] = turned, "tiles show details, which have no upright position"
     else:
         chosen["AUGMENTATION"] = "medical", "changes within what scanners and patients vary by"
     pixelwise = "bce" if facts.classes == 1 or facts.overlapping else "cce"

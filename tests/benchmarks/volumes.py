@@ -1,6 +1,7 @@
 """What the 3-D way reaches and takes.
 
 python tests/benchmarks/volumes.py steps WORK       two steps against one alone, twenty minutes each
+python tests/benchmarks/volumes.py plan WORK        two steps with the settings of 4_plan_training.py
 python tests/benchmarks/volumes.py membrane WORK    real slices as volumes, half of them to train on
 python tests/benchmarks/volumes.py memory WORK      peak memory of packing, training and prediction
 python tests/benchmarks/volumes.py waiting WORK     share of an epoch in which the network waits for data
@@ -21,6 +22,7 @@ import pandas as pd
 SCAN = (512, 512, 200)
 COUNTS = 2, 6  # scans to pack
 VOXELS = (("whole", 250000), ("whole", 500000), ("whole", 1000000), ("patch", 1000000))
+PLANNED = ("whole", 5), ("patch", 12)  # minutes
 TRAIN = ["--model", "se_resunet3d", "--loss", "bce+dice"]
 
 
@@ -47,6 +49,19 @@ def steps(work):
     train_alone(work, settings, epochs=75, minutes=19)
     say("predict.py", "--run", work / "runs_single", "--input", task / "imagesTs", "--output", work / "alone")
     say("evaluate.py", "--predicted", work / "alone", "--truth", task / "labelsTs", "--output", work / "scores_alone")
+
+
+def plan(work):
+    """The recipe of docs/recipes/decathlon.md with planned settings, 5 and 12 minutes of training."""
+    commands = [(script, *flags) for _, script, *flags in drawings.commands_of("decathlon.md")]
+    for command in (command for command in commands if command[0] != "train.py"):
+        if command[0] == "predict.py":
+            for step, minutes in PLANNED:
+                packed = Path("decathlon", step)
+                say("preprocess/4_plan_training.py", "--packed", packed, "--minutes", minutes, cwd=work)
+                sets = ["--train", packed / "train.h5", "--validation", packed / "validation.h5"]
+                say("train.py", "--settings", packed / "plan.json", *sets, "--runs", f"decathlon/runs_{step}", cwd=work)
+        say(*command, cwd=work)
 
 
 def train_alone(work, settings, epochs, minutes):
@@ -182,4 +197,4 @@ def waiting(work, rounds=4):
 if __name__ == "__main__":
     place = Path(sys.argv[2]).resolve()
     place.mkdir(parents=True, exist_ok=True)
-    {"steps": steps, "membrane": membrane, "memory": memory, "waiting": waiting}[sys.argv[1]](place)
+    {"steps": steps, "plan": plan, "membrane": membrane, "memory": memory, "waiting": waiting}[sys.argv[1]](place)

@@ -6,11 +6,11 @@ import cv2
 import numpy as np
 import pytest
 import SimpleITK as sitk
-from drawings import disc_slice, make_cases, write_image
+from drawings import disc_slice, make_cases, write_image, write_nnunet_images
 from running import assert_refused, run_script
 
 from common.errors import InputError, SettingError
-from common.training.own_data import Decisions, choose_import, choose_split, kept_outlines
+from common.training.own_data import SIDES, Decisions, choose_import, choose_split, kept_outlines
 
 
 def values(chosen):
@@ -185,6 +185,74 @@ def test_names_of_label_volumes(tmp_path, volumes, labels, expected):
             sitk.WriteImage(image, str(tmp_path / folder / f"{name}.nii.gz"))
     _, chosen = choose_import(tmp_path / "images", tmp_path / ("labels" if labels else "images"), 32, 20)
     assert chosen.get("LABEL_NAME", (None,))[0] == expected
+
+
+ONE = {"LABEL_NAME": "{id}_seg", "CHANNELS": ["{id}_flair", "{id}_t1"]}  # as BraTS has them
+LAYOUTS = {  # of volumes: names of three images, names of their labels (None: in the same folder), settings
+    "channels in one folder": (["p{n}_flair", "p{n}_t1"], ["p{n}_seg"], True, ONE),
+    "a folder for each case": (["p{n}/p{n}_flair", "p{n}/p{n}_t1"], ["p{n}/p{n}_seg"], True, ONE),
+    "the same names": (
+        ["p{n}/ct"],
+        ["p{n}/segmentation"],
+        True,
+        {"LABEL_NAME": "{id}/segmentation", "CHANNELS": ["ct"]},
+    ),
+    "nnU-Net": (
+        ["v{n}_0000", "v{n}_0001"],
+        ["v{n}"],
+        False,
+        {"LABEL_NAME": "{id}", "CHANNELS": ["{id}_0000", "{id}_0001"]},
+    ),
+    "other words": (["image_{n}"], ["label_{n}"], False, {"LABEL_NAME": "label_{id}", "CHANNELS": ["image_{id}"]}),
+    "3D Slicer": (["v{n}"], ["v{n}.seg"], True, {}),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts_of_volumes(tmp_path, layout):
+    """What is chosen is what the importer needs; labels of 0 and 255 too."""
+    images, labels, together, expected = LAYOUTS[layout]
+    for n in range(9, 12):
+        label = np.zeros((3, 24, 24), np.uint8)
+        label[1, 5:12, 6:14] = 255
+        for names, folder, values_ in ((images, "images", label.astype(np.int16)), (labels, "labels", label)):
+            for name in names:
+                path = tmp_path / ("images" if together else folder) / f"{name.format(n=n)}.nrrd"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                sitk.WriteImage(sitk.GetImageFromArray(values_), str(path))
+    masks = tmp_path / ("images" if together else "labels")
+    script, chosen = choose_import(tmp_path / "images", masks, 24, 20)
+    found = {name: value for name, value in values(chosen).items() if name in ("LABEL_NAME", "CHANNELS")}
+    assert found == expected
+    if not together:
+        assert chosen["LABEL_VALUES"][0] == {255: 1}
+    given = values(chosen) | {"LABEL_VALUES": {255: 1}}
+    out = run_script(script, CASES=tmp_path / "cases", **given).stdout
+    assert "wrote 9 slices of 24x24 in 3 cases" in out
+
+
+@pytest.mark.parametrize(
+    ("image", "mask"),
+    [("IMG_{n}.PNG", "IMG_{n}_Mask.PNG"), ("image_{n}.png", "label_{n}.png"), ("c{n}_0000.png", "c{n}.png")],
+)
+def test_names_of_masks_that_no_list_has(tmp_path, image, mask):
+    for n in range(9, 12):
+        picture, truth = disc_slice(32, n)
+        write_image(tmp_path / "images" / image.format(n=n), picture)
+        write_image(tmp_path / "masks" / mask.format(n=n), truth)
+    script, chosen = choose_import(tmp_path / "images", tmp_path / "masks", 32, 20)
+    assert "wrote 3 slices" in run_script(script, CASES=tmp_path / "cases", **values(chosen)).stdout
+    records = [json.loads(path.read_text()) for path in sorted((tmp_path / "cases").glob("*/case.json"))]
+    pairs = [(entry["image"], entry["mask"]) for record in records for entry in record["slices"].values()]
+    assert sorted(pairs) == sorted((image.format(n=n), mask.format(n=n)) for n in range(9, 12))
+
+
+def test_a_data_set_of_nnunet_needs_no_masks(tmp_path):
+    folder = tmp_path / "Dataset001"
+    write_nnunet_images(folder)
+    script, chosen = choose_import(folder, "", None, 20)
+    assert chosen["MASKS"][0] == "" and chosen["IMAGES"][0] == str(folder) and chosen["SIZE"][0] in SIDES
+    assert "wrote" in run_script(script, CASES=tmp_path / "cases", **values(chosen)).stdout
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from common.training.plan import (
 )
 from common.training.sets import open_set
 
+TURNED = {"preset": "medical", "flip": "horizontal_and_vertical", "turn": 0.75}
 FACTS = Facts(side=256, classes=1, training=200, validation=40, cases=20, filled=1.0, foreground=0.1, augmented=False)
 
 
@@ -41,6 +42,8 @@ def values(chosen):
         ({"training": 32}, {"BATCH_SIZE": 8}),
         ({"training": 3}, {"BATCH_SIZE": 3}),
         ({"augmented": True}, {"AUGMENTATION": {}}),
+        ({"augmented": True, "tiles": True}, {"AUGMENTATION": {}}),
+        ({"tiles": True}, {"AUGMENTATION": TURNED}),
         ({"classes": 3}, {"LOSS": "cce+dice"}),
         ({"classes": 3, "overlapping": True}, {"LOSS": "bce+dice"}),
         ({"classes": 3, "filled": 0.9}, {"LOSS": "cce+batch_dice", "FOREGROUND": 0.0}),
