@@ -51,17 +51,16 @@ def choose_values(labels):
     """
     import SimpleITK as sitk  # loads slowly
 
+    from common.volumes.reading import read_volume
+
     found = set()
     for path in some(volumes_in(labels)):
         try:
-            statistic = sitk.StatisticsImageFilter()
-            image = sitk.ReadImage(str(path))
-            statistic.Execute(image)
-            lowest, highest = statistic.GetMinimum(), statistic.GetMaximum()
-            inside = statistic.GetSum() == highest * sitk.GetArrayViewFromImage(image).astype(bool).sum()
-        except RuntimeError:  # the importer reports it, and colors
+            values = sitk.GetArrayFromImage(read_volume(path))
+        except InputError:  # the importer reports it
             return {}
-        found |= {lowest, highest} if inside else {None}
+        lowest, highest = float(values.min()), float(values.max())
+        found |= {lowest, highest} if ((values == 0) | (values == highest)).all() else {None}
     if None in found or len(found - {0}) != 1 or max(found) <= LARGEST_NUMBER:
         return {}
     value = int(max(found))
