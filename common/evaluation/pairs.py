@@ -18,7 +18,7 @@ from common.slices.classes import IGNORED, NESTED, OVERLAPPING, are_sets, classe
 from common.slices.images import read_image, to_gray, without_soft_edges
 from common.slices.mask_files import CLASSES
 from common.slices.masks import check_mask_values, class_count, refuse_samples, values_of
-from common.slices.matching import IMAGE_SUFFIXES, MASK_NAMES, in_words, patients_in
+from common.slices.matching import by_mask_name, patients_in
 from common.slices.matrices import MatrixSlice, are_matrices, find_matrix_slices
 from common.slices.preparation import pixel_spacing
 from common.slices.regions import Regions
@@ -137,7 +137,7 @@ def _match_slices(predicted, truth, unmatched):
     )
     if not predictions.keys() & masks.keys() or any(not case for case, _ in (*predictions, *masks)):
         predictions, masks = _as_one_case(predictions, masks, predicted, truth)
-    masks = _by_mask_name(predictions, masks)
+    masks = by_mask_name(predictions, masks)
     record_of = functools.cache(read_case_record)  # a case has many slices
     cases = sorted({mask.parent.parent for mask in masks.values()})
     if pseudo_labeled := [case for case in cases if is_pseudo_labeled(record_of(case))]:
@@ -179,24 +179,6 @@ def _record_of(predicted):
     path = Path(predicted, RECORD)
     record = read_json(path) if path.is_file() else {}
     return record if isinstance(record, dict) else {}
-
-
-def _by_mask_name(predictions, masks):
-    """Masks by the ids in their names, with the pattern, such as {id}_mask, that fits the most predictions."""
-    options = []
-    for pattern in MASK_NAMES:
-        before, after = pattern.split("{id}")
-        named = [(case, name) for case, name in masks if name.startswith(before) and name.endswith(after)]
-        for suffix in IMAGE_SUFFIXES:
-            ids = [(case, name[len(before) : len(name) - len(after)] + suffix) for case, name in named]
-            found = dict(zip(ids, map(masks.get, named), strict=True))
-            options.append((found, in_words(pattern, suffix)))
-    found, pattern = max(options, key=lambda option: len(option[0].keys() & predictions.keys()))
-    if pattern != "{id}":
-        print(f"mask name pattern: {pattern}")
-        others = {key: path for key, path in masks.items() if path not in set(found.values())}
-        found = others | found
-    return found
 
 
 def _as_one_case(predictions, masks, predicted, truth):

@@ -13,6 +13,11 @@ IMAGE_FOLDERS = ("x", "image", "images", "img", "imgs")
 MASK_FOLDERS = ("y", "mask", "masks", "label", "labels", "seg", "gt")
 MASK_NAMES = ("{id}", "{id}_mask", "{id}-mask", "{id}_seg", "{id}_label", "{id}_gt", "mask_{id}")
 IMAGE_SUFFIXES = ("", "_crop")  # of images whose masks do not have it: case1_crop.tif and case1_label.tif
+WORDS = re.compile(  # in names, that say what a file is and not whose
+    "images?|img|im|x|pictures?|pic|photo|scan|slice|volume|vol|orig|original|raw|ct|mr|mri|"
+    "masks?|y|labels?|seg|segm|segmentations?|gt|ground|truth|annotations?|manual|outlines?|contours?|rois?"
+)
+CHANNEL = re.compile(r"_\d{4}$")  # of an image, as nnU-Net counts them
 SLICE_OF = re.compile(r"(.*\d)[ _.-]+(?:[a-z]{1,6}[ _.-]?)?\d+", re.I | re.S)  # P004_s01: slice 01 of P004
 
 
@@ -87,9 +92,39 @@ def choose_mask_name(images, mask_root, mask_files, names, same_root):
     return images, {key: masks[mask] for key, mask in partners.items()}, f"{of_masks} for images {of_images}"
 
 
+def by_mask_name(predictions, masks):
+    """Name masks by the ids in their names, with the pattern, such as {id}_mask, that fits the most predictions.
+
+    Prints a pattern other than {id}.
+
+    Args:
+        predictions, masks: dicts of (case, name) to Path.
+
+    Returns:
+        dict of (case, id) to Path; masks that fit no pattern keep their names.
+    """
+    options = []
+    for pattern in MASK_NAMES:
+        before, after = pattern.split("{id}")
+        named = [(case, name) for case, name in masks if name.startswith(before) and name.endswith(after)]
+        for suffix in IMAGE_SUFFIXES:
+            ids = [(case, name[len(before) : len(name) - len(after)] + suffix) for case, name in named]
+            options.append((dict(zip(ids, map(masks.get, named), strict=True)), in_words(pattern, suffix)))
+    found, pattern = max(options, key=lambda option: len(option[0].keys() & predictions.keys()))
+    if not found.keys() & predictions.keys() and (shared := common_names(list(predictions), list(masks))):
+        of_images, of_masks, partners = shared
+        found, pattern = {key: masks[mask] for key, mask in partners.items()}, f"{of_masks} for images {of_images}"
+    if pattern == "{id}":
+        return found
+    print(f"mask name pattern: {pattern}")
+    return {key: path for key, path in masks.items() if path not in set(found.values())} | found
+
+
 def common_names(images, masks):
     """Patterns of the names of images and masks, such as image_{id} and label_{id}, if all names of a side start and
     end alike, and the rest tells which belong together.
+
+    Names that differ in more than WORDS, such as those of two patients, do not belong together.
 
     Args:
         images, masks: lists of (subfolder, name).
@@ -98,14 +133,16 @@ def common_names(images, masks):
         Name pattern of the images and of the masks, and dict of image to mask; None unless every image, or every mask,
         has one partner, and there are at least two.
     """
-    patterns, sides = [], []
+    patterns, sides, others = [], [], []
     for names in (images, masks):
         start, end = _shared_ends([name for _, name in names])
+        words = re.findall(r"[a-z]+|\d+", f"{start} {CHANNEL.sub('', end)}".lower())
+        others.append([word for word in words if not WORDS.fullmatch(word)])
         patterns.append(f"{start}{{id}}{end}")
         sides.append({(folder, name[len(start) : len(name) - len(end)]): (folder, name) for folder, name in names})
     partners = {image: sides[1][key] for key, image in sides[0].items() if key in sides[1]}
     fewer = min(len(images), len(masks))
-    return (*patterns, partners) if len(partners) == fewer > 1 else None
+    return (*patterns, partners) if len(partners) == fewer > 1 and others[0] == others[1] else None
 
 
 def _shared_ends(names):

@@ -51,7 +51,7 @@ def choose_values(labels):
     """
     import SimpleITK as sitk  # loads slowly
 
-    from common.volumes.reading import read_volume
+    from common.volumes.reading import read_volume  # likewise
 
     found = set()
     for path in some(volumes_in(labels)):

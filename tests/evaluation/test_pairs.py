@@ -246,6 +246,15 @@ def test_predictions_of_crops_find_their_labels(tmp_path, capsys):
     assert "mask name pattern: {id}_label for images {id}_crop" in capsys.readouterr().out
 
 
+def test_predictions_find_masks_whose_names_differ_in_words(tmp_path, capsys):
+    predicted = loose(tmp_path / "p", ["1", "2"], "image_{}")
+    pairs = match_pairs(predicted, loose(tmp_path / "t", ["1", "2"], "label_{}"))
+    assert [(pair.name, pair.truth.stem) for pair in pairs] == [("image_1", "label_1"), ("image_2", "label_2")]
+    assert "mask name pattern: label_{id} for images image_{id}" in capsys.readouterr().out
+    with pytest.raises(InputError, match="true mask"):
+        match_pairs(predicted, loose(tmp_path / "others", ["1", "2"], "anna_{}"))
+
+
 def test_masks_without_a_partner_are_skipped_if_asked(tmp_path, capsys):
     predicted, truth = loose(tmp_path / "p", ["a", "b", "c"]), loose(tmp_path / "t", ["b", "c", "d"], "{}_mask")
     with pytest.raises(InputError, match="--unmatched skip"):

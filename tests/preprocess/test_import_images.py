@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from running import REAL_DATA, assert_refused, bytes_of, leftovers, lines_of, run_here, run_script
 
 from common.slices.images import cut, fit_boxes, read_image, read_mask, read_slice
-from common.slices.matching import patients_in
+from common.slices.matching import common_names, patients_in
 
 SCRIPT = "preprocess/0_import_images.py"
 
@@ -496,3 +496,32 @@ def test_slices_exported_to_nnunet_stay_with_their_case(tmp_path):
             for path in (cases / case / side).iterdir():
                 again = tmp_path / "again" / case / side / path.name
                 np.testing.assert_array_equal(read_image(again), read_image(path))
+
+
+@given(
+    st.lists(st.from_regex(r"[0-9]{1,3}[a-c]?", fullmatch=True), min_size=2, max_size=8, unique=True),
+    st.sampled_from(["", "p7_", "ISIC_", "study-2 "]),
+    st.sampled_from(
+        [("image_{}", "label_{}"), ("IMG_{}", "IMG_{}_Mask"), ("{}_0000", "{}"), ("volume-{}", "segmentation-{}")]
+    ),
+)
+def test_names_that_differ_in_words_only(ids, shared, patterns):
+    images, masks = ([("", shared + pattern.format(one)) for one in ids] for pattern in patterns)
+    found = common_names(images, masks)
+    assert found is not None and found[2] == dict(zip(images, masks, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("images", "masks"),
+    [
+        (["p1_1", "p1_2"], ["p2_1_mask", "p2_2_mask"]),  # of two patients
+        (["anna_1", "anna_2"], ["bob_1_mask", "bob_2_mask"]),
+        (["a1", "a2"], ["b1", "b2"]),
+        (["image_1", "image_2"], ["label_3", "label_4"]),
+        (["image_1", "image_2", "image_3"], ["label_1", "label_2", "label_9"]),
+        (["image_1"], ["label_1"]),
+        ([], ["label_1"]),
+    ],
+)
+def test_names_that_may_be_of_others_are_not_paired(images, masks):
+    assert common_names([("", name) for name in images], [("", name) for name in masks]) is None
