@@ -156,7 +156,21 @@ def test_a_file_and_a_staged_file(tmp_path):
     assert path.read_text() == "2" and path.with_name("b.txt").read_text() == "3" and not leftovers(tmp_path)
 
 
-def replace_until(folder, when, sign, journal):
+def replace_three(folder):
+    with whole_entries(folder, ["a", "b", "c"], True, removed=["d"]) as new:
+        for name in "abc":
+            (new / name).mkdir()
+            (new / name / "x").write_text("new")
+
+
+def replace_files_of_no_manifest(folder):
+    with staged(folder / "model") as made:
+        made.write_text("new")
+        made.with_name("card").write_text("new")
+        publish(made, folder / "model")
+
+
+def replace_until(folder, when, sign, journal, replace=replace_three):
     """Replace entries in a process of its own that gets a signal before a rename.
 
     Returns:
@@ -179,10 +193,7 @@ def replace_until(folder, when, sign, journal):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         exchange = (lambda *_: False) if journal else replacing._exchange
         os.rename, os.replace, replacing._exchange = counted(os.rename), counted(os.replace), counted(exchange)
-        with whole_entries(folder, ["a", "b", "c"], True, removed=["d"]) as new:
-            for name in "abc":
-                (new / name).mkdir()
-                (new / name / "x").write_text("new")
+        replace(folder)
     except KeyboardInterrupt:
         os._exit(1)
     os._exit(0)
@@ -211,6 +222,23 @@ def test_killed_at_every_rename(tmp_path, journal, sign):
     assert when > 5 and seen == {"old", "new"}
 
 
+@pytest.mark.parametrize("journal", [False, True])
+def test_files_of_no_manifest_are_replaced_together(tmp_path, journal):
+    """The journal knows them by inode number and time of change."""
+    for when in range(1, 20):
+        folder = tmp_path / f"{when}"
+        folder.mkdir()
+        for name in ("model", "card"):
+            (folder / name).write_text("old")
+        ended = replace_until(folder, when, signal.SIGKILL, journal, replace_files_of_no_manifest)
+        finish_interrupted(folder)
+        found = [path.read_text() for path in sorted(folder.iterdir())]
+        assert found in (["old"] * 2, ["new"] * 2) and not leftovers(folder), when
+        if ended:
+            break
+    assert when > 3
+
+
 def test_a_strangers_journal_removes_nothing_else(tmp_path, capsys):
     folder, mine = tmp_path / "data", tmp_path / "mine"
     (folder / "mine").mkdir(parents=True)
@@ -221,7 +249,9 @@ def test_a_strangers_journal_removes_nothing_else(tmp_path, capsys):
         (staging / "new").mkdir(parents=True)
         (staging / "lock").write_text("")
         (folder / "link").symlink_to(tmp_path) if number == 0 else None
-        (staging / "journal.json").write_text(json.dumps({"entries": {}, "removed": [name]}))
+        found = os.stat(folder / name)  # even if a stranger guessed the numbers
+        known = {"replaced": {name: [found.st_ino, found.st_mtime_ns]}}
+        (staging / "journal.json").write_text(json.dumps({"entries": {}, "removed": [name], **known}))
     finish_interrupted(folder)
     assert mine.is_dir() and (folder / "mine" / "thesis").exists()
     assert capsys.readouterr().err.count("note: left ") == 6
