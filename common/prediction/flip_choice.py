@@ -8,15 +8,17 @@ from common.training.calibration import choose_threshold, dice_by_threshold
 
 MOST_SLICES = 40
 COST = 32  # validation slices that a run has predicted for each slice here, which is predicted eight times
+FEWEST_CASES = 3  # slices of one case say too little about others
 LEAST_GAIN = 0.005  # of Dice: less is not worth four or eight times the work
+ERRORS = 2  # standard errors that the gain exceeds
 CLOSE = 0.002  # of Dice: flips alone take half as long as with quarter turns
 
 
 def choose_flips(validation, model, epochs):
     """Compare the mean Dice of a network alone, over flips, and over flips and quarter turns.
 
-    An average is chosen if it raises the mean Dice over slices by LEAST_GAIN and by one standard error of the
-    difference over cases (over slices, if all are from one case), each at its best threshold. Takes at most a quarter
+    An average is chosen if it raises the mean Dice over slices by LEAST_GAIN and by more than two standard errors of
+    the difference over cases, of which there must be FEWEST_CASES, each at its best threshold. Takes at most a quarter
     of the time in which the run predicted its validation set, so a short training chooses none.
 
     Args:
@@ -47,31 +49,28 @@ class _Scores:
     def __init__(self, validation):
         self.overlapping = validation.overlapping
         self.exclusive = validation.classes > 1 and not validation.overlapping
-        self.by_case = len(set(validation.case)) > 1
-        self.sums, self.counts, self.added = {name: {} for name in TRANSFORMS}, {}, 0
+        self.sums, self.counts = {name: {} for name in TRANSFORMS}, {}
 
     def add(self, name, probabilities, truth, case):
         """Add the prediction (H, W, C) of a slice with the mask `truth`, (H, W)."""
-        self.added += name == "none"
-        key = case if self.by_case else self.added
         if self.exclusive:
             dice = mean_dice(*without_ignored(class_numbers(probabilities), truth))
         else:
             counts = ~is_ignored(truth)
             dice = dice_by_threshold(probabilities[counts], truth[counts])
-        self.sums[name][key] = self.sums[name].get(key, 0) + np.atleast_1d(dice)
+        self.sums[name][case] = self.sums[name].get(case, 0) + np.atleast_1d(dice)
         if name == "none":
-            self.counts[key] = self.counts.get(key, 0) + 1
+            self.counts[case] = self.counts.get(case, 0) + 1
 
     def result(self):
-        if len(self.counts) < 2:
+        if len(self.counts) < FEWEST_CASES:
             return {}
         items = np.array(list(self.counts.values()))
         sums = {name: np.array(list(of_cases.values())) for name, of_cases in self.sums.items()}
         best = {name: array[:, array.sum(axis=0).argmax()] for name, array in sums.items()}
         dice = {name: column.sum() / items.sum() for name, column in best.items()}
         gains = {name: _gain(best[name], best["none"], items) for name in ("flips", "turns")}
-        wanted = [name for name, (gain, error) in gains.items() if gain >= LEAST_GAIN and gain > error]
+        wanted = [name for name, (gain, error) in gains.items() if gain >= LEAST_GAIN and gain > ERRORS * error]
         wanted = [name for name in wanted if dice[name] >= max(map(dice.get, wanted)) - CLOSE]
         if not wanted:
             return {"flips": "none"}

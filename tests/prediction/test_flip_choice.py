@@ -89,3 +89,8 @@ def test_flips_take_half_as_long_as_turns(slices):
 
 def test_a_short_training_chooses_none(slices):
     assert choose_flips(slices, Noisy(0.4), epochs=1) == {}
+
+
+def test_two_cases_are_too_few(slices):
+    slices.case = [min(case, "case02") for case in slices.case]
+    assert len(set(slices.case)) == 2 and choose_flips(slices, Noisy(0.4), epochs=100) == {}
