@@ -230,9 +230,9 @@ def print_table(job, results):
         if not result.comparison:
             print(f"{name:12}{'; '.join(result.faults)}")
             continue
-        _, largest, mean, dice, changed, _ = vars(result.comparison).values()
-        note = "  unverified" if result.faults else ""
-        row = f"{name:12}{result.size / 1e6:8.1f}{largest:10.2g}{mean:10.2g}{dice:9.4f}{changed:9}"
+        found, note = result.comparison, "  unverified" if result.faults else ""
+        row = f"{name:12}{result.size / 1e6:8.1f}{found.max_difference:10.2g}{found.mean_difference:10.2g}"
+        row += f"{found.dice:9.4f}{found.changed_pixels:9}"
         print(f"{row}{result.time:9.2f}{note}")
     print("largest, mean: difference of a probability; Dice: between the masks; changed: pixels; ms: for one image")
 

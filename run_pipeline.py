@@ -20,8 +20,8 @@ from common.settings import apply_command_line
 
 # --- input and output
 IMAGES: str = ""  # your own images: a folder of images or of volumes; "": case folders in CASES
-MASKS: str = ""  # their masks or label volumes, in a folder; a data set of nnU-Net in IMAGES needs none
-#   Masks of each class: "masks/{class}/{id}.png".
+MASKS: str = ""  # their masks or label volumes, in a folder
+#   A data set of nnU-Net in IMAGES needs none. Masks of each class: "masks/{class}/{id}.png".
 CASES: types.PathName = "data/sample"  # folder with the case folders; the sample is created if missing
 WORK: types.PathName = "work"  # output folder for all steps
 REPLACE: bool = True  # overwrite earlier output in WORK (run folders are kept)

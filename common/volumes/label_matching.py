@@ -129,7 +129,7 @@ def refuse_own_labels(pairs):
     own = [path for path, label in pairs.items() if path.exists() and label.exists() and os.path.samefile(path, label)]
     problems = [f"{path}: used as its own label volume; set --labels and --label-name to the labels" for path in own]
     if problems:
-        raise InputError(summarize(problems, "volumes are used as their own label volumes"))
+        raise InputError(summarize(problems, "volumes cannot be used"))
 
 
 # --- a file for each class

@@ -362,7 +362,9 @@ def test_what_cannot_be_right(tmp_path):
     done = run_here(SCRIPT, CASES=tmp_path / "d", NOT_FINITE=-100, **settings)
     assert "replaced 1 voxel" in done.stdout and "skipped 1 file without a volume (notes.txt)" in done.stdout
     own = settings | {"LABELS": tmp_path / "i"}
-    assert_refused(SCRIPT, "b.nrrd: used as its own label volume", CASES=tmp_path / "e", **own)
+    assert_refused(
+        SCRIPT, "2 volumes cannot be used: used as its own label volume", "b.nrrd", CASES=tmp_path / "e", **own
+    )
     one = settings | {"IMAGES": tmp_path / "i" / "b.nrrd", "CASES": tmp_path / "e"}
     fine = one | {"SPACING": 0.003}
     assert_refused(SCRIPT, "SPACING: too fine for", "4667x6000x3333 voxels, about 348 GB", status=2, **fine)

@@ -477,7 +477,7 @@ def test_bad_settings_and_sets(packed, tmp_path):
     refused("SCHEDULE: ", status=2, SCHEDULE="linear")
     refused("PRECISION", status=2, PRECISION="float7")
     refused("MODE", status=2, MODE="continue")
-    refused(f"RUN: {tmp_path} not a run folder", "has no settings.json", MODE="resume", RUN=str(tmp_path))
+    refused(f"RUN: {tmp_path} is not a run folder", "has no settings.json", MODE="resume", RUN=str(tmp_path))
     refused(f"RUN: {tmp_path / 'gone'} does not exist", MODE="resume", RUN=str(tmp_path / "gone"))
     refused(f"{tmp_path}: expected a file (found a folder)", TRAIN=str(tmp_path))
     refused("gone: does not exist", MODE="retrain", RUN=str(tmp_path / "gone"))

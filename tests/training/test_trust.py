@@ -72,7 +72,7 @@ def test_no_script_runs_the_network_of_a_stranger(stranger, packed, tmp_path, ma
         )
     shutil.copytree(run, tmp_path / "folds" / "fold1")
     shutil.copytree(run, tmp_path / "folds" / "fold2")
-    (tmp_path / "folds" / "cross_validation.json").write_text("{}")
+    (tmp_path / "folds" / "cross_validation.json").write_text(json.dumps({"TRAIN": str(packed["packed"] / "train.h5")}))
     assert_refused("choose.py", "evil.py", NOT_NAMED, CROSS_VALIDATIONS=tmp_path / "folds")
     assert not marker.exists()
     run_here("predict.py", **commands["predict.py"], MODEL=run / "code" / "evil.py")
