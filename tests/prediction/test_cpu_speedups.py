@@ -78,7 +78,10 @@ def test_probabilities_are_those_of_keras(tmp_path):
 @on_tensorflow
 @pytest.mark.slow
 def test_probabilities_of_a_pretrained_network_are_those_of_keras(tmp_path):
-    assert_as_keras(saved(build_model("pretrained_unet", (64, 64, 3), 2), tmp_path / "network.keras"), 59)
+    network = build_model("pretrained_unet", (64, 64, 3), 2)
+    norms = [layer for layer in network.layers if isinstance(layer, layers.BatchNormalization)]
+    assert len(norms) > 50
+    assert_as_keras(saved(network, tmp_path / "network.keras"), len(norms))
 
 
 @pytest.mark.parametrize("name", ["unet", "unet3d"])

@@ -162,7 +162,7 @@ def test_overlays_of_color_images_are_in_color(trained, tmp_path):
 @pytest.mark.slow
 def test_each_of_several_networks_is_loaded_once(trained, monkeypatch):
     files, loaded = [trained[0] / "best_dice.keras", trained[0] / "last.keras"], []
-    monkeypatch.setattr(averaging, "load_for_prediction", lambda file: loaded.append(file) or load_network(file))
+    monkeypatch.setattr(averaging, "load_for_prediction", lambda file, _: loaded.append(file) or load_network(file))
     ensemble = averaging.Ensemble(files)
     assert (ensemble.size, ensemble.channels) == (24, 1)
     pictures = [np.zeros((24, 24), np.uint8)]
