@@ -110,7 +110,7 @@ def train_on_own_images():
     try:
         run(script, CASES=work / "cases", REPLACE=settings.REPLACE, **values)
     except InputError as error:
-        example = "{'LABEL_NAME': '{id}_cord'}" if "LABELS" in chosen else "{'UNMATCHED': 'skip'}"
+        example = "{'LABEL_NAME': '{id}_seg'}" if "LABELS" in chosen else "{'UNMATCHED': 'skip'}"
         advice = f'pass the settings that it names as --import-settings "{example}"'
         raise InputError(f"{error}; {advice}") from None
     chosen = choose_split(work / "cases", settings.FOLDS)

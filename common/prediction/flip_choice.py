@@ -4,7 +4,7 @@ import numpy as np
 
 from common.prediction.ensemble import TRANSFORMS, predict_turned
 from common.slices.classes import class_numbers, is_ignored, mean_dice, without_ignored
-from common.training.calibration import choose_threshold, dice_by_threshold
+from common.training.calibration import choose_threshold, dice_by_threshold, mean_and_error
 
 MOST_SLICES = 40
 COST = 32  # validation slices that a run has predicted for each slice here, which is predicted eight times
@@ -69,8 +69,10 @@ class _Scores:
         sums = {name: np.array(list(of_cases.values())) for name, of_cases in self.sums.items()}
         best = {name: array[:, array.sum(axis=0).argmax()] for name, array in sums.items()}
         dice = {name: column.sum() / items.sum() for name, column in best.items()}
-        gains = {name: _gain(best[name], best["none"], items) for name in ("flips", "turns")}
-        wanted = [name for name, (gain, error) in gains.items() if gain >= LEAST_GAIN and gain > ERRORS * error]
+        names = "flips", "turns"
+        gains = mean_and_error(np.stack([best[name] - best["none"] for name in names], axis=1), items)
+        gains = zip(names, *gains, strict=True)
+        wanted = [name for name, gain, error in gains if gain >= LEAST_GAIN and gain > ERRORS * error]
         wanted = [name for name in wanted if dice[name] >= max(map(dice.get, wanted)) - CLOSE]
         if not wanted:
             return {"flips": "none"}
@@ -78,10 +80,3 @@ class _Scores:
         threshold = None if self.exclusive else choose_threshold(sums[name], items)[0]
         facts = {"flips_dice": float(dice[name]), "flips_dice_without": float(dice["none"])}
         return {"flips": name, "flips_threshold": threshold, "flips_slices": int(items.sum())} | facts
-
-
-def _gain(ours, theirs, items):
-    """Difference of two mean Dice over slices, and its standard error over cases; arguments are sums for each case."""
-    count, gain = len(items), (ours - theirs).sum() / items.sum()
-    rest = ours - theirs - items * gain
-    return gain, np.sqrt(count / (count - 1) * (rest**2).sum()) / items.sum()

@@ -145,16 +145,29 @@ def choose_threshold(dice, items, thresholds=THRESHOLDS):
     Returns:
         The threshold, and the mean Dice at it and at 0.5.
     """
-    count, mean = len(items), dice.sum(axis=0) / items.sum()
+    mean = dice.sum(axis=0) / items.sum()
     best = mean.argmax()
-    below_best = mean[best] - mean
-    error = np.full(len(mean), np.inf)
-    if count > 1:
-        rest = dice[:, [best]] - dice - items[:, None] * below_best
-        error = np.sqrt(count / (count - 1) * (rest**2).sum(axis=0)) / items.sum()
+    below_best, error = mean_and_error(dice[:, [best]] - dice, items)
     distance = np.abs(np.arange(len(mean)) - (len(mean) - 1) / 2)
     chosen = np.where(below_best <= error, distance, np.inf).argmin()
     return round(float(thresholds[chosen]), 2), float(mean[chosen]), float(mean[len(mean) // 2])
+
+
+def mean_and_error(differences, items):
+    """Mean difference over slices, and its standard error over cases.
+
+    Args:
+        differences: (N, T) sums of differences over the slices of each case.
+        items: (N,) number of slices of each case.
+
+    Returns:
+        Two arrays, (T,); the error of a single case is infinite.
+    """
+    count, mean = len(items), differences.sum(axis=0) / items.sum()
+    if count < 2:
+        return mean, np.full(len(mean), np.inf)
+    rest = differences - items[:, None] * mean
+    return mean, np.sqrt(count / (count - 1) * (rest**2).sum(axis=0)) / items.sum()
 
 
 # --- temperature and reliability

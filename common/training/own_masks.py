@@ -7,7 +7,7 @@ import numpy as np
 from common.parallel import ordered_map
 from common.slices.classes import IGNORED
 from common.slices.finding import find_images, walk
-from common.slices.images import is_color, read_image
+from common.slices.images import is_color, read_image, to_gray
 from common.slices.masks import BLACK, MOST_COLORS, are_soft, colors_of, values_of
 from common.slices.matching import IMAGE_FOLDERS, MASK_FOLDERS, MASK_NAMES, choose_mask_name
 
@@ -59,7 +59,7 @@ def choose_reading(masks):
     looked_at = list(_read(some(masks)))
     if any(is_color(mask) for mask in looked_at):
         return _of_colors(masks)
-    looked_at = [mask if mask.ndim == 2 else mask[..., 0] for mask in looked_at]
+    looked_at = list(map(to_gray, looked_at))
     values = set().union(*map(values_of, looked_at))
     if values <= {0, 255} or (max(values) <= LARGEST_NUMBER and not values <= {0, 1}):
         return {}
@@ -67,7 +67,7 @@ def choose_reading(masks):
         is_soft = all(foreground_of(mask) is not None for mask in looked_at)
         reason = "the masks have soft edges, as JPEG leaves them: half of the largest value is the border"
         return {"MASK_THRESHOLD": (max(values) // 2, reason)} if is_soft else {}
-    values = set().union(*(values_of(mask if mask.ndim == 2 else mask[..., 0]) for mask in _read(masks)))
+    values = set().union(*(values_of(to_gray(mask)) for mask in _read(masks)))
     if len(values - {0}) != 1 or values <= {0, 255}:
         return {}
     (value,) = values - {0}
