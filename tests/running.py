@@ -178,3 +178,18 @@ def decathlon_recipe(folder):
         flags = [flag.replace("decathlon/", f"{folder}/") for flag in flags]
         commands.append((script, [*flags, *SMALL_DECATHLON.get(script, [])]))
     return commands
+
+
+def lines_of_workers(script, settings, scheduler, folder):
+    """Lines that an importer prints alone; asserts that workers write the same bytes and print the same lines.
+
+    Both runs report broken files. `folder` gets their case folders.
+    """
+    results = {
+        name: run_script(script, **settings, **more, CASES=folder / name / "cases", expect=1)
+        for name, more in (("alone", {}), ("shared", {"WORKERS": scheduler}))
+    }
+    assert bytes_of(folder / "shared") == bytes_of(folder / "alone") and not leftovers(folder)
+    alone, shared = (lines_of(result, folder / name) for name, result in results.items())
+    assert "workers: 2 at" in results["shared"].stdout and shared == alone
+    return alone

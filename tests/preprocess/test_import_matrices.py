@@ -5,7 +5,7 @@ import os
 
 import numpy as np
 import pytest
-from running import assert_refused, bytes_of, leftovers, lines_of, run_here, run_script
+from running import assert_refused, leftovers, lines_of_workers, run_here, run_script
 
 from common.slices.images import read_image, read_mask
 
@@ -114,13 +114,7 @@ def test_workers_import_what_one_run_imports(scheduler, muscle, tmp_path):
         values = np.random.default_rng(1).random((5, 30, 30)) > 0.5
         np.save(muscle[side] / "several.npy", values.astype(dtype))
     settings = {"IMAGES": muscle["IMAGES"], "MASKS": muscle["MASKS"], "SIZE": 32}
-    results = {
-        name: run_script(SCRIPT, **settings, **more, CASES=tmp_path / name / "cases", expect=1)
-        for name, more in (("alone", {}), ("shared", {"WORKERS": scheduler}))
-    }
-    assert bytes_of(tmp_path / "shared") == bytes_of(tmp_path / "alone") and not leftovers(tmp_path)
-    alone, shared = (lines_of(result, tmp_path / name) for name, result in results.items())
-    assert "workers: 2 at" in results["shared"].stdout and shared == alone
+    alone = lines_of_workers(SCRIPT, settings, scheduler, tmp_path)
     assert any("images/short" in line for line in alone), alone
 
 
