@@ -118,7 +118,7 @@ def find_crops(scans):
     candidates, nodules = read_lesions(settings.CANDIDATES), read_annotations(settings.ANNOTATIONS)
     needed = not (settings.WITH_NODULES and candidates.empty)  # a first stage may find nothing, and miss nodules
     match_scans(candidates, settings.CANDIDATES, scans, settings.SCANS, "candidates", needed)
-    match_scans(nodules, settings.ANNOTATIONS, scans, settings.SCANS, "annotations", needed=False)
+    match_scans(nodules, settings.ANNOTATIONS, scans, settings.SCANS, "annotations", not needed)
     found = {}
     for name in scans:
         of_scan = nodules[nodules["seriesuid"] == name]

@@ -123,23 +123,25 @@ def read_osirix_csv(data, path):
     found = []
     try:
         header = [name.strip() for name in next(rows, [])]
-        if missing := [name for name in COLUMNS if name not in header]:
-            raise InputError(f"{path}: no column {missing[0]} (found {','.join(header)[:80]}); {ADVICE}")
+        first = header[: header.index("NumOfPoints") + 1] if "NumOfPoints" in header else header  # points follow
+        if missing := [name for name in COLUMNS if name not in first]:
+            raise InputError(
+                f"{path}: no column {missing[0]} before the points (found {','.join(header)[:80]}); {ADVICE}"
+            )
         for row in rows:
             if row:
-                found.append(_of_row(row, header, path, f"{path}: line {rows.line_num}"))
+                found.append(_of_row(row, first, path, f"{path}: line {rows.line_num}"))
     except csv.Error as error:
         raise InputError(f"{path}: line {rows.line_num} is not CSV ({error}); {ADVICE}") from None
     return found
 
 
 def _of_row(row, header, path, where):
-    """Annotation of a row of the CSV file."""
-    first = header.index("NumOfPoints") + 1
-    row += [""] * (first - len(row))
-    cells = dict(zip(header[:first], row, strict=False))
+    """Annotation of a row of the CSV file; `header` ends where the points begin."""
+    row += [""] * (len(header) - len(row))
+    cells = dict(zip(header, row, strict=False))
     index, count, kind = (_whole(cells, name, where) for name in ("ImageNo", "NumOfPoints", "RoiType"))
-    numbers = row[first:]
+    numbers = row[len(header) :]
     while numbers and not numbers[-1].strip():
         numbers.pop()
     if len(numbers) != OF_POINT * count:

@@ -146,6 +146,11 @@ BAD = {
     ),
     "no name": ("a.json", changed(lambda c: c["ROIs"][0].update(Name="  ")), "a shape has no name"),
     "csv without points": ("a.csv", CSV.replace("NumOfPoints", "N"), "no column NumOfPoints"),
+    "csv with the index behind the points": (
+        "a.csv",
+        CSV.replace("ImageNo,RoiNo", "A,RoiNo").replace("mmX,mmY", "mmX,ImageNo"),
+        "no column ImageNo before the points",
+    ),
     "csv cut short": ("a.csv", CSV[: len(HEADER) + 150], "line 2: expected 5 numbers for each point|not a number"),
     "csv with text": ("a.csv", CSV.replace("5.500000", "five"), "line 2: not a number .found 'five'"),
     "csv with half an image": ("a.csv", as_csv(*ROIS, index=1.5), "line 2: ImageNo: expected a whole number"),

@@ -97,6 +97,8 @@ def test_crops_and_cubes_of_candidates(tmp_path):
     assert_refused(SCRIPT, "contains no candidates", CASES=tmp_path / "e", **refused | {"CANDIDATES": empty})
     said = run_here(SCRIPT, CASES=tmp_path / "f", **settings | {"CANDIDATES": empty, "ANNOTATIONS": annotations}).stdout
     assert "importing 4 crops (4 of nodules)" in said
+    refused = settings | {"CANDIDATES": empty, "ANNOTATIONS": other}
+    assert_refused(SCRIPT, f"{other}: no seriesuid is the name of a scan", CASES=tmp_path / "e", **refused)
     said = run_here(SCRIPT, CASES=tmp_path / "g", **settings | {"ANNOTATIONS": other}).stdout
     assert "annotations without a scan (1): gone" in said and "(0 of nodules)" in said
     assert not (tmp_path / "e").exists()
