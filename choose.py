@@ -37,6 +37,7 @@ import pandas as pd
 from common.claims import claimed
 from common.devices import import_keras
 from common.files import whole_file
+from common.streams import print_lines
 from common.tables import write_table
 from common.training.cross_validation import fold_numbers
 from common.training.trained_models import CrossValidation
@@ -86,7 +87,7 @@ def print_table(table):
     """Print the baseline, the eight best combinations, and the chosen one."""
     shown = pd.concat([table.head(1), table.nlargest(8, "dice"), table[table["chosen"] == "yes"]]).drop_duplicates()
     print(f"baseline, the eight best of {len(table)} combinations, and the chosen one")
-    print(shown.round(4).to_string(index=False))
+    print_lines(shown.round(4).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from pathlib import Path
 from common.errors import InputError
 from common.evaluation.comparison import compare
 from common.evaluation.comparison_page import NAME, entry_table, write_comparison
+from common.streams import print_lines
 from common.words import number_of
 
 ROWS = 15  # in the terminal
@@ -51,7 +52,7 @@ def print_table(section):
     """Print the best entries of a section, and how many others there are."""
     table = entry_table(section)
     table = table[[table.columns[0], *(name for name in SHOWN if name in table)]]
-    print(table.head(ROWS).map(in_short).to_string(index=False))
+    print_lines(table.head(ROWS).map(in_short).to_string(index=False))
     if len(table) > ROWS:
         unknown = sum(entry.dice is None for entry in section.entries)
         print(f"the best {ROWS} of {len(table)}" + (f"; without a score: {unknown}" if unknown else ""))

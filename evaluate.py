@@ -87,6 +87,7 @@ from common.scores import SCORES
 from common.settings import FORMAT
 from common.slices.drawing import contact_sheet
 from common.slices.images import encode_png
+from common.streams import print_lines
 from common.tables import write_table
 from common.volumes.privacy import read_names_table
 from common.workers import start_workers
@@ -245,14 +246,15 @@ def print_tables(result):
         ("images with a mask", result.over_images),
         ("cases (all pixels of a case together)", result.over_cases),
     ):
-        print(f"\n{title}\n{table[table['n'] > 0][columns].round(4).to_string(index=False)}")
+        print_lines(f"\n{title}\n{table[table['n'] > 0][columns].round(4).to_string(index=False)}")
     empty = result.images[result.images["tp"] + result.images["fn"] == 0]
-    print(f"\nempty masks: {len(empty)} ({(empty['fp'] == 0).sum()} predicted empty)")
+    print_lines(f"\nempty masks: {len(empty)} ({(empty['fp'] == 0).sum()} predicted empty)")
     if result.lesions:
         print_lesions(result.lesions)
     if result.differences is not None:
         table = result.differences.round(4).to_string(index=False)
-        print(f"\ndifference to {settings.AGAINST} (this minus other)\n{table}")
+        print("", f"difference to {settings.AGAINST} (this minus other)", sep="\n")
+        print_lines(table)
 
 
 if __name__ == "__main__":

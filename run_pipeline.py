@@ -68,7 +68,7 @@ def main():
     run("evaluate.py", PREDICTED=predicted, TRUTH=test, OUTPUT=scores, REPLACE=settings.REPLACE)
     run("convert_coreml.py", RUN=run_to_convert(trained), OUTPUT=model, REPLACE=settings.REPLACE)
     minutes = (time.monotonic() - started) / 60
-    print(f"\nfinished all steps in {minutes:.1f} minutes; wrote {model}, {scores} and {trained}")
+    print("", f"finished all steps in {minutes:.1f} minutes; wrote {model}, {scores} and {trained}", sep="\n")
 
 
 def train_on_cases():
@@ -174,7 +174,7 @@ def run_to_convert(trained):
 def run(script, *arguments, **values):
     """Print a command and run it."""
     shown = " ".join(map(as_typed, [*map(str, arguments), *flags_of(values)]))
-    print(f"\n$ python {script} {shown}", flush=True)
+    print("", f"$ python {script} {shown}", sep="\n", flush=True)
     call(script, *arguments, **values)
 
 

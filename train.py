@@ -152,7 +152,7 @@ def fit(s, model, log, training, validation, used, run):
         except KeyboardInterrupt:
             if writer:
                 writer.finish_writing()
-            print(f"\nstopped after epoch {len(log)}{to_continue}")
+            print("", f"stopped after epoch {len(log)}{to_continue}", sep="\n")
             raise
     if writer:
         writer.close()
@@ -171,7 +171,7 @@ def finish(s, run, control, timer, validation):
     if table := timer.table():
         print(f"where the time went:\n{in_lines(table)}")
     if calibration:
-        print(calibration.in_words())
+        print(*calibration.in_words().splitlines(), sep="\n")
     print(f"{control.end_reason}; {control.log.best_in_words()}; wrote {run}")
 
 

@@ -110,7 +110,7 @@ def main():
             for trial in tuning.trials_to_run(study, folder, settings.TRIALS, add):
                 run_trial(study, trial)
         except KeyboardInterrupt:
-            print("\nstopped; run the same command to continue the interrupted trial")
+            print("", "stopped; run the same command to continue the interrupted trial", sep="\n")
             raise
         write_results(study)
 

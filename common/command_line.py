@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.setting_checks import alternatives, describe
-from common.streams import printable
+from common.streams import print_lines, printable
 
 OTHER_NAMES = {"lr": "--learning-rate", "bs": "--batch-size", "epoch": "--epochs", "img_size": "--size"}
 OF_NETWORKS = ("features", "depth", "dropout", "filters", "encoder", "encoder_weights", "backbone", "backbone_weights")
@@ -189,7 +189,7 @@ class _Help(argparse.Action):
         if name and name not in constants:
             parser.error(f"unrecognized arguments: {flag(name)}")
         if name:
-            print(help_of_setting(source, name, constants[name]), end="")
+            print_lines(help_of_setting(source, name, constants[name]).removesuffix("\n"))
         else:
-            print(f"{parser.format_usage()}\n{help_of(source, constants)}", end="")
+            print_lines(f"{parser.format_usage()}\n{help_of(source, constants)}".removesuffix("\n"))
         parser.exit()

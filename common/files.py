@@ -159,5 +159,6 @@ def file_digest(path):
 
 
 def natural_key(text):
-    """Sort key that puts `slice2` before `slice10`."""
-    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", str(text))]
+    """Sort key that puts `slice2` before `slice10`, and no two names in the same place (`slice1`, `slice01`)."""
+    text = str(text)
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", text)], text

@@ -42,6 +42,16 @@ def on_own_lines(message):
     return printable(re.sub(r"\n(?!  )", r"\\n", message))
 
 
+def on_one_line(text):
+    """What is printed at once, as `on_own_lines`, but a line feed at its end stays, and so do long words."""
+    return printable(re.sub(r"\n(?!  |\Z)", r"\\n", text))
+
+
+def print_lines(text):
+    """Print a text of several lines, such as a table; within one `print`, only lines that begin with two spaces are."""
+    print(*text.split("\n"), sep="\n", flush=True)
+
+
 def _escape(match):
     return match[0].encode("unicode_escape").decode("ascii")
 
@@ -50,7 +60,8 @@ def prepare():
     """Make the standard streams safe and quiet; call before anything else opens a file.
 
     A closed stream becomes the null device. Characters that the encoding lacks become escapes, as do control characters
-    of everything but progress bars. When the reader has gone (`| head`), the rest of the output is discarded.
+    of everything but progress bars, and line feeds within what a `print` to standard output prints. When the reader has
+    gone (`| head`), the rest of the output is discarded.
     Warnings of libraries are not shown, unless Python was asked to (python -W, PYTHONWARNINGS).
     """
     _fill_closed()
@@ -65,7 +76,7 @@ def prepare():
             continue
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, SafeStream(stream))
+        setattr(sys, name, SafeStream(stream, on_one_line if name == "stdout" else printable))
 
 
 def _fill_closed():
@@ -80,12 +91,13 @@ def _fill_closed():
 class SafeStream:
     """A text stream whose `write` and `flush` escape control characters and discard what cannot be written.
 
-    Attributes:
+    Args:
         raw: the stream itself, for progress bars, which move the cursor.
+        escape: function of a text to what is written, such as `printable` or `on_one_line`.
     """
 
-    def __init__(self, raw):
-        self.raw = raw
+    def __init__(self, raw, escape=printable):
+        self.raw, self.escape = raw, escape
 
     def __getattr__(self, name):
         return getattr(self.raw, name)
@@ -94,7 +106,7 @@ class SafeStream:
         return iter(self.raw)
 
     def write(self, text):
-        self._try(self.raw.write, printable(text))
+        self._try(self.raw.write, self.escape(text))
         return len(text)
 
     def writelines(self, lines):

@@ -29,6 +29,7 @@ import cv2
 from common import parallel
 from common.errors import InputError, SettingError
 from common.files import ROOT
+from common.streams import SafeStream, on_one_line, print_lines
 from common.words import number_of
 
 INSTALL = 'pip install "distributed>=2026.8,<2027"'
@@ -91,7 +92,8 @@ class Processes:
                 if not pending:
                     return
                 for result, error, printed in _result(pending.popleft()):
-                    print(printed, end="", flush=True)
+                    if printed:
+                        print_lines(printed.removesuffix("\n"))
                     if error and (problems is None or isinstance(error, SettingError)):
                         raise error
                     if error:
@@ -247,7 +249,7 @@ def run_batch(function, items, folder, digest):
 
 
 def _outcome(function, item):
-    with redirect_stdout(io.StringIO()) as printed:
+    with redirect_stdout(SafeStream(io.StringIO(), on_one_line)) as printed:
         try:
             return function(item), None, printed.getvalue()
         except InputError as error:

@@ -64,6 +64,7 @@ from common.slices.lists import (
     write_list,
 )
 from common.slices.variants import find_variants, list_rows
+from common.streams import print_lines
 from common.tables import write_table
 from common.words import number_of
 
@@ -195,7 +196,7 @@ def print_table(folder, lists, variants):
         }
         for name, members in lists.items()
     ]
-    print(pd.DataFrame(rows).to_string(index=False))
+    print_lines(pd.DataFrame(rows).to_string(index=False))
     for name in ("train", "validation"):
         if name in lists and not any(s.foreground for s in lists[name]):
             print(f"note: all masks in {name} are empty")

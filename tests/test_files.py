@@ -31,6 +31,12 @@ def test_natural_order_is_that_of_numbers(numbers):
     assert sorted(names, key=natural_key) == [f"slice{n}.png" for n in sorted(numbers)]
 
 
+def test_names_with_equal_numbers_have_an_order():
+    """Otherwise the order of the disk would decide, and the same seed would split the same cases differently."""
+    one, other = ["case01", "case1", "case001"], ["case001", "case1", "case01"]
+    assert sorted(one, key=natural_key) == sorted(other, key=natural_key)
+
+
 def test_ctrl_c_in_the_middle_leaves_nothing_half_written(tmp_path):
     cases = make_cases(tmp_path, cases=6, slices=60, size=160)
     command = [sys.executable, str(ROOT / "preprocess" / "1_augment_cases.py"), "--cases", str(cases)]

@@ -9,7 +9,7 @@ import pytest
 from drawings import disc_slice, write_image
 from running import ROOT
 
-from common.streams import SafeStream, as_utf8, on_own_lines, one_line, printable
+from common.streams import SafeStream, as_utf8, on_one_line, on_own_lines, one_line, print_lines, printable
 
 ODD = "caf\u00e9 \U0001f600 \x1b[2J\rend"  # a letter, an emoji, and codes that clear a terminal
 
@@ -82,6 +82,25 @@ def test_messages_show_odd_names_escaped(masks):
     assert len(result.stderr.splitlines()) == 1
     result = in_shell(masks, "submission.py", "--kind '\x1b[2J\nbest'")
     assert result.returncode == 2 and len(result.stderr.splitlines()) == 1 and b"\x1b" not in result.stderr
+
+
+def test_a_line_feed_in_a_name_starts_no_line_of_standard_output(capsys, monkeypatch):
+    stream = SafeStream(sys.stdout, on_one_line)
+    monkeypatch.setattr(sys, "stdout", stream)
+    print("wrote a\nb", "c\n  d", f"{'e' * 5000}\n", "\nf", sep="\n")
+    print_lines("\ntable\n1  2")
+    said = ["wrote a\\nb", "c", "  d", "e" * 5000, "", "\\nf", "", "table", "1  2"]
+    assert capsys.readouterr().out.splitlines() == said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
+def test_what_is_printed_about_a_folder_with_a_line_feed_in_its_name(masks, tmp_path):
+    output = tmp_path / "scores\nall right"
+    result = in_shell(masks, "evaluate.py", f"--truth . --output '{output}'")
+    lines = result.stdout.decode().splitlines()
+    assert result.returncode == 0 and (output / "scores.csv").is_file()
+    assert lines[-1].startswith(f"wrote {tmp_path / 'scores'}\\nall right (images: 4")
+    assert "images with a mask" in lines, "tables still have lines"
 
 
 def test_a_long_word_in_a_message_is_shortened():

@@ -8,6 +8,7 @@ from common.errors import InputError
 from common.evaluation.lesion_scores import summarize_lesions
 from common.evaluation.lesions import Lesion, match_lesions
 from common.files import read_bytes
+from common.streams import print_lines
 from common.volumes.candidates import POINT, read_annotations, read_lesions
 from common.words import number_of
 
@@ -108,7 +109,7 @@ def print_lesions(result):
     columns = ["class", "size", "lesions", "found", "sensitivity", "low", "high", "false_positives", "false_per_scan"]
     table = result.summary[[*columns, "panoptic_quality", "froc"]].dropna(axis=1, how="all")
     table = table.rename(columns={"false_per_scan": f"false_per_{result.scans}"}).round(4)
-    print(f"\nlesions, found by {result.rule} (diameters in {result.unit})\n{table.to_string(index=False)}")
+    print_lines(f"\nlesions, found by {result.rule} (diameters in {result.unit})\n{table.to_string(index=False)}")
     unknown = result.rows["predicted_x"].notna() & result.rows["probability"].isna()
     if result.curves and unknown.any():
         print(f"{number_of(int(unknown.sum()), 'predicted lesion')} without a probability; taken as 0")

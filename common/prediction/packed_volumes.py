@@ -66,7 +66,8 @@ def predict_packed(models, settings):
     files = MaskFiles(volumes.labels, volumes.overlap)
 
     def fill(folder):
-        print(f"predicting {number_of(len(volumes), 'packed volume')}\n{threshold_in_words(settings)}", flush=True)
+        print(f"predicting {number_of(len(volumes), 'packed volume')}", flush=True)
+        print(threshold_in_words(settings), flush=True)
         rows = []
         for i, name in enumerate(progress(volumes.names, len(volumes), "predicting")):
             image, _ = volumes.shown_volume(i)

@@ -32,4 +32,4 @@ def name_cases(keys, case_from):
         case = cases[folder, name] = as_case_name("_".join(parts) or "case01")
         if seen.setdefault(case, folder) != folder:
             raise InputError(f"IMAGES: subfolders {seen[case]} and {folder} would both become {case}; rename one")
-    return dict(sorted(cases.items(), key=lambda item: (natural_key(item[1]), item[1], natural_key(item[0][1]))))
+    return dict(sorted(cases.items(), key=lambda item: (natural_key(item[1]), natural_key(item[0][1]))))

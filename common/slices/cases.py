@@ -271,6 +271,7 @@ def find_cases(root):
     if is_case(root):
         return [root]
     cases = [path for path in root.iterdir() if path.is_dir() and is_case_name(path.name)]
+    cases.sort(key=lambda case: natural_key(case.name))
     if not cases:
         raise InputError(
             f'{root}: contains no case folder (expected "case" in its name, and x and y inside); '
@@ -279,7 +280,7 @@ def find_cases(root):
     incomplete = [f"{case}: x or y is missing; import the case again" for case in cases if not is_case(case)]
     if incomplete:
         raise InputError(summarize(incomplete, "case folders are incomplete"))
-    return sorted(cases, key=lambda case: natural_key(case.name))
+    return cases
 
 
 def is_case_name(name):

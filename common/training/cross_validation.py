@@ -13,6 +13,7 @@ from common.settings import FORMAT
 from common.slices.classes import OVERLAPPING
 from common.slices.lists import write_list
 from common.slices.mask_files import MaskFiles
+from common.streams import print_lines
 from common.tables import write_table
 from common.training.distribution import several_processes
 from common.training.new_run import dated, new_folder
@@ -78,11 +79,11 @@ def train_folds(folds, numbers):
     """Train the folds with these numbers, then predict and score their validation cases."""
     print(f"cross-validation over {len(numbers)} folds in {folds}", flush=True)
     for number in numbers:
-        print(f"\nfold {number} of {len(numbers)}", flush=True)
+        print_lines(f"\nfold {number} of {len(numbers)}")
         train_fold(folds, number)
     scored = predict_out_of_fold(folds)
     table = write_fold_scores(folds)
-    print(f"\n{table.round(4).to_string(index=False)}\nmean validation Dice {table['val_dice'].mean():.4f}")
+    print_lines(f"\n{table.round(4).to_string(index=False)}\nmean validation Dice {table['val_dice'].mean():.4f}")
     made = "the folds, out_of_fold, scores/report.html" if scored else "the folds"
     print(f"wrote {folds}: {made}; to average the folds: python predict.py --run {folds}")
 

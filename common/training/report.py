@@ -40,9 +40,10 @@ def announce(settings, model, log, training, validation, used, run):
     validated = f"validation on {validation.in_words()}" if validation else "no validation"
     print(
         f"{settings.MODEL}, {model.count_params():,} parameters, {settings.LOSS}; training on {training.in_words()}, "
-        f"{validated}, {classes}; {describe()}{used.in_words()}, {settings.PRECISION}\n"
+        f"{validated}, {classes}; {describe()}{used.in_words()}, {settings.PRECISION}",
         f"{f'run folder {run}' if run else 'process 0 writes the run folder'}; "
         + (f"continuing after epoch {len(log)}" if log else "the first step compiles the network"),
+        sep="\n",
         flush=True,
     )
 

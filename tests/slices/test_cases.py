@@ -10,7 +10,7 @@ from running import leftovers
 
 from common.errors import InputError
 from common.slices.case_files import read_case_record
-from common.slices.cases import CaseRecord, Imported, import_cases, match_files
+from common.slices.cases import CaseRecord, Imported, find_cases, import_cases, match_files
 from common.slices.images import encode_png, read_mask, read_slice
 
 ENTRY = {"image": None, "mask": None, "image_size": [8, 8], "box": [0, 0, 8, 8]}
@@ -77,3 +77,13 @@ def test_files_without_a_partner(tmp_path):
     with pytest.raises(InputError, match="2 files are alone"):
         match_files({"a": tmp_path / "a"}, second, "mask in y", "image in x", "files are alone")
     assert match_files({"b": first["b"]}, second, "", "", "") == [("b", tmp_path / "b", tmp_path / "b_mask")]
+
+
+def test_incomplete_cases_are_listed_in_natural_order(tmp_path):
+    for number in (10, 2, 1, 11, 3):
+        (tmp_path / f"case{number}").mkdir()
+    with pytest.raises(InputError) as refused:
+        find_cases(tmp_path)
+    lines = str(refused.value).splitlines()
+    assert lines[0] == "5 case folders are incomplete: x or y is missing; import the case again"
+    assert [line.rpartition("/")[2] for line in lines[1:]] == ["case1", "case2", "case3", "case10", "case11"]
