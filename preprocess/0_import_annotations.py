@@ -33,6 +33,7 @@ NAMES: types.CaseNames = "numbers"  # case names of DICOM: "numbers" (case_0001,
 NAMES_TABLE: str = ""  # DICOM: table to write (.csv): name and path of each case; "": none
 #   It identifies patients, so it must be outside of what you pass on.
 SKIP_BROKEN: bool = False  # True: exit with status 0 even if some images cannot be used
+WORKERS: types.Workers = ""  # "": this machine's cores; a number of processes; or a Dask scheduler
 
 # --- classes
 CLASSES: types.ClassNumbers | types.Names = {}  # class of each name, such as {"liver": 1}, or names in class order
@@ -64,6 +65,7 @@ settings = apply_command_line(globals())
 from functools import partial
 
 from common.annotations.classes import as_numbers, names_of
+from common.annotations.images import import_image
 from common.annotations.matching import match_images
 from common.annotations.reading import find_annotations, read_annotations
 from common.annotations.report import number_and_print, print_overlaps, print_several
@@ -71,18 +73,16 @@ from common.annotations.sources import Classes, Source, choose
 from common.errors import InputError, SettingError, name_broken, summarize
 from common.settings import require_folder
 from common.slices.case_names import name_cases
-from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
-from common.slices.channels import read_with_channels
+from common.slices.cases import CaseRecord, as_case_name, import_cases, refuse_existing_cases
 from common.slices.finding import IMAGE_ENDINGS, OTHER, find_images, report_skipped, walk
-from common.slices.images import refuse_tiny
-from common.slices.import_notes import ImageNotes, Seen
-from common.slices.importing import Fitting, fit
+from common.slices.import_notes import Seen
+from common.slices.importing import Fitting
 from common.slices.leftovers import find_earlier_cases
-from common.slices.masks import values_of
 from common.slices.matching import IMAGE_FOLDERS, MASK_FOLDERS
 from common.volumes.finding import may_be_dicom
 from common.volumes.privacy import check_names_table, safe_names, write_names_table
 from common.words import number_of
+from common.workers import start_workers
 
 SCRIPT = "0_import_annotations.py"  # in case.json
 
@@ -129,23 +129,19 @@ def import_all(sources, numbers, names, is_dicom):
     in_cases = number_of(len(cases), "case")
     print(f"importing {what} as {in_cases}, {settings.FIT} to {size}, into {settings.CASES}", flush=True)
     drawn = Classes.of(numbers, names, settings.OVERLAP)
-    if is_dicom:
-        from common.annotations.dicom_slices import import_series  # see find_series
-
-        load = partial(import_series, classes=drawn, settings=settings)
-    else:
-        load = partial(import_image, classes=drawn)
     record = {} if is_dicom else {"stretched": settings.STRETCH, "channels": {"rgb": "rgb"}.get(settings.CHANNELS)}
     record |= {"fit": settings.FIT, "class_names": names, "overlap": drawn.overlap}
-    result = import_cases(
-        sources,
-        load,
-        partial(CaseRecord, SCRIPT, settings.SIZE, **record),
-        settings.REPLACE,
-        parallel=not is_dicom,
-        check=lambda values, _: drawn.check(values, settings.ANNOTATIONS),
-        earlier=earlier,
-    )
+    with start_workers(settings.WORKERS) as workers:
+        result = import_cases(
+            sources,
+            (loader_of_series if is_dicom else loader_of_images)(drawn),
+            partial(CaseRecord, SCRIPT, settings.SIZE, **record),
+            settings.REPLACE,
+            parallel=not is_dicom,
+            workers=workers,
+            check=lambda values, _: drawn.check(values, settings.ANNOTATIONS),
+            earlier=earlier,
+        )
     if earlier and result.slices:
         print(f"removed {number_of(len(earlier), 'case')} of an earlier import of the same images")
     found = drawn.in_words(result.values, settings.ANNOTATIONS)
@@ -156,7 +152,7 @@ def import_all(sources, numbers, names, is_dicom):
         names_of_cases, paths = ({name: pair[i] for name, pair in series.items()} for i in (0, 1))
         write_names_table(settings.NAMES_TABLE, names_of_cases, paths)
     print(f"class names, which train.py takes from case.json: {', '.join(names)}")
-    print_overlaps(drawn.overlaps, drawn.rule)
+    print_overlaps([notes.several for notes in result.notes], drawn.rule)
     Seen(result.notes).print_notes(settings.FIT)
     broken = "series cannot be used" if is_dicom else "images cannot be used"
     name_broken(result.problems, broken, result.slices, settings.SKIP_BROKEN)
@@ -190,29 +186,10 @@ def match_files(images, skipped, annotations, root, folder):
     return sources, problems
 
 
-def import_image(source, classes):
-    """Read an image, draw its shapes, and cut both to size.
-
-    Args:
-        source: Source.
-        classes: Classes.
-
-    Returns:
-        Imported.
-    """
-    image, lost_colors = read_with_channels([source.image], settings.CHANNELS)
-    refuse_tiny(image, source.image)
-    shape = image.shape[:2]
-    for one in source.annotations:
-        one.check_size(source.image, shape)
-    shapes = [shape for one in source.annotations for shape in one.shapes]
-    mask, several = classes.draw(shapes, shape)
-    if several:
-        classes.overlaps.append(several)
-    mask = classes.in_files(mask)
+def loader_of_images(classes):
+    """Function that `import_cases` calls for a Source."""
     how = Fitting(settings.CHANNELS, settings.STRETCH, settings.SIZE, settings.FIT, settings.TILE_OVERLAP)
-    slices, image = fit(image, mask, {"image": source.image_name, "mask": None}, how)
-    return Imported(slices, values=values_of(mask), notes=ImageNotes.of(image, lost_colors))
+    return partial(import_image, classes=classes, how=how)
 
 
 # --- DICOM series
@@ -249,6 +226,21 @@ def match_series(series, skipped, annotations, root, folder):
     cases = [Path(settings.CASES, as_case_name(names[one.name])) for one in series]
     sources = [Source(one, matched.get(i, {})) for i, one in enumerate(series)]
     return list(zip(cases, sources, strict=True)), problems
+
+
+def loader_of_series(classes):
+    """Function that `import_cases` calls for a Source of a series."""
+    from common.annotations.dicom_slices import SeriesSlicing, import_series  # see find_series
+
+    how = SeriesSlicing(
+        window=settings.WINDOW,
+        percentiles=settings.PERCENTILES,
+        bits=settings.BITS,
+        size=settings.SIZE,
+        fit=settings.FIT,
+        only_annotated=settings.UNMATCHED != "empty",
+    )
+    return partial(import_series, classes=classes, how=how)
 
 
 if __name__ == "__main__":

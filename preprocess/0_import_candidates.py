@@ -28,6 +28,7 @@ REPLACE: bool = False  # True: overwrite existing case folders and cubes
 NAMES: types.CaseNames = "numbers"  # case names of DICOM: "numbers" (case_0001, ...) or "folder"
 #   "folder" keeps the names of your folders, which may identify patients.
 SKIP_BROKEN: bool = False  # True: exit with 0 even if some scans could not be used
+WORKERS: types.Workers = ""  # "": this machine's cores; a number of processes; or a Dask scheduler
 
 # --- crops
 SIZE: types.Side = 64  # side length of the crops in pixels
@@ -47,26 +48,13 @@ import numpy as np
 from common.errors import SettingError, name_broken
 from common.files import remove
 from common.replacing import refuse_existing, whole_folder
-from common.slices.cases import CaseRecord, Imported, as_case_name, import_cases, refuse_existing_cases
-from common.slices.images import encode_png, encode_slice, window_to_gray
-from common.volumes.candidates import (
-    PLANES,
-    POINT,
-    all_outside,
-    are_nodules,
-    crop_cube,
-    crop_planes,
-    in_words,
-    match_scans,
-    open_scan,
-    read_annotations,
-    read_lesions,
-)
+from common.slices.cases import CaseRecord, as_case_name, import_cases, refuse_existing_cases
+from common.volumes.candidate_crops import Candidates, Cropping, import_scan
+from common.volumes.candidates import PLANES, POINT, are_nodules, match_scans, read_annotations, read_lesions
 from common.volumes.nodules import find_scans
 from common.volumes.privacy import safe_names
-from common.volumes.reading import read_volume
-from common.volumes.writing import write_volume
 from common.words import number_of
+from common.workers import start_workers
 
 
 def main():
@@ -81,18 +69,25 @@ def main():
     found = f"{number_of(count, 'crop')} ({true} of nodules) of {number_of(len(crops), 'scan')}"
     print(f"importing {found} into {settings.CASES}", flush=True)
     known = {"channels": PLANES, "spacing": [settings.SPACING] * 2, "window": settings.WINDOW}
-    outside = []
-    with whole_folder(settings.CUBES, settings.REPLACE) if settings.CUBES else nullcontext() as cubes:
+    how = Cropping(settings.SIZE, settings.SPACING, settings.WINDOW, settings.CUBE_SIZE, settings.CUBE_SPACING)
+    with (
+        start_workers(settings.WORKERS) as workers,
+        whole_folder(settings.CUBES, settings.REPLACE) if settings.CUBES else nullcontext() as cubes,
+    ):
         result = import_cases(
-            [(cases[name], (scans[name], *of_scan, cubes and cubes / names[name])) for name, of_scan in crops.items()],
-            partial(import_scan, outside=outside),
+            [
+                (cases[name], Candidates(scans[name], *of_scan, cubes and cubes / names[name]))
+                for name, of_scan in crops.items()
+            ],
+            partial(import_scan, how=how),
             partial(CaseRecord, "0_import_candidates.py", settings.SIZE, **known),
             settings.REPLACE,
             parallel=False,
+            workers=workers,
         )
         if cubes and not result.cases:
             remove(cubes)
-    if outside:
+    if outside := [place for of_scan in result.notes for place in of_scan]:
         print(f"left out {number_of(len(outside), 'candidate')} outside of the scan: {', '.join(outside[:10])}")
     if result.slices:
         print(f"wrote {number_of(result.slices, 'crop')} in {number_of(result.cases, 'case')} to {settings.CASES}")
@@ -128,36 +123,6 @@ def find_crops(scans):
         if len(points):
             found[name] = points, are_nodules(points, of_scan)
     return found
-
-
-def import_scan(source, outside):
-    """Cut the crops of a scan, and write its cubes.
-
-    Args:
-        source: (Path of the scan, points, labels, folder of the cubes or None).
-        outside: list that collects where candidates are that are outside of their scan; these have no crop.
-
-    Returns:
-        Imported.
-    """
-    path, points, labels, cubes = source
-    values, grid = open_scan(read_volume(path))
-    voxels = grid.to_voxels(points)
-    is_inside = ((voxels > -1) & (voxels < grid.size)).all(axis=1)
-    if not is_inside.any():
-        raise all_outside(path, grid, points, "candidate")
-    outside += map(in_words, points[~is_inside])
-    slices = []
-    for number, (point, label) in enumerate(zip(points[is_inside], labels[is_inside], strict=True), 1):
-        crop = crop_planes(values, grid, point, settings.SIZE, settings.SPACING, settings.WINDOW[0])
-        mask = np.full(crop.shape[:2], 255 * int(label), np.uint8)
-        entry = {"image": None, "mask": None, "image_size": [settings.SIZE] * 2, "box": [0, 0, *[settings.SIZE] * 2]}
-        slices.append((encode_slice(window_to_gray(crop, *settings.WINDOW, 8)), encode_png(mask), entry))
-        if cubes:
-            cubes.mkdir(exist_ok=True)
-            cube = crop_cube(values, grid, point, settings.CUBE_SIZE, settings.CUBE_SPACING, settings.WINDOW[0])
-            write_volume(cube, cubes / f"{number:04d}.nii.gz")
-    return Imported(slices)
 
 
 if __name__ == "__main__":

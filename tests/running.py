@@ -180,13 +180,13 @@ def decathlon_recipe(folder):
     return commands
 
 
-def lines_of_workers(script, settings, scheduler, folder):
+def lines_of_workers(script, settings, scheduler, folder, expect=1):
     """Lines that an importer prints alone; asserts that workers write the same bytes and print the same lines.
 
-    Both runs report broken files. `folder` gets their case folders.
+    Both runs end with the status `expect`; 1: they report broken files. `folder` gets their case folders.
     """
     results = {
-        name: run_script(script, **settings, **more, CASES=folder / name / "cases", expect=1)
+        name: run_script(script, **settings, **more, CASES=folder / name / "cases", expect=expect)
         for name, more in (("alone", {}), ("shared", {"WORKERS": scheduler}))
     }
     assert bytes_of(folder / "shared") == bytes_of(folder / "alone") and not leftovers(folder)

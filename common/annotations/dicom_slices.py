@@ -220,13 +220,28 @@ def _at_position(middle, series):
 # --- slices
 
 
-def import_series(source, classes, settings):
+class SeriesSlicing(NamedTuple):
+    """Settings of 0_import_annotations.py that decide how a series becomes slices, as there.
+
+    Attributes:
+        only_annotated: whether to skip slices without annotations.
+    """
+
+    window: list | None
+    percentiles: list
+    bits: int
+    size: int
+    fit: str
+    only_annotated: bool
+
+
+def import_series(source, classes, how):
     """Read a series, draw its annotations, and cut its slices.
 
     Args:
         source: Source.
-        classes: Classes, to which it is added.
-        settings: settings of 0_import_annotations.py.
+        classes: Classes.
+        how: SeriesSlicing.
 
     Returns:
         Imported.
@@ -234,40 +249,37 @@ def import_series(source, classes, settings):
     Raises:
         InputError: if the series cannot be read.
     """
-    series, size = source.image, settings.SIZE
+    series, size = source.image, how.size
     plane = plane_of(series.headers[0])
     number = series.number if series.where == series.path else None
-    values, ((low, high),), volume = open_slices(
-        series.where, plane, settings.WINDOW, settings.PERCENTILES, None, number
-    )
-    masks, annotated = _masks_of(source, Geometry(**volume["geometry"]), plane, classes)
+    values, ((low, high),), volume = open_slices(series.where, plane, how.window, how.percentiles, None, number)
+    masks, annotated, several = _masks_of(source, Geometry(**volume["geometry"]), plane, classes)
     shape = values.shape[1:]
-    (box,) = fit_boxes(shape, size, settings.FIT)
+    (box,) = fit_boxes(shape, size, how.fit)
 
     def make_slice(i):
-        image = cut(window_to_gray(values[i], low, high, settings.BITS), box, size)
+        image = cut(window_to_gray(values[i], low, high, how.bits), box, size)
         mask = cut(np.ascontiguousarray(masks[i]), box, size, cv2.INTER_NEAREST)
         return encode_png(image), encode_png(mask), slice_entry(shape, i, box)
 
-    wanted = [i for i in range(len(values)) if annotated[i].any() or settings.UNMATCHED == "empty"]
+    wanted = [i for i in range(len(values)) if annotated[i].any() or not how.only_annotated]
     spacing = spacing_of_plane(Geometry(**volume["grid"]).spacing, plane)
     record = {"spacing": spacing, "window": [low, high], "volume": volume}
-    notes = ImageNotes(max(shape) / min(shape))
+    notes = ImageNotes(max(shape) / min(shape), several=several)
     return Imported(ordered_map(make_slice, wanted), record, set(np.unique(masks).tolist()), notes)
 
 
 def _masks_of(source, geometry, plane, classes):
-    """Masks of the slices in display order, and where slices are annotated, as arrays (slices, H, W)."""
+    """Masks in display order, and where slices are annotated, (slices, H, W); and pixels of several classes."""
     labels, annotated, several = np.zeros(geometry.shape, classes.type), np.zeros(geometry.shape, np.uint8), 0
     for k, annotations in source.annotations.items():
         shapes = [shape for one in annotations for shape in one.shapes]
         labels[k], more = classes.draw(shapes, geometry.shape[1:])
         annotated[k] = 1
         several += more
-    if several:
-        classes.overlaps.append(several)
     arrays = (classes.in_files(labels), annotated)
-    return [planes_of(sitk.GetArrayFromImage(orient(image_at(array, geometry))), plane) for array in arrays]
+    found = [planes_of(sitk.GetArrayFromImage(orient(image_at(array, geometry))), plane) for array in arrays]
+    return *found, several
 
 
 def plane_of(header):

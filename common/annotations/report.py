@@ -48,10 +48,10 @@ def print_overlaps(overlaps, rule):
     """Print how many pixels several classes cover.
 
     Args:
-        overlaps: list of numbers of such pixels, one for each image that has some.
+        overlaps: list of numbers of such pixels, one for each image.
         rule: setting OVERLAP.
     """
-    if overlaps:
+    if overlaps := list(filter(None, overlaps)):
         result = {"largest": "the largest class number wins", "last": "the last shape wins", "keep": "all of them stay"}
         pixels, images = number_of(sum(overlaps), "pixel"), number_of(len(overlaps), "image")
         print(f"note: shapes of several classes cover {pixels} in {images}; there, {result[rule]} (see --overlap)")

@@ -32,19 +32,17 @@ class Source(NamedTuple):
 
 
 class Classes(NamedTuple):
-    """Class numbers, and what drawing finds.
+    """Class numbers, and how classes share pixels.
 
     Attributes:
         numbers: dict of name to class number.
         one: whether there is one class, which is 255 in masks.
-        overlaps: list of the number of pixels of several classes, for each image that has some.
         rule: setting OVERLAP; see `common.annotations.shapes.draw`.
         names: names of the classes.
     """
 
     numbers: dict
     one: bool
-    overlaps: list
     rule: str
     names: list
 
@@ -54,7 +52,7 @@ class Classes(NamedTuple):
         one, most = set(numbers.values()) == {1}, max(numbers.values())
         if rule == "keep" and most > MOST_OVERLAPPING:
             raise SettingError(f'OVERLAP: "keep" is for up to {MOST_OVERLAPPING} classes (found {most}); choose some')
-        return cls(numbers, one, [], "largest" if one and rule == "keep" else rule, names)
+        return cls(numbers, one, "largest" if one and rule == "keep" else rule, names)
 
     @property
     def overlap(self):

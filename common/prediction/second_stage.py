@@ -7,7 +7,8 @@ from common.errors import InputError
 from common.prediction.ensemble import Ensemble
 from common.slices.images import window_to_gray
 from common.training.trained_models import CrossValidation, model_file, slice_preparation
-from common.volumes.candidates import PLANES, crop_planes, open_scan
+from common.volumes.candidate_crops import crop_planes, open_scan
+from common.volumes.candidates import PLANES
 from common.volumes.reading import read_volume
 
 

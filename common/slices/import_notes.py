@@ -25,6 +25,7 @@ class ImageNotes(NamedTuple):
         mask: Path of its mask; None without a file.
         values: set of the values in that mask.
         share: share of foreground in that mask; None without a file.
+        several: number of pixels that shapes of several classes cover.
     """
 
     ratio: float
@@ -33,10 +34,11 @@ class ImageNotes(NamedTuple):
     mask: Path | None = None
     values: Set = frozenset()
     share: float | None = None
+    several: int = 0
 
     @classmethod
     def of(cls, image, lost_colors, **of_mask):
-        """Notes about an image, (H, W) or (H, W, C) uint8 or uint16; `of_mask` are the attributes of its mask."""
+        """Notes about an image, (H, W) or (H, W, C) uint8 or uint16; `of_mask` are the attributes about its mask."""
         height, width = image.shape[:2]
         brightest = int(image.max()) if image.dtype == np.uint16 else None
         return cls(max(height, width) / min(height, width), brightest, lost_colors, **of_mask)

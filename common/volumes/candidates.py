@@ -1,18 +1,13 @@
-"""Candidates, such as lung nodules: their tables, and crops of scans around them as three planes and as cubes."""
+"""Candidates, such as lung nodules: their tables, and which of them are nodules."""
 
 import itertools
 
 import numpy as np
 import pandas as pd
-import scipy  # loads scipy.ndimage at first use, so that importers start faster
 
 from common.errors import InputError
-from common.lazy import Lazy
 from common.tables import read_table, to_numbers
-from common.volumes.grids import Geometry, image_at
 from common.words import number_of
-
-sitk = Lazy("SimpleITK")
 
 FARTHEST = 1e5  # max position in mm
 LARGEST = 1000  # max diameter in mm
@@ -116,65 +111,6 @@ def all_outside(path, grid, points, what):
 def in_words(point):
     """A point in mm, (x, y, z), as text."""
     return f"({', '.join(f'{mm:.6g}' for mm in point)})"
-
-
-# --- crops
-
-
-def steps(side, mm):
-    """Distances in mm of `side` pixels from their middle."""
-    return (np.arange(side) - (side - 1) / 2) * mm
-
-
-def crop_planes(values, grid, point, side, mm, outside):
-    """Cut the three planes through a point: head up, front up in the axial one.
-
-    Args:
-        values: (k, j, i) array of a scan.
-        grid: its Geometry.
-        point: (x, y, z) in mm, LPS.
-        side: side of the crop in pixels.
-        mm: pixel spacing.
-        outside: value outside of the scan.
-
-    Returns:
-        (side, side, 3) float32, interpolated linearly; channels as in PLANES.
-    """
-    down, right = np.meshgrid(steps(side, mm), steps(side, mm), indexing="ij")
-    level = np.zeros_like(down)
-    offsets = [(right, down, level), (right, level, -down), (level, right, -down)]
-    points = np.stack([np.stack(plane, axis=-1) for plane in offsets], axis=2) + np.asarray(point, float)
-    return _sample(values, grid, points, outside)
-
-
-def crop_cube(values, grid, point, side, mm, outside):
-    """Cut a cube with edges along the axes of the patient.
-
-    Args:
-        As for `crop_planes`.
-
-    Returns:
-        SimpleITK.Image of `side` voxels a side, in the number type of `values`.
-    """
-    axes = [steps(side, mm) + center for center in point]
-    points = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).transpose(2, 1, 0, 3)
-    cube = _sample(values, grid, points, outside)
-    if np.issubdtype(values.dtype, np.integer):
-        cube = np.rint(cube)
-    origin = tuple(float(axis[0]) for axis in axes)
-    geometry = Geometry((side,) * 3, (float(mm),) * 3, origin, tuple(np.eye(3).ravel().tolist()))
-    return image_at(cube.astype(values.dtype), geometry)
-
-
-def _sample(values, grid, points, outside):
-    voxels = grid.to_voxels(points.reshape(-1, 3))[:, ::-1].T
-    sampled = scipy.ndimage.map_coordinates(values, voxels, np.float32, order=1, mode="constant", cval=outside)
-    return sampled.reshape(points.shape[:-1])
-
-
-def open_scan(image):
-    """Values (k, j, i) and Geometry of a scan, SimpleITK.Image."""
-    return sitk.GetArrayFromImage(image), Geometry.of(image)
 
 
 def are_nodules(points, nodules):

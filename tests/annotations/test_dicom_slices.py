@@ -10,7 +10,7 @@ import pytest
 import SimpleITK as sitk
 from drawings import as_volume, rotation, write_image, write_series
 from roifile import ImagejRoi
-from running import assert_refused, leftovers, run_here
+from running import assert_refused, leftovers, lines_of_workers, run_here
 
 from common.annotations.dicom_slices import find_dicom
 from common.annotations.shapes import fill
@@ -192,3 +192,17 @@ def test_names_that_identify_a_patient_are_not_kept(tmp_path):
     out = run_import(tmp_path, REPLACE=True, CLASSES={"lesion*": 2, "organ": 1}).stdout
     assert "Meier" not in out and "from case.json: organ, lesion\n" in out
     assert "Meier" not in run_import(tmp_path, REPLACE=True, CLASSES=["organ"]).stdout
+
+
+@pytest.mark.slow
+def test_workers_import_what_one_run_imports(scheduler, tmp_path):
+    """Byte for byte and line for line, with ROIs that overlap."""
+    (tmp_path / "rois").mkdir()
+    for number, name in enumerate("abc"):
+        make_series(tmp_path / "scans" / name, number=f"1.2.3.{number}")
+        rois = osirix((1, roi("liver", 1)), (1, roi("tumor", 2)), (3, roi("liver", 3)))
+        (tmp_path / "rois" / f"{name}.xml").write_bytes(rois)
+    settings = {"IMAGES": tmp_path / "scans", "ANNOTATIONS": tmp_path / "rois", "SIZE": 20, "FIT": "pad"}
+    alone = lines_of_workers(SCRIPT, settings, scheduler, tmp_path, expect=0)
+    for words in ("shapes of several classes cover", "wrote 15 slices"):
+        assert any(words in line for line in alone), alone

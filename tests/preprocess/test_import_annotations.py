@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from drawings import write_image
-from running import assert_refused, leftovers, run_here
+from running import assert_refused, leftovers, lines_of_workers, run_here
 
 from common.annotations.reading import read_file
 from common.annotations.shapes import draw
@@ -74,11 +74,16 @@ def test_labelme_into_case_folders(labelme):
     assert not leftovers(labelme)
 
 
-def test_classes_overlap_and_images_without_annotations(labelme):
-    files = list((labelme / "annotations").rglob("*.json"))
-    content = json.loads(files[0].read_text())
+def put_tumor_into_liver(labelme):
+    """Make shapes of an image overlap."""
+    file = next((labelme / "annotations").rglob("*.json"))
+    content = json.loads(file.read_text())
     content["shapes"][2].update(label="tumor", points=[[15.0, 15.0], [15.0, 18.0]])
-    files[0].write_text(json.dumps(content))
+    file.write_text(json.dumps(content))
+
+
+def test_classes_overlap_and_images_without_annotations(labelme):
+    put_tumor_into_liver(labelme)
     out = run_import(labelme, CLASSES={"liver": 1, "tum*": 2}, UNMATCHED="skip").stdout
     assert "background: 3 shapes with a name that CLASSES does not have ('cyst')" in out
     assert "skipped 1 of 3 images without annotations" in out and "wrote 2 slices of 64x64, 2 classes" in out
@@ -162,3 +167,16 @@ def test_what_else_is_in_the_folders_is_counted(labelme):
     out = run_import(labelme, REPLACE=True).stdout
     assert "skipped 3 files next to 3 annotation files (1 .png, 1 .txt, 1 none)" in out
     assert "note: 1 image with annotations in several files, drawn together" in out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overlap", ["largest", "keep"])
+def test_workers_import_what_one_run_imports(labelme, scheduler, overlap):
+    """Byte for byte and line for line, with shapes that overlap and an image that is cut."""
+    put_tumor_into_liver(labelme)
+    cut_short = labelme / "images" / "b" / "slice2.png"
+    cut_short.write_bytes(cut_short.read_bytes()[:-1000])
+    settings = {"IMAGES": labelme / "images", "ANNOTATIONS": labelme / "annotations", "SIZE": 64, "OVERLAP": overlap}
+    alone = lines_of_workers(SCRIPT, settings, scheduler, labelme)
+    for words in ("shapes of several classes cover", "slice2.png", "wrote 2 slices"):
+        assert any(words in line for line in alone), alone

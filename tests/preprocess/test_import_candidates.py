@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 from drawings import SKEWED, as_volume, nodule_scan, nodule_table, write
 from recorded import curve, record_run
-from running import assert_refused, run_here, run_script
+from running import assert_refused, bytes_of, leftovers, lines_of, run_here, run_script
 
 from common.slices.images import read_image, read_mask
 from common.training.run_records import SliceData
-from common.volumes.candidates import PLANES, crop_cube, crop_planes
+from common.volumes.candidate_crops import crop_cube, crop_planes
+from common.volumes.candidates import PLANES
 from common.volumes.grids import Geometry
 from models import build_model
 
@@ -102,6 +103,26 @@ def test_crops_and_cubes_of_candidates(tmp_path):
     said = run_here(SCRIPT, CASES=tmp_path / "g", **settings | {"ANNOTATIONS": other}).stdout
     assert "annotations without a scan (1): gone" in said and "(0 of nodules)" in said
     assert not (tmp_path / "e").exists()
+
+
+@pytest.mark.slow
+def test_workers_import_what_one_run_imports(scheduler, tmp_path):
+    """Byte for byte and line for line, with cubes, a candidate outside of its scan and a scan that is cut."""
+    annotations, *_ = write_scans(tmp_path)
+    with (tmp_path / "candidates.csv").open("a") as file:
+        file.write("s1,5000,2,3,0.5\n")
+    cut_short = tmp_path / "scans" / "s2.nrrd"
+    cut_short.write_bytes(cut_short.read_bytes()[:-1000])
+    settings = {"SCANS": tmp_path / "scans", "CANDIDATES": tmp_path / "candidates.csv", "ANNOTATIONS": annotations}
+    results = {}
+    for name, more in (("alone", {}), ("shared", {"WORKERS": scheduler})):
+        outputs = {"CASES": tmp_path / name / "cases", "CUBES": tmp_path / name / "cubes"}
+        results[name] = run_script(SCRIPT, **settings, **outputs, **more, SIZE=32, expect=1)
+    assert bytes_of(tmp_path / "shared") == bytes_of(tmp_path / "alone") and not leftovers(tmp_path)
+    alone, shared = (lines_of(result, tmp_path / name) for name, result in results.items())
+    assert "workers: 2 at" in results["shared"].stdout and shared == alone
+    for words in ("left out 1 candidate", "s2.nrrd", "wrote 4 crops"):
+        assert any(words in line for line in alone), alone
 
 
 def second_stage(folder, size=16, **data):
