@@ -50,6 +50,7 @@ settings = apply_command_line(globals())
 import time
 from pathlib import Path
 
+from common.claims import claimed
 from common.errors import InputError, SettingError
 from common.jobs import call
 from common.settings import require_folder
@@ -58,6 +59,11 @@ WORK_FOLDER = Path(settings.WORK)
 
 
 def main():
+    with claimed(WORK_FOLDER / "runs"):
+        run_all_steps()
+
+
+def run_all_steps():
     started = time.monotonic()
     trained = train_on_own_images() if settings.IMAGES else train_on_cases()
     test = WORK_FOLDER / "lists" / "test.csv"
@@ -159,8 +165,11 @@ def train(*arguments, **values):
     """Train; returns the new run folder."""
     before = set(WORK_FOLDER.glob("runs/[!.]*"))
     run("train.py", *arguments, RUNS=WORK_FOLDER / "runs", SEED=settings.SEED, **values)
-    (trained,) = set(WORK_FOLDER.glob("runs/[!.]*")) - before
-    return trained
+    new = sorted(set(WORK_FOLDER.glob("runs/[!.]*")) - before)
+    if len(new) > 1:
+        names = " and ".join(path.name for path in new)
+        raise InputError(f"{WORK_FOLDER / 'runs'}: another training wrote there too (found {names}); use another WORK")
+    return new[0]
 
 
 def run_to_convert(trained):

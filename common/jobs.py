@@ -1,15 +1,13 @@
 """Run another script."""
 
-import subprocess
-import sys
-
+from common.child import child
 from common.command_line import flags_of
 from common.errors import InputError
 from common.files import ROOT
 
 
 def call(script, *arguments, **settings):
-    """Run a script; it shares our standard output.
+    """Run a script; it shares our standard output, and ends when this process does.
 
     Args:
         script: path relative to the project root.
@@ -20,8 +18,8 @@ def call(script, *arguments, **settings):
         InputError: if the script fails.
         KeyboardInterrupt: if Ctrl-C ended it.
     """
-    command = [sys.executable, str(ROOT / script), *map(str, arguments), *flags_of(settings)]
-    status = subprocess.run(command, check=False).returncode
+    with child(ROOT / script, [*map(str, arguments), *flags_of(settings)]) as process:
+        status = process.wait()
     if status in (-2, 130):
         raise KeyboardInterrupt
     if status:

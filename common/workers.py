@@ -27,6 +27,7 @@ from pathlib import Path
 import cv2
 
 from common import parallel
+from common.child import toolkit_environment
 from common.errors import InputError, SettingError
 from common.files import ROOT
 from common.streams import SafeStream, on_one_line, print_lines
@@ -174,7 +175,11 @@ def _local_scheduler(distributed, count):
         command += ["--nworkers", str(count), "--nthreads", "1", "--memory-limit", "0", "--no-dashboard"]
         command += ["--local-directory", folder, "--death-timeout", str(SECONDS_TO_START)]
         process = subprocess.Popen(
-            command, env=_environment(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            command,
+            env=toolkit_environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         try:
             yield cluster.scheduler_address
@@ -185,12 +190,6 @@ def _local_scheduler(distributed, count):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-
-
-def _environment():
-    """Environment of workers, in which they import the toolkit's modules before any others."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 @contextmanager

@@ -41,7 +41,7 @@ KNOW_NOTHING = (
 STARTED_WITH_M = (
     "common.settings_page",
     "common.checking.packages",
-    "common.tuning.worker",
+    "common.child",
     "common.tuning.check_values",
 )  # python -m NAME
 ONLY_IN = {"tqdm": ("common.parallel",), "fcntl": (), "msvcrt": ()}  # modules that may import a library

@@ -64,7 +64,7 @@ RUN_ELSEWHERE = {
     "3_pack_hdf5.py --shard-gb 2": (
         "tests/preprocess/test_pack_hdf5.py::test_shards_are_shown_as_one_set_and_are_made_once"
     ),
-    "python -P -m common.tuning.worker": (
+    "python -P -m common.child": (
         "tests/tuning/test_tune.py::test_a_search_killed_twice_and_finished_by_two_processes"
     ),
     "python -m common.settings_page": "tests/test_docs.py::test_settings_page_is_up_to_date",

@@ -6,10 +6,10 @@ import sys
 import tempfile
 from pathlib import Path
 
+from common.child import toolkit_environment
 from common.errors import InputError, SettingError
 from common.files import write_json
 from common.training.cross_validation import find_folds
-from common.tuning.worker import toolkit_environment
 
 PLAIN_TYPES = (bool, int, float, str, type(None))  # Optuna keeps values of these types as they are
 
@@ -191,7 +191,7 @@ def check_every_value(choose_settings):
             command,
             capture_output=True,
             encoding="utf-8",
-            env=toolkit_environment(),
+            env=toolkit_environment(PYTHONIOENCODING="utf-8"),
             check=False,
             start_new_session=True,  # the user's Ctrl-C reaches only this process
         )

@@ -1,12 +1,12 @@
 """Train a trial: one training, or one of each fold in a folder that is a cross-validation."""
 
+from common.child import run_in_background
 from common.files import write_json
 from common.parallel import ProgressBar
 from common.settings import FORMAT, Settings
 from common.training.cross_validation import find_folds
 from common.training.trained_models import CrossValidation
 from common.tuning.study import TRAINING_LOCK, find_run, follow_training
-from common.tuning.worker import run_in_background
 
 
 def train_folds(live_trial, folder, given, script):

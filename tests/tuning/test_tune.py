@@ -1,6 +1,7 @@
 """tune.py, run as a user runs it: a search that is killed and shared, trials that fail or are stopped, bad input."""
 
 import json
+import os
 import random
 import shutil
 import signal
@@ -53,9 +54,10 @@ def search(packed, study, **settings):
     }
 
 
-def start(settings, root=ROOT):
+def start(settings, root=ROOT, **environment):
     command = [sys.executable, str(root / "tune.py"), *flags_of(settings)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(command, env=os.environ | environment, **pipes)
 
 
 def wait_until(process, true):
@@ -294,6 +296,25 @@ def stub(tmp_path):
     shutil.copy(ROOT / "tune.py", root)
     (root / "train.py").write_text(STUB)
     return root
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="names that Windows does not have")
+def test_a_new_search_in_a_folder_with_an_odd_name_by_two_at_once(packed, tmp_path):
+    """The name has a byte of Latin-1, an emoji, codes that clear a terminal and a line feed; the locale has ASCII."""
+    folder = tmp_path / os.fsdecode(b"caf\xe9 \xf0\x9f\x98\x80 \x1b[2J\nend")
+    shutil.copytree(packed["packed"], folder)
+    settings = search({"packed": folder}, folder / "study", TRIALS=2)
+    settings["MODEL_SETTINGS"] = {"unet": {"features": 2, "depth": 1}}
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    pair = [start(settings, **plain), start(settings, **plain)]
+    outs = [process.communicate() for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], outs
+    assert [trial.state for trial in trials_of(folder / "study")] == [TrialState.COMPLETE] * 2
+    for out, err in outs:
+        assert "Traceback" not in err and "\x1b" not in out + err
+        assert out.count("\\x1b[2J\\nend/study") == 3, out
+    assert not leftovers(tmp_path)
 
 
 @pytest.mark.slow

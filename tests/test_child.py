@@ -1,4 +1,4 @@
-"""Processes that tune.py starts: what they import, and that they end with it."""
+"""Processes that scripts start: what they import, and that they end with them."""
 
 import subprocess
 import sys
@@ -7,7 +7,7 @@ import pytest
 from filelock import FileLock, Timeout
 from running import ROOT
 
-from common.tuning.worker import run_in_background
+from common.child import run_in_background
 
 
 def test_files_in_the_users_folder_shadow_no_module(tmp_path, monkeypatch):
@@ -33,7 +33,7 @@ def test_a_script_holds_its_lock_until_it_ends_and_ends_with_its_parent(tmp_path
     parent.write_text(f"""
 import os, sys, time
 sys.path.insert(0, {str(ROOT)!r})
-from common.tuning.worker import run_in_background
+from common.child import run_in_background
 with run_in_background("script.py", [], "lock", "output.txt"):
     while b"started" not in open("output.txt", "rb").read():
         time.sleep(0.05)
