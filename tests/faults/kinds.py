@@ -254,6 +254,15 @@ def listed_run(folder, get):
     run(folder, get)
 
 
+def scanned(folder, get):
+    """A run folder, and volumes to predict."""
+    run(folder, get)
+    surface(folder, get)
+    for name in ("a", "b"):
+        (folder / "scans").mkdir(exist_ok=True)
+        shutil.copy(folder / "v.nii.gz", folder / "scans" / f"{name}.nii.gz")
+
+
 def models(folder, get):
     """A run folder, Core ML models of it, and a network and a loss of one's own."""
     run(folder, get)

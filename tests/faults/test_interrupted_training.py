@@ -85,8 +85,11 @@ def test_a_killed_training_ends_with_the_same_weights(resumed, where, request):
     rng = random.Random(where)
     moments = range(1, resumed.changes + 1) if where != "time" else [resumed.seconds * k / 40 for k in range(1, 40)]
     for moment in sample(request, rng, moments, 5):
-        stop = {"signal_number": signal.SIGKILL, "after" if where == "time" else "at": moment}
-        resumed.resume(stop, restored=True)
+        number = rng.choice([signal.SIGKILL, signal.SIGKILL, signal.SIGINT])
+        stop = {"signal_number": number, "after" if where == "time" else "at": moment}
+        answer = resumed.resume(stop, restored=True)
+        if number == signal.SIGINT:
+            assert "Traceback" not in answer["err"] and not leftovers(resumed.run.parent), f"{moment}: {answer}"
         epoch = int(state_of(resumed.run)["last epoch"])
         rows = len(pd.read_csv(resumed.run / "training_log.csv"))
         assert 2 <= epoch <= EPOCHS and epoch <= rows <= epoch + 1, f"{moment}: {rows} rows, {epoch} epochs"
