@@ -138,7 +138,7 @@ MaskColors = Annotated[
 _NumbersOfRegions = dict[Annotated[str, Rule("a name", bool)], Annotated[list[Annotated[int, Ge(1), Le(99)]], Len(1)]]
 _A_DICT_OF_REGIONS = 'a dict of names to lists of numbers, such as {"whole": [1, 2], "core": [2]}'
 NamedRegions = Annotated[_NumbersOfRegions, Rule(_A_DICT_OF_REGIONS, bool)]
-Regions = Literal["nested"] | Annotated[_NumbersOfRegions, Rule(f'"nested", or {_A_DICT_OF_REGIONS}', bool)]
+Regions = Literal["nested"] | Annotated[_NumbersOfRegions, Rule(_A_DICT_OF_REGIONS, bool)]
 ClassNumbers = Annotated[
     dict[Annotated[str, Rule("a name", bool)], Annotated[int, Ge(1), Le(99)]],
     Rule('a dict that maps names to classes 1..99, such as {"liver": 1}', lambda classes: all(map(str.strip, classes))),

@@ -76,6 +76,7 @@ from common.slices.matching import (
     IMAGE_FOLDERS,
     MASK_FOLDERS,
     MASK_NAMES,
+    apart_from,
     choose_mask_name,
     root_and_name,
 )
@@ -154,6 +155,7 @@ def match_sources(masks):
     """
     image_root, image_name = root_and_name(settings.IMAGES, "IMAGES")
     image_files, skipped = walk(image_root)
+    image_files = apart_from(image_files, image_root, settings.MASKS)
     patterns = settings.CHANNELS if isinstance(settings.CHANNELS, list) else [image_name or "{id}"]
     of_channels = [find_images(image_root, image_files, name, MASK_FOLDERS, IMAGE_FOLDERS) for name in patterns]
     images = of_channels[0]
@@ -189,6 +191,7 @@ def find_masks(images, image_root, image_files, image_name, skipped):
     """
     mask_root, mask_name = root_and_name(settings.MASKS, "MASKS")
     mask_files, more = (image_files, []) if mask_root == image_root else walk(mask_root)
+    mask_files = apart_from(mask_files, mask_root, settings.IMAGES)
     report_skipped(skipped + more)
     whole = "{case}" in (image_name or "") and Path(image_name).stem
     candidates = [mask_name] if mask_name else [name.replace("{id}", whole or "{id}") for name in MASK_NAMES]

@@ -201,7 +201,7 @@ def match_volumes():
         )
     files = {}
     if settings.CHANNELS:
-        files = group_channels(find_volumes(settings.IMAGES), settings.CHANNELS, "IMAGES")
+        files = group_channels(find_volumes(settings.IMAGES, apart=settings.LABELS), settings.CHANNELS, "IMAGES")
     volumes, labels, several = first_files(files), {}, ()
     if settings.LABELS:
         names = settings.LABEL_NAME, settings.SERIES

@@ -64,7 +64,9 @@ def find_class_masks(setting, wanted, images):
         raise InputError(f"CLASS_NAMES: a name is listed twice (found {', '.join(names)}); list each name once")
     if missing := [name for name in names if not found.get(name)]:
         raise InputError(f"MASKS: no mask of class {missing[0]} matches {setting} (found {', '.join(found) or 'none'})")
-    if not 1 <= len(names) <= MOST_OVERLAPPING:
+    if not names:
+        raise InputError(f"MASKS: no mask of any class matches {setting} (found no class in {root})")
+    if len(names) > MOST_OVERLAPPING:
         raise InputError(
             f"MASKS: expected up to {MOST_OVERLAPPING} classes (found {len(names)}); choose some with --class-names"
         )

@@ -1,5 +1,6 @@
 """Find image files in folders: count and report everything else, and never wait for what is not a file."""
 
+import errno
 import os
 import re
 import stat
@@ -14,7 +15,7 @@ from common.words import number_of
 
 IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp")
 JUNK = ("thumbs.db", "desktop.ini", "__macosx")  # what systems leave in folders, like hidden files
-HIDDEN, OTHER, DANGLING = "hidden or system", "of another type", "dangling link"
+HIDDEN, OTHER, DANGLING, CIRCLE = "hidden or system", "of another type", "dangling link", "links in a circle"
 SPECIAL, FOLDER, LINKED = "FIFO, device or socket", "folder with an image ending", "linked folder"
 SUBFOLDER = "subfolder"  # only where images of subfolders are not used
 QUIET_SECONDS, SAID_EVERY = 2, 10  # seconds until a search prints what it looks through, and prints it again
@@ -74,11 +75,22 @@ def _reason_to_skip(entry):
     if entry.name.startswith(".") or entry.name.lower() in JUNK:
         return HIDDEN
     is_image = Path(entry.name).suffix.lower() in IMAGE_ENDINGS
+    if entry.is_symlink() and leads_in_a_circle(entry.path):
+        return CIRCLE
     if entry.is_dir():
         return LINKED if entry.is_symlink() else FOLDER if is_image else None
     if entry.is_file():
         return None if is_image else OTHER
     return DANGLING if entry.is_symlink() and not os.path.exists(entry.path) else SPECIAL
+
+
+def leads_in_a_circle(path):
+    """Whether a link leads to itself, perhaps over others."""
+    try:
+        os.stat(path)
+    except OSError as error:
+        return error.errno == errno.ELOOP
+    return False
 
 
 def walk(root):

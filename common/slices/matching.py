@@ -1,6 +1,7 @@
 """Match images and masks by their names, and tell patients from slices in names."""
 
 import itertools
+import os
 import re
 from collections import Counter
 from pathlib import Path
@@ -59,6 +60,22 @@ def root_and_name(setting, what):
             f"(found {setting})"
         )
     return require_folder(Path(*parts[:first]), what), path.name
+
+
+def apart_from(files, root, other):
+    """Files that are not in a folder of the other side, such as masks/ within the folder of the images.
+
+    Args:
+        files: list of Path from `walk(root)`.
+        root: folder.
+        other: setting of the other side, a folder or a path with a name pattern.
+    """
+    folder = itertools.takewhile(lambda part: "{" not in part, Path(other).parts)
+    inner, outer = (Path(os.path.realpath(path)) for path in (Path(*folder), root))
+    if not str(other) or inner == outer or not inner.is_relative_to(outer):
+        return files
+    inner = Path(root, inner.relative_to(outer))
+    return [path for path in files if not path.is_relative_to(inner)]
 
 
 def choose_mask_name(images, mask_root, mask_files, names, same_root):

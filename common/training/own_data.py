@@ -8,7 +8,7 @@ import numpy as np
 
 from common.errors import InputError, SettingError
 from common.files import read_json, whole_file
-from common.settings import REASONS
+from common.settings import REASONS, Settings
 from common.slices.cases import find_cases
 from common.slices.finding import walk
 from common.slices.images import images_in, is_color, read_image, resize, to_gray
@@ -71,11 +71,12 @@ def choose_import(images, masks, size, minutes, given=()):
 
     Raises:
         InputError: if the folder contains neither images nor volumes, or both.
+        SettingError: for a given setting that the importer lacks or refuses.
     """
     of_dataset = not masks and (Path(images) / DATASET).is_file()  # of nnU-Net, which needs no more
     source, labels = (Path(images, "imagesTr"), Path(images, "labelsTr")) if of_dataset else (images, masks)
     pictures, _ = walk(source)
-    volumes = volumes_in(source)
+    volumes = volumes_in(source, labels)
     if bool(pictures) == bool(volumes):
         found = f"{number_of(len(pictures), 'image')} and {number_of(len(volumes), 'volume')}"
         raise InputError(f"IMAGES: {images} must contain either images or volumes (found {found}); use another folder")
@@ -87,6 +88,7 @@ def choose_import(images, masks, size, minutes, given=()):
     if of_dataset:
         chosen = {name: chosen[name] for name in ("SLICES", "SIZE", "FIT") if name in chosen}
     said = {name: (value, "as you said") for name, value in given.items()}
+    Settings.of(script).with_given(given, "given", "IMPORT_SETTINGS: ")
     return script, said | {name: found for name, found in chosen.items() if name not in given}
 
 
@@ -103,6 +105,8 @@ def _of_volumes(images, labels, volumes, size, minutes):
 def _of_images(images, masks, size, minutes, given):
     found, of_images = find_own(images, masks)
     pictures, of_images = list(found.values()), list(of_images.values())
+    if not pictures:
+        raise InputError(f"IMAGES: all images in {images} are masks, by their names or folders; use another folder")
     looked_at = [read_image(path) for path in some(pictures)]
     shapes = [image.shape[:2] for image in looked_at]
     ratio = max(max(shape) / min(shape) for shape in shapes)
@@ -218,7 +222,8 @@ def choose_split(cases, folds):
             f"{number_of(count, 'case')}); outline at least {FEWEST_SLICES} cases"
         )
     if folds and count < folds + 1:
-        raise SettingError(f"FOLDS: too many for {number_of(count, 'case')} (found {folds}); use at most {count - 1}")
+        most = "use 0" if count < 3 else f"use at most {count - 1}"
+        raise SettingError(f"FOLDS: too many for {number_of(count, 'case')} (found {folds}); {most}")
     if count == 1:
         reason = "only one case: neighboring slices are similar, so scores are too good; add cases"
         share = 0.2, reason

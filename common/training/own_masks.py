@@ -9,7 +9,7 @@ from common.slices.classes import IGNORED
 from common.slices.finding import find_images, walk
 from common.slices.images import is_color, read_image, to_gray
 from common.slices.masks import BLACK, MOST_COLORS, are_soft, colors_of, values_of
-from common.slices.matching import IMAGE_FOLDERS, MASK_FOLDERS, MASK_NAMES, choose_mask_name
+from common.slices.matching import IMAGE_FOLDERS, MASK_FOLDERS, MASK_NAMES, apart_from, choose_mask_name
 
 LOOKED_AT = 20  # masks, evenly spaced; all of them if these have other values than 0 and 255, or colors
 SOFT = 0.1  # at most this share of a soft mask is between background and foreground
@@ -35,9 +35,9 @@ def find_own(images, masks):
     image_root, mask_root = Path(images), Path(str(masks).partition("{")[0])
     if not mask_root.is_dir():
         mask_root = mask_root.parent  # "masks/case_{id}.png"
-    files = walk(image_root)[0]
+    files = apart_from(walk(image_root)[0], image_root, masks)
     same = mask_root.resolve() == image_root.resolve()
-    mask_files = files if same else walk(mask_root)[0]
+    mask_files = files if same else apart_from(walk(mask_root)[0], mask_root, images)
     found = find_images(image_root, files, "{id}", MASK_FOLDERS, IMAGE_FOLDERS)
     if "{class}" in str(masks):
         return found, {}

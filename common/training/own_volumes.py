@@ -4,10 +4,10 @@ import statistics
 from pathlib import Path
 
 from common.errors import InputError
-from common.slices.finding import all_below
-from common.slices.matching import MASK_NAMES, common_names
+from common.slices.finding import IMAGE_ENDINGS, all_below
+from common.slices.matching import MASK_NAMES, apart_from, common_names
 from common.training.own_masks import LARGEST_NUMBER, some
-from common.volumes.finding import ending_of
+from common.volumes.finding import ending_of, is_dicom, may_be_dicom, name_of
 from common.volumes.label_matching import SLICER
 from common.words import number_of
 
@@ -15,9 +15,20 @@ LABEL_FILES = ("segmentation", "seg", "labels", "label", "mask")  # in a folder 
 SEPARATORS = "_-. "
 
 
-def volumes_in(folder):
-    """Volumes in a folder and its subfolders, a sorted list of Path; DICOM files without an ending are not found."""
-    return [path for path in sorted(all_below(folder)) if path.is_file() and ending_of(path)]
+def volumes_in(folder, apart=""):
+    """Volumes, and files of DICOM series, in a folder and its subfolders: a sorted list of Path.
+
+    Args:
+        folder: folder.
+        apart: folder of the other side, which is left out if it is inside.
+    """
+    return [path for path in apart_from(sorted(all_below(folder)), folder, apart) if _is_volume(path)]
+
+
+def _is_volume(path):
+    if path.name.startswith(".") or path.suffix.lower() in IMAGE_ENDINGS or not path.is_file():
+        return False
+    return bool(ending_of(path)) or is_dicom(path)
 
 
 def median_side(images, volumes):
@@ -74,7 +85,7 @@ def choose_names(images, labels):
         images, labels: folders, or one folder for both.
     """
     together = Path(labels).resolve() == Path(images).resolve()
-    of_volumes, of_labels = _names(images), _names(labels)
+    of_volumes, of_labels = _names(images, labels), _names(labels, images)
     found = dict.fromkeys(MASK_NAMES, 0)
     for pattern in MASK_NAMES:
         wanted = {name: pattern.format(id=name) for name in of_volumes}
@@ -88,9 +99,15 @@ def choose_names(images, labels):
     return _names_of_channels(of_volumes, of_labels, together) or _shared_names(of_volumes, of_labels) or {}
 
 
-def _names(folder):
-    """Names of the volumes of a folder, without ending and with "/" between folders."""
-    return {path.relative_to(folder).as_posix().removesuffix(ending_of(path)) for path in volumes_in(folder)}
+def _names(folder, apart):
+    """Names of the volumes of a folder, as `common.volumes.finding.find_volumes` has them."""
+    return {_name(path, Path(folder)) for path in volumes_in(folder, apart)}
+
+
+def _name(path, folder):
+    if not may_be_dicom(path):
+        return path.relative_to(folder).with_name(name_of(path)).as_posix()
+    return path.parent.relative_to(folder).as_posix() if path.parent != folder else folder.name
 
 
 def _names_of_channels(volumes, labels, together):

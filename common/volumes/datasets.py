@@ -223,7 +223,7 @@ def read_folders(
     Raises:
         InputError: if none are found, one has no partner or channel, is damaged, or two get the same name.
     """
-    files = group_channels(find_volumes(images), channels, "IMAGES") if channels else {}
+    files = group_channels(find_volumes(images, apart=labels), channels, "IMAGES") if channels else {}
     matched = match_labels(images, labels, label_name, channels=first_files(files) or None)
     volumes, label_volumes = matched.volumes, matched.labels
     names = safe_names(volumes, case_names)

@@ -46,12 +46,12 @@ def damaged_dicom(path):
     except InputError as error:
         text = str(error)
         raise InputError(text if text.startswith(str(path)) else f"{path}: {text}") from None
-    except OSError as error:
-        raise_system_error(error, path)
-        raise
     except MemoryError:  # a damaged length, or truly too large
         raise InputError(f"{path}: damaged DICOM file, or too large (out of memory); {ADVICE}") from None
-    except Exception as error:
+    except Exception as error:  # pydicom raises OSError too, without a number
+        raise_system_error(error, path)
+        if getattr(error, "errno", None):
+            raise
         reason = " ".join(str(error).split())[:100] or type(error).__name__
         raise InputError(f"{path}: damaged DICOM file ({reason}); {ADVICE}") from None
 

@@ -12,6 +12,7 @@ from common.files import read_bytes
 from common.manifest import MANIFEST
 from common.parallel import progress
 from common.slices.finding import all_below, walk
+from common.slices.matching import apart_from
 from common.words import number_of
 
 VOLUME_ENDINGS = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".dcm")
@@ -73,12 +74,13 @@ def dicom_labels_in(path):
     return LABEL_CLASSES.get(found[1].decode(), "") if found else ""
 
 
-def find_volumes(root, dicom_labels=None):
+def find_volumes(root, dicom_labels=None, apart=""):
     """Find volumes under a folder: files, and folders of DICOM series; print what is skipped.
 
     Args:
         root: folder, or one volume.
         dicom_labels: list that collects the Paths of DICOM SEG and RTSTRUCT files; None: they are skipped.
+        apart: folder of the other side, such as labels/ within the folder of the scans, which is left out; "": none.
 
     Returns:
         dict of name (without ending, with "/" between folders) to Path.
@@ -94,7 +96,7 @@ def find_volumes(root, dicom_labels=None):
         return {name_of(root): root}
     if root.exists() and not root.is_dir():
         raise InputError(f"{root}: not a file or folder; choose a volume, or a folder of volumes")
-    files = sorted(path for path in all_below(root) if path.is_symlink() or not path.is_dir())
+    files = apart_from(sorted(path for path in all_below(root) if path.is_symlink() or not path.is_dir()), root, apart)
     volumes, skipped = {}, []
     headers = {path.with_suffix("") for path in files if ending_of(path) in (".mhd", ".nhdr")}
     for file in progress(files, len(files), f"looking through {root}"):

@@ -52,9 +52,9 @@ def match_labels(images, labels, label_name, series=None, channels=None):
     """
     together, dicom_labels = Path(labels).resolve() == Path(images).resolve(), []
     if is_class_pattern(label_name):
-        return _match_classes(channels or find_volumes(images), labels, label_name, together)
-    volumes = find_volumes(images, dicom_labels if together else None)
-    label_volumes = volumes if together else find_volumes(labels, dicom_labels)
+        return _match_classes(channels or find_volumes(images, apart=labels), labels, images, label_name, together)
+    volumes = find_volumes(images, dicom_labels if together else None, labels)
+    label_volumes = volumes if together else find_volumes(labels, dicom_labels, images)
     volumes = channels or volumes
     referring, foreign = by_reference(dicom_labels, volumes, series) if dicom_labels else ({}, [])
     if len(volumes) == len(label_volumes) == 1 and not referring:
@@ -170,9 +170,9 @@ def _pattern_of(part, groups):
     return f"(?P<{part[1:-1]}>{options})"
 
 
-def _match_classes(volumes, labels, label_name, together):
+def _match_classes(volumes, labels, images, label_name, together):
     """Matched of volumes with a label volume for each class; arguments as of `match_labels`, with volumes by name."""
-    label_volumes = volumes if together else find_volumes(labels)
+    label_volumes = volumes if together else find_volumes(labels, apart=images)
     found = class_files(label_name, label_volumes, names=volumes)
     class_of = {path: name for files in found.values() for name, path in files.items()}
     if together:

@@ -19,6 +19,8 @@ def strange_files(folder):
     for name in ("notes.txt", "third.webp", ".DS_Store", "Thumbs.db", "._good.png", "..x.png"):
         (folder / name).write_bytes(b"x")
     (folder / "gone.png").symlink_to(folder / "nothing.png")
+    (folder / "circle.png").symlink_to(folder / "back.png")
+    (folder / "back.png").symlink_to(folder / "circle.png")
     (folder / "folder.png").mkdir()
     (folder / "linked").symlink_to(folder)
     os.mkfifo(folder / "fifo.png")
@@ -36,6 +38,7 @@ def test_everything_that_is_no_image_is_counted(tmp_path, capsys):
     report_skipped([*skipped, *skipped])
     assert capsys.readouterr().out.splitlines() == [
         "skipped 4 files (hidden or system): ..x.png, .DS_Store, ._good.png, Thumbs.db",
+        "skipped 2 files (links in a circle): back.png, circle.png",
         "skipped 2 files (FIFO, device or socket): fifo.png, socket.png",
         "skipped 1 file (folder with an image ending): folder.png",
         "skipped 1 file (dangling link): gone.png",
@@ -43,7 +46,7 @@ def test_everything_that_is_no_image_is_counted(tmp_path, capsys):
         "skipped 2 files (of another type): notes.txt, third.webp",
     ]
     others = []
-    assert list(images_in(tmp_path, others)) == ["good"] and len(others) == 11
+    assert list(images_in(tmp_path, others)) == ["good"] and len(others) == 13
 
 
 def test_what_is_no_regular_file_is_refused_and_not_opened(tmp_path):

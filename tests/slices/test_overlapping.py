@@ -330,6 +330,7 @@ def test_masks_that_cannot_be_of_classes(tmp_path):
     refused("MASKS", "{class}", pattern="masks/{class}_{class}/{id}.png")
     refused("MASKS", "{class}", pattern="masks/{class}{id}.png")
     refused("MASKS", "no mask of class heart", CLASS_NAMES=["heart"])
+    refused("MASKS: no mask of any class matches", "found no class in", pattern="images/{class}/{id}.png")
     refused("CLASS_NAMES: a name is listed twice", CLASS_NAMES=["left", "left"])
     refused("MASKS", "{class}/{id}.png", pattern="masks")
     refused("REGIONS", status=2, REGIONS="nested")

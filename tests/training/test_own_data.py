@@ -6,8 +6,9 @@ import cv2
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from dicom_labels import draw_series
 from drawings import disc_slice, make_cases, write_image, write_nnunet_images
-from running import assert_refused, run_script
+from running import assert_refused, run_here, run_script
 
 from common.errors import InputError, SettingError
 from common.training.own_data import SIDES, Decisions, choose_import, choose_split, kept_outlines
@@ -134,6 +135,51 @@ def test_images_and_masks_in_one_folder(tmp_path):
         assert "wrote 3 slices of 64x64, 1 class, in 3 cases" in out
 
 
+@pytest.mark.parametrize("inner", ["masks", "by A. Smith"])
+@pytest.mark.parametrize("within", ["images", "masks"])
+def test_a_folder_of_the_other_side_inside(tmp_path, within, inner):
+    """Masks in a subfolder of the images, of any name, are no images; and the other way round."""
+    place = {"images": tmp_path, "masks": tmp_path, within: tmp_path / "outer"}
+    place["masks" if within == "images" else "images"] = tmp_path / "outer" / inner
+    for number in range(3):
+        for side, pixels in zip(("images", "masks"), disc_slice(32, number), strict=True):
+            folder = place[side] / "p1"
+            write_image(folder / f"{number}.png", pixels)
+            volume = sitk.GetImageFromArray(np.stack([pixels // 255 if side == "masks" else pixels] * 2))
+            sitk.WriteImage(volume, str(_made(tmp_path / "3d" / folder.relative_to(tmp_path)) / f"{number}.nii"))
+    for root, word in ((tmp_path, "wrote 3 slices"), (tmp_path / "3d", "wrote 6 slices")):
+        sides = [root / place[side].relative_to(tmp_path) for side in ("images", "masks")]
+        script, chosen = choose_import(*sides, 32, 20)
+        assert word in run_here(script, CASES=root / "cases", **values(chosen)).stdout
+        assert len(list((root / "cases").glob("*/x/*"))) == int(word.split()[1])
+
+
+def _made(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def test_a_folder_with_masks_alone(tmp_path):
+    images(tmp_path, ["masks/a.png", "masks/b.png"])
+    with pytest.raises(InputError, match=r"IMAGES: all images in .* are masks"):
+        choose_import(tmp_path, tmp_path / "masks", None, 20)
+
+
+def test_dicom_without_endings(tmp_path):
+    draw_series(tmp_path / "scans" / "p1", (3, 24, 24), np.eye(3))
+    for path in (tmp_path / "scans" / "p1").iterdir():
+        path.rename(path.with_suffix(""))
+    label = np.zeros((3, 24, 24), np.uint8)
+    label[1, 5:12, 6:14] = 1
+    (tmp_path / "labels").mkdir()
+    drawn = sitk.GetImageFromArray(label)
+    drawn.CopyInformation(draw_series(tmp_path / "again", (3, 24, 24), np.eye(3)))
+    sitk.WriteImage(drawn, str(tmp_path / "labels" / "p1_seg.nii.gz"))
+    script, chosen = choose_import(tmp_path / "scans", tmp_path / "labels", None, 20)
+    assert script.endswith("0_import_volumes.py") and chosen["LABEL_NAME"][0] == "{id}_seg"
+    assert "wrote 3 slices" in run_here(script, CASES=tmp_path / "cases", **values(chosen)).stdout
+
+
 def test_settings_of_the_import_pass_through_the_pipeline(tmp_path):
     for number in range(3):
         image, mask = disc_slice(48, number)
@@ -144,6 +190,9 @@ def test_settings_of_the_import_pass_through_the_pipeline(tmp_path):
     assert_refused("run_pipeline.py", "--import-settings \"{'UNMATCHED': 'skip'}\"", **own)
     own |= {"IMPORT_SETTINGS": {"unmatched": "skip"}}
     assert "found 2 slices in 2 cases" in assert_refused("run_pipeline.py", "too few for training", **own)
+    for wrong, words in {"help": "unknown setting HELP", "FIT": "FIT: expected 'resize'"}.items():
+        own |= {"IMPORT_SETTINGS": {wrong: "x"}}
+        assert_refused("run_pipeline.py", f"IMPORT_SETTINGS: {words}", status=2, **own)
     own |= {"IMPORT_SETTINGS": {"CASES": "elsewhere"}}
     assert_refused("run_pipeline.py", "IMPORT_SETTINGS: contains CASES; pass --work instead", status=2, **own)
 
@@ -272,6 +321,8 @@ def test_split(tmp_path, cases, slices, folds, expected):
 def test_too_few_to_split(tmp_path):
     with pytest.raises(SettingError, match=r"FOLDS: too many for 3 cases .found 3.; use at most 2"):
         choose_split(make_cases(tmp_path / "three", cases=3, slices=1, size=16), 3)
+    with pytest.raises(SettingError, match=r"FOLDS: too many for 1 case .found 2.; use 0"):
+        choose_split(make_cases(tmp_path / "single", cases=1, slices=4, size=16), 2)
     with pytest.raises(InputError, match=r"too few for training, validation and test .found 2 slices in 1 case"):
         choose_split(make_cases(tmp_path / "one", cases=1, slices=2, size=16), 0)
     with pytest.raises(InputError, match="found 8 slices in 2 cases"):

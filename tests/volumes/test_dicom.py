@@ -11,6 +11,7 @@ from drawings import as_volume, block, write_series
 
 from common.errors import InputError
 from common.volumes.dicom import list_series
+from common.volumes.dicom_files import damaged_dicom
 from common.volumes.finding import find_volumes, is_volume
 from common.volumes.reading import read_volume
 
@@ -180,3 +181,8 @@ def test_frames_of_one_file(tmp_path):
     write_series(tmp_path, as_volume(VALUES, np.eye(3)))
     change(tmp_path / "frames.dcm", SeriesInstanceUID=pydicom.dcmread(tmp_path / "000.dcm").SeriesInstanceUID)
     refused(tmp_path, "frames.dcm: has several frames")
+
+
+def test_an_error_of_pydicom_without_a_number_names_the_file():
+    with pytest.raises(InputError, match=r"^a\.dcm: damaged DICOM file .No tag to read"), damaged_dicom("a.dcm"):
+        raise OSError("No tag to read at file position DE")
