@@ -6,12 +6,14 @@
 Reads   IMAGES and MASKS: your own images or volumes, with masks of matching names; or CASES: case
         folders, by default the synthetic sample, which is created if missing
 Writes  WORK/lists, packed, runs, predictions, scores, model.mlmodel; for IMAGES also decisions.md
+        and final
 Takes   under five minutes on two cores for the sample; with IMAGES, MINUTES and a few more
 Expect  a mean Dice of about 0.98 on the test cases of the sample
 
 Each step runs its script as you would, and prints the command so that you can reuse it. With
 CASES, step 1 writes its variants into CASES, next to x and y, and training uses the small settings
-below. With IMAGES, step 4 plans the training.
+below. With IMAGES, step 4 plans the training; with few cases, the model that has been tested goes
+on learning from all of them.
 """
 
 from common import setting_types as types
@@ -29,6 +31,7 @@ REPLACE: bool = True  # overwrite earlier output in WORK (run folders are kept)
 # --- with IMAGES
 MINUTES: types.Positive = 20.0  # time for training; with FOLDS, for all folds together
 FOLDS: types.Folds = 0  # number of cross-validation folds to average; 0: one training
+FINAL: types.ShareBelowOne | None = None  # share of MINUTES for a final training on all cases; 0: none; None: chosen
 SIZE: types.Side | None = None  # side length of the slices in pixels; None: chosen from your images
 IMPORT_SETTINGS: types.FreeDict = {}  # settings of step 0 to change, such as {"UNMATCHED": "skip"}
 
@@ -65,28 +68,23 @@ def main():
 
 def run_all_steps():
     started = time.monotonic()
-    trained = train_on_own_images() if settings.IMAGES else train_on_cases()
-    test = WORK_FOLDER / "lists" / "test.csv"
-    if settings.FOLDS and settings.IMAGES:
-        test = WORK_FOLDER / "lists" / "fold1" / "test.csv"
-    predicted, scores, model = (WORK_FOLDER / name for name in ("predictions", "scores", "model.mlmodel"))
-    run("predict.py", RUN=trained, INPUT=test, OUTPUT=predicted, REPLACE=settings.REPLACE)
-    run("evaluate.py", PREDICTED=predicted, TRUTH=test, OUTPUT=scores, REPLACE=settings.REPLACE)
-    run("convert_coreml.py", RUN=run_to_convert(trained), OUTPUT=model, REPLACE=settings.REPLACE)
+    final = from_own_images() if settings.IMAGES else from_cases()
+    model, scores = WORK_FOLDER / "model.mlmodel", WORK_FOLDER / "scores"
+    run("convert_coreml.py", RUN=run_to_convert(final), OUTPUT=model, REPLACE=settings.REPLACE)
     minutes = (time.monotonic() - started) / 60
-    print("", f"finished all steps in {minutes:.1f} minutes; wrote {model}, {scores} and {trained}", sep="\n")
+    print(f"\nfinished all steps in {minutes:.1f} minutes; wrote {model}, {scores} and {final}")
 
 
-def train_on_cases():
-    """Run steps 1 to 3 on CASES with the small settings, and train; returns the run folder."""
+def from_cases():
+    """Run steps 1 to 3 on CASES with the small settings, train and test; returns the run folder."""
     work = WORK_FOLDER
     if Path(settings.CASES) == Path("data/sample") and not Path(settings.CASES).exists():
         run("data/make_sample.py", CASES=settings.CASES)
     require_folder(settings.CASES, "CASES")
     run("preprocess/1_augment_cases.py", CASES=settings.CASES, FILTERS=settings.FILTERS, SHAPES=settings.SHAPES)
     shares = {"VALIDATION_SHARE": settings.VALIDATION_SHARE, "TEST_SHARE": settings.TEST_SHARE}
-    write_and_pack_lists(settings.CASES, **shares)
-    return train(
+    write_and_pack_lists(settings.CASES, work, **shares)
+    trained = train(
         TRAIN=work / "packed" / "train.h5",
         VALIDATION=work / "packed" / "validation.h5",
         AUGMENTATION={},  # step 1 has made variants
@@ -99,13 +97,45 @@ def train_on_cases():
         EPOCHS=settings.EPOCHS,
         MAX_MINUTES=settings.MAX_MINUTES,
     )
+    test(trained)
+    return trained
 
 
-def train_on_own_images():
-    """Import IMAGES and MASKS, split, pack, plan and train; returns the run folder or the cross-validation."""
-    from common.training.own_data import Decisions, choose_import, choose_split  # only with IMAGES
+def from_own_images():
+    """Import IMAGES and MASKS, split, pack, plan, train and test; returns the final run or the cross-validation."""
+    from common.training.own_data import Decisions, choose_final, choose_split  # only with IMAGES
 
-    work, decisions = WORK_FOLDER, Decisions(WORK_FOLDER / "decisions.md")
+    if settings.FINAL and settings.FOLDS:
+        raise SettingError(f"FINAL: cannot be combined with FOLDS ({settings.FOLDS}); set only one of them")
+    decisions, cases = Decisions(WORK_FOLDER / "decisions.md"), WORK_FOLDER / "cases"
+    import_own_images(decisions)
+    split = choose_split(cases, settings.FOLDS)
+    decisions.add("split", split)
+    final = choose_final(cases, settings.FOLDS, settings.MINUTES, settings.FINAL)
+    decisions.add("time", final)
+    share = final["FINAL"][0]
+    pack_and_plan(WORK_FOLDER, (1 - share) / (settings.FOLDS or 1), decisions, "training", split)
+    if share:
+        whole = dict.fromkeys(("VALIDATION_SHARE", "TEST_SHARE"), (0.0, "the final training has all cases"))
+        pack_and_plan(WORK_FOLDER / "final", share, decisions, "final training", whole)
+    packed = WORK_FOLDER / "packed"
+    sets = {"TRAIN": packed / "train.h5", "VALIDATION": packed / "validation.h5"}
+    trained = train("--settings", packed / "plan.json", **sets, **({"FOLD": "all"} if settings.FOLDS else {}))
+    if settings.FOLDS:
+        run("choose.py", CROSS_VALIDATIONS=trained)
+    test(trained)
+    if not share:
+        return trained
+    print("\nthe final training continues from this model, with all cases; the scores above are of the model before it")
+    packed = WORK_FOLDER / "final" / "packed"
+    sets = {"TRAIN": packed / "train.h5", "VALIDATION": ""}
+    return train("--settings", packed / "plan.json", MODE="retrain", RUN=trained, **sets)
+
+
+def import_own_images(decisions):
+    """Choose how IMAGES and MASKS are imported, and import them."""
+    from common.training.own_data import choose_import  # only with IMAGES
+
     require_folder(settings.IMAGES, "IMAGES")
     if settings.MASKS or not Path(settings.IMAGES, "dataset.json").is_file():
         require_folder(settings.MASKS.partition("{")[0], "MASKS")
@@ -114,23 +144,32 @@ def train_on_own_images():
     decisions.add("import", chosen)
     values = {name: value for name, (value, _) in chosen.items()}
     try:
-        run(script, CASES=work / "cases", REPLACE=settings.REPLACE, **values)
+        run(script, CASES=WORK_FOLDER / "cases", REPLACE=settings.REPLACE, **values)
     except InputError as error:
         example = "{'LABEL_NAME': '{id}_seg'}" if "LABELS" in chosen else "{'UNMATCHED': 'skip'}"
         advice = f'pass the settings that it names as --import-settings "{example}"'
         raise InputError(f"{error}; {advice}") from None
-    chosen = choose_split(work / "cases", settings.FOLDS)
-    decisions.add("split", chosen)
-    write_and_pack_lists(work / "cases", **{name: value for name, (value, _) in chosen.items()})
-    plan = work / "packed" / "plan.json"
-    minutes = settings.MINUTES / (settings.FOLDS or 1)
-    run("preprocess/4_plan_training.py", PACKED=work / "packed", MINUTES=minutes, REPLACE=settings.REPLACE)
-    decisions.add_plan(plan)
-    sets = {"TRAIN": work / "packed" / "train.h5", "VALIDATION": work / "packed" / "validation.h5"}
-    trained = train("--settings", plan, **sets, **({"FOLD": "all"} if settings.FOLDS else {}))
-    if settings.FOLDS:
-        run("choose.py", CROSS_VALIDATIONS=trained)
-    return trained
+
+
+def pack_and_plan(work, share, decisions, step, split):
+    """Split the cases, pack and plan a training.
+
+    Args:
+        work: folder for lists and packed sets.
+        share: share of MINUTES that it may take.
+        decisions: Decisions, which gets the plan.
+        step: word for the training.
+        split: dict of setting of 2_write_lists.py to (value, reason).
+    """
+    write_and_pack_lists(WORK_FOLDER / "cases", work, **{name: value for name, (value, _) in split.items()})
+    packed, minutes = work / "packed", round(settings.MINUTES * share, 2)
+    try:
+        run("preprocess/4_plan_training.py", PACKED=packed, MINUTES=minutes, REPLACE=settings.REPLACE)
+    except InputError as error:
+        if share == 1:
+            raise
+        raise InputError(f"{error}; the {step} has {minutes:g} of {settings.MINUTES:g} minutes: pass more") from None
+    decisions.add_plan(packed / "plan.json", step)
 
 
 def import_settings():
@@ -153,9 +192,9 @@ def import_settings():
     return given
 
 
-def write_and_pack_lists(cases, **split):
-    """Run steps 2 and 3."""
-    work, seed = WORK_FOLDER, settings.SEED
+def write_and_pack_lists(cases, work, **split):
+    """Run steps 2 and 3 into a folder."""
+    seed = settings.SEED
     own = {"CASES": cases, "LISTS": work / "lists", "SEED": seed, "REPLACE": settings.REPLACE}
     run("preprocess/2_write_lists.py", **own, **split)
     run("preprocess/3_pack_hdf5.py", LISTS=work / "lists", PACKED=work / "packed", REPLACE=settings.REPLACE)
@@ -170,6 +209,15 @@ def train(*arguments, **values):
         names = " and ".join(path.name for path in new)
         raise InputError(f"{WORK_FOLDER / 'runs'}: another training wrote there too (found {names}); use another WORK")
     return new[0]
+
+
+def test(trained):
+    """Predict the test cases and score them."""
+    folder, predicted = "lists/fold1" if settings.FOLDS and settings.IMAGES else "lists", WORK_FOLDER / "predictions"
+    cases = WORK_FOLDER / folder / "test.csv"
+    run("predict.py", RUN=trained, INPUT=cases, OUTPUT=predicted, REPLACE=settings.REPLACE)
+    scores = WORK_FOLDER / "scores"
+    run("evaluate.py", PREDICTED=predicted, TRUTH=cases, OUTPUT=scores, REPLACE=settings.REPLACE)
 
 
 def run_to_convert(trained):

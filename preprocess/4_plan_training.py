@@ -1,6 +1,7 @@
 """Step 4: plan a training that fits the packed sets, this device and your time.
 
-Reads   PACKED/train.h5 and validation.h5, or those in PACKED/fold1, of slices or volumes
+Reads   PACKED/train.h5 and validation.h5, or those in PACKED/fold1, of slices or volumes; without
+        validation.h5, it plans a final training on all cases
 Writes  PACKED/plan.json, a settings file with a reason for each value, for train.py
 Takes   about half a minute: it measures a few training steps on this device
 
@@ -42,7 +43,7 @@ def main():
     path = packed / PLAN
     refuse_existing(path, settings.REPLACE)
     training_file, validation_file = find_sets(packed)
-    print(f"looking at {training_file} and {validation_file}", flush=True)
+    print(f"looking at {training_file}{f' and {validation_file}' if validation_file else ''}", flush=True)
     import_keras()
     # these import Keras, which must be imported quietly first
     from common.training import plan, volume_plan
@@ -62,17 +63,18 @@ def main():
     for name, (value, reason) in chosen.items():
         print(f"  {name} = {value!r}: {reason}")
     sets = "" if training_file.parent == packed else " --fold all"
-    files = f"--train {packed / 'train.h5'} --validation {packed / 'validation.h5'}"
+    validated = packed / "validation.h5" if validation_file else '""'
+    files = f"--train {packed / 'train.h5'} --validation {validated}"
     print(f"wrote {path}; to train: python train.py --settings {path} {files}{sets}")
 
 
 def find_sets(packed):
-    """Paths of the training and the validation set; of the first fold, if there are folds."""
+    """Paths of the training and the validation set, or "" for none; of the first fold, if there are folds."""
     for folder in (packed, packed / "fold1"):
-        if (folder / "train.h5").is_file() and (folder / "validation.h5").is_file():
-            return folder / "train.h5", folder / "validation.h5"
-    advice = "run 3_pack_hdf5.py or 3_pack_volumes.py first"
-    raise InputError(f"PACKED: {packed} contains no train.h5 with validation.h5; {advice}")
+        training, validation = folder / "train.h5", folder / "validation.h5"
+        if training.is_file():
+            return training, validation if validation.is_file() else ""
+    raise InputError(f"PACKED: {packed} contains no train.h5; run 3_pack_hdf5.py or 3_pack_volumes.py first")
 
 
 def measure(training, chosen):

@@ -11,6 +11,7 @@ from common.slices.classes import as_sets, class_numbers, is_target, mean_dice, 
 from common.slices.drawing import PREDICTED_COLOR, TRUTH_COLOR, draw_planes, draw_truth_and_prediction, first_and_last
 from common.slices.images import to_eight_bit
 from common.training.calibration import Calibrator
+from common.training.earlier_calibration import calibration_before
 from common.training.report import finish_report
 from common.volumes.labels import label_numbers
 
@@ -25,17 +26,20 @@ def finish_run(run, log, validation, batch_size, tile=None):
         batch_size, tile: as for `best_and_worst`.
 
     Returns:
-        `common.training.run_records.Calibration`; None without a validation set.
+        `common.training.run_records.Calibration`; without a validation set, the one of an earlier run, or None.
     """
     if validation is None:
-        finish_report(run, log, [])
-        return None
+        calibration = calibration_before(run)
+        if calibration:
+            calibration.write_to(run.calibration_file)
+        finish_report(run, log, [], calibration)
+        return calibration
     model, calibrator = run.model_file("best_dice"), Calibrator(validation)
     network = load_for_prediction(model)
     drawn = best_and_worst(validation, network, batch_size, tile=tile, seen=calibrator.add)
     calibration = calibrator.result(model)
     if validation.axes == 2:
-        calibration = calibration.model_copy(update=choose_flips(validation, network, len(log)))
+        calibration = calibration.model_copy(update=choose_flips(validation, network, len(log), run.turns))
     calibration.write_to(run.calibration_file)
     finish_report(run, log, drawn, calibration)
     return calibration

@@ -14,17 +14,19 @@ ERRORS = 2  # standard errors that the gain exceeds
 CLOSE = 0.002  # of Dice: flips alone take half as long as with quarter turns
 
 
-def choose_flips(validation, model, epochs):
+def choose_flips(validation, model, epochs, turns=False):
     """Compare the mean Dice of a network alone, over flips, and over flips and quarter turns.
 
     An average is chosen if it raises the mean Dice over slices by LEAST_GAIN and by more than two standard errors of
-    the difference over cases, of which there must be FEWEST_CASES, each at its best threshold. Takes at most a quarter
-    of the time in which the run predicted its validation set, so a short training chooses none.
+    the difference over cases, of which there must be FEWEST_CASES, each at its best threshold. For a network that has
+    learned from slices in all orientations, LEAST_GAIN alone decides. Takes at most a quarter of the time in which the
+    run predicted its validation set, so a short training chooses none.
 
     Args:
         validation: `common.training.sets.SliceSet`.
         model: keras.Model.
         epochs: number of epochs of the run.
+        turns: `common.training.run_folder.Run.turns`.
 
     Returns:
         dict of the fields of `common.training.run_records.Calibration` that start with `flips`.
@@ -35,7 +37,7 @@ def choose_flips(validation, model, epochs):
         turned = {form: predict_turned(model, x, *form)[0] for form in TRANSFORMS["turns"]}
         for name, forms in TRANSFORMS.items():
             scores.add(name, np.mean([turned[form] for form in forms], axis=0), y[0, ..., 0], validation.case[i])
-    return scores.result()
+    return scores.result(certain=not turns)
 
 
 def _evenly(indices, count):
@@ -62,8 +64,13 @@ class _Scores:
         if name == "none":
             self.counts[case] = self.counts.get(case, 0) + 1
 
-    def result(self):
-        if len(self.counts) < FEWEST_CASES:
+    def result(self, certain):
+        """Fields of Calibration.
+
+        Args:
+            certain: whether the gain must exceed ERRORS, over FEWEST_CASES.
+        """
+        if len(self.counts) < (FEWEST_CASES if certain else 1):
             return {}
         items = np.array(list(self.counts.values()))
         sums = {name: np.array(list(of_cases.values())) for name, of_cases in self.sums.items()}
@@ -72,7 +79,7 @@ class _Scores:
         names = "flips", "turns"
         gains = mean_and_error(np.stack([best[name] - best["none"] for name in names], axis=1), items)
         gains = zip(names, *gains, strict=True)
-        wanted = [name for name, gain, error in gains if gain >= LEAST_GAIN and gain > ERRORS * error]
+        wanted = [name for name, gain, error in gains if gain >= LEAST_GAIN and (not certain or gain > ERRORS * error)]
         wanted = [name for name in wanted if dice[name] >= max(map(dice.get, wanted)) - CLOSE]
         if not wanted:
             return {"flips": "none"}

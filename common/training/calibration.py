@@ -294,7 +294,8 @@ def threshold_of(files, flips="none"):
     own = [one and (one.flips_threshold if of else one.threshold) for one, of in zip(found, of_flips, strict=True)]
     thresholds = [threshold or DEFAULT for threshold in own]
     if len(files) == 1:
-        return thresholds[0], "chosen by train.py on the validation set"
+        where = f"for {found[0].source}" if found[0].source else "on the validation set"
+        return thresholds[0], f"chosen by train.py {where}"
     return round(
         float(np.mean(thresholds)), 2
     ), f"mean over {number_of(len(files), 'model')}, each chosen on its validation set"

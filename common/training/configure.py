@@ -177,6 +177,8 @@ def of_retrained(settings):
         name, own = network_of(file)
         return settings.replace(f"its weights are in {file}", MODEL=name, MODEL_SETTINGS=own)
     run = Run(file.parent)
+    if Path(settings.RUN).is_dir() and Path(settings.RUN) != run.folder:
+        settings = settings.replace(f"the newest run in {settings.RUN}", RUN=str(run))
     name = run.settings.get("MODEL")
     if not name or settings.MODEL not in (None, name):
         return settings

@@ -25,6 +25,8 @@ SMALLEST_IF_SHORT = 128  # pixels
 SQUARE = 0.05  # sides that differ by less than this share may be resized
 MANY_CASES = 10
 FEWEST_SLICES = 3
+FEW_CASES = 100  # with fewer, those that validate and test are missed in training
+FINAL_SHARE, SHORTEST_FINAL = 0.6, 5  # share of the time for a final training, and least minutes for both
 
 
 class Decisions:
@@ -50,11 +52,11 @@ class Decisions:
         with whole_file(self.path) as unfinished:
             unfinished.write_text("\n".join(self.lines), encoding="utf-8", errors="backslashreplace")
 
-    def add_plan(self, plan):
+    def add_plan(self, plan, step="training"):
         """Add the settings of plan.json, a Path."""
         found = read_json(plan)
         reasons = found[REASONS]
-        self.add("training", {name: (value, reasons[name]) for name, value in found.items() if name in reasons})
+        self.add(step, {name: (value, reasons[name]) for name, value in found.items() if name in reasons})
 
 
 def choose_import(images, masks, size, minutes, given=()):
@@ -237,3 +239,31 @@ def choose_split(cases, folds):
     else:
         chosen["VALIDATION_SHARE"] = share
     return chosen
+
+
+def choose_final(cases, folds, minutes, share):
+    """Choose how much of the time a final training on all cases gets.
+
+    Args:
+        cases: folder of the case folders.
+        folds: number of cross-validation folds; 0: a single split.
+        minutes: time for training.
+        share: share that the user gave, or None.
+
+    Returns:
+        dict of the setting FINAL to (value, reason).
+    """
+    count = len(find_cases(cases))
+    of_cases = number_of(count, "case")
+    if share is not None:
+        chosen = share, "as you said"
+    elif folds:
+        chosen = 0.0, "the networks of the folds have learned from all cases together"
+    elif count >= FEW_CASES:
+        chosen = 0.0, f"{of_cases} are enough without those that validate and test"
+    elif minutes < SHORTEST_FINAL:
+        chosen = 0.0, f"under {SHORTEST_FINAL} minutes there is time for one training only"
+    else:
+        reason = f"with {of_cases}, those that validate and test are missed in training: it continues with all of them"
+        chosen = FINAL_SHARE, reason
+    return {"FINAL": chosen}

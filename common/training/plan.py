@@ -60,7 +60,8 @@ class Facts:
         kind = "overlapping class" if self.overlapping else "class"
         classes = "one class" if self.classes == 1 else number_of(self.classes, kind, f"{kind}es")
         yield f"{number_of(self.training, 'slice')} for training from {number_of(self.cases, 'case')}"
-        yield f"{number_of(self.validation, 'slice')} for validation; {self.side}x{self.side} pixels, {classes}"
+        validation = number_of(self.validation, "slice") if self.validation else "none"
+        yield f"{validation} for validation; {self.side}x{self.side} pixels, {classes}"
         yield f"{self.filled:.0%} of the slices have foreground, which covers {self.foreground:.2%} of them"
 
 

@@ -118,7 +118,7 @@ def write_report(run, log, images=(), refresh=REFRESH, calibration=None):
         headlines=headlines,
         curves=run.curves_file.read_bytes(),
         calibration=calibration,
-        reliability=draw_calibration(calibration) if calibration else None,
+        reliability=draw_calibration(calibration) if calibration and not calibration.source else None,
         advice=(state.get("advice") or {}).values(),
         strips=[(path.read_bytes(), f"epoch {epoch}") for epoch, path in strips.items()],
         augmented=_as_jpeg(run.augmented_file) if run.augmented_file.is_file() else None,

@@ -127,6 +127,13 @@ class Run(os.PathLike):
         return self.settings.get("CROP")
 
     @property
+    def turns(self):
+        """Whether training showed slices in all orientations: flipped in both directions and turned."""
+        augmentation = self.settings.get("AUGMENTATION")
+        known = augmentation if isinstance(augmentation, dict) else {}
+        return known.get("flip") == "horizontal_and_vertical" and bool(known.get("turn"))
+
+    @property
     def environment(self):
         """Text about versions and machine."""
         return self.environment_file.read_text(encoding="utf-8")

@@ -174,6 +174,7 @@ class Calibration(Record):
 
     Attributes:
         model: SHA-256 of the .keras file.
+        source: of a run without a validation set, name of the run or cross-validation that it was found in; else "".
         threshold: probability above which a pixel is foreground; None for several exclusive classes.
         dice, dice_at_half: mean Dice over the slices with a mask at this threshold, and at 0.5; None likewise.
         dice_by_threshold: the same at 0.01, 0.02, ..., 0.99; None likewise, and in records of earlier versions.
@@ -189,6 +190,7 @@ class Calibration(Record):
 
     format: Literal[1] = 1
     model: str
+    source: str = ""
     threshold: Threshold | None = None
     dice: Share | None = None
     dice_at_half: Share | None = None
@@ -206,6 +208,8 @@ class Calibration(Record):
 
     def in_words(self):
         """The result, a line for the probabilities and one for flips, if they are used."""
+        if self.source:
+            return self.source_in_words()
         text = f"temperature {self.temperature:.2f} (calibration error {self.ece:.4f}, then {self.scaled_ece:.4f})"
         if self.threshold is not None:
             half = f" ({self.dice_at_half:.4f} at 0.5)" if self.threshold != 0.5 else ""
@@ -213,6 +217,13 @@ class Calibration(Record):
                 f"threshold {self.threshold:g}, chosen on the same validation set: Dice {self.dice:.4f}{half}; {text}"
             )
         return f"{text}\n{self.flips_in_words()}" if self.flips != "none" else text
+
+    def source_in_words(self):
+        """What a run without a validation set takes from another one, as text."""
+        found = [f"temperature {self.temperature:.2f}"]
+        found += [f"threshold {self.threshold:g}"] if self.threshold is not None else []
+        found += [f"average over {FLIPS_IN_WORDS[self.flips]}"] if self.flips != "none" else []
+        return f"{', '.join(reversed(found))}: as chosen for {self.source}, since this run has no validation set"
 
     def flips_in_words(self):
         """What the average over flips is worth, as text."""

@@ -94,3 +94,10 @@ def test_a_short_training_chooses_none(slices):
 def test_two_cases_are_too_few(slices):
     slices.case = [min(case, "case02") for case in slices.case]
     assert len(set(slices.case)) == 2 and choose_flips(slices, Noisy(0.4), epochs=100) == {}
+
+
+@pytest.mark.parametrize(("model", "expected"), [(Noisy(0.4), "turns"), (Upright(), "none")])
+def test_of_a_network_that_saw_all_orientations_the_gain_alone_decides(slices, model, expected):
+    slices.case = ["case01"] * len(slices)
+    assert choose_flips(slices, model, epochs=100) == {}
+    assert choose_flips(slices, model, epochs=100, turns=True)["flips"] == expected

@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 from drawings import disc_slice, write_image
-from running import assert_refused, bytes_of, run_here
+from running import assert_refused, bytes_of, only_folder, run_here
 from scipy.optimize import brentq
 from scipy.special import expit, log_softmax, logit, softmax
 
@@ -26,6 +26,7 @@ from common.training.calibration import (
     scaled,
     threshold_of,
 )
+from common.training.earlier_calibration import calibration_before
 from common.training.run_folder import Run
 from common.training.sets import open_set
 
@@ -272,6 +273,37 @@ def test_predictions_take_the_flips_and_their_threshold(trained, tmp_path):
     assert bytes_of(tmp_path / "chosen" / "masks") == bytes_of(tmp_path / "given" / "masks")
     out = run_here("predict.py", OUTPUT=tmp_path / "none", FLIPS="none", **own).stdout
     assert out.splitlines()[1].startswith("threshold 0.6"), out
+
+
+def test_a_run_without_validation_takes_what_was_chosen_for_the_run_or_the_folds_before(trained, packed, tmp_path):
+    record = json.loads((trained[0] / "calibration.json").read_text())
+
+    def earlier(folder, **chosen):
+        (shutil.copytree(trained[0], folder) / "calibration.json").write_text(json.dumps(record | chosen))
+
+    earlier(tmp_path / "before" / "one", threshold=0.4, temperature=1.5, flips="turns", flips_threshold=0.35)
+    given = {"TRAIN": packed["packed"] / "train.h5", "VALIDATION": "", "RUNS": tmp_path / "runs"}
+    retrained = {"MODE": "retrain", "RUN": tmp_path / "before", "EPOCHS": 1}
+    said = run_here("train.py", **given, **retrained).stdout
+    words = "verage over flips and quarter turns, threshold 0.4, temperature 1.50: as chosen for one, since this run"
+    run = Run(only_folder(tmp_path / "runs"))
+    assert f"a{words}" in said and f"A{words}" in run.report_file.read_text(encoding="utf-8")
+    assert run.settings["RUN"] == str(tmp_path / "before" / "one")
+    assert threshold_of([run.final_file]) == (0.4, "chosen by train.py for one")
+    write_image(tmp_path / "new" / "a.png", disc_slice(24, 1)[0])
+    out = run_here("predict.py", RUN=run, INPUT=tmp_path / "new", OUTPUT=tmp_path / "out").stdout
+    assert "averaged over flips and quarter turns" in out and "threshold 0.35 (chosen by train.py for one)" in out
+
+    for fold, threshold, temperature in ((1, 0.3, 1.0), (2, 0.5, 4.0)):
+        earlier(tmp_path / "folds" / f"fold{fold}", threshold=threshold, temperature=temperature)
+    (tmp_path / "folds" / "cross_validation.json").write_text("{}")
+    final = given | {"RUNS": tmp_path / "final"}
+    run_here("train.py", **final, EPOCHS_FROM=tmp_path / "folds", MODEL_SETTINGS={"features": 2, "depth": 1})
+    run = Run(only_folder(tmp_path / "final"))
+    found = run.calibration_of(run.final_file)
+    assert (found.threshold, found.temperature, found.source) == (0.4, pytest.approx(2.0), "folds")
+    (tmp_path / "folds" / "fold2" / "calibration.json").unlink()
+    assert calibration_before(run) is None, "one fold has none"
 
 
 def test_a_damaged_calibration_is_one_line_and_an_old_run_has_none(trained, tmp_path):

@@ -11,7 +11,9 @@ from drawings import disc_slice, make_cases, write_image, write_nnunet_images
 from running import assert_refused, run_here, run_script
 
 from common.errors import InputError, SettingError
-from common.training.own_data import SIDES, Decisions, choose_import, choose_split, kept_outlines
+from common.training.own_data import SIDES, Decisions, choose_final, choose_import, choose_split, kept_outlines
+from common.training.run_folder import Run
+from common.training.sets import open_set
 
 
 def values(chosen):
@@ -348,13 +350,44 @@ def test_one_command_from_own_images_to_a_model(tmp_path, folds):
             write_image(tmp_path / "images" / f"p{case}" / f"{number}.png", image)
             write_image(tmp_path / "masks" / f"p{case}" / f"{number}_mask.png", mask)
     own = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "WORK": tmp_path / "work"}
-    out = run_script("run_pipeline.py", **own, MINUTES=4, SIZE=48, FOLDS=folds).stdout
+    out = run_script(
+        "run_pipeline.py", **own, MINUTES=4, SIZE=48, **({"FOLDS": folds} if folds else {"FINAL": 0.5})
+    ).stdout
     for made in ("model.mlmodel", "scores/report.html", "decisions.md", "packed/plan.json"):
         assert (tmp_path / "work" / made).is_file()
     assert "finished all steps in" in out and "CASE_FROM = 'folder'" in out
+    assert ("the final training continues" in out) == (not folds)
+    if not folds:
+        tested, final = sorted((tmp_path / "work" / "runs").iterdir())
+        assert Run(final).settings["RUN"] == str(tested) and not Run(final).has_validation
+        assert len(open_set(tmp_path / "work" / "final" / "packed" / "train.h5")) == 10
+        assert Run(final).calibration_of(Run(final).final_file).source == tested.name
+        assert f"wrote {tmp_path / 'work' / 'model.mlmodel'}, {tmp_path / 'work' / 'scores'} and {final}" in out
+        assert f"--run {final}" in out.partition("$ python convert_coreml.py")[2]
+
+
+@pytest.mark.parametrize(
+    ("cases", "more", "share", "reason"),
+    [
+        (5, {}, 0.6, "with 5 cases"),
+        (100, {}, 0.0, "100 cases are enough"),
+        (5, {"minutes": 4.9}, 0.0, "under 5 minutes"),
+        (5, {"folds": 3}, 0.0, "the networks of the folds"),
+        (100, {"share": 0.3}, 0.3, "as you said"),
+        (5, {"share": 0.0}, 0.0, "as you said"),
+    ],
+)
+def test_few_cases_get_a_final_training(tmp_path, cases, more, share, reason):
+    for number in range(cases):
+        for side in "xy":
+            (tmp_path / f"case_{number}" / side).mkdir(parents=True)
+    chosen = choose_final(tmp_path, **{"folds": 0, "minutes": 20, "share": None, **more})
+    assert chosen["FINAL"][0] == share and reason in chosen["FINAL"][1]
 
 
 def test_bad_folders_of_the_pipeline(tmp_path):
     assert_refused("run_pipeline.py", "IMAGES", IMAGES=tmp_path / "gone", MASKS=tmp_path, WORK=tmp_path / "w")
     assert_refused("run_pipeline.py", "MASKS", IMAGES=tmp_path, MASKS="", WORK=tmp_path / "w")
+    both = {"FINAL": 0.5, "FOLDS": 3}
+    assert_refused("run_pipeline.py", "FINAL", status=2, IMAGES=tmp_path, MASKS=tmp_path, WORK=tmp_path / "w", **both)
     assert_refused("run_pipeline.py", "found 0 images and 0 volumes", IMAGES=tmp_path, MASKS=tmp_path, WORK=tmp_path)

@@ -176,6 +176,10 @@ def test_facts_and_the_plan_of_a_packed_set(packed, tmp_path):
     for run in (again, named):
         assert json.loads((run / "settings.json").read_text())["MODEL_SETTINGS"] == plan["MODEL_SETTINGS"]
     assert_refused("preprocess/4_plan_training.py", "plan.json: already exists", PACKED=copy)
+    (copy / "validation.h5").unlink()
+    out = run_here("preprocess/4_plan_training.py", PACKED=copy, MINUTES=60, REPLACE=True).stdout
+    assert "none for validation" in out and f'--train {copy / "train.h5"} --validation ""' in out
+    assert json.loads((copy / "plan.json").read_text())["EPOCHS"] >= plan["EPOCHS"], "validation takes time"
     assert_refused("preprocess/4_plan_training.py", "contains no train.h5", PACKED=tmp_path)
 
 
