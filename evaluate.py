@@ -89,7 +89,7 @@ from common.slices.drawing import contact_sheet
 from common.slices.images import encode_png
 from common.streams import print_lines
 from common.tables import write_table
-from common.volumes.privacy import read_names_table
+from common.volumes.privacy import read_names_table, read_numbers
 from common.workers import start_workers
 
 RECORD = "evaluation.json"
@@ -126,7 +126,7 @@ def evaluate_tables():
     if unfit:
         raise InputError(f"{unfit[0]}: not for tables of lesions (TRUTH is {settings.TRUTH}); leave it out")
     tables = settings.PREDICTED, settings.TRUTH, settings.EXCLUDED, settings.SCANS
-    result = score_tables(*tables, settings.LESION_SIZES)
+    result = score_tables(*tables, settings.LESION_SIZES, read_numbers(settings.NAMES_TABLE))
     recorded = public_settings(settings, ["TRUTH", "EXCLUDED", "SCANS"])
     with whole_folder(settings.OUTPUT, settings.REPLACE) as folder:
         write_lesion_tables(folder, result)

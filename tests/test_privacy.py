@@ -9,6 +9,7 @@ import io
 import json
 import re
 import shutil
+import sys
 import zipfile
 import zlib
 
@@ -19,15 +20,23 @@ import pytest
 import trimesh
 from drawings import as_volume, ball, write
 from PIL import Image, PngImagePlugin
-from running import TINY_SE_RESUNET3D, TINY_UNET, assert_refused, leftovers, only_folder, run_here
+from running import TINY_SE_RESUNET3D, TINY_UNET, assert_refused, leftovers, only_folder, run_here, run_script
 
 pydicom = pytest.importorskip("pydicom")
 import SimpleITK as sitk
 
+from common.errors import InputError
 from common.slices.hdf5_text import text_of
 from common.volumes.grids import Geometry
 from common.volumes.labels import label_image, write_labels
-from common.volumes.privacy import header_texts, identifies, safe_names
+from common.volumes.privacy import (
+    header_texts,
+    identifies,
+    read_names_table,
+    read_numbers,
+    safe_names,
+    write_names_table,
+)
 
 SHAPE = (8, 24, 24)
 # Folder of each scan, and the patient in its headers: in other spellings, or not at all.
@@ -113,6 +122,8 @@ def plant(root):
     columns = ["seriesuid", "coordX", "coordY", "coordZ", "diameter_mm"]
     pd.DataFrame(rows, columns=columns).to_csv(root / "nodules.csv", index=False)
     plant_images(root)
+    plant_matrices(root / "PLANT matrices")
+    plant_data_set(root / "data_set")
     outline = {"Name": "nodule", "Type": 11, "Point_px": [[8, 8], [16, 9], [12, 16]], "Patient": "PLANTROI"}
     shown = {"ImageIndex": 3, "SOPInstanceUID": "1.2.826.0.1.99999.2.4", "ROIs": [outline], "PatientName": "PLANTROI"}
     (root / "rois").mkdir()
@@ -135,6 +146,28 @@ def plant_images(root):
             path.parent.mkdir(parents=True, exist_ok=True)
             more = {"description": "PLANTNAME^A"} if path.suffix == ".tif" else options if side == "x" else {}
             Image.fromarray(values.astype(np.uint8)).save(path, **more)
+
+
+def plant_matrices(root):
+    """Slices as text and as an array, in a folder that is called after the patient."""
+    rng = np.random.default_rng(0)
+    for side, values in (("x", rng.normal(0, 100, (3, 24, 24))), ("y", np.stack([np.eye(24)] * 3))):
+        (root / side).mkdir(parents=True)
+        np.save(root / side / "several.npy", values.astype(np.float32 if side == "x" else np.uint8))
+        for number in range(3):
+            np.savetxt(root / side / f"s{number}.csv", values[number], fmt="%d", delimiter=",")
+
+
+def plant_data_set(root):
+    """A data set of the Decathlon whose files are called after the patients in their headers."""
+    names = ["plant_obrien", "li_wu", "yamada_taro"]
+    for number, name in enumerate(names, 1):
+        for side, volume in zip(("imagesTr", "labelsTr"), draw(number)[:2], strict=True):
+            text = {"ITK_FileNotes": name.upper().replace("_", "^"), "aux_file": "PLANTAUX"}
+            write(root / side, f"{name}.nii.gz", with_text(volume, **text))
+    training = [{side: f"./{side}sTr/{name}.nii.gz" for side in ("image", "label")} for name in names]
+    about = {"modality": {"0": "CT"}, "labels": {"0": "background", "1": "nodule"}, "training": training}
+    (root / "dataset.json").write_text(json.dumps(about | {"description": "PLANTDESCRIPTION", "name": "PLANTSET"}))
 
 
 # --- all that is written
@@ -162,13 +195,16 @@ def imported(tmp_path_factory):
     run("preprocess/0_import_volumes.py", CASES=out / "cases", NAMES_TABLE=table, **dicom, **slices)
     run("preprocess/0_import_volumes.py", CASES=out / "files", SLICES="all", IMAGES=own / "files", **slices)
     nodules = {"SCANS": own / "scans", "ANNOTATIONS": own / "nodules.csv", "SIZE": 24, "NEIGHBOURS": 0}
-    run("preprocess/0_import_nodules.py", CASES=out / "nodules", **nodules)
+    spheres = {"LABEL_VOLUMES": out / "spheres"}
+    run("preprocess/0_import_nodules.py", CASES=out / "nodules", **nodules, **spheres)
     half = pd.read_csv(own / "nodules.csv").iloc[:2]
     half.to_csv(own / "half.csv", index=False)
     run("preprocess/0_import_nodules.py", CASES=out / "half", **nodules | {"ANNOTATIONS": own / "half.csv"})
     images = {"IMAGES": own / "images" / "x", "MASKS": own / "images" / "y"}
     run("preprocess/0_import_images.py", CASES=out / "images", SIZE=24, **images)
     run("preprocess/1_augment_cases.py", CASES=out / "images", FILTERS=["O", "D"], SHAPES=["", "RTP"])
+    matrices = {"IMAGES": own / "PLANT matrices" / "x", "MASKS": own / "PLANT matrices" / "y", "SIZE": 24}
+    run("preprocess/0_import_matrices.py", CASES=out / "matrices", **matrices)
     outlines = {"IMAGES": own / "scans", "ANNOTATIONS": own / "rois", **slices}
     run("preprocess/0_import_annotations.py", CASES=out / "outlines", **outlines)
     candidates = {"SCANS": own / "scans", "CANDIDATES": own / "half.csv", "ANNOTATIONS": own / "nodules.csv"}
@@ -179,6 +215,7 @@ def imported(tmp_path_factory):
     run("preprocess/0_import_stl.py", OUTPUT=out / "surface.nrrd", VOLUME=own / "scans" / "山田太郎", **surface)
     packing = {"STEP": "single", "VOXELS": 5000, "SMALLEST_BOX": 8}
     run("preprocess/3_pack_volumes.py", PACKED=out / "volumes", **dicom, **packing)
+    run("preprocess/3_pack_volumes.py", PACKED=out / "decathlon", DATA=own / "data_set", **packing)
     run("preprocess/2_write_lists.py", CASES=out / "cases", LISTS=out / "lists", TEST_SHARE=0)
     run("preprocess/3_pack_hdf5.py", LISTS=out / "lists", PACKED=out / "packed")
     run("export_dataset.py", LISTS=out / "lists", OUTPUT=out / "nnunet" / "Dataset001_Scans")
@@ -192,6 +229,8 @@ def imported(tmp_path_factory):
     truth = {"TRUTH": own / "labels", "LABEL_NAME": "{id}_seg", "IMAGES": own / "scans", "NAMES_TABLE": table}
     run("evaluate.py", PREDICTED=out / "labels", OUTPUT=out / "scores" / "labels", LESIONS="overlap", **truth)
     run("submission.py", KIND="nodules", PREDICTED=out / "labels", OUTPUT=out / "nodules.csv")
+    tables = {"PREDICTED": out / "nodules.csv", "TRUTH": own / "nodules.csv", "NAMES_TABLE": table}
+    run("evaluate.py", OUTPUT=out / "scores" / "nodules", IMAGES=own / "scans", **tables)
     assert not leftovers(root)
     return root, said
 
@@ -224,6 +263,7 @@ def everything(imported):
     pseudo = {"CASES": out / "pseudo", "CONFIDENCE": 0.5, "SMALLEST": 1}
     run("predict.py", RUN=out / "runs", INPUT=out / "cases", OUTPUT=out / "predicted" / "unsure", UNCERTAINTY=True)
     run("pseudo_label.py", RUN=out / "runs", INPUT=out / "cases", **pseudo)
+    run_on_other_kinds(run, out, own)
     run_the_rest(run, out, own)
     run("compare_runs.py", RUNS=out / "runs")
     predicted, truth = out / "predicted", {"TRUTH": own / "labels", "LABEL_NAME": "{id}_seg"}
@@ -234,6 +274,20 @@ def everything(imported):
         run("submission.py", KIND=kind, PREDICTED=predicted / name, OUTPUT=out / f"{name}_{kind}.csv")
     assert not leftovers(root)
     return root, said
+
+
+def run_on_other_kinds(run, out, own):
+    """Run models on matrices, packed volumes and crops of candidates, as a second stage."""
+    matrices, predicted = own / "PLANT matrices", out / "predicted"
+    run("predict.py", RUN=out / "runs", INPUT=matrices / "x", OUTPUT=predicted / "matrices")
+    run("evaluate.py", PREDICTED=predicted / "matrices", TRUTH=matrices / "y", OUTPUT=out / "scores" / "matrices")
+    run("predict.py", RUN=out / "runs3d", INPUT=out / "volumes" / "validation.h5", OUTPUT=predicted / "packed")
+    run("preprocess/2_write_lists.py", CASES=out / "candidates", LISTS=out / "crops", TEST_SHARE=0, VALIDATION_SHARE=0)
+    run("preprocess/3_pack_hdf5.py", LISTS=out / "crops", PACKED=out / "packed_crops")
+    sets = {"TRAIN": out / "packed_crops" / "train.h5", "VALIDATION": ""}
+    run("train.py", RUNS=out / "runs_crops", MODEL_SETTINGS=TINY_UNET, EPOCHS=1, **sets)
+    second = {"SECOND_STAGE": only_folder(out / "runs_crops"), "SCANS": own / "scans"}
+    run("submission.py", KIND="nodules", PREDICTED=out / "labels", OUTPUT=out / "second.csv", **second)
 
 
 def run_the_rest(run, out, own):
@@ -253,6 +307,23 @@ def run_the_rest(run, out, own):
     run("choose.py", CROSS_VALIDATIONS=only_folder(out / "runs_folds"), CLEANINGS=[{}])
     networks = {"MODELS": ["unet"], "MODEL_SETTINGS": {"unet": TINY_UNET}, "LOSSES": ["bce+dice"]}
     run("tune.py", STUDY=out / "study", TRIALS=1, EPOCHS=1, AUGMENTATION={}, **networks, **sets)
+
+
+@pytest.fixture(scope="module")
+def pipelines(tmp_path_factory):
+    """The same for run_pipeline.py, with volumes of patients and with own images, which runs most scripts itself."""
+    root = tmp_path_factory.mktemp("p")
+    own, out, said = root / "in", root / "out", []
+    plant(own)
+    for place, images, masks, given in (
+        ("dicom", own / "scans", own / "labels", {"LABEL_NAME": "{id}_seg"}),
+        ("files", own / "data_set" / "imagesTr", own / "data_set" / "labelsTr", {}),
+        ("images", own / "images" / "x", own / "images" / "y", {}),
+    ):
+        settings = {"IMAGES": images, "MASKS": masks, "WORK": out / place, "IMPORT_SETTINGS": given}
+        done = run_script("run_pipeline.py", MINUTES=0.05, SIZE=24, **settings)
+        said.append(f"run_pipeline.py\n{done.stdout}{done.stderr}")
+    return root, said
 
 
 def contents(name, data):
@@ -339,6 +410,11 @@ def test_nothing_planted_gets_out_with_a_model(everything):
     assert_clean(*everything, 200)
 
 
+@pytest.mark.slow
+def test_nothing_planted_gets_out_of_the_pipeline(pipelines):
+    assert_clean(*pipelines, 200)
+
+
 def test_cases_have_the_same_numbers_everywhere(imported):
     root, said = imported
     numbers = [f"case_{number:04d}" for number in range(1, 5)]
@@ -390,6 +466,21 @@ def test_the_table_stays_outside_of_what_is_passed_on(imported, tmp_path):
     (tmp_path / "n.csv").write_text("mine")
     assert_refused(script, "n.csv: already exists", NAMES_TABLE=tmp_path / "n.csv", **settings)
     assert (tmp_path / "n.csv").read_text() == "mine" and not (tmp_path / "cases").exists()
+
+
+@pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="file names are UTF-8 there")
+def test_a_table_of_any_names_is_read_again(tmp_path):
+    """Bytes that are no UTF-8, and what a spreadsheet would execute."""
+    volumes = {name: tmp_path / name for name in ("m\udcfcller", "=cmd()", "a/b, c")}
+    table = tmp_path / "names.csv"
+    write_names_table(table, {name: f"case_{number}" for number, name in enumerate(volumes)}, volumes)
+    assert b"m\xfcller" in table.read_bytes() and b"'=cmd()" in table.read_bytes()
+    assert read_names_table(table) == {"0": "m\udcfcller", "1": "=cmd()", "2": "a_b, c"}
+    assert read_numbers(table) == dict(zip((*volumes, "b, c", "a_b, c"), "01222", strict=True))
+    for text, words in (("case\n1\n", "no column name"), ("case,name\n1,a\n1,b\n", "listed twice")):
+        table.write_text(text)
+        with pytest.raises(InputError, match=words):
+            read_numbers(table)
 
 
 def test_folder_keeps_the_users_own_names(imported, tmp_path):

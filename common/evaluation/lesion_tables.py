@@ -61,7 +61,7 @@ def read_scans(path):
     return list(dict.fromkeys(name for name in names if name not in ("", "seriesuid")))
 
 
-def score_tables(predicted, truth, excluded, scans, sizes):
+def score_tables(predicted, truth, excluded, scans, sizes, numbers=None):
     """Score a table of predicted lesions against one of true lesions; a center within the true radius is a hit.
 
     Args:
@@ -70,6 +70,7 @@ def score_tables(predicted, truth, excluded, scans, sizes):
         excluded: table of findings that count neither as lesions nor as false positives; "": none.
         scans: table of all scans, also without lesions; "": those in `predicted` or `truth`.
         sizes: diameters in mm between the size groups.
+        numbers: result of `common.volumes.privacy.read_numbers`, by which scans count and are called; None: none.
 
     Returns:
         LesionResult.
@@ -77,11 +78,22 @@ def score_tables(predicted, truth, excluded, scans, sizes):
     Raises:
         InputError: as `read_lesions` and `read_annotations`, or if no true lesion is in a scan.
     """
-    found = read_lesions(predicted)
-    true = read_annotations(truth)
-    others = read_lesions(excluded, with_diameter=True) if excluded else true.iloc[:0]
+
+    def numbered(table):
+        return table.assign(seriesuid=[_number_of(name, numbers) for name in table["seriesuid"]])
+
+    found, true = numbered(read_lesions(predicted)), numbered(read_annotations(truth))
+    others = numbered(read_lesions(excluded, with_diameter=True)) if excluded else true.iloc[:0]
     others = others.assign(diameter_mm=others["diameter_mm"].where(others["diameter_mm"] > 0, UNKNOWN_DIAMETER))
-    names = read_scans(scans) if scans else sorted({*found["seriesuid"], *true["seriesuid"]})
+    names = sorted({*found["seriesuid"], *true["seriesuid"]})
+    if scans:
+        names = [_number_of(name, numbers) for name in read_scans(scans)]
+    elif not (found.empty or true.empty or set(found["seriesuid"]) & set(true["seriesuid"])):
+        counts = " and ".join(str(table["seriesuid"].nunique()) for table in (found, true))
+        raise InputError(
+            f"{predicted}: no seriesuid is in {truth} too (found {counts}); pass --names-table if predictions are "
+            "numbered, or --scans with all scans if they are right"
+        )
     if not set(true["seriesuid"]) & set(names):
         raise InputError(f"{truth}: no lesion in a scan of {scans or predicted}; use tables of the same scans")
     for table, path in ((found, predicted), (true, truth)):
@@ -93,6 +105,11 @@ def score_tables(predicted, truth, excluded, scans, sizes):
         matched = match_lesions(true.get(name, []) + others.get(name, []), found.get(name, []), "center")
         rows += [{"case": name, "image": "scan", "class": 1, **row} for row in matched]
     return summarize_lesions(rows, [(name, "scan") for name in names], 1, "center", "mm", "scan", sizes)
+
+
+def _number_of(name, numbers):
+    """Number of a scan by its own name, from a dict; without one, the name."""
+    return numbers.get(name, name.removeprefix("case_")) if numbers else name
 
 
 def by_scan(table, excluded=False):

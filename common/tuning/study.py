@@ -102,7 +102,7 @@ def _load(database, pruner, read_only=False):
     try:
         storage = _connect(database, read_only, skip_table_creation=True)
         study = optuna.load_study(study_name=STUDY_NAME, storage=storage, pruner=pruner)
-        study.get_trials(deepcopy=False)  # every value of the database is read once
+        _require_numbers(study.get_trials(deepcopy=False))  # every value of the database is read once
         return study
     except (
         LookupError,
@@ -112,6 +112,16 @@ def _load(database, pruner, read_only=False):
         AttributeError,
     ) as error:  # from another program or version
         raise sqlite3.DatabaseError(f"no readable study in it: {error}") from None
+
+
+def _require_numbers(trials):
+    """Raise TypeError if a number of a list of FrozenTrial is none: SQLite stores any type in any column."""
+    for trial in trials:
+        whole = [trial.number, *trial.intermediate_values]
+        if not all(isinstance(number, int) for number in whole):
+            raise TypeError(f"expected whole numbers of trial and epochs (found {whole})")
+        if text := [v for v in (*trial.intermediate_values.values(), *(trial.values or [])) if isinstance(v, str)]:
+            raise TypeError(f"expected numbers as scores (found {text[0][:40]!r})")
 
 
 def _refuse_other_folder(folder):

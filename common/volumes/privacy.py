@@ -3,9 +3,9 @@
 The table of numbers and names (setting NAMES_TABLE) is the only way back from a number to its source.
 """
 
-import os
 import re
 import unicodedata
+from collections import Counter
 from pathlib import Path
 
 from common.errors import InputError, SettingError
@@ -173,11 +173,11 @@ def write_names_table(table, cases, volumes):
     """
     if not table:
         return
-    import pandas as pd  # takes half a second to load
+    from common.tables import write_table  # pandas takes half a second to load
 
-    rows = [(cases[name], name, Path(volumes[name]).resolve()) for name in cases]
+    rows = [{"case": cases[name], "name": name, "source": str(Path(volumes[name]).resolve())} for name in cases]
     with new_file(table, replace=True) as file:  # `check_names_table` refused an existing one
-        pd.DataFrame(rows, columns=["case", "name", "source"]).to_csv(os.path.abspath(file), index=False)
+        write_table(file, rows)
     print(f"wrote {table}: it identifies patients, so keep it apart from what you pass on")
 
 
@@ -190,22 +190,33 @@ def read_names_table(table):
     Raises:
         InputError: if it is not such a table, or a case is in it twice.
     """
-    if not table:
-        return {}
-    import pandas as pd  # takes half a second to load
-
-    try:
-        rows = pd.read_csv(table, dtype=str, keep_default_na=False)
-    except (OSError, ValueError):
-        raise InputError(f"{table}: cannot be read; use a table that a script wrote as NAMES_TABLE") from None
-    if not {"case", "name"} <= set(rows.columns):
-        raise InputError(
-            f"{table}: expected the columns case and name (found {', '.join(rows.columns)}); "
-            "use a table that a script wrote as NAMES_TABLE"
-        )
-    names = {
-        case.removeprefix("case_"): plain_name(name) for case, name in zip(rows["case"], rows["name"], strict=True)
-    }
-    if len(names) < len(rows) or len(set(names.values())) < len(rows):
+    names = {case: plain_name(name) for case, name in _rows_of(table)}
+    if len(set(names.values())) < len(names):
         raise InputError(f"{table}: a case or a name is listed twice; write the table again")
     return names
+
+
+def read_numbers(table):
+    """Numbers in NAMES_TABLE by the own names of their sources; errors as of `read_names_table`.
+
+    Returns:
+        dict of name to case name without "case_"; empty for "". A name is also known with "_" for "/", and by its last
+        part if that is the only one.
+    """
+    rows = _rows_of(table)
+    last = Counter(name.split("/")[-1] for _, name in rows)
+    numbers = {name.split("/")[-1]: case for case, name in rows if last[name.split("/")[-1]] == 1}
+    return numbers | {plain_name(name): case for case, name in rows} | {name: case for case, name in rows}
+
+
+def _rows_of(table):
+    """Pairs of case name without "case_" and name of its source, as a list."""
+    if not table:
+        return []
+    from common.tables import read_table  # pandas takes half a second to load
+
+    rows = read_table(table, ["case", "name"], "use a table that a script wrote as NAMES_TABLE")
+    found = [(case.removeprefix("case_"), name) for case, name in zip(rows["case"], rows["name"], strict=True)]
+    if any(len(set(column)) < len(rows) for column in zip(*found, strict=True)):
+        raise InputError(f"{table}: a case or a name is listed twice; write the table again")
+    return found

@@ -5,6 +5,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from urllib.parse import unquote
 
 import numpy as np
@@ -209,6 +210,14 @@ def locked(path):
     return connection
 
 
+def of_another_type(column, value):
+    def change(path):
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("UPDATE {} SET {} = ? WHERE rowid = 1".format(*column.split(".")), (value,))
+
+    return change
+
+
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc")
 @pytest.mark.parametrize(
     ("change", "status"),
@@ -216,6 +225,10 @@ def locked(path):
         (open_for_ever, "study.db-journal: not a regular file"),
         (not_readable, "study.db: the disk failed (input/output error); check the disk"),
         (locked, "database is locked"),
+        (of_another_type("trials.number", 1.5), "expected whole numbers of trial and epochs (found [1.5"),
+        (of_another_type("trial_intermediate_values.step", "x"), "expected whole numbers of trial and epochs"),
+        (of_another_type("trial_intermediate_values.intermediate_value", "x"), "expected numbers as scores (found 'x'"),
+        (of_another_type("trial_values.value", "x"), "expected numbers as scores (found 'x'"),
     ],
 )
 def test_a_study_that_cannot_be_read_is_a_row_at_once(tmp_path, monkeypatch, change, status):

@@ -314,6 +314,24 @@ def test_scans_without_lesions_count(tmp_path):
     assert row[["lesions", "found", "false_positives"]].tolist() == [3, 1, 3]
 
 
+def test_numbered_predictions_meet_their_own_names(tmp_path):
+    """Without the names table, all lesions would count as missed."""
+    columns = "seriesuid,coordX,coordY,coordZ"
+    (tmp_path / "t.csv").write_text(f"{columns},diameter_mm\nDoe/scan,0,0,0,8\nRoe/scan,9,9,9,8\n")
+    (tmp_path / "p.csv").write_text(f"{columns},probability\n0001,1,0,0,0.9\ncase_0002,50,0,0,0.8\n")
+    (tmp_path / "x.csv").write_text(f"{columns},diameter_mm\nRoe_scan,50,0,0,-1\n")
+    (tmp_path / "scans.csv").write_text("Doe/scan\nRoe_scan\n")
+    (tmp_path / "n.csv").write_text("case,name\ncase_0001,Doe/scan\ncase_0002,Roe/scan\n")
+    tables = {"PREDICTED": tmp_path / "p.csv", "TRUTH": tmp_path / "t.csv", "OUTPUT": tmp_path / "s"}
+    assert_refused("evaluate.py", "p.csv: no seriesuid is in", "(found 2 and 2)", "--names-table", **tables)
+    tables |= {"NAMES_TABLE": tmp_path / "n.csv", "EXCLUDED": tmp_path / "x.csv", "SCANS": tmp_path / "scans.csv"}
+    said = run_here("evaluate.py", **tables).stdout
+    row = pd.read_csv(tmp_path / "s" / "lesion_summary.csv").iloc[0]
+    assert row[["lesions", "found", "false_positives"]].tolist() == [2, 1, 0]
+    written = said + "".join(path.read_text(encoding="utf-8") for path in (tmp_path / "s").glob("*[lv]"))
+    assert "0001" in written and "Doe" not in written and "Roe" not in written
+
+
 def test_bad_input(tmp_path):
     columns = "seriesuid,coordX,coordY,coordZ"
     (tmp_path / "t.csv").write_text(f"{columns},diameter_mm\na,0,0,0,8\n")
