@@ -1,7 +1,6 @@
 """The benchmarks of tests/benchmarks/ run through, in small: their figures are not looked at."""
 
 import importlib.util
-import json
 import os
 import shutil
 import subprocess
@@ -11,6 +10,8 @@ from functools import partial
 import pytest
 from drawings import disc_slice, write_image
 from running import ROOT, run_script
+
+from common.training.sets import open_set
 
 pytestmark = pytest.mark.slow
 FOLDER = ROOT / "tests" / "benchmarks"
@@ -129,28 +130,19 @@ def test_overfit(benchmark, slices, capsys):
 
 
 def test_own_images(benchmark, monkeypatch, tmp_path, capsys):
-    for number in range(1, 5):
+    for number in range(1, 9):
         image, mask = disc_slice(48, number)
         write_image(tmp_path / "images" / f"{number}.png", image)
         write_image(tmp_path / "masks" / f"{number}_mask.png", mask)
     peer = f"{sys.executable} -c \"print('Dice mean 0.5')\""
-    flags = ["--minutes", "1", "--folds", "2", "--seeds", "1", "--peer", peer]
-    own = benchmark("own_images")
-    run = own.script
-
-    def script(name, **values):
-        if name == "preprocess/4_plan_training.py":  # it takes minutes, and plans for minutes
-            plan = {"MODEL": "unet", "MODEL_SETTINGS": TINY, "EPOCHS": 1, "BATCH_SIZE": 2}
-            (values["PACKED"] / "plan.json").write_text(json.dumps(plan))
-        else:
-            run(name, **values)
-
-    monkeypatch.setattr(own, "script", script)
+    flags = ["--minutes", "10", "--folds", "2", "--seeds", "1", "--peer", peer, "--against", "--final 0.5"]
     places = [str(tmp_path / name) for name in ("images", "masks", "work")]
     monkeypatch.setattr(sys, "argv", ["own_images.py", *places, *flags])
-    own.main()
+    benchmark("own_images", FLAGS=["--size", "48"]).main()
     out = capsys.readouterr().out
-    assert "seed 1, fold 2: ours 0." in out and "peer: mean Dice 0.5000" in out and "ours: mean Dice 0." in out
+    assert "seed 1, fold 2: ours 0." in out and "peer: mean Dice 0.5000" in out and "--final 0.5: mean Dice 0." in out
+    (seen,) = (tmp_path / "work" / "ours-final-0-5" / "fold1-seed1" / "final" / "packed").glob("train.h5")
+    assert len(open_set(seen)) == 4, "the images of the fold are in no set"
 
 
 def test_pack(benchmark, capsys):

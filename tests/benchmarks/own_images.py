@@ -1,10 +1,12 @@
-"""Cross-validation of one's own images with the planned settings, and of a peer's script on the same folds in turn.
+"""run_pipeline.py on one's own images against other flags of it and a peer's script, on images that none of them see.
 
 python tests/benchmarks/own_images.py IMAGES MASKS WORK --minutes 5 --peer "PYTHON monai_unet.py --way resize"
+python tests/benchmarks/own_images.py IMAGES MASKS WORK --minutes 5 --against "--final 0"
 
-Each image is a case. For each seed and fold, both sides train for MINUTES on the same images, one after the other, and
-predict the others at full size. Printed is the mean Dice over the images that have a target. WORK keeps all that was
-made; what is there is not made again.
+Each image is a case. For each seed and fold, all sides train for MINUTES on the same images, one after the other, and
+predict the images of the fold at full size; run_pipeline.py takes its own validation and test cases from the others.
+Printed is the mean Dice over the images that have a target. WORK keeps all that was made; what is there is not made
+again.
 """
 
 import argparse
@@ -15,6 +17,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 from comparing import ROOT
@@ -22,6 +25,8 @@ from comparing import ROOT
 from common.command_line import flags_of
 from common.slices.images import read_image, to_gray
 from common.training.own_data import choose_import
+
+FLAGS = []  # of run_pipeline.py, for all sides
 
 
 def main():
@@ -35,25 +40,29 @@ def main():
     parser.add_argument(
         "--peer", default="", help="command that takes --train-x ... --minutes --seed; prints Dice mean"
     )
+    parser.add_argument("--against", help="flags of run_pipeline.py for another side")
     given = parser.parse_args()
     prepare(given)
-    scores = {"ours": {}, "peer": {}}
+    sides = {"ours": pipeline}
+    if given.against is not None:
+        sides[given.against] = partial(pipeline, flags=given.against)
+    if given.peer:
+        sides["peer"] = peer
+    scores = {side: {} for side in sides}
     for seed in given.seeds:
         for fold in range(1, given.folds + 1):
-            scores["ours"][fold, seed] = ours(given, fold, seed)
-            if given.peer:
-                scores["peer"][fold, seed] = peer(given, fold, seed)
-            line = "  ".join(f"{side} {found[fold, seed]:.4f}" for side, found in scores.items() if found)
+            for side, train in sides.items():
+                scores[side][fold, seed] = train(given, fold, seed)
+            line = "  ".join(f"{side} {found[fold, seed]:.4f}" for side, found in scores.items())
             print(f"seed {seed}, fold {fold}: {line}", flush=True)
     for side, found in scores.items():
-        if found:
-            of_folds = [statistics.fmean(found[fold, s] for s in given.seeds) for fold in range(1, given.folds + 1)]
-            of_seeds = [statistics.fmean(found[f, seed] for f in range(1, given.folds + 1)) for seed in given.seeds]
-            folds = ", ".join(f"{score:.3f}" for score in of_folds)
-            print(
-                f"{side}: mean Dice {statistics.fmean(of_seeds):.4f} ({min(of_seeds):.3f} to {max(of_seeds):.3f} over "
-                f"seeds); of the folds {folds}"
-            )
+        of_folds = [statistics.fmean(found[fold, s] for s in given.seeds) for fold in range(1, given.folds + 1)]
+        of_seeds = [statistics.fmean(found[f, seed] for f in range(1, given.folds + 1)) for seed in given.seeds]
+        folds = ", ".join(f"{score:.3f}" for score in of_folds)
+        print(
+            f"{side}: mean Dice {statistics.fmean(of_seeds):.4f} ({min(of_seeds):.3f} to {max(of_seeds):.3f} over "
+            f"seeds); of the folds {folds}"
+        )
 
 
 def script(name, **values):
@@ -61,16 +70,15 @@ def script(name, **values):
 
 
 def prepare(given):
-    """Import, divide, pack and plan, and copy the images of each fold into folders."""
+    """Divide the images, and copy those of each fold into folders."""
     work = given.work
-    if (work / "packed" / "plan.json").exists():
+    if (work / "divided").exists():
         return
-    _, chosen = choose_import(given.images, given.masks, None, given.minutes * given.folds)
+    _, chosen = choose_import(given.images, given.masks, None, given.minutes)
     script(
         "preprocess/0_import_images.py", CASES=work / "cases", **{name: value for name, (value, _) in chosen.items()}
     )
     script("preprocess/2_write_lists.py", CASES=work / "cases", LISTS=work / "lists", FOLDS=given.folds, TEST_SHARE=0)
-    script("preprocess/3_pack_hdf5.py", LISTS=work / "lists", PACKED=work / "packed")
     images = {path.stem: path for path in given.images.iterdir()}
     masks = {path.stem.removesuffix("_mask"): path for path in given.masks.iterdir()}
     for fold in range(1, given.folds + 1):
@@ -81,19 +89,18 @@ def prepare(given):
                 folder.mkdir(parents=True)
                 for case in {Path(row.split(",")[0]).parent.parent.name.removeprefix("case_") for row in rows}:
                     shutil.copy(found[case], folder)
-    script("preprocess/4_plan_training.py", PACKED=work / "packed", MINUTES=given.minutes)
+    (work / "divided").touch()
 
 
-def ours(given, fold, seed):
-    """Mean Dice of train.py with the plan."""
-    folder, parts = given.work / "ours" / f"fold{fold}-seed{seed}", given.work / "folds" / f"fold{fold}"
-    packed = given.work / "packed"
+def pipeline(given, fold, seed, flags=""):
+    """Mean Dice of run_pipeline.py."""
+    parts = given.work / "folds" / f"fold{fold}"
+    folder = given.work / re.sub(r"\W+", "-", f"ours{flags}") / f"fold{fold}-seed{seed}"
     if not (folder / "predicted").exists():
         shutil.rmtree(folder, ignore_errors=True)
-        plan = ["--settings", str(packed / "plan.json")]
-        sets = {"TRAIN": packed / "train.h5", "VALIDATION": packed / "validation.h5", "RUNS": folder / "runs"}
-        command = [sys.executable, str(ROOT / "train.py"), *plan, *flags_of({**sets, "FOLD": fold, "SEED": seed})]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        own = {"IMAGES": parts / "train_x", "MASKS": parts / "train_y", "WORK": folder, "MINUTES": given.minutes}
+        command = [sys.executable, str(ROOT / "run_pipeline.py"), *flags_of({**own, "SEED": seed}), *FLAGS]
+        subprocess.run([*command, *shlex.split(flags)], check=True, stdout=subprocess.DEVNULL)
         script("predict.py", RUN=folder / "runs", INPUT=parts / "validation_x", OUTPUT=folder / "predicted")
     scores = []
     for path in sorted((parts / "validation_y").iterdir()):
