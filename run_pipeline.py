@@ -72,7 +72,7 @@ def run_all_steps():
     model, scores = WORK_FOLDER / "model.mlmodel", WORK_FOLDER / "scores"
     run("convert_coreml.py", RUN=run_to_convert(final), OUTPUT=model, REPLACE=settings.REPLACE)
     minutes = (time.monotonic() - started) / 60
-    print(f"\nfinished all steps in {minutes:.1f} minutes; wrote {model}, {scores} and {final}")
+    print("", f"finished all steps in {minutes:.1f} minutes; wrote {model}, {scores} and {final}", sep="\n")
 
 
 def from_cases():
@@ -126,7 +126,8 @@ def from_own_images():
     test(trained)
     if not share:
         return trained
-    print("\nthe final training continues from this model, with all cases; the scores above are of the model before it")
+    before = "the scores above are of the model before it"
+    print("", f"the final training continues from this model, with all cases; {before}", sep="\n", flush=True)
     packed = WORK_FOLDER / "final" / "packed"
     sets = {"TRAIN": packed / "train.h5", "VALIDATION": ""}
     return train("--settings", packed / "plan.json", MODE="retrain", RUN=trained, **sets)

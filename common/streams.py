@@ -10,6 +10,7 @@ import warnings
 STREAMS = ("stdin", "stdout", "stderr")
 LONGEST_WORD = 4096  # characters, as of the longest path
 # Control characters except tab and line feed, and marks that reorder text: a file name must not move the cursor.
+OWN = ("__main__", "common", "coreml", "losses", "models")  # modules of the toolkit
 CONTROL = "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
 
 
@@ -60,8 +61,8 @@ def prepare():
     """Make the standard streams safe and quiet; call before anything else opens a file.
 
     A closed stream becomes the null device. Characters that the encoding lacks become escapes, as do control characters
-    of everything but progress bars, and line feeds within what a `print` to standard output prints. When the reader has
-    gone (`| head`), the rest of the output is discarded.
+    of everything but progress bars, and line feeds within what a `print` of the toolkit prints to standard output. When
+    the reader has gone (`| head`), the rest of the output is discarded.
     Warnings of libraries are not shown, unless Python was asked to (python -W, PYTHONWARNINGS).
     """
     _fill_closed()
@@ -76,7 +77,7 @@ def prepare():
             continue
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-        setattr(sys, name, SafeStream(stream, on_one_line if name == "stdout" else printable))
+        setattr(sys, name, SafeStream(stream, own_lines=name == "stdout"))
 
 
 def _fill_closed():
@@ -93,11 +94,12 @@ class SafeStream:
 
     Args:
         raw: the stream itself, for progress bars, which move the cursor.
-        escape: function of a text to what is written, such as `printable` or `on_one_line`.
+        own_lines: whether what the toolkit's modules write at once is `on_one_line`. Other modules, such as a user's
+            own network, write as many lines as they like.
     """
 
-    def __init__(self, raw, escape=printable):
-        self.raw, self.escape = raw, escape
+    def __init__(self, raw, own_lines=False):
+        self.raw, self.own_lines = raw, own_lines
 
     def __getattr__(self, name):
         return getattr(self.raw, name)
@@ -106,7 +108,8 @@ class SafeStream:
         return iter(self.raw)
 
     def write(self, text):
-        self._try(self.raw.write, self.escape(text))
+        is_own = self.own_lines and sys._getframe(1).f_globals.get("__name__", "").partition(".")[0] in OWN
+        self._try(self.raw.write, on_one_line(text) if is_own else printable(text))
         return len(text)
 
     def writelines(self, lines):

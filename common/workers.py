@@ -30,7 +30,7 @@ from common import parallel
 from common.child import toolkit_environment
 from common.errors import InputError, SettingError
 from common.files import ROOT
-from common.streams import SafeStream, on_one_line, print_lines
+from common.streams import SafeStream, print_lines
 from common.words import number_of
 
 INSTALL = 'pip install "distributed>=2026.8,<2027"'
@@ -248,7 +248,7 @@ def run_batch(function, items, folder, digest):
 
 
 def _outcome(function, item):
-    with redirect_stdout(SafeStream(io.StringIO(), on_one_line)) as printed:
+    with redirect_stdout(SafeStream(io.StringIO(), own_lines=True)) as printed:
         try:
             return function(item), None, printed.getvalue()
         except InputError as error:

@@ -9,7 +9,7 @@ import pytest
 from drawings import disc_slice, write_image
 from running import ROOT
 
-from common.streams import SafeStream, as_utf8, on_one_line, on_own_lines, one_line, print_lines, printable
+from common.streams import SafeStream, as_utf8, on_own_lines, one_line, print_lines, printable
 
 ODD = "caf\u00e9 \U0001f600 \x1b[2J\rend"  # a letter, an emoji, and codes that clear a terminal
 
@@ -85,12 +85,21 @@ def test_messages_show_odd_names_escaped(masks):
 
 
 def test_a_line_feed_in_a_name_starts_no_line_of_standard_output(capsys, monkeypatch):
-    stream = SafeStream(sys.stdout, on_one_line)
-    monkeypatch.setattr(sys, "stdout", stream)
-    print("wrote a\nb", "c\n  d", f"{'e' * 5000}\n", "\nf", sep="\n")
+    monkeypatch.setattr(sys, "stdout", SafeStream(sys.stdout, own_lines=True))
+    exec(  # as a script and its modules print
+        r"""print("wrote a\nb", "c\n  d", f"{'e' * 5000}\n", "\nf", sep="\n")""",
+        {"__name__": "__main__"},
+    )
     print_lines("\ntable\n1  2")
     said = ["wrote a\\nb", "c", "  d", "e" * 5000, "", "\\nf", "", "table", "1  2"]
     assert capsys.readouterr().out.splitlines() == said
+
+
+def test_what_other_code_prints_keeps_its_lines(capsys, monkeypatch):
+    """Such as the summary of a user's own network."""
+    monkeypatch.setattr(sys, "stdout", SafeStream(sys.stdout, own_lines=True))
+    print("Model: mine\nlayer 1\x1b[1m")
+    assert capsys.readouterr().out == "Model: mine\nlayer 1\\x1b[1m\n"
 
 
 @pytest.mark.skipif(os.name == "nt", reason="needs a POSIX shell")
