@@ -280,7 +280,8 @@ def run_on_other_kinds(run, out, own):
     """Run models on matrices, packed volumes and crops of candidates, as a second stage."""
     matrices, predicted = own / "PLANT matrices", out / "predicted"
     run("predict.py", RUN=out / "runs", INPUT=matrices / "x", OUTPUT=predicted / "matrices")
-    run("evaluate.py", PREDICTED=predicted / "matrices", TRUTH=matrices / "y", OUTPUT=out / "scores" / "matrices")
+    numbers = {"PREDICTED": predicted / "matrices" / "matrices", "TRUTH": matrices / "y"}
+    run("evaluate.py", OUTPUT=out / "scores" / "matrices", **numbers)
     run("predict.py", RUN=out / "runs3d", INPUT=out / "volumes" / "validation.h5", OUTPUT=predicted / "packed")
     run("preprocess/2_write_lists.py", CASES=out / "candidates", LISTS=out / "crops", TEST_SHARE=0, VALIDATION_SHARE=0)
     run("preprocess/3_pack_hdf5.py", LISTS=out / "crops", PACKED=out / "packed_crops")

@@ -27,7 +27,8 @@ tifffile = Lazy("tifffile")
 LARGEST = 2**28  # pixels times channels of an image
 MOST_PAGES = 1000  # to count
 Image.MAX_IMAGE_PIXELS = None  # LARGEST instead, with our own message
-logging.getLogger("tifffile").disabled = True  # these two report damage that is refused here
+for library in ("tifffile", "PIL"):  # they report damage that is refused here
+    logging.getLogger(library).setLevel(logging.CRITICAL + 1)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 CUT = "file is cut short; copy it again"
@@ -75,7 +76,8 @@ def decode(data, path):
     except Unusable as problem:
         raise InputError(f"{path}: {problem}") from None
     except DAMAGE as error:
-        reason = str(error).strip().splitlines()[0][:100] if str(error).strip() else type(error).__name__
+        said = str(error).partition(" <_io.")[0].strip()  # Pillow names the object that it reads
+        reason = said.splitlines()[0][:100] if said else type(error).__name__
         raise InputError(
             f"{path}: not a readable image (damaged or cut short: {reason}); copy it again or convert it to PNG"
         ) from None

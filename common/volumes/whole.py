@@ -7,6 +7,7 @@ import bz2
 import math
 import ntpath
 import os
+import re
 import stat
 import struct
 import zlib
@@ -24,6 +25,8 @@ AXES_TOLERANCE = 0.02  # of the products of the directions of two axes, about 1 
 FARTHEST = 1e7  # max distance of an origin in mm
 DEFLATE_RATIO = 1032  # zlib compresses no better than this
 HEADER = 2**20  # max size of a text header in bytes
+LONGEST_FIELD = 1000  # characters; the library that reads NRRD crashes if it reports a line of 1,024
+FREE_TEXT = re.compile(r"#|content:|[^:]*:=", re.I)  # lines of NRRD headers that may be longer
 NO_SPACING = "no spacing in its header; used 1 mm, so check it"
 ADVICE = "copy it again or restore it"
 
@@ -319,6 +322,8 @@ def _read_nrrd(path):
     lines, length, ended = _text_header(path, lambda line: not line)
     if not lines or not lines[0].startswith("NRRD000"):
         raise ValueError("not an NRRD file")
+    if any(len(line) > LONGEST_FIELD and not FREE_TEXT.match(line) for line in lines):
+        raise ValueError(f"a field has more than {LONGEST_FIELD} characters")
     pairs = [line.split(":", 1) for line in lines[1:] if ":" in line and not line.startswith("#")]
     fields = {key.strip().lower(): value.strip() for key, value in pairs if not value.startswith("=")}
     detached = fields.get("data file", fields.get("datafile"))

@@ -204,6 +204,15 @@ def test_no_traceback_for_damage(kind):
             assert image.dtype in (np.uint8, np.uint16)
 
 
+def test_damage_that_libraries_report_is_in_the_message_alone(caplog):
+    data = bytearray(opencv(".tif", GRAY))
+    with tifffile.TiffFile(io.BytesIO(bytes(data))) as file:
+        data[file.pages[0].tags["SamplesPerPixel"].valueoffset] = 26
+    with pytest.raises(InputError, match=r"cut short: cannot identify image file\); copy it"):
+        decode(bytes(data), "a")
+    assert not caplog.records
+
+
 def test_a_tiff_whose_pages_never_end_is_refused():
     """The next page is the same page again, a little further on."""
     page = struct.pack("<H", 1) + struct.pack("<HHII", 254, 4, 1, 0)

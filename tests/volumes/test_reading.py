@@ -156,6 +156,20 @@ def test_axes_that_are_no_rotation(tmp_path, axes):
         refused(nrrd, "spacing" if axes[0] == "0" else "axes")
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("encoding: raw", f"encoding: {'a' * 2000}"), ("encoding", f"{'a' * 2000}: b\nencoding"), ("kinds:", "k" * 9000)],
+)
+def test_a_long_field_of_nrrd_is_refused_before_its_reader_crashes(tmp_path, old, new):
+    nrrd, _ = make(tmp_path / "r", ".nrrd")
+    content = nrrd.read_bytes()
+    free = f"# {'a' * 2000}\ncontent: {'b' * 2000}\nkey{'c' * 2000}:={'d' * 2000}\nencoding:"
+    nrrd.write_bytes(content.replace(b"encoding:", free.encode()))
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(nrrd)), VALUES)
+    nrrd.write_bytes(content.replace(old.encode(), new.encode()))
+    refused(nrrd, "a field has more than 1000 characters")
+
+
 def test_a_header_without_spacing_is_said(tmp_path, capsys):
     meta, _ = make(tmp_path / "m", ".mha")
     meta.write_bytes(re.sub(rb"ElementSpacing = [^\n]*\n", b"", meta.read_bytes()))
