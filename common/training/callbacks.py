@@ -82,6 +82,7 @@ class EpochControl(keras.callbacks.Callback):
         self.deadline = time.monotonic() + 60 * max_minutes if max_minutes else math.inf
         self.ends = []  # when the epochs ended
         self.longest = 0.0  # seconds of the longest epoch; the first one, which compiles the network, counts alone only
+        self.compiling = 0.0  # seconds of the very first step, if its epoch has more
         self.end_reason, self.failed = log.reason_to_stop(epochs, early_stop), False
         self.has_taken_its_time = False
 
@@ -108,6 +109,8 @@ class EpochControl(keras.callbacks.Callback):
         """Move the bar; not at the batch end, since Keras would then wait for the metrics of every step."""
         if batch == 0:
             devices.hold_memory()  # again: TensorFlow undoes it when it starts to read batches from Python
+        if batch == 1 and not self.ends:
+            self.compiling = time.monotonic() - self.epoch_started
         self.bar.move_to(batch)
         self.estimate.after(self.bar, batch)
 
@@ -127,7 +130,8 @@ class EpochControl(keras.callbacks.Callback):
         now = time.monotonic()
         row["seconds"] = round(now - self.epoch_started, 3)
         self.log.rows.append(row)
-        self.longest = max(self.longest if len(self.ends) > 1 else 0.0, now - self.epoch_started)
+        compiling = 0.0 if self.ends else self.compiling
+        self.longest = max(self.longest if len(self.ends) > 1 else 0.0, now - self.epoch_started - compiling)
         self.ends.append(now)
         if self.epochs is None and len(self.ends) == 2:
             seconds = now - self.ends[0]  # with the time between two epochs

@@ -92,9 +92,9 @@ class Estimate:
             self._correct(bar.seconds_left(step), number_of(bar.left + 1, "epoch"))
 
     def after_epoch(self, log):
-        """Print it after the first epoch, if that had few steps."""
+        """Print it after the second epoch, if the first one, which compiles the network, had few steps."""
         left = (self.epochs or 0) - len(log)
-        if not self.is_measured and left > 0:
+        if not self.is_measured and left > 0 and len(log) > 1:
             self._correct(left * log.rows[-1]["seconds"], f"{number_of(left, 'epoch')} more")
 
     def _correct(self, seconds, what):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from keras import layers
 
-from common.training import timing
+from common.training import callbacks, timing
 from common.training.callbacks import BackgroundWriter, EpochControl, RunWriter, copy_model, copy_state, in_order
 from common.training.run_folder import Log, Run
 from common.training.run_records import SliceData
@@ -96,6 +96,34 @@ def test_the_table_of_times_has_three_rows_that_add_up(capsys):
     assert sum(shares) == pytest.approx(100, abs=5)
     assert timer.waiting > 0.05, "batches after the first of each epoch were waited for"
     assert len(in_lines(table).splitlines()) == len(table) and "compiled" in capsys.readouterr().out
+
+
+class Clock(keras.callbacks.Callback):
+    """In place of `time` in callbacks.py: compiling takes 48 s, and an epoch 7 s."""
+
+    def __init__(self):
+        super().__init__()
+        self.now, self.compiled = 0.0, False
+
+    def monotonic(self):
+        return self.now
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.now += 0.0 if self.compiled else 48.0
+        self.compiled = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.now += 7.0
+
+
+def test_compiling_does_not_count_for_the_next_epoch(monkeypatch):
+    """It counted, so a run of 90 s ended after its first epoch, of 55 s."""
+    batches, model, log, clock = Batches(), small_model(), Log(), Clock()
+    monkeypatch.setattr(callbacks, "time", clock)
+    control = EpochControl(log, batches, lambda epoch, epochs, log: 0.01, seed=1, epochs=100, max_minutes=1.5)
+    model.fit(batches, epochs=100, shuffle=False, verbose=0, callbacks=[clock, control])
+    assert [row["seconds"] for row in log.rows] == [55, 7, 7, 7, 7, 7] and clock.now == 90
+    assert "another epoch would exceed" in control.end_reason
 
 
 def test_the_order_of_callbacks_is_checked(tmp_path):

@@ -71,11 +71,13 @@ def test_the_estimate_is_printed_once_and_early(capsys):
     for step in range(8):
         new.after(bar, step)
     for estimate in (new, resumed):
-        estimate.after_epoch(Log([{"epoch": 1, "seconds": 60.0}]))
+        estimate.after_epoch(Log([{"epoch": 1, "seconds": 60.0}] * 2))
     assert capsys.readouterr().out.count("10 min for 50 epochs, or MAX_MINUTES = 30; until ") == 1
     short = Estimate(Log(), 3, None)
-    short.after_epoch(Log([{"epoch": 1, "seconds": 60.0}]))
-    assert "2 min for 2 epochs more" in capsys.readouterr().out
+    short.after_epoch(Log([{"epoch": 1, "seconds": 600.0}]))
+    assert "estimated" not in capsys.readouterr().out, "the first epoch compiles the network"
+    short.after_epoch(Log([{"epoch": 1, "seconds": 600.0}, {"epoch": 2, "seconds": 120.0}]))
+    assert "2 min for 1 epoch more" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("measured", "printed"), [(650, 1), (900, 2), (400, 2)])
@@ -85,7 +87,7 @@ def test_an_estimate_before_the_first_step_is_corrected_if_it_was_wrong(capsys, 
     bar = SimpleNamespace(left=49, seconds_left=lambda step: measured)
     for step in range(8):
         guessed.after(bar, step)
-    guessed.after_epoch(Log([{"epoch": 1, "seconds": 1e6}]))
+    guessed.after_epoch(Log([{"epoch": 1, "seconds": 1e6}] * 2))
     assert capsys.readouterr().out.count("estimated time: ") == printed - 1
 
 
