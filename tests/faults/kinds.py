@@ -257,10 +257,9 @@ def listed_run(folder, get):
 def scanned(folder, get):
     """A run folder, and volumes to predict."""
     run(folder, get)
-    surface(folder, get)
+    (folder / "scans").mkdir()
     for name in ("a", "b"):
-        (folder / "scans").mkdir(exist_ok=True)
-        shutil.copy(folder / "v.nii.gz", folder / "scans" / f"{name}.nii.gz")
+        sitk.WriteImage(as_volume(block()[0], np.eye(3)), str(folder / "scans" / f"{name}.nii.gz"))
 
 
 def models(folder, get):

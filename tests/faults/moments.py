@@ -25,9 +25,10 @@ def wait_for_stop(room):
 
 
 def free_sizes(folder, request, name, factor=1):
-    """Numbers of free bytes, from none to `factor` times as many as everything in a folder has."""
+    """Numbers of free bytes: none, and up to `factor` times as many as everything in a folder has."""
     pages = factor * sum(-(-path.stat().st_size // PAGE) for path in folder.rglob("*") if path.is_file())
-    return [PAGE * p for p in sample(request, random.Random(name), sorted({pages * k // 19 for k in range(20)}), SIZES)]
+    more = sorted({pages * k // 19 for k in range(1, 20)})
+    return [0, *(PAGE * p for p in sample(request, random.Random(name), more, SIZES - 1))]
 
 
 def disk_is_full(answer, script):

@@ -158,13 +158,10 @@ STORIES = {
     "label volumes": Story(
         kinds.scanned,
         "predict.py",
-        "--run @/run --input @/scans --output @/out --not-finite 0",
+        "--run @/run --input @/scans --output @/out",
         "--threshold 0.5",
         "--threshold 0.2 --uncertainty True --label-volumes .nrrd",
         keras=True,
-    ),
-    "plan": Story(
-        kinds.run, "preprocess/4_plan_training.py", "--packed @/packed", "--minutes 1", "--minutes 2", ("packed",), True
     ),
     "pseudo-labels": Story(
         kinds.run,

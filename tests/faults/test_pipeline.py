@@ -1,5 +1,6 @@
 """run_pipeline.py: killed in any step and started again, twice at once in one folder, on a full disk."""
 
+import random
 import shutil
 import signal
 import subprocess
@@ -7,13 +8,14 @@ import sys
 
 import pytest
 from drawings import disc_slice, make_cases, write_image
-from faults.moments import free_sizes
-from running import ROOT, bytes_of, leftovers, only_folder
+from faults.moments import sample
+from running import ROOT, bytes_of, leftovers
 
 from common.command_line import flags_of
 
 TINY = {"MODEL_SETTINGS": {"features": 2, "depth": 1, "dropout": 0.0}, "EPOCHS": 1}
 MADE = ("lists/train.csv", "packed/train.h5", "predictions/prediction.json", "scores/scores.csv", "model.mlmodel")
+SIZES = (0, 20_000, 50_000, 100_000, 200_000, 400_000, 1_000_000, 2_000_000, 5_000_000, 20_000_000)  # bytes free
 
 
 def start(settings):
@@ -72,33 +74,30 @@ def test_killed_in_any_step_and_twice_at_once(tmp_path):
 
 @pytest.mark.slow
 def test_own_images_on_a_full_disk(tmp_path, small_disk, request):
-    """One line of the step that needs space; what was there stays, and the next run finishes."""
+    """One line of the step that needs space; what was there stays, and the next run finishes.
+
+    The planned network needs more than the largest of these disks, so old runs are left out.
+    """
     for case in range(5):
         for number in range(2):
             image, mask = disc_slice(48, 2 * case + number)
             write_image(tmp_path / "images" / f"p{case}" / f"{number}.png", image)
             write_image(tmp_path / "masks" / f"p{case}" / f"{number}.png", mask)
     work = tmp_path / "work"
-    settings = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "WORK": work, "MINUTES": 0.05, "SIZE": 48}
-    finished(settings)
-    shutil.copytree(work, tmp_path / "laid_out")
-    refused = 0
-    for free in free_sizes(work, request, "pipeline"):
+    settings = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "WORK": work, "MINUTES": 4, "SIZE": 48}
+    finished({"CASES": make_cases(tmp_path / "cases", cases=5, slices=3, size=32), "WORK": work, **TINY})
+    shutil.copytree(work, tmp_path / "laid_out", ignore=shutil.ignore_patterns("runs"))
+    for free in sample(request, random.Random("pipeline"), SIZES, 3):
         small_disk.taken_down()
         shutil.rmtree(work)
         shutil.copytree(tmp_path / "laid_out", work)
         small_disk(work, free)
         process = start(settings)
         out, _ = process.communicate()
-        assert all((work / name).is_file() for name in (*MADE, "decisions.md", "packed/plan.json")), f"{free}: {out}"
-        if not process.returncode:
-            continue
-        refused += 1
+        assert all((work / name).is_file() for name in MADE), f"{free}: {out}"
         errors = [line for line in out.splitlines() if ": error: " in line]
         assert process.returncode == 1 and "Traceback" not in out, f"{free} bytes free: {out}"
         assert "the disk is full" in errors[0] and len(errors) <= 2, f"{free} bytes free: {errors}"
         assert not leftovers(work), f"{free} bytes free: {leftovers(work)}"
-        assert only_folder(tmp_path / "laid_out" / "runs").name in {path.name for path in (work / "runs").iterdir()}
-    assert refused
-    small_disk.resize("64m")
+    small_disk.resize("2g")
     finished(settings)
