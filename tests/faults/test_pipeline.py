@@ -84,7 +84,14 @@ def test_own_images_on_a_full_disk(tmp_path, small_disk, request):
             write_image(tmp_path / "images" / f"p{case}" / f"{number}.png", image)
             write_image(tmp_path / "masks" / f"p{case}" / f"{number}.png", mask)
     work = tmp_path / "work"
-    settings = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "WORK": work, "MINUTES": 4, "SIZE": 48}
+    settings = {
+        "IMAGES": tmp_path / "images",
+        "MASKS": tmp_path / "masks",
+        "WORK": work,
+        "MINUTES": 4,
+        "FINAL": 0.0,
+        "SIZE": 48,
+    }
     finished({"CASES": make_cases(tmp_path / "cases", cases=5, slices=3, size=32), "WORK": work, **TINY})
     shutil.copytree(work, tmp_path / "laid_out", ignore=shutil.ignore_patterns("runs"))
     for free in sample(request, random.Random("pipeline"), SIZES, 3):
