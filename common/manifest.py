@@ -145,7 +145,7 @@ def _without_variants(foreign):
 
 def refuse_foreign(path, foreign):
     """Raise InputError if there are `foreign` paths in `path`, which is to be replaced."""
-    if foreign == [path]:
+    if [os.path.realpath(other) for other in foreign] == [os.path.realpath(path)]:
         found = f" (no {MANIFEST} in it)" if path.is_dir() else ", or changed since"
         raise InputError(f"{path}: not made by this toolkit{found}; move it away, or use another path")
     if foreign:

@@ -12,6 +12,7 @@ import shutil
 import sys
 import zipfile
 import zlib
+from unittest import mock
 
 import h5py
 import numpy as np
@@ -20,7 +21,7 @@ import pytest
 import trimesh
 from drawings import as_volume, ball, write
 from PIL import Image, PngImagePlugin
-from running import TINY_SE_RESUNET3D, TINY_UNET, assert_refused, leftovers, only_folder, run_here, run_script
+from running import TINY_SE_RESUNET3D, TINY_UNET, assert_refused, leftovers, only_folder, run_here
 
 pydicom = pytest.importorskip("pydicom")
 import SimpleITK as sitk
@@ -176,8 +177,8 @@ def plant_data_set(root):
 def runner(said):
     """Function that runs a script and appends what it prints to a list."""
 
-    def run(script, **settings):
-        done = run_here(script, **settings)
+    def run(script, *flags, **settings):
+        done = run_here(script, *flags, **settings)
         said.append(f"{script}\n{done.stdout}{done.stderr}")
 
     return run
@@ -315,15 +316,21 @@ def pipelines(tmp_path_factory):
     """The same for run_pipeline.py, with volumes of patients and with own images, which runs most scripts itself."""
     root = tmp_path_factory.mktemp("p")
     own, out, said = root / "in", root / "out", []
+    run = runner(said)
     plant(own)
+
+    def call(script, *flags, **settings):
+        brief = {"EPOCHS": 1, "MODEL": "unet", "MODEL_SETTINGS": TINY_UNET} if script == "train.py" else {}
+        run(script, *flags, **settings, **brief)
+
     for place, images, masks, given in (
         ("dicom", own / "scans", own / "labels", {"LABEL_NAME": "{id}_seg"}),
         ("files", own / "data_set" / "imagesTr", own / "data_set" / "labelsTr", {}),
         ("images", own / "images" / "x", own / "images" / "y", {}),
     ):
         settings = {"IMAGES": images, "MASKS": masks, "WORK": out / place, "IMPORT_SETTINGS": given}
-        done = run_script("run_pipeline.py", MINUTES=0.05, SIZE=24, **settings)
-        said.append(f"run_pipeline.py\n{done.stdout}{done.stderr}")
+        with mock.patch("common.jobs.call", call):
+            run("run_pipeline.py", MINUTES=30, SIZE=24, **settings)
     return root, said
 
 

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from unittest import mock
 
 import pytest
@@ -82,6 +83,14 @@ def test_what_no_script_made_is_never_replaced(tmp_path, spoil):
     with pytest.raises(InputError, match=r"no script made|not made by this toolkit"):
         fill(path, "2", replace=True)
     assert sorted(path.rglob("*")) == before and not leftovers(tmp_path)
+
+
+def test_a_folder_without_a_manifest_is_named_by_a_relative_path_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("a").mkdir()
+    Path("a", "mine.txt").write_text("mine")
+    with pytest.raises(InputError, match=r"^a: not made by this toolkit \(no \.made_files\.json in it\)"):
+        fill(Path("a"), "2", replace=True)
 
 
 def test_what_a_user_adds_during_the_work_is_kept(tmp_path):

@@ -17,7 +17,7 @@ from common.slices.cases import find_slices, is_case, is_case_name, match_files
 from common.slices.classes import IGNORED, NESTED, OVERLAPPING, are_sets, classes_in, is_ignored
 from common.slices.images import read_image, to_gray, without_soft_edges
 from common.slices.mask_files import CLASSES
-from common.slices.masks import check_mask_values, class_count, refuse_samples, values_of
+from common.slices.masks import check_mask_values, class_count_of_files, refuse_samples, values_of
 from common.slices.matching import by_mask_name, patients_in
 from common.slices.matrices import MatrixSlice, are_matrices, find_matrix_slices
 from common.slices.preparation import pixel_spacing
@@ -371,7 +371,8 @@ def count_classes(pairs, values, truth):
     volumes = pairs[0].is_volume or any(isinstance(side, MatrixSlice) for side in pairs[0][2:4])  # 1 is the class
     if pairs[0].overlap:
         return max(2, *known, *(value for both in values for found in both for value in found - {IGNORED}))
-    classes = 1 if volumes and known <= {0, 1} else class_count(known, truth)
+    by_file = {pair.truth: true_values - {IGNORED} for pair, (_, true_values) in zip(pairs, values, strict=True)}
+    classes = 1 if volumes and known <= {0, 1} else class_count_of_files(by_file, truth)
     allowed = {0, 255} | ({1} if volumes else set()) if classes == 1 else set(range(classes + 1))
     for pair, (predicted_values, _) in zip(pairs, values, strict=True):
         if unknown := sorted(predicted_values - allowed):

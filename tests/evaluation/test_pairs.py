@@ -18,6 +18,7 @@ from common.prediction.inputs import ImageInput, refuse_same_output
 from common.prediction.outputs import refuse_input_inside
 from common.scores import SCORES
 from common.slices.cases import find_slices
+from common.slices.images import read_mask
 from common.slices.lists import write_list
 
 
@@ -288,3 +289,13 @@ def test_backgrounds_come_from_what_was_predicted(tmp_path):
     }
     (predicted / "prediction.json").write_text(json.dumps({"INPUT": str(tmp_path / "gone")}))
     assert predicted_images(predicted) == ""
+
+
+def test_true_masks_with_other_values_than_the_rest_are_listed(tmp_path):
+    cases = make_cases(tmp_path / "cases", cases=3, slices=2, size=24)
+    odd = cases / "case02" / "y" / "0002.png"
+    write_image(odd, np.minimum(read_mask(odd), 2))
+    message = assert_refused("evaluate.py", "expected 0 and 255 as in the other masks (found 0, 2)", PREDICTED=cases,
+        TRUTH=cases, OUTPUT=tmp_path / "s",
+    )  # fmt: skip
+    assert message.startswith(f"evaluate.py: error: {odd}: ")
