@@ -93,7 +93,10 @@ def main(lock, script, *arguments):
 def _stop_with_parent():
     while os.read(0, 1):  # the parent never writes: this returns when it closes its end of the pipe
         pass
-    _thread.interrupt_main()
+    if hasattr(signal, "pthread_kill"):
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # also ends its waiting, such as for a child
+    else:
+        _thread.interrupt_main()
     time.sleep(GRACE_SECONDS)
     os._exit(1)
 

@@ -1,5 +1,7 @@
 """Processes that scripts start: what they import, and that they end with them."""
 
+import os
+import signal
 import subprocess
 import sys
 
@@ -50,3 +52,26 @@ with run_in_background("script.py", [], "lock", "output.txt"):
         FileLock(tmp_path / "lock", timeout=20).acquire()
     except Timeout:
         pytest.fail("the script goes on without its parent")
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows cannot send Ctrl-C to one process")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_a_step_ends_in_order_with_the_script_that_called_it(tmp_path, number):
+    """Half a second is more than `subprocess.run` leaves a process after Ctrl-C."""
+    (tmp_path / "step.py").write_text("""
+import time
+try:
+    print("started", flush=True)
+    time.sleep(60)
+except KeyboardInterrupt:
+    time.sleep(0.5)
+    print("saved", flush=True)
+    raise
+""")
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from common.jobs import call; call(sys.argv[1])"
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    with subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "step.py")], **pipes) as script:
+        assert script.stdout.readline() == "started\n"
+        script.send_signal(number)
+        assert script.stdout.read() == "saved\n"  # until both have ended
+    assert script.returncode == -number
