@@ -14,6 +14,7 @@ from filelock import FileLock, Timeout
 
 from common.errors import InputError
 from common.files import UNFINISHED, read_json
+from common.system_errors import errors_of
 
 LOCK_OF, OWNER_OF = ".part-lock-", ".part-owner-"  # starts of the names of the files of a claim
 
@@ -91,7 +92,8 @@ def _lock_file(final, path, wait):
     lock = FileLock(final.with_name(LOCK_OF + name), poll_interval=0.01)
     owner = final.with_name(OWNER_OF + name)
     try:
-        lock.acquire(timeout=-1 if wait else 1)  # others hold it for a moment to see whether it is in use
+        with errors_of(path):
+            lock.acquire(timeout=-1 if wait else 1)  # others hold it for a moment to see whether it is in use
     except Timeout:
         holder = _owner(owner) or _holder(lock.lock_file) or "unknown script"
         raise InputError(f"{path}: another process is writing it ({holder}); wait for it, or stop it") from None

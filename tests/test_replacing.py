@@ -85,6 +85,16 @@ def test_what_no_script_made_is_never_replaced(tmp_path, spoil):
     assert sorted(path.rglob("*")) == before and not leftovers(tmp_path)
 
 
+def test_a_lock_without_permission_is_about_the_output(tmp_path, monkeypatch):
+    def refused(lock, **options):
+        raise PermissionError(13, "Permission denied", lock.lock_file)
+
+    monkeypatch.setattr("filelock.FileLock.acquire", refused)
+    with pytest.raises(PermissionError) as caught:
+        fill(tmp_path / "a", "1")
+    assert Path(caught.value.filename) == tmp_path / "a"
+
+
 def test_a_folder_without_a_manifest_is_named_by_a_relative_path_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a").mkdir()

@@ -108,13 +108,16 @@ def compare(folder):
     for path in sorted(folder.iterdir(), key=lambda path: natural_key(path.name)):
         if path.name.startswith(".") or not path.is_dir():
             continue
-        if section := _section_of(path):
-            sections.append(section)
-            entries.append(section.summary)
-        elif _is_run(path):
-            entries.append(read_run(Run(path)))
-        else:
-            others.append(one_line(path.name))
+        try:
+            if section := _section_of(path):
+                sections.append(section)
+                entries.append(section.summary)
+            elif _is_run(path):
+                entries.append(read_run(Run(path)))
+            else:
+                others.append(one_line(path.name))
+        except PermissionError as error:
+            others.append(f"{one_line(path.name)} ({error.strerror})")
     if not entries:
         found = f"found {number_of(len(others), 'other folder')}"
         raise InputError(

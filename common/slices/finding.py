@@ -111,11 +111,21 @@ def walk(root):
 
 
 def all_below(root):
-    """Paths of all files and folders below a folder, as `Path.rglob("*")`."""
+    """Paths of all files and folders below a folder, as `Path.rglob("*")`, which passes over unreadable folders.
+
+    Raises:
+        PermissionError: for such a folder.
+    """
     search = Search(root)
-    for path in Path(root).rglob("*"):
-        search.found(1)
-        yield path
+    for folder, folders, files in os.walk(root, onerror=_refuse_unreadable):
+        for name in (*folders, *files):
+            search.found(1)
+            yield Path(folder, name)
+
+
+def _refuse_unreadable(error):
+    if isinstance(error, PermissionError):  # others have gone meanwhile, as in /proc
+        raise error
 
 
 class Search:

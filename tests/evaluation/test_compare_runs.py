@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
+from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
@@ -193,6 +194,21 @@ def test_runs_that_are_not_complete(tmp_path):
     assert entries["lost"].status == "settings.json: missing" and entries["lost"].dice == 0.5
     assert entries["large"].planned is None and LARGEST < 10**30
     assert read_run(record_run(tmp_path / "new", [], ended=None)).status == "ended before its first epoch"
+
+
+def test_a_folder_without_permission_is_no_run(tmp_path, monkeypatch):
+    record_run(tmp_path / "run", curve(0.5))
+    (tmp_path / "private").mkdir()
+    is_file = Path.is_file
+
+    def refused(path):
+        if path.parent.name == "private":
+            raise PermissionError(13, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    said = run_here("compare_runs.py", RUNS=tmp_path).stdout
+    assert "skipped 1 folder without a run: private (Permission denied)" in said and "(runs: 1)" in said
 
 
 def open_for_ever(path):

@@ -49,6 +49,23 @@ def test_everything_that_is_no_image_is_counted(tmp_path, capsys):
     assert list(images_in(tmp_path, others)) == ["good"] and len(others) == 13
 
 
+def test_all_below_a_folder_is_what_rglob_finds(tmp_path, monkeypatch):
+    strange_files(tmp_path)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "b" / "c.nii").touch()
+    assert sorted(all_below(tmp_path)) == sorted(tmp_path.rglob("*"))
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path).endswith("b"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match=r"Permission denied: .*b'"):
+        list(all_below(tmp_path))
+
+
 def test_what_is_no_regular_file_is_refused_and_not_opened(tmp_path):
     strange_files(tmp_path)
     (tmp_path / "empty.png").touch()
