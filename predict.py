@@ -58,8 +58,8 @@ LABEL_ORDER: Literal["likeliest", "last", "first"] = "likeliest"  # 3-D: label o
 BATCH_SIZE: types.PositiveInt = 8  # slices or tiles per step
 PRECISION: Literal["auto", "float32", "mixed_bfloat16"] = "auto"
 # "float32", "mixed_bfloat16", "auto": the faster with the same masks
-#   On a CPU that computes bfloat16, "auto" tries both on one slice if the prediction takes longer than 30 s; volumes by
-#   3-D models, and everything on other CPUs, are predicted in float32. On a GPU, it is the precision of training.
+#   On a CPU that computes bfloat16, "auto" tries both on one slice, or on a cube of a volume, if the prediction takes
+#   longer than 30 s. Other CPUs predict in float32. On a GPU, it is the precision of training.
 SKIP_EMPTY: bool = True  # predict slices or tiles of one gray value only once
 #   Such as air and black borders: equal slices get equal masks.
 TILE: types.Crop | None = None  # 3-D: tile size in voxels (up, back, left); None: training crop

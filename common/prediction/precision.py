@@ -46,7 +46,7 @@ def choose_precision(setting, ensemble, image, count, threshold, flips, **option
         there was nothing to choose.
     """
     ensemble.precision = precision_without_trial(setting)
-    if setting != "auto" or not (is_tensorflow_on_cpu() and has_bfloat16()):
+    if not can_try(setting):
         return ensemble.precision or setting, ""
     image, options = image(), options | {"size": ensemble.size}
     seconds, expected = _predict(ensemble, image, options)
@@ -54,14 +54,31 @@ def choose_precision(setting, ensemble, image, count, threshold, flips, **option
         return ensemble.precision, ""
     ensemble.precision = HALF
     half, found = _predict(ensemble, image, options)
-    share, numbers = half / seconds, [class_numbers(p, threshold, ensemble.overlapping) for p in (found, expected)]
-    reason = f"bfloat16 takes {share:.2g} times as long as float32"
+    masks = [class_numbers(p, threshold, ensemble.overlapping) for p in (expected, found)]
+    ensemble.precision, reason = decide((seconds, half), masks, (expected, found), "one image")
+    return ensemble.precision, reason
+
+
+def can_try(setting):
+    """Whether PRECISION leaves the choice to a trial, and the CPU computes bfloat16."""
+    return setting == "auto" and is_tensorflow_on_cpu() and has_bfloat16()
+
+
+def decide(seconds, masks, probabilities, where):
+    """Precision by predictions in float32 and in bfloat16, and the reason as text.
+
+    Args:
+        seconds: what each took.
+        masks: arrays of class numbers or sets.
+        probabilities: arrays of the same prediction.
+        where: what was predicted, for the text.
+    """
+    share = seconds[1] / seconds[0]
     if share > GREATEST_SHARE:
-        ensemble.precision = "float32"
-    elif difference := _difference(*numbers, found, expected):
-        ensemble.precision = "float32"
-        reason = f"bfloat16 changes the result too much ({difference} on one image)"
-    return ensemble.precision, f"{ensemble.precision}: {reason}"
+        return "float32", f"float32: bfloat16 takes {share:.2g} times as long as float32"
+    if difference := _difference(*masks, *probabilities):
+        return "float32", f"float32: bfloat16 changes the result too much ({difference} on {where})"
+    return HALF, f"{HALF}: bfloat16 takes {share:.2g} times as long as float32"
 
 
 def _predict(ensemble, image, options):

@@ -69,12 +69,16 @@ class Stage:
             grid: Geometry.
             networks: list of keras.Model; None: `self.networks`.
         """
+        image, networks = self.image(volume, grid), networks or self.networks
+        return mean_probabilities(networks, image, self.data.voxels, self.tile, overlap, flips, further)
+
+    def image(self, volume, grid):
+        """What the networks see of a Volume on a grid, (S, H, W, C) float32; raises InputError if that is too large."""
         require_room(grid, f"{volume.path}: too large at the spacing of training", "crop it")
         image = np.empty((*grid.shape, len(volume.channels)), np.float32)
         for i, (scale, channel) in enumerate(zip(volume.scales(self), volume.channels, strict=True)):
             image[..., i] = scale.apply(smoothed_onto_grid(channel, grid))
-        networks = networks or self.networks
-        return mean_probabilities(networks, image, self.data.voxels, self.tile, overlap, flips, further)
+        return image
 
     def probabilities_in_region(self, volume, grid, threshold, overlap, flips="none", further=None):
         """As `probabilities`, of labels that are 0 outside of the region that the second output finds.

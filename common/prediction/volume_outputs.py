@@ -27,6 +27,7 @@ from common.prediction.viewer import FOLDER as VIEWERS
 from common.prediction.viewer import Compressor, write_viewer
 from common.prediction.viewer_files import ViewerFiles
 from common.prediction.volume_networks import Options, Stage, Volume, last_stage, predict_labels
+from common.prediction.volume_precision import choose_volume_precision
 from common.replacing import refuse_existing
 from common.slices.classes import NESTED, are_sets, as_sets
 from common.slices.drawing import CLASS_COLORS, draw_planes
@@ -53,17 +54,9 @@ def predict_with_settings(models, settings):
     Raises:
         InputError: for slice settings, without volumes, or if any volume cannot be predicted.
     """
-    if settings.FLIPS == "turns":
-        raise InputError('FLIPS: "turns" is not available for 3-D models; use "flips"')
-    if settings.LABEL_ORDER != "likeliest" and (sharing := last_stage(models).data.sharing):
-        raise InputError(f"LABEL_ORDER: {settings.LABEL_ORDER!r} is not for {sharing} labels; leave it at likeliest")
+    check_settings(models, settings)
     if is_packed(settings.INPUT):
         return predict_packed(models, settings)
-    if settings.FIT or settings.PASTE:
-        raise InputError("FIT and PASTE: not available for 3-D models; remove them")
-    if not settings.INPUT or not Path(settings.INPUT).exists():
-        found = f"{settings.INPUT} does not exist" if settings.INPUT else "not set"
-        raise InputError(f"INPUT: {found}; choose a volume, or a folder of volumes")
     refuse_existing(settings.OUTPUT, settings.REPLACE)
     volumes, further = find_files(settings.INPUT, settings.CHANNELS or last_stage(models).data.patterns)
     problems = []
@@ -89,8 +82,13 @@ def predict_with_settings(models, settings):
             sep="\n",
             flush=True,
         )
+        precision, reason = choose_volume_precision(partial(_stages_of, models), list(own.values()), options)
+        facts["PRECISION"] = precision or "auto"
+        if reason:
+            print(f"precision {reason}", flush=True)
         with start_workers(settings.WORKERS) as workers:
-            problems.extend(predict_volumes(of_volumes, own, folder, options, workers))
+            tried = options._replace(precision=facts["PRECISION"])
+            problems.extend(predict_volumes(of_volumes, own, folder, tried, workers))
 
     facts = {"class_names": list(map(str, last.data.labels))}
     facts |= {key: value for key, value in (("overlap", last.data.sharing), ("regions", last.data.regions)) if value}
@@ -99,6 +97,21 @@ def predict_with_settings(models, settings):
     print(f"wrote {number_of(len(volumes) - len(problems), 'label volume')} to {settings.OUTPUT}")
     if problems:
         raise InputError(summarize(problems, "volumes cannot be predicted") + "\n  The other volumes were predicted.")
+
+
+def check_settings(models, settings):
+    """Raise InputError for settings of slices, and without volumes; arguments as of `predict_with_settings`."""
+    if settings.FLIPS == "turns":
+        raise InputError('FLIPS: "turns" is not available for 3-D models; use "flips"')
+    if settings.LABEL_ORDER != "likeliest" and (sharing := last_stage(models).data.sharing):
+        raise InputError(f"LABEL_ORDER: {settings.LABEL_ORDER!r} is not for {sharing} labels; leave it at likeliest")
+    if is_packed(settings.INPUT):
+        return
+    if settings.FIT or settings.PASTE:
+        raise InputError("FIT and PASTE: not available for 3-D models; remove them")
+    if not settings.INPUT or not Path(settings.INPUT).exists():
+        found = f"{settings.INPUT} does not exist" if settings.INPUT else "not set"
+        raise InputError(f"INPUT: {found}; choose a volume, or a folder of volumes")
 
 
 def options_of(settings, last, threshold, further):
@@ -184,8 +197,7 @@ def predict_volume(item, options, aside, wanted):
     """
     load_keras(wanted)
     name, path, models = item
-    files = tuple((str(file), os.stat(file).st_mtime_ns) for of_step in models.values() for file in of_step.files)
-    stages = _stages(pickle.dumps((models, options.tile, precision_without_trial(options.precision))), files)
+    stages = _stages_of(models, options)
     names = last_stage(stages).data.labels
     folder, texts = aside / unfinished_name(name), list(map(str, names))
     folder.mkdir()
@@ -244,6 +256,12 @@ class Maps:
             images = [str(level + 1) for level in levels]
             maps = self.uncertainty.add_volume(self.name, probabilities, self.options.threshold, images)
             write_volumes(self.folder, list(maps), file, original, np.stack(list(maps.values()), axis=-1), grid)
+
+
+def _stages_of(models, options):
+    """dict of step to Stage, of models as of `find_volume_models`; the last ones stay loaded."""
+    files = tuple((str(file), os.stat(file).st_mtime_ns) for of_step in models.values() for file in of_step.files)
+    return _stages(pickle.dumps((models, options.tile, precision_without_trial(options.precision))), files)
 
 
 @functools.lru_cache(maxsize=1)

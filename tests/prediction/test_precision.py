@@ -1,13 +1,14 @@
 """The precision in which slices are predicted."""
 
 import json
+import shutil
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from running import run_here
 
-from common.prediction import ensemble, precision
+from common.prediction import ensemble, precision, volume_precision
 from common.prediction.precision import HALF, choose_precision
 
 MASK = np.zeros((64, 64, 1), np.float32)
@@ -68,6 +69,36 @@ def test_predict_tries_both_and_records_what_it_chose(monkeypatch, trained, pack
     assert masks
     for mask in masks:
         assert mask.read_bytes() == (tmp_path / "given" / mask.name).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("least", "changes", "expected", "said"),
+    [
+        (0, {"GREATEST_SHARE": 1e9, "LEAST_DICE": 0, "GREATEST_DIFFERENCE": 2}, HALF, "bfloat16 takes"),
+        (0, {"GREATEST_SHARE": 1e9, "LEAST_DICE": 2, "GREATEST_DIFFERENCE": -1}, "float32", "bfloat16 changes"),
+        (0, {"GREATEST_SHARE": 0}, "float32", "bfloat16 takes"),
+        (1e9, {}, "float32", ""),
+    ],
+)
+def test_volumes_are_tried_on_a_cube_in_the_middle(
+    monkeypatch, decathlon, decathlon_runs, tmp_path, least, changes, expected, said
+):
+    """The step that finds the labels decides for both; a volume that cannot be read decides nothing."""
+    monkeypatch.setattr(precision, "has_bfloat16", lambda: True)
+    monkeypatch.setattr(precision, "is_tensorflow_on_cpu", lambda: True)
+    monkeypatch.setattr(volume_precision, "LEAST_SECONDS", least)
+    monkeypatch.setattr(volume_precision, "SIDE", 8)
+    for name, value in changes.items():
+        monkeypatch.setattr(precision, name, value)
+    images = shutil.copytree(decathlon / "Task99_Synthetic" / "imagesTs", tmp_path / "images")
+    (path,) = images.iterdir()
+    settings = {"RUN": list(map(str, decathlon_runs)), "INPUT": images, "OVERLAYS": False}
+    (images / "a_cut.nii.gz").write_bytes(path.read_bytes()[:-900])
+    out = run_here("predict.py", **settings, OUTPUT=tmp_path / "auto", expect=1).stdout
+    used = json.loads((tmp_path / "auto" / "prediction.json").read_text())["PRECISION"]
+    assert used == expected and (f"\nprecision {used}: {said}" in out if said else "\nprecision" not in out)
+    run_here("predict.py", **settings, OUTPUT=tmp_path / "given", PRECISION=used, expect=1)
+    assert (tmp_path / "auto" / path.name).read_bytes() == (tmp_path / "given" / path.name).read_bytes()
 
 
 def test_predict_loads_its_network_once_if_nothing_is_tried(monkeypatch, trained, packed, tmp_path):
