@@ -45,13 +45,12 @@ def _read_spec(path):
         raise InputError(f"{path}: a .mlpackage is a folder, a .mlmodel a file (found a {found}); copy it again")
     if path.is_dir() and not (path / "Manifest.json").is_file():
         raise InputError(f"{path}: not a Core ML package (Manifest.json is missing); copy or convert it again")
-    if path.is_dir():
-        _refuse_other_paths(path)
+    file = _root_model(path) if path.is_dir() else path
     import coremltools as ct  # slow to import
     from google.protobuf.message import DecodeError  # loaded by coremltools
 
     try:
-        spec = ct.utils.load_spec(str(path))
+        spec = ct.utils.load_spec(str(file))  # of a package, it would write Manifest.json again
     except (DecodeError, RuntimeError, OSError, ValueError) as error:
         raise_system_error(error, path)
         reason = str(error).strip().split("\n")[0]
@@ -61,11 +60,13 @@ def _read_spec(path):
     return spec
 
 
-def _refuse_other_paths(package):
-    """Raise InputError if the manifest of a package is damaged or refers to files outside the package."""
+def _root_model(package):
+    """Path of the model in a package; InputError if its manifest is damaged or refers to files outside of it."""
     try:
-        items = json.loads((package / "Manifest.json").read_text(encoding="utf-8"))["itemInfoEntries"].values()
-        paths = [PurePosixPath(item["path"]) for item in items]
+        manifest = json.loads((package / "Manifest.json").read_text(encoding="utf-8"))
+        items = manifest["itemInfoEntries"]
+        paths = [PurePosixPath(item["path"]) for item in items.values()]
+        root = package / "Data" / items[manifest["rootModelIdentifier"]]["path"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{package}: damaged (Manifest.json: {type(error).__name__}: {error}); copy or convert it again"
@@ -73,6 +74,9 @@ def _refuse_other_paths(package):
     for path in paths:
         if path.is_absolute() or ".." in path.parts:
             raise InputError(f"{package}: its manifest leads out of the package (found {path}); convert it again")
+    if not root.is_file():
+        raise InputError(f"{package}: damaged (no file {root.relative_to(package)}); copy or convert it again")
+    return root
 
 
 def _check_version(spec, path):

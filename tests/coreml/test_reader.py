@@ -1,11 +1,13 @@
 """Saved models that are read and run, and files that are damaged or not known."""
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from pixelwise import X, close, convolve_by_hand, random
+from running import bytes_of
 
 from common.errors import InputError
 from coreml.reader import read_model
@@ -191,6 +193,11 @@ def move_model_out(package):
     manifest.write_text(manifest.read_text().replace("com.apple.CoreML/model", "../../model"))
 
 
+def rewrite_manifest(package, **changes):
+    manifest = package / "Manifest.json"
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | changes))
+
+
 DATA = Path("Data") / "com.apple.CoreML"
 
 
@@ -200,6 +207,8 @@ DATA = Path("Data") / "com.apple.CoreML"
         (lambda p: (p / "Manifest.json").unlink(), "Manifest.json is missing"),
         (lambda p: (p / "Manifest.json").write_text("{"), "damaged"),
         (lambda p: (p / "Manifest.json").write_text("[]"), "damaged"),
+        (lambda p: rewrite_manifest(p, rootModelIdentifier="x"), "damaged .Manifest.json: KeyError"),
+        (lambda p: rewrite_manifest(p, rootModelIdentifier=[]), "damaged .Manifest.json: TypeError"),
         (move_model_out, "leads out of the package .found ../../model.mlmodel"),
         (lambda p: (p / DATA / "model.mlmodel").unlink(), "damaged"),
         (lambda p: cut_file(p / DATA / "model.mlmodel", 0.6), "damaged"),
@@ -214,6 +223,14 @@ def test_damaged_packages_are_named(tmp_path, a_program, harm, text):
     harm(path)
     with pytest.raises(InputError, match=text):
         read_model(path)
+
+
+def test_reading_a_package_changes_nothing_in_it(tmp_path, a_program):
+    """coremltools writes the manifest again when it opens a package."""
+    path = shutil.copytree(a_program, tmp_path / "model.mlpackage")
+    rewrite_manifest(path, note="mine")
+    before = bytes_of(path)
+    assert read_model(path).operations and bytes_of(path) == before
 
 
 def test_damaged_files_are_named(tmp_path, a_network):
