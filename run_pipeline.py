@@ -148,7 +148,7 @@ def import_own_images(decisions):
         run(script, CASES=WORK_FOLDER / "cases", REPLACE=settings.REPLACE, **values)
     except InputError as error:
         example = "{'LABEL_NAME': '{id}_seg'}" if "LABELS" in chosen else "{'UNMATCHED': 'skip'}"
-        advice = f'pass the settings that it names as --import-settings "{example}"'
+        advice = f'if it names a setting, pass it as --import-settings "{example}"'
         raise InputError(f"{error}; {advice}") from None
 
 
