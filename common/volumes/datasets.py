@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from common.errors import InputError, SettingError, summarize
 from common.parallel import progress
 from common.records import Inside, Record, read_record
-from common.slices.classes import classes_in
+from common.slices.classes import NESTED, classes_in
 from common.slices.hdf5_text import key_of, write_attributes
 from common.slices.nnunet import is_nnunet, read_nnunet
 from common.slices.regions import Regions
@@ -281,7 +281,7 @@ def survey(data, label_values=None, not_finite=None, intensity="ct", workers=Non
         labels found in the volumes (1, 2, ...), and the statistics of each channel.
 
     Raises:
-        InputError: if volumes are unusable, or contain no labels or labels with gaps.
+        InputError: if volumes are unusable, or contain no labels, labels with gaps, or none of a region.
     """
     labels, statistics, problems = set(), [], []
     kind = VolumeStatistics if intensity == "ct_3sd" else ForegroundStatistics
@@ -297,6 +297,10 @@ def survey(data, label_values=None, not_finite=None, intensity="ct", workers=Non
             of_channel.include(of_case)
     if problems:
         raise InputError(summarize(problems, "volumes cannot be used"))
+    if data.overlap == NESTED and labels:
+        labels = set(range(1, max(labels) + 1))  # a voxel of a region is one of all that include it
+    if data.regions and (missing := [name for number, name in data.labels.items() if number not in labels]):
+        raise InputError(f"REGIONS: no voxel of {', '.join(missing)} in any label volume; correct the numbers")
     if sorted(labels) != list(range(1, len(labels) + 1)):
         listed = ", ".join(map(str, sorted(labels))) or "none"
         raise InputError(f"label volumes: expected labels 1, 2, ... without gaps (found {listed}); use --label-values")

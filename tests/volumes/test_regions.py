@@ -87,6 +87,21 @@ def test_regions_of_data_sets(tmp_path, write_data):
     assert not whole.overlapping and whole.record().regions == {}
 
 
+def test_a_region_that_is_never_alone_is_there_and_one_without_a_voxel_is_refused(tmp_path):
+    """The rule of gray values needs all labels read; the outer region has no label of its own."""
+    for name, labels in write_labels(tmp_path).items():
+        only_core = np.where(labels == 3, 3, 0).astype(np.uint8)
+        noise = np.random.default_rng(0).integers(0, 300, labels.shape).astype(np.int16)
+        for folder, values in (("cores", only_core), ("images", noise)):
+            write(tmp_path / folder, f"{name}.nii.gz", as_volume(values, np.eye(3), (1.0, 1.0, 1.0)))
+    given = KEPT | {"IMAGES": tmp_path / "images", "LABELS": tmp_path / "cores", "INTENSITY": "ct_3sd"}
+    run_here(PACK, PACKED=tmp_path / "packed", REGIONS={"whole": [1, 3], "core": [3]}, **given)
+    assert open_set(tmp_path / "packed" / "train.h5").record().sharing == c.NESTED
+    for regions, missing in (({"whole": [2, 3], "core": [2]}, "core"), ({"a": [3, 1], "b": [1, 2]}, "b")):
+        words = f"REGIONS: no voxel of {missing} in any label volume"
+        assert_refused(PACK, words, PACKED=tmp_path / "no", REGIONS=regions, **given)
+
+
 def test_what_is_refused(tmp_path):
     write_labels(tmp_path)
     given = KEPT | {"IMAGES": tmp_path / "images", "LABELS": tmp_path / "labels", "PACKED": tmp_path / "no"}
