@@ -169,7 +169,7 @@ def pack_and_plan(work, share, decisions, step, split):
     except InputError as error:
         if share == 1:
             raise
-        raise InputError(f"{error}; the {step} has {minutes:g} of {settings.MINUTES:g} minutes: pass more") from None
+        raise InputError(f"{error} (the {step} has {minutes:g} of the {settings.MINUTES:g} minutes)") from None
     decisions.add_plan(packed / "plan.json", step)
 
 
