@@ -48,19 +48,21 @@ def claimed(path, wait=False):
             _claims[final] -= 1
         return
     missing = [folder for folder in final.parents if not folder.exists()]
-    final.parent.mkdir(parents=True, exist_ok=True)
-    with _lock_file(final, path, wait):
-        _claims[final] = 1
-        for left in final.parent.glob(f"{UNFINISHED}????????????-{glob.escape(final.name[-200:])}"):
-            if left.is_file() and not left.is_symlink():
-                left.unlink(missing_ok=True)
-        try:
-            yield
-        finally:
-            del _claims[final]
-    for folder in missing:
-        with suppress(OSError):  # not empty
-            folder.rmdir()
+    try:
+        final.parent.mkdir(parents=True, exist_ok=True)
+        with _lock_file(final, path, wait):
+            _claims[final] = 1
+            for left in final.parent.glob(f"{UNFINISHED}????????????-{glob.escape(final.name[-200:])}"):
+                if left.is_file() and not left.is_symlink():
+                    left.unlink(missing_ok=True)
+            try:
+                yield
+            finally:
+                del _claims[final]
+    finally:
+        for folder in missing:
+            with suppress(OSError):  # not empty
+                folder.rmdir()
 
 
 def is_claimed(path):

@@ -80,6 +80,12 @@ RUN_ELSEWHERE = {
     "python preprocess/4_plan_training.py --packed data/packed --minutes 30": (
         "tests/training/test_plan.py::test_facts_and_the_plan_of_a_packed_set"
     ),
+    "preprocess/4_plan_training.py --packed data/packed_all": (
+        "tests/training/test_plan.py::test_facts_and_the_plan_of_a_packed_set"
+    ),
+    """train.py --settings plan.json --mode retrain --run RUN --validation \"\"""": (
+        "tests/training/test_own_data.py::test_one_command_from_own_images_to_a_model"
+    ),
     "python train.py --settings data/packed/plan.json": (
         "tests/training/test_plan.py::test_facts_and_the_plan_of_a_packed_set"
     ),

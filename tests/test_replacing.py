@@ -95,6 +95,13 @@ def test_a_lock_without_permission_is_about_the_output(tmp_path, monkeypatch):
     assert Path(caught.value.filename) == tmp_path / "a"
 
 
+def test_a_claim_leaves_no_folder_that_it_made_also_after_an_error(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(InputError), claimed(tmp_path / "mine" / "new" / "deep" / "runs"):
+        raise InputError("no images")
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+
+
 def test_a_folder_without_a_manifest_is_named_by_a_relative_path_too(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("a").mkdir()
