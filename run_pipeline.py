@@ -43,8 +43,8 @@ TEST_SHARE: types.ShareBelowOne = 0.25  # share of the cases for testing
 MODEL_SETTINGS: types.UnetSettings = {"features": 8, "depth": 4, "dropout": 0.0}  # U-net settings
 LOSS: types.Loss = "bce+dice"  # loss to train with
 LEARNING_RATE: types.NonNegative = 3e-3  # initial learning rate; it falls to 0
-BATCH_SIZE: types.PositiveInt = 4  # slices per step
-EPOCHS: types.PositiveInt = 10  # passes over the training set
+BATCH_SIZE: types.PositiveInt = 2  # slices per step
+EPOCHS: types.PositiveInt = 5  # passes over the training set
 MAX_MINUTES: types.Positive | None = 3.5  # stop before an epoch that would exceed this time; None: never
 SEED: types.Seed = 1  # random seed for the split and the training
 
