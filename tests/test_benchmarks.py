@@ -135,7 +135,7 @@ def test_own_images(benchmark, monkeypatch, tmp_path, capsys):
         write_image(tmp_path / "images" / f"{number}.png", image)
         write_image(tmp_path / "masks" / f"{number}_mask.png", mask)
     peer = f"{sys.executable} -c \"print('Dice mean 0.5')\""
-    flags = ["--minutes", "10", "--folds", "2", "--seeds", "1", "--peer", peer, "--against", "--final 0.5"]
+    flags = ["--minutes", "1.5", "--folds", "2", "--seeds", "1", "--peer", peer, "--against", "--final 0.5"]
     places = [str(tmp_path / name) for name in ("images", "masks", "work")]
     monkeypatch.setattr(sys, "argv", ["own_images.py", *places, *flags])
     benchmark("own_images", FLAGS=["--size", "48"]).main()
