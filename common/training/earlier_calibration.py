@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import InputError
 from common.files import file_digest
 from common.training.h5_models import is_h5
 from common.training.run_folder import Run
@@ -21,11 +22,16 @@ def calibration_before(run):
 
     Returns:
         `common.training.run_records.Calibration` of its final model; None if there is none to take, or the model has
-        other classes.
-
-    Raises:
-        InputError: if a record is damaged.
+        other classes. What is damaged or missing there by now is printed, since the training itself has ended well.
     """
+    try:
+        return _calibration_before(run)
+    except InputError as error:
+        print(f"note: no threshold of an earlier run ({error})", flush=True)
+        return None
+
+
+def _calibration_before(run):
     settings, folds = run.settings, None
     if settings.get("EPOCHS_FROM"):
         folds = CrossValidation(settings["EPOCHS_FROM"])

@@ -275,7 +275,7 @@ def test_predictions_take_the_flips_and_their_threshold(trained, tmp_path):
     assert out.splitlines()[1].startswith("threshold 0.6"), out
 
 
-def test_a_run_without_validation_takes_what_was_chosen_for_the_run_or_the_folds_before(trained, packed, tmp_path):
+def test_a_run_without_validation_takes_the_choices_of_the_run_or_folds_before(trained, packed, tmp_path, capsys):
     record = json.loads((trained[0] / "calibration.json").read_text())
 
     def earlier(folder, **chosen):
@@ -302,6 +302,8 @@ def test_a_run_without_validation_takes_what_was_chosen_for_the_run_or_the_folds
     run = Run(only_folder(tmp_path / "final"))
     found = run.calibration_of(run.final_file)
     assert (found.threshold, found.temperature, found.source) == (0.4, pytest.approx(2.0), "folds")
+    (tmp_path / "folds" / "fold2" / "calibration.json").write_text("{")
+    assert calibration_before(run) is None and "note: no threshold of an earlier run (" in capsys.readouterr().out
     (tmp_path / "folds" / "fold2" / "calibration.json").unlink()
     assert calibration_before(run) is None, "one fold has none"
 
