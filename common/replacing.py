@@ -10,17 +10,14 @@ New results are made in a staging folder next to their place:
 A process that dies before the journal leaves the old results; after that, the next start of any script finishes.
 """
 
-import ctypes
 import os
 import re
 import sys
 import time
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Literal
 
 from filelock import FileLock
-from pydantic import Field
 
 from common.claims import LOCK_OF, OWNER_OF, claimed, held, undisturbed
 from common.errors import InputError
@@ -31,24 +28,15 @@ from common.files import (
     remove,
     unfinished_name,
     whole_file,
-    write_json,
 )
+from common.journals import JOURNAL, NEW, Journal, carry_out, identity, put, write_journal
 from common.manifest import MANIFEST, Manifest, foreign_files, refuse_foreign
-from common.records import Record, read_record
+from common.records import read_record
 from common.system_errors import errors_of
 
 STAGING = re.compile(r"\.part-[0-9a-f]{12}-")
-JOURNAL, LOCK, NEW, OLD = "journal.json", "lock", "new", "old"
+LOCK = "lock"
 SECONDS_WITHOUT_LOCK = 60  # of an empty staging folder that is being made
-
-
-class Journal(Record):
-    """What a process was about to do when everything new was complete."""
-
-    format: Literal[1] = 1
-    entries: dict[str, int] = Field(default_factory=dict)  # relative path to the inode number of the new entry
-    replaced: dict[str, list[int]] = Field(default_factory=dict)  # relative path to `_identity` of the old entry
-    removed: list[str] = Field(default_factory=list)  # relative paths that disappear in the same step
 
 
 # --- one output
@@ -78,6 +66,37 @@ def whole_folder(path, replace=False, listed=True):
     with whole_entries(final.parent, [final.name], replace, listed=listed) as new:
         (new / final.name).mkdir()
         yield new / final.name
+
+
+@contextmanager
+def whole_folders(paths, replace=False):
+    """Fill several folders, which may be on several disks, and put all of them in their places in one step.
+
+    The journal of the first one decides: the others are carried out before it, and only if it exists.
+
+    Args:
+        paths: final paths, none inside another; otherwise as for `whole_folder`.
+
+    Yields:
+        list of Path of empty folders to fill.
+    """
+    finals = [Path(os.path.realpath(path)) for path in paths]
+    with ExitStack() as stack:
+        made = []
+        for path, final in zip(paths, finals, strict=True):
+            if os.path.ismount(final):
+                raise InputError(f"{path}: cannot be replaced as a whole (it is a mount point); use a folder inside it")
+            stack.enter_context(claimed(final))
+            finish_interrupted(final.parent)
+            refuse_existing(path, replace)
+            made.append(stack.enter_context(_staging(final.parent, final.name)) / NEW / final.name)
+            made[-1].mkdir()
+        with errors_of(" or ".join(map(str, paths))):
+            yield made
+        for path, new in zip(paths, made, strict=True):
+            Manifest.of(new).write_to(new / MANIFEST)
+            refuse_existing(path, replace)
+        _publish_together([new.parents[1] for new in made], finals)
 
 
 @contextmanager
@@ -246,65 +265,25 @@ def _publish(staging, root, names, removed):
     flush_all(new)
     entries = {name: os.lstat(new / name).st_ino for name in names}
     with undisturbed():
-        if len(names) == 1 and not removed and _put(new / names[0], root / names[0]):
+        if len(names) == 1 and not removed and put(new / names[0], root / names[0]):
             flush((root / names[0]).parent)
             return
-        replaced = {name: _identity(root / name) for name in names if os.path.lexists(root / name)}
-        journal = Journal(entries=entries, replaced=replaced, removed=list(removed))
-        write_json(staging / JOURNAL, journal.model_dump())
-        flush(staging)
-        _carry_out(staging, root, entries, removed)
+        write_journal(staging, root, names, removed=list(removed))
+        carry_out(staging, root, entries, removed)
 
 
-def _put(new, final):
-    """Put a file or folder in its place in one step; returns False if the system or the file system cannot do that."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    if os.path.lexists(final) and (new.is_dir() or (final.is_dir() and not final.is_symlink())):
-        return _exchange(new, final)
-    os.replace(new, final)
-    return True
-
-
-def _carry_out(staging, root, entries, removed):
-    """Do what a journal says; what is done already is skipped.
-
-    Manifests, which know the old results, are the last entries, so that `_finish_journal` can check the others.
-    """
-    for name in removed:
-        old = staging / OLD / name
-        if os.path.lexists(root / name) and not os.path.lexists(old):
-            old.parent.mkdir(parents=True, exist_ok=True)
-            os.rename(root / name, old)
-    for name, inode in entries.items():
-        new, old, final = staging / NEW / name, staging / OLD / name, root / name
-        if not os.path.lexists(new) or os.lstat(new).st_ino != inode:
-            continue  # done
-        old.parent.mkdir(parents=True, exist_ok=True)
-        if not _put(new, final):
-            if not os.path.lexists(old):
-                os.rename(final, old)
-            os.rename(new, final)
-    for folder in {(root / name).parent for name in (*entries, *removed)}:
-        flush(folder)
-    (staging / JOURNAL).unlink()
-
-
-def _identity(path):
-    """Inode number and time of the last change in ns of an entry, which no stranger's journal can contain."""
-    status = os.lstat(path)
-    return [status.st_ino, status.st_mtime_ns]
-
-
-def _exchange(first, second):
-    """Exchange two names in one step; returns False if the system or the file system cannot do that."""
-    library = ctypes.CDLL(None, use_errno=True) if os.name == "posix" else None
-    paths = os.fsencode(first), os.fsencode(second)
-    if sys.platform == "linux" and hasattr(library, "renameat2"):
-        here = -100  # AT_FDCWD
-        return library.renameat2(here, paths[0], here, paths[1], ctypes.c_uint(2)) == 0  # 2: RENAME_EXCHANGE
-    if sys.platform == "darwin" and hasattr(library, "renamex_np"):
-        return library.renamex_np(*paths, ctypes.c_uint(2)) == 0  # 2: RENAME_SWAP
-    return False
+def _publish_together(stagings, finals):
+    """Put one complete folder of each staging folder in its place; `Journal` has the order."""
+    for staging in stagings:
+        flush_all(staging / NEW)
+    leader, *followers = map(str, stagings)
+    pairs = list(zip(stagings, finals, strict=True))
+    with undisturbed():
+        for staging, final in pairs[1:]:
+            write_journal(staging, final.parent, [final.name], leader=leader)
+        write_journal(stagings[0], finals[0].parent, [finals[0].name], followers=followers)
+        for staging, final in [*pairs[1:], pairs[0]]:
+            carry_out(staging, final.parent, read_record(staging / JOURNAL, Journal).entries, [])
 
 
 def finish_interrupted(*paths):
@@ -350,16 +329,23 @@ def _remove_staging(path):
 def _finish_journal(staging, root):
     """Carry out the journal of a process that died; raises InputError if it does not look like ours."""
     journal = read_record(staging / JOURNAL, Journal)
+    if journal.leader and not Path(journal.leader, JOURNAL).is_file():
+        return  # died before the step, or everything else of it is done
+    for follower in map(Path, journal.followers):
+        if follower.is_dir():
+            _finish(follower, follower.parent)
+        if (follower / JOURNAL).is_file() or not follower.parent.is_dir():
+            raise InputError(f"{follower}: not finished, so this one waits")
     names = [*journal.entries, *journal.removed]
     for name in names:
         for part in name.split("/"):
             one_name(part.removeprefix("."), staging / JOURNAL)
         if Path(os.path.realpath(root / name)).parent != Path(os.path.realpath(root), name).parent:
             raise InputError(f"{staging / JOURNAL}: {name} leads to another folder")
-        found = _identity(root / name) if os.path.lexists(root / name) else [None]
+        found = identity(root / name) if os.path.lexists(root / name) else [None]
         is_done, is_old = found[0] == journal.entries.get(name, ""), found == journal.replaced.get(name)
         if not (is_done or (is_old and name not in journal.removed)):
             _refuse_entries(root, [name], True)
     with undisturbed():
-        _carry_out(staging, root, journal.entries, journal.removed)
+        carry_out(staging, root, journal.entries, journal.removed)
     print(f"finished replacing {', '.join(names[:3])} in {root}, which was interrupted", flush=True)

@@ -10,6 +10,7 @@ neighboring slices. Only training lists contain variants and the cases of pseudo
 data_check.png before you train.
 """
 
+import os
 import sys
 from pathlib import Path
 from typing import Literal
@@ -48,7 +49,7 @@ import pandas as pd
 from common.errors import InputError, SettingError
 from common.files import natural_key
 from common.parallel import progress
-from common.replacing import refuse_existing, whole_folder
+from common.replacing import refuse_existing, whole_folder, whole_folders
 from common.slices.case_files import split_pseudo_labeled
 from common.slices.cases import find_cases
 from common.slices.checks import check_data, count_classes_of
@@ -85,21 +86,18 @@ def main():
 
     divisions = divide(slices)
     find_same_images(divisions.values(), settings.SAME_SLICES)
-    with whole_folder(settings.LISTS, settings.REPLACE) as unfinished:
+    outputs = [settings.LISTS, *([settings.COPY_TO] if settings.COPY_TO else [])]
+    with whole_folders(outputs, settings.REPLACE) as (unfinished, *copies):
         for folder, lists in divisions.items():
             (unfinished / folder).mkdir(exist_ok=True)
             for name, members in lists.items():
                 rows = list_rows(members, variants if name == "train" else {})
                 write_list(unfinished / folder / f"{name}.csv", rows, Path(settings.LISTS, folder))
+                for copy in copies:
+                    copy_pairs(Path(folder, name), rows, copy)
         (unfinished / "data_check.png").write_bytes(encode_png(data_check(slices, classes)))
     for folder, lists in divisions.items():
         print_table(folder, lists, variants)
-    if settings.COPY_TO:
-        with whole_folder(settings.COPY_TO, settings.REPLACE) as unfinished:
-            for folder, lists in divisions.items():
-                for name, members in lists.items():
-                    rows = list_rows(members, variants if name == "train" else {})
-                    copy_pairs(Path(folder, name), rows, unfinished)
     what = "one class" if classes == 1 else f"{classes} {slices[0].overlap} classes".replace("  ", " ")
     size, bits, count = slices[0].size, slices[0].bits, sum(map(len, divisions.values()))
     written = f"{number_of(count, 'list')} of {size}x{size} {bits}-bit slices, {what}"
@@ -116,6 +114,10 @@ def check_settings():
         raise SettingError("FOLDS: cannot be combined with VALIDATION_CASES; set only one of them")
     if settings.COPY_LIST and not settings.COPY_TO:
         raise SettingError("COPY_LIST: needs COPY_TO; pass --copy-to with a folder for the copies")
+    if settings.COPY_TO and not settings.COPY_LIST:
+        lists, copies = (Path(os.path.realpath(path)) for path in (settings.LISTS, settings.COPY_TO))
+        if lists == copies or lists in copies.parents or copies in lists.parents:
+            raise SettingError(f"COPY_TO: expected a folder outside LISTS (found {settings.COPY_TO}); use another one")
     if settings.COPY_TO:
         refuse_existing(settings.COPY_TO, settings.REPLACE)
 

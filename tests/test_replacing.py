@@ -14,12 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import ROOT, leftovers
 
-from common import replacing
+from common import journals
 from common.claims import claimed
 from common.errors import InputError
 from common.files import one_name
 from common.manifest import MANIFEST, Manifest, foreign_files
-from common.replacing import finish_interrupted, new_file, publish, refuse_existing, staged, whole_entries
+from common.replacing import (
+    finish_interrupted,
+    new_file,
+    publish,
+    refuse_existing,
+    staged,
+    whole_entries,
+    whole_folders,
+)
 from common.replacing import whole_folder as whole
 
 
@@ -39,7 +47,7 @@ def way(request):
     if request.param == "exchange":
         yield
     else:
-        with mock.patch.object(replacing, "_exchange", lambda first, second: False):
+        with mock.patch.object(journals, "exchange", lambda first, second: False):
             yield
 
 
@@ -196,6 +204,12 @@ def replace_files_of_no_manifest(folder):
         publish(made, folder / "model")
 
 
+def replace_two_folders(folder, text="new", replace=True):
+    with whole_folders([folder / "lists", folder / "elsewhere" / "copies"], replace) as made:
+        for new in made:
+            (new / "x").write_text(text)
+
+
 def replace_until(folder, when, sign, journal, replace=replace_three):
     """Replace entries in a process of its own that gets a signal before a rename.
 
@@ -217,8 +231,8 @@ def replace_until(folder, when, sign, journal, replace=replace_three):
 
     try:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        exchange = (lambda *_: False) if journal else replacing._exchange
-        os.rename, os.replace, replacing._exchange = counted(os.rename), counted(os.replace), counted(exchange)
+        exchange = (lambda *_: False) if journal else journals.exchange
+        os.rename, os.replace, journals.exchange = counted(os.rename), counted(os.replace), counted(exchange)
         replace(folder)
     except KeyboardInterrupt:
         os._exit(1)
@@ -263,6 +277,36 @@ def test_files_of_no_manifest_are_replaced_together(tmp_path, journal):
         if ended:
             break
     assert when > 3
+
+
+@pytest.mark.parametrize("started_with", ["lists", "elsewhere/copies"])
+@pytest.mark.parametrize("journal", [False, True])
+def test_folders_in_several_places_are_replaced_in_one_step(tmp_path, journal, started_with):
+    """The next script may know only one of them."""
+    seen = set()
+    for when in range(1, 40):
+        folder = tmp_path / f"{when}"
+        replace_two_folders(folder, "old", False)
+        ended = replace_until(folder, when, signal.SIGKILL, journal, replace_two_folders)
+        finish_interrupted(folder / started_with)
+        if started_with == "lists":
+            assert (folder / "lists" / "x").read_text() == (folder / "elsewhere" / "copies" / "x").read_text(), when
+        finish_interrupted(folder / "lists", folder / "elsewhere" / "copies")
+        found = [(folder / name / "x").read_text() for name in ("lists", "elsewhere/copies")]
+        assert found[0] == found[1], when
+        seen.add(found[0])
+        assert not leftovers(folder) and not leftovers(folder / "elsewhere"), when
+        if ended:
+            break
+    assert when > 5 and seen == {"old", "new"}
+
+
+def test_a_folder_that_must_stay_keeps_the_other_too(tmp_path):
+    replace_two_folders(tmp_path, "old", False)
+    (tmp_path / "elsewhere" / "copies" / "mine.txt").write_text("")
+    with pytest.raises(InputError, match=r"^.*elsewhere/copies: contains files that no script made"):
+        replace_two_folders(tmp_path)
+    assert (tmp_path / "lists" / "x").read_text() == "old"
 
 
 def test_a_strangers_journal_removes_nothing_else(tmp_path, capsys):

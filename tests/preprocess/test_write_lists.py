@@ -129,6 +129,10 @@ def test_the_pairs_of_a_list_cut_by_hand_are_copied(tmp_path):
                 made = tmp_path / "copies" / file.stem / file.stem / side / name
                 assert made.read_bytes() == Path(source).read_bytes()
     assert not (tmp_path / "none").exists()
+    for place in (tmp_path / "lists", tmp_path / "lists" / "copies", tmp_path):
+        assert_refused(
+            LISTS, "COPY_TO: expected a folder outside LISTS", status=2, LISTS=tmp_path / "lists", COPY_TO=place
+        )
     assert_refused(LISTS, "COPY_LIST: needs COPY_TO", status=2, COPY_LIST=tmp_path / "ais.csv")
     refused = {"COPY_TO": tmp_path / "no"}
     assert_refused(LISTS, "gone.csv: file does not exist", COPY_LIST=tmp_path / "gone.csv", **refused)
