@@ -18,9 +18,10 @@ def choose_flips(validation, model, epochs, turns=False):
     """Compare the mean Dice of a network alone, over flips, and over flips and quarter turns.
 
     An average is chosen if it raises the mean Dice over slices by LEAST_GAIN and by more than two standard errors of
-    the difference over cases, of which there must be FEWEST_CASES, each at its best threshold. For a network that has
-    learned from slices in all orientations, LEAST_GAIN alone decides. Takes at most a quarter of the time in which the
-    run predicted its validation set, so a short training chooses none.
+    the difference over cases, of which there must be FEWEST_CASES, each at its best threshold. A network that has
+    learned from slices in all orientations averages, as nnU-Net does (Isensee et al., doi 10.1038/s41592-020-01008-z),
+    unless that lowers the mean Dice by LEAST_GAIN: the epoch was chosen on the same slices, without an average. Takes
+    at most a quarter of the time in which the run predicted its validation set, so a short training chooses none.
 
     Args:
         validation: `common.training.sets.SliceSet`.
@@ -68,7 +69,8 @@ class _Scores:
         """Fields of Calibration.
 
         Args:
-            certain: whether the gain must exceed ERRORS, over FEWEST_CASES.
+            certain: whether it must gain LEAST_GAIN, and more than ERRORS over FEWEST_CASES; otherwise, it may not lose
+                LEAST_GAIN.
         """
         if len(self.counts) < (FEWEST_CASES if certain else 1):
             return {}
@@ -79,7 +81,8 @@ class _Scores:
         names = "flips", "turns"
         gains = mean_and_error(np.stack([best[name] - best["none"] for name in names], axis=1), items)
         gains = zip(names, *gains, strict=True)
-        wanted = [name for name, gain, error in gains if gain >= LEAST_GAIN and (not certain or gain > ERRORS * error)]
+        least = LEAST_GAIN if certain else -LEAST_GAIN
+        wanted = [name for name, gain, error in gains if gain >= least and (not certain or gain > ERRORS * error)]
         wanted = [name for name in wanted if dice[name] >= max(map(dice.get, wanted)) - CLOSE]
         if not wanted:
             return {"flips": "none"}

@@ -230,7 +230,8 @@ class Calibration(Record):
         gain = (
             f"Dice {self.flips_dice:.4f} on {self.flips_slices} of these slices, without {self.flips_dice_without:.4f}"
         )
-        return f"averaged over {FLIPS_IN_WORDS[self.flips]}: {gain}; predict.py does so (--flips none is faster)"
+        why = ", since training showed all orientations" if self.flips_dice <= self.flips_dice_without else ""
+        return f"averaged over {FLIPS_IN_WORDS[self.flips]}: {gain}; predict.py does so{why} (--flips none is faster)"
 
 
 class RunSettings(Record):
