@@ -222,7 +222,9 @@ class Calibration(Record):
         """What a run without a validation set takes from another one, as text."""
         found = [f"temperature {self.temperature:.2f}"]
         found += [f"threshold {self.threshold:g}"] if self.threshold is not None else []
-        found += [f"average over {FLIPS_IN_WORDS[self.flips]}"] if self.flips != "none" else []
+        if self.flips != "none":
+            own = f" with threshold {self.flips_threshold:g}" if self.flips_threshold is not None else ""
+            found += [f"average over {FLIPS_IN_WORDS[self.flips]}{own}"]
         return f"{', '.join(reversed(found))}: as chosen for {self.source}, since this run has no validation set"
 
     def flips_in_words(self):

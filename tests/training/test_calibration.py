@@ -259,6 +259,8 @@ def test_predictions_take_the_flips_and_their_threshold(trained, tmp_path):
         "Dice 0.9000 on 4 of these slices, without 0.8000"
         in Run(run).calibration_of(run / "best_dice.keras").in_words()
     )
+    worse = Run(run).calibration_of(run / "best_dice.keras").model_copy(update={"flips_dice": 0.799})
+    assert "predict.py does so, since training showed all orientations (--flips none" in worse.in_words()
     best, last = run / "best_dice.keras", run / "last.keras"
     assert (flips_of([best]), flips_of([best, last]), flips_of([last])) == ("turns", "none", "none")
     assert [threshold_of([best], flips)[0] for flips in ("turns", "none", "flips")] == [0.31, 0.6, 0.6]
@@ -285,7 +287,9 @@ def test_a_run_without_validation_takes_the_choices_of_the_run_or_folds_before(t
     given = {"TRAIN": packed["packed"] / "train.h5", "VALIDATION": "", "RUNS": tmp_path / "runs"}
     retrained = {"MODE": "retrain", "RUN": tmp_path / "before", "EPOCHS": 1}
     said = run_here("train.py", **given, **retrained).stdout
-    words = "verage over flips and quarter turns, threshold 0.4, temperature 1.50: as chosen for one, since this run"
+    words = (
+        "verage over flips and quarter turns with threshold 0.35, threshold 0.4, temperature 1.50: as chosen for one"
+    )
     run = Run(only_folder(tmp_path / "runs"))
     assert f"a{words}" in said and f"A{words}" in run.report_file.read_text(encoding="utf-8")
     assert run.settings["RUN"] == str(tmp_path / "before" / "one")
