@@ -1,9 +1,11 @@
-"""The U-net of models/unet.py in plain PyTorch, and its training: what tests/benchmarks/train.py compares with.
+"""Networks and their training in plain PyTorch: what tests/benchmarks/train.py compares with.
 
-python tests/benchmarks/torch_unet.py DATA.npz PRECISION FEATURES BATCH EPOCHS
+python tests/benchmarks/torch_unet.py DATA.npz PRECISION NETWORK BATCH EPOCHS
 
 prints the seconds of an epoch after the first, validation included; needs torch and NumPy only. DATA.npz holds x, y,
-val_x and val_y, (N, H, W, 1) float32 and uint8. PRECISION: float32 or bfloat16, or either with "-compiled".
+val_x and val_y, (N, H, W, 1) float32 and uint8. PRECISION: float32 or bfloat16, or either with "-compiled". NETWORK:
+number of features of the U-net of models/unet.py; or "pretrained", the U-net of segmentation_models_pytorch (which is
+needed then) on its lightest EfficientNet, with random weights, which take as long.
 """
 
 import sys
@@ -45,7 +47,17 @@ class Unet(nn.Module):
         x = self.down[-1](x)
         for up, join, skip in reversed(list(zip(self.up, self.join, skips, strict=True))):
             x = join(torch.cat([up(x), skip], 1))
-        return torch.sigmoid(self.logits(x)[:, :, :height, :width].float())
+        return torch.sigmoid(self.logits(x)[:, :, :height, :width])
+
+
+def make_network(name):
+    """Network of images (B, 1, H, W) to probabilities; name: see NETWORK above."""
+    if name != "pretrained":
+        return Unet(int(name))
+    from segmentation_models_pytorch import Unet as PretrainedUnet  # optional
+
+    encoder = "timm-tf_efficientnet_lite0"
+    return PretrainedUnet(encoder, encoder_weights=None, in_channels=1, activation="sigmoid")
 
 
 def loss_of(p, y):
@@ -54,12 +66,12 @@ def loss_of(p, y):
     return ((p - y) ** 2).mean() + dice.mean()
 
 
-def main(data, precision, features, batch, epochs):
+def main(data, precision, name, batch, epochs):
     arrays = np.load(data)
     x, y, val_x, val_y = (
         torch.from_numpy(np.moveaxis(arrays[name], -1, 1).astype(np.float32)) for name in ("x", "y", "val_x", "val_y")
     )
-    model = Unet(features).to(memory_format=torch.channels_last)
+    model = make_network(name).to(memory_format=torch.channels_last)
     precision, _, compiled = precision.partition("-")
     if compiled:
         model = torch.compile(model)
@@ -70,17 +82,17 @@ def main(data, precision, features, batch, epochs):
         model.train()
         for rows in torch.randperm(len(x)).split(batch):
             with half:
-                p = model(x[rows].contiguous(memory_format=torch.channels_last))
+                p = model(x[rows].contiguous(memory_format=torch.channels_last)).float()
             optimizer.zero_grad()
             loss_of(p, y[rows]).backward()
             optimizer.step()
         model.eval()
         with torch.no_grad(), half:
             for rows in torch.arange(len(val_x)).split(batch):
-                loss_of(model(val_x[rows]), val_y[rows]).item()
+                loss_of(model(val_x[rows]).float(), val_y[rows]).item()
         ends.append(time.perf_counter())
     print((ends[-1] - ends[1]) / (epochs - 1))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
+    main(*sys.argv[1:4], *map(int, sys.argv[4:]))

@@ -1,11 +1,14 @@
 """An epoch of train.py, with all that it does, against a bare fit of Keras, and against plain PyTorch.
 
 python tests/benchmarks/train.py [FEATURES [PYTHON]]
+python tests/benchmarks/train.py pretrained PYTHON
 
 FEATURES of the U-net are 32 if not given. PYTHON belongs to an environment with torch; without it PyTorch is left out.
-On both sides, the better of float32 and bfloat16 counts, and in PyTorch each also with torch.compile; a way that has
-taken a fifth longer than another is left out from then on. At last, train.py in each precision and the bare `fit`
-train a U-net of 8 features from three seeds, and the best validation Dice of each is printed.
+"pretrained": `pretrained_unet` at 256x256 against the U-net of segmentation_models_pytorch on its lightest
+EfficientNet, epochs only. On both sides, the better of float32 and bfloat16 counts, and in PyTorch each also with
+torch.compile; a way that has taken a fifth longer than another is left out from then on. At last, train.py in each
+precision and the bare `fit` train a U-net of 8 features from three seeds, and the best validation Dice of each is
+printed.
 """
 
 import shutil
@@ -19,6 +22,7 @@ from comparing import ROOT, compare, run
 
 BATCH = 8
 SPEED = {"cases": 8, "size": 200, "epochs": 4}  # the first two epochs also draw
+PRETRAINED_SIZE = 256
 DICE = {"cases": 12, "size": 96, "epochs": 100}  # small slices, with which both come to where more epochs change little
 DICE_FEATURES = 8
 PRECISIONS = "float32", "mixed_bfloat16"
@@ -37,7 +41,9 @@ def ours(packed, features, epochs, precision="float32", seed=1):
         packed / "validation.h5",
     ]
     command += ["--runs", runs, "--epochs", epochs, "--early-stop", 0, "--batch-size", BATCH, "--loss", "mse+dice"]
-    command += ["--model-settings", f"{{'features': {features}}}", "--augmentation", "{}"]
+    pretrained = features == "pretrained"
+    command += ["--model", "pretrained_unet"] if pretrained else ["--model-settings", f"{{'features': {features}}}"]
+    command += ["--augmentation", "{}"]
     command += ["--precision", precision, "--seed", seed]
     process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
     ends, scores = [], []
@@ -122,18 +128,22 @@ def make_sets(root, cases, size):
 
 
 def main(features=32, python=None):
+    pretrained = features == "pretrained"
+    size = PRETRAINED_SIZE if pretrained else SPEED["size"]
+    network = "pretrained_unet" if pretrained else f"a U-net of {features} features"
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
-        packed = make_sets(root, SPEED["cases"], SPEED["size"])
+        packed = make_sets(root, SPEED["cases"], size)
         save_arrays(root)
         task = packed, features, SPEED["epochs"]
-        what = f"an epoch of a U-net of {features} features at {SPEED['size']}x{SPEED['size']}, batch {BATCH}"
+        what = f"an epoch of {network} at {size}x{size}, batch {BATCH}"
         precisions = list(PRECISIONS)
 
         def fastest_of_ours():
             return fastest(precisions, lambda precision: ours(*task, precision)[0], "train.py")
 
-        compare(f"{what}, against a bare fit", fastest_of_ours, lambda: bare(*task)[0], warm_up=False)
+        if not pretrained:
+            compare(f"{what}, against a bare fit", fastest_of_ours, lambda: bare(*task)[0], warm_up=False)
         if python:
             ways = ["float32", "bfloat16", "float32-compiled", "bfloat16-compiled"]
 
@@ -141,6 +151,8 @@ def main(features=32, python=None):
                 return fastest(ways, lambda way: plain_torch(python, root, features, way), "PyTorch")
 
             compare(f"{what}, against PyTorch", fastest_of_ours, plain, warm_up=False)
+        if pretrained:
+            return
         packed = make_sets(root / "small", DICE["cases"], DICE["size"])
         task = packed, DICE_FEATURES, DICE["epochs"]
         scores = {f"train.py, {kind}": [ours(*task, kind, seed)[1] for seed in SEEDS] for kind in precisions}
