@@ -147,17 +147,33 @@ def _without_alpha(image, several=False):
 # --- formats
 
 
+PNG = b"\x89PNG\r\n\x1a\n"
+PNG_PIXELS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
+PNG_KINDS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}  # color type to bits
+
+
 def _read_png(data):
-    chunks = dict(_png_chunks(data))
-    width, height, _, kind = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
+    every = list(_png_chunks(data))
+    chunks = dict(every)
+    width, height, bits, kind = struct.unpack(">IIBB", chunks[b"IHDR"][:10])
     _check_size(width, height, {0: 1, 4: 2, 2: 3}.get(kind, 4))
+    if bits not in PNG_KINDS.get(kind, ()):
+        raise ValueError(f"{bits} bits of color type {kind}")
+    if kind == 3 and b"PLTE" not in chunks:
+        raise ValueError("no palette")
     if b"acTL" in chunks:
         _check_frames(max(2, int.from_bytes(chunks[b"acTL"][:4])), "frames of an animation")
     if b"eXIf" in chunks:
         exif = Image.Exif()
         exif.load(b"Exif\0\0" + chunks[b"eXIf"])
         _check_orientation(exif.get(ORIENTATION))
+    if chunks.keys() - set(PNG_PIXELS):  # libpng prints what it does not like about the others, such as color profiles
+        data = PNG + b"".join(_png_chunk(kind, body) for kind, body in every if kind in PNG_PIXELS)
     return (_by_opencv(data),)
+
+
+def _png_chunk(kind, body):
+    return len(body).to_bytes(4) + kind + body + zlib.crc32(body, zlib.crc32(kind)).to_bytes(4)
 
 
 def _by_opencv(data):
@@ -213,6 +229,8 @@ def _read_tiff(data):
     with tifffile.TiffFile(io.BytesIO(data)) as file:
         page = file.pages[0]
         pages = [each for each in islice(_pages_of(file), MOST_PAGES) if not each.is_reduced]  # reduced: a thumbnail
+        if pages and page.is_reduced:
+            raise Unusable("the first page is a smaller copy of the image, like a thumbnail; save it without this page")
         _check_frames(len(pages), "pages" if len(pages) < MOST_PAGES else "pages or more")
         if file.is_imagej or file.is_stk:
             _check_frames(file.series[0].size // max(page.size, 1), "pages")
@@ -311,7 +329,7 @@ def _tiff_pixels_by_pillow(page, data):
 
 
 READERS = {
-    b"\x89PNG\r\n\x1a\n": _read_png,
+    PNG: _read_png,
     b"\xff\xd8\xff": _read_jpeg,
     b"BM": _read_bmp,
     **dict.fromkeys((b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), _read_tiff),

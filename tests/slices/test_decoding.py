@@ -80,11 +80,11 @@ GOOD = {
 }  # fmt: skip
 
 
-def with_thumbnail():
+def with_thumbnail(first=False):
     file = io.BytesIO()
     with tifffile.TiffWriter(file) as writer:
-        writer.write(GRAY)
-        writer.write(GRAY[::2, ::2], subfiletype=1)
+        for is_small in (first, not first):
+            writer.write(GRAY[::2, ::2] if is_small else GRAY, subfiletype=int(is_small))
     return file.getvalue()
 
 
@@ -108,12 +108,13 @@ def animation(ending):
     return pillow(frames[0], ending, save_all=True, append_images=frames[1:])
 
 
-def png_of_size(width, height):
+def png_of_size(width, height, bits=8, kind=0, chunks=(), pixels=bytes(9)):
     def chunk(kind, body):
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b"")
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, bits, kind, 0, 0, 0)), *chunks]
+    chunks += [(b"IDAT", zlib.compress(pixels)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(*each) for each in chunks)
 
 
 def turned(ending):
@@ -148,17 +149,28 @@ BAD = {
     "DICOM": (bytes(128) + b"DICM" + bytes(99), "found DICOM"),
     "huge": (png_of_size(60000, 60000), f"up to {LARGEST:,}"),
     "empty": (png_of_size(0, 5), "found 0x5"),
+    "no palette": (png_of_size(9, 9, kind=3), "no palette"),
+    "wrong bits": (png_of_size(9, 9, bits=2, kind=2), "2 bits of color type 2"),
+    "thumbnail before the image": (with_thumbnail(first=True), "a smaller copy of the image"),
     "few pixels": (png_of_size(9, 9), "damaged or cut short"),
     "half JPEG": (pillow(GRAY, "JPEG", quality=95)[:500] + b"\xff\xd9", "premature end"),
 }
 
 
 @pytest.mark.parametrize("kind", BAD)
-def test_no_plain_images(kind):
+def test_no_plain_images(kind, capfd):
     data, words = BAD[kind]
     with pytest.raises(InputError, match=f"^a.png: .*{words}.*") as error:
         decode(data, "a.png")
     assert "\n" not in str(error.value)
+    assert kind == "few pixels" or not capfd.readouterr().err
+
+
+def test_what_is_wrong_with_the_color_profile_of_a_png_is_not_printed(capfd):
+    pixels = b"".join(b"\0" + row.tobytes() for row in GRAY)
+    junk = [(b"iCCP", b"x\0\0" + zlib.compress(b"junk")), (b"zTXt", b"a\0\0" + zlib.compress(bytes(10**8)))]
+    image = decode(png_of_size(*GRAY.shape[::-1], chunks=junk, pixels=pixels), "a.png")
+    assert np.array_equal(image, GRAY) and not capfd.readouterr().err
 
 
 TIFFS = ["TIFF", "deflate", "tiles", "LZW", "packbits", "fax", "16-bit RGB LZW"]
