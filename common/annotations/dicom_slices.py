@@ -34,7 +34,7 @@ class Series(NamedTuple):
         name: its folder below IMAGES, with "/".
         path: Path of its folder.
         number: number for `common.volumes.reading.read_volume`.
-        headers: list of common.volumes.dicom.Header, in slice order.
+        headers: list of common.volumes.dicom_headers.Header, in slice order.
         uids: SOP instance UID of each file.
         shown: slice index of each image in the order in which viewers show them.
         secrets: texts that identify the patient.

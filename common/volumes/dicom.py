@@ -1,10 +1,7 @@
 """Find DICOM series with pydicom and check them; GDCM, which reads the pixels, silently drops or fills damaged ones."""
 
-import logging
 import math
-import warnings
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
@@ -12,50 +9,15 @@ from common.devices import silenced_libraries
 from common.errors import InputError, summarize
 from common.lazy import Lazy
 from common.parallel import ordered_map
-from common.system_errors import raise_system_error
+from common.volumes.dicom_headers import read_header
 from common.volumes.finding import is_dicom, may_be_dicom, print_skipped
+from common.volumes.headers import ADVICE
 from common.volumes.paths import plain_files
-from common.volumes.whole import ADVICE, check_spacing, require_file
 from common.words import number_of
 
 pydicom, uids, sitk = Lazy("pydicom"), Lazy("pydicom.uid"), Lazy("SimpleITK")
 
 DISTANCE_TOLERANCE = 0.01  # max relative deviation of slice distances in a series
-SPACING_TAGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
-CODING = ("BitsStored", "HighBit", "PixelRepresentation", "PhotometricInterpretation")
-NO_IMAGES = ("1.3.12.2.1107.5.9.1", "1.2.840.113619.4.26", "1.2.840.113619.4.27")  # private classes of reports
-MAX_ITEMS = 10**6  # fragments of compressed pixels in a file
-
-warnings.filterwarnings("ignore", module="pydicom")
-logging.getLogger("pydicom").setLevel(logging.CRITICAL)
-
-
-class Header(NamedTuple):
-    """What a DICOM file says about its image.
-
-    Attributes:
-        file: Path.
-        series: SeriesInstanceUID.
-        size: (rows, columns, samples, bits).
-        coding: (BitsStored, HighBit, PixelRepresentation, PhotometricInterpretation) as text.
-        frames: number of frames.
-        spacing: mm between rows and between columns.
-        orientation: six direction cosines; None if missing.
-        positions: position of each frame in mm; empty if missing.
-        description: modality and series description, as text.
-        echo: echo time in ms, as text; "" without one.
-    """
-
-    file: Path
-    series: str
-    size: tuple
-    coding: tuple
-    frames: int
-    spacing: tuple
-    orientation: tuple | None
-    positions: tuple
-    description: str = ""
-    echo: str = ""
 
 
 def list_series(folder):
@@ -114,150 +76,6 @@ def _normal(header):
     return np.cross(header.orientation[:3], header.orientation[3:])
 
 
-# --- headers
-
-
-def read_header(path):
-    """Read the Header of a DICOM file, and check that its pixels are complete.
-
-    Returns:
-        Header, or None for a file without an image, such as a report.
-
-    Raises:
-        InputError: if the file is damaged, cut short, or without pixel spacing.
-    """
-    path = Path(path)
-    require_file(path)
-    try:
-        with open(path, "rb") as file:
-            pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE  # we check what we use
-            content = pydicom.dcmread(file, stop_before_pixels=True)
-            if not _is_image(content):
-                return None
-            header = _header_of(path, content)
-            if content.file_meta.get("TransferSyntaxUID") != uids.DeflatedExplicitVRLittleEndian:
-                check_pixels(file, content, header.size, header.frames)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from None
-    except Exception as error:  # pydicom raises anything on a damaged file
-        raise_system_error(error, path)
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise InputError(f"{path}: damaged DICOM file ({reason}); {ADVICE}") from None
-    return header
-
-
-def _is_image(content):
-    """Whether a file contains an image, by its class and size; a segmentation is none."""
-    kinds = [str(content.get("SOPClassUID", "")), str(content.file_meta.get("MediaStorageSOPClassUID", ""))]
-    names = [uids.UID(kind).name for kind in kinds if kind not in NO_IMAGES]
-    if any(name.startswith("Segmentation") for name in names):
-        return False
-    damaged = any(not name[:1].isalpha() for name in names)
-    return "Rows" in content or damaged or any("Image" in name for name in names)
-
-
-def _header_of(path, content):
-    size = tuple(int(content.get(name) or 0) for name in ("Rows", "Columns", "SamplesPerPixel", "BitsAllocated"))
-    frames = int(content.get("NumberOfFrames") or 1)
-    if not all(1 <= number < 2**16 for number in size) or not 1 <= frames < 2**20:
-        raise InputError(f"invalid image size ({size[0]} rows, {size[1]} columns, {frames} frames); {ADVICE}")
-    for name in ("RescaleSlope", "RescaleIntercept"):
-        value = float(1 if content.get(name) in (None, "") else content.get(name))
-        if not math.isfinite(value) or (name == "RescaleSlope" and not value):
-            raise InputError(f"invalid {name} ({value:g}); {ADVICE}")
-    shared, frame_groups = (content.get(f"{name}FunctionalGroupsSequence") or [] for name in ("Shared", "PerFrame"))
-    groups = [*shared, *frame_groups]
-    places = [_from_groups([group], "PlanePositionSequence", "ImagePositionPatient") for group in frame_groups]
-    if not places or None in places:
-        places = [content.get("ImagePositionPatient")] if content.get("ImagePositionPatient") else []
-    orientation = content.get("ImageOrientationPatient")
-    orientation = orientation or _from_groups(groups, "PlaneOrientationSequence", "ImageOrientationPatient")
-    return Header(
-        path,
-        str(content.SeriesInstanceUID),
-        size,
-        tuple(str(content.get(name)) for name in CODING),
-        frames,
-        _spacing_of(content, groups),
-        orientation and finite_numbers(orientation, 6, "ImageOrientationPatient"),
-        tuple(finite_numbers(place, 3, "ImagePositionPatient") for place in places),
-        " ".join(filter(None, (str(content.get(name) or "") for name in ("Modality", "SeriesDescription")))),
-        str(content.get("EchoTime") or ""),
-    )
-
-
-def _from_groups(groups, sequence, name):
-    """First value of an element in the functional groups of a multi-frame image; None if missing."""
-    items = [item for group in groups for item in group.get(sequence) or []]
-    return next((item.get(name) for item in items if item.get(name)), None)
-
-
-def _spacing_of(content, groups):
-    value = next((content.get(name) for name in SPACING_TAGS if content.get(name)), None)
-    value = value or _from_groups(groups, "PixelMeasuresSequence", "PixelSpacing")
-    if not value:
-        raise InputError("no pixel spacing (PixelSpacing is missing); export it again with spacing")
-    spacing = finite_numbers(value, 2, "PixelSpacing")
-    try:
-        check_spacing(spacing)
-    except ValueError:
-        raise InputError(f"invalid pixel spacing ({spacing[0]:g} and {spacing[1]:g} mm); {ADVICE}") from None
-    return spacing
-
-
-def finite_numbers(values, count, name):
-    """Tuple of `count` numbers of an element; InputError if there are not as many, or some are not finite."""
-    numbers = tuple(map(float, values))
-    if len(numbers) != count or not all(map(math.isfinite, numbers)):
-        raise InputError(f"invalid {name} ({', '.join(map(str, numbers))}); {ADVICE}")
-    return numbers
-
-
-def check_pixels(file, content, size, frames):
-    """Check the length of the pixel data, at whose element the file was left.
-
-    Args:
-        file: open file.
-        content: pydicom.Dataset up to its pixels.
-        size: (rows, columns, samples, bits).
-        frames: number of frames.
-
-    Raises:
-        InputError: if pixels are missing.
-    """
-    order = "little" if content.original_encoding[1] else "big"
-    tag = [int.from_bytes(file.read(2), order) for _ in range(2)]
-    if tag not in ([0x7FE0, 0x0010], [0x7FE0, 0x0008], [0x7FE0, 0x0009]):
-        raise InputError(f"no pixels, or cut short before them; {ADVICE}")
-    if not content.original_encoding[0]:
-        file.read(4)  # explicit VR: its name and two reserved bytes
-    length = int.from_bytes(file.read(4), order)
-    start = file.tell()
-    left = file.seek(0, 2) - start
-    rows, columns, samples, bits = size
-    expected = math.ceil(frames * rows * columns * samples * bits / 8)
-    if length == 0xFFFFFFFF:
-        file.seek(start)
-        _check_fragments(file, left)
-    elif length > left:
-        raise InputError(f"cut short ({left} bytes of pixels, expected {length}); {ADVICE}")
-    elif not expected <= length <= expected + 1 and "422" not in str(content.get("PhotometricInterpretation")):
-        raise InputError(f"damaged header ({length} bytes of pixels, expected {expected}); {ADVICE}")
-
-
-def _check_fragments(file, left):
-    """Check that the fragments of compressed pixels reach up to their end mark."""
-    for _ in range(MAX_ITEMS):
-        tag, length = file.read(4), int.from_bytes(file.read(4), "little")
-        left -= 8 + length
-        if tag == b"\xfe\xff\xdd\xe0":
-            return
-        if tag != b"\xfe\xff\x00\xe0" or left < 0:
-            break
-        file.seek(length, 1)
-    raise InputError(f"cut short or damaged within its compressed pixels; {ADVICE}")
-
-
 # --- series
 
 
@@ -294,6 +112,8 @@ def read_series(path, series=None):
                 if "allocate" in str(error):
                     raise
                 raise InputError(_undecodable(path, zip(headers, files, strict=True))) from None
+    if doubt := next((header.doubt for header in headers if header.doubt), ""):
+        print(f"{path}: {doubt}", flush=True)
     spacing = headers[0].spacing[::-1]
     if not np.allclose(image.GetSpacing()[:2], spacing, rtol=1e-3):
         found = " and ".join(f"{mm:g}" for mm in image.GetSpacing()[:2])

@@ -5,8 +5,9 @@ import contextlib
 from common.errors import InputError
 from common.lazy import Lazy
 from common.system_errors import raise_system_error
-from common.volumes.dicom import check_pixels
-from common.volumes.whole import ADVICE, require_file
+from common.volumes.dicom_headers import check_pixels
+from common.volumes.headers import ADVICE
+from common.volumes.whole import require_file
 
 pydicom = Lazy("pydicom")
 

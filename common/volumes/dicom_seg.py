@@ -6,8 +6,8 @@ import highdicom
 import numpy as np
 
 from common.errors import InputError
-from common.volumes.dicom import finite_numbers
 from common.volumes.dicom_files import damaged_dicom, read_dataset
+from common.volumes.dicom_headers import finite_numbers
 from common.volumes.grids import MAX_VOXELS, Geometry, image_at
 from common.volumes.segments import Canvas, Segment, plain_text
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from common.errors import InputError, SettingError
 from common.replacing import new_file, refuse_existing
 from common.volumes.finding import ending_of, is_dicom
+from common.volumes.headers import HEADER
 from common.volumes.paths import is_plain
-from common.volumes.whole import HEADER
 
 NIFTI_TEXTS = ("descrip", "aux_file", "intent_name", "ITK_FileNotes")  # the other entries are numbers
 TECHNICAL = ("ITK_Input", "ITK_original", "NRRD_kinds", "NRRD_space", "NRRD_meas", "Modality")  # starts of entries

@@ -13,8 +13,9 @@ from common.lazy import Lazy
 from common.volumes.dicom import list_series, read_series  # noqa: F401
 from common.volumes.finding import VOLUME_ENDINGS, ending_of, is_dicom
 from common.volumes.grids import Geometry, image_at, require_same_grid
+from common.volumes.headers import ADVICE, FARTHEST, check_axes, check_spacing
 from common.volumes.paths import plain_files
-from common.volumes.whole import ADVICE, FARTHEST, check_axes, check_header, check_spacing, check_stream, require_file
+from common.volumes.whole import check_header, check_stream, require_file
 from common.words import number_of
 
 sitk = Lazy("SimpleITK")

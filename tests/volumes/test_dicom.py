@@ -183,6 +183,98 @@ def test_frames_of_one_file(tmp_path):
     refused(tmp_path, "frames.dcm: has several frames")
 
 
+def test_what_gdcm_gets_wrong_is_refused(series):
+    folder, files = series
+    for file in files:
+        change(file, PhotometricInterpretation="MONOCHROME1", RescaleIntercept=-1024)
+    refused(folder, "MONOCHROME1 with a rescaling (RescaleSlope 1, RescaleIntercept -1024)")
+    stored = [pydicom.dcmread(file).pixel_array.astype(int) for file in files]
+    largest = {0: 2**16 - 1, 1: -1}[pydicom.dcmread(files[0]).PixelRepresentation]
+    for file in files:
+        change(file, RescaleSlope=1, RescaleIntercept=0)
+    read = sitk.GetArrayFromImage(read_volume(folder)).astype(int)
+    np.testing.assert_array_equal(read, largest - np.array(stored))  # as a viewer shows it
+    for file in files:
+        change(file, PhotometricInterpretation="MONOCHROME2", SeriesInstanceUID=None)
+    refused(folder, "no SeriesInstanceUID")
+
+
+def test_values_as_stored_are_said_if_a_table_would_change_them(series, capsys):
+    folder, files = series
+    for file in files:
+        change(file, ModalityLUTSequence=[pydicom.Dataset()])
+    read_volume(folder)
+    assert "which GDCM ignores; used the values as stored" in capsys.readouterr().out
+
+
+def item(**elements):
+    made = pydicom.Dataset()
+    for name, value in elements.items():
+        setattr(made, name, value)
+    return made
+
+
+@pytest.fixture
+def enhanced(tmp_path):
+    """Function that writes an Enhanced CT file, changed by a function of its pydicom.Dataset."""
+    stored = (VALUES + 1024).astype(np.uint16)
+
+    def write(edit=lambda content: None):
+        file = tmp_path / "frames.dcm"
+        sitk.WriteImage(sitk.GetImageFromArray(stored), str(file))
+        content = pydicom.dcmread(file)
+        for name in ("RescaleSlope", "RescaleIntercept", "PixelSpacing", "SpacingBetweenSlices"):
+            content.pop(name, None)
+        content.SOPClassUID = content.file_meta.MediaStorageSOPClassUID = pydicom.uid.EnhancedCTImageStorage
+        rescaling = item(RescaleSlope=1, RescaleIntercept=-1024, RescaleType="HU")
+        content.SharedFunctionalGroupsSequence = [item(PixelMeasuresSequence=[item(PixelSpacing=[0.8, 0.7])])]
+        content.PerFrameFunctionalGroupsSequence = [
+            item(
+                PlanePositionSequence=[item(ImagePositionPatient=[-10, -20, 2.5 * k])],
+                PlaneOrientationSequence=[item(ImageOrientationPatient=[1, 0, 0, 0, 1, 0])],
+                PixelValueTransformationSequence=[rescaling],
+            )
+            for k in range(len(VALUES))
+        ]
+        edit(content)
+        content.save_as(file)
+        return file
+
+    return write
+
+
+def test_frames_of_an_enhanced_file(enhanced):
+    image = read_volume(enhanced())
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(image), VALUES)
+    np.testing.assert_allclose(image.GetSpacing(), (0.7, 0.8, 2.5))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("PixelValueTransformationSequence", item(RescaleSlope=2, RescaleIntercept=-1024), "RescaleSlope (found 2)"),
+        ("PlaneOrientationSequence", item(ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), "ImageOrientationPatient"),
+        ("PixelMeasuresSequence", item(PixelSpacing=[0.5, 0.5]), "PixelSpacing"),
+    ],
+)
+def test_frames_that_differ_are_refused(enhanced, name, value, said):
+    """GDCM takes all frames to be like the first."""
+    edit = lambda content: setattr(content.PerFrameFunctionalGroupsSequence[3], name, [value])  # noqa: E731
+    refused(enhanced(edit), f"frames.dcm: frames differ in {said}")
+
+
+def test_frames_without_positions(enhanced, capsys):
+    refused(enhanced(lambda content: content.PerFrameFunctionalGroupsSequence.pop()), "positions of 5 of 6 frames")
+
+    def without(content):
+        del content.PerFrameFunctionalGroupsSequence
+        content.SOPClassUID = content.file_meta.MediaStorageSOPClassUID = pydicom.uid.UltrasoundMultiFrameImageStorage
+        content.PixelSpacing = [0.8, 0.7]
+
+    assert read_volume(enhanced(without)).GetSpacing()[2] == 1
+    assert "no distance between its 6 frames; used 1 mm" in capsys.readouterr().out
+
+
 def test_an_error_of_pydicom_without_a_number_names_the_file():
     with pytest.raises(InputError, match=r"^a\.dcm: damaged DICOM file .No tag to read"), damaged_dicom("a.dcm"):
         raise OSError("No tag to read at file position DE")

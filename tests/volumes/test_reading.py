@@ -6,6 +6,7 @@ import os
 import re
 import struct
 
+import cv2
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -117,6 +118,11 @@ def test_impossible_headers(tmp_path):
         changed = struct.pack("<" + kind, number)
         nifti.write_bytes(content[:place] + changed + content[place + len(changed) :])
         refused(nifti)
+    for slope, offset in ((0, 5), (1e-20, 0)):
+        nifti.write_bytes(content[:112] + struct.pack("<2f", slope, offset) + content[120:])
+        refused(nifti, "damaged header (scaling by")
+    nifti.write_bytes(content[:112] + struct.pack("<2f", 0, 0) + content[120:])
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(nifti)), VALUES)
     sizes = struct.pack("<3h", 10000, 10000, 10000)
     nifti.write_bytes(content[:42] + sizes + content[48:])
     refused(nifti, "cut short", "expected 2000000000000")
@@ -140,6 +146,45 @@ def test_a_second_spacing_is_said_once_and_by_us(tmp_path, capfd):
     out, err = capfd.readouterr()
     assert not err and out.count("\n") == 1
     assert f"{path}: two different spacings (0.5 1 1 in pixdim, 0.7 0.9 2.5 in its sform); used pixdim" in out
+
+
+def test_two_different_orientations_are_said(tmp_path, capsys):
+    path, _ = make(tmp_path / "n", ".nii")
+    content = path.read_bytes()
+    sform = np.array(struct.unpack("<12f", content[280:328])).reshape(3, 4)
+    turned = {
+        "as they are": np.eye(3),
+        "a little": cv2.Rodrigues(np.array([0.3, 0, 0.5]))[0],
+        "a quarter": cv2.Rodrigues(np.array([0, 0, np.pi / 2]))[0],
+        "mirrored": np.diag([-1, 1, 1]),
+    }
+    for how, matrix in turned.items():
+        path.write_bytes(content[:280] + struct.pack("<12f", *(matrix @ sform).ravel()) + content[328:])
+        read_volume(path)
+        assert ("two different orientations" in capsys.readouterr().out) == (how in ("a quarter", "mirrored")), how
+        path.write_bytes(path.read_bytes()[:252] + struct.pack("<h", 0) + path.read_bytes()[254:])  # without a qform
+        read_volume(path)
+        assert not capsys.readouterr().out
+
+
+def test_units_and_scaling_that_itk_ignores_are_said(tmp_path, capsys):
+    meta, _ = make(tmp_path / "m", ".mha")
+    nrrd, _ = make(tmp_path / "r", ".nrrd")
+    units = (b"NDims", b"DistanceUnits = %s\nNDims"), (b"kinds:", b'space units: "%s" "%s" "%s"\nkinds:')
+    plain = meta.read_bytes()
+    for path, (old, new) in zip((meta, nrrd), units, strict=True):
+        content = path.read_bytes()
+        for unit in (b"mm", b"um"):
+            path.write_bytes(content.replace(old, new.replace(b"%s", unit), 1))
+            read_volume(path)
+            said = capsys.readouterr().out
+            assert said == (
+                f"{path}: distances in um in its header; used as mm, so check it\n" if unit == b"um" else ""
+            )
+    for slope, is_said in ((b"1", False), (b"2.5", True)):
+        meta.write_bytes(plain.replace(b"NDims", b"ElementToIntensityFunctionSlope = " + slope + b"\nNDims", 1))
+        read_volume(meta)
+        assert ("times 2.5 plus 0" in capsys.readouterr().out) == is_said
 
 
 @pytest.mark.parametrize("axes", ["0 0 0 0 0 0 0 0 0", "2 0 0 0 2 0 0 0 2", "1 0 0 0.5 1 0 0 0 1", "1 0 0 1 0 0 0 0 1"])
