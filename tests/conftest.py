@@ -13,7 +13,7 @@ import pytest
 from browsing import start_browser
 from drawings import make_cases
 from filelock import FileLock
-from running import ROOT, decathlon_recipe, run_here, run_script, training
+from running import ROOT, TINY_UNET, decathlon_recipe, run_here, run_script, training
 
 from common import gpus
 from common.devices import set_defaults
@@ -164,6 +164,28 @@ def trained(packed, made_once):
     runs, said = made_once("runs", lambda runs: run_script("train.py", **training(packed, runs)).stdout)
     (run,) = runs.iterdir()
     return run, said
+
+
+@pytest.fixture(scope="session")
+def folded(made_once):
+    """Lists and packed sets in two folds, and a cross-validation over them: root, its folder, settings, output."""
+    root, said = made_once("folded", cross_validation)
+    (folder,) = (root / "runs").iterdir()
+    return root, folder, settings_of_folds(root), said
+
+
+def settings_of_folds(root):
+    settings = {"TRAIN": root / "packed" / "train.h5", "VALIDATION": root / "packed" / "validation.h5"}
+    return settings | {"MODEL_SETTINGS": TINY_UNET, "EPOCHS": 1, "LEARNING_RATE": 0.01, "BATCH_SIZE": 4}
+
+
+def cross_validation(root):
+    cases = make_cases(root / "cases", cases=5, slices=2)
+    run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=root / "lists", FOLDS=2, TEST_SHARE=0.2)
+    run_here("preprocess/3_pack_hdf5.py", LISTS=root / "lists", PACKED=root / "packed")
+    # processes by themselves, as the test of resuming has them
+    with mock.patch("common.training.cross_validation.call", run_here):
+        return run_here("train.py", RUNS=root / "runs", FOLD="all", **settings_of_folds(root)).stdout
 
 
 @pytest.fixture(scope="session")

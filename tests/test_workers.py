@@ -147,7 +147,7 @@ def four_workers(two_machines, tmp_path):
 
 
 @pytest.mark.slow
-def test_four_workers_on_two_machines_do_what_one_run_does(four_workers, request, tmp_path):
+def test_four_workers_on_two_machines_do_what_one_run_does(four_workers, folded, request, tmp_path):
     first, address = four_workers
     cases = make_cases(tmp_path / "cases", cases=3, slices=12, size=48)
     steps = [(script, *settings_of(script, tmp_path, cases, request)[:2]) for script in SHARING[1:]]
@@ -156,6 +156,8 @@ def test_four_workers_on_two_machines_do_what_one_run_does(four_workers, request
         base = tmp_path / name
         runs = [(script, settings | {output: base / Path(script).stem}) for script, settings, output in steps]
         runs.append((SHARING[0], FEW | {"CASES": make_cases(base / "cases", cases=3, slices=12, size=48)}))
+        folds = shutil.copytree(folded[1], base / "folds")
+        runs.append(("choose.py", {"CROSS_VALIDATIONS": folds, "CLEANINGS": [{"share": 1}]}))
         for script, settings in runs:
             if name == "alone":
                 run_script(script, **settings)
@@ -165,7 +167,7 @@ def test_four_workers_on_two_machines_do_what_one_run_does(four_workers, request
             assert result.returncode == 0, result.stderr
             assert f"workers: 4 at {address}" in result.stdout
         made[name] = bytes_of(base)
-    assert made["alone"].keys() == made["shared"].keys()
+    assert made["alone"].keys() == made["shared"].keys() and "folds/choice.json" in map(str, made["alone"])
     assert not [path for path, written in made["alone"].items() if written != made["shared"][path]]
 
 

@@ -5,14 +5,13 @@ import shutil
 import subprocess
 import sys
 import time
-from unittest import mock
 
 import keras
 import numpy as np
 import pandas as pd
 import pytest
-from drawings import make_cases, write_copying_network, write_image
-from running import ROOT, TINY_UNET, assert_refused, kill_a_worker, leftovers, lines_of, run_here, run_script
+from drawings import write_copying_network, write_image
+from running import ROOT, assert_refused, kill_a_worker, leftovers, lines_of, run_here, run_script
 
 from common.command_line import flags_of
 from common.errors import InputError
@@ -74,28 +73,6 @@ def test_networks_are_averaged_one_at_a_time(tmp_path):
 
 
 # --- cross-validation
-
-
-@pytest.fixture(scope="session")
-def folded(made_once):
-    """Lists and packed sets in two folds, and a cross-validation over them."""
-    root, said = made_once("folded", cross_validation)
-    (folder,) = (root / "runs").iterdir()
-    return root, folder, settings_of_folds(root), said
-
-
-def settings_of_folds(root):
-    settings = {"TRAIN": root / "packed" / "train.h5", "VALIDATION": root / "packed" / "validation.h5"}
-    return settings | {"MODEL_SETTINGS": TINY_UNET, "EPOCHS": 1, "LEARNING_RATE": 0.01, "BATCH_SIZE": 4}
-
-
-def cross_validation(root):
-    cases = make_cases(root / "cases", cases=5, slices=2)
-    run_here("preprocess/2_write_lists.py", CASES=cases, LISTS=root / "lists", FOLDS=2, TEST_SHARE=0.2)
-    run_here("preprocess/3_pack_hdf5.py", LISTS=root / "lists", PACKED=root / "packed")
-    # processes by themselves, as the test of resuming has them
-    with mock.patch("common.training.cross_validation.call", run_here):
-        return run_here("train.py", RUNS=root / "runs", FOLD="all", **settings_of_folds(root)).stdout
 
 
 @pytest.mark.slow
