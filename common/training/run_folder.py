@@ -19,11 +19,8 @@ LARGEST_SUMMARY = 2**22  # characters of model_summary.txt to read
 MEASURED = "as many as fit into MAX_MINUTES, measured over two epochs"  # the reason for EPOCHS
 
 
-# --- one run
-
-
-class Run(os.PathLike):
-    """A run folder of train.py, complete or not; also the folder of a single .keras file.
+class ResultFolder(os.PathLike):
+    """A folder that train.py fills, complete or not.
 
     Args:
         folder: path of the folder; nothing is read or checked yet.
@@ -32,9 +29,36 @@ class Run(os.PathLike):
         folder: Path. Attributes that end in _file or _folder are Paths inside it, which may not exist.
     """
 
+    settings_name = "settings.json"
+
     def __init__(self, folder):
-        self.folder = folder = Path(folder)
-        self.settings_file = folder / "settings.json"
+        self.folder = Path(folder)
+        self.settings_file = self.folder / self.settings_name
+
+    def __fspath__(self):
+        return str(self.folder)
+
+    __str__ = __fspath__
+
+    @property
+    def name(self):
+        return self.folder.name
+
+    @property
+    def exists(self):
+        """Whether the folder is one of its kind."""
+        return self.settings_file.is_file()
+
+
+# --- one run
+
+
+class Run(ResultFolder):
+    """A run folder of train.py; also the folder of a single .keras file."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        folder = self.folder
         self.state_file = folder / "state.json"
         self.log_file = folder / "training_log.csv"
         self.calibration_file = folder / "calibration.json"
@@ -52,20 +76,6 @@ class Run(os.PathLike):
         self.progress_folder = folder / "progress"  # the same validation slices in the course of the epochs
         self.validation_list_file = folder / "validation.csv"  # validation slices of a fold
         self.predicted_folder = folder / "predicted"  # temporary: their predicted masks
-
-    def __fspath__(self):
-        return str(self.folder)
-
-    __str__ = __fspath__
-
-    @property
-    def name(self):
-        return self.folder.name
-
-    @property
-    def exists(self):
-        """Whether the folder is a run folder."""
-        return self.settings_file.is_file()
 
     @property
     def has_ended(self):

@@ -12,7 +12,7 @@ from common.system_errors import raise_system_error
 from common.training.calibration import flips_of
 from common.training.h5_models import is_h5, load_h5
 from common.training.keras_files import require_safe
-from common.training.run_folder import CHECKPOINTS, Run, runs_in
+from common.training.run_folder import CHECKPOINTS, ResultFolder, Run, runs_in
 from common.training.run_records import ChoiceFile, CrossValidationSettings, SliceData, VolumeData
 from common.training.trust import own_files, trusted_copy
 from common.words import number_of
@@ -176,19 +176,14 @@ class Choice(NamedTuple):
     threshold: float | None = None
 
 
-class CrossValidation(os.PathLike):
-    """Folder of a cross-validation: a run for each fold, and out-of-fold predictions of every case.
+class CrossValidation(ResultFolder):
+    """Folder of a cross-validation: a run for each fold, and out-of-fold predictions of every case."""
 
-    Args:
-        folder: path of the folder; nothing is read or checked yet.
-
-    Attributes:
-        folder: Path. Attributes that end in _file or _folder are Paths inside it, which may not exist.
-    """
+    settings_name = "cross_validation.json"
 
     def __init__(self, folder):
-        self.folder = folder = Path(folder)
-        self.settings_file = folder / "cross_validation.json"
+        super().__init__(folder)
+        folder = self.folder
         self.choice_file = folder / "choice.json"
         self.combinations_file = folder / "choice.csv"
         self.folds_file = folder / "folds.csv"
@@ -196,16 +191,6 @@ class CrossValidation(os.PathLike):
         self.predicted_folder = folder / "out_of_fold"
         self.truth_folder = folder / "truth"  # true labels of packed volumes, on the same grids
         self.scores_folder = folder / "scores"
-
-    def __fspath__(self):
-        return str(self.folder)
-
-    __str__ = __fspath__
-
-    @property
-    def exists(self):
-        """Whether the folder contains a cross-validation."""
-        return self.settings_file.is_file()
 
     @property
     def settings(self):
