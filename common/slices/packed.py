@@ -109,7 +109,10 @@ def _read_texts(path, file, name, count):
         raise InputError(
             f"{path}: damaged (expected {number_of(count, 'value')} in {name}, found {file[name].shape}); {AGAIN}"
         )
-    return [os.fsdecode(text) for text in file[name][:]]  # any name of a file
+    texts = [os.fsdecode(text) for text in file[name][:]]  # any name of a file
+    if any("\0" in text for text in texts):
+        raise InputError(f"{path}: damaged (a text of {name} contains a zero byte); {AGAIN}")
+    return texts
 
 
 def _read_preparation(path, file):

@@ -61,3 +61,16 @@ def test_what_is_no_packed_set(tmp_path):
             file.update(datasets)
         with h5py.File(path) as file, pytest.raises(InputError, match=message):
             read_packed(path, file, memory_gb=1)
+
+
+@pytest.mark.parametrize("name", ["case", "source"])
+def test_a_zero_byte_in_a_name_is_damage(tmp_path, name):
+    """No file has such a name, and the system refuses to look for it."""
+    path = tmp_path / "train.h5"
+    with h5py.File(path, "w") as file:
+        file["x"], file["y"] = np.zeros((2, 8, 8, 1), np.uint8), np.zeros((2, 8, 8, 1), np.uint8)
+        file["case"], file["source"] = [b"a"] * 2, [b"a/x/1.png"] * 2
+        del file[name]
+        file[name] = np.array([b"a", b"a\0b"])
+    with h5py.File(path) as file, pytest.raises(InputError, match=f"damaged .a text of {name} contains a zero byte"):
+        read_packed(path, file, memory_gb=1)
