@@ -88,7 +88,7 @@ from coreml.verify import Limits, unverified_path, verify
 def main():
     trust_command(settings)
     source, paths = check_settings()
-    run = Run(source.resolve().parent)
+    run = Run(Path(os.path.realpath(source)).parent)
     facts = recorded_facts(run, source)
     doing = "checking {1} against {0}" if settings.CHECK_ONLY else "converting {0} to {1}"
     print(doing.format(source, ", ".join(map(str, paths.values()))), flush=True)
@@ -144,7 +144,7 @@ def check_settings():
     if settings.CHECK_ONLY and settings.COMPARE:
         raise InputError("CHECK_ONLY and COMPARE: one checks a model, the other writes several; use only one")
     source = model_file(settings.RUN, settings.WEIGHTS_FILE)
-    run = Run(source.resolve().parent)
+    run = Run(Path(os.path.realpath(source)).parent)
     name = run.name if run.exists else source.stem
     output = Path(settings.OUTPUT) if settings.OUTPUT else source.with_name(f"{name}.{settings.FORMAT}")
     if output.suffix != f".{settings.FORMAT}":

@@ -51,7 +51,7 @@ from typing import NamedTuple
 
 from common.devices import import_keras
 from common.errors import InputError, summarize
-from common.files import remove, write_json
+from common.files import real_path, remove, write_json
 from common.parallel import progress
 from common.replacing import refuse_existing, whole_entries
 from common.streams import as_utf8
@@ -111,7 +111,7 @@ class Result(NamedTuple):
 def main():
     trust_command(settings)
     source = model_file(settings.RUN, settings.WEIGHTS_FILE)
-    run = Run(source.resolve().parent)
+    run = Run(real_path(source).parent)
     folder = Path(settings.OUTPUT) if settings.OUTPUT else source.with_name("export")
     formats = [STRIPPED] if settings.STRIP else usable(settings.FORMATS, settings.COMPARE)
     for name in formats:

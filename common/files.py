@@ -96,6 +96,11 @@ def _raise_unless_gone(function, path, found):
         raise found[1]
 
 
+def real_path(path):
+    """Absolute Path without links, as `Path.resolve`, which raises a RuntimeError for a link to itself."""
+    return Path(os.path.realpath(path))
+
+
 def one_name(name, where):
     """Check a name that was read from a file before it becomes part of a path.
 

@@ -71,6 +71,7 @@ from common.annotations.reading import find_annotations, read_annotations
 from common.annotations.report import number_and_print, print_overlaps, print_several
 from common.annotations.sources import Classes, Source, choose
 from common.errors import InputError, SettingError, name_broken, summarize
+from common.files import real_path
 from common.settings import require_folder
 from common.slices.case_names import name_cases
 from common.slices.cases import CaseRecord, as_case_name, import_cases, refuse_existing_cases
@@ -91,7 +92,7 @@ def main():
     check_settings()
     root = require_folder(settings.IMAGES, "IMAGES")
     images, skipped = walk(root)
-    together = Path(settings.ANNOTATIONS or "-").resolve() == root.resolve()
+    together = real_path(settings.ANNOTATIONS or "-") == real_path(root)
     files = find_annotations(settings.ANNOTATIONS, skipped if together else None)
     folder = root if together or Path(settings.ANNOTATIONS).is_file() else Path(settings.ANNOTATIONS)
     annotations, problems = read_annotations(files, settings.FORMAT)

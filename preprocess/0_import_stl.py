@@ -48,7 +48,7 @@ import trimesh
 
 from common.claims import claimed
 from common.errors import InputError, SettingError
-from common.files import write_json
+from common.files import real_path, write_json
 from common.parallel import progress
 from common.public_settings import public_settings
 from common.replacing import refuse_existing, whole_folder
@@ -83,9 +83,7 @@ def check_settings():
         endings = ", ".join(ENDINGS)
         raise SettingError(f"OUTPUT: not a label volume ({settings.OUTPUT}); use a file that ends in {endings}")
     inputs = [path for path in (settings.SURFACE, settings.VOLUME) if path]
-    if own := [
-        path for path in inputs if Path(path).exists() and Path(path).resolve() == Path(settings.OUTPUT).resolve()
-    ]:
+    if own := [path for path in inputs if Path(path).exists() and real_path(path) == real_path(settings.OUTPUT)]:
         raise SettingError(f"OUTPUT: would overwrite its source {own[0]}; use another path")
     if settings.AS_AIS and (settings.PIXEL or settings.VOLUME):
         other = "PIXEL" if settings.PIXEL else "VOLUME"

@@ -236,6 +236,17 @@ def test_modules_are_not_run_by_their_path():
     assert_none(problems)
 
 
+def test_links_to_themselves_are_no_error():
+    """`Path.resolve` raises a RuntimeError for them."""
+    problems = []
+    for path in (*SCRIPTS, *MODULES):
+        for node in ast.walk(parsed(path)):
+            text = ast.unparse(node) if isinstance(node, ast.Call) else ""
+            if text.endswith(".resolve()") and text != "Path(__file__).resolve()":
+                problems.append(f"{at(path, node.lineno)}: .resolve(); use real_path of common/files.py")
+    assert_none(problems)
+
+
 # --- settings of scripts
 
 

@@ -473,6 +473,8 @@ def test_the_table_stays_outside_of_what_is_passed_on(imported, tmp_path):
     assert_refused(script, "NAMES_TABLE: inside CASES", status=2, NAMES_TABLE=tmp_path / "cases" / "n.csv", **settings)
     (tmp_path / "n.csv").write_text("mine")
     assert_refused(script, "n.csv: already exists", NAMES_TABLE=tmp_path / "n.csv", **settings)
+    (tmp_path / "loop.csv").symlink_to("loop.csv")
+    assert_refused(script, "loop.csv: already exists", NAMES_TABLE=tmp_path / "loop.csv", **settings)
     assert (tmp_path / "n.csv").read_text() == "mine" and not (tmp_path / "cases").exists()
 
 

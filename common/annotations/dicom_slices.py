@@ -10,7 +10,7 @@ import SimpleITK as sitk
 
 from common.annotations.matching import SET_NAME, Images
 from common.errors import InputError
-from common.files import natural_key
+from common.files import natural_key, real_path
 from common.parallel import ordered_map
 from common.slices.cases import Imported
 from common.slices.images import cut, encode_png, fit_boxes, window_to_gray
@@ -77,7 +77,7 @@ def find_dicom(root, files):
     for folder in sorted({path.parent for path in dicom}, key=lambda folder: natural_key(folder.relative_to(root))):
         all_series = find_series(folder)
         for number, headers in enumerate(all_series, 1):
-            name = folder.relative_to(root).as_posix() if folder != root else root.resolve().name
+            name = folder.relative_to(root).as_posix() if folder != root else real_path(root).name
             name += f"/{headers[0].file.stem}" if len(all_series) > 1 else ""
             found.append(_series(name, folder, number, headers))
     return found

@@ -12,7 +12,7 @@ from pathlib import Path
 from common.claims import is_claimed
 from common.errors import InputError
 from common.evaluation.settings_table import shortened
-from common.files import natural_key
+from common.files import natural_key, real_path
 from common.lazy import Lazy
 from common.public_settings import without_own_paths
 from common.streams import one_line
@@ -263,7 +263,7 @@ def read_cross_validation(folds):
     running = any(entry.status == "running" for entry in entries) or is_claimed(folds)
     first = entries[0] if entries else Entry("", folds.folder)
     summary = Entry(
-        one_line(folds.folder.resolve().name),
+        one_line(real_path(folds.folder).name),
         folds.folder,
         network=shortened(without_own_paths(settings.get("MODEL") or first.network)),
         dice=mean,
@@ -322,7 +322,7 @@ def read_study(folder):
     """Section of the trials of the study of tune.py in a folder, Path."""
     from common.tuning import results, study  # Optuna and Matplotlib take a second, and most folders have no study
 
-    summary = Entry(one_line(folder.resolve().name), folder)
+    summary = Entry(one_line(real_path(folder).name), folder)
     section = Section("trials", f"Trials of {summary.name}", [], summary)
     try:
         trials = study.read_trials(folder)

@@ -9,7 +9,7 @@ import numpy as np
 from common.errors import InputError
 from common.evaluation.volume_classes import recorded_regions
 from common.evaluation.volume_pairs import find_sides, holds_volumes, read_both, require_scans
-from common.files import natural_key, read_json
+from common.files import natural_key, read_json, real_path
 from common.prediction.outputs import RECORD
 from common.settings import require_folder
 from common.slices.case_files import is_pseudo_labeled, read_case_record
@@ -211,7 +211,7 @@ def known_case(source):
     Args:
         source: case folder, its x or y, a case in an OUTPUT of predict.py, or such an OUTPUT of a single case.
     """
-    root = Path(source).resolve()
+    root = real_path(source)
     for folder in (root, root.parent):
         if is_case(folder):
             return folder.name

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError, summarize
+from common.files import real_path
 from common.parallel import progress
 from common.slices.case_files import read_case_record
 from common.slices.cases import Slice, find_slices
@@ -176,7 +177,7 @@ class VolumeInput:
             grouped = channels_of_input(Path(path), channels)
             self.volumes, self._files = first_files(grouped), {files[0]: files for files in grouped.values()}
         else:
-            self.volumes = find_volumes(path) if several else {name_of(Path(path).resolve()): Path(path)}
+            self.volumes = find_volumes(path) if several else {name_of(real_path(path)): Path(path)}
         self.names = safe_names(self.volumes, case_names)
         options = {"spacing": spacing, "series": series, "not_finite": not_finite, "several": True}
         self._neighbors = neighbors

@@ -6,6 +6,7 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from common.files import real_path
 from common.slices.cases import as_case_name
 from common.slices.classes import are_sets, class_numbers
 from common.slices.images import cut, encode_png, encode_slice, fit_boxes
@@ -153,5 +154,5 @@ def cut_probabilities(probabilities, box, size):
 
 def case_name(s):
     """Name of the pseudo-labeled case of a `common.slices.cases.Slice`: its case, or the folder of loose images."""
-    folder = s.path.resolve().parent
+    folder = real_path(s.path).parent
     return PREFIX + as_case_name(s.case or (folder.parent if folder.name == "x" else folder).name)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError, summarize
-from common.files import file_digest, natural_key, read_bytes, whole_file
+from common.files import file_digest, natural_key, read_bytes, real_path, whole_file
 from common.settings import require_folder
 from common.slices.images import read_image
 from common.streams import one_line
@@ -236,7 +236,7 @@ def write_list(path, rows, relative_to=None):
     from common.tables import write_table  # as in `read_list`
 
     def written(file):
-        return Path(os.path.relpath(file, relative_to)).as_posix() if relative_to else Path(file).resolve()
+        return Path(os.path.relpath(file, relative_to)).as_posix() if relative_to else real_path(file)
 
     table = pd.DataFrame(rows, columns=["x", "y", "case"])
     table = table.assign(x=table["x"].map(written), y=table["y"].map(written))

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError
-from common.files import file_digest
+from common.files import file_digest, real_path
 from common.training.h5_models import is_h5
 from common.training.run_folder import Run
 from common.training.trained_models import CrossValidation, model_file
@@ -43,7 +43,7 @@ def _calibration_before(run):
     found = [Run(file.parent).calibration_of(file) for file in files if not is_h5(file)]
     if not found or None in found or any(Run(file.parent).data.classes != run.data.classes for file in files):
         return None
-    source = (folds or Run(files[0].parent)).folder.resolve().name
+    source = real_path((folds or Run(files[0].parent)).folder).name
     return mean_calibration(found).model_copy(update={"model": file_digest(run.final_file), "source": source})
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from common.files import real_path
 from common.parallel import ordered_map
 from common.slices.classes import IGNORED
 from common.slices.finding import find_images, walk
@@ -36,7 +37,7 @@ def find_own(images, masks):
     if not mask_root.is_dir():
         mask_root = mask_root.parent  # "masks/case_{id}.png"
     files = apart_from(walk(image_root)[0], image_root, masks)
-    same = mask_root.resolve() == image_root.resolve()
+    same = real_path(mask_root) == real_path(image_root)
     mask_files = files if same else apart_from(walk(mask_root)[0], mask_root, images)
     found = find_images(image_root, files, "{id}", MASK_FOLDERS, IMAGE_FOLDERS)
     if "{class}" in str(masks):

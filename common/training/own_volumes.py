@@ -4,6 +4,7 @@ import statistics
 from pathlib import Path
 
 from common.errors import InputError
+from common.files import real_path
 from common.slices.finding import IMAGE_ENDINGS, all_below
 from common.slices.matching import MASK_NAMES, apart_from, common_names
 from common.training.own_masks import LARGEST_NUMBER, some
@@ -84,7 +85,7 @@ def choose_names(images, labels):
     Args:
         images, labels: folders, or one folder for both.
     """
-    together = Path(labels).resolve() == Path(images).resolve()
+    together = real_path(labels) == real_path(images)
     of_volumes, of_labels = _names(images, labels), _names(labels, images)
     found = dict.fromkeys(MASK_NAMES, 0)
     for pattern in MASK_NAMES:

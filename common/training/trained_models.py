@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import InputError, as_input_error
-from common.files import natural_key
+from common.files import natural_key, real_path
 from common.records import read_fields, read_record
 from common.system_errors import raise_system_error
 from common.training.calibration import flips_of
@@ -220,7 +220,7 @@ class CrossValidation(ResultFolder):
             InputError: if it is damaged, or a model is missing.
         """
         choice = read_record(self.choice_file, ChoiceFile) if self.choice_file.is_file() else ChoiceFile()
-        others = [(CrossValidation((self.folder / other).resolve()), which) for other, which in choice.networks]
+        others = [(CrossValidation(real_path(self.folder / other)), which) for other, which in choice.networks]
         files = [model_file(run, which) for other, which in others for run in other.runs()]
         return Choice(files, choice.flips, dict(choice.clean), choice.threshold)
 

@@ -2,11 +2,10 @@
 
 import os
 import re
-from pathlib import Path
 from typing import NamedTuple
 
 from common.errors import InputError, summarize
-from common.files import natural_key
+from common.files import natural_key, real_path
 from common.slices.cases import without_partner
 from common.volumes.finding import find_volumes, is_dicom, may_be_dicom, print_skipped
 from common.volumes.privacy import is_dicom_volume
@@ -50,7 +49,7 @@ def match_labels(images, labels, label_name, series=None, channels=None):
     Raises:
         InputError: if none are found, or one has no partner.
     """
-    together, dicom_labels = Path(labels).resolve() == Path(images).resolve(), []
+    together, dicom_labels = real_path(labels) == real_path(images), []
     if is_class_pattern(label_name):
         return _match_classes(channels or find_volumes(images, apart=labels), labels, images, label_name, together)
     volumes = find_volumes(images, dicom_labels if together else None, labels)

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 
 from common.errors import InputError, SettingError
+from common.files import real_path
 from common.replacing import new_file, refuse_existing
 from common.volumes.finding import ending_of, is_dicom
 from common.volumes.headers import HEADER
@@ -152,9 +153,9 @@ def check_names_table(table, outputs, replace):
     """
     if not table:
         return
-    path = Path(table).resolve()
+    path = real_path(table)
     for setting, output in outputs.items():
-        if path.is_relative_to(Path(output).resolve()):
+        if path.is_relative_to(real_path(output)):
             raise SettingError(
                 f"NAMES_TABLE: inside {setting} ({table}); it identifies patients, so write it somewhere else"
             )
@@ -175,7 +176,7 @@ def write_names_table(table, cases, volumes):
         return
     from common.tables import write_table  # pandas takes half a second to load
 
-    rows = [{"case": cases[name], "name": name, "source": str(Path(volumes[name]).resolve())} for name in cases]
+    rows = [{"case": cases[name], "name": name, "source": str(real_path(volumes[name]))} for name in cases]
     with new_file(table, replace=True) as file:  # `check_names_table` refused an existing one
         write_table(file, rows)
     print(f"wrote {table}: it identifies patients, so keep it apart from what you pass on")
