@@ -150,6 +150,15 @@ def volumes(folder, get):
     (folder / "nodules.csv").write_text(f"seriesuid,coordX,coordY,coordZ,diameter_mm\n{rows}\n")
 
 
+def numbered(folder, get):
+    """Predictions under numbers, with the table of numbers and names."""
+    volumes(folder, get)
+    (folder / "predicted").mkdir()
+    shutil.copy(folder / "nii" / "y" / "v.nii", folder / "predicted" / "case_0001.nii")
+    (folder / "predicted.csv").write_text((folder / "nodules.csv").read_text().replace("v,", "0001,"))
+    (folder / "names.csv").write_text(f"case,name,source\ncase_0001,v,{folder / 'nii' / 'x' / 'v.nii'}\n")
+
+
 def image_point(k):
     image = as_volume(np.zeros(SHAPE, np.int16))
     return image.TransformIndexToPhysicalPoint((9, 11, k))
@@ -327,6 +336,7 @@ CHECK_CASES = "--cases @/cases --output @/out.html --step False"
 LISTS = "--cases @/cases --lists @/out --validation-share 0.34 --test-share 0.34"
 EVALUATE = "--predicted @/predicted --truth @/cases --output @/out"
 CANDIDATES = "--scans @/mha/x --candidates @/nodules.csv --annotations @/nodules.csv --cases @/out --size 16"
+NUMBERED = "--predicted @/{} --truth @/{} --names-table @/names.csv --output @/out"
 CASE = "cases/case1/case.json"
 SEGMENTED = "--images @/x --labels @/{} --cases @/out --size 16"
 READ_SET = "tests/faults/readers/set.py"
@@ -520,6 +530,12 @@ KINDS = {
     "lesions.csv": Kind(
         volumes, "evaluate.py", "--predicted @/nodules.csv --truth @/nodules.csv --output @/out", "nodules.csv", "TEXT"
     ),
+    **{
+        f"names table, {what}": Kind(
+            numbered, "evaluate.py", NUMBERED.format(predicted, truth), "names.csv", "TEXT", share=0.5
+        )
+        for what, predicted, truth in (("labels", "predicted", "nii/y"), ("lesions", "predicted.csv", "nodules.csv"))
+    },
     "label volume, nodules": Kind(
         volumes, "submission.py", "--kind nodules --predicted @/nrrd/y --output @/out.csv", "nrrd/y/v.nrrd", "TEXT"
     ),
