@@ -13,7 +13,7 @@ Expect  a mean Dice of about 0.98 on the test cases of the sample
 Each step runs its script as you would, and prints the command so that you can reuse it. With
 CASES, step 1 writes its variants into CASES, next to x and y, and training uses the small settings
 below. With IMAGES, step 4 plans the training; with few cases, the model that has been tested goes
-on learning from all of them.
+on learning from all of them. After an interruption, the same command continues the training.
 """
 
 from common import setting_types as types
@@ -56,7 +56,9 @@ from pathlib import Path
 from common.claims import claimed
 from common.errors import InputError, SettingError
 from common.jobs import call
+from common.replacing import refuse_existing
 from common.settings import require_folder
+from common.training.interrupted import Begun, is_complete, settings_of_training, settings_to_resume
 
 WORK_FOLDER = Path(settings.WORK)
 
@@ -68,14 +70,18 @@ def main():
 
 def run_all_steps():
     started = time.monotonic()
-    final = from_own_images() if settings.IMAGES else from_cases()
+    for name in ("predictions", "scores", "model.mlmodel", *(["decisions.md"] if settings.IMAGES else [])):
+        refuse_existing(WORK_FOLDER / name, settings.REPLACE)  # now, not after the training
+    begun = Begun(WORK_FOLDER)
+    final = from_own_images(begun) if settings.IMAGES else from_cases(begun)
     model, scores = WORK_FOLDER / "model.mlmodel", WORK_FOLDER / "scores"
     run("convert_coreml.py", RUN=run_to_convert(final), OUTPUT=model, REPLACE=settings.REPLACE)
+    begun.end()
     minutes = (time.monotonic() - started) / 60
     print("", f"finished all steps in {minutes:.1f} minutes; wrote {model}, {scores} and {final}", sep="\n")
 
 
-def from_cases():
+def from_cases(begun):
     """Run steps 1 to 3 on CASES with the small settings, train and test; returns the run folder."""
     work = WORK_FOLDER
     if Path(settings.CASES) == Path("data/sample") and not Path(settings.CASES).exists():
@@ -85,6 +91,8 @@ def from_cases():
     shares = {"VALIDATION_SHARE": settings.VALIDATION_SHARE, "TEST_SHARE": settings.TEST_SHARE}
     write_and_pack_lists(settings.CASES, work, **shares)
     trained = train(
+        begun,
+        "training",
         TRAIN=work / "packed" / "train.h5",
         VALIDATION=work / "packed" / "validation.h5",
         AUGMENTATION={},  # step 1 has made variants
@@ -101,7 +109,7 @@ def from_cases():
     return trained
 
 
-def from_own_images():
+def from_own_images(begun):
     """Import IMAGES and MASKS, split, pack, plan, train and test; returns the final run or the cross-validation."""
     from common.training.own_data import Decisions, choose_final, choose_split  # only with IMAGES
 
@@ -114,13 +122,13 @@ def from_own_images():
     final = choose_final(cases, settings.FOLDS, settings.MINUTES, settings.FINAL)
     decisions.add("time", final)
     share = final["FINAL"][0]
-    pack_and_plan(WORK_FOLDER, (1 - share) / (settings.FOLDS or 1), decisions, "training", split)
+    pack_and_plan(begun, WORK_FOLDER, (1 - share) / (settings.FOLDS or 1), decisions, "training", split)
     if share:
         whole = dict.fromkeys(("VALIDATION_SHARE", "TEST_SHARE"), (0.0, "the final training has all cases"))
-        pack_and_plan(WORK_FOLDER / "final", share, decisions, "final training", whole)
+        pack_and_plan(begun, WORK_FOLDER / "final", share, decisions, "final training", whole)
     packed = WORK_FOLDER / "packed"
     sets = {"TRAIN": packed / "train.h5", "VALIDATION": packed / "validation.h5"}
-    trained = train("--settings", packed / "plan.json", **sets, **({"FOLD": "all"} if settings.FOLDS else {}))
+    trained = train(begun, "training", packed / "plan.json", **sets, **({"FOLD": "all"} if settings.FOLDS else {}))
     if settings.FOLDS:
         run("choose.py", CROSS_VALIDATIONS=trained)
     test(trained)
@@ -130,7 +138,7 @@ def from_own_images():
     print("", f"the final training continues from this model, with all cases; {before}", sep="\n", flush=True)
     packed = WORK_FOLDER / "final" / "packed"
     sets = {"TRAIN": packed / "train.h5", "VALIDATION": ""}
-    return train("--settings", packed / "plan.json", MODE="retrain", RUN=trained, **sets)
+    return train(begun, "final training", packed / "plan.json", MODE="retrain", RUN=trained, **sets)
 
 
 def import_own_images(decisions):
@@ -152,10 +160,11 @@ def import_own_images(decisions):
         raise InputError(f"{error}; {advice}") from None
 
 
-def pack_and_plan(work, share, decisions, step, split):
-    """Split the cases, pack and plan a training.
+def pack_and_plan(begun, work, share, decisions, step, split):
+    """Split the cases, pack and plan a training; the plan of an interrupted pipeline is kept, since it measures time.
 
     Args:
+        begun: `common.training.interrupted.Begun`.
         work: folder for lists and packed sets.
         share: share of MINUTES that it may take.
         decisions: Decisions, which gets the plan.
@@ -165,7 +174,9 @@ def pack_and_plan(work, share, decisions, step, split):
     write_and_pack_lists(WORK_FOLDER / "cases", work, **{name: value for name, (value, _) in split.items()})
     packed, minutes = work / "packed", round(settings.MINUTES * share, 2)
     try:
-        run("preprocess/4_plan_training.py", PACKED=packed, MINUTES=minutes, REPLACE=settings.REPLACE)
+        if not begun.is_planned(step, packed, minutes):
+            run("preprocess/4_plan_training.py", PACKED=packed, MINUTES=minutes, REPLACE=settings.REPLACE)
+            begun.planned(step, packed, minutes)
     except InputError as error:
         if share == 1:
             raise
@@ -201,10 +212,27 @@ def write_and_pack_lists(cases, work, **split):
     run("preprocess/3_pack_hdf5.py", LISTS=work / "lists", PACKED=work / "packed", REPLACE=settings.REPLACE)
 
 
-def train(*arguments, **values):
-    """Train; returns the new run folder."""
+def train(begun, step, plan=None, **values):
+    """Train, or continue what an interrupted pipeline began; returns the run folder.
+
+    Args:
+        begun: `common.training.interrupted.Begun`.
+        step: word for the training.
+        plan: Path of plan.json, or None.
+        values: settings of train.py.
+    """
+    values = {"RUNS": WORK_FOLDER / "runs", "SEED": settings.SEED} | values
+    wanted = settings_of_training(plan, values)
+    if earlier := begun.find_run(step, wanted):
+        complete, restart = is_complete(earlier), f"to train from the start, remove {begun.file}"
+        done = f"skipping the {step}: {earlier} is complete" if complete else f"continuing the {step} in {earlier}"
+        print("", f"{done}, since the last pipeline was interrupted; {restart}", sep="\n", flush=True)
+        if not complete:
+            run("train.py", **settings_to_resume(earlier))
+        return earlier.folder
+    begun.begin(step, wanted)
     before = set(WORK_FOLDER.glob("runs/[!.]*"))
-    run("train.py", *arguments, RUNS=WORK_FOLDER / "runs", SEED=settings.SEED, **values)
+    run("train.py", *(["--settings", plan] if plan else []), **values)
     new = sorted(set(WORK_FOLDER.glob("runs/[!.]*")) - before)
     if len(new) > 1:
         names = " and ".join(path.name for path in new)

@@ -17,10 +17,12 @@ def public_settings(settings, hidden=()):
         hidden: names of settings to leave empty, since their value could identify a patient.
 
     Returns:
-        dict of setting name to JSON value; PRIVATE ones are empty, and paths are as in `without_own_paths`.
+        dict of setting name to JSON value; PRIVATE ones are empty, and paths are as in `without_own_paths`. REPLACE is
+        left out: whether there was an output before does not change the new one.
     """
     own = {name: "" for name in (*hidden, *PRIVATE) if name in settings.values}
-    return without_own_paths(settings.as_json()) | own
+    recorded = {name: value for name, value in settings.as_json().items() if name != "REPLACE"}
+    return without_own_paths(recorded) | own
 
 
 def without_own_paths(value):

@@ -319,8 +319,12 @@ def make_model(settings, training, validation, used):
                     )
                 prepare_steps(resumed)
                 return _on_devices(resumed, settings, used), log
-        if settings.MODE == "retrain":
-            take_weights(model, load_network(model_file(settings.RUN)), settings.RUN)
+        start = settings.as_json() if settings.MODE == "retrain" else {}
+        if settings.MODE == "resume":  # before its first epoch ended: a run that retrains begins with the same weights
+            start = Run(settings.RUN).settings
+        if start.get("MODE") == "retrain":
+            source = start.get("RUN", "")
+            take_weights(model, load_network(model_file(source)), source)
         ignores = training.ignores or (validation is not None and validation.ignores)
         compile_network(model, settings.OPTIMIZER, settings.LEARNING_RATE, settings.LOSS, settings.JIT, ignores)
         return _on_devices(model, settings, used), Log()

@@ -1,5 +1,6 @@
 """Cross-validation: a run for each fold, out-of-fold predictions of every case, and one summary."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -99,8 +100,10 @@ def train_fold(folds, number):
     if run.has_ended:
         print(f"skipping {run}: it is complete", flush=True)
     elif run.exists:
-        call("train.py", MODE="resume", RUN=run, FOLD=number, RUNS=folds)
+        call("train.py", MODE="resume", RUN=run, FOLD=number, RUNS=folds, MAX_MINUTES=run.minutes_left)
     else:
+        with suppress(OSError):
+            run.folder.rmdir()  # empty: the training was killed before it wrote its settings
         if run.folder.exists():
             raise InputError(f"{run}: not a run folder (no {run.settings_file.name} in it); move it away")
         call("train.py", "--settings", folds.settings_file, RUNS=folds, FOLD=number)

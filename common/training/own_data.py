@@ -33,7 +33,7 @@ class Decisions:
     """Prints decisions before each step and keeps them in a Markdown file.
 
     Args:
-        path: Path of the file; it is written anew by each run.
+        path: Path of the file; each run overwrites it.
     """
 
     def __init__(self, path):

@@ -137,6 +137,12 @@ class Run(ResultFolder):
         return self.settings.get("CROP")
 
     @property
+    def minutes_left(self):
+        """Minutes of MAX_MINUTES that the epochs so far have left, for a process that resumes it; None: no limit."""
+        minutes = self.settings.get("MAX_MINUTES")
+        return max(minutes - self.log.minutes, 1e-3) if minutes else None
+
+    @property
     def turns(self):
         """Whether training showed slices in all orientations: flipped in both directions and turned."""
         augmentation = self.settings.get("AUGMENTATION")

@@ -247,6 +247,7 @@ class RunSettings(Record):
     TRAIN: str | None = None
     VALIDATION: str | None = None
     CROP: Annotated[list[PositiveInt], Len(3, 3)] | None = None
+    MAX_MINUTES: NonNegative | None = None
     CLASS_NAMES: list[str] | None = None
     reasons: dict[str, str] | None = None
 

@@ -65,6 +65,5 @@ def train_once(live_trial, folder, given, script, fold=None, before=()):
 
 def _to_resume(run, given):
     """Settings of train.py that continue a run within the minutes it has left."""
-    resume = {"MODE": "resume", "RUN": str(run)} | {name: given[name] for name in ("FOLD", "RUNS") if "FOLD" in given}
-    minutes = given["MAX_MINUTES"]
-    return resume if minutes is None else resume | {"MAX_MINUTES": max(minutes - run.log.minutes, 1e-3)}
+    fold = {name: given[name] for name in ("FOLD", "RUNS") if "FOLD" in given}
+    return {"MODE": "resume", "RUN": str(run), "MAX_MINUTES": run.minutes_left} | fold

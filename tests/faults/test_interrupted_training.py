@@ -1,48 +1,24 @@
 """train.py, tune.py and choose.py: killed at any moment, two at once, a full disk. `--faults 1` tries every moment."""
 
-import io
 import json
 import os
 import random
 import shutil
 import signal
-import zipfile
 from concurrent.futures import ProcessPoolExecutor
 
-import h5py
-import numpy as np
 import pandas as pd
 import pytest
 from faults import kinds
 from faults.judging import grammar
 from faults.moments import disk_is_full, free_sizes, sample, wait_for_stop
+from faults.states import same, state_of
 from running import assert_refused, leftovers, run_script, training
 
 from common.training.new_run import make_run
 
 EPOCHS = 4
 RESUME = f"--mode resume --run @/run --epochs {EPOCHS}".split()  # the run has ended after two
-
-
-def state_of(run):
-    """Everything of a run that a resumed one must have too: weights of its checkpoints by name, and its log."""
-    found = {}
-    for name in ("last", "best_dice", "best_iou"):
-        with zipfile.ZipFile(run / f"{name}.keras") as archive:
-            assert archive.testzip() is None
-            with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
-                file.visititems(
-                    lambda key, item, name=name: (
-                        found.update({f"{name} {key}": item[()]}) if isinstance(item, h5py.Dataset) else None
-                    )
-                )
-            found[f"{name} epoch"] = np.array(json.loads(archive.read("run_state.json"))["epoch"])
-    log = pd.read_csv(run / "training_log.csv").drop(columns="seconds")
-    return found | {f"log {name}": log[name].to_numpy() for name in log}
-
-
-def same(ours, theirs):
-    return ours.keys() == theirs.keys() and all(np.array_equal(ours[key], theirs[key]) for key in ours)
 
 
 class Resumed:

@@ -1,4 +1,4 @@
-"""run_pipeline.py: killed in any step and started again, twice at once in one folder, on a full disk."""
+"""run_pipeline.py: killed in any step and continued, twice at once in one folder, on a full disk."""
 
 import random
 import shutil
@@ -9,9 +9,11 @@ import sys
 import pytest
 from drawings import disc_slice, make_cases, write_image
 from faults.moments import sample
-from running import ROOT, bytes_of, leftovers
+from faults.states import same, state_of
+from running import ROOT, assert_refused, bytes_of, leftovers
 
 from common.command_line import flags_of
+from common.training.run_folder import Run
 
 TINY = {"MODEL_SETTINGS": {"features": 2, "depth": 1, "dropout": 0.0}, "EPOCHS": 1}
 MADE = ("lists/train.csv", "packed/train.h5", "predictions/prediction.json", "scores/scores.csv", "model.mlmodel")
@@ -23,12 +25,14 @@ def start(settings):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def wait_for_step(process, script):
-    """Read what a pipeline prints until it starts a script."""
+def wait_for_line(process, *starts):
+    """Read what a pipeline prints until a line starts with each text, in turn."""
     for line in process.stdout:
-        if line.startswith(f"$ python {script}"):
-            return
-    raise AssertionError(f"ended with {process.wait()} before {script}")
+        if line.startswith(starts[0]):
+            starts = starts[1:]
+            if not starts:
+                return
+    raise AssertionError(f"ended with {process.wait()} before {starts[0]}")
 
 
 def finished(settings):
@@ -41,35 +45,95 @@ def finished(settings):
 
 @pytest.mark.slow
 def test_killed_in_any_step_and_twice_at_once(tmp_path):
-    """What was there stays, each result complete, and the next run is not held up by a step of the killed one."""
+    """What was there stays, each result complete; the same command continues, to the same weights."""
     cases, work = make_cases(tmp_path / "cases", cases=5, slices=3, size=32), tmp_path / "work"
     own = {path: content for path, content in bytes_of(cases).items() if "/x/" in path or "/y/" in path}
-    settings = {"CASES": cases, "WORK": work, **TINY}
+    settings = {"CASES": cases, "WORK": work, **TINY, "EPOCHS": 30}
     finished(settings)
+    (whole,) = (work / "runs").iterdir()
     (work / "notes.txt").write_text("mine")
-    for script, number in (
-        ("preprocess/2_write_lists.py", signal.SIGKILL),
-        ("train.py", signal.SIGKILL),
-        ("train.py", signal.SIGINT),
-        ("predict.py", signal.SIGTERM),
-        ("convert_coreml.py", signal.SIGKILL),
+    for lines, number in (
+        (["$ python preprocess/2_write_lists.py"], signal.SIGKILL),
+        (["epoch "], signal.SIGKILL),
+        (["continuing the training in ", "epoch "], signal.SIGINT),
+        (["continuing the training in ", "$ python predict.py"], signal.SIGTERM),
+        (["skipping the training", "$ python convert_coreml.py"], signal.SIGKILL),
     ):
         first = start(settings)
-        wait_for_step(first, script)
-        second = start(settings)
-        said, _ = second.communicate()
-        assert second.returncode == 1 and said.startswith("run_pipeline.py: error: "), said
-        assert f"another process is writing it (run_pipeline.py, process {first.pid} on" in said
+        wait_for_line(first, *lines)
+        if lines[-1] != "epoch ":  # the training would end meanwhile
+            second = start(settings)
+            said, _ = second.communicate()
+            assert second.returncode == 1 and said.startswith("run_pipeline.py: error: "), said
+            assert f"another process is writing it (run_pipeline.py, process {first.pid} on" in said
         first.send_signal(number)
         out, _ = first.communicate(timeout=60)  # its step has the same output, so it has ended too
         assert first.returncode == -number and "Traceback" not in out, out
         assert all((work / name).is_file() for name in MADE)
-    before = set((work / "runs").iterdir())
     out = finished(settings)
-    (trained,) = set((work / "runs").iterdir()) - before
+    (trained,) = set((work / "runs").iterdir()) - {whole}
+    assert f"skipping the training: {trained} is complete" in out and "$ python train.py" not in out
+    assert same(state_of(trained), state_of(whole))
     assert f"and {trained}" in out and not leftovers(work) and not leftovers(cases)
     assert (work / "notes.txt").read_text() == "mine" and own.items() <= bytes_of(cases).items()
     assert trained.name in (work / "predictions" / "prediction.json").read_text()
+
+
+@pytest.mark.slow
+def test_other_settings_are_trained_from_the_start_after_a_kill(tmp_path):
+    work = tmp_path / "work"
+    settings = {"CASES": make_cases(tmp_path / "cases", cases=5, slices=3, size=32), "WORK": work, **TINY}
+    first = start(settings)
+    wait_for_line(first, "$ python predict.py")
+    first.kill()
+    first.communicate(timeout=60)
+    (before,) = (work / "runs").iterdir()
+    out = finished(settings | {"LEARNING_RATE": 1e-4})
+    (trained,) = set((work / "runs").iterdir()) - {before}
+    assert out.count("restarting the training: its data or settings have changed") == 1 and f"and {trained}" in out
+    assert "restarting" not in finished(settings) and len(list((work / "runs").iterdir())) == 3, (
+        "the last one has finished"
+    )
+
+
+@pytest.mark.slow
+def test_own_images_continue_under_the_same_plan(tmp_path):
+    """Killed in the final training: both plans and the first training are kept, and the final one is continued."""
+    work = tmp_path / "work"
+    settings = {**own_images(tmp_path), "WORK": work, "MINUTES": 2, "FINAL": 0.5}
+    first = start(settings)
+    wait_for_line(first, "$ python train.py", "$ python train.py", "epoch 2")
+    first.kill()
+    first.communicate(timeout=60)
+    plans = [(work / folder / "packed" / "plan.json").read_bytes() for folder in ("", "final")]
+    tested, final = sorted((work / "runs").iterdir())
+    out = finished(settings)
+    assert f"skipping the training: {tested} is complete" in out and f"continuing the final training in {final}" in out
+    assert "4_plan_training.py" not in out and "continuing after epoch " in out
+    assert [(work / folder / "packed" / "plan.json").read_bytes() for folder in ("", "final")] == plans
+    assert sorted((work / "runs").iterdir()) == [tested, final] and "# Decisions" in (work / "decisions.md").read_text()
+    assert sum(row["seconds"] for row in Run(final).log.rows) < 90, "it had the minutes that were left"
+
+
+def test_without_replace_nothing_is_overwritten(tmp_path):
+    """Refused before the first step, not when an hour of training is over."""
+    settings = {**own_images(tmp_path), "WORK": tmp_path / "work", "REPLACE": False}
+    for name in ("predictions/a.png", "scores/scores.csv", "model.mlmodel", "decisions.md"):
+        (tmp_path / "work" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "work" / name).write_text("mine")
+        assert_refused("run_pipeline.py", f"{tmp_path / 'work' / name.split('/')[0]}: already exists", **settings)
+        assert bytes_of(tmp_path / "work") == {name: b"mine"}
+        shutil.rmtree(tmp_path / "work")
+
+
+def own_images(folder):
+    """Settings for images of five patients, drawn in a folder."""
+    for case in range(5):
+        for number in range(2):
+            image, mask = disc_slice(48, 2 * case + number)
+            write_image(folder / "images" / f"p{case}" / f"{number}.png", image)
+            write_image(folder / "masks" / f"p{case}" / f"{number}.png", mask)
+    return {"IMAGES": folder / "images", "MASKS": folder / "masks", "SIZE": 48}
 
 
 @pytest.mark.slow
@@ -78,20 +142,8 @@ def test_own_images_on_a_full_disk(tmp_path, small_disk, request):
 
     The planned network needs more than the largest of these disks, so old runs are left out.
     """
-    for case in range(5):
-        for number in range(2):
-            image, mask = disc_slice(48, 2 * case + number)
-            write_image(tmp_path / "images" / f"p{case}" / f"{number}.png", image)
-            write_image(tmp_path / "masks" / f"p{case}" / f"{number}.png", mask)
     work = tmp_path / "work"
-    settings = {
-        "IMAGES": tmp_path / "images",
-        "MASKS": tmp_path / "masks",
-        "WORK": work,
-        "MINUTES": 4,
-        "FINAL": 0.0,
-        "SIZE": 48,
-    }
+    settings = {**own_images(tmp_path), "WORK": work, "MINUTES": 4, "FINAL": 0.0}
     finished({"CASES": make_cases(tmp_path / "cases", cases=5, slices=3, size=32), "WORK": work, **TINY})
     shutil.copytree(work, tmp_path / "laid_out", ignore=shutil.ignore_patterns("runs"))
     for free in sample(request, random.Random("pipeline"), SIZES, 3):

@@ -103,6 +103,7 @@ def test_a_cross_validation_goes_on_where_it_was(folded, tmp_path):
     copy = shutil.copytree(folder, tmp_path / "copy")
     for gone in ("fold2", "out_of_fold", "scores", "folds.csv"):
         shutil.rmtree(copy / gone) if (copy / gone).is_dir() else (copy / gone).unlink()
+    (copy / "fold2").mkdir()  # killed before it had its settings
     kept = (copy / "fold1" / "best_dice.keras").read_bytes()
     assert "fold1: it is complete" in run_here("train.py", MODE="resume", RUN=copy, FOLD="all").stdout
     assert (copy / "fold1" / "best_dice.keras").read_bytes() == kept

@@ -104,6 +104,12 @@ def test_a_run_says_what_it_was_trained_on(tmp_path):
     assert alone.validation_metrics(tmp_path / "x.keras") is None and not alone.has_ended
 
 
+def test_a_resumed_run_has_the_minutes_that_are_left(tmp_path):
+    for minutes, left in ((None, None), (3, 2), (0.5, 1e-3)):
+        run = make_run(tmp_path / str(minutes), models=(), settings={"MODEL": "unet", "MAX_MINUTES": minutes})
+        assert run.minutes_left == left, "two epochs took a minute"
+
+
 def test_state_of_older_and_newer_versions_is_read(tmp_path):
     write_json(Run(tmp_path).state_file, {"data": {"classes": 2, "size": 64, "new": 1}})
     assert Run(tmp_path).data == SliceData(classes=2, size=64)

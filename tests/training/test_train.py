@@ -341,6 +341,20 @@ def test_retrain_takes_weights_by_name(trained, packed, tmp_path):
     assert all(np.array_equal(a, b) for a, b in zip(*trainable, strict=True))
 
 
+@on_tensorflow
+def test_a_retrained_run_that_stopped_before_its_first_epoch_takes_the_weights_again(trained, packed, tmp_path):
+    given = training(packed, tmp_path / "a", MODE="retrain", RUN=trained[0], EPOCHS=1)
+    run_here("train.py", **given)
+    whole = only_folder(tmp_path / "a")
+    run = shutil.copytree(whole, tmp_path / "b")
+    for path in [*run.glob("*.keras"), run / "training_log.csv", run / "state.json"]:
+        path.unlink()
+    out = run_here("train.py", MODE="resume", RUN=run).stdout
+    assert re.search(rf"loaded \d+ layers from {trained[0]}", out)
+    for ours, theirs in zip(weights(run / "last.keras"), weights(whole / "last.keras"), strict=True):
+        assert np.array_equal(ours, theirs)
+
+
 @pytest.mark.slow
 def test_it_stops_in_time_and_ctrl_c_loses_nothing(packed, tmp_path):
     out = run_here("train.py", **training(packed, tmp_path / "a", EPOCHS=500, MAX_MINUTES=0.02)).stdout
