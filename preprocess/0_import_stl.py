@@ -149,6 +149,7 @@ def write_label_volume(surface):
             "check that it is in mm, or change --space"
         )
     with claimed(settings.OUTPUT):
+        refuse_existing(settings.OUTPUT, settings.REPLACE)  # again: another process may have written it meanwhile
         write_labels(label_image(masks, geometry), settings.OUTPUT)
     voxels, used = number_of(int(masks.sum()), "voxel"), int(masks.any((1, 2)).sum())
     print(f"wrote {settings.OUTPUT}: {voxels} in {used} of {number_of(count, 'slice')}")

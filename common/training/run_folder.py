@@ -231,8 +231,9 @@ class Run(ResultFolder):
 
     def remove_unfinished(self):
         """Remove what a killed process left; call only while no other one can write."""
-        for path in self.folder.glob(f"{UNFINISHED}*"):
-            remove(path)
+        for folder in (self.folder, self.progress_folder):
+            for path in folder.glob(f"{UNFINISHED}*"):
+                remove(path)
 
     def write_state(self, log, epochs, ended, time, data, advice):
         """Write state.json.

@@ -1,6 +1,7 @@
 """0_import_stl.py: surfaces to masks and onto the grid of a volume."""
 
 import zlib
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from running import assert_refused, run_here, run_script
 from skimage.measure import grid_points_in_poly
 
+from common import claims
 from common.slices.images import read_mask
 from common.volumes.reading import read_volume
 from common.volumes.surfaces import fill_outlines
@@ -123,6 +125,22 @@ def test_onto_the_grid_of_a_turned_volume(tmp_path, space):
     other = "RAS" if space == "LPS" else "LPS"
     assert_refused(SCRIPT, "surface is outside", OUTPUT=tmp_path / "x.nrrd", SPACE=other, **settings)
     assert not (tmp_path / "x.nrrd").exists()
+
+
+def test_a_label_volume_that_another_process_wrote_meanwhile_stays(tmp_path):
+    """Two at once, without --replace: the second found no output when it started."""
+    output, volume = tmp_path / "out.nrrd", tmp_path / "v.nrrd"
+    sitk.WriteImage(sitk.Image(30, 30, 30, sitk.sitkUInt8), str(volume))
+    claimed = claims.claimed
+
+    def after_another(path):
+        output.write_bytes(b"of another process")
+        return claimed(path)
+
+    settings = {"SURFACE": save(tmp_path / "s.stl", sphere(9.0)), "VOLUME": volume, "OUTPUT": output}
+    with mock.patch.object(claims, "claimed", after_another):
+        assert_refused(SCRIPT, f"{output}: already exists", **settings)
+    assert output.read_bytes() == b"of another process"
 
 
 def test_surfaces_that_are_not_closed(tmp_path):

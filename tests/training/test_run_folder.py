@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 from drawings import write_copying_network
+from running import bytes_of
 
 from common.errors import InputError
 from common.files import write_json
+from common.training.new_run import claim_run
 from common.training.run_folder import Log, Run
 from common.training.run_records import SliceData, VolumeData
 from common.training.trained_models import (
@@ -102,6 +104,17 @@ def test_a_run_says_what_it_was_trained_on(tmp_path):
     alone = Run(tmp_path)
     assert not alone.exists and alone.settings == alone.state == {} and alone.data == SliceData()
     assert alone.validation_metrics(tmp_path / "x.keras") is None and not alone.has_ended
+
+
+def test_what_a_killed_training_left_is_removed(tmp_path):
+    run = make_run(tmp_path / "run")
+    run.progress_folder.mkdir()
+    before = bytes_of(tmp_path)
+    for place in (run.model_file("last"), run.strip_file(3)):
+        place.with_name(f".part-0123456789ab-{place.name}").write_bytes(b"half")
+    with claim_run(run):
+        pass
+    assert bytes_of(tmp_path) == before
 
 
 def test_a_resumed_run_has_the_minutes_that_are_left(tmp_path):
