@@ -35,6 +35,7 @@ from common.words import number_of
 
 INSTALL = 'pip install "distributed>=2026.8,<2027"'
 SECONDS_TO_START = 120  # of workers
+SECONDS_TO_JOIN = 15  # until a running scheduler has answered
 ATTEMPTS = 3  # times that a task may lose its worker before it counts as the reason
 MOST_PER_CORE = 4  # processes; more need hundreds of MB and a second each, and gain nothing
 BATCH = 4  # items per task
@@ -154,8 +155,12 @@ def start_workers(setting):
     for name in filter(re.compile(r"distributed\b").match, logging.root.manager.loggerDict):
         logging.getLogger(name).setLevel(logging.CRITICAL)  # what a user can mend is raised
     with dask.config.set({"distributed.scheduler.allowed-failures": ATTEMPTS}):
-        started = _local_scheduler(distributed, setting) if isinstance(setting, int) else _address(setting)
-        with started as address, _client(distributed, address) as client:
+        is_own = isinstance(setting, int)
+        started = _local_scheduler(distributed, setting) if is_own else _address(setting)
+        with (
+            started as address,
+            _client(distributed, address, SECONDS_TO_START if is_own else SECONDS_TO_JOIN) as client,
+        ):
             _wait_for_workers(client, address, setting if isinstance(setting, int) else 1)
             print(f"workers: {len(client.nthreads())} at {address}, dashboard {client.dashboard_link}", flush=True)
             yield Processes(client)
@@ -193,11 +198,11 @@ def _local_scheduler(distributed, count):
 
 
 @contextmanager
-def _client(distributed, address):
+def _client(distributed, address, seconds):
     try:
-        client = distributed.Client(address, timeout=SECONDS_TO_START if "127.0.0.1" in address else 20)
-    except (OSError, ValueError) as error:
-        found = str(error).splitlines()[0][:200]
+        client = distributed.Client(address, timeout=seconds)
+    except Exception as error:  # anything: a MemoryError if a web server answers, a TypeError without a certificate
+        found = next(iter(str(error).splitlines()), type(error).__name__)[:200]
         raise InputError(f"WORKERS: no Dask scheduler at {address} (found {found}); start one") from None
     with client:
         yield client

@@ -3,8 +3,10 @@
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 
@@ -185,7 +187,7 @@ def test_dask_is_named_if_it_is_missing(monkeypatch):
     assert workers.INSTALL.split('"')[1] in (ROOT / "tests" / "requirements.txt").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "2.5", "host:8786", "tcp://host"])
+@pytest.mark.parametrize("value", ["0", "-1", "2.5", "host:8786", "tcp://host", "tcp://host:99999"])
 def test_wrong_workers(value, tmp_path):
     make_cases(tmp_path, cases=1, slices=1)
     assert_refused("preprocess/1_augment_cases.py", "WORKERS", status=2, CASES=tmp_path, WORKERS=value)
@@ -197,14 +199,32 @@ def test_more_processes_than_a_machine_can_start():
         pass
 
 
-def test_a_scheduler_that_is_not_there(monkeypatch):
+@pytest.mark.parametrize("place", ["tcp://127.0.0.1:9", "tls://127.0.0.1:9", "ucx://127.0.0.1:9"])
+def test_a_scheduler_that_is_not_there(place, monkeypatch):
     pytest.importorskip("distributed", reason=NO_DASK)
-    monkeypatch.setattr(workers, "SECONDS_TO_START", 1)
-    with (
-        pytest.raises(InputError, match="WORKERS: no Dask scheduler at"),
-        start_workers("tcp://127.0.0.1:9"),
-    ):
+    monkeypatch.setattr(workers, "SECONDS_TO_JOIN", 1)
+    with pytest.raises(InputError, match=f"WORKERS: no Dask scheduler at {place} "), start_workers(place):
         pass
+
+
+def test_a_web_server_is_no_scheduler(monkeypatch):
+    """Dask takes the start of its answer for a length, and runs out of memory."""
+    pytest.importorskip("distributed", reason=NO_DASK)
+    monkeypatch.setattr(workers, "SECONDS_TO_JOIN", 5)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def answer():
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n" + bytes(99))
+
+        threading.Thread(target=answer, daemon=True).start()
+        place = f"tcp://127.0.0.1:{server.getsockname()[1]}"
+        with pytest.raises(InputError, match=f"WORKERS: no Dask scheduler at {place} "), start_workers(place):
+            pass
 
 
 def double(number):
