@@ -55,15 +55,10 @@ FileName = Annotated[
     str, Rule('a file name with at most one {id}, such as "{id}_t1"', lambda text: bool(text) and _is_file_name(text))
 ]
 FileChannels = Annotated[list[FileName], Len(0, 64)]
-ADDRESS = re.compile(r"(tcp|tls|ucx)://\S+:\d{1,5}|")
+PORT = r"(\d{1,4}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d\d|655[0-2]\d|6553[0-5])"  # 0..65535
+ADDRESS = re.compile(rf"(tcp|tls|ucx)://\S+:{PORT}|")
 SCHEDULER = '"" or the address of a Dask scheduler, such as "tcp://10.0.0.1:8786"'
-
-
-def _is_address(text):
-    return bool(ADDRESS.fullmatch(text)) and (not text or int(text.rpartition(":")[2]) < 2**16)
-
-
-Workers = Annotated[int, Ge(1), Le(1024)] | Annotated[str, Rule(SCHEDULER, _is_address)]
+Workers = Annotated[int, Ge(1), Le(1024)] | Annotated[str, Rule(SCHEDULER, ADDRESS.fullmatch)]
 Names = list[Annotated[str, Rule("a name", bool)]]
 
 
