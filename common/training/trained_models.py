@@ -58,6 +58,8 @@ def model_file(run, which="best_dice"):
         if which not in existing:
             raise InputError(f"{run}: no {which}.keras (found {' and '.join(existing)}); choose one that exists")
         path = run.model_file(which)
+    if not path.is_file():  # a pipe: opening it would wait for its writer
+        raise InputError(f"{path}: not a regular file; pass --run a run folder of train.py or a .keras file")
     if is_h5(path):
         return path
     if path.suffix != ".keras":

@@ -1,5 +1,7 @@
 """Run folders, their logs, and the models that a user's RUN means."""
 
+import os
+
 import numpy as np
 import pytest
 from drawings import write_copying_network
@@ -198,3 +200,11 @@ def test_models_for_volumes_belong_together(tmp_path):
     ):
         with pytest.raises(InputError, match=words):
             find_volume_models([runs[name] for name in names], "last")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
+@pytest.mark.parametrize("name", ["a.keras", "a.h5"])
+def test_a_pipe_is_no_model(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(InputError, match=f"{name}: not a regular file"):
+        model_file(tmp_path / name)
