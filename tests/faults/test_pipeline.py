@@ -100,7 +100,7 @@ def test_other_settings_are_trained_from_the_start_after_a_kill(tmp_path):
 def test_own_images_continue_under_the_same_plan(tmp_path):
     """Killed in the final training: both plans and the first training are kept, and the final one is continued."""
     work = tmp_path / "work"
-    settings = {**own_images(tmp_path), "WORK": work, "MINUTES": 2, "FINAL": 0.5}
+    settings = {**own_images(tmp_path), "WORK": work, "MINUTES": 4, "FINAL": 0.5}
     first = start(settings)
     wait_for_line(first, "$ python train.py", "$ python train.py", "epoch 2")
     first.kill()
@@ -112,7 +112,7 @@ def test_own_images_continue_under_the_same_plan(tmp_path):
     assert "4_plan_training.py" not in out and "continuing after epoch " in out
     assert [(work / folder / "packed" / "plan.json").read_bytes() for folder in ("", "final")] == plans
     assert sorted((work / "runs").iterdir()) == [tested, final] and "# Decisions" in (work / "decisions.md").read_text()
-    assert sum(row["seconds"] for row in Run(final).log.rows) < 90, "it had the minutes that were left"
+    assert sum(row["seconds"] for row in Run(final).log.rows) < 150, "it had the minutes that were left"
 
 
 def test_without_replace_nothing_is_overwritten(tmp_path):
