@@ -71,9 +71,9 @@ MAX_MINUTES: types.NonNegative | None = None  # stop before an epoch that would 
 
 # --- how to compute
 PRECISION: types.Precision = "auto"  # "float32", "mixed_bfloat16", "mixed_float16", "auto": the fastest
-#   On a CPU, "auto" benchmarks them before runs of 500 steps or more.
+#   On a CPU, "auto" benchmarks them before runs of 500 steps and 4 minutes or more.
 JIT: bool | Literal["auto"] = "auto"  # compile with XLA (or PyTorch's compiler); "auto": if it is faster
-#   "auto": the backend's usual choice; on TensorFlow with DETERMINISTIC False, benchmarked for 500 steps or more.
+#   "auto": the backend's usual choice; on TensorFlow with DETERMINISTIC False, benchmarked likewise.
 DEVICES: types.PositiveInt | None = None  # GPUs per machine (not on PyTorch); None: as many as divide a batch
 MEMORY: Literal["fast", "low"] = "fast"  # "low": compute activations twice (3-D): less memory, more time
 SEED: types.Seed = 1  # random seed for weights, order, dropout and augmentation

@@ -14,7 +14,7 @@ from common.training.configure import build_network, make_batches, set_precision
 from common.training.optimizer import compile_network
 from common.training.recommended import PUBLISHED, RECOMMENDED
 
-LONG = 5  # minutes; from here on, a run whose EPOCHS are to be measured is worth benchmarks
+LONG = 4  # minutes; a run that must end sooner is not worth benchmarks, nor is one of fewer than 500 steps
 GREATEST_SLOWDOWN = 2  # two convolutions; if slower, benchmarking the whole network is not worth its time
 
 
@@ -43,7 +43,8 @@ def autotune(settings, training, devices):
 
     own_size = settings.BATCH_SIZE != "auto"
     size = settings.BATCH_SIZE if own_size else models.recommended(settings.MODEL)["BATCH_SIZE"]
-    epochs = settings.EPOCHS or (math.inf if settings.MAX_MINUTES >= LONG else 0)
+    is_short = settings.MAX_MINUTES is not None and settings.MAX_MINUTES < LONG
+    epochs = 0 if is_short else settings.EPOCHS or math.inf
     steps = epochs * len(make_batches(settings, training, size))
     precision, why = choose_precision(settings.PRECISION, compiled, lambda: batch(size), steps)
     set_precision(precision := devices.broadcast(precision))
@@ -72,7 +73,7 @@ def choose_precision(setting, make_model, make_batch, steps):
         setting: "auto", or a Keras policy: "float32", "mixed_bfloat16", "mixed_float16".
         make_model: function that returns a new compiled model in the current policy.
         make_batch: function that returns a batch (x, y).
-        steps: number of steps in the run; below 500, a CPU uses float32 without a benchmark.
+        steps: number of steps in the run, 0 for a short one; below 500, a CPU uses float32 without a benchmark.
 
     Returns:
         The policy, and the reason as text, or None if it was set. "auto" is mixed_bfloat16 on a GPU or TPU that
@@ -85,7 +86,7 @@ def choose_precision(setting, make_model, make_batch, steps):
         policy = usual_half()
         return policy, f"auto: the fastest this device {'is known to compute' if policy == 'float32' else 'supports'}"
     if steps < 500:
-        return "float32", "auto: fewer than 500 steps, too few to benchmark"
+        return "float32", f"auto: fewer than 500 steps or {LONG} minutes, too few to benchmark"
     if (slowdown := slowdown_of_bfloat16()) > GREATEST_SLOWDOWN:
         return "float32", f"auto: two convolutions took {slowdown:.2g} times as long in bfloat16 as in float32"
     print("benchmarking float32 and bfloat16", flush=True)
@@ -174,7 +175,7 @@ def choose_jit(setting="auto", deterministic=True, make_model=None, make_batch=N
         deterministic: whether operations must be deterministic, which TensorFlow supports only without XLA.
         make_model: function of True or False that returns a new model compiled accordingly.
         make_batch: function that returns a batch (x, y).
-        steps: number of steps in the run; below 500, a benchmark is not worth its time.
+        steps: number of steps in the run, 0 for a short one; below 500, a benchmark is not worth its time.
 
     Returns:
         Whether to compile, and the reason as text, or None if it was set. "auto" is True on JAX and False on PyTorch.

@@ -4,7 +4,10 @@ import keras
 import numpy as np
 import pytest
 
+from common.devices import OneDevice
+from common.settings import Settings
 from common.training import autotune as trials
+from common.training.sets import open_set
 
 
 @pytest.mark.parametrize(
@@ -85,3 +88,19 @@ def test_batch_grows_while_it_pays_and_fits(monkeypatch, seconds, greatest, expe
 
     monkeypatch.setattr(trials, "time_steps", time_steps)
     assert trials.choose_batch_size(8, lambda: None, None, greatest) == expected
+
+
+@pytest.mark.parametrize(("minutes", "expected"), [(3.9, "float32"), (4, "mixed_bfloat16"), (None, "mixed_bfloat16")])
+def test_a_run_that_must_end_soon_is_not_benchmarked(monkeypatch, packed, minutes, expected):
+    monkeypatch.setattr(trials, "accelerators", list)
+    monkeypatch.setattr(trials, "slowdown_of_bfloat16", lambda: 1)
+    monkeypatch.setattr(trials, "time_precisions", lambda *_: {"float32": 1.0, "mixed_bfloat16": 0.5})
+    training = open_set(packed["packed"] / "train.h5")
+    given = {"TRAIN": packed["packed"] / "train.h5", "BATCH_SIZE": 1, "EPOCHS": 10**4, "MAX_MINUTES": minutes}
+    settings = Settings.of("train.py", **given, LOSS="bce", OPTIMIZER="sgd", LEARNING_RATE=0.1, AUGMENTATION={})
+    before = keras.config.dtype_policy()
+    try:
+        chosen = trials.autotune(settings, training, OneDevice())
+    finally:
+        keras.config.set_dtype_policy(before)
+    assert expected == chosen.PRECISION
