@@ -32,24 +32,29 @@ def write_journal(staging, root, names, **fields):
         root: Path of the folder in which the entries get their places.
         names: list of relative paths.
         fields: further fields of `Journal`.
+
+    Returns:
+        Journal.
     """
     entries = {name: os.lstat(staging / NEW / name).st_ino for name in names}
     replaced = {name: identity(root / name) for name in names if os.path.lexists(root / name)}
-    write_json(staging / JOURNAL, Journal(entries=entries, replaced=replaced, **fields).model_dump())
+    journal = Journal(entries=entries, replaced=replaced, **fields)
+    write_json(staging / JOURNAL, journal.model_dump())
     flush(staging)
+    return journal
 
 
-def carry_out(staging, root, entries, removed):
-    """Do what a journal says; what is done already is skipped.
+def carry_out(staging, root, journal):
+    """Do what a Journal says; what is done already is skipped.
 
     Manifests, which know the old results, are the last entries, so that the next script can check the others.
     """
-    for name in removed:
+    for name in journal.removed:
         old = staging / OLD / name
         if os.path.lexists(root / name) and not os.path.lexists(old):
             old.parent.mkdir(parents=True, exist_ok=True)
             os.rename(root / name, old)
-    for name, inode in entries.items():
+    for name, inode in journal.entries.items():
         new, old, final = staging / NEW / name, staging / OLD / name, root / name
         if not os.path.lexists(new) or os.lstat(new).st_ino != inode:
             continue  # done
@@ -58,7 +63,7 @@ def carry_out(staging, root, entries, removed):
             if not os.path.lexists(old):
                 os.rename(final, old)
             os.rename(new, final)
-    for folder in {(root / name).parent for name in (*entries, *removed)}:
+    for folder in {(root / name).parent for name in (*journal.entries, *journal.removed)}:
         flush(folder)
     (staging / JOURNAL).unlink()
 

@@ -60,12 +60,16 @@ def whole_folder(path, replace=False, listed=True):
     """
     path = Path(path)
     final = Path(os.path.realpath(path))
-    if os.path.ismount(final):
-        raise InputError(f"{path}: cannot be replaced as a whole (it is a mount point); use a folder inside it")
+    _refuse_mount(path, final)
     refuse_existing(path, replace)
     with whole_entries(final.parent, [final.name], replace, listed=listed) as new:
         (new / final.name).mkdir()
         yield new / final.name
+
+
+def _refuse_mount(path, final):
+    if os.path.ismount(final):
+        raise InputError(f"{path}: cannot be replaced as a whole (it is a mount point); use a folder inside it")
 
 
 @contextmanager
@@ -84,8 +88,7 @@ def whole_folders(paths, replace=False):
     with ExitStack() as stack:
         made = []
         for path, final in zip(paths, finals, strict=True):
-            if os.path.ismount(final):
-                raise InputError(f"{path}: cannot be replaced as a whole (it is a mount point); use a folder inside it")
+            _refuse_mount(path, final)
             stack.enter_context(claimed(final))
             finish_interrupted(final.parent)
             refuse_existing(path, replace)
@@ -263,13 +266,11 @@ def _publish(staging, root, names, removed):
     """
     new = staging / NEW
     flush_all(new)
-    entries = {name: os.lstat(new / name).st_ino for name in names}
     with undisturbed():
         if len(names) == 1 and not removed and put(new / names[0], root / names[0]):
             flush((root / names[0]).parent)
             return
-        write_journal(staging, root, names, removed=list(removed))
-        carry_out(staging, root, entries, removed)
+        carry_out(staging, root, write_journal(staging, root, names, removed=list(removed)))
 
 
 def _publish_together(stagings, finals):
@@ -277,13 +278,12 @@ def _publish_together(stagings, finals):
     for staging in stagings:
         flush_all(staging / NEW)
     leader, *followers = map(str, stagings)
-    pairs = list(zip(stagings, finals, strict=True))
+    fields = [{"followers": followers}, *({"leader": leader} for _ in followers)]
+    last_first = list(zip(stagings, finals, fields, strict=True))[::-1]  # the leader's is the last journal
     with undisturbed():
-        for staging, final in pairs[1:]:
-            write_journal(staging, final.parent, [final.name], leader=leader)
-        write_journal(stagings[0], finals[0].parent, [finals[0].name], followers=followers)
-        for staging, final in [*pairs[1:], pairs[0]]:
-            carry_out(staging, final.parent, read_record(staging / JOURNAL, Journal).entries, [])
+        journals = [write_journal(staging, final.parent, [final.name], **own) for staging, final, own in last_first]
+        for (staging, final, _), journal in zip(last_first, journals, strict=True):
+            carry_out(staging, final.parent, journal)
 
 
 def finish_interrupted(*paths):
@@ -347,5 +347,5 @@ def _finish_journal(staging, root):
         if not (is_done or (is_old and name not in journal.removed)):
             _refuse_entries(root, [name], True)
     with undisturbed():
-        carry_out(staging, root, journal.entries, journal.removed)
+        carry_out(staging, root, journal)
     print(f"finished replacing {', '.join(names[:3])} in {root}, which was interrupted", flush=True)

@@ -157,11 +157,9 @@ def start_workers(setting):
     with dask.config.set({"distributed.scheduler.allowed-failures": ATTEMPTS}):
         is_own = isinstance(setting, int)
         started = _local_scheduler(distributed, setting) if is_own else _address(setting)
-        with (
-            started as address,
-            _client(distributed, address, SECONDS_TO_START if is_own else SECONDS_TO_JOIN) as client,
-        ):
-            _wait_for_workers(client, address, setting if isinstance(setting, int) else 1)
+        seconds, least = (SECONDS_TO_START, setting) if is_own else (SECONDS_TO_JOIN, 1)
+        with started as address, _client(distributed, address, seconds) as client:
+            _wait_for_workers(client, address, least)
             print(f"workers: {len(client.nthreads())} at {address}, dashboard {client.dashboard_link}", flush=True)
             yield Processes(client)
 
