@@ -13,7 +13,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from common.errors import InputError
-from common.files import UNFINISHED, read_json
+from common.files import UNFINISHED, read_json, real_path
 from common.system_errors import errors_of
 
 LOCK_OF, OWNER_OF = ".part-lock-", ".part-owner-"  # starts of the names of the files of a claim
@@ -36,7 +36,7 @@ def claimed(path, wait=False):
     Raises:
         InputError: if another process claims it; the message contains which.
     """
-    final = Path(os.path.realpath(path))
+    final = real_path(path)
     with _claims_lock:
         is_ours = _claims.get(final, 0) > 0
         if is_ours:
@@ -67,7 +67,7 @@ def claimed(path, wait=False):
 
 def is_claimed(path):
     """Whether a process of this machine is writing a path now."""
-    final = Path(os.path.realpath(path))
+    final = real_path(path)
     lock = final.with_name(LOCK_OF + os.fsdecode(os.fsencode(final.name)[-200:]))
     if not lock.is_file() or lock.is_symlink():
         return False

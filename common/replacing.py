@@ -25,6 +25,7 @@ from common.files import (
     flush,
     flush_all,
     one_name,
+    real_path,
     remove,
     unfinished_name,
     whole_file,
@@ -59,7 +60,7 @@ def whole_folder(path, replace=False, listed=True):
         InputError: if `path` exists and must not be replaced, or another process is writing it.
     """
     path = Path(path)
-    final = Path(os.path.realpath(path))
+    final = real_path(path)
     _refuse_mount(path, final)
     refuse_existing(path, replace)
     with whole_entries(final.parent, [final.name], replace, listed=listed) as new:
@@ -84,7 +85,7 @@ def whole_folders(paths, replace=False):
     Yields:
         list of Path of empty folders to fill.
     """
-    finals = [Path(os.path.realpath(path)) for path in paths]
+    finals = [real_path(path) for path in paths]
     with ExitStack() as stack:
         made = []
         for path, final in zip(paths, finals, strict=True):
@@ -130,7 +131,7 @@ def refuse_existing(path, replace):
     if not replace:
         raise InputError(f"{path}: already exists; use another path or pass --replace to overwrite it")
     if path.is_dir():
-        refuse_foreign(path, foreign_files(Path(os.path.realpath(path))))
+        refuse_foreign(path, foreign_files(real_path(path)))
 
 
 # --- several outputs in one step
@@ -340,7 +341,7 @@ def _finish_journal(staging, root):
     for name in names:
         for part in name.split("/"):
             one_name(part.removeprefix("."), staging / JOURNAL)
-        if Path(os.path.realpath(root / name)).parent != Path(os.path.realpath(root), name).parent:
+        if real_path(root / name).parent != (real_path(root) / name).parent:
             raise InputError(f"{staging / JOURNAL}: {name} leads to another folder")
         found = identity(root / name) if os.path.lexists(root / name) else [None]
         is_done, is_old = found[0] == journal.entries.get(name, ""), found == journal.replaced.get(name)

@@ -10,7 +10,6 @@ neighboring slices. Only training lists contain variants and the cases of pseudo
 data_check.png before you train.
 """
 
-import os
 import sys
 from pathlib import Path
 from typing import Literal
@@ -47,7 +46,7 @@ import numpy as np
 import pandas as pd
 
 from common.errors import InputError, SettingError
-from common.files import natural_key
+from common.files import natural_key, real_path
 from common.parallel import progress
 from common.replacing import refuse_existing, whole_folder, whole_folders
 from common.slices.case_files import split_pseudo_labeled
@@ -115,7 +114,7 @@ def check_settings():
     if settings.COPY_LIST and not settings.COPY_TO:
         raise SettingError("COPY_LIST: needs COPY_TO; pass --copy-to with a folder for the copies")
     if settings.COPY_TO and not settings.COPY_LIST:
-        lists, copies = (Path(os.path.realpath(path)) for path in (settings.LISTS, settings.COPY_TO))
+        lists, copies = map(real_path, (settings.LISTS, settings.COPY_TO))
         if lists == copies or lists in copies.parents or copies in lists.parents:
             raise SettingError(f"COPY_TO: expected a folder outside LISTS (found {settings.COPY_TO}); use another one")
     if settings.COPY_TO:

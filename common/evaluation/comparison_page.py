@@ -8,6 +8,7 @@ from urllib.parse import quote
 import pandas as pd
 
 from common.evaluation.settings_table import differing_settings
+from common.files import real_path
 from common.html import write_page
 from common.lazy import Lazy
 from common.plots import CLASS_COLORS, PLOT_STYLE, SOFT, svg
@@ -47,7 +48,7 @@ def write_comparison(path, folder, sections):
         write_page(
             unfinished / path.name,
             TEMPLATE,
-            f"Comparison of {one_line(Path(os.path.realpath(folder)).name)}",
+            f"Comparison of {one_line(real_path(folder).name)}",
             headlines=headlines(sections[0]),
             sections=shown,
             labeled=LABELED,

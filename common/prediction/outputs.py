@@ -1,14 +1,13 @@
 """Outputs of predict.py for slices: masks, overlays, label volumes, and masks of full-scale images."""
 
 import functools
-import os
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from common.errors import InputError
-from common.files import write_json
+from common.files import real_path, write_json
 from common.prediction.matrices import MatrixInput, MatrixMasks
 from common.prediction.viewer_files import ViewerFiles
 from common.public_settings import public_settings
@@ -48,7 +47,7 @@ def write_output(settings, fill, hidden=(), facts=None):
 
 def refuse_input_inside(source, output):
     """Raise InputError if the setting INPUT is inside OUTPUT: predictions would take the place of their own input."""
-    source, output = (Path(os.path.realpath(path)) for path in (source, output))
+    source, output = map(real_path, (source, output))
     if output.exists() and (output == source or output in source.parents):
         raise InputError(f"OUTPUT: {output} contains INPUT, which it would replace; use another folder")
 

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 
 from common.errors import InputError
+from common.files import real_path
 from common.slices.hdf5_text import CheckedHeaps
 from common.system_errors import raise_system_error
 
@@ -117,7 +118,7 @@ def neighbor_of(path, name):
         InputError: unless the name is a plain one in the folder of the file, in its `shards` folder, or, for a set in
             a folder such as fold1, cases.h5 one folder above.
     """
-    folder = Path(os.path.realpath(path)).parent
+    folder = real_path(path).parent
     above = name == f"../{CASES}" and re.fullmatch(r"fold\d+", folder.name)
     plain = name.removeprefix(f"{SHARDS}/")
     if not above and (plain in ("", ".", "..") or re.search(r"[/\\:%\x00-\x1f]", plain)):

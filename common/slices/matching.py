@@ -1,12 +1,12 @@
 """Match images and masks by their names, and tell patients from slices in names."""
 
 import itertools
-import os
 import re
 from collections import Counter
 from pathlib import Path
 
 from common.errors import InputError
+from common.files import real_path
 from common.settings import require_folder
 from common.slices.finding import find_images
 
@@ -71,7 +71,7 @@ def apart_from(files, root, other):
         other: setting of the other side, a folder or a path with a name pattern.
     """
     folder = itertools.takewhile(lambda part: "{" not in part, Path(other).parts)
-    inner, outer = (Path(os.path.realpath(path)) for path in (Path(*folder), root))
+    inner, outer = map(real_path, (Path(*folder), root))
     if not str(other) or inner == outer or not inner.is_relative_to(outer):
         return files
     inner = Path(root, inner.relative_to(outer))

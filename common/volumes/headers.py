@@ -44,9 +44,7 @@ META_TYPES = {
     **dict.fromkeys(["MET_INT", "MET_UINT", "MET_FLOAT"], 4),
     **dict.fromkeys(["MET_LONG", "MET_ULONG", "MET_LONG_LONG", "MET_ULONG_LONG", "MET_DOUBLE"], 8),
 }
-
-
-SCALING = {"Slope": "1", "Offset": "0"}
+SCALING = {"Slope": "1", "Offset": "0"}  # fields of MetaImage headers, after ElementToIntensityFunction
 
 
 class Data(NamedTuple):
