@@ -117,26 +117,26 @@ from common.training.calibration import threshold_in_words, with_threshold
 from common.training.trained_models import find_models, find_volume_models, names_of_classes, slice_preparation
 from common.training.trust import trust_command
 from common.volumes.finding import is_folder_of_volumes, is_volume
-from common.volumes.privacy import check_names_table, write_names_table
+from common.volumes.privacy import names_table, write_names_table
 from common.words import number_of
 from common.workers import start_workers
 
 
 def main():
     trust_command(settings)
-    check_names_table(settings.NAMES_TABLE, {"OUTPUT": settings.OUTPUT}, settings.REPLACE)
     if settings.PASTE:
         require_folder(settings.PASTE, "PASTE")
     runs = settings.RUN if isinstance(settings.RUN, list) else [settings.RUN]
-    if models := find_volume_models(runs, settings.WEIGHTS_FILE):
-        from common.prediction.volume_outputs import predict_with_settings  # needs SimpleITK, images do not
+    with names_table(settings.NAMES_TABLE, {"OUTPUT": settings.OUTPUT}, settings.REPLACE):
+        if models := find_volume_models(runs, settings.WEIGHTS_FILE):
+            from common.prediction.volume_outputs import predict_with_settings  # needs SimpleITK, images do not
 
-        predict_with_settings(models, settings)
-    else:
-        for name, default in (("OUT_OF_FOLD", False), ("LABEL_ORDER", "likeliest")):
-            if (value := getattr(settings, name)) != default:
-                raise InputError(f"{name}: only for 3-D models (found {value!r}); leave it at {default!r}")
-        predict_slices(find_models(runs, settings.WEIGHTS_FILE))
+            predict_with_settings(models, settings)
+        else:
+            for name, default in (("OUT_OF_FOLD", False), ("LABEL_ORDER", "likeliest")):
+                if (value := getattr(settings, name)) != default:
+                    raise InputError(f"{name}: only for 3-D models (found {value!r}); leave it at {default!r}")
+            predict_slices(find_models(runs, settings.WEIGHTS_FILE))
 
 
 def predict_slices(models):

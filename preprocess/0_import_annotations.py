@@ -81,7 +81,7 @@ from common.slices.importing import Fitting
 from common.slices.leftovers import find_earlier_cases
 from common.slices.matching import IMAGE_FOLDERS, MASK_FOLDERS
 from common.volumes.finding import may_be_dicom
-from common.volumes.privacy import check_names_table, safe_names, write_names_table
+from common.volumes.privacy import names_table, safe_names, write_names_table
 from common.words import number_of
 from common.workers import start_workers
 
@@ -90,6 +90,11 @@ SCRIPT = "0_import_annotations.py"  # in case.json
 
 def main():
     check_settings()
+    with names_table(settings.NAMES_TABLE, {"CASES": settings.CASES}, settings.REPLACE):
+        import_annotations()
+
+
+def import_annotations():
     root = require_folder(settings.IMAGES, "IMAGES")
     images, skipped = walk(root)
     together = real_path(settings.ANNOTATIONS or "-") == real_path(root)
@@ -110,7 +115,6 @@ def main():
 def check_settings():
     if settings.TILE_OVERLAP >= settings.SIZE:
         raise SettingError(f"TILE_OVERLAP: expected 0 to {settings.SIZE - 1} (found {settings.TILE_OVERLAP})")
-    check_names_table(settings.NAMES_TABLE, {"CASES": settings.CASES}, settings.REPLACE)
 
 
 def import_all(sources, numbers, names, is_dicom):

@@ -64,13 +64,18 @@ from common.tables import write_table
 from common.volumes.candidates import match_scans, no_annotations, print_names, read_annotations
 from common.volumes.importing_nodules import NoduleSlicing, import_scan
 from common.volumes.nodules import NODULE_COLUMNS, find_scans
-from common.volumes.privacy import check_names_table, safe_names, write_names_table
+from common.volumes.privacy import names_table, safe_names, write_names_table
 from common.words import number_of
 from common.workers import start_workers
 
 
 def main():
     check_settings()
+    with names_table(settings.NAMES_TABLE, {"CASES": settings.CASES}, settings.REPLACE):
+        import_all()
+
+
+def import_all():
     paths = find_scans(settings.SCANS)
     names = safe_names(paths, settings.NAMES)
     cases = {
@@ -120,7 +125,6 @@ def check_settings():
         raise SettingError("LUNG_MASKS: needs LUNGS; use --lungs clusters or --lungs thresholds")
     for output in filter(None, (settings.LUNG_MASKS, settings.LABEL_VOLUMES, settings.SIZES)):
         refuse_existing(output, settings.REPLACE)
-    check_names_table(settings.NAMES_TABLE, {"CASES": settings.CASES}, settings.REPLACE)
 
 
 def match_annotations(paths, names):

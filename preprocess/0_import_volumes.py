@@ -78,7 +78,7 @@ from common.volumes.finding import find_volumes
 from common.volumes.importing import Slicing, import_volume
 from common.volumes.label_files import LabelFiles
 from common.volumes.label_matching import match_labels
-from common.volumes.privacy import check_names_table, is_dicom_volume, safe_names, write_names_table
+from common.volumes.privacy import is_dicom_volume, names_table, safe_names, write_names_table
 from common.words import number_of
 from common.workers import start_workers
 
@@ -87,6 +87,11 @@ FEW_LABELED = 0.1  # share of the slices of a volume
 
 def main():
     check_settings()
+    with names_table(settings.NAMES_TABLE, {"CASES": settings.CASES}, settings.REPLACE):
+        import_all()
+
+
+def import_all():
     found = match_volumes()
     volumes, labels = found.volumes, found.labels
     names = safe_names(volumes, settings.NAMES)
@@ -140,7 +145,6 @@ def check_settings():
         raise SettingError(
             f'SLICES: "{settings.SLICES}" needs LABELS; set --labels to their folder, or use --slices all'
         )
-    check_names_table(settings.NAMES_TABLE, {"CASES": settings.CASES}, settings.REPLACE)
 
 
 def is_data_set():

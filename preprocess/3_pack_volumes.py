@@ -87,7 +87,7 @@ from common.volumes.datasets import read_data_set, read_folders, survey, with_re
 from common.volumes.grids import Geometry, along_axes
 from common.volumes.intensity import fixed_rule, rule_of
 from common.volumes.packing import Packing, prepare, report_sizes
-from common.volumes.privacy import check_names_table
+from common.volumes.privacy import names_table
 from common.words import number_of
 from common.workers import start_workers
 
@@ -96,6 +96,11 @@ FORMAT = 1  # version of the packed format
 
 def main():
     check_settings()
+    with names_table(settings.NAMES_TABLE, {"PACKED": settings.PACKED}, settings.REPLACE):
+        pack_all()
+
+
+def pack_all():
     data = find_data()
     divisions = divide(sorted((case.name for case in data.cases), key=natural_key))
     refuse_existing(settings.PACKED, settings.REPLACE)
@@ -144,7 +149,6 @@ def check_settings():
         raise SettingError(
             f"REGIONS: set together with {'NESTED' if settings.NESTED else 'CLASSES'}; remove one of them"
         )
-    check_names_table(settings.NAMES_TABLE, {"PACKED": settings.PACKED}, settings.REPLACE)
 
 
 def find_data():

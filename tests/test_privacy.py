@@ -9,6 +9,7 @@ import io
 import json
 import re
 import shutil
+import subprocess
 import sys
 import zipfile
 import zlib
@@ -21,11 +22,13 @@ import pytest
 import trimesh
 from drawings import as_volume, ball, write
 from PIL import Image, PngImagePlugin
-from running import TINY_SE_RESUNET3D, TINY_UNET, assert_refused, leftovers, only_folder, run_here
+from running import ROOT, TINY_SE_RESUNET3D, TINY_UNET, assert_refused, leftovers, only_folder, run_here, run_script
 
 pydicom = pytest.importorskip("pydicom")
 import SimpleITK as sitk
 
+from common.claims import claimed
+from common.command_line import flags_of
 from common.errors import InputError
 from common.slices.hdf5_text import text_of
 from common.volumes.grids import Geometry
@@ -456,6 +459,14 @@ def test_predictions_meet_the_truths_of_the_names_table(everything):
 
 # --- settings
 
+SCRIPTS_WITH_TABLE = {
+    "preprocess/0_import_annotations.py": {},
+    "preprocess/0_import_nodules.py": {"SLICES": "all"},
+    "preprocess/0_import_volumes.py": {"SLICES": "all"},
+    "preprocess/3_pack_volumes.py": {},
+    "predict.py": {},
+}
+
 
 def test_labels_meet_the_truths_of_the_names_table(imported):
     """A numbered label volume is scored against the labels of the same patient: here it is the same one."""
@@ -476,6 +487,29 @@ def test_the_table_stays_outside_of_what_is_passed_on(imported, tmp_path):
     (tmp_path / "loop.csv").symlink_to("loop.csv")
     assert_refused(script, "loop.csv: already exists", NAMES_TABLE=tmp_path / "loop.csv", **settings)
     assert (tmp_path / "n.csv").read_text() == "mine" and not (tmp_path / "cases").exists()
+
+
+@pytest.mark.parametrize("script", SCRIPTS_WITH_TABLE)
+def test_a_table_that_another_process_is_writing_is_refused_before_any_work(tmp_path, script):
+    table, flags = tmp_path / "names.csv", SCRIPTS_WITH_TABLE[script]
+    with claimed(table):
+        assert_refused(script, f"{table}: another process is writing it", run=run_script, **flags, NAMES_TABLE=table)
+    assert not list(tmp_path.iterdir())
+
+
+def test_of_two_importers_at_once_one_writes_the_table(tmp_path):
+    table, started = tmp_path / "names.csv", []
+    for name in ("a", "b"):
+        write(tmp_path / "scans" / name, "scan.nii.gz", draw(1)[0])
+        flags = {"IMAGES": tmp_path / "scans" / name, "SLICES": "all", "SIZE": 24, "CASES": tmp_path / f"cases_{name}"}
+        command = [sys.executable, str(ROOT / "preprocess" / "0_import_volumes.py"), *flags_of(flags)]
+        started.append(subprocess.Popen([*command, "--names-table", str(table)], stderr=subprocess.PIPE, text=True))
+    said = [process.communicate()[1] for process in started]
+    assert sorted(process.returncode for process in started) == [0, 1], said
+    first = "a" if started[0].returncode == 0 else "b"
+    assert f"{table}: " in "".join(said) and [*tmp_path.glob("cases_*")] == [tmp_path / f"cases_{first}"]
+    assert pd.read_csv(table)["source"].tolist() == [str(tmp_path / "scans" / first / "scan.nii.gz")]
+    assert not leftovers(tmp_path)
 
 
 @pytest.mark.skipif(sys.platform in ("darwin", "win32"), reason="file names are UTF-8 there")

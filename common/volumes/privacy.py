@@ -6,8 +6,10 @@ The table of numbers and names (setting NAMES_TABLE) is the only way back from a
 import re
 import unicodedata
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
+from common.claims import claimed
 from common.errors import InputError, SettingError
 from common.files import real_path
 from common.replacing import new_file, refuse_existing
@@ -139,8 +141,9 @@ def _numbers(text):
 # --- table of names
 
 
-def check_names_table(table, outputs, replace):
-    """Check NAMES_TABLE before any work.
+@contextmanager
+def names_table(table, outputs, replace):
+    """Check NAMES_TABLE before any work, and keep other processes from writing it during the block.
 
     Args:
         table: setting NAMES_TABLE; "": none.
@@ -149,9 +152,10 @@ def check_names_table(table, outputs, replace):
 
     Raises:
         SettingError: if the table would be inside an output folder.
-        InputError: if it exists and must not be replaced.
+        InputError: if it exists and must not be replaced, or another process is writing it.
     """
     if not table:
+        yield
         return
     path = real_path(table)
     for setting, output in outputs.items():
@@ -161,7 +165,9 @@ def check_names_table(table, outputs, replace):
             )
     if path.is_dir():
         raise InputError(f"NAMES_TABLE: is a folder ({table}); use a file that ends in .csv")
-    refuse_existing(path, replace)
+    with claimed(table):
+        refuse_existing(path, replace)
+        yield
 
 
 def write_names_table(table, cases, volumes):
@@ -177,7 +183,7 @@ def write_names_table(table, cases, volumes):
     from common.tables import write_table  # pandas takes half a second to load
 
     rows = [{"case": cases[name], "name": name, "source": str(real_path(volumes[name]))} for name in cases]
-    with new_file(table, replace=True) as file:  # `check_names_table` refused an existing one
+    with new_file(table, replace=True) as file:  # `names_table` refused an existing one
         write_table(file, rows)
     print(f"wrote {table}: it identifies patients, so keep it apart from what you pass on")
 
