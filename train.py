@@ -9,7 +9,7 @@ Expect  a validation Dice that climbs within ten epochs; to watch it: tensorboar
 """
 
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 from typing import Literal
 
@@ -135,27 +135,27 @@ def fit(s, model, log, training, validation, used, run):
     rate = partial(configure.learning_rate_of_epoch, s)
     control = EpochControl(log, batches, rate, s.SEED, s.EPOCHS, s.EARLY_STOP, s.MAX_MINUTES, used.broadcast, validated)
     timer = Timer(batches)
-    writer = RunWriter(run, control, timer, training, validation) if used.is_first else None
-    if not control.end_reason:
-        to_continue = f"; to continue: python train.py --mode resume --run {run or 'RUN'}{flags_to_trust(s)}"
+    to_continue = f"; to continue: python train.py --mode resume --run {run or 'RUN'}{flags_to_trust(s)}"
+    with RunWriter(run, control, timer, training, validation) if used.is_first else nullcontext() as writer:
         try:
-            with lost_process_as_error(to_continue), devices.errors_of_batches():
-                model.fit(
-                    used.feed(batches),
-                    validation_data=validated and used.feed(validated),
-                    initial_epoch=len(log),
-                    epochs=s.EPOCHS or sys.maxsize,
-                    shuffle=False,
-                    verbose=0,
-                    callbacks=in_order(timer, control, writer),
-                )
+            if not control.end_reason:
+                with lost_process_as_error(to_continue), devices.errors_of_batches():
+                    model.fit(
+                        used.feed(batches),
+                        validation_data=validated and used.feed(validated),
+                        initial_epoch=len(log),
+                        epochs=s.EPOCHS or sys.maxsize,
+                        shuffle=False,
+                        verbose=0,
+                        callbacks=in_order(timer, control, writer),
+                    )
+            if writer:
+                writer.close()
         except KeyboardInterrupt:
             if writer:
                 writer.finish_writing()
             print("", f"stopped after epoch {len(log)}{to_continue}", sep="\n")
             raise
-    if writer:
-        writer.close()
     if control.failed:
         raise InputError(control.end_reason)
     used.disconnect()

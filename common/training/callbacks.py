@@ -170,6 +170,13 @@ class RunWriter(keras.callbacks.Callback):
         self.board = Board(run.tensorboard_folder)
         self.background = BackgroundWriter()
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        """Wait until nothing writes to the run, however training ended: from then on, another process may."""
+        self.background.thread.shutdown()
+
     def on_train_begin(self, logs=None):
         self.copy = self.best = copy_model(self.model)
         if self.averaging.is_on:

@@ -370,6 +370,22 @@ def test_it_stops_in_time_and_ctrl_c_loses_nothing(packed, tmp_path):
     read_checkpoint(Run(only_folder(tmp_path / "b")))
 
 
+@on_tensorflow
+def test_ctrl_c_at_the_end_waits_for_the_last_checkpoint(packed, tmp_path, monkeypatch):
+    """Until it is written, no other process may resume the run."""
+    write = RunWriter._write
+
+    def write_slowly(*arguments):
+        time.sleep(0.5)
+        write(*arguments)
+
+    monkeypatch.setattr(RunWriter, "_write", write_slowly)
+    monkeypatch.setattr(RunWriter, "close", mock.Mock(side_effect=KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        run_here("train.py", **training(packed, tmp_path, EPOCHS=1))
+    assert len(read_checkpoint(Run(only_folder(tmp_path)))[1]) == 1 and not leftovers(tmp_path)
+
+
 @pytest.mark.slow
 def test_epochs_that_fit_are_measured_recorded_and_kept_by_a_resumed_run(packed, tmp_path, monkeypatch):
     measured = []
