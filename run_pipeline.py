@@ -58,7 +58,7 @@ from common.errors import InputError, SettingError
 from common.jobs import call
 from common.replacing import refuse_existing
 from common.settings import require_folder
-from common.training.interrupted import Begun, is_complete, settings_of_training, settings_to_resume
+from common.training.interrupted import Begun, is_complete, settings_of_training, settings_to_resume, with_whole_paths
 
 WORK_FOLDER = Path(settings.WORK)
 
@@ -221,7 +221,7 @@ def train(begun, step, plan=None, **values):
         plan: Path of plan.json, or None.
         values: settings of train.py.
     """
-    values = {"RUNS": WORK_FOLDER / "runs", "SEED": settings.SEED} | values
+    values = with_whole_paths({"RUNS": WORK_FOLDER / "runs", "SEED": settings.SEED} | values)
     wanted = settings_of_training(plan, values)
     if earlier := begun.find_run(step, wanted):
         complete, restart = is_complete(earlier), f"to train from the start, remove {begun.file}"

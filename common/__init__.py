@@ -2,11 +2,15 @@
 
 import sys
 
+STOPPED = "stopped by Ctrl-C; left no incomplete files"
 
-def _name_missing_package(kind, error, trace):
-    """Hook for `sys.excepthook` until a script has its own: say in one line that a package is not installed."""
-    if issubclass(kind, ModuleNotFoundError):
-        script = sys.argv[0].replace("\\", "/").rpartition("/")[2]
+
+def report_early_error(kind, error, trace):
+    """Hook for `sys.excepthook` until a script has its own: a missing package and Ctrl-C are one line."""
+    script = sys.argv[0].replace("\\", "/").rpartition("/")[2]
+    if issubclass(kind, KeyboardInterrupt):
+        print(f"\n{script}: {STOPPED}", file=sys.stderr)
+    elif issubclass(kind, ModuleNotFoundError):
         print(f"{script}: error: {missing_package(error)}", file=sys.stderr)
     else:
         sys.__excepthook__(kind, error, trace)
@@ -22,4 +26,4 @@ def missing_package(error):
 
 
 if sys.excepthook is sys.__excepthook__:
-    sys.excepthook = _name_missing_package
+    sys.excepthook = report_early_error

@@ -12,7 +12,7 @@ import traceback
 from contextlib import contextmanager
 from pathlib import Path
 
-from common import missing_package, system_errors
+from common import STOPPED, missing_package, system_errors
 from common.streams import on_own_lines
 
 CRASHES_HDF5 = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # after a failure to write, it crashes at exit
@@ -96,7 +96,7 @@ def report_error(kind, error, trace):
     if os.environ.get("SHOW_TRACEBACK") == "1":
         traceback.print_exception(kind, error, trace)
     if issubclass(kind, KeyboardInterrupt):
-        print(f"\n{script}: stopped by Ctrl-C; left no incomplete files", file=sys.stderr)
+        print(f"\n{script}: {STOPPED}", file=sys.stderr)
     elif issubclass(kind, InputError):
         print(f"{script}: error: {on_own_lines(str(error))}", file=sys.stderr)
     elif issubclass(kind, ModuleNotFoundError):

@@ -1,6 +1,8 @@
 """The error rule: one line for what a user can cause, a traceback for our own mistakes."""
 
 import errno
+import os
+import signal
 import subprocess
 import sys
 import threading
@@ -10,6 +12,7 @@ import pytest
 from drawings import make_cases
 from running import ROOT, SCRIPTS, assert_refused, run_script
 
+from common.child import child
 from common.command_line import make_parser
 from common.errors import InputError, ignore_in_thread, report_error, summarize
 
@@ -132,6 +135,21 @@ def test_a_missing_package_is_one_line(script):
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1 and len(result.stderr.splitlines()) == 1, result.stderr
     assert "package is not installed for" in result.stderr and "pip install -r requirements.txt" in result.stderr
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="its status after Ctrl-C is another number")
+@pytest.mark.parametrize("script", ["train.py", "check.py"])
+def test_ctrl_c_before_the_settings_are_read_is_one_line(tmp_path, script):
+    (tmp_path / "annotated_types.py").write_text("raise KeyboardInterrupt")  # which settings need
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    options = {"env": environment, "stderr": subprocess.PIPE}
+    with (
+        child(ROOT / script, [], **options) as step,
+        subprocess.Popen([sys.executable, ROOT / script], **options) as own,
+    ):
+        for process in (step, own):
+            assert process.stderr.read().decode() == f"\n{script}: stopped by Ctrl-C; left no incomplete files\n"
+            assert process.wait() == -signal.SIGINT
 
 
 @pytest.mark.parametrize(

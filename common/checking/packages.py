@@ -9,6 +9,7 @@ import re
 import sys
 from pathlib import Path
 
+from common import report_early_error
 from common.checking.findings import NOTE, OK, PROBLEM, Finding, in_line
 
 try:
@@ -51,7 +52,7 @@ def require_packages():
 
 def _report_import(kind, error, trace):
     if not issubclass(kind, ImportError):
-        sys.__excepthook__(kind, error, trace)
+        report_early_error(kind, error, trace)
         return
     print(f"{Path(sys.argv[0]).name}: error: {_import_problem(error.name or 'a package', error)}", file=sys.stderr)
 

@@ -5,6 +5,8 @@ division (the same for sets divided together), and how the slices were made (`co
 AIS files with <name>_X and <name>_Y work too.
 """
 
+import hashlib
+import math
 import os
 from contextlib import nullcontext
 from functools import partial
@@ -17,7 +19,7 @@ import numpy as np
 from common.errors import InputError
 from common.parallel import ordered_map, progress
 from common.slices.classes import are_sets, type_of_masks
-from common.slices.hdf5 import damage_as_error
+from common.slices.hdf5 import damage_as_error, open_hdf5
 from common.slices.hdf5_text import text_of, write_attributes, write_texts
 from common.slices.images import read_pair, shapes_of, with_channels
 from common.slices.masks import class_count, values_of
@@ -28,6 +30,7 @@ from common.words import number_of
 FORMAT = 1  # version of packed sets
 AGAIN = "pack it again with 3_pack_hdf5.py"
 MOST_CHANNELS = 64
+ROWS = 64  # read at once to compare sets
 
 
 # --- reading
@@ -100,6 +103,28 @@ def _read_packed(path, file, memory_gb, classes):
         raise InputError(f"{path}: damaged (its classes overlap, but its masks are {y.dtype}); {AGAIN}")
     division, ignores = str(text_of(file.attrs.get("division", ""))), bool(file.attrs.get("ignores", False))
     return PackedSlices(x, y, case, source, int(classes), in_memory, preparation, division, ignores)
+
+
+def content_digest(path):
+    """SHA-256 of what a packed set has for training, as hexadecimal text.
+
+    `source` and the settings, which depend on the working folder, do not count.
+
+    Args:
+        path: Path of a set of 3_pack_hdf5.py.
+
+    Raises:
+        InputError: as `read_packed`.
+    """
+    with open_hdf5(path) as file:
+        packed = read_packed(path, file, memory_gb=0)
+        about = [packed.case, packed.classes, packed.preparation, packed.division, packed.ignores]
+        digest = hashlib.sha256(repr(about).encode())
+        for rows in (packed.x, packed.y):
+            digest.update(f"{rows.shape} {rows.dtype}".encode())
+            for numbers in np.array_split(np.arange(len(packed.case)), math.ceil(len(packed.case) / ROWS)):
+                digest.update(np.ascontiguousarray(rows[numbers]))
+    return digest.hexdigest()
 
 
 def _read_texts(path, file, name, count):

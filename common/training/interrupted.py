@@ -8,14 +8,16 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from common.files import file_digest
+from common.files import real_path
 from common.records import Record, read_record
 from common.settings import Settings, read_settings
+from common.slices.packed import content_digest
 from common.training.run_folder import Run
 from common.training.trained_models import CrossValidation
 
 RECORD = "pipeline.json"  # in WORK
 SETS = ("train.h5", "validation.h5")
+PATHS = ("TRAIN", "VALIDATION", "RUN")  # settings of train.py
 
 
 class BegunTraining(BaseModel):
@@ -123,14 +125,26 @@ def settings_to_resume(run):
     return {"MODE": "resume", "RUN": run} | own
 
 
+def with_whole_paths(values):
+    """Settings of train.py with absolute paths, so that the run can be continued from any working folder.
+
+    Args:
+        values: dict of setting name to value.
+    """
+    return values | {name: real_path(values[name]) for name in PATHS if values.get(name)}
+
+
 def settings_of_training(plan, values):
     """All settings of train.py for a training, as a dict for JSON: its constants, those of a plan, and others.
+
+    RUNS is left out, since it is always in WORK.
 
     Args:
         plan: path of plan.json, or None.
         values: dict of setting name to value.
     """
-    return Settings.of("train.py", **(read_settings(plan) if plan else {}) | values).as_json()
+    found = Settings.of("train.py", **(read_settings(plan) if plan else {}) | values).as_json()
+    return {name: value for name, value in found.items() if name != "RUNS"}
 
 
 def identity_of_training(settings):
@@ -139,7 +153,7 @@ def identity_of_training(settings):
 
 
 def identity_of(packed, value):
-    """Digest of the packed sets of training and validation in a folder and in its folds, and of a JSON value."""
+    """Digest of the contents of the sets of training and validation in a folder and its folds, and of a JSON value."""
     files = [path for name in SETS for path in sorted(packed.rglob(name))]
-    sets = {path.relative_to(packed).as_posix(): file_digest(path) for path in files}
+    sets = {path.relative_to(packed).as_posix(): content_digest(path) for path in files}
     return hashlib.sha256(json.dumps([sets, value]).encode()).hexdigest()

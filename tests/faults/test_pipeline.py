@@ -1,5 +1,7 @@
 """run_pipeline.py: killed in any step and continued, twice at once in one folder, on a full disk."""
 
+import json
+import os
 import random
 import shutil
 import signal
@@ -10,19 +12,20 @@ import pytest
 from drawings import disc_slice, make_cases, write_image
 from faults.moments import sample
 from faults.states import same, state_of
-from running import ROOT, assert_refused, bytes_of, leftovers
+from running import ROOT, assert_refused, bytes_of, leftovers, only_folder, run_script
 
 from common.command_line import flags_of
 from common.training.run_folder import Run
+from common.training.trained_models import CrossValidation
 
 TINY = {"MODEL_SETTINGS": {"features": 2, "depth": 1, "dropout": 0.0}, "EPOCHS": 1}
 MADE = ("lists/train.csv", "packed/train.h5", "predictions/prediction.json", "scores/scores.csv", "model.mlmodel")
 SIZES = (0, 20_000, 50_000, 100_000, 200_000, 400_000, 1_000_000, 2_000_000, 5_000_000, 20_000_000)  # bytes free
 
 
-def start(settings):
+def start(settings, cwd=None):
     command = [sys.executable, str(ROOT / "run_pipeline.py"), *flags_of(settings)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=cwd)
 
 
 def wait_for_line(process, *starts):
@@ -35,9 +38,9 @@ def wait_for_line(process, *starts):
     raise AssertionError(f"ended with {process.wait()} before {starts[0]}")
 
 
-def finished(settings):
+def finished(settings, cwd=None):
     """Run a pipeline to its end; returns what it printed."""
-    process = start(settings)
+    process = start(settings, cwd)
     out, _ = process.communicate()
     assert process.returncode == 0 and "finished all steps" in out, out
     return out
@@ -113,6 +116,53 @@ def test_own_images_continue_under_the_same_plan(tmp_path):
     assert [(work / folder / "packed" / "plan.json").read_bytes() for folder in ("", "final")] == plans
     assert sorted((work / "runs").iterdir()) == [tested, final] and "# Decisions" in (work / "decisions.md").read_text()
     assert sum(row["seconds"] for row in Run(final).log.rows) < 150, "it had the minutes that were left"
+
+
+@pytest.mark.slow
+def test_a_cross_validation_killed_anywhere_continues(tmp_path):
+    """Before and in a fold, between folds, while it predicts, scores or chooses; also from another working folder.
+
+    It ends with the weights and the choice of a cross-validation that was not interrupted.
+    """
+    work, packed = tmp_path / "work", tmp_path / "work" / "packed"
+    settings = {**own_images(tmp_path), "WORK": work, "MINUTES": 2, "FOLDS": 2}
+    elsewhere = {
+        name: os.path.relpath(value, tmp_path / "images") for name, value in settings.items() if "/" in str(value)
+    }
+    killed(start(settings), signal.SIGKILL, "$ python train.py")
+    plan = json.loads((packed / "plan.json").read_text())
+    tiny = {"MODEL_SETTINGS": TINY["MODEL_SETTINGS"], "EPOCHS": 30, "MAX_MINUTES": 30}
+    (packed / "plan.json").write_text(json.dumps(plan | tiny))
+    killed(start(settings), signal.SIGKILL, "restarting the training", "$ python train.py", "epoch ")
+    for lines, number in (
+        (["fold 2 of 2"], signal.SIGINT),
+        (["skipping ", "fold 2 of 2", "epoch "], signal.SIGTERM),
+        (["continuing after epoch ", "predicting "], signal.SIGKILL),
+        (["scoring "], signal.SIGKILL),
+        (["skipping the training", "$ python choose.py"], signal.SIGKILL),
+        (["skipping the training", "$ python choose.py", "baseline"], signal.SIGKILL),
+        (["skipping the training", "$ python predict.py"], signal.SIGKILL),
+    ):
+        killed(start(settings | elsewhere, tmp_path / "images"), number, *lines)
+    out = finished(settings)
+    folds = CrossValidation(max((work / "runs").iterdir()))
+    assert f"skipping the training: {folds} is complete" in out and "restarting" not in out and not leftovers(work)
+    sets = {"TRAIN": packed / "train.h5", "VALIDATION": packed / "validation.h5", "SEED": 1, "FOLD": "all"}
+    run_script("train.py", "--settings", packed / "plan.json", RUNS=tmp_path / "whole", **sets)
+    whole = CrossValidation(only_folder(tmp_path / "whole"))
+    run_script("choose.py", CROSS_VALIDATIONS=whole)
+    for fold in (1, 2):
+        assert same(state_of(folds.fold(fold).folder), state_of(whole.fold(fold).folder))
+    assert folds.choice_file.read_bytes() == whole.choice_file.read_bytes()
+    assert (folds.scores_folder / "scores.csv").read_bytes() == (whole.scores_folder / "scores.csv").read_bytes()
+
+
+def killed(process, number, *starts):
+    """Wait for lines of a pipeline and end it with a signal."""
+    wait_for_line(process, *starts)
+    process.send_signal(number)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == -number and "Traceback" not in out, out
 
 
 def test_without_replace_nothing_is_overwritten(tmp_path):

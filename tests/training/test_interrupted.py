@@ -1,12 +1,24 @@
 """What an interrupted run_pipeline.py had begun: which training the next one continues, skips or restarts."""
 
 import json
+from pathlib import Path
 
+import h5py
+import numpy as np
 import pytest
 
 from common.errors import InputError
 from common.files import write_json
-from common.training.interrupted import RECORD, Begun, is_complete, settings_of_training, settings_to_resume
+from common.slices.hdf5_text import write_texts
+from common.training.interrupted import (
+    RECORD,
+    Begun,
+    identity_of_training,
+    is_complete,
+    settings_of_training,
+    settings_to_resume,
+    with_whole_paths,
+)
 from common.training.run_folder import Log, Run
 from common.training.run_records import SliceData
 from common.training.trained_models import CrossValidation
@@ -14,12 +26,21 @@ from common.training.trained_models import CrossValidation
 
 @pytest.fixture
 def work(tmp_path):
-    """A WORK folder with sets of two folds; only their bytes count."""
+    """A WORK folder with sets of two folds."""
     for folder in ("packed", "packed/fold1", "packed/fold2"):
         (tmp_path / folder).mkdir(parents=True)
         for name in ("train.h5", "validation.h5", "test.h5"):
-            (tmp_path / folder / name).write_text(f"{folder} {name}")
+            pack(tmp_path / folder / name, f"{folder} {name}")
     return tmp_path
+
+
+def pack(path, case, source="", **attributes):
+    """Write a packed set of one slice."""
+    with h5py.File(path, "w") as file:
+        file["x"] = file["y"] = np.zeros((1, 8, 8, 1), np.uint8)
+        write_texts(file, "case", [case])
+        write_texts(file, "source", [source])
+        file.attrs.update({"classes": 1} | attributes)
 
 
 def wanted(work, plan=None, **values):
@@ -61,15 +82,30 @@ def test_other_sets_or_settings_are_trained_from_the_start(work, capsys, changed
     write_json(work / "plan.json", {"LOSS": "dice"})
     Begun(work).begin("training", wanted(work, work / "plan.json"))
     make_run(work, "1_unet", wanted(work, work / "plan.json"))
-    (work / "packed" / "test.h5").write_text("other cases to test")
+    pack(work / "packed" / "test.h5", "other cases to test")
     assert Begun(work).find_run("training", wanted(work, work / "plan.json"))
     if changed == "plan":
         write_json(work / "plan.json", {"LOSS": "bce"})
     elif changed != "setting":
-        (work / "packed" / {"set": "train.h5", "fold": "fold2/validation.h5"}[changed]).write_text("other")
+        pack(work / "packed" / {"set": "train.h5", "fold": "fold2/validation.h5"}[changed], "other")
     more = {"EPOCHS": 6} if changed == "setting" else {}
     assert Begun(work).find_run("training", wanted(work, work / "plan.json", **more)) is None
     assert capsys.readouterr().out.count("restarting the training: its data or settings have changed") == 1
+
+
+def test_another_working_folder_changes_nothing(work, monkeypatch):
+    """Nor does what it changes in the sets: the paths of the slices, and recorded settings."""
+    digests = set()
+    for folder, sets in ((work, "packed"), (work.parent, work / "packed"), (work / "runs", "../packed")):
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        pack(work / "packed" / "train.h5", "a", f"{sets}/0001.png", settings=f"{sets}")
+        values = {"TRAIN": Path(sets, "train.h5"), "VALIDATION": "", "RUNS": Path(sets, "..", "runs"), "EPOCHS": 5}
+        digests.add(identity_of_training(settings_of_training(None, with_whole_paths(values))))
+    assert len(digests) == 1
+    with h5py.File(work / "packed" / "train.h5", "a") as file:
+        file["y"][0, 0, 0] = 255
+    assert identity_of_training(settings_of_training(None, with_whole_paths(values))) not in digests
 
 
 def test_a_cross_validation_is_continued(work):
@@ -93,7 +129,7 @@ def test_a_plan_is_kept_for_the_same_sets_and_time(work):
     Begun(work).planned("training", packed, 8)
     assert Begun(work).is_planned("training", packed, 8)
     assert not Begun(work).is_planned("training", packed, 9) and not Begun(work).is_planned("final", packed, 8)
-    (packed / "train.h5").write_text("other")
+    pack(packed / "train.h5", "other")
     assert not Begun(work).is_planned("training", packed, 8)
     Begun(work).planned("training", packed, 8)
     (packed / "plan.json").unlink()
