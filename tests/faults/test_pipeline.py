@@ -137,9 +137,9 @@ def test_a_cross_validation_killed_anywhere_continues(tmp_path):
     for lines, number in (
         (["fold 2 of 2"], signal.SIGINT),
         (["skipping ", "fold 2 of 2", "epoch "], signal.SIGTERM),
-        (["continuing after epoch ", "predicting "], signal.SIGKILL),
+        (["skipping ", "run folder ", "predicting "], signal.SIGKILL),
         (["scoring "], signal.SIGKILL),
-        (["skipping the training", "$ python choose.py"], signal.SIGKILL),
+        (["continuing the training", "$ python choose.py"], signal.SIGKILL),
         (["skipping the training", "$ python choose.py", "baseline"], signal.SIGKILL),
         (["skipping the training", "$ python predict.py"], signal.SIGKILL),
     ):
