@@ -69,7 +69,7 @@ def small_disk():
         shutil.rmtree(kept)
         disk = os.statvfs(folder)
         used = (disk.f_blocks - disk.f_bfree) * disk.f_frsize
-        resize(used + free)
+        resize(max(used + free, disk.f_frsize))  # 0 would be no limit
 
     def resize(size):
         subprocess.run(["mount", "-o", f"remount,size={size}", str(mounted[-1])], check=True)

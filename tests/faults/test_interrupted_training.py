@@ -5,6 +5,8 @@ import os
 import random
 import shutil
 import signal
+import subprocess
+import sys
 from concurrent.futures import ProcessPoolExecutor
 
 import pandas as pd
@@ -13,11 +15,13 @@ from faults import kinds
 from faults.judging import grammar
 from faults.moments import disk_is_full, free_sizes, sample, wait_for_stop
 from faults.states import same, state_of
-from running import assert_refused, leftovers, run_script, training
+from running import ROOT, assert_refused, leftovers, run_script, training
 
+from common.command_line import flags_of
 from common.training.new_run import make_run
 
 EPOCHS = 4
+SIZES_OF_A_SEARCH = (0, 20_000, 100_000, 150_000, 200_000, 300_000, 400_000, 600_000, 800_000)  # bytes free
 RESUME = f"--mode resume --run @/run --epochs {EPOCHS}".split()  # the run has ended after two
 
 
@@ -152,9 +156,7 @@ def test_choosing_with_a_full_folder_for_temporary_files(good_files, room, small
 
 
 @pytest.mark.slow
-def test_a_search_on_a_full_disk_continues(packed, room, small_disk):
-    (room / "disk").mkdir()
-    small_disk(room / "disk", 800_000)
+def test_a_search_on_a_full_disk_continues(packed, room, small_disk, request):
     sets = {name: str(value) for name, value in training(packed, "").items() if name in ("TRAIN", "VALIDATION")}
     settings = {
         **sets,
@@ -168,8 +170,17 @@ def test_a_search_on_a_full_disk_continues(packed, room, small_disk):
         "PRECISIONS": ["float32"],
         "OTHERS": {"BATCH_SIZE": 3},
     }
-    message = assert_refused("tune.py", "the disk is full", run=run_script, **settings)
-    assert not grammar("tune.py", message)
-    small_disk.resize("64m")
-    assert "trials: 1; 1 complete" in run_script("tune.py", **settings).stdout
-    assert not leftovers(room / "disk")
+    refused = 0
+    for free in sample(request, random.Random("search"), SIZES_OF_A_SEARCH, 2):
+        small_disk.taken_down()
+        shutil.rmtree(room / "disk", ignore_errors=True)
+        (room / "disk").mkdir()
+        small_disk(room / "disk", free)
+        command = [sys.executable, str(ROOT / "tune.py"), *flags_of(settings)]
+        ended = subprocess.run(command, capture_output=True, text=True, check=False)
+        refused += disk_is_full({"status": ended.returncode, "err": ended.stderr}, "tune.py")
+        assert not leftovers(room / "disk"), f"{free} bytes free: {leftovers(room / 'disk')}"
+        small_disk.resize("64m")
+        assert "trials: 1; 1 complete" in run_script("tune.py", **settings).stdout, f"{free} bytes free"
+        assert not leftovers(room / "disk"), f"{free} bytes free"
+    assert refused
