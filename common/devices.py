@@ -10,6 +10,7 @@ import platform
 import re
 import sys
 import threading
+from collections import Counter
 from contextlib import contextmanager, nullcontext, suppress
 from importlib.metadata import PackageNotFoundError, version
 from types import SimpleNamespace
@@ -20,30 +21,44 @@ from common.errors import InputError
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # from malloc.h
 PACKAGES = ("tensorflow", "jax", "torch", "keras", "numpy", "h5py", "pandas", "opencv-python-headless", "coremltools")
 
-_silence = SimpleNamespace(lock=threading.Lock(), users=0, standard_error=None)
+_silence = SimpleNamespace(lock=threading.Lock(), users=Counter(), kept={})
 
 
 @contextmanager
-def silenced_libraries():
+def silenced_libraries(modules=True):
     """Discard what C++ libraries write to standard error; TensorFlow's ignore their own log level.
 
     Several threads may do so at once: standard error is back when the last one has ended.
+
+    Args:
+        modules: whether to discard what Python prints there, too, such as warnings during an import; False: progress
+            and messages of other threads still appear.
     """
+    sys.stderr.flush()
+    descriptors = {2, _descriptor_of_modules()} if modules else {2}
     with _silence.lock:
-        if not _silence.users:
-            sys.stderr.flush()
-            _silence.standard_error, discarded = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-            os.dup2(discarded, 2)
-            os.close(discarded)
-        _silence.users += 1
+        for descriptor in descriptors:
+            if not _silence.users[descriptor]:
+                _silence.kept[descriptor], discarded = os.dup(descriptor), os.open(os.devnull, os.O_WRONLY)
+                os.dup2(discarded, descriptor)
+                os.close(discarded)
+            _silence.users[descriptor] += 1
     try:
         yield
     finally:
         with _silence.lock:
-            _silence.users -= 1
-            if not _silence.users:
-                os.dup2(_silence.standard_error, 2)
-                os.close(_silence.standard_error)
+            for descriptor in descriptors:
+                _silence.users[descriptor] -= 1
+                if not _silence.users[descriptor]:
+                    os.dup2(_silence.kept[descriptor], descriptor)
+                    os.close(_silence.kept[descriptor])
+
+
+def _descriptor_of_modules():
+    """Descriptor of `sys.stderr`, which `common.streams.prepare` gave one of its own; 2 if it has none."""
+    with suppress(OSError, ValueError, AttributeError):
+        return sys.stderr.fileno()
+    return 2
 
 
 def set_defaults():

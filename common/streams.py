@@ -8,6 +8,7 @@ import sys
 import warnings
 
 STREAMS = ("stdin", "stdout", "stderr")
+LIBRARIES = 2  # descriptor to which C++ libraries write
 LONGEST_WORD = 4096  # characters, as of the longest path
 # Control characters except tab and line feed, and marks that reorder text: a file name must not move the cursor.
 OWN = ("__main__", "common", "coreml", "losses", "models")  # modules of the toolkit
@@ -62,7 +63,8 @@ def prepare():
 
     A closed stream becomes the null device. Characters that the encoding lacks become escapes, as do control characters
     of everything but progress bars, and line feeds within what a `print` of the toolkit prints to standard output. When
-    the reader has gone (`| head`), the rest of the output is discarded.
+    the reader has gone (`| head`), the rest of the output is discarded. `sys.stderr` gets a descriptor of its own, so
+    that what libraries write to descriptor 2 can be discarded alone.
     Warnings of libraries are not shown, unless Python was asked to (python -W, PYTHONWARNINGS).
     """
     _fill_closed()
@@ -75,6 +77,8 @@ def prepare():
             setattr(sys, name, stream)
         if name == "stdin" or isinstance(stream, SafeStream):
             continue
+        if stream is sys.__stderr__ and stream.fileno() == LIBRARIES:
+            stream = open(os.dup(LIBRARIES), "w", 1, stream.encoding)  # noqa: SIM115  (stays open)
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
         setattr(sys, name, SafeStream(stream, own_lines=name == "stdout"))
@@ -132,6 +136,8 @@ class SafeStream:
         with contextlib.suppress(OSError, ValueError):  # a stream without a descriptor
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self.raw.fileno())
+            if self is sys.stderr:
+                os.dup2(null, LIBRARIES)
             os.close(null)
 
 

@@ -37,6 +37,23 @@ def test_a_stream_prints_any_name():
     assert stream.encoding == "ascii" and not stream.isatty()
 
 
+NOISE = """
+import os, sys
+from common import devices, streams
+streams.prepare()
+for modules in (True, False):
+    with devices.silenced_libraries(modules):
+        os.write(2, b"noise ")
+        print("a module", modules, file=sys.stderr)
+os.write(2, b"later")
+"""
+
+
+def test_what_libraries_print_can_be_discarded_without_what_modules_print():
+    result = subprocess.run([sys.executable, "-c", NOISE], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert result.stderr == "a module False\nlater"
+
+
 @pytest.fixture(scope="module")
 def masks(tmp_path_factory):
     """Masks in case folders with odd names, and the command that scores them against themselves."""

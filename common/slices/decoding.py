@@ -177,7 +177,8 @@ def _png_chunk(kind, body):
 
 
 def _by_opencv(data):
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    with silenced_libraries(modules=False):  # libpng prints what is wrong with the pixels
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise ValueError("OpenCV cannot decode it")
     return image if image.ndim == 2 else image[..., [2, 1, 0, 3][: image.shape[2]]]
@@ -318,7 +319,7 @@ def _inflate(data):
 
 def _tiff_pixels_by_pillow(page, data):
     with Image.open(io.BytesIO(data), formats=("TIFF",)) as image:
-        with silenced_libraries():  # Pillow raises what libtiff prints
+        with silenced_libraries(modules=False):  # Pillow raises what libtiff prints
             image.load()
         if image.mode == "P" or page.photometric.name == "YCBCR":
             image = image.convert("RGB")

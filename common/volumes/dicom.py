@@ -105,7 +105,7 @@ def read_series(path, series=None):
     reader.SetImageIO("GDCMImageIO")
     with plain_files([header.file for header in headers]) as files:
         reader.SetFileNames([str(file) for file in files])
-        with silenced_libraries():  # what ITK prints, it raises
+        with silenced_libraries(modules=False):  # what ITK prints, it raises
             try:
                 image = reader.Execute()
             except RuntimeError as error:

@@ -107,7 +107,7 @@ def _read(path, series, not_finite):
         whole = thread.submit(check_stream, path, data)  # while SimpleITK unpacks the same data
         try:
             reader.SetFileName(str(file))
-            with silenced_libraries():  # what ITK prints, it raises, or `whole` does
+            with silenced_libraries(modules=False):  # what ITK prints, it raises, or `whole` does
                 image = reader.Execute()
         finally:
             hidden = whole.result()
@@ -131,7 +131,7 @@ def read_information(path):
         data = check_header(path)
         also = [data.file] if data.file != path else []
     reader = sitk.ImageFileReader()
-    with plain_files([path], also) as (file,), silenced_libraries():  # what ITK prints, it raises
+    with plain_files([path], also) as (file,), silenced_libraries(modules=False):  # what ITK prints, it raises
         reader.SetFileName(str(file))
         reader.ReadImageInformation()
     return reader

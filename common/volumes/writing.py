@@ -45,7 +45,7 @@ def _write_into(folder, image, path):
     with plain_folder(folder) as plain:
         plain = plain / f"volume{ending_of(path)}"
         try:
-            with silenced_libraries():  # what ITK prints, it raises, or the comparison finds
+            with silenced_libraries(modules=False):  # what ITK prints, it raises, or the comparison finds
                 sitk.WriteImage(image, str(plain), useCompression=True)
             _flush(folder)
             is_whole = _is_equal(image, sitk.ReadImage(str(plain)))
