@@ -102,6 +102,8 @@ def import_annotations():
     folder = root if together or Path(settings.ANNOTATIONS).is_file() else Path(settings.ANNOTATIONS)
     annotations, problems = read_annotations(files, settings.FORMAT)
     series, secrets = find_series(root, images, skipped)
+    if settings.NAMES_TABLE and not series:
+        raise InputError("NAMES_TABLE: only for DICOM series (IMAGES contains images); leave it empty")
     match = partial(match_series, series, skipped) if series else partial(match_files, images, skipped)
     sources, more = match(annotations, root, folder)
     if problems := problems + more:

@@ -257,6 +257,8 @@ def _match_volumes(predicted, truth, label_name, own_names, unmatched, *how):
 
 
 def _match(predictions, masks, predicted, truth, unmatched):
+    if not predictions and not masks:
+        raise InputError(f"PREDICTED: no masks in {predicted} (found none in TRUTH, {truth}, either); choose the masks")
     missing = f"true mask in {truth}", f"predicted mask in {predicted}"
     both = predictions.keys() & masks.keys()
     if unmatched == "skip" and both:

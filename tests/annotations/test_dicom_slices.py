@@ -2,6 +2,7 @@
 
 import json
 import plistlib
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -52,6 +53,18 @@ def make_series(folder, axes="axial", number="1.2.3.4", **tags):
 def run_import(root, **settings):
     places = {"IMAGES": root / "scans", "ANNOTATIONS": root / "rois", "CASES": root / "cases"}
     return run_here(SCRIPT, **{**places, "SIZE": 20, "FIT": "pad", "WINDOW": [0, 200], **settings})
+
+
+def test_a_names_table_of_images_is_refused(tmp_path):
+    places = {
+        "IMAGES": tmp_path / "images",
+        "ANNOTATIONS": Path(__file__).parent / "files" / "labelme.json",
+        "CASES": tmp_path / "cases",
+    }
+    for number in (1, 2):
+        write_image(tmp_path / "images" / f"slice{number}.png", np.full((40, 60), 50, np.uint8))
+    assert_refused(SCRIPT, "NAMES_TABLE: only for DICOM", **places, NAMES_TABLE=tmp_path / "names.csv")
+    assert not places["CASES"].exists()
 
 
 def labels_in(case, root, name):

@@ -90,6 +90,13 @@ def test_one_volume_each_with_other_names(tmp_path, capsys):
     assert "same case name as" in refusal(tmp_path / "p", tmp_path / "t")
 
 
+def test_folders_without_masks_are_refused(tmp_path):
+    (tmp_path / "p").mkdir()
+    pixels = sitk.Cast(as_volume(np.ones((1, 4, 5))), sitk.sitkInt16)
+    write(tmp_path / "t", "scan.dcm", pixels)
+    assert "PREDICTED: no masks in" in refusal(tmp_path / "p", tmp_path / "t")
+
+
 def test_a_list_that_names_a_slice_twice_is_refused(cases, tmp_path):
     rows = [(s.path, cases / s.case / "y" / s.path.name, s.case) for s in find_slices(cases, "x", "INPUT")]
     variant = cases / "case01" / "x_A" / "0001.png"
