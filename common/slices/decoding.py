@@ -159,8 +159,10 @@ def _read_png(data):
     _check_size(width, height, {0: 1, 4: 2, 2: 3}.get(kind, 4))
     if bits not in PNG_KINDS.get(kind, ()):
         raise ValueError(f"{bits} bits of color type {kind}")
-    if kind == 3 and b"PLTE" not in chunks:
-        raise ValueError("no palette")
+    if strange := [name for name, _ in every if name not in PNG_PIXELS and not name[0] & 32]:
+        raise ValueError(f"unknown chunk {strange[0]!r}, without which pixels have another meaning")
+    if kind == 3:
+        _check_palette(data, len(chunks.get(b"PLTE", b"")) // 3)
     if b"acTL" in chunks:
         _check_frames(max(2, int.from_bytes(chunks[b"acTL"][:4])), "frames of an animation")
     if b"eXIf" in chunks:
@@ -170,6 +172,16 @@ def _read_png(data):
     if chunks.keys() - set(PNG_PIXELS):  # libpng prints what it does not like about the others, such as color profiles
         data = PNG + b"".join(_png_chunk(kind, body) for kind, body in every if kind in PNG_PIXELS)
     return (_by_opencv(data),)
+
+
+def _check_palette(data, colors):
+    """OpenCV shows pixels beyond the palette as black."""
+    if not colors:
+        raise ValueError("no palette")
+    with Image.open(io.BytesIO(data), formats=("PNG",)) as image:
+        last = int(np.asarray(image).max())
+    if last >= colors:
+        raise ValueError(f"color {last} of {colors}")
 
 
 def _png_chunk(kind, body):

@@ -1,6 +1,5 @@
 """Find DICOM series with pydicom and check them; GDCM, which reads the pixels, silently drops or fills damaged ones."""
 
-import math
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +17,7 @@ from common.words import number_of
 pydicom, uids, sitk = Lazy("pydicom"), Lazy("pydicom.uid"), Lazy("SimpleITK")
 
 DISTANCE_TOLERANCE = 0.01  # max relative deviation of slice distances in a series
+ANGLE_TOLERANCE = 5e-3  # max deviation of products of the direction cosines: 0.3 degrees, or lengths by 0.25%
 
 
 def list_series(folder):
@@ -105,6 +105,8 @@ def read_series(path, series=None):
     reader.SetImageIO("GDCMImageIO")
     with plain_files([header.file for header in headers]) as files:
         reader.SetFileNames([str(file) for file in files])
+        if len({header.scaling for header in headers}) > 1 and headers[0].size[2] == 1:
+            reader.SetOutputPixelType(sitk.sitkFloat64)  # otherwise that of the first slice, and the others are cut
         with silenced_libraries(modules=False):  # what ITK prints, it raises
             try:
                 image = reader.Execute()
@@ -185,6 +187,12 @@ def _check_slices(folder, headers):
             raise InputError(f"{folder}: slices differ in size ({first} and others); {sort}")
     if len({(header.size[2:], header.coding) for header in headers}) > 1:
         raise InputError(f"{folder}: slices differ in channels or bits; {sort}")
+    for name, values in (
+        ("PatientID, as if of several patients", {header.patient for header in headers}),
+        ("FrameOfReferenceUID", {header.frame_of_reference for header in headers}),
+    ):
+        if len(values - {""}) > 1:
+            raise InputError(f"{folder}: slices differ in {name}; {sort}")
     if alone := [header.file for header in headers if header.orientation is None or not header.positions]:
         raise InputError(f"{alone[0]}: no position or orientation; export the series again, or use one file")
     if not np.allclose([header.spacing for header in headers], headers[0].spacing, rtol=1e-3):
@@ -200,8 +208,8 @@ def _check_frames(header):
 
 
 def _check_distances(path, first, positions, noun):
-    across = np.array(_normal(first))
-    if not math.isclose(float(np.linalg.norm(across)), 1, abs_tol=1e-3):
+    across, axes = np.array(_normal(first)), np.reshape(first.orientation, (2, 3))
+    if not np.allclose(axes @ axes.T, np.eye(2), atol=ANGLE_TOLERANCE):  # GDCM straightens others
         raise InputError(f"{path}: invalid ImageOrientationPatient (not at right angles); {ADVICE}")
     distances = np.diff(np.array(positions) @ across)
     median = np.median(distances)

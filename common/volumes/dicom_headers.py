@@ -44,6 +44,9 @@ class Header(NamedTuple):
         description: modality and series description, as text.
         echo: echo time in ms, as text; "" without one.
         doubt: what the header lacks or GDCM ignores, and what counts, as text; "" if nothing.
+        scaling: (slope, intercept) from stored numbers to values.
+        frame_of_reference: UID of the system of the positions; "" if missing.
+        patient: PatientID, to compare only; "" if missing.
     """
 
     file: Path
@@ -57,6 +60,9 @@ class Header(NamedTuple):
     description: str = ""
     echo: str = ""
     doubt: str = ""
+    scaling: tuple = (1, 0)
+    frame_of_reference: str = ""
+    patient: str = ""
 
 
 def read_header(path):
@@ -105,7 +111,7 @@ def _header_of(path, content):
         raise InputError(f"invalid image size ({size[0]} rows, {size[1]} columns, {frames} frames); {ADVICE}")
     shared, frame_groups = (content.get(f"{name}FunctionalGroupsSequence") or [] for name in ("Shared", "PerFrame"))
     groups = [*shared, *frame_groups]
-    _check_values(content, groups)
+    scaling = _scaling_of(content, groups)
     _check_groups(frame_groups, frames)
     if not content.get("SeriesInstanceUID"):
         raise InputError(f"no SeriesInstanceUID; {ADVICE}")
@@ -126,11 +132,13 @@ def _header_of(path, content):
         " ".join(filter(None, (str(content.get(name) or "") for name in ("Modality", "SeriesDescription")))),
         str(content.get("EchoTime") or ""),
         _doubt_of(content, groups, frames, len(places)),
+        scaling,
+        *(str(content.get(name) or "") for name in ("FrameOfReferenceUID", "PatientID")),
     )
 
 
-def _check_values(content, groups):
-    """Check how pixels become values, which is by slope and intercept."""
+def _scaling_of(content, groups):
+    """Slope and intercept by which pixels become values; raises InputError if they cannot be right."""
     scaling = {}
     for name, usual in (("RescaleSlope", 1), ("RescaleIntercept", 0)):
         found = content.get(name)
@@ -141,6 +149,7 @@ def _check_values(content, groups):
     if str(content.get("PhotometricInterpretation")) == "MONOCHROME1" and tuple(scaling.values()) != (1, 0):
         found = ", ".join(f"{name} {value:g}" for name, value in scaling.items())
         raise InputError(f"MONOCHROME1 with a rescaling ({found}), which GDCM inverts; save it as MONOCHROME2")
+    return tuple(scaling.values())
 
 
 def _check_groups(groups, frames):

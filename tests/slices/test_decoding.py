@@ -150,6 +150,11 @@ BAD = {
     "huge": (png_of_size(60000, 60000), f"up to {LARGEST:,}"),
     "empty": (png_of_size(0, 5), "found 0x5"),
     "no palette": (png_of_size(9, 9, kind=3), "no palette"),
+    "short palette": (
+        png_of_size(9, 9, kind=3, chunks=[(b"PLTE", bytes(6))], pixels=9 * b"\0\0\1\1\2\0\0\0\0\1"),
+        "color 2 of 2",
+    ),
+    "critical chunk": (png_of_size(9, 9, chunks=[(b"CgBI", b"")], pixels=bytes(90)), "unknown chunk b'CgBI'"),
     "wrong bits": (png_of_size(9, 9, bits=2, kind=2), "2 bits of color type 2"),
     "thumbnail before the image": (with_thumbnail(first=True), "a smaller copy of the image"),
     "few pixels": (png_of_size(9, 9), "damaged or cut short"),

@@ -90,12 +90,34 @@ def test_slices_that_are_missing_twice_or_damaged(series):
         ({"PixelData": None}, "no pixels"),
         ({"PixelData": None, "Rows": None, "SOPClassUID": "1.2.840.9"}, "invalid image size"),
         ({"SeriesInstanceUID": None}, "SeriesInstanceUID"),
+        ({"PatientID": "PLANT7"}, "differ in PatientID"),
+        ({"FrameOfReferenceUID": "1.2.99"}, "differ in FrameOfReferenceUID"),
     ],
 )
 def test_slices_that_do_not_fit(series, elements, word):
     folder, files = series
+    for file in files:
+        change(file, PatientID="PLANT6", FrameOfReferenceUID="1.2.98")
     change(files[2], **elements)
     refused(folder, word)
+
+
+@pytest.mark.parametrize("orientation", [[1, 0, 0, 1, 1, 0], [2, 0, 0, 0, 0.5, 0], [1, 0, 0, 0.05, 1, 0]])
+def test_axes_of_slices_that_are_not_at_right_angles(series, orientation):
+    folder, files = series
+    for file in files:
+        change(file, ImageOrientationPatient=orientation)
+    refused(folder, "not at right angles")
+
+
+@pytest.mark.parametrize("slopes", [[1, 1, 2, 1.5, 1, 1], [1, 1, 1, 1, 1, 1000], [0.5, 1, 1, 1, 1, 1]])
+def test_slices_with_their_own_scaling(series, slopes):
+    """As of PET, also if the first slice has whole numbers or a small range."""
+    folder, files = series
+    for file, slope in zip(files, slopes, strict=True):
+        change(file, RescaleSlope=str(slope), RescaleIntercept="0")
+    expected = VALUES * np.array(slopes)[:, None, None]
+    np.testing.assert_array_equal(sitk.GetArrayFromImage(read_volume(folder)), expected)
 
 
 def test_pixels_that_gdcm_does_not_decode(series):
