@@ -54,7 +54,7 @@ def read_roi_set(archive, path):
     Raises:
         InputError: if it is damaged.
     """
-    entries = [entry for entry in archive.infolist() if entry.filename.lower().endswith(ENDING)]
+    entries = [entry for entry in archive.infolist() if _is_roi(entry.filename)]
     if len(entries) > MOST_ROIS:
         raise InputError(f"{path}: too many ROIs (found {len(entries)}, up to {MOST_ROIS}); {ADVICE}")
     found = []
@@ -68,7 +68,12 @@ def read_roi_set(archive, path):
 
 def is_roi_set(archive):
     """Whether an open zip file contains ROIs."""
-    return any(name.lower().endswith(ENDING) for name in archive.namelist())
+    return any(map(_is_roi, archive.namelist()))
+
+
+def _is_roi(name):
+    """Whether an entry of a zip file is a ROI, not what macOS adds to each file, such as __MACOSX/._liver.roi."""
+    return name.lower().endswith(ENDING) and not PurePosixPath(name).name.startswith("._")
 
 
 def _annotation(data, path, name, where):

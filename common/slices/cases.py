@@ -172,7 +172,10 @@ def import_cases(sources, load, make_record, replace, *, parallel=True, workers=
             problems += filled.problems
             notes += filled.notes
         if check:
-            check(values, notes)
+            try:
+                check(values, notes)
+            except InputError as error:  # after the sources that were not usable, which may be the reason
+                raise type(error)(summarize([*problems, str(error)], "problems")) from None
     return ImportResult(sum(counts), sum(map(bool, counts)), values, problems, notes)
 
 

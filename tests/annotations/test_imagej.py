@@ -157,6 +157,13 @@ def test_a_bad_file_is_one_line(tmp_path, kind):
     assert str(error.value).startswith(f"{path}: ") and len(str(error.value).splitlines()) == 1
 
 
+def test_what_macos_adds_to_a_zip_file_is_no_roi(tmp_path):
+    path = write_set(tmp_path / "RoiSet.zip", rois()[:2])
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("__MACOSX/._liver.roi", bytes(120))
+    assert len(read_file(path)) == 2
+
+
 def test_bad_sets(tmp_path):
     path = write_set(tmp_path / "RoiSet.zip", rois()[:2])
     data = path.read_bytes()

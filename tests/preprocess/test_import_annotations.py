@@ -143,6 +143,14 @@ def test_bad_input_is_refused(labelme):
     assert "3 images cannot be used" in result.stderr and not (labelme / "none").exists()
 
 
+def test_why_all_masks_are_empty_is_reported(labelme):
+    write_image(labelme / "images" / "a" / "slice1.png", image(0, (30, 60)))
+    shutil.rmtree(labelme / "annotations" / "b")
+    result = run_import(labelme, expect=1)
+    assert "2 problems" in result.stderr and "not the size that" in result.stderr, result.stderr
+    assert "every mask is empty" in result.stderr
+
+
 def test_a_class_without_pixels_is_refused(labelme):
     for file in (labelme / "annotations").rglob("*.json"):
         content = json.loads(file.read_text())
