@@ -17,8 +17,10 @@ from types import SimpleNamespace
 
 from common import gpus
 from common.errors import InputError
+from common.loading import hidden, without_collecting
 
 M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8  # from malloc.h
+LOADED_UNUSED = ("jax", "matplotlib.pyplot")  # by tensorflow.lite and by Keras' galleries of images
 PACKAGES = ("tensorflow", "jax", "torch", "keras", "numpy", "h5py", "pandas", "opencv-python-headless", "coremltools")
 
 _silence = SimpleNamespace(lock=threading.Lock(), users=Counter(), kept={})
@@ -80,7 +82,8 @@ def import_keras(say_unused=True):
     processes must join first; see `common.training.distribution.join_processes`.
     """
     set_defaults()
-    with silenced_libraries():
+    unused = [name for name in LOADED_UNUSED if name != os.environ["KERAS_BACKEND"]]
+    with silenced_libraries(), without_collecting(), hidden(*unused):
         import keras  # noqa: F401  (now, on this backend)
 
         if backend() == "tensorflow":
@@ -150,14 +153,8 @@ def set_seed(seed):
     """Seed Python, NumPy and the backend; on other backends than TensorFlow, Keras would import it to seed it too."""
     import keras  # late, see above
 
-    hides = backend() != "tensorflow" and "tensorflow" not in sys.modules
-    if hides:
-        sys.modules["tensorflow"] = None
-    try:
+    with hidden(*(() if backend() == "tensorflow" else ("tensorflow",))):
         keras.utils.set_random_seed(seed)
-    finally:
-        if hides:
-            del sys.modules["tensorflow"]
 
 
 def hold_memory():

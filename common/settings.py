@@ -9,7 +9,9 @@ without one, the type of the default counts:
 """
 
 import ast
+import atexit
 import difflib
+import gc
 import os
 import re
 import sys
@@ -176,6 +178,7 @@ def apply_command_line(namespace):
     prepare()
     sys.excepthook = report_and_end
     sys.unraisablehook, threading.excepthook = ignore_unraisable, ignore_in_thread
+    atexit.register(gc.freeze)  # Python looks for cyclic garbage once more at its end: a second with TensorFlow
     constants = {name: value for name, value in namespace.items() if _is_setting(name)}
     parser = make_parser(namespace, constants)
     flags = vars(parser.parse_args())

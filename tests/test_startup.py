@@ -1,5 +1,7 @@
 """What a script has loaded when it starts its work: nothing heavy that only some inputs, or later steps, need."""
 
+import gc
+import importlib
 import json
 import os
 import subprocess
@@ -7,6 +9,8 @@ import sys
 
 import pytest
 from running import ROOT, SCRIPTS
+
+from common.loading import hidden, without_collecting
 
 HEAVY = (
     *("keras", "tensorflow", "jax", "torch", "tensorboard", "optuna", "coremltools", "dask", "distributed"),
@@ -49,3 +53,38 @@ def test_scripts_load_what_they_use():
     unused = {script: set(names) - NEEDED.get(script, set()) for script, names in loaded.items()}
     assert not {script: names for script, names in unused.items() if names}
     assert all(NEEDED[script] <= set(loaded[script]) for script in NEEDED)  # or the lists above are out of date
+
+
+def test_keras_loads_no_package_that_nothing_here_calls_through_it():
+    program = (
+        "import gc, os, sys\nfrom common import devices\ndevices.import_keras(say_unused=False)\n"
+        "unused = [name for name in devices.LOADED_UNUSED if name != os.environ['KERAS_BACKEND']]\n"
+        "assert not set(unused) & set(sys.modules), set(unused) & set(sys.modules)\n"
+        "assert gc.isenabled() and gc.get_freeze_count() > 10_000\n"
+        "import matplotlib.pyplot\n"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+
+
+def test_hidden_packages_are_there_again_and_loaded_ones_stay():
+    sys.modules.pop("this", None)
+    with hidden("this", "json"):
+        assert sys.modules["json"] is json
+        with pytest.raises(ImportError):
+            importlib.import_module("this")
+    assert "this" not in sys.modules and importlib.util.find_spec("this")
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_collecting_goes_on_as_it_was(enabled):
+    was_on = gc.isenabled()
+    try:
+        (gc.enable if enabled else gc.disable)()
+        with pytest.raises(ValueError), without_collecting():
+            assert not gc.isenabled()
+            raise ValueError
+        assert gc.isenabled() == enabled
+    finally:
+        (gc.enable if was_on else gc.disable)()
+        gc.unfreeze()
