@@ -6,6 +6,7 @@ import io
 import numpy as np
 
 from common.errors import InputError
+from coreml.passes import exact_passes
 
 COMPRESSIONS = ("float32", "float16", "linear8", "palette8", "palette6", "palette4")
 BELOW_16_BITS = ("linear8", "palette8", "palette6", "palette4")  # in an ML program: macOS 13 or later
@@ -90,10 +91,13 @@ def _compress_program(model, compression):
     import coremltools.optimize.coreml as cto  # slow to import
 
     if compression == "linear8":
-        config = cto.OpLinearQuantizerConfig(mode="linear_symmetric", weight_threshold=MIN_WEIGHTS)
-        return cto.linear_quantize_weights(model, cto.OptimizationConfig(global_config=config))
-    config = cto.OpPalettizerConfig(mode="kmeans", nbits=int(compression[-1]), weight_threshold=MIN_WEIGHTS)
-    return cto.palettize_weights(model, cto.OptimizationConfig(global_config=config))
+        compress, config = cto.linear_quantize_weights, cto.OpLinearQuantizerConfig
+        options = {"mode": "linear_symmetric"}
+    else:
+        compress, config = cto.palettize_weights, cto.OpPalettizerConfig
+        options = {"mode": "kmeans", "nbits": int(compression[-1])}
+    with exact_passes():
+        return compress(model, cto.OptimizationConfig(global_config=config(**options, weight_threshold=MIN_WEIGHTS)))
 
 
 def _palettize_network(model, bits):

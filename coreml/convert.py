@@ -12,6 +12,7 @@ import numpy as np
 
 from common.errors import InputError
 from common.system_errors import errors_of, raise_system_error
+from coreml.passes import exact_pipeline
 
 # Replacements for TensorFlow operations that Core ML lacks.
 REPLACEMENTS = {
@@ -29,9 +30,6 @@ REPLACEMENTS = {
     "EagerPyFunc": "operations of keras.ops instead of NumPy",
 }
 DEFAULT_REPLACEMENT = "sums, products, convolutions and the activations of Keras"
-# We skip this pass: it turns a product and a sum into a normalization of variance 1, and divides by sqrt(1 + 1e-5).
-# Each layer would lose 5e-6 of its size, up to 1e-4 of a probability in a U-net. Other passes fold exactly.
-INEXACT_PASS = "common::fuse_elementwise_to_batchnorm"
 
 
 @dataclass(frozen=True)
@@ -152,9 +150,7 @@ def convert_network(network, source, contract, half_precision, target):
         )
         options = {"convert_to": "mlprogram", "compute_precision": precision, "outputs": [output_type]}
         options["minimum_deployment_target"] = target
-    pipeline = ct.PassPipeline.DEFAULT
-    pipeline.remove_passes({INEXACT_PASS})
-    options |= {"source": "tensorflow", "skip_model_load": True, "pass_pipeline": pipeline}
+    options |= {"source": "tensorflow", "skip_model_load": True, "pass_pipeline": exact_pipeline()}
     try:
         function = _as_function(network, shape, contract).get_concrete_function()
         with np.errstate(over="ignore"):  # float32 values outside the half-precision range

@@ -35,6 +35,16 @@ def without_names(shape, classes):
     return keras.Model(inputs, layers.Conv2D(classes, 1, activation="sigmoid", name="output")(x))
 
 
+def normalized_after_activation(shape, classes):
+    """A network whose normalization cannot become part of a convolution, as in CV-net."""
+    layers = keras.layers
+    inputs = keras.Input(shape, name="input")
+    x = layers.Conv2D(40, 3, padding="same", activation="relu")(inputs)
+    x = layers.Conv2D(40, 3, padding="same", activation="relu")(layers.BatchNormalization()(x))  # 14,400 weights
+    x = layers.BatchNormalization()(x)
+    return keras.Model(inputs, layers.Conv2D(classes, 1, activation="sigmoid", name="logits")(x))
+
+
 # Small forms, in which every layer of the network is there.
 NETWORKS = {
     "unet": ("unet", 40, 1, {"features": 4, "depth": 2}),
@@ -53,7 +63,10 @@ def titles_of(titles):
     return [pytest.param(title, marks=pytest.mark.slow if title in SLOW else ()) for title in titles]
 
 
-WIDE = {"wide unet": ("unet", 40, 1, {"features": 16, "depth": 2})}  # with weights enough to be stored smaller
+WIDE = {  # with weights enough to be stored smaller
+    "wide unet": ("unet", 40, 1, {"features": 16, "depth": 2}),
+    "normalized after activation": (normalized_after_activation, 24, 1, {}),
+}
 
 
 @pytest.fixture(scope="module")
@@ -163,6 +176,13 @@ def test_smaller_weights(exported, file_format):
         assert found.max_difference > 0, kind
         assert found.dice >= {16: 0.999, 8: 0.99, 6: 0.98, 4: 0.9}[bits], (kind, found)
         assert size_in_bytes(path) < {16: 0.6, 8: 0.55, 6: 0.5, 4: 0.46}[bits] * size_in_bytes(whole), kind
+
+
+@pytest.mark.parametrize("kind", ["linear8", "palette8"])
+def test_normalization_after_an_activation_survives_smaller_weights(exported, kind):
+    network, path, contract = exported("normalized after activation", "mlpackage", "array", kind=kind)
+    found = compare_with(network, read_model(path), contract, 2)
+    assert 0 < found.max_difference < 0.05 and found.dice >= 0.98, found
 
 
 def test_kinds_of_outputs(exported):
