@@ -162,4 +162,25 @@ def _quantize_network(model, compression):
         )
     with contextlib.redirect_stdout(io.StringIO()):  # prints every layer
         result = quantization.quantize_weights(model, bits, "linear", **options)
-    return result if hasattr(result, "get_spec") else ct.models.MLModel(result, skip_model_load=True)
+    spec = result.get_spec() if hasattr(result, "get_spec") else result
+    for layer in spec.neuralNetwork.layers:
+        if layer.WhichOneof("layer") == "convolution3d":
+            _quantize_convolution_3d(layer.convolution3d, bits)
+    return ct.models.MLModel(spec, skip_model_load=True)
+
+
+def _quantize_convolution_3d(layer, bits):
+    """Quantize the weights of a Convolution3DLayerParams, which the public function leaves as they are."""
+    import coremltools as ct  # slow to import
+    from coremltools.models.neural_network.quantization_utils import _quantize_wp_field  # private, see docs/design.md
+
+    mode = ct.models._QUANTIZATION_MODE_LINEAR_QUANTIZATION
+    if bits == 16:  # a bias has the same number of bits
+        for weights in (layer.weights, layer.bias):
+            _quantize_wp_field(weights, bits, mode, None)
+    elif len(layer.weights.floatValue) >= MIN_WEIGHTS:
+        axis = int(layer.isDeconvolution)  # of the output channels
+        first = layer.inputChannels if layer.isDeconvolution else layer.outputChannels
+        kernel = layer.kernelDepth * layer.kernelHeight * layer.kernelWidth
+        shape = (first, len(layer.weights.floatValue) // (first * kernel), kernel, 1)
+        _quantize_wp_field(layer.weights, bits, mode, shape, axis)

@@ -76,3 +76,20 @@ def test_normalization_on_five_axes_is_the_one_of_keras(options):
     x = np.random.default_rng(0).normal(3, 2, (2, 4, 5, 6, 3)).astype(np.float32)
     ours, theirs = InstanceNormalization(groups=-1, **options), keras.layers.GroupNormalization(groups=-1, **options)
     assert np.allclose(ours(x), theirs(x), atol=1e-5) and np.std(ours(x)) == pytest.approx(1, rel=0.01)
+
+
+@pytest.mark.parametrize(("kind", "share", "limit"), [("float16", 0.55, 2e-3), ("linear8", 0.35, 2e-2)])
+def test_weights_of_volumes_become_smaller(tmp_path, kind, share, limit):
+    keras.utils.set_random_seed(0)
+    network = build_model("unet3d", (None, None, None, 2), 2, features=32, depth=1, size=[8, 8, 8])
+    assert any("up" in layer.name and layer.weights[0].shape[-1] >= 32 for layer in network.layers if layer.weights)
+    network.save(tmp_path / "net.keras")
+    for compression in ("float32", kind):
+        file = tmp_path / f"{compression}.mlmodel"
+        settings = {"OUTPUT": file, "COMPRESSION": compression, "VOLUME_SIZE": [8, 8, 8], "CHECKED": 1}
+        run_here(SCRIPT, RUN=tmp_path / "net.keras", LEAST_DICE=0.95, **settings)
+    whole, small = (tmp_path / f"{name}.mlmodel" for name in ("float32", kind))
+    assert small.stat().st_size < share * whole.stat().st_size
+    x = {"input": np.random.default_rng(1).normal(size=(2, 8, 8, 8)).astype(np.float32)}
+    difference = np.abs(read_model(small).run(x)["output"] - read_model(whole).run(x)["output"])
+    assert 0 < difference.max() < limit
