@@ -77,6 +77,8 @@ def read_checkpoint(run):
                 f"{run.log_file}: does not fit {path.name} (expected epochs 1 to {epoch}, found "
                 f"{number_of(len(log), 'row')}); restore it from a copy, or start a new run"
             )
+        if missing := log.missing_columns(run.has_validation):
+            raise InputError(f"{run.log_file}: no column {missing[0]}; restore it from a copy, or start a new run")
         require_safe(path)
         with losses.own.copies(partial(trusted_copy, run.code_folder, setting="LOSS")):
             return keras.saving.load_model(path, safe_mode=True), log

@@ -159,6 +159,8 @@ def of_run(settings):
         problem = f"{settings.RUN} {problem}" if settings.RUN else "not set"
         raise InputError(f"RUN: {problem}; pass --run the run folder to resume")
     recorded = settings.with_recorded(run.settings_file)
+    if missing := [name for name in ("LOSS", "MODEL") if recorded.values[name] is None]:
+        raise InputError(f"{run.settings_file}: no {missing[0]}, which every run records; restore it from a copy")
     settings = settings.with_recorded(run.settings_file, keep=settings.given | {"MODE", "RUN", "RUNS", "TRUST_RUN"})
     if settings.EPOCHS is None and "EPOCHS" not in settings.given and (epochs := epochs_of_checkpoint(run)):
         settings = settings.replace(MEASURED, EPOCHS=epochs)

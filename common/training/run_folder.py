@@ -290,7 +290,8 @@ class Log:
         import pandas as pd  # takes half a second to load, and most readers of a run folder need no log
 
         try:
-            rows = pd.read_csv(path, dtype=str).head(epochs).to_dict("records")
+            with open(path, "rb") as file:  # pandas takes a folder called "http:" for an address
+                rows = pd.read_csv(file, dtype=str).head(epochs).to_dict("records")
             return cls([{name: _number(name, text) for name, text in row.items()} for row in rows])
         except ValueError as error:
             raise InputError(f"{path}: damaged ({error}); restore it from a copy") from None
@@ -299,8 +300,8 @@ class Log:
         """Write the file, completely or not at all."""
         import pandas as pd  # see `read`
 
-        with whole_file(path) as unfinished:
-            pd.DataFrame(self.rows).to_csv(unfinished, index=False)
+        with whole_file(path) as unfinished, open(unfinished, "w", encoding="utf-8", newline="") as file:
+            pd.DataFrame(self.rows).to_csv(file, index=False)
 
     def __len__(self):
         return len(self.rows)
@@ -326,6 +327,12 @@ class Log:
     def has_validation(self):
         """Whether its epochs were validated; True for an empty log."""
         return not self.rows or any(name.startswith("val_") for name in self.rows[-1])
+
+    def missing_columns(self, has_validation):
+        """Columns that every training writes, with or without validation, and the rows lack; [] without rows."""
+        scores = ["loss", "dice", "iou"]
+        needed = [*scores, *(f"val_{name}" for name in scores if has_validation), "learning_rate", "seconds"]
+        return [name for name in needed if self.rows and name not in self.rows[0]]
 
     def best_in_words(self):
         """The best epoch by Dice, as text."""

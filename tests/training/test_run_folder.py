@@ -1,6 +1,7 @@
 """Run folders, their logs, and the models that a user's RUN means."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -53,6 +54,15 @@ def test_log_knows_the_best_epoch():
     assert log.best("dice") == (0.5, 2) and not log.is_best("dice") and log.reason_to_stop(9, 4) is None
     assert log.reason_to_stop(9, 3) and log.reason_to_stop(5, 0) and not log.reason_to_stop(6, 0)
     assert Log(rows[:2]).is_best("dice") and Log().best("iou") == (-np.inf, 0)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no such names")
+@pytest.mark.parametrize("name", ["http:", "file:", "s3:"])
+def test_a_folder_that_looks_like_an_address_is_a_folder(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    Path(name).mkdir()
+    Log([{"epoch": 1, "loss": 0.5}]).write(Path(name, "log.csv"))
+    assert Log.read(Path(name, "log.csv")).rows == [{"epoch": 1, "loss": 0.5}]
 
 
 def test_a_log_is_read_as_it_was_written(tmp_path):

@@ -22,6 +22,7 @@ from running import ROOT, TINY_UNET, assert_refused, leftovers, only_folder, run
 from common import devices
 from common.command_line import flags_of
 from common.errors import InputError, SettingError
+from common.files import read_json, write_json
 from common.settings import Settings
 from common.slices.images import read_image
 from common.training import trust
@@ -307,6 +308,21 @@ def test_a_checkpoint_cut_off_from_its_log_is_replayed(packed, tmp_path, uninter
             kept.to_csv(run / "training_log.csv", index=False)
         with pytest.raises(InputError, match=r"training_log.csv: does not fit last.keras \(expected epochs 1 to 6"):
             read_checkpoint(Run(run))
+
+
+def test_what_every_run_records_is_not_missing(trained, tmp_path):
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    resume = {"MODE": "resume", "RUN": run, "EPOCHS": 3}
+    log = (run / "training_log.csv").read_text()
+    for column in ("loss", "val_dice", "seconds"):
+        (run / "training_log.csv").write_text(re.sub(rf"\b{column}\b", "other", log, count=1))
+        assert_refused("train.py", f"training_log.csv: no column {column}", **resume)
+    (run / "training_log.csv").write_text(log)
+    for name in ("LOSS", "MODEL"):
+        recorded = read_json(run / "settings.json")
+        write_json(run / "settings.json", recorded | {name: None})
+        assert_refused("train.py", f"settings.json: no {name}", **resume)
+        write_json(run / "settings.json", recorded)
 
 
 def test_a_checkpoint_on_a_failing_disk_is_not_called_damaged(trained, monkeypatch):
