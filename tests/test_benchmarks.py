@@ -114,7 +114,10 @@ def test_display(benchmark, capfd):
 
 
 def test_memory(benchmark, capsys):
-    benchmark("memory", NETWORKS=("se_resunet3d",)).main(8, 2)
+    memory = benchmark("memory", NETWORKS=("se_resunet3d",))
+    memory.main(8, 2)
+    assert "a step takes" in capsys.readouterr().out
+    memory.main("8", "2", "low")
     assert "with MEMORY low" in capsys.readouterr().out
 
 

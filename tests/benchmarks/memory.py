@@ -1,9 +1,10 @@
 """Memory and time of a training step in 3-D with MEMORY "low" against "fast".
 
-    python tests/benchmarks/memory.py [side] [features]
+    python tests/benchmarks/memory.py [side] [features] [way]
 
-Each way trains three steps on one drawn volume in a process of its own. Memory is the greatest resident memory of the
-process, less that before the first step; time is processor time of the last step, which other work hardly changes.
+With a way, "fast" or "low", only this one is measured. Each trains three steps on one drawn volume in a process of its
+own. Memory is the greatest resident memory of the process, less that before the first step; time is processor time of
+the last step, which other work hardly changes.
 """
 
 import resource
@@ -44,17 +45,24 @@ def step(name, memory, side, features):
     print((peak - before) / 1024, time.process_time() - start)
 
 
-def main(side=64, features=16):
+def measured(name, memory, side, features):
+    """MB and seconds of a step, from a process of its own."""
+    command = [sys.executable, __file__, name, memory, str(side), str(features)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return tuple(map(float, result.stdout.split()[-2:]))
+
+
+def main(side=64, features=16, way=None):
+    side, features = int(side), int(features)
     for name in NETWORKS:
-        found = {}
-        for memory in ("fast", "low"):
-            command = [sys.executable, __file__, name, memory, side, features]
-            result = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
-            found[memory] = tuple(map(float, result.stdout.split()[-2:]))
-        (fast, seconds), (low, other) = found["fast"], found["low"]
+        title = f"{name} of {features} features, {side}x{side}x{side}"
+        if way:
+            memory, seconds = measured(name, way, side, features)
+            print(f"{title}: with MEMORY {way} {memory:.0f} MB; {seconds:.0f} s of processor time a step", flush=True)
+            continue
+        (fast, seconds), (low, other) = (measured(name, memory, side, features) for memory in ("fast", "low"))
         print(
-            f"{name} of {features} features, {side}x{side}x{side}: {fast:.0f} MB, with MEMORY low {low:.0f} MB, "
-            f"{low / fast:.2f} of it; a step takes {other / seconds:.2f} times as long",
+            f"{title}: {fast:.0f} MB, with MEMORY low {low:.0f} MB; a step takes {other / seconds:.2f} times as long",
             flush=True,
         )
 
@@ -63,4 +71,4 @@ if __name__ == "__main__":
     if sys.argv[1:2] and sys.argv[1] in NETWORKS:
         step(*sys.argv[1:3], *map(int, sys.argv[3:]))
     else:
-        main(*map(int, sys.argv[1:]))
+        main(*sys.argv[1:])
