@@ -55,14 +55,17 @@ def draw_truth_and_prediction(image, truth, predicted):
 def paint(image, numbers, opacity=0.4, colors=CLASS_COLORS):
     """Paint a mask over a slice in translucent colors, of overlapping classes the mean; as in `draw_outlines`."""
     picture = as_rgb(image)
-    tints, count = np.zeros(picture.shape, np.float32), np.zeros(picture.shape[:2], np.float32)
-    for number in classes_in(numbers):
-        inside = has_class(numbers, number)
-        tints[inside] += np.float32(colors[(number - 1) % len(colors)])
-        count += inside
-    inside = count > 0
-    picture[inside] = np.rint((1 - opacity) * picture[inside] + opacity * tints[inside] / count[inside][:, None])
+    for value in np.flatnonzero(np.bincount(numbers.ravel())).astype(numbers.dtype):
+        if classes := classes_in(value[None]):
+            tints = [colors[(number - 1) % len(colors)] for number in classes]
+            _tint(picture, numbers == value, np.mean(tints, axis=0), opacity)
     return picture
+
+
+def _tint(picture, inside, color, opacity=0.4):
+    """Change a picture, (H, W, 3) uint8, to a mixture with a color where `inside`, (H, W) bool, is true."""
+    table = np.rint((1 - opacity) * np.arange(256)[:, None] + opacity * np.asarray(color)).astype(np.uint8)
+    cv2.copyTo(cv2.LUT(picture, table[None]), np.ascontiguousarray(inside, np.uint8), picture)
 
 
 def paint_errors(image, predicted, truth):
@@ -88,7 +91,7 @@ def paint_errors(image, predicted, truth):
         (missed, FALSE_NEGATIVE),
         (added, FALSE_POSITIVE),
     ):
-        picture[pixels] = np.rint(0.6 * picture[pixels] + 0.4 * np.array(color))
+        _tint(picture, pixels, color)
     return picture
 
 

@@ -9,15 +9,14 @@ others only execute the network on batches in memory; ONNX Runtime and OpenVINO 
 Each comparison alternates, since other work on the machine slows both alike. Needs about 4 GB.
 """
 
-import importlib.util
 import sys
 import tempfile
-import time
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from comparing import compare
+from runtimes import BATCH, OPENVINO_HALF, make_network, over_batches, runtimes, seconds
 
 from common.devices import has_bfloat16, import_keras
 from common.prediction.ensemble import average_over, predict_images
@@ -26,29 +25,7 @@ from common.prediction.precision import HALF
 from common.slices.images import to_unit
 from common.training.trained_models import load_network
 
-SIDE, SLICES, BATCH, ROUNDS = 512, 16, 8, 5
-OPENVINO_HALF = "OpenVINO in its default precision"
-
-
-def make_network(features, path):
-    """Save a U-net whose batch normalization has statistics other than 0 and 1, as after training."""
-    import keras
-
-    from models import build_model
-
-    rng = np.random.default_rng(0)
-    network = build_model("unet", (SIDE, SIDE, 1), features=features)
-    for layer in network.layers:
-        if isinstance(layer, keras.layers.BatchNormalization):
-            layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
-    network.save(path)
-
-
-def seconds(predict, found):
-    """Seconds that `predict` takes; what it gives becomes the content of the list `found`."""
-    start = time.perf_counter()
-    found[:] = predict()
-    return time.perf_counter() - start
+SIDE, SLICES, ROUNDS = 512, 16, 5
 
 
 def ours(network, slices):
@@ -57,35 +34,11 @@ def ours(network, slices):
     ]
 
 
-def over_batches(execute, x):
-    return [p for start in range(0, len(x), BATCH) for p in execute(x[start : start + BATCH])]
-
-
-def runtimes(network, folder):
-    """Function of a batch by name: each installed runtime in float32, and OpenVINO in the precision that it prefers."""
-    found, file = {}, str(folder / "network.onnx")
-    if importlib.util.find_spec("onnxruntime") and importlib.util.find_spec("tf2onnx"):
-        import onnxruntime  # optional
-
-        network.predict_on_batch(np.zeros((1, SIDE, SIDE, 1), np.float32))  # Keras exports only what was called
-        network.export(file, format="onnx", verbose=False)
-        session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        found["ONNX Runtime"] = lambda x: session.run(None, {name: x})[0]
-        if importlib.util.find_spec("openvino"):
-            import openvino  # optional
-
-            for kind, hint in {"OpenVINO": {"INFERENCE_PRECISION_HINT": "f32"}, OPENVINO_HALF: {}}.items():
-                compiled = openvino.Core().compile_model(file, "CPU", hint)
-                found[kind] = lambda x, compiled=compiled: compiled(x)[0]
-    return found
-
-
 def main(features=16):
     import_keras()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        make_network(int(features), folder / "network.keras")
+        make_network(int(features), SIDE, folder / "network.keras")
         slices = np.random.default_rng(1).integers(0, 256, (SLICES, SIDE, SIDE), np.uint8)
         x, plain, fast = (
             to_unit(slices)[..., None],

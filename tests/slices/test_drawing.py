@@ -6,12 +6,15 @@ import numpy as np
 import pytest
 from skimage.color import deltaE_ciede2000, rgb2lab
 
+from common.slices.classes import IGNORED, IGNORED_SET
 from common.slices.drawing import (
+    CLASS_COLORS,
     FALSE_NEGATIVE,
     FALSE_POSITIVE,
     PREDICTED_COLOR,
     TRUE_POSITIVE,
     TRUTH_COLOR,
+    paint,
     paint_errors,
 )
 
@@ -45,3 +48,26 @@ def test_colors_of_errors_and_outlines_differ_for_every_reader(reader):
 def test_colors_have_the_names_that_the_pages_give_them():
     for color, channel in ((TRUE_POSITIVE, 1), (FALSE_POSITIVE, 0), (FALSE_NEGATIVE, 2), (TRUTH_COLOR, 1)):
         assert np.argmax(color) == channel
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        (np.array([0, 1, 2, 7, IGNORED], np.uint8), [[], [1], [2], [7], []]),
+        (np.array([0, 1, 3, 0b1000101, IGNORED_SET], np.uint16), [[], [1], [1, 2], [1, 3, 7], []]),
+    ],
+)
+def test_a_painted_pixel_is_six_tenths_slice_and_four_tenths_the_mean_of_its_classes(values, classes):
+    rng = np.random.default_rng(0)
+    which = rng.integers(0, len(values), (23, 31))
+    colors = [
+        np.mean([CLASS_COLORS[(number - 1) % 6] for number in found], axis=0) if found else 0 for found in classes
+    ]
+    tints = np.array([np.broadcast_to(color, 3) for color in colors])
+    painted = np.array([bool(found) for found in classes])[which][..., None]
+    for image in (rng.integers(0, 256, (23, 31)), rng.integers(0, 256, (23, 31, 3))):
+        picture = np.broadcast_to(image.reshape(23, 31, -1), (23, 31, 3))
+        expected = np.where(painted, np.rint(0.6 * picture + 0.4 * tints[which]), picture)
+        found = paint(image.astype(np.uint8), values[which])
+        assert found.dtype == np.uint8 and np.array_equal(found, expected)
+        assert np.array_equal(paint(image.astype(np.uint8), values[which.T].T), expected)  # in another memory order
