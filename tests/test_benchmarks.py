@@ -153,6 +153,14 @@ def test_pack(benchmark, capsys):
     assert "peak memory" in capsys.readouterr().out
 
 
+def test_precision(benchmark, packed, tmp_path, capsys):
+    sets = [str(packed["packed"] / f"{name}.h5") for name in ("train", "validation")]
+    flags = ["--seeds", "1", "--epochs", "2", "--model-settings", repr(TINY)]
+    benchmark("precision").main([*sets, str(tmp_path / "work"), *flags])
+    printed = capsys.readouterr().out
+    assert "\n    2 " in printed and "mixed_bfloat16: best Dice " in printed
+
+
 def test_predict(benchmark, capsys):
     benchmark("predict", SIDE=32, SLICES=3, BATCH=2, ROUNDS=1).main(2)
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith(("3 slices", "  largest"))]
