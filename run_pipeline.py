@@ -70,8 +70,9 @@ def main():
 
 def run_all_steps():
     started = time.monotonic()
-    for name in ("predictions", "scores", "model.mlmodel", *(["decisions.md"] if settings.IMAGES else [])):
-        refuse_existing(WORK_FOLDER / name, settings.REPLACE)  # now, not after the training
+    makers = {"predictions": "predict.py", "scores": "evaluate.py", "model.mlmodel": "convert_coreml.py"}
+    for name, script in (makers | ({"decisions.md": None} if settings.IMAGES else {})).items():
+        refuse_existing(WORK_FOLDER / name, settings.REPLACE, script)  # now, not after the training
     begun = Begun(WORK_FOLDER)
     final = from_own_images(begun) if settings.IMAGES else from_cases(begun)
     model, scores = WORK_FOLDER / "model.mlmodel", WORK_FOLDER / "scores"

@@ -1,6 +1,7 @@
 """Manifests: which files a script made in a folder, so that only these are ever replaced or removed."""
 
 import os
+import sys
 from functools import lru_cache
 from pathlib import Path
 from typing import Literal
@@ -8,7 +9,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt
 
 from common.errors import InputError
-from common.files import file_digest
+from common.files import ROOT, file_digest, real_path
 from common.records import Record, read_record
 
 MANIFEST = ".made_files.json"  # in each folder that a script made
@@ -45,6 +46,7 @@ class Manifest(Record):
     """Files that a script made in a folder, by relative path with "/", and folders."""
 
     format: Literal[1] = 1
+    script: str = Field("", pattern=r"^[\w.]*$")  # name of the script that made all of the folder; "": not known
     files: dict[str, MadeFile] = Field(default_factory=dict)
     folders: list[str] = Field(default_factory=list)
 
@@ -91,6 +93,12 @@ class Manifest(Record):
             InputError: if the file is damaged.
         """
         return read_record(path, cls) if os.path.lexists(path) else cls()
+
+
+def this_script():
+    """Name of the script of this project that this process runs, such as "predict.py"; "" if it runs none."""
+    path = real_path(sys.argv[0] or ".")
+    return path.name if path.suffix == ".py" and path.parent in (ROOT, ROOT / "preprocess", ROOT / "data") else ""
 
 
 def everything_below(folder):

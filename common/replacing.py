@@ -31,7 +31,7 @@ from common.files import (
     whole_file,
 )
 from common.journals import JOURNAL, NEW, Journal, carry_out, identity, put, write_journal
-from common.manifest import MANIFEST, Manifest, foreign_files, refuse_foreign
+from common.manifest import MANIFEST, Manifest, foreign_files, refuse_foreign, this_script
 from common.records import read_record
 from common.system_errors import errors_of
 
@@ -63,7 +63,7 @@ def whole_folder(path, replace=False, listed=True):
     final = real_path(path)
     _refuse_mount(path, final)
     refuse_existing(path, replace)
-    with whole_entries(final.parent, [final.name], replace, listed=listed) as new:
+    with whole_entries(final.parent, [final.name], replace, listed=listed, script=this_script()) as new:
         (new / final.name).mkdir()
         yield new / final.name
 
@@ -98,7 +98,7 @@ def whole_folders(paths, replace=False):
         with errors_of(" or ".join(map(str, paths))):
             yield made
         for path, new in zip(paths, made, strict=True):
-            Manifest.of(new).write_to(new / MANIFEST)
+            Manifest.of(new, script=this_script()).write_to(new / MANIFEST)
             refuse_existing(path, replace)
         _publish_together([new.parents[1] for new in made], finals)
 
@@ -118,12 +118,14 @@ def new_file(path, replace=False):
         yield unfinished
 
 
-def refuse_existing(path, replace):
+def refuse_existing(path, replace, script=None):
     """Raise InputError if `path` exists and must not be replaced.
 
     Args:
         path: path of a file that the user named, or of a folder; an empty folder counts as missing.
-        replace: whether to replace it. A folder is refused if it contains anything that no script made.
+        replace: whether to replace it. A folder is refused if it contains anything that no script made, or if another
+            script made all of it.
+        script: name of the script that will replace it; None: the one of this process.
     """
     path = Path(path)
     if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
@@ -131,6 +133,9 @@ def refuse_existing(path, replace):
     if not replace:
         raise InputError(f"{path}: already exists; use another path or pass --replace to overwrite it")
     if path.is_dir():
+        made_by, script = Manifest.read(real_path(path) / MANIFEST).script, script or this_script()
+        if script and made_by not in ("", script):
+            raise InputError(f"{path}: was made by {made_by}, which {script} does not replace; use another path")
         refuse_foreign(path, foreign_files(real_path(path)))
 
 
@@ -138,7 +143,7 @@ def refuse_existing(path, replace):
 
 
 @contextmanager
-def whole_entries(root, names, replace=False, *, removed=(), listed=True):
+def whole_entries(root, names, replace=False, *, removed=(), listed=True, script=""):
     """Make files and folders in a staging folder and put all of them in their places in one step.
 
     Args:
@@ -148,6 +153,7 @@ def whole_entries(root, names, replace=False, *, removed=(), listed=True):
         removed: relative paths that disappear in the same step; list, or function without arguments that is called
             after the block.
         listed: whether to write a manifest: into new folders, and into `root` for new files.
+        script: for the manifest of new folders: the only script that may replace them; "": any.
 
     Yields:
         Path of the folder to make the entries in; the folders around nested entries exist. Entries that the block does
@@ -177,7 +183,7 @@ def whole_entries(root, names, replace=False, *, removed=(), listed=True):
             made.append(MANIFEST)
         for name in made:
             if listed and (staging / NEW / name).is_dir():
-                Manifest.of(staging / NEW / name).write_to(staging / NEW / name / MANIFEST)
+                Manifest.of(staging / NEW / name, script=script).write_to(staging / NEW / name / MANIFEST)
         _refuse_entries(root, [name for name in made if name != MANIFEST], replace)
         _refuse_entries(root, gone, True)
         if made or gone:

@@ -10,9 +10,10 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from drawings import make_cases
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import ROOT, leftovers
+from running import ROOT, assert_refused, bytes_of, leftovers, run_script
 
 from common import journals
 from common.claims import claimed
@@ -374,3 +375,16 @@ def test_a_damaged_manifest_is_one_line(tmp_path):
             refuse_existing(tmp_path / "a", True)
         assert "\n" not in str(caught.value)
     assert Manifest.read(tmp_path / "missing.json") == Manifest()
+
+
+def test_a_folder_is_replaced_only_by_the_script_that_made_it(tmp_path):
+    volumes = {"DATA": tmp_path / "data", "TRAIN": 1, "TEST": 0, "CONTRASTS": 1}
+    run_script("data/make_volumes.py", **volumes)
+    before = bytes_of(tmp_path)
+    words = "data: was made by make_volumes.py, which make_sample.py does not replace; use another path"
+    assert_refused("data/make_sample.py", words, REPLACE=True, CASES=tmp_path / "data")
+    words = words.replace("make_sample", "2_write_lists")
+    cases = make_cases(tmp_path / "cases", cases=2, slices=2)
+    assert_refused("preprocess/2_write_lists.py", words, REPLACE=True, CASES=cases, LISTS=tmp_path / "data")
+    run_script("data/make_volumes.py", REPLACE=True, **volumes)
+    assert {name: data for name, data in bytes_of(tmp_path).items() if name.startswith("data/")} == before
