@@ -61,16 +61,19 @@ def whole_folder(path, replace=False, listed=True):
     """
     path = Path(path)
     final = real_path(path)
-    _refuse_mount(path, final)
-    refuse_existing(path, replace)
+    _refuse_folder(path, final, replace)
     with whole_entries(final.parent, [final.name], replace, listed=listed, script=this_script()) as new:
         (new / final.name).mkdir()
         yield new / final.name
 
 
-def _refuse_mount(path, final):
+def _refuse_folder(path, final, replace):
+    """Refuse as `refuse_existing`, and what a folder cannot replace; `final` is the path without links."""
     if os.path.ismount(final):
         raise InputError(f"{path}: cannot be replaced as a whole (it is a mount point); use a folder inside it")
+    if os.path.lexists(final) and not final.is_dir():
+        raise InputError(f"{path}: is not a folder; use another path")
+    refuse_existing(path, replace)
 
 
 @contextmanager
@@ -89,17 +92,16 @@ def whole_folders(paths, replace=False):
     with ExitStack() as stack:
         made = []
         for path, final in zip(paths, finals, strict=True):
-            _refuse_mount(path, final)
             stack.enter_context(claimed(final))
             finish_interrupted(final.parent)
-            refuse_existing(path, replace)
+            _refuse_folder(path, final, replace)
             made.append(stack.enter_context(_staging(final.parent, final.name)) / NEW / final.name)
             made[-1].mkdir()
         with errors_of(" or ".join(map(str, paths))):
             yield made
         for path, new in zip(paths, made, strict=True):
             Manifest.of(new, script=this_script()).write_to(new / MANIFEST)
-            refuse_existing(path, replace)
+            _refuse_folder(path, real_path(path), replace)
         _publish_together([new.parents[1] for new in made], finals)
 
 
@@ -108,11 +110,12 @@ def new_file(path, replace=False):
     """Write a file that the user asked for by name, as `common.files.whole_file`.
 
     Raises:
-        InputError: if `path` exists and must not be replaced, is a folder, or another process is writing it.
+        InputError: if `path` exists and must not be replaced, is no file, or another process is writing it.
     """
     path = Path(path)
-    if path.is_dir():
-        raise InputError(f"{path}: is a folder (expected a file); use another path")
+    if os.path.lexists(final := real_path(path)) and not final.is_file():
+        found = "folder" if final.is_dir() else "device or pipe"
+        raise InputError(f"{path}: is a {found} (expected a file); use another path")
     refuse_existing(path, replace)
     with claimed(path), whole_file(path) as unfinished:
         yield unfinished

@@ -310,6 +310,27 @@ def test_a_folder_that_must_stay_keeps_the_other_too(tmp_path):
     assert (tmp_path / "lists" / "x").read_text() == "old"
 
 
+@pytest.mark.parametrize("kind", ["file", "pipe", "device", "link to a file"])
+def test_what_is_no_folder_is_not_replaced_by_one(tmp_path, kind):
+    path = tmp_path / "lists"
+    if kind == "file":
+        path.write_text("mine")
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        (tmp_path / "thesis.txt").write_text("mine")
+        path.symlink_to("/dev/null" if kind == "device" else tmp_path / "thesis.txt")
+    before = os.lstat(path)
+    with pytest.raises(InputError, match=r"lists: is not a folder; use another path$"):
+        replace_two_folders(tmp_path)
+    with pytest.raises(InputError, match=r"lists: is not a folder; use another path$"), whole(path, replace=True):
+        pass
+    if kind in ("pipe", "device"):
+        with pytest.raises(InputError, match=r"is a device or pipe \(expected a file\)"), new_file(path, replace=True):
+            pass
+    assert os.lstat(path) == before and not leftovers(tmp_path)
+
+
 def test_a_strangers_journal_removes_nothing_else(tmp_path, capsys):
     folder, mine = tmp_path / "data", tmp_path / "mine"
     (folder / "mine").mkdir(parents=True)
