@@ -85,7 +85,7 @@ def test_the_same_of_a_loss_and_of_paths_elsewhere(stranger, marker):
         configure(Settings.of("train.py", MODE="resume", RUN=str(run)))
     (run / "code" / "evil.py").rename(run / "evil.py")
     for path in (str(run / "evil.py"), "../evil.py", "C:\\evil.py"):
-        (run / "settings.json").write_text(json.dumps({"LOSS": path}))
+        (run / "settings.json").write_text(json.dumps({"MODEL": "unet", "LOSS": path}))
         with pytest.raises(InputError, match=r"code.evil\.py: file does not exist"):
             configure(Settings.of("train.py", MODE="resume", RUN=str(run)))
     assert not marker.exists()
