@@ -82,7 +82,8 @@ def import_keras(say_unused=True):
     processes must join first; see `common.training.distribution.join_processes`.
     """
     set_defaults()
-    unused = [name for name in LOADED_UNUSED if name != os.environ["KERAS_BACKEND"]]
+    # not again in a worker, where another thread may import them now
+    unused = [] if "keras" in sys.modules else [name for name in LOADED_UNUSED if name != os.environ["KERAS_BACKEND"]]
     with silenced_libraries(), without_collecting(), hidden(*unused):
         import keras  # noqa: F401  (now, on this backend)
 
