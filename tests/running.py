@@ -134,9 +134,10 @@ def kill_a_worker(script, is_in_the_middle):
     found, end = [], time.monotonic() + 120
     while time.monotonic() < end and not (len(found) == 2 and is_in_the_middle()):
         assert script.poll() is None, script.communicate()
-        # of the script, its process of nannies, and their workers
-        nannies = [p for p in psutil.Process(script.pid).children() if "worker" in p.cmdline()]
-        found = [p for nanny in nannies for p in nanny.children() if "spawn_main" in " ".join(p.cmdline())]
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended just now, or a zombie
+            # of the script, its process of nannies, and their workers
+            nannies = [p for p in psutil.Process(script.pid).children() if "worker" in p.cmdline()]
+            found = [p for nanny in nannies for p in nanny.children() if "spawn_main" in " ".join(p.cmdline())]
         time.sleep(0.01)
     assert len(found) == 2, found
     found[0].send_signal(signal.SIGKILL)
