@@ -82,7 +82,7 @@ from common.evaluation.summary import combine_scores, compare_scores, read_other
 from common.evaluation.volume_pairs import scans_of
 from common.files import write_json
 from common.public_settings import public_settings
-from common.replacing import refuse_existing, whole_folder
+from common.replacing import refuse_existing, refuse_input_inside, whole_folder
 from common.scores import SCORES
 from common.settings import FORMAT
 from common.slices.drawing import contact_sheet
@@ -105,6 +105,7 @@ def main():
             raise SettingError(f"{name}: only for tables of lesions (TRUTH is {settings.TRUTH}); leave it empty")
     if settings.AGAINST_PREDICTED and not settings.AGAINST:
         raise SettingError("AGAINST_PREDICTED: needs AGAINST; pass --against the OUTPUT of that evaluation")
+    refuse_input_inside("AGAINST", settings.AGAINST, settings.OUTPUT)
     evaluation = Evaluation()
     with whole_folder(settings.OUTPUT, settings.REPLACE) as folder:
         result = evaluation.write(folder, evaluation.score())

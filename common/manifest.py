@@ -14,6 +14,7 @@ from common.records import Record, read_record
 
 MANIFEST = ".made_files.json"  # in each folder that a script made
 VARIANTS = "augmented.json"  # manifest of the variants of step 1, in a case folder
+CASE_RECORD = "case.json"  # in each case folder
 OF_SYSTEM = (".DS_Store", "Thumbs.db", "desktop.ini")  # what file managers leave in any folder
 
 
@@ -66,6 +67,11 @@ class Manifest(Record):
         )
         files = {_key(path, folder): MadeFile.of(path) for path in entries if path.is_file() and path.name != MANIFEST}
         return cls(files=files, folders=[_key(path, folder) for path in entries if path.is_dir()], **fields)
+
+    @property
+    def is_case(self):
+        """Whether it is of a case folder."""
+        return CASE_RECORD in self.files
 
     def foreign(self, folder, below=""):
         """List the paths in a folder, or in an entry of it, that are not in this manifest or changed since."""

@@ -74,6 +74,8 @@ def _refuse_folder(path, final, replace):
     if os.path.lexists(final) and not final.is_dir():
         raise InputError(f"{path}: is not a folder; use another path")
     refuse_existing(path, replace)
+    if final.is_dir() and any(final.iterdir()) and not (final / MANIFEST).is_file():
+        refuse_foreign(Path(path), [Path(path)])  # part of a folder that a script made, such as x of a case
 
 
 @contextmanager
@@ -121,7 +123,7 @@ def new_file(path, replace=False):
         yield unfinished
 
 
-def refuse_existing(path, replace, script=None):
+def refuse_existing(path, replace, script=None, cases=False):
     """Raise InputError if `path` exists and must not be replaced.
 
     Args:
@@ -129,6 +131,7 @@ def refuse_existing(path, replace, script=None):
         replace: whether to replace it. A folder is refused if it contains anything that no script made, or if another
             script made all of it.
         script: name of the script that will replace it; None: the one of this process.
+        cases: whether it may replace case folders, which any importer and pseudo_label.py make.
     """
     path = Path(path)
     if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
@@ -136,10 +139,28 @@ def refuse_existing(path, replace, script=None):
     if not replace:
         raise InputError(f"{path}: already exists; use another path or pass --replace to overwrite it")
     if path.is_dir():
-        made_by, script = Manifest.read(real_path(path) / MANIFEST).script, script or this_script()
-        if script and made_by not in ("", script):
+        manifest, script = Manifest.read(real_path(path) / MANIFEST), script or this_script()
+        if script and manifest.is_case and not cases:
+            raise InputError(f"{path}: is a case folder, which {script} does not replace; use another path")
+        if script and (made_by := manifest.script) not in ("", script):
             raise InputError(f"{path}: was made by {made_by}, which {script} does not replace; use another path")
         refuse_foreign(path, foreign_files(real_path(path)))
+
+
+def refuse_input_inside(setting, source, output, name="OUTPUT"):
+    """Raise InputError if an input is inside an existing folder that a script is to replace.
+
+    Args:
+        setting: name of the setting with the input.
+        source: path of the input; "": none.
+        output: path of the folder.
+        name: setting with the folder.
+    """
+    if not source:
+        return
+    source, output = map(real_path, (source, output))
+    if output.exists() and (output == source or output in source.parents):
+        raise InputError(f"{name}: {output} contains {setting}, which it would replace; use another folder")
 
 
 # --- several outputs in one step
@@ -170,7 +191,7 @@ def whole_entries(root, names, replace=False, *, removed=(), listed=True, script
         for top in sorted({name.split("/")[0] for name in names}):
             stack.enter_context(claimed(root / top))
         finish_interrupted(root)
-        _refuse_entries(root, names, replace)
+        _refuse_entries(root, names, replace, script)
         label = names[0].replace("/", "-") if len(names) == 1 else root.name
         staging = stack.enter_context(_staging(root, label))
         for name in names:
@@ -187,16 +208,16 @@ def whole_entries(root, names, replace=False, *, removed=(), listed=True, script
         for name in made:
             if listed and (staging / NEW / name).is_dir():
                 Manifest.of(staging / NEW / name, script=script).write_to(staging / NEW / name / MANIFEST)
-        _refuse_entries(root, [name for name in made if name != MANIFEST], replace)
-        _refuse_entries(root, gone, True)
+        _refuse_entries(root, [name for name in made if name != MANIFEST], replace, script)
+        _refuse_entries(root, gone, True, script)
         if made or gone:
             _publish(staging, root, made, gone)
 
 
-def _refuse_entries(root, names, replace):
-    """Refuse as `refuse_existing`; also files that no script made."""
+def _refuse_entries(root, names, replace, script):
+    """Refuse as `refuse_existing`; also files that no script made. Without a `script`, they may be cases."""
     for name in names:
-        refuse_existing(root / name, replace)
+        refuse_existing(root / name, replace, cases=not script)
         if not (root / name).is_dir():
             refuse_foreign(root / name, foreign_files(root / name, root))
 
@@ -355,7 +376,7 @@ def _finish_journal(staging, root):
         found = identity(root / name) if os.path.lexists(root / name) else [None]
         is_done, is_old = found[0] == journal.entries.get(name, ""), found == journal.replaced.get(name)
         if not (is_done or (is_old and name not in journal.removed)):
-            _refuse_entries(root, [name], True)
+            _refuse_entries(root, [name], True, "")
     with undisturbed():
         carry_out(staging, root, journal)
     print(f"finished replacing {', '.join(names[:3])} in {root}, which was interrupted", flush=True)

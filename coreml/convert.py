@@ -13,6 +13,7 @@ import numpy as np
 from common.errors import InputError
 from common.system_errors import errors_of, raise_system_error
 from coreml.passes import exact_pipeline
+from coreml.reader import name_of, read_spec
 
 # Replacements for TensorFlow operations that Core ML lacks.
 REPLACEMENTS = {
@@ -236,16 +237,14 @@ def _is_json(path):
 
 def describe_file(path):
     """Yield the input, the output and the layers of a saved model as lines of text."""
-    import coremltools as ct  # slow to import
-
-    spec = ct.utils.load_spec(str(path))
+    spec = read_spec(path)
     for feature in (*spec.description.input, *spec.description.output):
         image, array = feature.type.imageType, feature.type.multiArrayType
         if feature.type.HasField("imageType"):
-            colors = "RGB" if image.ColorSpace.Name(image.colorSpace) == "RGB" else "gray"
+            colors = "RGB" if name_of(image.ColorSpace, image.colorSpace) == "RGB" else "gray"
             yield f"{feature.name:8}{colors} image of {image.height}x{image.width}"
         else:
-            yield f"{feature.name:8}array of {tuple(array.shape)}, {array.ArrayDataType.Name(array.dataType)}"
+            yield f"{feature.name:8}array of {tuple(array.shape)}, {name_of(array.ArrayDataType, array.dataType)}"
     counts = count_operations(spec)
     listed = ", ".join(f"{name} {count}" for name, count in counts.most_common())
     yield f"{spec.WhichOneof('Type')}, layers: {counts.total()} ({listed})"

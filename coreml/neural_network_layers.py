@@ -170,9 +170,11 @@ ACTIVATIONS = {
 
 @layer("unary")
 def _unary(p):
+    operation = p.Operation.Name(p.type)
+
     def compute(x):
         x = (p.scale or 1.0) * x + p.shift
-        match p.Operation.Name(p.type):
+        match operation:
             case "SQRT":
                 return np.sqrt(x)
             case "RSQRT":

@@ -23,7 +23,7 @@ def read_model(path):
             unsupported layer or operation, which the message names.
     """
     path = Path(path)
-    spec = _read_spec(path)
+    spec = read_spec(path)
     _check_version(spec, path)
     readers = {"neuralNetwork": read_neural_network, "mlProgram": read_program}
     model_type = spec.WhichOneof("Type")
@@ -35,7 +35,12 @@ def read_model(path):
     return Model(path, inputs, outputs, operations)
 
 
-def _read_spec(path):
+def read_spec(path):
+    """Read the specification of a model file; it changes nothing in a package, which `load_spec` of coremltools does.
+
+    Raises:
+        InputError: if the file is missing, damaged or no model.
+    """
     if path.suffix not in (".mlmodel", ".mlpackage"):
         raise InputError(f"{path}: not a Core ML model; use a .mlmodel or .mlpackage")
     if not path.exists():
@@ -90,18 +95,23 @@ def _check_version(spec, path):
         )
 
 
+def name_of(kinds, value):
+    """Name of a value of an enum of protobuf, or its number if it has no name, as in a damaged file."""
+    return kinds.Name(value) if value in kinds.values() else str(value)
+
+
 def _read_feature(description, path):
     name, feature_type = description.name, description.type
     if feature_type.HasField("imageType"):
         image = feature_type.imageType
-        colors = image.ColorSpace.Name(image.colorSpace)
+        colors = name_of(image.ColorSpace, image.colorSpace)
         if not colors.startswith(("GRAYSCALE", "RGB")):
             raise InputError(f"{path}: {name} is a {colors} image; only gray and RGB images are supported")
         shape = (image.height, image.width, *((3,) if colors == "RGB" else ()))
         return Feature(name, "image", shape, "UINT8")
     if feature_type.HasField("multiArrayType"):
         array = feature_type.multiArrayType
-        return Feature(name, "array", tuple(array.shape), array.ArrayDataType.Name(array.dataType))
+        return Feature(name, "array", tuple(array.shape), name_of(array.ArrayDataType, array.dataType))
     raise InputError(
         f"{path}: unsupported type of {name} (found {feature_type.WhichOneof('Type')}); expected an array or image"
     )

@@ -48,7 +48,7 @@ import pandas as pd
 from common.errors import InputError, SettingError
 from common.files import natural_key, real_path
 from common.parallel import progress
-from common.replacing import refuse_existing, whole_folder, whole_folders
+from common.replacing import refuse_existing, refuse_input_inside, whole_folder, whole_folders
 from common.slices.case_files import split_pseudo_labeled
 from common.slices.cases import find_cases
 from common.slices.checks import check_data, count_classes_of
@@ -118,6 +118,7 @@ def check_settings():
         if lists == copies or lists in copies.parents or copies in lists.parents:
             raise SettingError(f"COPY_TO: expected a folder outside LISTS (found {settings.COPY_TO}); use another one")
     if settings.COPY_TO:
+        refuse_input_inside("COPY_LIST", settings.COPY_LIST, settings.COPY_TO, "COPY_TO")
         refuse_existing(settings.COPY_TO, settings.REPLACE)
 
 

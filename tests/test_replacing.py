@@ -10,10 +10,10 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-from drawings import make_cases
+from drawings import disc_slice, make_cases, write_image
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from running import ROOT, assert_refused, bytes_of, leftovers, run_script
+from running import ROOT, assert_refused, bytes_of, leftovers, run_here, run_script
 
 from common import journals
 from common.claims import claimed
@@ -25,11 +25,14 @@ from common.replacing import (
     new_file,
     publish,
     refuse_existing,
+    refuse_input_inside,
     staged,
     whole_entries,
     whole_folders,
 )
 from common.replacing import whole_folder as whole
+
+LISTS = "preprocess/2_write_lists.py"
 
 
 def fill(path, text, replace=False, **options):
@@ -406,6 +409,46 @@ def test_a_folder_is_replaced_only_by_the_script_that_made_it(tmp_path):
     assert_refused("data/make_sample.py", words, REPLACE=True, CASES=tmp_path / "data")
     words = words.replace("make_sample", "2_write_lists")
     cases = make_cases(tmp_path / "cases", cases=2, slices=2)
-    assert_refused("preprocess/2_write_lists.py", words, REPLACE=True, CASES=cases, LISTS=tmp_path / "data")
+    assert_refused(LISTS, words, REPLACE=True, CASES=cases, LISTS=tmp_path / "data")
     run_script("data/make_volumes.py", REPLACE=True, **volumes)
     assert {name: data for name, data in bytes_of(tmp_path).items() if name.startswith("data/")} == before
+
+
+def test_a_case_folder_is_replaced_only_by_a_script_that_makes_cases(tmp_path):
+    """Its manifest names no script, since several make cases."""
+    images, cases = tmp_path / "images", tmp_path / "cases"
+    for number in (1, 2, 3):
+        image, mask = disc_slice(24, number)
+        write_image(images / f"case{number}" / "1.png", image)
+        write_image(tmp_path / "masks" / f"case{number}" / "1.png", mask)
+    importing = {"IMAGES": images, "MASKS": tmp_path / "masks", "CASES": cases, "SIZE": 24}
+    run_here("preprocess/0_import_images.py", **importing)
+    before = bytes_of(tmp_path)
+    splitting = {"CASES": cases, "REPLACE": True, "VALIDATION_SHARE": 0.3, "TEST_SHARE": 0}
+    words = f"{cases / 'case1'}: is a case folder, which 2_write_lists.py does not replace; use another path"
+    assert_refused(LISTS, words, LISTS=cases / "case1", **splitting)
+    assert_refused(LISTS, words, LISTS=tmp_path / "lists", COPY_TO=cases / "case1", **splitting)
+    words = "x: not made by this toolkit (no .made_files.json in it); move it away, or use another path"
+    assert_refused(LISTS, words, LISTS=tmp_path / "lists", COPY_TO=cases / "case1" / "x", **splitting)
+    assert bytes_of(tmp_path) == before
+    run_here("preprocess/0_import_images.py", REPLACE=True, **importing)
+    assert bytes_of(tmp_path) == before
+
+
+def test_an_input_is_not_inside_the_folder_that_takes_its_place(tmp_path):
+    cases = make_cases(tmp_path / "cases", cases=3, slices=2)
+    for source in (cases, cases / "case01", cases / "case01" / "x"):
+        with pytest.raises(InputError, match=r"^OUTPUT: .*cases contains INPUT, which it would replace; use another"):
+            refuse_input_inside("INPUT", source, cases)
+    for output in (cases / "case01" / "predictions", tmp_path / "predictions"):
+        refuse_input_inside("INPUT", cases, output)
+    refuse_input_inside("INPUT", "", Path.cwd())
+    lists, scores = tmp_path / "lists", tmp_path / "scores"
+    run_here(LISTS, CASES=cases, LISTS=lists, VALIDATION_SHARE=0.3, TEST_SHARE=0)
+    run_here("evaluate.py", PREDICTED=cases, TRUTH=cases, OUTPUT=scores, WORST=0)
+    before = bytes_of(tmp_path)
+    copying = {"COPY_LIST": lists / "train.csv", "COPY_TO": lists, "REPLACE": True}
+    assert_refused(LISTS, "COPY_TO: ", "contains COPY_LIST, which it would replace", **copying)
+    comparing = {"OUTPUT": scores, "AGAINST": scores, "REPLACE": True}
+    assert_refused("evaluate.py", "OUTPUT: ", "contains AGAINST", PREDICTED=cases, TRUTH=cases, **comparing)
+    assert bytes_of(tmp_path) == before

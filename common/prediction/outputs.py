@@ -7,11 +7,11 @@ import cv2
 import numpy as np
 
 from common.errors import InputError
-from common.files import real_path, write_json
+from common.files import write_json
 from common.prediction.matrices import MatrixInput, MatrixMasks
 from common.prediction.viewer_files import ViewerFiles
 from common.public_settings import public_settings
-from common.replacing import whole_folder
+from common.replacing import refuse_input_inside, whole_folder
 from common.settings import FORMAT, REASONS
 from common.slices.classes import are_sets, has_class
 from common.slices.drawing import draw_outlines, paint
@@ -37,19 +37,12 @@ def write_output(settings, fill, hidden=(), facts=None):
     Raises:
         InputError: as `common.replacing.whole_folder`, or if INPUT is inside OUTPUT.
     """
-    refuse_input_inside(settings.INPUT, settings.OUTPUT)
+    refuse_input_inside("INPUT", settings.INPUT, settings.OUTPUT)
     with whole_folder(settings.OUTPUT, settings.REPLACE) as folder:
         fill(folder)
         reasons = {name: reason for name, reason in settings.reasons.items() if name not in settings.given}
         recorded = public_settings(settings, hidden) | (facts or {}) | {REASONS: reasons}
         write_json(folder / RECORD, {FORMAT: 1} | recorded)
-
-
-def refuse_input_inside(source, output):
-    """Raise InputError if the setting INPUT is inside OUTPUT: predictions would take the place of their own input."""
-    source, output = map(real_path, (source, output))
-    if output.exists() and (output == source or output in source.parents):
-        raise InputError(f"OUTPUT: {output} contains INPUT, which it would replace; use another folder")
 
 
 def write_rows(rows, path):

@@ -8,9 +8,9 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeIn
 
 from common.errors import InputError
 from common.files import one_name
+from common.manifest import CASE_RECORD as RECORD
 from common.records import Finite, Inside, Positive, Record, read_fields
 
-RECORD = "case.json"
 LARGEST_SIDE = 2**20  # pixels or voxels
 
 

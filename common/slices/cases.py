@@ -137,7 +137,7 @@ def refuse_existing_cases(cases, replace):
     """
     for case in cases:
         one_name(case.name, f"{case}: name of the case")
-        refuse_existing(case, replace)
+        refuse_existing(case, replace, cases=True)
 
 
 def import_cases(sources, load, make_record, replace, *, parallel=True, workers=None, check=None, earlier=()):

@@ -33,7 +33,7 @@ def find_earlier_cases(sources, script, image_of, replace):
             slices = record.get("slices", {})
             if record.get("source") == script and images & {entry.get("image") for entry in slices.values()}:
                 if replace:
-                    refuse_existing(case, replace)
+                    refuse_existing(case, replace, cases=True)
                 found.append(case)
     if found and not replace:
         raise InputError(

@@ -10,6 +10,7 @@ from pixelwise import X, close, convolve_by_hand, random
 from running import bytes_of
 
 from common.errors import InputError
+from coreml.convert import describe_file
 from coreml.reader import read_model
 
 ct = pytest.importorskip("coremltools")
@@ -125,6 +126,14 @@ def preprocess(spec):
     spec.neuralNetwork.preprocessing.add().meanImage.SetInParent()
 
 
+def unknown_kind(spec):
+    spec.description.input[0].type.multiArrayType.dataType = 655392
+
+
+def unknown_operation_of_a_layer(spec):
+    spec.neuralNetwork.layers[0].unary.type = 99
+
+
 def color_input(spec):
     spec.description.input[0].type.imageType.colorSpace = 30  # blue first
 
@@ -141,12 +150,30 @@ def color_input(spec):
         (short_weights, r"convolution last cannot be read: wrong number of weights \(found 7"),
         (preprocess, "meanImage before the network"),
         (color_input, "a BGR image"),
+        (unknown_operation_of_a_layer, "unary last cannot be read: Enum Operation has no name defined for value 99"),
     ],
 )
 def test_foreign_networks_are_named(tmp_path, a_network, change, text):
     path = changed(a_network, tmp_path, change)
     with pytest.raises(InputError, match=text):
         read_model(path).run({"input": X[0]})
+
+
+def test_an_unknown_type_of_values_is_its_number(tmp_path, a_network):
+    path = changed(a_network, tmp_path, unknown_kind)
+    assert read_model(path).inputs[0].data_type == "655392"
+    assert next(describe_file(path)) == "input   array of (4, 6, 5), 655392"
+
+
+@pytest.mark.parametrize("manifest", [{"fileFormatVersion": None}, {"fileFormatVersion": 7}])
+def test_a_package_is_described_without_its_manifest_being_written(tmp_path, a_program, manifest):
+    package = tmp_path / a_program.name
+    shutil.copytree(a_program, package)
+    file = package / "Manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | manifest))
+    before = file.read_bytes()
+    assert len(list(describe_file(package))) == 3
+    assert file.read_bytes() == before
 
 
 def first_operation(spec):

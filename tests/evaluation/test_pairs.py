@@ -15,7 +15,6 @@ from common.evaluation.pairs import match_pairs, predicted_images, read_masks
 from common.evaluation.summary import read_other
 from common.files import write_json
 from common.prediction.inputs import ImageInput, refuse_same_output
-from common.prediction.outputs import refuse_input_inside
 from common.scores import SCORES
 from common.slices.cases import find_slices
 from common.slices.images import read_mask
@@ -126,14 +125,6 @@ def test_outputs_that_would_overwrite_each_other_are_refused(cases, tmp_path):
         ImageInput(tmp_path / "mixed.csv", False)
     with pytest.raises(InputError, match="INPUT: a/b and a_b would overwrite each other"):
         refuse_same_output({"a/b": "a_b", "a_b": "a_b"}, "INPUT")
-
-
-def test_predictions_do_not_take_the_place_of_their_input(cases, tmp_path):
-    for source in (cases, cases / "case01", cases / "case01" / "x"):
-        with pytest.raises(InputError, match="contains INPUT"):
-            refuse_input_inside(source, cases)
-    refuse_input_inside(cases, cases / "case01" / "predictions")
-    refuse_input_inside(cases, tmp_path / "predictions")
 
 
 def test_color_images_are_no_masks(tmp_path):
