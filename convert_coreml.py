@@ -101,7 +101,7 @@ def main():
     network = load_network(source)
     kinds, volumes = (settings.FORMAT, settings.INPUT_KIND, settings.OUTPUT_KIND), are_for_volumes(network)
     contract = Contract(*kinds, settings.THRESHOLD, volumes or has_overlapping_classes(network))
-    if volumes:
+    if volumes or settings.VOLUME_SIZE:
         network = with_fixed_size(to_float32(network), settings.VOLUME_SIZE or run.crop, source)
     check_network(network, contract, source)
     shapes = network.input_shape[1:], network.output_shape[-1], contract.overlapping

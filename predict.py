@@ -133,7 +133,7 @@ def main():
 
             predict_with_settings(models, settings)
         else:
-            for name, default in (("OUT_OF_FOLD", False), ("LABEL_ORDER", "likeliest")):
+            for name, default in (("OUT_OF_FOLD", False), ("LABEL_ORDER", "likeliest"), ("TILE", None)):
                 if (value := getattr(settings, name)) != default:
                     raise InputError(f"{name}: only for 3-D models (found {value!r}); leave it at {default!r}")
             predict_slices(find_models(runs, settings.WEIGHTS_FILE))

@@ -29,13 +29,15 @@ def with_fixed_size(network, size, source):
     """Copy of a network for volumes of one size, with the same weights and results.
 
     Args:
-        network: keras.Model in float32 for volumes of any size.
+        network: keras.Model in float32, for volumes of any size.
         size: voxels (up, back, left), or None if neither the user nor the run states it.
         source: file that it was loaded from, for messages.
 
     Raises:
-        InputError: without a size, or if the network cannot be copied.
+        InputError: without a size, if the network cannot be copied, or if it is for slices.
     """
+    if not are_for_volumes(network):
+        raise InputError(f"VOLUME_SIZE: only for models for volumes ({source} is for slices); leave it at None")
     *own, channels = network.input_shape[1:]
     if size is None and None in own:
         raise InputError(

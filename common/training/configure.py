@@ -44,6 +44,8 @@ def configure(settings):
         SettingError: for a setting that cannot work.
         InputError: if RUN cannot be resumed.
     """
+    if settings.MODE == "new" and settings.RUN:
+        raise SettingError('RUN: unused (MODE is "new"); use --mode resume or retrain, or leave RUN empty')
     if settings.MODE == "resume":
         settings = of_run(settings)
     elif settings.FOLD is not None:
@@ -155,6 +157,10 @@ def of_run(settings):
     """Settings of the run to resume; given settings, MODE, RUN and RUNS stay."""
     run = Run(settings.RUN)
     if not settings.RUN or not run.exists:
+        if settings.RUN and CrossValidation(settings.RUN).exists:
+            raise InputError(
+                f"RUN: {settings.RUN} is a cross-validation; pass --fold all to resume it, or --run a fold"
+            )
         problem = "is not a run folder (it has no settings.json)" if run.folder.exists() else "does not exist"
         problem = f"{settings.RUN} {problem}" if settings.RUN else "not set"
         raise InputError(f"RUN: {problem}; pass --run the run folder to resume")

@@ -434,6 +434,7 @@ def test_every_compression_is_a_choice():
         ),
         ({"FORMAT": "mlpackage", "TARGET": "macOS11"}, "TARGET: macOS11 is too old .* use --target macOS12"),
         ({"TARGET": "macOS9"}, r"TARGET: unknown system \(found \'macOS9\'\); choose one of iOS13"),
+        ({"VOLUME_SIZE": [8, 8, 8]}, r"VOLUME_SIZE: only for models for volumes \(.* is for slices\)"),
         ({"CLASS_NAMES": ["a", "b"]}, r"CLASS_NAMES: wrong number of names \(found 2, expected 1\)"),
         ({"OUTPUT_KIND": "image"}, "needs an ML program; use --format mlpackage"),
     ],

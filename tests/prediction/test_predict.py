@@ -275,6 +275,7 @@ def test_bad_input_of_predict(trained, packed, tmp_path):
     assert_refused("predict.py", "no trained model", **{**good, "RUN": tmp_path})
     assert_refused("predict.py", "INPUT: not set", **{**good, "INPUT": ""})
     assert_refused("predict.py", "THRESHOLD", status=2, **good, THRESHOLD=2)
+    assert_refused("predict.py", "TILE: only for 3-D models (found [8, 8, 8])", **good, TILE=[8, 8, 8])
     (tmp_path / "empty").mkdir()
     assert_refused("predict.py", "INPUT: no image", **{**good, "INPUT": tmp_path / "empty"})
     cut = tmp_path / "cut.keras"
