@@ -33,7 +33,7 @@ CROP: types.Crop | None = None  # packed volumes: crop size in voxels (up, back,
 # --- output and starting point
 RUNS: types.PathName = "runs"  # folder of the run folders
 MODE: Literal["new", "resume", "retrain"] = "new"  # "new"; "resume": continue RUN; "retrain": start from its weights
-#   "resume" keeps the settings of RUN; flags override them.
+#   "resume" keeps the settings of RUN; flags change them, except network, loss, optimizer and precision.
 RUN: str = ""  # run folder to resume or retrain (or, to retrain, a .keras or .h5 file)
 TRUST_RUN: bool = False  # True: run code of RUN or a settings file; trust its source first
 

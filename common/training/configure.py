@@ -9,7 +9,7 @@ import keras
 
 import models
 from common.errors import InputError, SettingError, as_setting_error
-from common.files import file_digest
+from common.files import file_digest, real_path
 from common.settings import check_model_settings
 from common.training.checkpoints import epochs_of_checkpoint, read_checkpoint
 from common.training.cross_validation import find_folds, fold_file
@@ -28,6 +28,9 @@ from losses import get_loss
 from losses.own import take_copies
 
 GRID = {"spacing", "size"}  # settings of networks whose kernels depend on the volumes
+IN_CHECKPOINT = ("MODEL", "MODEL_SETTINGS", "LOSS", "OPTIMIZER", "PRECISION", "JIT")  # a resumed run cannot change them
+OF_RUN = (*IN_CHECKPOINT, "FOLD", "AS_PUBLISHED")
+OF_THIS_CALL = {"MODE", "RUN", "RUNS", "TRUST_RUN"}  # not taken from the run to resume
 
 
 def configure(settings):
@@ -93,7 +96,13 @@ def configure_sets(settings):
 
 def configure_folds(settings):
     """Settings of a cross-validation; what suits the training set is chosen once, for the first fold."""
-    if settings.MODE == "resume" or several_processes():  # the latter are refused by `cross_validate`
+    if several_processes():  # refused by `cross_validate`
+        return settings
+    if settings.MODE == "resume":
+        folds = CrossValidation(settings.RUN)
+        if folds.exists:
+            recorded = settings.with_recorded(folds.settings_file)
+            require_unchanged(settings, recorded, folds, settings.given - OF_THIS_CALL)
         return settings
     if settings.VALIDATION == "":
         raise SettingError('FOLD: "all" needs a validation set (VALIDATION is ""); set VALIDATION, or use one fold')
@@ -167,7 +176,8 @@ def of_run(settings):
     recorded = settings.with_recorded(run.settings_file)
     if missing := [name for name in ("LOSS", "MODEL") if recorded.values[name] is None]:
         raise InputError(f"{run.settings_file}: no {missing[0]}, which every run records; restore it from a copy")
-    settings = settings.with_recorded(run.settings_file, keep=settings.given | {"MODE", "RUN", "RUNS", "TRUST_RUN"})
+    require_unchanged(settings, recorded, run, OF_RUN)
+    settings = settings.with_recorded(run.settings_file, keep=settings.given | OF_THIS_CALL)
     if settings.EPOCHS is None and "EPOCHS" not in settings.given and (epochs := epochs_of_checkpoint(run)):
         settings = settings.replace(MEASURED, EPOCHS=epochs)
     copies = {}
@@ -176,6 +186,29 @@ def of_run(settings):
         copies[name] = take_copies(recorded.values[name], find)
     own = {name: copy for name, copy in copies.items() if copy != settings.values[name] and name not in settings.given}
     return settings.replace(f"copy in {run.code_folder}", **own)
+
+
+def require_unchanged(settings, recorded, run, names):
+    """Raise SettingError if one of these settings is given for a run to resume and has another value there."""
+    if "RUNS" in settings.given and real_path(settings.RUNS) != real_path(run.folder.parent):
+        raise SettingError(f"RUNS: a resumed run stays in its folder ({run.folder.parent}); leave it out")
+    for name in sorted(settings.given.intersection(names)):
+        given, own = settings.values[name], recorded.values[name]
+        files = ".py" in str(given) and ".py" in str(own)  # `trusted_copy` compares their content
+        if not files and not _agrees(given, own):
+            raise SettingError(
+                f"{name}: cannot change in a resumed run (found {given!r}, expected {own!r} as in {run})"
+            )
+
+
+def _agrees(given, own):
+    """Whether a given value leaves the decision to the run (None, "auto"), or is part of its value."""
+    if isinstance(given, dict):
+        own = own if isinstance(own, dict) else {"name": own}
+        return all(key in own and own[key] == value for key, value in given.items())
+    if isinstance(own, dict):
+        own = own.get("name")
+    return given in (None, "auto", own)
 
 
 def of_retrained(settings):

@@ -11,6 +11,7 @@ from running import ROOT, TINY_UNET, run_here, training
 
 from common.command_line import flags_of
 from common.errors import SettingError
+from common.files import write_json
 from common.settings import Settings
 from common.training.configure import configure, configure_folds
 
@@ -105,3 +106,49 @@ def test_folds_share_what_is_chosen_for_the_first(monkeypatch):
     assert settings.reasons["LOSS"] == "chosen for the training set: a reason"
     with pytest.raises(SettingError, match="MODEL_SETTINGS: "):
         configure_folds(Settings.of("train.py", FOLD="all", MODEL_SETTINGS={"encoder": "resnet50"}))
+
+
+def refused(message, run, **given):
+    with pytest.raises(SettingError) as caught:
+        configure_folds(Settings.of("train.py", MODE="resume", RUN=str(run), **given))
+        configure(Settings.of("train.py", MODE="resume", RUN=str(run), **given))
+    assert message in str(caught.value)
+
+
+def test_a_resumed_run_takes_no_setting_that_its_checkpoint_decides(trained):
+    run, _ = trained
+    changed = {
+        "MODEL": "deeplab_v3plus",
+        "MODEL_SETTINGS": {"features": 3},
+        "LOSS": "dice",
+        "OPTIMIZER": {"name": "nadam", "weight_decay": 0.1},
+        "PRECISION": "mixed_bfloat16",
+        "FOLD": 1,
+        "AS_PUBLISHED": True,
+    }
+    for name, value in changed.items():
+        refused(f"{name}: cannot change in a resumed run (found {value!r}, expected ", run, **{name: value})
+    refused(f"RUNS: a resumed run stays in its folder ({run.parent}); leave it out", run, RUNS="elsewhere")
+    same = {
+        "MODEL": "unet",
+        "MODEL_SETTINGS": {"features": TINY_UNET["features"]},
+        "OPTIMIZER": {"name": "nadam"},
+        "PRECISION": "auto",
+        "JIT": "auto",
+        "FOLD": None,
+        "RUNS": str(run.parent),
+        "EPOCHS": 3,
+    }
+    recorded = Settings.of("train.py").with_recorded(run / "settings.json")
+    settings = configure(Settings.of("train.py", MODE="resume", RUN=str(run), **same))
+    assert settings.EPOCHS == 3 and settings.LOSS == recorded.LOSS and settings.MODEL == "unet"
+
+
+def test_a_resumed_cross_validation_takes_its_own_settings_alone(tmp_path):
+    folds = tmp_path / "folds"
+    folds.mkdir()
+    write_json(folds / "cross_validation.json", Settings.of("train.py", FOLD="all", EPOCHS=3).as_json())
+    refused("EPOCHS: cannot change in a resumed run (found 4, expected 3 as in", folds, FOLD="all", EPOCHS=4)
+    refused("SEED: cannot change in a resumed run (found 2, expected 1 as in", folds, FOLD="all", SEED=2)
+    same = Settings.of("train.py", MODE="resume", RUN=str(folds), FOLD="all", EPOCHS=3, RUNS=str(tmp_path))
+    assert configure_folds(same) is same
