@@ -195,7 +195,13 @@ def find_masks(images, image_root, image_files, image_name, skipped):
     report_skipped(skipped + more)
     whole = "{case}" in (image_name or "") and Path(image_name).stem
     candidates = [mask_name] if mask_name else [name.replace("{id}", whole or "{id}") for name in MASK_NAMES]
-    images, masks, fitting = choose_mask_name(images, mask_root, mask_files, candidates, image_root == mask_root)
+    every = images
+    images, masks, fitting = choose_mask_name(every, mask_root, mask_files, candidates, image_root == mask_root)
+    if every and not images:
+        raise InputError(
+            f"MASKS: each image in {settings.IMAGES} is also a mask; pass their folder, or a name pattern such as "
+            f'--masks "{mask_root}/{{id}}_mask.png"'
+        )
     unknown = images and not (image_name or mask_name or images.keys() & masks.keys())
     if unknown and masks_match(image_root, image_files, mask_root, mask_files):
         raise InputError(f"IMAGES: {settings.IMAGES} has the masks of the images in {settings.MASKS}; swap the folders")

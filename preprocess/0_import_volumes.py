@@ -133,7 +133,8 @@ def report(result, label_files):
     """Print notes and what was written, and end with status 1 if volumes could not be used."""
     slices = f"{number_of(result.slices, 'slice')} of {settings.SIZE}x{settings.SIZE}"
     overlaps, labeled = [notes.overlap for notes in result.notes], [notes.labeled for notes in result.notes]
-    for note in filter(None, (label_files.note_on_overlap(overlaps), note_on_empty(labeled))):
+    notes = label_files.note_on_overlap(overlaps), note_on_empty(labeled), note_on_cut(sum(n.cut for n in result.notes))
+    for note in filter(None, notes):
         print(f"note: {note}")
     print(f"wrote {slices} in {number_of(result.cases, 'case')} to {settings.CASES}")
     problems = list(dict.fromkeys([*label_files.failed.values(), *result.problems]))
@@ -227,6 +228,13 @@ def open_label_files(found, workers):
     if names_of_classes := label_files.describe():
         print(names_of_classes, flush=True)
     return label_files
+
+
+def note_on_cut(volumes):
+    """What a user should know about labels, of so many volumes, that reach beyond their volume, or ""."""
+    if not volumes:
+        return ""
+    return f"labels of {number_of(volumes, 'volume')} reach beyond it and are cut; check that both belong together"
 
 
 def note_on_empty(labeled):

@@ -159,11 +159,24 @@ def box_on_grid(box, source, target):
         box: Box of `source`.
         source, target: Geometry; their axes may differ in order and direction.
     """
+    start, stop = _span_on_grid(box, source, target)
+    start = np.clip(np.floor(start + 1e-6), 0, target.size).astype(int)
+    stop = np.clip(np.ceil(stop - 1e-6), 0, target.size).astype(int)
+    return Box(tuple(start.tolist()), tuple(stop.tolist())) if (stop > start).all() else None
+
+
+def reaches_beyond(box, source, target):
+    """Whether a box reaches more than a voxel beyond another grid; arguments as in `box_on_grid`."""
+    start, stop = _span_on_grid(box, source, target)
+    voxel = 1.001  # for rounding
+    return bool((start < -voxel).any() or (stop > np.add(target.size, voxel)).any())
+
+
+def _span_on_grid(box, source, target):
+    """Start and stop, in voxels of another grid, of what a box covers there; arguments as in `box_on_grid`."""
     corners = np.array(np.meshgrid(*zip(box.start, box.stop, strict=True))).reshape(3, 8).T - 0.5
     corners = target.to_voxels(source.to_points(corners)) + 0.5
-    start = np.clip(np.floor(corners.min(axis=0) + 1e-6), 0, target.size).astype(int)
-    stop = np.clip(np.ceil(corners.max(axis=0) - 1e-6), 0, target.size).astype(int)
-    return Box(tuple(start.tolist()), tuple(stop.tolist())) if (stop > start).all() else None
+    return corners.min(axis=0), corners.max(axis=0)
 
 
 def grow_box(box, geometry, smallest, margin):

@@ -11,7 +11,7 @@ from common.parallel import ordered_map
 from common.slices.cases import Imported
 from common.slices.classes import is_target, type_of_masks
 from common.slices.images import cut, encode_png, encode_slice, fit_boxes
-from common.volumes.grids import Geometry, orient
+from common.volumes.grids import Box, Geometry, orient, reaches_beyond
 from common.volumes.label_files import labels_onto
 from common.volumes.slicing import open_slices, planes_of, slice_entry, spacing_of_plane, to_gray_levels, with_neighbors
 
@@ -44,10 +44,12 @@ class VolumeNotes(NamedTuple):
     Attributes:
         labeled: share of the slices that have a label.
         overlap: number of voxels in several segments of its label files.
+        cut: whether its labels reach more than a voxel beyond it.
     """
 
     labeled: float
     overlap: int
+    cut: bool
 
 
 def import_volume(source, label_files, how):
@@ -69,10 +71,10 @@ def import_volume(source, label_files, how):
     values, levels, volume = open_slices(paths, how.plane, how.window, how.percentiles, *reading, several=True)
     if len(levels) > 1 and how.neighbors:
         raise SettingError(f"NEIGHBORS: only for volumes with one channel (found {len(levels)}); set it to 0")
-    grid, shape, overlap = Geometry(**volume["grid"]), values.shape[1:3], 0
+    grid, shape, overlap, are_cut = Geometry(**volume["grid"]), values.shape[1:3], 0, False
     masks = np.zeros(values.shape[:3], type_of_masks(label_files.overlap))
     if label_path:
-        labels, overlap = _read_labels(label_path, label_files, volume)
+        labels, overlap, are_cut = _read_labels(label_path, label_files, volume)
         masks = planes_of(labels, how.plane)
     are_labeled = [bool(is_target(mask).any()) for mask in masks]
     wanted = [i for i, is_labeled in enumerate(are_labeled) if is_labeled or not how.only_labeled]
@@ -90,16 +92,19 @@ def import_volume(source, label_files, how):
 
     common = list(levels[0]) if len(set(map(tuple, levels))) == 1 else None
     record = {"spacing": spacing_of_plane(grid.spacing, how.plane), "window": common, "volume": volume}
-    notes = VolumeNotes(sum(are_labeled) / len(are_labeled), overlap)
+    notes = VolumeNotes(sum(are_labeled) / len(are_labeled), overlap, are_cut)
     return Imported(ordered_map(make_slice, wanted), record, notes=notes)
 
 
 def _read_labels(path, label_files, volume):
-    """Labels on the grid of the slices, (S, P, L), and the number of voxels in several segments.
+    """Labels on the grid of the slices, (S, P, L), the number of voxels in several segments, and whether they are cut.
 
     Args:
         path, label_files: as for `import_volume`.
         volume: entry of case.json.
     """
-    image, overlap = label_files.read(path, Geometry(**volume["geometry"]))
-    return sitk.GetArrayFromImage(orient(labels_onto(image, Geometry(**volume["grid"]), path))), overlap
+    geometry = Geometry(**volume["geometry"])
+    image, overlap = label_files.read(path, geometry)
+    labels = sitk.GetArrayFromImage(orient(labels_onto(image, Geometry(**volume["grid"]), path)))
+    box, own = Box.of(sitk.GetArrayViewFromImage(image)), Geometry.of(image)
+    return labels, overlap, box is not None and own != geometry and reaches_beyond(box, own, geometry)

@@ -269,6 +269,8 @@ def test_swapped_folders_are_said(tmp_path, masks):
     pictures(tmp_path, masks=masks)
     swapped = {"IMAGES": tmp_path / "masks", "MASKS": tmp_path / "images", "CASES": tmp_path / "cases"}
     assert "swap" in assert_refused(SCRIPT, **swapped)
+    same = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "images", "CASES": tmp_path / "cases"}
+    assert_refused(SCRIPT, "is also a mask; pass their folder, or a name pattern", **same)
 
 
 def test_an_existing_case_is_not_lost(tmp_path):

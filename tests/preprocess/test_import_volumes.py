@@ -380,6 +380,20 @@ def test_what_cannot_be_right(tmp_path):
     assert not (tmp_path / "e").exists()
 
 
+def test_labels_that_reach_beyond_their_volume_are_counted(tmp_path):
+    values, labels = block()
+    write(tmp_path / "i", "a.nrrd", as_volume(values))
+    for moved, says in ((0, False), (1, False), (2, True)):  # voxels; there are labels at every face
+        image = as_volume(labels)
+        image.SetOrigin(image.TransformContinuousIndexToPhysicalPoint((0.0, float(moved), 0.0)))
+        write(tmp_path / "l", "a.nrrd", image)
+        folders = {"IMAGES": tmp_path / "i", "LABELS": tmp_path / "l", "CASES": tmp_path / "c"}
+        said = run_here(SCRIPT, SIZE=24, REPLACE=True, **folders).stdout
+        assert ("note: labels of 1 volume reach beyond it and are cut; check that both belong" in said) == says
+    write(tmp_path / "l", "a.nrrd", as_volume(np.zeros_like(labels), origin=(1000, 0, 0)))
+    assert "reach beyond" not in run_here(SCRIPT, SIZE=24, REPLACE=True, **folders).stdout
+
+
 def test_a_volume_of_one_voxel(tmp_path):
     write(tmp_path, "i.nrrd", as_volume(np.full((1, 1, 1), 5, np.int16)))
     write(tmp_path, "l.nrrd", as_volume(np.ones((1, 1, 1), np.uint8)))
