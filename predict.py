@@ -17,7 +17,7 @@ from typing import Annotated, Literal
 from annotated_types import Ge, Le, Len
 
 from common import setting_types as types
-from common.settings import apply_command_line, require_folder
+from common.settings import apply_command_line, refuse_unused, require_folder
 
 # --- input and output
 RUN: str | Annotated[list[types.PathName], Len(1)] = ""
@@ -90,7 +90,10 @@ PROBABILITIES: bool = False  # True: also write probabilities, to probabilities/
 #   16-bit images of slices (65535 is 1); volumes in half precision on the grid of the scan.
 PASTE: str = ""  # folder of the full images of cases or crops: paste masks into them
 #   Masks, overlays and areas at full size are written to full/.
-LABEL_VOLUMES: types.VolumeEnding = ".nii.gz"  # format: ".nii.gz", ".nii", ".nrrd", ".mha", ".mhd"; "": none
+LABEL_VOLUMES: types.VolumeEnding = (
+    ".nii.gz"  # format: ".nii.gz", ".nii", ".nrrd", ".mha", ".mhd"; "": none
+#   3-D models always write label volumes ("": .nii.gz).
+)
 DICOM_LABELS: list[Literal["SEG", "RTSTRUCT"]] = []  # also write these for DICOM series, in OUTPUT/dicom
 #   They repeat the patient's name and other tags of the series, so keep them apart from what you pass on.
 VIEWER_FILES: list[Literal["osirix", "qupath", "itk-snap"]] = []  # also write files for these viewers
@@ -100,7 +103,6 @@ VIEWER_FILES: list[Literal["osirix", "qupath", "itk-snap"]] = []  # also write f
 settings = apply_command_line(globals())
 
 from common.devices import import_keras
-from common.errors import InputError
 from common.parallel import ordered_map
 from common.prediction.ensemble import Ensemble
 from common.prediction.inputs import ImageInput, PixelSizes, VolumeInput, reader_of
@@ -133,9 +135,8 @@ def main():
 
             predict_with_settings(models, settings)
         else:
-            for name, default in (("OUT_OF_FOLD", False), ("LABEL_ORDER", "likeliest"), ("TILE", None)):
-                if (value := getattr(settings, name)) != default:
-                    raise InputError(f"{name}: only for 3-D models (found {value!r}); leave it at {default!r}")
+            only_3d = {"OUT_OF_FOLD": False, "LABEL_ORDER": "likeliest", "TILE": None}
+            refuse_unused(settings, only_3d, "only for 3-D models")
             predict_slices(find_models(runs, settings.WEIGHTS_FILE))
 
 
@@ -169,10 +170,11 @@ def predict_slices(models):
 def open_input(prepared):
     """ImageInput or VolumeInput for INPUT, prepared as in training unless a setting overrides it."""
     if not settings.INPUT or not (is_volume(settings.INPUT) or is_folder_of_volumes(settings.INPUT)):
-        if settings.NAMES_TABLE:
-            raise InputError("NAMES_TABLE: only for volumes (INPUT is images or cases); leave it empty")
+        only_volumes = {"NAMES_TABLE": "", "PLANE": None, "SPACING": None, "SERIES": None, "NOT_FINITE": None}
+        refuse_unused(settings, only_volumes, "only for volumes; INPUT is images or cases")
         if settings.INPUT and are_matrices(settings.INPUT):
             return MatrixInput(settings.INPUT, settings.WINDOW or prepared.window)
+        refuse_unused(settings, {"WINDOW": None}, "only for volumes and files of numbers; INPUT is images or cases")
         return ImageInput(settings.INPUT, prepared.stretched, settings.CHANNELS or prepared.channels_to_read)
     plane, window = settings.PLANE or prepared.plane or "axial", settings.WINDOW or prepared.window
     spacing = settings.SPACING or prepared.resampled

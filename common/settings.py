@@ -224,6 +224,19 @@ def check_setting(value, annotation, name):
         raise SettingError(f"{name}: {error}") from None
 
 
+def refuse_unused(settings, defaults, reason):
+    """Raise SettingError if a setting that has no effect here is set.
+
+    Args:
+        settings: `Settings`.
+        defaults: dict of setting names to their values in the script.
+        reason: why they have none, for the message.
+    """
+    for name, default in defaults.items():
+        if (value := settings.values[name]) != default:
+            raise SettingError(f"{name}: {reason} (found {value!r}); leave it at {default!r}")
+
+
 def require_folder(path, setting):
     """Path of a folder that must exist.
 

@@ -11,7 +11,7 @@ import numpy as np
 import SimpleITK as sitk
 
 from common.devices import import_keras
-from common.errors import InputError, summarize
+from common.errors import InputError, SettingError, summarize
 from common.files import unfinished_name
 from common.parallel import progress
 from common.prediction.inputs import GrayRange, refuse_same_output
@@ -29,6 +29,7 @@ from common.prediction.viewer_files import ViewerFiles
 from common.prediction.volume_networks import Options, Stage, Volume, last_stage, predict_labels
 from common.prediction.volume_precision import choose_volume_precision
 from common.replacing import refuse_existing
+from common.settings import refuse_unused
 from common.slices.classes import NESTED, are_sets, as_sets
 from common.slices.drawing import CLASS_COLORS, draw_planes
 from common.slices.images import window_to_gray, write_png
@@ -43,6 +44,8 @@ from common.volumes.slicing import PERCENTILES, spacing_of_plane
 from common.words import number_of
 from common.workers import start_workers
 
+ONLY_SLICES = {"FIT": None, "PASTE": "", "PLANE": None, "WINDOW": None, "SPACING": None}  # settings without effect
+
 
 def predict_with_settings(models, settings):
     """Predict the volumes of INPUT, write OUTPUT, and report failed volumes at the end.
@@ -52,7 +55,8 @@ def predict_with_settings(models, settings):
         settings: settings of predict.py.
 
     Raises:
-        InputError: for slice settings, without volumes, or if any volume cannot be predicted.
+        SettingError: for settings of slices.
+        InputError: without volumes, or if any volume cannot be predicted.
     """
     check_settings(models, settings)
     if is_packed(settings.INPUT):
@@ -100,15 +104,16 @@ def predict_with_settings(models, settings):
 
 
 def check_settings(models, settings):
-    """Raise InputError for settings of slices, and without volumes; arguments as of `predict_with_settings`."""
+    """Check for settings of slices and missing volumes; arguments and errors as of `predict_with_settings`."""
     if settings.FLIPS == "turns":
         raise InputError('FLIPS: "turns" is not available for 3-D models; use "flips"')
     if settings.LABEL_ORDER != "likeliest" and (sharing := last_stage(models).data.sharing):
         raise InputError(f"LABEL_ORDER: {settings.LABEL_ORDER!r} is not for {sharing} labels; leave it at likeliest")
+    refuse_unused(settings, ONLY_SLICES, "not for 3-D models")
+    if settings.CHANNELS in ("gray", "rgb"):
+        raise SettingError(f"CHANNELS: {settings.CHANNELS!r} is not for 3-D models; leave it at None")
     if is_packed(settings.INPUT):
         return
-    if settings.FIT or settings.PASTE:
-        raise InputError("FIT and PASTE: not available for 3-D models; remove them")
     if not settings.INPUT or not Path(settings.INPUT).exists():
         found = f"{settings.INPUT} does not exist" if settings.INPUT else "not set"
         raise InputError(f"INPUT: {found}; choose a volume, or a folder of volumes")

@@ -275,7 +275,12 @@ def test_bad_input_of_predict(trained, packed, tmp_path):
     assert_refused("predict.py", "no trained model", **{**good, "RUN": tmp_path})
     assert_refused("predict.py", "INPUT: not set", **{**good, "INPUT": ""})
     assert_refused("predict.py", "THRESHOLD", status=2, **good, THRESHOLD=2)
-    assert_refused("predict.py", "TILE: only for 3-D models (found [8, 8, 8])", **good, TILE=[8, 8, 8])
+    assert_refused("predict.py", "TILE: only for 3-D models (found [8, 8, 8])", status=2, **good, TILE=[8, 8, 8])
+    of_volumes = {"PLANE": "coronal", "SPACING": 2.0, "SERIES": 1, "NOT_FINITE": 0.0, "WINDOW": [0.0, 9.0]}
+    for name, value in of_volumes.items():
+        assert_refused(
+            "predict.py", f"{name}: only for volumes", f"(found {value!r})", status=2, **good, **{name: value}
+        )
     (tmp_path / "empty").mkdir()
     assert_refused("predict.py", "INPUT: no image", **{**good, "INPUT": tmp_path / "empty"})
     cut = tmp_path / "cut.keras"

@@ -289,8 +289,10 @@ def test_a_file_for_each_channel_is_predicted_as_one_volume(decathlon, decathlon
 
 def test_runs_that_do_not_belong_together(decathlon_runs, trained, tmp_path):
     settings = {"RUN": decathlon_runs[0], "INPUT": tmp_path, "OUTPUT": tmp_path / "out"}
-    assert_refused("predict.py", "PASTE: not available for 3-D models", **settings, PASTE=tmp_path)
+    assert_refused("predict.py", "PASTE: not for 3-D models", status=2, **settings, PASTE=tmp_path)
     assert_refused("predict.py", '"turns" is not available for 3-D models', **settings, FLIPS="turns")
+    for name, value in {"PLANE": "coronal", "WINDOW": [0, 9], "SPACING": 2.0, "FIT": "pad", "CHANNELS": "rgb"}.items():
+        assert_refused("predict.py", f"{name}: ", "not for 3-D models", status=2, **settings, **{name: value})
     with pytest.raises(InputError, match="was trained on slices"):
         find_volume_models([decathlon_runs[0], trained[0]], "best_dice")
     assert find_volume_models([trained[0]], "best_dice") is None
