@@ -90,10 +90,8 @@ PROBABILITIES: bool = False  # True: also write probabilities, to probabilities/
 #   16-bit images of slices (65535 is 1); volumes in half precision on the grid of the scan.
 PASTE: str = ""  # folder of the full images of cases or crops: paste masks into them
 #   Masks, overlays and areas at full size are written to full/.
-LABEL_VOLUMES: types.VolumeEnding = (
-    ".nii.gz"  # format: ".nii.gz", ".nii", ".nrrd", ".mha", ".mhd"; "": none
-#   3-D models always write label volumes ("": .nii.gz).
-)
+LABEL_VOLUMES: types.VolumeEnding = ".nii.gz"  # format: ".nii.gz", ".nii", ".nrrd", ".mha", ".mhd"; "": none
+#   3-D models always write label volumes; "" is .nii.gz there.
 DICOM_LABELS: list[Literal["SEG", "RTSTRUCT"]] = []  # also write these for DICOM series, in OUTPUT/dicom
 #   They repeat the patient's name and other tags of the series, so keep them apart from what you pass on.
 VIEWER_FILES: list[Literal["osirix", "qupath", "itk-snap"]] = []  # also write files for these viewers
