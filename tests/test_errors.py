@@ -123,7 +123,7 @@ def test_the_pipeline_runs_every_step_and_names_the_one_that_fails(tmp_path):
         assert (tmp_path / "work" / name).exists()
     assert_refused("run_pipeline.py", "LOSS", "dise", status=2, run=run_script, **places, **tiny, LOSS="dise")
     result = run_script("run_pipeline.py", **places, **tiny, LOSS="cce", expect=1)
-    assert "run_pipeline.py: error: train.py: failed" in result.stderr and "several classes" in result.stderr
+    assert "run_pipeline.py: error: train.py: failed" in result.stderr and "several exclusive classes" in result.stderr
     assert "Traceback" not in result.stderr
     assert len(list(Path(tmp_path, "work", "runs").iterdir())) == 1
 
