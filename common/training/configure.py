@@ -102,7 +102,7 @@ def configure_folds(settings):
         folds = CrossValidation(settings.RUN)
         if folds.exists:
             recorded = settings.with_recorded(folds.settings_file)
-            require_unchanged(settings, recorded, folds, settings.given - OF_THIS_CALL)
+            require_unchanged(settings, recorded, folds, settings.given - OF_THIS_CALL - {"FOLD"})
         return settings
     if settings.VALIDATION == "":
         raise SettingError('FOLD: "all" needs a validation set (VALIDATION is ""); set VALIDATION, or use one fold')
@@ -255,10 +255,7 @@ def with_epochs_of_folds(settings):
     folds = CrossValidation(settings.EPOCHS_FROM)
     if not folds.exists:
         raise InputError(f"EPOCHS_FROM: not a cross-validation ({folds} has no {folds.settings_file.name}); choose one")
-    runs = folds.runs()
-    best = [run.log.best("dice")[1] for run in runs]
-    if not all(best):
-        raise InputError(f"{runs[best.index(0)]}: has no validated epoch; finish the cross-validation first")
+    best = [run.best_row()["epoch"] for run in folds.runs()]
     epochs = round(sum(best) / len(best))
     return settings.replace(f"mean best epoch of {number_of(len(best), 'fold')} in {folds}", EPOCHS=epochs)
 

@@ -192,12 +192,13 @@ def write_fold_scores(folds):
 
     Args:
         folds: CrossValidation.
+
+    Raises:
+        InputError: if the log of a fold is damaged.
     """
     rows = []
     for run in folds.runs():
-        log = run.log
-        _, epoch = log.best("dice")
-        row = log.rows[epoch - 1]
+        log, row = run.log, run.best_row()
         best = {name: row[name] for name in ("epoch", "val_dice", "val_iou", "val_loss")}
         best |= {name: value for name, value in row.items() if name.startswith("val_dice_")}
         rows.append({"fold": run.name, "epochs": len(log), **best, "minutes": log.minutes})

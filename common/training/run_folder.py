@@ -169,6 +169,22 @@ class Run(ResultFolder):
         """Log of all epochs; empty before the first one ends. Raises InputError if damaged."""
         return Log.read(self.log_file)
 
+    def best_row(self):
+        """Row of the log, a dict, of the epoch with the best validation Dice.
+
+        Raises:
+            InputError: if there is none, or the log is damaged.
+        """
+        log = self.log
+        needed = "epoch", "val_dice", "val_iou", "val_loss", "seconds"
+        if missing := [name for name in needed if log.rows and name not in log.rows[0]]:
+            raise InputError(f"{self.log_file}: no column {missing[0]}; restore it from a copy")
+        _, epoch = log.best("dice")
+        row = next((row for row in log.rows if row["epoch"] == epoch), None)
+        if row is None:
+            raise InputError(f"{self.log_file}: no validated epoch; finish this training first")
+        return row
+
     # --- its models
 
     def model_file(self, which):

@@ -21,7 +21,8 @@ from common.prediction.ensemble import TRANSFORMS, average_over
 from common.slices.images import read_image, read_mask, to_unit
 from common.slices.masks import clean
 from common.training.calibration import choose_threshold
-from common.training.cross_validation import cross_validate
+from common.training.cross_validation import cross_validate, write_fold_scores
+from common.training.trained_models import CrossValidation
 
 # --- flips and turns
 
@@ -95,6 +96,24 @@ def test_every_case_is_predicted_by_the_network_that_has_not_seen_it(folded):
             np.testing.assert_array_equal(mask[sure], (p > 0.5)[sure])
     scores = pd.read_csv(folder / "scores" / "cases.csv")
     assert set(scores["case"]) == everyone - tested and (folder / "scores" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("log", "found"),
+    [
+        ("", "damaged"),
+        ("epoch\n", "no validated epoch"),
+        ("epoch\n1\n", "no column val_dice"),
+        ("loss\n1\n", "no column epoch"),
+    ],
+)
+def test_a_damaged_log_of_a_fold_is_said(tmp_path, log, found):
+    run = tmp_path / "fold1"
+    write_json(run / "settings.json", {"FOLD": 1})
+    (run / "training_log.csv").write_text(log)
+    (run / "best_dice.keras").touch()
+    with pytest.raises(InputError, match=rf"training_log.csv: {found}"):
+        write_fold_scores(CrossValidation(tmp_path))
 
 
 @pytest.mark.slow

@@ -487,7 +487,8 @@ def test_epochs_of_a_final_training_are_the_mean_best_epoch_of_the_folds(tmp_pat
         run = tmp_path / f"fold{fold}"
         run.mkdir()
         (run / "settings.json").write_text("{}")
-        rows = [{"epoch": n, "val_dice": 0.5 + (n == best) / 4, "val_loss": 1.0} for n in range(1, 7)]
+        others = {"val_loss": 1.0, "val_iou": 1.0, "seconds": 1.0}
+        rows = [others | {"epoch": n, "val_dice": 0.5 + (n == best) / 4} for n in range(1, 7)]
         Log(rows).write(run / "training_log.csv")
     given = {"EPOCHS_FROM": str(tmp_path), "VALIDATION": ""}
     with pytest.raises(InputError, match="EPOCHS_FROM: not a cross-validation"):
@@ -497,6 +498,9 @@ def test_epochs_of_a_final_training_are_the_mean_best_epoch_of_the_folds(tmp_pat
     assert settings.EPOCHS == 4 and settings.reasons["EPOCHS"] == f"mean best epoch of 2 folds in {tmp_path}"
     with pytest.raises(SettingError, match="EPOCHS_FROM: cannot be combined with EPOCHS"):
         configure(Settings.of("train.py", **given, EPOCHS=3))
+    Log([row | {"val_dice": np.nan} for row in rows]).write(run / "training_log.csv")
+    with pytest.raises(InputError, match=r"fold2/training_log.csv: no validated epoch; finish this training first"):
+        configure(Settings.of("train.py", **given))
 
 
 # --- bad input
