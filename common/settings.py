@@ -130,6 +130,10 @@ class Settings:
         """Whether the value of a setting comes from the file of `--settings`."""
         return self.reasons.get(name, "").startswith(SETTINGS_FILE)
 
+    def is_flag(self, name):
+        """Whether the user set a setting in this command, not in a settings file."""
+        return name in self.given and not self.is_from_file(name)
+
     def as_json(self):
         """Convert to a dict for a JSON file, which `--settings` can read.
 

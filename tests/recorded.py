@@ -12,9 +12,10 @@ from common.files import write_json
 from common.settings import Settings
 from common.tables import write_table
 from common.training.cross_validation import write_fold_scores
-from common.training.run_folder import Log, Run
+from common.training.run_folder import Run
 from common.training.run_records import SliceData
 from common.training.trained_models import CrossValidation
+from common.training.training_log import Log
 from common.tuning.study import open_study
 
 SUMMARY = """ Total params: 3,702 (14.46 KB)

@@ -18,8 +18,9 @@ from common.public_settings import without_own_paths
 from common.streams import one_line
 from common.system_errors import in_words
 from common.tables import read_table, to_numbers
-from common.training.run_folder import Log, Run
+from common.training.run_folder import Run
 from common.training.trained_models import CrossValidation
+from common.training.training_log import Log
 from common.words import number_of
 
 special = Lazy("scipy.special")

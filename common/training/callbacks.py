@@ -17,8 +17,9 @@ from common.training.board import Board
 from common.training.checkpoints import save_checkpoint
 from common.training.progress import EpochBar, Estimate, epoch_line, guessed_seconds, usual_seconds
 from common.training.report import draw_augmented, draw_curves, write_report
-from common.training.run_folder import MEASURED, Log
+from common.training.run_folder import MEASURED
 from common.training.sets import Batches
+from common.training.training_log import Log
 from common.training.watching import Watched
 
 SHARE_OF_DRAWING = 0.01  # maximum share of the run time spent on drawing curves and validation slices

@@ -10,7 +10,7 @@ from common.errors import InputError
 from common.files import whole_file
 from common.system_errors import raise_system_error, why_unreadable
 from common.training.keras_files import require_safe
-from common.training.run_folder import MONITORED, Log
+from common.training.training_log import MONITORED, Log
 from common.training.trust import trusted_copy
 from common.words import number_of
 

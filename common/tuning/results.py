@@ -12,7 +12,7 @@ from common import tables
 from common.files import whole_file
 from common.lazy import Lazy
 from common.training.progress import class_columns
-from common.training.run_folder import Log
+from common.training.training_log import Log
 
 figures = Lazy("matplotlib.figure")
 

@@ -8,7 +8,7 @@ from drawings import make_cases
 
 from common.slices.images import read_mask, read_slice
 from common.training import advice
-from common.training.run_folder import Log
+from common.training.training_log import Log
 
 LEARNS = [0.1, 0.3, 0.5, 0.6, 0.65, 0.66]
 

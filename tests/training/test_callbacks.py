@@ -9,9 +9,10 @@ from keras import layers
 
 from common.training import callbacks, timing
 from common.training.callbacks import BackgroundWriter, EpochControl, RunWriter, copy_model, copy_state, in_order
-from common.training.run_folder import Log, Run
+from common.training.run_folder import Run
 from common.training.run_records import SliceData
 from common.training.timing import Timer, in_lines
+from common.training.training_log import Log
 
 
 class Batches(keras.utils.PyDataset):

@@ -19,9 +19,10 @@ from common.training.interrupted import (
     settings_to_resume,
     with_whole_paths,
 )
-from common.training.run_folder import Log, Run
+from common.training.run_folder import Run
 from common.training.run_records import SliceData
 from common.training.trained_models import CrossValidation
+from common.training.training_log import Log
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from common.training.optimizer import Controller, learning_rate
-from common.training.run_folder import Log
+from common.training.training_log import Log
 
 GRAPH = [[0, 5e-3], [5, 1.5e-2], [10, 1.5e-2], [20, 1e-2], [30, 7.5e-3], [50, 5e-3]]
 

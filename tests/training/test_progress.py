@@ -12,7 +12,7 @@ from keras import layers
 
 from common.training import progress
 from common.training.progress import EpochBar, Estimate, duration, epoch_line, guessed_seconds, mean_loss
-from common.training.run_folder import Log
+from common.training.training_log import Log
 
 ROW = {"epoch": 7, "loss": 0.12345, "dice": 0.9876, "val_loss": 0.2, "val_dice": 0.9, "seconds": 1234.5}
 

@@ -11,7 +11,7 @@ from running import bytes_of
 from common.errors import InputError
 from common.files import write_json
 from common.training.new_run import claim_run
-from common.training.run_folder import Log, Run
+from common.training.run_folder import Run
 from common.training.run_records import SliceData, VolumeData
 from common.training.trained_models import (
     CrossValidation,
@@ -21,6 +21,7 @@ from common.training.trained_models import (
     recorded_shape,
     slice_preparation,
 )
+from common.training.training_log import Log
 
 
 def make_run(folder, data=None, models=("best_dice", "last"), settings=None):

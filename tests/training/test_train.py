@@ -29,9 +29,10 @@ from common.training import trust
 from common.training.callbacks import RunWriter
 from common.training.checkpoints import read_checkpoint
 from common.training.configure import configure, configure_folds, open_sets
-from common.training.run_folder import Log, Run
+from common.training.run_folder import Run
 from common.training.sets import Batches, open_both, open_set
 from common.training.trained_models import load_network, model_file
+from common.training.training_log import Log
 
 on_tensorflow = pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="bit for bit on TensorFlow only")
 

@@ -27,8 +27,8 @@ from common.command_line import flags_of
 from common.errors import InputError, SettingError
 from common.settings import Settings
 from common.slices.images import read_image
-from common.training.run_folder import Log
 from common.training.trained_models import CrossValidation
+from common.training.training_log import Log
 from common.tuning import results
 from common.tuning import study as tuning
 from common.tuning.check_values import check_settings
