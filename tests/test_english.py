@@ -107,7 +107,7 @@ ALWAYS_SEVERAL = {
     ("common/training/distribution.py", "devices"),
     ("common/training/distribution.py", "processes"),
     ("common/training/report.py", "classes"),
-    ("common/training/run_folder.py", "epochs"),
+    ("common/training/training_log.py", "epochs"),
     ("coreml/kernels.py", "pixels"),
     ("predict.py", "masks"),  # of several parts
     ("predict.py", "parts"),
