@@ -34,7 +34,7 @@ OUTPUT: types.PathName = "predictions"  # where to write the masks
 REPLACE: bool = False  # True: overwrite an existing OUTPUT
 NAMES: types.CaseNames = "numbers"  # names of DICOM volumes: "numbers" (case_0001, ...) or "folder"
 #   "folder" keeps the names of your folders, which may identify patients.
-NAMES_TABLE: str = ""  # table to write (.csv): name and path of each volume; "": none
+NAMES_TABLE: types.TableName | Literal[""] = ""  # table to write: name and path of each volume; "": none
 #   evaluate.py reads it. It identifies patients, so it must be outside of what you pass on.
 WORKERS: types.Workers = ""  # "": this machine; a number of processes; or a Dask scheduler
 #   Such as "tcp://10.0.0.1:8786", for several machines: see docs/scaling.md.

@@ -16,7 +16,7 @@ KIND: Literal["run_lengths", "nodules"] = "run_lengths"  # "run_lengths" of mask
 #   "run_lengths": by columns, from 1, none under 10 pixels; "nodules": center and diameter in mm (LPS) of each
 #   connected part.
 PREDICTED: types.PathName = "predictions"  # OUTPUT folder of predict.py
-OUTPUT: types.PathName = "submission.csv"  # table to write
+OUTPUT: types.TableName = "submission.csv"  # table to write
 NAMES_TABLE: str = ""  # names table of predict.py, to write your own names; "": none
 REPLACE: bool = False  # True: overwrite an existing table
 

@@ -39,6 +39,7 @@ ChannelName = Annotated[
     str, Rule('a name, such as "CT" or "T2"', lambda text: text.isprintable() and bool(text.strip()))
 ]
 PageName = Annotated[str, Rule('the path of an .html file, such as "check.html"', lambda name: name.endswith(".html"))]
+TableName = Annotated[str, Rule("the path of a .csv file", lambda name: name.lower().endswith(".csv"))]
 NamePattern = Annotated[
     str, Rule('text with one {id}, such as "{id}_seg"', lambda text: text.count("{id}") == 1 and _is_format(text))
 ]

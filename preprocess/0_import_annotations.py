@@ -30,7 +30,7 @@ CASE_FROM: Literal["folder", "image"] = "folder"  # "folder": a case per subfold
 REPLACE: bool = False  # True: overwrite existing case folders
 NAMES: types.CaseNames = "numbers"  # case names of DICOM: "numbers" (case_0001, ...) or "folder"
 #   "folder" keeps the names of your folders, which may identify patients.
-NAMES_TABLE: str = ""  # DICOM: table to write (.csv): name and path of each case; "": none
+NAMES_TABLE: types.TableName | Literal[""] = ""  # DICOM: table to write: name and path of each case; "": none
 #   It identifies patients, so it must be outside of what you pass on.
 SKIP_BROKEN: bool = False  # True: exit with status 0 even if some images cannot be used
 WORKERS: types.Workers = ""  # "": this machine's cores; a number of processes; or a Dask scheduler

@@ -29,11 +29,11 @@ CASES: types.PathName = "data/cases"  # where to write the case folders
 REPLACE: bool = False  # True: overwrite existing case folders
 NAMES: types.CaseNames = "numbers"  # case names of DICOM: "numbers" (case_0001, ...) or "folder"
 #   "folder" keeps the names of your folders, which may identify patients.
-NAMES_TABLE: str = ""  # table to write (.csv): name and path of each case; "": none
+NAMES_TABLE: types.TableName | Literal[""] = ""  # table to write: name and path of each case; "": none
 #   It identifies patients, so it must be outside of what you pass on.
 LUNG_MASKS: str = ""  # folder for a mask of the lungs of each slice (needs LUNGS); "": none
 LABEL_VOLUMES: str = ""  # folder for label volumes of whole spheres, for 3-D networks; "": none
-SIZES: str = ""  # table to write (.csv): size of each nodule and its slices; "": none
+SIZES: str = ""  # table to write: size of each nodule and its slices; "": none
 SKIP_BROKEN: bool = False  # True: exit with 0 even if some scans could not be used
 WORKERS: types.Workers = ""  # "": this machine's cores; a number of processes; or a Dask scheduler
 #   Such as "tcp://10.0.0.1:8786", for several machines: see docs/scaling.md.

@@ -30,7 +30,7 @@ PACKED: types.PathName = "data/volumes"  # where to write the packed volumes
 REPLACE: bool = False  # True: overwrite existing packed volumes
 NAMES: types.CaseNames = "numbers"  # case names of DICOM: "numbers" (case_0001, ...) or "folder"
 #   "folder" keeps the names of your folders, which may identify patients.
-NAMES_TABLE: str = ""  # table to write (.csv): name and path of each case; "": none
+NAMES_TABLE: types.TableName | Literal[""] = ""  # table to write: name and path of each case; "": none
 WORKERS: types.Workers = ""  # "": this machine's cores; a number of processes; or a Dask scheduler
 #   Such as "tcp://10.0.0.1:8786", for several machines: see docs/scaling.md.
 

@@ -494,6 +494,8 @@ def test_a_table_that_another_process_is_writing_is_refused_before_any_work(tmp_
     table, flags = tmp_path / "names.csv", SCRIPTS_WITH_TABLE[script]
     with claimed(table):
         assert_refused(script, f"{table}: another process is writing it", run=run_script, **flags, NAMES_TABLE=table)
+    text = tmp_path / "thesis.txt"
+    assert_refused(script, "NAMES_TABLE: expected the path of a .csv file", status=2, **flags, NAMES_TABLE=text)
     assert not list(tmp_path.iterdir())
 
 
