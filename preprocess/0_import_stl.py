@@ -102,7 +102,7 @@ def read_surface():
         found = f"{path} does not exist" if settings.SURFACE else "not set"
         raise InputError(f"SURFACE: {found}; set --surface to an .stl, .obj or .ply file")
     try:
-        surface = trimesh.load_mesh(path)
+        surface = trimesh.load_mesh(path, process=False)  # processing removes triangles with NaN
     except Exception as error:  # readers raise anything on a damaged file
         reason = str(error).splitlines()[0]
         raise InputError(f"{path}: cannot be read ({reason}); use a valid .stl, .obj or .ply file") from None

@@ -100,7 +100,8 @@ def _recognize(path):
         raise InputError(f"{path}: an archive of OsiriX; export the ROIs as XML or CSV with the plug-in Export ROIs")
     if start.startswith(START) or path.suffix.lower() == ".roi":
         return "imagej", data, read_roi
-    if start.startswith((b"<", b"\xff\xfe", b"\xfe\xff")):
+    in_utf_16 = start.startswith((b"\xff\xfe", b"\xfe\xff")) and path.suffix.lower() != ".json"
+    if start.startswith(b"<") or in_utf_16:
         root = check_xml(data, path)
         if root in XML_ROOTS:
             found, read = XML_ROOTS[root]

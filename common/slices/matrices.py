@@ -175,6 +175,8 @@ def _read_text(path):
     import pandas as pd  # takes half a second, and .npy does without
 
     data = read_regular(path)
+    if b"\0" in data[:4096]:
+        raise InputError(f"{path}: not text (binary data or UTF-16); save it as UTF-8, or an array as .npy by np.save")
     first = next((line for line in data.removeprefix(b"\xef\xbb\xbf").splitlines() if line.strip()), b"")
     separator = next((sign for sign in (";", "\t", ",") if sign.encode() in first), r"\s+")
     decimal = "," if separator != "," and b"," in first else "."

@@ -42,6 +42,7 @@ def png(mask):
 BAD = {
     "cut short": (FILE.read_text()[:300], r"damaged \(not a JSON file\)"),
     "empty": ("", "file is empty"),
+    "UTF-16": (FILE.read_text(), r"damaged \(not a JSON file\)"),
     "something else": ('{"a": 1}', "not an annotation file"),
     "no image": (edited(lambda c: c.pop("imagePath")), r"not a valid LabelMe file \(imagePath: missing\)"),
     "text as point": (edited(lambda c: c["shapes"][0]["points"].append(["1", 2])), r"shapes.0.points.4.0: .*found '1'"),
@@ -66,7 +67,7 @@ BAD = {
 @pytest.mark.parametrize("kind", BAD)
 def test_a_bad_file_is_one_line(tmp_path, kind):
     text, words = BAD[kind]
-    (tmp_path / "a.json").write_text(text)
+    (tmp_path / "a.json").write_text(text, encoding="utf-16" if kind == "UTF-16" else "utf-8")
     with pytest.raises(InputError, match=words) as error:
         read_file(tmp_path / "a.json")
     assert str(error.value).startswith(f"{tmp_path}/a.json: ") and len(str(error.value).splitlines()) == 1

@@ -186,3 +186,6 @@ def test_a_file_for_each_scan_by_pattern_and_what_does_not_fit(tmp_path):
     assert len(list((tmp_path / "cases" / "case_0001" / "y").iterdir())) == 3
     assert_refused(SCRIPT, "IMAGES: expected one {id}", **given | {"IMAGES": tmp_path / "{id}_{id}.npy"})
     assert_refused(SCRIPT, "no file of numbers in", **given | {"IMAGES": tmp_path / "none_{id}.npy"})
+    np.savez(tmp_path / "both.npz", image=image, mask=mask)
+    both = dict.fromkeys(("IMAGES", "MASKS"), tmp_path / "both.npz")
+    assert_refused(SCRIPT, "both.npz: not text (binary data", "as .npy by np.save", CASES=tmp_path / "other", **both)

@@ -169,8 +169,8 @@ def test_bad_input(tmp_path):
     assert_refused(SCRIPT, "AS_AIS: cannot be", status=2, SURFACE=whole, OUTPUT=tmp_path / "o", **both)
     assert_refused(SCRIPT, "use a file that ends in", status=2, SURFACE=whole, OUTPUT=tmp_path / "o", VOLUME=tmp_path)
     for name, place, number, said in (
-        ("nan", 84 + 12, np.nan, "surface is not closed"),
-        ("infinite", 84 + 12, np.inf, "surface is not closed"),
+        ("nan", 84 + 12, np.nan, "impossible vertices"),
+        ("infinite", 84 + 12, np.inf, "impossible vertices"),
         ("far", 84 + 12, 1e30, "impossible vertices"),
     ):
         content = bytearray(whole.read_bytes())
