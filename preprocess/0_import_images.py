@@ -59,6 +59,7 @@ settings = apply_command_line(globals())
 from functools import partial
 
 from common.errors import InputError, SettingError, name_broken
+from common.files import real_path
 from common.slices import nnunet
 from common.slices.case_names import name_cases
 from common.slices.cases import (
@@ -109,7 +110,7 @@ def main():
             partial(CaseRecord, SCRIPT, settings.SIZE, **fitting),
             settings.REPLACE,
             workers=workers,
-            check=lambda _, notes: Seen(notes).check_masks(settings.MASKS, masks.overlap),
+            check=lambda _, notes: Seen(notes).check(settings.IMAGES, settings.MASKS, masks.overlap),
             earlier=earlier,
         )
     if earlier and result.slices:
@@ -190,13 +191,14 @@ def find_masks(images, image_root, image_files, image_name, skipped):
         images (without files that are masks), dict of key to Path of the masks, and the folder of the masks.
     """
     mask_root, mask_name = root_and_name(settings.MASKS, "MASKS")
-    mask_files, more = (image_files, []) if mask_root == image_root else walk(mask_root)
+    same = real_path(mask_root) == real_path(image_root)
+    mask_root, mask_files, more = (image_root, image_files, []) if same else (mask_root, *walk(mask_root))
     mask_files = apart_from(mask_files, mask_root, settings.IMAGES)
     report_skipped(skipped + more)
     whole = "{case}" in (image_name or "") and Path(image_name).stem
     candidates = [mask_name] if mask_name else [name.replace("{id}", whole or "{id}") for name in MASK_NAMES]
     every = images
-    images, masks, fitting = choose_mask_name(every, mask_root, mask_files, candidates, image_root == mask_root)
+    images, masks, fitting = choose_mask_name(every, mask_root, mask_files, candidates, same)
     if every and not images:
         raise InputError(
             f"MASKS: each image in {settings.IMAGES} is also a mask; pass their folder, or a name pattern such as "

@@ -26,6 +26,7 @@ class ImageNotes(NamedTuple):
         values: set of the values in that mask.
         share: share of foreground in that mask; None without a file.
         several: number of pixels that shapes of several classes cover.
+        plain: whether all its pixels are equal.
     """
 
     ratio: float
@@ -35,13 +36,15 @@ class ImageNotes(NamedTuple):
     values: Set = frozenset()
     share: float | None = None
     several: int = 0
+    plain: bool = False
 
     @classmethod
     def of(cls, image, lost_colors, **of_mask):
         """Notes about an image, (H, W) or (H, W, C) uint8 or uint16; `of_mask` are the attributes about its mask."""
         height, width = image.shape[:2]
         brightest = int(image.max()) if image.dtype == np.uint16 else None
-        return cls(max(height, width) / min(height, width), brightest, lost_colors, **of_mask)
+        plain = bool((image == image[0, 0]).all())
+        return cls(max(height, width) / min(height, width), brightest, lost_colors, plain=plain, **of_mask)
 
 
 class Seen:
@@ -57,14 +60,17 @@ class Seen:
         self.ratios = [one.ratio for one in notes]
         self.shares = [one.share for one in notes if one.share is not None]
         self.colored = [one.lost_colors for one in notes]
+        self.plain = [one.plain for one in notes]
 
-    def check_masks(self, where, overlap=""):
-        """Raise InputError for masks that do not fit each other, or that are all empty.
+    def check(self, images, where, overlap=""):
+        """Raise InputError for images that show nothing, and for masks that do not fit each other or are all empty.
 
         Args:
-            where: folder of the masks, for messages.
+            images, where: folders of the images and of the masks, for messages.
             overlap: how classes share pixels; see `common.slices.classes`.
         """
+        if len(self.plain) > 1 and all(self.plain):
+            raise InputError(f"IMAGES: each image in {images} has one value only; check how they were exported")
         if not overlap:
             class_count_of_files(self.values, where)
         empty = {0, IGNORED_SET if overlap else IGNORED}
@@ -83,6 +89,10 @@ class Seen:
         if self.brightest and max(self.brightest) < DARK:
             print(
                 f"note: the 16-bit images are dark (brightest value {max(self.brightest)} of 65535); consider --stretch"
+            )
+        if any(self.plain):
+            print(
+                f"note: {sum(self.plain)} of {number_of(len(self.plain), 'image')} with one value only, such as black"
             )
         if any(self.colored):
             count = f"{sum(self.colored)} of {number_of(len(self.colored), 'image')}"

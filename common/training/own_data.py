@@ -219,9 +219,12 @@ def choose_split(cases, folds):
     found = find_cases(cases)
     count, slices = len(found), sum(len(images_in(case / "x")) for case in found)
     if slices < FEWEST_SLICES or (count > 1 and count < FEWEST_SLICES):
+        advice = f"outline at least {FEWEST_SLICES} cases"
+        if slices >= FEWEST_SLICES and not any("volume" in read_json(path) for path in Path(cases).glob("*/case.json")):
+            advice += """; if the subfolders are no patients, pass --import-settings "{'CASE_FROM': 'image'}\""""
         raise InputError(
             f"IMAGES: too few for training, validation and test (found {number_of(slices, 'slice')} in "
-            f"{number_of(count, 'case')}); outline at least {FEWEST_SLICES} cases"
+            f"{number_of(count, 'case')}); {advice}"
         )
     if folds and count < folds + 1:
         most = "use 0" if count < 3 else f"use at most {count - 1}"

@@ -38,7 +38,9 @@ def find_own(images, masks):
         mask_root = mask_root.parent  # "masks/case_{id}.png"
     files = apart_from(walk(image_root)[0], image_root, masks)
     same = real_path(mask_root) == real_path(image_root)
-    mask_files = files if same else apart_from(walk(mask_root)[0], mask_root, images)
+    mask_root, mask_files = (
+        (image_root, files) if same else (mask_root, apart_from(walk(mask_root)[0], mask_root, images))
+    )
     found = find_images(image_root, files, "{id}", MASK_FOLDERS, IMAGE_FOLDERS)
     if "{class}" in str(masks):
         return found, {}

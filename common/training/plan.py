@@ -165,11 +165,12 @@ def schedule_of(facts, batch_size, minutes, seconds_per_step, seconds_before):
     if fit < FEWEST_EPOCHS:
         needed = math.ceil((FEWEST_EPOCHS * per_epoch + 2 * seconds_before) / 60)
         raise InputError(
-            f"MINUTES: too short for {FEWEST_EPOCHS} epochs on this device (found {minutes:g}, one epoch takes "
-            f"{per_epoch:.0f} s); use at least {needed}, {facts.smaller} or a GPU"
+            f"MINUTES: too short for {FEWEST_EPOCHS} epochs on this device (found {minutes:g}; one epoch takes "
+            f"{per_epoch:.1f} s, starting and compiling {2 * seconds_before:.0f} s); use at least {needed}, "
+            f"{facts.smaller} or a GPU"
         )
     epochs = min(fit, MOST_EPOCHS, max(FEWEST_EPOCHS, MOST_STEPS // steps))
-    measured = f"a step takes {seconds_per_step:.2f} s here, so an epoch takes {per_epoch:.0f} s"
+    measured = f"a step takes {seconds_per_step:.2f} s here, so an epoch takes {per_epoch:.1f} s"
     reason = f"{measured}; this many fit into {minutes:g} minutes" if epochs == fit else f"{measured}; more rarely help"
     return {
         "EPOCHS": (epochs, reason),

@@ -218,7 +218,9 @@ def test_bad_pictures_are_refused_and_nothing_is_written(tmp_path):
 @pytest.mark.parametrize("case_from", ["folder", "image"])
 def test_one_broken_picture_among_many(tmp_path, case_from):
     for number in range(100):
-        write_image(tmp_path / "images" / f"{number:03d}.png", np.full((8, 8), number, np.uint8))
+        image = np.full((8, 8), number, np.uint8)
+        image[-1, -1] = 255  # images of one value are refused
+        write_image(tmp_path / "images" / f"{number:03d}.png", image)
         write_image(tmp_path / "masks" / f"{number:03d}.png", 255 * np.eye(8, dtype=np.uint8))
     broken = tmp_path / "images" / "042.png"
     good = broken.read_bytes()
@@ -270,7 +272,9 @@ def test_swapped_folders_are_said(tmp_path, masks):
     swapped = {"IMAGES": tmp_path / "masks", "MASKS": tmp_path / "images", "CASES": tmp_path / "cases"}
     assert "swap" in assert_refused(SCRIPT, **swapped)
     same = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "images", "CASES": tmp_path / "cases"}
-    assert_refused(SCRIPT, "is also a mask; pass their folder, or a name pattern", **same)
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    for folder in (tmp_path / "images", tmp_path / "link"):  # one folder, as it is often written in two ways
+        assert_refused(SCRIPT, "is also a mask; pass their folder", **same | {"MASKS": folder})
 
 
 def test_an_existing_case_is_not_lost(tmp_path):
@@ -428,6 +432,18 @@ def test_what_looks_like_a_mistake_is_said(tmp_path):
         write_image(path, np.zeros((30, 40), np.uint8))
     places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "cases", "SIZE": 32}
     assert_refused(SCRIPT, "MASKS: every mask in", "is empty (found 3 masks", REPLACE=True, **places)
+
+
+def test_images_that_show_nothing(tmp_path):
+    pictures(tmp_path)
+    first, *others = sorted((tmp_path / "images").iterdir())
+    write_image(first, np.full_like(read_image(first), 7))
+    assert "note: 1 of 3 images with one value only, such as black" in run_import(tmp_path).stdout
+    for path in others:
+        write_image(path, np.zeros_like(read_image(path)))
+    places = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "CASES": tmp_path / "new"}
+    assert_refused(SCRIPT, "IMAGES: each image in", "has one value only; check how they were exported", **places)
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.parametrize("classes", [1, 2])

@@ -107,7 +107,7 @@ def test_importers_mark_what_is_ignored(tmp_path):
     mask = np.zeros((32, 32), np.uint8)
     mask[5:15, 5:15], mask[20:] = 1, 9
     for name in ("a", "b"):
-        write_image(tmp_path / "images" / f"{name}.png", np.full((32, 32), 77, np.uint8))
+        write_image(tmp_path / "images" / f"{name}.png", np.arange(77, 109, dtype=np.uint8).repeat(32).reshape(32, 32))
         write_image(tmp_path / "masks" / f"{name}.png", mask)
     given = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "SIZE": 32, "MASK_VALUES": "{1: 255}"}
     assert_refused("preprocess/0_import_images.py", "without an entry", "9", **given, CASES=tmp_path / "none")
@@ -139,7 +139,7 @@ def test_254_in_a_mask_is_ignored_only_if_ignore_says_so(tmp_path):
     for name, value in (("a", 254), ("b", 255)):
         mask = np.zeros((32, 32), np.uint8)
         mask[5:15, 5:15] = value
-        write_image(tmp_path / "images" / f"{name}.png", np.full((32, 32), 77, np.uint8))
+        write_image(tmp_path / "images" / f"{name}.png", np.arange(77, 109, dtype=np.uint8).repeat(32).reshape(32, 32))
         write_image(tmp_path / "masks" / f"{name}.png", mask)
     given = {"IMAGES": tmp_path / "images", "MASKS": tmp_path / "masks", "SIZE": 32, "CASES": tmp_path / "cases"}
     script = "preprocess/0_import_images.py"

@@ -320,6 +320,14 @@ def test_split(tmp_path, cases, slices, folds, expected):
     assert values(choose_split(folder, folds)) == expected
 
 
+def test_a_link_to_the_images_is_no_folder_of_masks(tmp_path):
+    for name in ("a", "b"):
+        write_image(tmp_path / "images" / f"{name}.png", disc_slice(24, 1)[0])
+    (tmp_path / "link").symlink_to(tmp_path / "images")
+    with pytest.raises(InputError, match=r"IMAGES: all images in .* are masks"):
+        choose_import(str(tmp_path / "images"), str(tmp_path / "link"), None, 5, {})
+
+
 def test_too_few_to_split(tmp_path):
     with pytest.raises(SettingError, match=r"FOLDS: too many for 3 cases .found 3.; use at most 2"):
         choose_split(make_cases(tmp_path / "three", cases=3, slices=1, size=16), 3)
@@ -327,7 +335,7 @@ def test_too_few_to_split(tmp_path):
         choose_split(make_cases(tmp_path / "single", cases=1, slices=4, size=16), 2)
     with pytest.raises(InputError, match=r"too few for training, validation and test .found 2 slices in 1 case"):
         choose_split(make_cases(tmp_path / "one", cases=1, slices=2, size=16), 0)
-    with pytest.raises(InputError, match="found 8 slices in 2 cases"):
+    with pytest.raises(InputError, match=r"found 8 slices in 2 cases.*no patients, pass --import-settings"):
         choose_split(make_cases(tmp_path / "two", cases=2, slices=4, size=16), 0)
 
 

@@ -74,7 +74,7 @@ def test_epochs_fit_the_time(facts, minutes, seconds, before, epochs):
 def test_weights_are_averaged_in_long_trainings_only():
     assert values(schedule_of(FACTS, 8, 60, 1.0, 1))["OPTIMIZER"]["use_ema"]
     assert values(schedule_of(FACTS, 8, 5, 1.0, 1))["OPTIMIZER"] == {"name": "adamw"}
-    with pytest.raises(InputError, match=r"MINUTES: too short for 5 epochs .*found 1, .*use at least 3, "):
+    with pytest.raises(InputError, match=r"MINUTES: too short for 5 epochs .*found 1; .*use at least 3, "):
         schedule_of(FACTS, 8, 1, 1.0, 10)
 
 
