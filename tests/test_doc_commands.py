@@ -404,8 +404,18 @@ def test_scores(folder):
         for where, volume in (("volumes", labels), ("scans", labels * 100)):
             write(folder / where, f"{name}.nii.gz", as_volume(volume, np.eye(3), spacing=(1, 1, 3)))
         write(folder / "labels", f"{name}_seg.nii.gz", as_volume(np.roll(labels, 1, 2), np.eye(3), spacing=(1, 1, 3)))
+    place, near = "seriesuid,coordX,coordY,coordZ,", "7.5,7.5,7.5,"
+    tables = {
+        "nodules": [f"{place}probability,diameter_mm", *(f"{name},{near}0.9,8" for name in ("scan1", "scan2"))],
+        "annotations": [f"{place}diameter_mm", f"scan1,{near}8"],
+        "annotations_excluded": [f"{place}diameter_mm", f"scan2,{near}8"],
+        "seriesuids": ["scan1", "scan2"],
+    }
+    for name, lines in tables.items():
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
     follow("docs/scores.md", folder)
-    assert (folder / "volume_scores" / "report.html").exists()
+    for name in ("volume_scores", "lesion_scores", "nodule_scores"):
+        assert (folder / name / "report.html").exists()
 
 
 @pytest.mark.slow
