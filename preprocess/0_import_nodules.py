@@ -33,7 +33,7 @@ NAMES_TABLE: types.TableName | Literal[""] = ""  # table to write: name and path
 #   It identifies patients, so it must be outside of what you pass on.
 LUNG_MASKS: str = ""  # folder for a mask of the lungs of each slice (needs LUNGS); "": none
 LABEL_VOLUMES: str = ""  # folder for label volumes of whole spheres, for 3-D networks; "": none
-SIZES: str = ""  # table to write: size of each nodule and its slices; "": none
+SIZES: types.TableName | Literal[""] = ""  # table to write: size of each nodule and its slices; "": none
 SKIP_BROKEN: bool = False  # True: exit with 0 even if some scans could not be used
 WORKERS: types.Workers = ""  # "": this machine's cores; a number of processes; or a Dask scheduler
 #   Such as "tcp://10.0.0.1:8786", for several machines: see docs/scaling.md.

@@ -108,6 +108,8 @@ def read_surface():
         raise InputError(f"{path}: cannot be read ({reason}); use a valid .stl, .obj or .ply file") from None
     if not isinstance(surface, trimesh.Trimesh) or not len(surface.faces):
         raise InputError(f"{path}: contains no triangles; use another surface")
+    if surface.faces.min() < 0 or surface.faces.max() >= len(surface.vertices):
+        raise InputError(f"{path}: damaged (a triangle has a vertex that is not there); export it again")
     if not np.isfinite(surface.vertices).all() or np.abs(surface.vertices).max() > FARTHEST:
         raise InputError(
             f"{path}: impossible vertices (NaN, infinity or over {FARTHEST:g} mm away); export it again in mm"

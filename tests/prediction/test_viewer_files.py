@@ -134,10 +134,10 @@ def test_predict_writes_them_for_volumes_and_images(tmp_path):
     write_copying_network(tmp_path / "copy.keras", 32)
     values = np.stack([disc_slice(32, seed)[1] for seed in range(4)])
     write(tmp_path / "scans", "a.nii.gz", as_volume(values.astype(np.int16)))
-    settings = {"RUN": tmp_path / "copy.keras", "WINDOW": [0, 255], "OVERLAYS": False, "PROBABILITIES": True}
+    settings = {"RUN": tmp_path / "copy.keras", "OVERLAYS": False, "PROBABILITIES": True}
     kinds = ["osirix", "qupath", "itk-snap"]
     out = tmp_path / "out"
-    run_here("predict.py", INPUT=tmp_path / "scans", OUTPUT=out, VIEWER_FILES=kinds, **settings)
+    run_here("predict.py", INPUT=tmp_path / "scans", OUTPUT=out, VIEWER_FILES=kinds, WINDOW=[0, 255], **settings)
     labels = sitk.ReadImage(str(out / "a.nii.gz"))
     array = sitk.GetArrayFromImage(labels)
     assert array.any() and 'mask"' in (out / "classes.label").read_text()

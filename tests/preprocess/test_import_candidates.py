@@ -177,20 +177,20 @@ def test_nodules_get_probabilities(tmp_path):
         expected = float(np.asarray(model(gray[None].astype(np.float32)))[0, 0, 0, 0])
         assert row.probability == pytest.approx(expected, abs=0.01), "gray levels of 8 bits"
     write(tmp_path / "others", "b.nrrd", image)
-    wrong = stage | {"SCANS": tmp_path / "others", "OUTPUT": tmp_path / "u"}
+    wrong = stage | {"SCANS": tmp_path / "others", "OUTPUT": tmp_path / "u.csv"}
     assert_refused("submission.py", "no scan a in", **settings, **wrong)
     assert_refused(
         "submission.py", "SECOND_STAGE and SCANS need each other", status=2, **settings, SECOND_STAGE=tmp_path / "run",
-        OUTPUT=tmp_path / "u",
+        OUTPUT=tmp_path / "u.csv",
     )  # fmt: skip
-    lengths = {"KIND": "run_lengths", "PREDICTED": tmp_path / "p", "OUTPUT": tmp_path / "u"}
+    lengths = {"KIND": "run_lengths", "PREDICTED": tmp_path / "p", "OUTPUT": tmp_path / "u.csv"}
     assert_refused("submission.py", "SECOND_STAGE: only for nodules", status=2, **lengths, **stage)
     second_stage(tmp_path / "other", channels="rgb")
     stage["SECOND_STAGE"] = tmp_path / "other"
-    assert_refused("submission.py", "was not trained on crops", **settings, **stage, OUTPUT=tmp_path / "u")
+    assert_refused("submission.py", "was not trained on crops", **settings, **stage, OUTPUT=tmp_path / "u.csv")
     probabilities *= 2
     write(tmp_path / "maps", "case_a.nrrd", as_volume(probabilities, SKEWED, image.GetSpacing(), image.GetOrigin()))
-    refused = {"PROBABILITIES": tmp_path / "maps", "OUTPUT": tmp_path / "u"}
+    refused = {"PROBABILITIES": tmp_path / "maps", "OUTPUT": tmp_path / "u.csv"}
     assert_refused("submission.py", "expected probabilities from 0 to 1", **settings, **refused)
 
 

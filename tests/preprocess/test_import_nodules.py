@@ -178,7 +178,7 @@ def test_bad_input(tmp_path):
     assert_refused(SCRIPT, "CUT: needs LUNGS", status=2, ANNOTATIONS=far, CUT=True, **settings)
     assert_refused(SCRIPT, "LUNG_MASKS: needs LUNGS", status=2, ANNOTATIONS=far, LUNG_MASKS=tmp_path / "l", **settings)
     assert not (tmp_path / "cases").exists() or not list((tmp_path / "cases").iterdir())
-    given = {"KIND": "nodules", "OUTPUT": tmp_path / "o"}
+    given = {"KIND": "nodules", "OUTPUT": tmp_path / "o.csv"}
     assert_refused("submission.py", "no label volumes found", PREDICTED=tmp_path, **given)
     assert_refused("submission.py", "a.nrrd: invalid labels", PREDICTED=tmp_path / "scans", **given)
 
