@@ -42,6 +42,7 @@ SPACE: Literal["LPS", "RAS"] = "LPS"  # axes of the surface: "LPS" (DICOM, 3D Sl
 settings = apply_command_line(globals())
 
 import logging
+from contextlib import contextmanager
 
 import numpy as np
 import trimesh
@@ -101,11 +102,8 @@ def read_surface():
     if not path.is_file():
         found = f"{path} does not exist" if settings.SURFACE else "not set"
         raise InputError(f"SURFACE: {found}; set --surface to an .stl, .obj or .ply file")
-    try:
+    with as_unreadable(path):
         surface = trimesh.load_mesh(path, process=False)  # processing removes triangles with NaN
-    except Exception as error:  # readers raise anything on a damaged file
-        reason = str(error).splitlines()[0]
-        raise InputError(f"{path}: cannot be read ({reason}); use a valid .stl, .obj or .ply file") from None
     if not isinstance(surface, trimesh.Trimesh) or not len(surface.faces):
         raise InputError(f"{path}: contains no triangles; use another surface")
     if surface.faces.min() < 0 or surface.faces.max() >= len(surface.vertices):
@@ -116,7 +114,8 @@ def read_surface():
         )
     if not np.ptp(surface.vertices, axis=0).all():
         raise InputError(f"{path}: surface is flat; use a closed surface")
-    surface.merge_vertices()
+    with as_unreadable(path):
+        surface.merge_vertices(merge_tex=True, merge_norm=True)  # only positions count
     if not surface.is_watertight:
         if settings.OPEN_SURFACE == "refuse":
             raise InputError(f"{path}: surface is not closed; close it, or use --open-surface repair")
@@ -127,6 +126,16 @@ def read_surface():
             )
         print("filled the holes of the surface, which was not closed")
     return surface
+
+
+@contextmanager
+def as_unreadable(path):
+    """Turn any error of trimesh about a damaged file into an InputError."""
+    try:
+        yield
+    except Exception as error:  # its readers raise anything
+        reason = next(iter(str(error).splitlines()), type(error).__name__)
+        raise InputError(f"{path}: cannot be read ({reason}); use a valid .stl, .obj or .ply file") from None
 
 
 # --- onto a volume
