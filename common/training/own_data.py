@@ -221,7 +221,7 @@ def choose_split(cases, folds):
     if slices < FEWEST_SLICES or (count > 1 and count < FEWEST_SLICES):
         advice = f"outline at least {FEWEST_SLICES} cases"
         if slices >= FEWEST_SLICES and not any("volume" in read_json(path) for path in Path(cases).glob("*/case.json")):
-            advice += """; if the subfolders are no patients, pass --import-settings "{'CASE_FROM': 'image'}\""""
+            advice += """; if the subfolders are not patients, pass --import-settings "{'CASE_FROM': 'image'}\""""
         raise InputError(
             f"IMAGES: too few for training, validation and test (found {number_of(slices, 'slice')} in "
             f"{number_of(count, 'case')}); {advice}"

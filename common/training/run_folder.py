@@ -1,4 +1,4 @@
-"""The run folder of train.py: the only module that knows the names and keys inside it."""
+"""The run folder of train.py: the only module that knows the names of its files."""
 
 import math
 import os

@@ -106,5 +106,6 @@ def _read_labels(path, label_files, volume):
     geometry = Geometry(**volume["geometry"])
     image, overlap = label_files.read(path, geometry)
     labels = sitk.GetArrayFromImage(orient(labels_onto(image, Geometry(**volume["grid"]), path)))
-    box, own = Box.of(sitk.GetArrayViewFromImage(image)), Geometry.of(image)
-    return labels, overlap, box is not None and own != geometry and reaches_beyond(box, own, geometry)
+    own = Geometry.of(image)
+    box = Box.of(sitk.GetArrayViewFromImage(image)) if own != geometry else None
+    return labels, overlap, box is not None and reaches_beyond(box, own, geometry)

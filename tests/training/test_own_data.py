@@ -335,7 +335,7 @@ def test_too_few_to_split(tmp_path):
         choose_split(make_cases(tmp_path / "single", cases=1, slices=4, size=16), 2)
     with pytest.raises(InputError, match=r"too few for training, validation and test .found 2 slices in 1 case"):
         choose_split(make_cases(tmp_path / "one", cases=1, slices=2, size=16), 0)
-    with pytest.raises(InputError, match=r"found 8 slices in 2 cases.*no patients, pass --import-settings"):
+    with pytest.raises(InputError, match=r"found 8 slices in 2 cases.*not patients, pass --import-settings"):
         choose_split(make_cases(tmp_path / "two", cases=2, slices=4, size=16), 0)
 
 
