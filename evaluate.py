@@ -84,7 +84,7 @@ from common.files import write_json
 from common.public_settings import public_settings
 from common.replacing import refuse_existing, refuse_input_inside, whole_folder
 from common.scores import SCORES
-from common.settings import FORMAT
+from common.settings import FORMAT, refuse_unused
 from common.slices.drawing import contact_sheet
 from common.slices.images import encode_png
 from common.streams import print_lines
@@ -100,9 +100,7 @@ def main():
     if is_lesion_table(settings.TRUTH) or is_lesion_table(settings.PREDICTED):
         evaluate_tables()
         return
-    for name in ("EXCLUDED", "SCANS"):
-        if getattr(settings, name):
-            raise SettingError(f"{name}: only for tables of lesions (TRUTH is {settings.TRUTH}); leave it empty")
+    refuse_unused(settings, {"EXCLUDED": "", "SCANS": ""}, "only for tables of lesions")
     if settings.AGAINST_PREDICTED and not settings.AGAINST:
         raise SettingError("AGAINST_PREDICTED: needs AGAINST; pass --against the OUTPUT of that evaluation")
     refuse_input_inside("AGAINST", settings.AGAINST, settings.OUTPUT)
